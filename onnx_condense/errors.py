@@ -1,0 +1,29 @@
+"""The errors a caller may catch. Each message is one line that says what to do next."""
+
+
+class CondenseError(Exception):
+    """Base class of every error that this package raises on purpose.
+
+    `exit_code` is what the command line returns for it: 2 for bad input or usage, 1 when a verification,
+    a tolerance or the surgery limit was not met.
+    """
+
+    exit_code = 2
+
+
+class InputError(CondenseError):
+    """The model or its inputs cannot be used (unreadable, invalid, refused by onnxruntime)."""
+
+
+class UsageError(CondenseError):
+    """The options contradict each other, or name something that the model does not have."""
+
+
+class PlanError(CondenseError):
+    """A plan does not belong to the model that it is applied to, or is damaged."""
+
+
+class VerificationError(CondenseError):
+    """The result is not right: the surgery limit or the tolerance was not met. Nothing is written."""
+
+    exit_code = 1

@@ -1,0 +1,236 @@
+"""Which channels stay and what becomes of the others: keep, and (M, c) per consumer path (design: one equation)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from onnx_condense.channels import Group, Trace, layer_name
+from onnx_condense.factors import Factor, Rule, final_rules
+from onnx_condense.plan import GroupPlan, Read
+from onnx_condense.signals import Bools, Floats, Ints
+from onnx_condense.similarity import condense, ratios, similarity
+from onnx_condense.stages import Evaluator
+from onnx_condense.state import Path, State, paths
+
+CANDIDATE = 1 - 1e-4
+"""Cosine above which a pair is worth the exact test of --lossless."""
+
+ROUNDING = 16
+"""Exact means: within this many units of the weights' precision."""
+
+Method = Literal["lossless", "auto", "ratio", "delete"]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How the channels of one group compare, before any threshold is applied.
+
+    members: per cell, the indices of channels still there. alike: per cell [k, k]. gone: channels that nobody reads or that
+    are constant. constants: per path (by position) the value of those.
+    """
+
+    group: Group
+    paths: tuple[Path, ...]
+    members: tuple[Ints, ...]
+    evaluators: tuple[Evaluator, ...]
+    alike: tuple[Floats, ...]
+    gone: Bools
+    constants: tuple[Floats, ...]
+
+    @property
+    def highest(self) -> float:
+        """The highest cosine between two channels that could merge."""
+        return max((float(a.max()) for a in self.alike if a.size > 1), default=-1.0)
+
+
+def judge(state: State, group: Group, method: Method, depthwise: Literal["joint", "kernel"]) -> Judgement:
+    """Compares the channels of a group on the state's weights."""
+    trace = state.trace
+    mine = tuple(paths(trace, group))
+    kept = state.kept(group)
+    gone = np.zeros(len(group.units), dtype=bool)
+    constants = tuple(np.zeros(len(group.units)) for _ in mine)
+    tolerance = ROUNDING * _precision(trace, group)
+    members, evaluators, alike = [], [], []
+    if method in ("lossless", "auto"):
+        gone[kept] = state.unread(group, list(mine))[kept] > 0
+    for cell in group.cells:
+        cell = np.intersect1d(cell, kept[~gone[kept]])
+        if method in ("lossless", "auto") and len(cell):
+            fixed = _constant_channels(state, group, mine, cell, tolerance, constants)
+            gone[cell[fixed]] = True
+            cell = cell[~fixed]
+        evaluator = Evaluator(state, trace.unit_of, group.units[cell], tolerance)
+        members.append(cell)
+        evaluators.append(evaluator)
+        factors = [f for s in _signals(mine, cell) for f in stages(evaluator, trace, s, method, depthwise)] if len(cell) > 1 else []
+        alike.append(similarity(_unique(factors), len(cell)))
+    return Judgement(group, mine, tuple(members), tuple(evaluators), tuple(alike), gone, constants)
+
+
+def _precision(trace: Trace, group: Group) -> float:
+    values = [trace.facts.value(t) for n in group.producers for t in trace.facts.nodes[n].inputs]
+    kinds = [v.dtype for v in values if v is not None and v.dtype.kind == "f"]
+    return max((float(np.finfo(k).eps) for k in kinds), default=float(np.finfo(np.float32).eps))
+
+
+def _signals(mine: Sequence[Path], cell: Ints) -> list[int]:
+    """The signals through which any consumer reads a cell."""
+    return list(dict.fromkeys(p.signal for p in mine if np.isin(cell[:1], p.units).all()))
+
+
+def _unique(factors: list[Factor]) -> list[Factor]:
+    seen: list[Factor] = []
+    for factor in factors:
+        if not any(factor.rows is f.rows and factor.bias is f.bias and factor.rule is f.rule for f in seen):
+            seen.append(factor)
+    return seen
+
+
+def stages(evaluator: Evaluator, trace: Trace, signal: int, method: Method, depthwise: str) -> list[Factor]:
+    """The stages that decide whether channels condense on a path, with their final rules."""
+    expression = trace.signals[signal]
+    factors = [f for f in evaluator.factors(expression) if not f.virtual]
+    if method == "lossless":
+        linear = evaluator.is_linear(expression)
+        return [_candidate(f, linear) for f in factors]
+    if depthwise == "kernel" and any(f.taps for f in factors):
+        factors = [replace(f, bias=f.bias[:, :0]) for f in factors if f.taps]
+    return final_rules(factors)
+
+
+def _candidate(factor: Factor, linear: bool) -> Factor:
+    """A superset of what can be exact: any collinear pair; on linear paths the bias becomes part of the constant."""
+    bias = np.zeros_like(factor.bias) if linear else factor.bias
+    empty = ~factor.rows.any(axis=1) & ~bias.any(axis=1)
+    return replace(factor, rows=np.where(empty[:, None], 1, factor.rows), bias=bias, rule=Rule.ANY)
+
+
+def _constant_channels(
+    state: State, group: Group, mine: Sequence[Path], cell: Ints, tolerance: float, constants: Sequence[Floats]
+) -> Bools:
+    """Which channels of a cell are constant on every path, and not read across a padded border; fills `constants`."""
+    evaluator = Evaluator(state, state.trace.unit_of, group.units[cell], tolerance)
+    fixed = np.ones(len(cell), dtype=bool)
+    values = {s: evaluator.constants(state.trace.signals[s]) for s in _signals(mine, cell)}
+    for path in mine:
+        if path.signal in values:
+            value = values[path.signal]
+            fixed &= ~np.isnan(value) & ((value == 0) | (not path.slot.padded))
+    for path, constant in zip(mine, constants, strict=True):
+        if path.signal in values:
+            constant[cell[fixed]] = values[path.signal][fixed]
+    return fixed & bool(values)
+
+
+def decide(judgement: Judgement, trace: Trace, method: Method, depthwise: str, threshold: float, align: int) -> GroupPlan | None:
+    """The plan for a group, None when every channel stays."""
+    group, n = judgement.group, len(judgement.group.units)
+    main, cosine = np.arange(n), np.ones(n)
+    main[judgement.gone] = -1
+    for cell, evaluator, alike in zip(judgement.members, judgement.evaluators, judgement.alike, strict=True):
+        if len(cell) < 2:
+            continue
+        if method == "lossless":
+            local = condense(alike, CANDIDATE, lambda j, m, e=evaluator, c=cell: _exact(judgement, trace, e, c, j, m))  # type: ignore[misc]
+        else:
+            local = condense(alike, threshold)
+        moved = np.flatnonzero(local != np.arange(len(local)))
+        main[cell[moved]] = cell[local[moved]]
+        cosine[cell[moved]] = alike[moved, local[moved]]
+    before = np.zeros(n, dtype=bool)
+    before[np.concatenate([*judgement.members, np.flatnonzero(judgement.gone)])] = True
+    if not (main[before] == np.flatnonzero(before)).any():
+        main[np.flatnonzero(before)[0]] = np.flatnonzero(before)[0]
+    held = _align(main, cosine, before, _channels_per_unit(trace, group), align)
+    main[~before] = np.flatnonzero(~before)
+    if (main == np.arange(n)).all():
+        return None
+    reads = tuple(_read(judgement, trace, position, main, method, depthwise) for position in range(len(judgement.paths)))
+    return GroupPlan(
+        group.index, group.layers, tuple(main.tolist()), tuple(cosine.tolist()), judgement.highest, held, reads
+    )
+
+
+def _exact(judgement: Judgement, trace: Trace, evaluator: Evaluator, cell: Ints, j: Ints, m: int) -> Bools:
+    """Which of the channels j equal an affine function of channel m on every path, borders included."""
+    result = np.ones(len(j), dtype=bool)
+    main = np.full(len(j), m)
+    for path in judgement.paths:
+        if not np.isin(cell[:1], path.units).all():
+            continue
+        relation = evaluator.relate(trace.signals[path.signal], j, main)
+        result &= relation.exact & np.isfinite(relation.ratio) & np.isfinite(relation.constant)
+        if path.slot.padded:
+            result &= relation.constant == 0
+    return result
+
+
+def _channels_per_unit(trace: Trace, group: Group) -> tuple[int, int, bool]:
+    """(channels that stay in any case, channels per unit, whether convolutions touch them) of the first producer."""
+    facts = trace.facts
+    slot = next(s for s in trace.slots if s.role == "produced" and s.node == group.producers[0])
+    units = trace.unit_of[slot.labels.reshape(-1) >> 32]
+    mine = int(np.isin(units, group.units).sum())
+    readers = {p.slot.node for p in paths(trace, group)}
+    ranks = [len(facts.shapes[facts.nodes[n].outputs[0].name]) for n in (*group.producers, *readers)]
+    return len(units) - mine, max(1, mine // len(group.units)), any(r > 3 for r in ranks)
+
+
+def _align(main: Ints, cosine: Floats, before: Bools, width: tuple[int, int, bool], align: int) -> int:
+    """Undoes merges, lowest cosine first, until the width is a multiple of `align`; returns how many."""
+    fixed, per_unit, convolved = width
+    places = np.arange(len(main))
+    removed = np.flatnonzero((main != places) & before)
+    if align <= 1 or not convolved or not len(removed):
+        return 0
+    kept = int(before.sum()) - len(removed)
+    wanted = next((k for k in range(kept, int(before.sum())) if (fixed + k * per_unit) % align == 0), int(before.sum()))
+    order = removed[np.lexsort((removed, cosine[removed]))]
+    undone = order[: wanted - kept]
+    main[undone] = undone
+    cosine[undone] = 1.0
+    return len(undone)
+
+
+def _read(judgement: Judgement, trace: Trace, position: int, main: Ints, method: Method, depthwise: str) -> Read:
+    """(M, c) of one path: for every removed channel its ratio to its main channel, and its constant part."""
+    path = judgement.paths[position]
+    ratio, constant = np.ones(len(main)), np.zeros(len(main))
+    gone = main < 0
+    ratio[gone], constant[gone] = 0.0, judgement.constants[position][gone]
+    for cell, evaluator in zip(judgement.members, judgement.evaluators, strict=True):
+        local = {unit: i for i, unit in enumerate(cell.tolist())}
+        moved = np.array([u for u in cell.tolist() if main[u] >= 0 and main[u] != u], dtype=np.int64)
+        if not len(moved) or not np.isin(cell[:1], path.units).all():
+            continue
+        j, m = (np.array([local[u] for u in us.tolist()]) for us in (moved, main[moved]))
+        ratio[moved], constant[moved] = _merge(evaluator, trace, path.signal, j, m, method, depthwise)
+    node = trace.facts.nodes[path.slot.node]
+    return Read(
+        path.slot.node,
+        path.slot.input,
+        path.number,
+        layer_name(node, path.slot.node),
+        tuple(ratio.tolist()),
+        tuple(constant.tolist()),
+    )
+
+
+def _merge(
+    evaluator: Evaluator, trace: Trace, signal: int, j: Ints, m: Ints, method: Method, depthwise: str
+) -> tuple[Floats, Floats]:
+    expression = trace.signals[signal]
+    if method == "delete":
+        return np.zeros(len(j)), np.zeros(len(j))
+    if method == "lossless":
+        relation = evaluator.relate(expression, j, m)
+        return relation.ratio, relation.constant
+    product = np.ones(len(j))
+    for factor in stages(evaluator, trace, signal, method, depthwise):
+        product = product * ratios(factor, j, m)
+    return evaluator.approximate(expression, product, j, m)

@@ -1,0 +1,300 @@
+"""Load and save ONNX files: the only room that knows protobuf.
+
+GraphSurgeon is the working representation. What it drops on the way (model version, domain, doc strings, metadata,
+attribute kinds that it does not know, value_info) is put back here, so that only what was rewritten differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from google.protobuf.message import DecodeError
+from onnx import numpy_helper
+from onnx.external_data_helper import load_external_data_for_model, uses_external_data
+
+from onnx_condense._version import __version__
+from onnx_condense.errors import InputError
+
+gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.CRITICAL
+
+PROTOBUF_LIMIT = 2**31 - 1
+"""Largest serialized message in bytes; beyond it weights must live in a file of their own."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model as it came in. `proto` is never changed.
+
+    Attributes:
+        proto: the model, with external data loaded.
+        sha256: of the file (and of its external data files, in order of name); of the serialized message for a model in memory.
+        size: bytes on disk (external data included), or of the serialized message.
+        path: the file, None for a model in memory.
+        external: whether weights live outside of the file.
+    """
+
+    proto: onnx.ModelProto
+    sha256: str
+    size: int
+    path: Path | None
+    external: bool
+
+
+def load(model: str | os.PathLike[str] | onnx.ModelProto) -> Source:
+    """Reads a model from a file, or takes one in memory. Raises InputError with what to do."""
+    if isinstance(model, onnx.ModelProto):
+        data = model.SerializeToString(deterministic=True)
+        return Source(model, hashlib.sha256(data).hexdigest(), len(data), None, False)
+    path = Path(model)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: pass an .onnx file")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror}): check the path and its permissions") from error
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except DecodeError as error:
+        raise InputError(f"{path} is not an ONNX file (or it is cut short): export the model again") from error
+    if not proto.graph.node:
+        raise InputError(f"{path} holds no ONNX graph: export the model again")
+    digest, size = hashlib.sha256(data), len(data)
+    external = sorted({_location(t) for t in proto.graph.initializer if uses_external_data(t)})
+    for name in external:
+        content = _external_bytes(path, name)
+        digest.update(content)
+        size += len(content)
+    if external:
+        load_external_data_for_model(proto, str(path.parent))
+    return Source(proto, digest.hexdigest(), size, path, bool(external))
+
+
+def _location(tensor: onnx.TensorProto) -> str:
+    return next(entry.value for entry in tensor.external_data if entry.key == "location")
+
+
+def _external_bytes(path: Path, name: str) -> bytes:
+    try:
+        return (path.parent / name).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} needs its external data file {name}: put it beside the model") from error
+
+
+def import_graph(proto: onnx.ModelProto) -> gs.Graph:
+    """The working representation of a model. Raises InputError where GraphSurgeon cannot read it."""
+    try:
+        return gs.import_onnx(proto)
+    except Exception as error:  # GraphSurgeon raises whatever its reading trips over
+        raise InputError(f"the graph cannot be read ({first_line(error)}): check it with onnx.checker") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, for messages of one line."""
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
+
+
+def export_graph(
+    graph: gs.Graph,
+    original: onnx.ModelProto,
+    origin: Mapping[int, int],
+    edited: Iterable[int],
+    shapes: Mapping[str, tuple[int, ...]],
+    provenance: Mapping[str, Any],
+) -> onnx.ModelProto:
+    """The message for a rewritten graph, equal to the original wherever nothing was rewritten.
+
+    Args:
+        graph: the rewritten graph.
+        original: the message that `graph` was imported from.
+        origin: id of a GraphSurgeon node -> its index in the original message.
+        edited: ids of the nodes whose inputs or attributes changed.
+        shapes: the concrete shapes of the tensors that became smaller, for value_info.
+        provenance: what goes into metadata_props.
+    """
+    edited = set(edited)
+    exported = gs.export_onnx(graph, do_type_check=False)
+    result = onnx.ModelProto()
+    result.CopyFrom(original)
+    del result.graph.node[:]
+    for node, proto in zip(graph.nodes, exported.graph.node, strict=True):
+        index = origin.get(id(node))
+        if index is not None and id(node) not in edited:
+            proto = original.graph.node[index]
+        elif index is not None:
+            _restore_node(proto, original.graph.node[index])
+        result.graph.node.append(proto)
+    _export_initializers(graph, original, result)
+    _update_value_info(result, shapes)
+    for key, value in provenance.items():
+        _set_metadata(result, f"onnx_condense.{key}", value if isinstance(value, str) else json.dumps(value, sort_keys=True))
+    return result
+
+
+def _restore_node(proto: onnx.NodeProto, original: onnx.NodeProto) -> None:
+    proto.doc_string = original.doc_string
+    proto.overload = original.overload
+    proto.metadata_props.extend(original.metadata_props)
+    present = {attribute.name for attribute in proto.attribute}
+    proto.attribute.extend(a for a in original.attribute if a.name not in present)
+
+
+def _export_initializers(graph: gs.Graph, original: onnx.ModelProto, result: onnx.ModelProto) -> None:
+    """Keeps the order and the bytes of what stays, replaces what changed, appends what is new."""
+    constants = {t.name: t for t in graph.tensors().values() if isinstance(t, gs.Constant)}
+    used = _names_read(result.graph)
+    used_before = _names_read(original.graph)
+    del result.graph.initializer[:]
+    known = set()
+    for tensor in original.graph.initializer:
+        known.add(tensor.name)
+        if tensor.name in used_before and tensor.name not in used:
+            continue
+        constant = constants.get(tensor.name)
+        if constant is None or not isinstance(constant._values, np.ndarray):
+            result.graph.initializer.append(tensor)
+            continue
+        replaced = numpy_helper.from_array(constant.values, tensor.name)
+        replaced.doc_string = tensor.doc_string
+        result.graph.initializer.append(replaced)
+    kept = {t.name for t in result.graph.initializer}
+    known |= {t.values.name for t in original.graph.sparse_initializer}
+    for name, constant in constants.items():
+        if name not in known and name in used:
+            result.graph.initializer.append(numpy_helper.from_array(constant.values, name))
+    stale = [i for i in result.graph.input if i.name in known and i.name not in kept]
+    for value in stale:
+        result.graph.input.remove(value)
+    sizes = {t.name: tuple(t.dims) for t in result.graph.initializer}
+    for value in result.graph.input:
+        if value.name in sizes:
+            _set_dims(value, sizes[value.name])
+
+
+def _names_read(graph: onnx.GraphProto) -> set[str]:
+    names = {output.name for output in graph.output}
+    for node in graph.node:
+        names.update(node.input)
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                names |= _names_read(body)
+    return names
+
+
+def _update_value_info(result: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    produced = {name for node in result.graph.node for name in node.output}
+    kept = [value for value in result.graph.value_info if value.name in produced]
+    initializers = {t.name: tuple(t.dims) for t in result.graph.initializer}
+    kept += [value for value in result.graph.value_info if value.name in initializers]
+    for value in kept:
+        shape = shapes.get(value.name, initializers.get(value.name))
+        if shape is not None:
+            _set_dims(value, shape)
+    copies = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in kept]
+    del result.graph.value_info[:]
+    result.graph.value_info.extend(copies)
+
+
+def _set_dims(value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> None:
+    """Corrects the stated sizes; symbolic ones stay, and a wrong rank is dropped rather than repeated."""
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return
+    if len(tensor.shape.dim) != len(shape):
+        tensor.ClearField("shape")
+        return
+    for dim, size in zip(tensor.shape.dim, shape, strict=True):
+        if dim.HasField("dim_value"):
+            dim.dim_value = size
+
+
+def _set_metadata(model: onnx.ModelProto, key: str, value: str) -> None:
+    for entry in model.metadata_props:
+        if entry.key == key:
+            entry.value = value
+            return
+    model.metadata_props.add(key=key, value=value)
+
+
+def provenance(source: Source, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a condensed model says about its making."""
+    return {"version": __version__, "source_sha256": source.sha256, "options": dict(options)}
+
+
+def serialize(model: onnx.ModelProto) -> bytes:
+    """Deterministic bytes of a model."""
+    return model.SerializeToString(deterministic=True)
+
+
+def save(model: onnx.ModelProto, path: Path, external: bool = False) -> int:
+    """Writes a model through a temporary file and a rename; returns the bytes written.
+
+    Weights go to PATH.data when the source kept them outside too, or when they do not fit into one message.
+    """
+    if not external and model.ByteSize() < PROTOBUF_LIMIT:
+        return write_atomically(path, serialize(model))
+    location = path.name + ".data"
+    outside = onnx.ModelProto()
+    outside.CopyFrom(model)
+    chunks: list[bytes] = []
+    offset = 0
+    for tensor in outside.graph.initializer:
+        if len(tensor.raw_data) < 1024:
+            continue
+        data = tensor.raw_data
+        chunks.append(data)
+        del tensor.external_data[:]
+        for key, value in (("location", location), ("offset", str(offset)), ("length", str(len(data)))):
+            tensor.external_data.add(key=key, value=value)
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.ClearField("raw_data")
+        offset += len(data)
+    written = write_atomically(path.with_name(location), b"".join(chunks))
+    return written + write_atomically(path, serialize(outside))
+
+
+def write_atomically(path: Path, data: bytes | Callable[[Path], None]) -> int:
+    """Writes a file as a whole or not at all; returns its size in bytes. Raises InputError.
+
+    `data` is the content, or a function that writes it to the temporary path that it is given.
+    """
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part" + path.suffix, dir=path.parent)
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error.strerror}): choose another place with -o") from error
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            if isinstance(data, bytes):
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        if not isinstance(data, bytes):
+            data(temporary)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error.strerror}): choose another place with -o") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path.stat().st_size
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

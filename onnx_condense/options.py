@@ -1,0 +1,77 @@
+"""What a caller may ask for: the command line's options, as one frozen value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from onnx_condense.errors import UsageError
+
+DEFAULT_THRESHOLD = 0.88
+"""The paper's condensation threshold (section 3.2.2)."""
+
+INSPECT_THRESHOLDS = (0.999, 0.95, 0.88, 0.7)
+
+Merge = Literal["auto", "ratio", "delete"]
+Depthwise = Literal["joint", "kernel"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of one run. Every field has the name of its command-line option.
+
+    Attributes:
+        threshold: two neurons condense when their cosine is above it, 0 < threshold <= 1; None means 0.88.
+        layer_threshold: thresholds for the layers that match a glob (node or weight names); the last match wins.
+        lossless: merge only what is exact to float rounding. Excludes `threshold` and `merge`.
+        merge: "ratio" is the paper's merge, "delete" drops the condensed neurons, "auto" is "ratio" and also
+            removes channels that nobody reads or that are constant. None means "auto".
+        depthwise: "joint" judges every stage of a depthwise-separable block, "kernel" the depthwise taps alone.
+        align: "auto" keeps Conv widths at multiples that onnxruntime wants on this host; a number is that multiple.
+        include, exclude: globs over node or weight names; a group is taken when one of its layers matches
+            `include` (empty: all) and none matches `exclude`.
+        tolerance: bound of the approximation error, max over float outputs of ||a-b|| / ||a||.
+        input_shape: sizes for symbolic dimensions, e.g. {"image": (1, 3, 224, 224)}.
+        sequential: the paper's order, layer after layer on already merged weights.
+        fold_batchnorm: fold BatchNormalization into the weights in the file.
+        seed: of the generated verification inputs.
+    """
+
+    threshold: float | None = None
+    layer_threshold: tuple[tuple[str, float], ...] = ()
+    lossless: bool = False
+    merge: Merge | None = None
+    depthwise: Depthwise = "joint"
+    align: int | Literal["auto"] = "auto"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    tolerance: float | None = None
+    input_shape: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    sequential: bool = False
+    fold_batchnorm: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises UsageError when options contradict each other or are out of range."""
+        thresholds = [t for _, t in self.layer_threshold]
+        if self.threshold is not None:
+            thresholds.append(self.threshold)
+        for value in thresholds:
+            if not 0 < value <= 1:
+                raise UsageError(f"a threshold must satisfy 0 < T <= 1, not {value:g}: pass for example 0.88")
+        if self.lossless and (self.threshold is not None or self.merge is not None or self.layer_threshold):
+            raise UsageError("--lossless decides by itself what is exact: drop --threshold, --layer-threshold and --merge")
+        if self.merge not in (None, "auto", "ratio", "delete"):
+            raise UsageError(f"--merge is auto, ratio or delete, not {self.merge}")
+        if self.depthwise not in ("joint", "kernel"):
+            raise UsageError(f"--depthwise is joint or kernel, not {self.depthwise}")
+        if self.align != "auto" and (not isinstance(self.align, int) or self.align < 1):
+            raise UsageError(f"--align is auto or a positive whole number, not {self.align}: --align 1 turns it off")
+        if self.tolerance is not None and not self.tolerance >= 0:
+            raise UsageError(f"--tolerance must be a number of at least 0, not {self.tolerance}")
+
+    @property
+    def method(self) -> Literal["lossless", "auto", "ratio", "delete"]:
+        """How neurons are merged in this run."""
+        return "lossless" if self.lossless else (self.merge or "auto")

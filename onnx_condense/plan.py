@@ -1,0 +1,219 @@
+"""Plans: what a run decided, frozen, as JSON, replayable on the model that it names."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnx_condense.errors import PlanError
+from onnx_condense.model_io import write_atomically
+
+FORMAT = "onnx-condense-plan"
+VERSION = 1
+INLINE = 256
+"""Longer arrays go to an .npz beside the JSON, whose sha256 the JSON states."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """How one consumer reads the channels of a group, along one path.
+
+    x_j = ratio[j] · x_main(j) + constant[j] for a removed channel j; 1 and 0 for channels that stay.
+
+    Attributes:
+        node, input: index of the consuming node in the graph, and of its weight among the node's inputs.
+        path: which of the signals that this weight contracts (several after Concat), in order of first appearance.
+        layer: the consumer's name, for people.
+        ratio, constant: one number per channel of the group.
+    """
+
+    node: int
+    input: int
+    path: int
+    layer: str
+    ratio: tuple[float, ...]
+    constant: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """What happens to one dependency group of n channels.
+
+    Attributes:
+        index: of the group in the trace.
+        layers: names of its producers.
+        main: [n] the channel that each one merges into: itself where it stays, -1 where it goes without one.
+        cosine: [n] how alike each removed channel and its main channel are; 1 for the others.
+        highest: the highest cosine between two channels of the group.
+        held_back: how many merges alignment undid.
+        reads: one per consumer and path.
+    """
+
+    index: int
+    layers: tuple[str, ...]
+    main: tuple[int, ...]
+    cosine: tuple[float, ...]
+    highest: float
+    held_back: int
+    reads: tuple[Read, ...]
+
+    @property
+    def width(self) -> int:
+        """Channels before."""
+        return len(self.main)
+
+    @property
+    def keep(self) -> tuple[int, ...]:
+        """The channels that stay, ascending."""
+        return tuple(i for i, m in enumerate(self.main) if m == i)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All groups of a run. Applying it needs nothing but the model whose sha256 it names.
+
+    Attributes:
+        model_sha256: of the model file.
+        method: "lossless", "auto", "ratio" or "delete".
+        options: the options of the run, for people and for provenance.
+        align: the width multiple of convolutions that was used, as measured on the host that planned.
+        input_shapes: shapes of the graph inputs that the model was traced with.
+        fold_batchnorm: whether BatchNormalization is folded in the file before.
+        groups: the groups that shrink.
+    """
+
+    model_sha256: str
+    method: str
+    options: Mapping[str, Any]
+    align: int
+    input_shapes: Mapping[str, tuple[int, ...]]
+    fold_batchnorm: bool
+    groups: tuple[GroupPlan, ...]
+
+    def to_json(self) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
+        """The plan as a JSON object, and the long arrays that go beside it."""
+        arrays: dict[str, np.ndarray[Any, Any]] = {}
+
+        def pack(key: str, values: tuple[float, ...] | tuple[int, ...]) -> Any:
+            if len(values) <= INLINE:
+                return list(values)
+            arrays[key] = np.asarray(values)
+            return {"array": key}
+
+        groups = []
+        for number, group in enumerate(self.groups):
+            reads = [
+                {
+                    "node": r.node,
+                    "input": r.input,
+                    "path": r.path,
+                    "layer": r.layer,
+                    "ratio": pack(f"{number}.{i}.ratio", r.ratio),
+                    "constant": pack(f"{number}.{i}.constant", r.constant),
+                }
+                for i, r in enumerate(group.reads)
+            ]
+            groups.append(
+                {
+                    "index": group.index,
+                    "layers": list(group.layers),
+                    "main": pack(f"{number}.main", group.main),
+                    "cosine": pack(f"{number}.cosine", group.cosine),
+                    "highest": group.highest,
+                    "held_back": group.held_back,
+                    "reads": reads,
+                }
+            )
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "model_sha256": self.model_sha256,
+            "method": self.method,
+            "options": dict(self.options),
+            "align": self.align,
+            "input_shapes": {name: list(shape) for name, shape in self.input_shapes.items()},
+            "fold_batchnorm": self.fold_batchnorm,
+            "groups": groups,
+        }
+        return content, arrays
+
+    def save(self, path: Path) -> None:
+        """Writes PLAN.json, and PLAN.npz beside it where arrays are long. Raises InputError."""
+        content, arrays = self.to_json()
+        if arrays:
+            buffer = io.BytesIO()
+            np.savez(buffer, **arrays)  # type: ignore[arg-type]
+            data = buffer.getvalue()
+            beside = path.with_suffix(".npz")
+            content["arrays"] = {"file": beside.name, "sha256": hashlib.sha256(data).hexdigest()}
+            write_atomically(beside, data)
+        write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+
+    @staticmethod
+    def load(path: Path) -> Plan:
+        """Reads a plan. Raises PlanError when it is damaged or of another version."""
+        try:
+            content = json.loads(path.read_text())
+        except OSError as error:
+            raise PlanError(f"cannot read the plan {path} ({error.strerror}): check the path") from error
+        except ValueError as error:
+            raise PlanError(f"{path} is not JSON: write the plan again with --plan") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
+            raise PlanError(f"{path} is not a plan of version {VERSION}: write it again with --plan")
+        arrays: dict[str, Any] = {}
+        if "arrays" in content:
+            arrays = _load_arrays(path.with_name(content["arrays"]["file"]), content["arrays"]["sha256"])
+        try:
+            return Plan.from_json(content, arrays)
+        except (KeyError, TypeError, ValueError) as error:
+            raise PlanError(f"the plan {path} is damaged ({error}): write it again with --plan") from error
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any], arrays: Mapping[str, Any]) -> Plan:
+        """The inverse of `to_json`."""
+
+        def unpack(value: Any) -> tuple[Any, ...]:
+            return tuple(arrays[value["array"]].tolist() if isinstance(value, dict) else value)
+
+        groups = tuple(
+            GroupPlan(
+                g["index"],
+                tuple(g["layers"]),
+                unpack(g["main"]),
+                unpack(g["cosine"]),
+                g["highest"],
+                g["held_back"],
+                tuple(
+                    Read(r["node"], r["input"], r["path"], r["layer"], unpack(r["ratio"]), unpack(r["constant"]))
+                    for r in g["reads"]
+                ),
+            )
+            for g in content["groups"]
+        )
+        return Plan(
+            content["model_sha256"],
+            content["method"],
+            content["options"],
+            content["align"],
+            {name: tuple(shape) for name, shape in content["input_shapes"].items()},
+            content["fold_batchnorm"],
+            groups,
+        )
+
+
+def _load_arrays(path: Path, digest: str) -> dict[str, Any]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise PlanError(f"the plan needs its arrays {path.name} beside it ({error.strerror})") from error
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise PlanError(f"{path.name} is not the file that the plan names: write the plan again with --plan")
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}

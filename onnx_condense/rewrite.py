@@ -1,0 +1,316 @@
+"""The only mutator: from a state (the twin's weights and which channels are alive) to a model.
+
+`write(state, expanded=True)` gives the expanded twin, in the original shapes; `write(state)` gives the small model, whose
+weights are slices of the twin's. Shapes follow from the labels: along every axis of every tensor what is alive must be a
+full grid; where it is not, `Disagreement` names the channels, and the caller lets them stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnx_condense import movers
+from onnx_condense.facts import Facts
+from onnx_condense.labels import atoms_of, varying
+from onnx_condense.model_io import export_graph, import_graph
+from onnx_condense.movers import Labels, Shape
+from onnx_condense.operators import Contraction, Elementwise, Filter, Move
+from onnx_condense.runtime import Array
+from onnx_condense.signals import Bools, Floats, Ints
+from onnx_condense.state import State
+
+
+class Disagreement(Exception):
+    """What is alive on a tensor is no grid: these units must all stay."""
+
+    def __init__(self, units: Ints, name: str) -> None:
+        super().__init__(name)
+        self.units = units
+        self.name = name
+
+
+def write(state: State, provenance: Mapping[str, Any], expanded: bool = False) -> onnx.ModelProto:
+    """The model that a state describes. Raises Disagreement where the small model has no shape."""
+    return _Writer(state, expanded).write(provenance)
+
+
+class _Writer:
+    def __init__(self, state: State, expanded: bool) -> None:
+        self.state = state
+        self.trace = state.trace
+        self.facts: Facts = state.trace.facts
+        self.alive = np.ones_like(state.alive) if expanded else state.alive
+        self.graph = import_graph(self.facts.model)
+        self.nodes: list[gs.Node] = list(self.graph.nodes)
+        self.edited: set[int] = set()
+        self.values: dict[tuple[int, int], Array] = {}
+        self.shapes = self._small_shapes()
+
+    def write(self, provenance: Mapping[str, Any]) -> onnx.ModelProto:
+        origin = {id(node): index for index, node in enumerate(self.nodes)}
+        for (index, position), value in self.state.folded.items():
+            self.values[index, position] = value
+        for index, shift in self.state.shift.items():
+            self._shift(index, shift)
+        for slot in self.trace.slots:
+            self._slice(slot.node, slot.input, slot.labels)
+        self._insert_values()
+        for index, action in self.trace.actions.items():
+            if isinstance(action, Filter):
+                self._regroup(index)
+            elif isinstance(action, Move):
+                self._move(index, action)
+        self._drop_unread()
+        return export_graph(self.graph, self.facts.model, origin, self.edited, self._changed(), provenance)
+
+    # ---- shapes
+
+    def _masks(self, labels: Labels, name: str) -> dict[int, Bools]:
+        """What is alive along each axis that loses something."""
+        atoms = atoms_of(labels)
+        mask = np.where(atoms >= 0, self.alive[self.trace.unit_of[atoms]], True)
+        if mask.all():
+            return {}
+        masks = {axis: mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)) for axis in varying(labels)}
+        grid = np.ones_like(mask)
+        for axis, line in masks.items():
+            grid &= line.reshape([-1 if a == axis else 1 for a in range(mask.ndim)])
+        if not np.array_equal(grid, mask) or not all(line.any() for line in masks.values()):
+            raise Disagreement(np.unique(self.trace.unit_of[atoms[atoms >= 0]]), name)
+        return {axis: line for axis, line in masks.items() if not line.all()}
+
+    def _small_shapes(self) -> dict[str, Shape]:
+        shapes = dict(self.facts.shapes)
+        for name, labels in self.trace.labels.items():
+            shape = list(shapes[name])
+            for axis, line in self._masks(labels, name).items():
+                shape[axis] = int(line.sum())
+            shapes[name] = tuple(shape)
+        return shapes
+
+    def _changed(self) -> dict[str, Shape]:
+        return {name: shape for name, shape in self.shapes.items() if shape != self.facts.shapes[name]}
+
+    # ---- weights
+
+    def _value(self, index: int, position: int) -> Array:
+        return self.values.get((index, position), self.state.weight(index, position))
+
+    def _slice(self, index: int, position: int, labels: Labels) -> None:
+        masks = self._masks(labels, self.facts.nodes[index].inputs[position].name)
+        value = self._value(index, position)
+        for axis, line in masks.items():
+            value = value.compress(line, axis)
+        if masks:
+            self.values[index, position] = np.ascontiguousarray(value).reshape(value.shape)
+
+    def _shift(self, index: int, shift: Floats) -> None:
+        """Adds constants of removed channels to a consumer's bias, in original shape."""
+        action = self.trace.actions[index]
+        assert isinstance(action, Contraction)
+        kind = self.state.weight(index, action.weight).dtype
+        if action.bias is not None:
+            bias = self._value(index, action.bias)
+            self.values[index, action.bias] = (bias.astype(np.float64) + shift / action.beta).astype(bias.dtype)
+        elif self.nodes[index].op in ("Conv", "Gemm"):
+            while len(self.nodes[index].inputs) < 3:
+                self.nodes[index].inputs.append(gs.Variable.empty())
+            self.values[index, 2] = self._produced(index, (shift / action.beta).astype(kind))
+        elif not self._shift_next(index, shift):
+            self._insert_add(index, self._produced(index, shift.astype(kind)))
+
+    def _produced(self, index: int, values: Array) -> Array:
+        """The part of a vector over a producer's rows that is alive."""
+        row = next((s.labels.reshape(-1) for s in self.trace.slots if s.node == index and s.role == "produced"), None)
+        return values if row is None else values[self.alive[self.trace.unit_of[atoms_of(row)]]]
+
+    def _shift_next(self, index: int, shift: Floats) -> bool:
+        """MatMul has no bias: uses the constant of the Add that follows, where only that reads the product."""
+        name = self.facts.nodes[index].outputs[0].name
+        uses = self.facts.consumers(name)
+        outputs = {t.name for t in self.facts.graph.outputs}
+        if len(uses) != 1 or name in outputs or self.trace.actions.get(uses[0][0]) != Elementwise("add"):
+            return False
+        following, position = uses[0][0], 1 - uses[0][1]
+        tensors = self.facts.nodes[following].inputs
+        if len(tensors) != 2 or tensors[position].name not in self.facts.static:
+            return False
+        value = self._value(following, position)
+        if not value.ndim or value.shape[-1] != len(shift) or self._produced_axis_is_last(index) is False:
+            return False
+        self.values[following, position] = (value.astype(np.float64) + shift).astype(value.dtype)
+        return True
+
+    def _produced_axis_is_last(self, index: int) -> bool:
+        action = self.trace.actions[index]
+        assert isinstance(action, Contraction)
+        return action.output_axes[-1] in action.weight_axes
+
+    def _insert_add(self, index: int, shift: Array) -> None:
+        node = self.nodes[index]
+        output = node.outputs[0]
+        if not self._produced_axis_is_last(index):
+            shift = shift[:, None]
+        inner = gs.Variable(self._fresh(f"{output.name}_unbiased"), dtype=output.dtype)
+        node.outputs = [inner]
+        bias = gs.Constant(self._fresh(f"{output.name}_bias"), shift)
+        added = gs.Node("Add", name=f"{node.name or output.name}_bias", inputs=[inner, bias], outputs=[output])
+        self.graph.nodes.insert(next(i for i, n in enumerate(self.graph.nodes) if n is node) + 1, added)
+        self.edited.add(id(node))
+
+    def _insert_values(self) -> None:
+        """Puts new values into the graph; a weight that others read as it was gets a private copy."""
+        by_name: dict[str, list[tuple[int, int]]] = {}
+        for index, position in sorted(self.values):
+            by_name.setdefault(self.nodes[index].inputs[position].name, []).append((index, position))
+        for name, places in by_name.items():
+            uses = set(self.facts.consumers(name))
+            whole = bool(name) and name in self.facts.initializers and uses == set(places) and name not in self._outer_uses
+            made: list[tuple[Array, gs.Constant]] = []
+            for index, position in places:
+                value = self.values[index, position]
+                constant = next((c for v, c in made if v.shape == value.shape and np.array_equal(v, value)), None)
+                if constant is None:
+                    stem = name or f"{self.nodes[index].outputs[0].name}_bias"
+                    constant = gs.Constant(name if whole and not made else self._fresh(f"{stem}_condensed"), value)
+                    made.append((value, constant))
+                self.nodes[index].inputs[position] = constant
+                self.edited.add(id(self.nodes[index]))
+
+    @property
+    def _outer_uses(self) -> set[str]:
+        return {t.name for t in self.facts.graph.outputs} | set(self.facts.captured())
+
+    def _fresh(self, stem: str) -> str:
+        taken = set(self.graph.tensors()) | self.facts.names
+        return next(n for n in (stem, *(f"{stem}_{i}" for i in range(1, len(taken) + 2))) if n not in taken)
+
+    # ---- attributes and shape inputs
+
+    def _regroup(self, index: int) -> None:
+        labels = self.trace.labels.get(self.facts.nodes[index].inputs[0].name)
+        if labels is not None and self._masks(labels, self.facts.nodes[index].inputs[0].name):
+            self.nodes[index].attrs["group"] = self.shapes[self.facts.nodes[index].inputs[0].name][1]
+            self.edited.add(id(self.nodes[index]))
+
+    def _move(self, index: int, action: Move) -> None:
+        original = self.facts.nodes[index]
+        names = [t.name for t in (*original.inputs, *original.outputs) if t.name in self.trace.labels]
+        if all(self.shapes[n] == self.facts.shapes[n] for n in names):
+            return
+        match action.name, original.op:
+            case "reshape", "Reshape":
+                self._reshape(index)
+            case "split", _:
+                axis = action.parameters["axis"]
+                self._set_ints(index, "split", 1, 13, [self.shapes[t.name][axis] for t in original.outputs])
+                self.nodes[index].attrs.pop("num_outputs", None)
+            case "slice", _:
+                self._slice_data(index, action)
+            case "gather", _:
+                self._gather(index, action)
+
+    def _reshape(self, index: int) -> None:
+        node, original = self.nodes[index], self.facts.nodes[index]
+        source, target = original.inputs[0].name, original.outputs[0].name
+        if "shape" in node.attrs:
+            stated = node.attrs["shape"]
+        else:
+            value = self.facts.value(original.inputs[1])
+            if original.inputs[1].name in self.facts.derived:
+                value = self._chain[original.inputs[1].name]
+            stated = None if value is None else value.tolist()
+        wanted = movers.reshape_target(stated, self._old(source), self._old(target), self.shapes[source], self.shapes[target])
+        if stated is not None and list(stated) == wanted:
+            return
+        if original.inputs[1:] and original.inputs[1].name in self.facts.derived:
+            wanted = self._keep_batch(wanted, source, target)
+        self._set_ints(index, "shape", 1, 5, wanted)
+
+    def _keep_batch(self, wanted: list[int], source: str, target: str) -> list[int]:
+        """A shape that was computed from data's shape: axes that are copied as they are stay computed (0)."""
+        pairs = zip(self.shapes[source], self.shapes[target], strict=False)
+        copied = [axis for axis, (a, b) in enumerate(pairs) if a == b and self._old(target)[axis] == b]
+        return [0 if axis in copied and size > 0 else size for axis, size in enumerate(wanted)]
+
+    def _old(self, name: str) -> Shape:
+        return self.facts.shapes[name]
+
+    @property
+    def _chain(self) -> dict[str, Array]:
+        if not hasattr(self, "_chain_values"):
+            self._chain_values = self.facts.values_under(self.shapes)
+        return self._chain_values
+
+    def _alive_along(self, name: str, axis: int) -> Bools | None:
+        labels = self.trace.labels.get(name)
+        return None if labels is None else self._masks(labels, name).get(axis)
+
+    def _slice_data(self, index: int, action: Move) -> None:
+        original = self.facts.nodes[index]
+        name, result = original.inputs[0].name, original.outputs[0].name
+        slices = list(action.parameters["slices"])
+        for number, (axis, start, stop, step) in enumerate(slices):
+            line = self._alive_along(name, axis)
+            if line is None:
+                continue
+            chosen = np.arange(len(line))[slice(start, None if step < 0 and stop < -len(line) else stop, step)]
+            renumbered = (np.cumsum(line) - 1)[chosen[line[chosen]]]
+            if abs(step) != 1:
+                raise Disagreement(np.unique(self.trace.unit_of[atoms_of(self.trace.labels[name])]), result)
+            first, last = int(renumbered[0]), int(renumbered[-1])
+            end = last + step
+            slices[number] = axis, first, end if end >= 0 else -(int(line.sum()) + 1), step
+        axes, starts, stops, _ = zip(*slices, strict=True)
+        self._set_ints(index, "starts", 1, 10, list(starts))
+        self._set_ints(index, "ends", 2, 10, list(stops))
+        if len(original.inputs) > 3 or "axes" in original.attrs:
+            self._set_ints(index, "axes", 3, 10, list(axes))
+
+    def _gather(self, index: int, action: Move) -> None:
+        name, axis = self.facts.nodes[index].inputs[0].name, action.parameters["axis"]
+        line = self._alive_along(name, axis)
+        if line is None:
+            return
+        indices = np.asarray(action.parameters["indices"])
+        if indices.ndim != 1:
+            raise Disagreement(np.unique(self.trace.unit_of[atoms_of(self.trace.labels[name])]), name)
+        positive = np.where(indices < 0, indices + len(line), indices)
+        chosen = (np.cumsum(line) - 1)[positive[line[positive]]]
+        self._set_input(index, 1, chosen.astype(indices.dtype))
+
+    def _set_ints(self, index: int, attribute: str, position: int, since: int, values: list[int]) -> None:
+        """Integers that are an attribute before opset `since` and an input from it on."""
+        if self.facts.opset < since:
+            self.nodes[index].attrs[attribute] = values
+            self.edited.add(id(self.nodes[index]))
+            return
+        self._set_input(index, position, np.array(values, dtype=np.int64))
+
+    def _set_input(self, index: int, position: int, value: Array) -> None:
+        node = self.nodes[index]
+        while len(node.inputs) <= position:
+            node.inputs.append(gs.Variable.empty())
+        stem = node.inputs[position].name or f"{node.outputs[0].name}_{position}"
+        node.inputs[position] = gs.Constant(self._fresh(f"{stem}_condensed"), value)
+        self.edited.add(id(node))
+
+    def _drop_unread(self) -> None:
+        """Removes nodes that only computed what has been replaced."""
+        read_before = {t.name for node in self.facts.nodes for t in node.inputs} | self._outer_uses
+        while True:
+            read = {t.name for node in self.graph.nodes for t in node.inputs} | self._outer_uses
+            dead = [
+                n
+                for n in self.graph.nodes
+                if n.outputs and all(t.name not in read for t in n.outputs) and any(t.name in read_before for t in n.outputs)
+            ]
+            if not dead:
+                return
+            gone = {id(n) for n in dead}
+            self.graph.nodes = [n for n in self.graph.nodes if id(n) not in gone]

@@ -1,0 +1,56 @@
+"""The one door to onnxruntime: quiet sessions, clear errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from onnx_condense.errors import InputError
+from onnx_condense.model_io import PROTOBUF_LIMIT, first_line
+
+Array = NDArray[np.generic]
+
+ort.set_default_logger_severity(4)
+
+
+def session(model: onnx.ModelProto | bytes, optimize: bool = True, threads: int = 0, save_to: str = "") -> ort.InferenceSession:
+    """A CPU session. Raises InputError when onnxruntime refuses the model.
+
+    Args:
+        model: the model or its bytes.
+        optimize: all graph optimizations, or none.
+        threads: of one operator; 0 leaves it to onnxruntime.
+        save_to: where onnxruntime writes the graph that it optimized; "" for nowhere.
+    """
+    if not isinstance(model, bytes):
+        if model.ByteSize() >= PROTOBUF_LIMIT:
+            raise InputError("the model is larger than 2 GB: it cannot be verified in memory; split it")
+        model = model.SerializeToString()
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    options.optimized_model_filepath = save_to
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exception classes share no public base
+        raise InputError(f"onnxruntime cannot load the model: {_reason(error)}") from error
+
+
+def run(active: ort.InferenceSession, outputs: Sequence[str] | None, feed: Mapping[str, Array]) -> list[Array]:
+    """Runs a session. Raises InputError when the inputs do not fit the model."""
+    try:
+        result: list[Array] = active.run(list(outputs) if outputs is not None else None, dict(feed))
+    except Exception as error:
+        raise InputError(f"onnxruntime cannot run the model on these inputs: {_reason(error)}") from error
+    return result
+
+
+def _reason(error: BaseException) -> str:
+    text = first_line(error)
+    return text.split(" : ", 3)[-1] if text.startswith("[ONNXRuntimeError]") else text

@@ -1,0 +1,119 @@
+"""Which vectors must point the same way for two channels to condense, and what one is then of the other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from onnx_condense.factors import Factor, Rule, activate, add, multiply
+from onnx_condense.operators import Kind
+from onnx_condense.relations import Relations
+from onnx_condense.signals import (
+    Activated,
+    Affine,
+    Combined,
+    Filtered,
+    Floats,
+    Ints,
+    Mapped,
+    Modulated,
+    Pooled,
+    Restricted,
+    Rows,
+    Shared,
+    Signal,
+)
+
+
+class Evaluator(Relations):
+    """All that can be asked of a signal; adds `factors` and `approximate`."""
+
+    def factors(self, signal: Signal) -> list[Factor]:
+        """The stages whose vectors are judged, before `final_rules`."""
+        return self._once("factors", signal, self._compute_factors)
+
+    def _compute_factors(self, signal: Signal) -> list[Factor]:
+        match signal:
+            case Rows():
+                return [Factor(*self._leaf(signal), frozenset({id(signal)}))]
+            case Shared():
+                return [Factor(np.ones((len(self.units), 1)), np.zeros((len(self.units), 1)), frozenset({id(signal)}))]
+            case Restricted():
+                inner = self._restricted(signal).factors(signal.child)
+                return [replace(f, leaves=frozenset(hash((leaf, id(signal))) for leaf in f.leaves)) for f in inner]
+            case Affine():
+                return self._affine_factors(signal)
+            case Filtered():
+                before = [replace(f, open=False) for f in self.factors(signal.child) if not f.virtual]
+                prefix = tuple(f.leaves for f in before)
+                taps, bias = self._kernels(signal)
+                return [*before, Factor(taps, bias, frozenset({id(signal)}), taps=True, prefix=prefix)]
+            case Activated():
+                factors = activate(self.factors(signal.child), signal.action.kind)
+                if signal.slope is not None and np.ptp(self._slopes(signal)) > 0:
+                    rows = np.stack([np.ones(len(self.units)), self._slopes(signal)], 1)
+                    factors = [*factors, Factor(rows, np.zeros((len(rows), 1)), frozenset({id(signal)}), Rule.EQUAL, open=False)]
+                return factors
+            case Pooled() | Mapped() | Modulated():
+                factors = self.factors(signal.child)
+                monotone = isinstance(signal, Pooled) and not signal.linear
+                return activate(factors, Kind.HOMOGENEOUS) if monotone else factors
+            case Combined(operation, left, right):
+                a, b = self.factors(left), self.factors(right)
+                if operation in ("add", "sub"):
+                    if operation == "sub":
+                        b = [replace(f, rows=-f.rows, bias=-f.bias) if i == len(b) - 1 else f for i, f in enumerate(b)]
+                    return add(a, b)
+                if operation in ("max", "min"):
+                    return [replace(f, rule=f.rule.meet(Rule.POSITIVE), open=False) for f in add(a, b)]
+                return multiply(a, b)
+        raise TypeError(type(signal))
+
+    def _affine_factors(self, signal: Affine) -> list[Factor]:
+        factors = self.factors(signal.child)
+        scale, shift, _ = self._parameters(signal)
+        if factors and factors[-1].open:
+            last = factors[-1]
+            rows = last.rows * scale if scale.shape[1] == 1 else np.hstack([last.rows * s[:, None] for s in scale.T])
+            return [*factors[:-1], replace(last, rows=rows, bias=last.bias * scale.mean(1, keepdims=True) + shift)]
+        if np.ptp(scale, axis=0).max(initial=0) == 0 and np.ptp(shift, axis=0).max(initial=0) == 0:
+            return factors
+        prefix = tuple(f.leaves for f in factors)
+        return [*factors, Factor(scale, shift, frozenset({id(signal)}), virtual=True, prefix=prefix)]
+
+    def is_linear(self, signal: Signal) -> bool:
+        """Whether the path from the weights is linear, so that any constant passes it."""
+        match signal:
+            case Rows() | Shared():
+                return True
+            case Combined(operation, left, right):
+                return operation in ("add", "sub") and self.is_linear(left) and self.is_linear(right)
+            case Pooled():
+                return signal.linear and self.is_linear(signal.child)
+            case Activated():
+                return signal.action.kind is Kind.LINEAR and self.is_linear(signal.child)
+            case Restricted() | Affine() | Mapped() | Modulated():
+                return self.is_linear(signal.child)
+        return False
+
+    def approximate(self, signal: Signal, ratio: Floats, j: Ints, m: Ints) -> tuple[Floats, Floats]:
+        """(ratio, constant) of a path whose stages have that product of ratios: affines after its last function follow."""
+        match signal:
+            case Affine() if not self._absorbs(signal):
+                inner, constant = self.approximate(signal.child, ratio, j, m)
+                scale, shift, _ = (p.mean(1) for p in self._parameters(signal))
+                safe = np.where(scale[m] == 0, 1, scale[m])
+                outer = scale[j] * inner / safe
+                return outer, scale[j] * constant + shift[j] - outer * shift[m]
+            case Pooled() | Restricted() | Mapped() | Modulated():
+                evaluator = self._restricted(signal) if isinstance(signal, Restricted) else self
+                inner, constant = evaluator.approximate(signal.child, ratio, j, m)
+                keeps = isinstance(signal, Restricted) or (isinstance(signal, Pooled) and signal.scale_free)
+                return inner, constant if keeps else np.zeros_like(constant)
+        return ratio, np.zeros_like(ratio)
+
+    def _absorbs(self, signal: Affine) -> bool:
+        """Whether an affine is part of the neuron vector: nothing but linear steps came before it."""
+        factors = self.factors(signal.child)
+        return bool(factors) and factors[-1].open and not factors[-1].virtual

@@ -1,0 +1,197 @@
+"""The weights of the expanded twin: original shapes, with every merge so far folded into the consumers.
+
+Everything later is a view of this state: similarity in the paper's order judges it, the twin is written from it, and the
+small model is its slice. Removed columns are zero in it, removed rows stay (nobody reads them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnx_condense.channels import Group, Slot, Trace
+from onnx_condense.labels import atoms_of, occurrence, signals_of
+from onnx_condense.operators import Contraction, Filter
+from onnx_condense.plan import GroupPlan
+from onnx_condense.runtime import Array
+from onnx_condense.signals import Floats, Ints, Weights
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """The places of one weight's contracted axis that hold a group's channels through one signal.
+
+    number: in order of first appearance. signal: index. units: group channel at each place. rank: how many earlier places
+    hold the same channel. places: indices along the axis.
+    """
+
+    slot: Slot
+    number: int
+    signal: int
+    units: Ints
+    rank: Ints
+    places: Ints
+
+
+def paths(trace: Trace, group: Group) -> Iterator[Path]:
+    """Every path by which a consumer reads a group."""
+    index = np.full(len(trace.unit_of), -1, dtype=np.int64)
+    index[group.units] = np.arange(len(group.units))
+    for slot in trace.slots:
+        if slot.role != "contracted":
+            continue
+        row = slot.labels.reshape(-1)
+        atoms = atoms_of(row)
+        units = np.where(atoms >= 0, index[trace.unit_of[atoms]], -1)
+        inside = np.flatnonzero(units >= 0)
+        sources = signals_of(row)
+        for number, signal in enumerate(dict.fromkeys(sources[inside].tolist())):
+            places = inside[sources[inside] == signal]
+            yield Path(slot, number, signal, units[places], occurrence(units[places]), places)
+
+
+class State(Weights):
+    """What the twin's weights are, given the merges applied so far."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.alive = np.ones(len(trace.unit_of), dtype=bool)
+        self.folded: dict[tuple[int, int], Array] = {}
+        self.shift: dict[int, Floats] = {}
+        self.plans: dict[int, GroupPlan] = {}
+
+    def copy(self) -> State:
+        """A state that can go on alone."""
+        other = State(self.trace)
+        other.alive = self.alive.copy()
+        other.folded, other.shift, other.plans = dict(self.folded), dict(self.shift), dict(self.plans)
+        return other
+
+    def weight(self, node: int, position: int) -> Array:
+        """The value of a weight input, merges folded in."""
+        key = node, position
+        if key in self.folded:
+            return self.folded[key]
+        value = self.trace.facts.value(self.trace.facts.nodes[node].inputs[position])
+        assert value is not None
+        return value
+
+    # ---- numbers for signals (see signals.Weights)
+
+    def rows(self, node: int) -> Floats:
+        action = self._contraction(node)
+        weight = self.weight(node, action.weight)
+        axis = action.weight_axes.index(self._produced(action))
+        rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
+        wide = rows.astype(np.float32) if rows.dtype.itemsize < 4 else rows
+        return wide if action.alpha == 1 else wide * action.alpha
+
+    def row_bias(self, node: int) -> Floats:
+        action = self._contraction(node)
+        count = self.weight(node, action.weight).shape[action.weight_axes.index(self._produced(action))]
+        bias = np.zeros(count)
+        if action.bias is not None:
+            bias = bias + action.beta * self.weight(node, action.bias).astype(np.float64).reshape(-1)
+        return bias + self.shift.get(node, 0.0)
+
+    def taps(self, node: int) -> Floats:
+        weight = self.weight(node, 1)
+        return weight.reshape(len(weight), -1).astype(np.float64)
+
+    def tap_bias(self, node: int) -> Floats:
+        inputs = self.trace.facts.nodes[node].inputs
+        if len(inputs) > 2 and inputs[2].name:
+            return self.weight(node, 2).astype(np.float64)
+        return np.zeros(len(self.weight(node, 1)))
+
+    def _contraction(self, node: int) -> Contraction:
+        action = self.trace.actions[node]
+        assert isinstance(action, Contraction)
+        return action
+
+    @staticmethod
+    def _produced(action: Contraction) -> str:
+        return next(a for a in action.weight_axes if a in action.output_axes)
+
+    # ---- merging
+
+    def kept(self, group: Group) -> Ints:
+        """Indices of the group's channels that are still there."""
+        return np.flatnonzero(self.alive[group.units])
+
+    def unread(self, group: Group, mine: list[Path]) -> Floats:
+        """[n] 1 where every consumer's columns of the channel are zero."""
+        result = np.ones(len(group.units))
+        for path in mine:
+            columns = np.abs(self._columns(path)).max(axis=0)
+            np.minimum.at(result, path.units, (columns == 0).astype(float))
+        return result
+
+    def _columns(self, path: Path) -> Floats:
+        """[p, places]: what the consumer multiplies each place with; taps of a kernel are rows of their own."""
+        weight = self.weight(path.slot.node, path.slot.input)
+        moved = np.moveaxis(weight, path.slot.axis, -1)
+        return moved.reshape(-1, moved.shape[-1])[:, path.places].astype(np.float64)
+
+    def apply(self, group: Group, plan: GroupPlan) -> None:
+        """Folds a group's merges into its consumers."""
+        main = np.array(plan.main)
+        gone = (main != np.arange(len(main))) & self.alive[group.units]
+        reads = {(r.node, r.input, r.path): r for r in plan.reads}
+        for path in paths(self.trace, group):
+            read = reads.get((path.slot.node, path.slot.input, path.number))
+            leaving = np.flatnonzero(gone[path.units])
+            if read is None or not len(leaving):
+                continue
+            self._fold(path, leaving, main, np.array(read.ratio), np.array(read.constant))
+        self.alive[group.units[gone]] = False
+        earlier = self.plans.get(group.index)
+        self.plans[group.index] = plan if earlier is None else compose(earlier, plan)
+
+    def _fold(self, path: Path, leaving: Ints, main: Ints, ratio: Floats, constant: Floats) -> None:
+        slot = path.slot
+        weight = self.weight(slot.node, slot.input)
+        columns = np.moveaxis(weight, slot.axis, 0).astype(np.float64)
+        place_of = {(u, r): p for u, r, p in zip(path.units.tolist(), path.rank.tolist(), path.places.tolist(), strict=True)}
+        units, places = path.units[leaving], path.places[leaving]
+        merged = main[units] >= 0
+        targets = [place_of[m, r] for m, r in zip(main[units[merged]].tolist(), path.rank[leaving][merged].tolist(), strict=True)]
+        spread = (1,) * (columns.ndim - 1)
+        np.add.at(columns, targets, ratio[units[merged]].reshape(-1, *spread) * columns[places[merged]])
+        self._add_constant(slot, columns[places], constant[units])
+        columns[places] = 0
+        self.folded[slot.node, slot.input] = np.moveaxis(columns, 0, slot.axis).astype(weight.dtype)
+
+    def _add_constant(self, slot: Slot, columns: Floats, constant: Floats) -> None:
+        """b + W · c: what constant parts of removed channels add to the consumer's bias."""
+        if not constant.any():
+            return
+        action = self._contraction(slot.node)
+        produced = action.weight_axes.index(self._produced(action))
+        behind = produced + 1 if produced < slot.axis else produced
+        totals = np.moveaxis(columns, behind, 1).reshape(len(columns), columns.shape[behind], -1).sum(-1)
+        self.shift[slot.node] = self.shift.get(slot.node, 0.0) + action.alpha * (constant @ totals)
+
+
+def compose(first: GroupPlan, second: GroupPlan) -> GroupPlan:
+    """Two plans for one group in a row as one: j -> m by the first, m -> k by the second."""
+    one, two = np.array(first.main), np.array(second.main)
+    step = np.where(one >= 0, two[one], -1)
+    moved = (one >= 0) & (two[one] != one)
+    cosine = np.where(moved, np.minimum(first.cosine, np.array(second.cosine)[one]), first.cosine)
+    reads = []
+    later = {(r.node, r.input, r.path): r for r in second.reads}
+    for read in first.reads:
+        then = later[read.node, read.input, read.path]
+        ratio, constant = np.array(read.ratio), np.array(read.constant)
+        outer, inner = np.array(then.ratio)[one], np.array(then.constant)[one]
+        ratio, constant = np.where(moved, ratio * outer, ratio), np.where(moved, ratio * inner + constant, constant)
+        reads.append(replace(read, ratio=tuple(ratio.tolist()), constant=tuple(constant.tolist())))
+    return replace(second, main=tuple(step.tolist()), cosine=tuple(cosine.tolist()), reads=tuple(reads))
+
+
+def is_filter(trace: Trace, node: int) -> bool:
+    """Whether a node is a depthwise convolution."""
+    return isinstance(trace.actions.get(node), Filter)
