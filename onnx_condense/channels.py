@@ -114,6 +114,15 @@ class Trace:
     labels: Mapping[str, Labels]
     actions: Mapping[int, Action]
 
+    @property
+    def sizes(self) -> dict[int, int]:
+        """Node index -> parameters of its weight, for every linear map."""
+        return {i: self._size(i, a.weight) for i, a in self.actions.items() if isinstance(a, Contraction)}
+
+    def _size(self, node: int, position: int) -> int:
+        value = self.facts.value(self.facts.nodes[node].inputs[position])
+        return 0 if value is None else value.size
+
 
 def layer_name(node: gs.Node, index: int) -> str:
     """A name for a node that a user recognizes: its own, else its weight's, else operator and position."""

@@ -267,6 +267,21 @@ def save(model: onnx.ModelProto, path: Path, external: bool = False) -> int:
     return written + write_atomically(path, serialize(outside))
 
 
+def is_external(path: Path) -> bool:
+    """Whether a model keeps weights outside of its file."""
+    return load(path).external
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copies a model byte for byte, its external data files too where the target lies in another folder."""
+    model = load(source)
+    if model.external and source.absolute().parent != target.absolute().parent:
+        raw = onnx.load(source, load_external_data=False)
+        for name in sorted({_location(t) for t in raw.graph.initializer if uses_external_data(t)}):
+            write_atomically(target.parent / name, _external_bytes(source, name))
+    write_atomically(target, source.read_bytes())
+
+
 def write_atomically(path: Path, data: bytes | Callable[[Path], None]) -> int:
     """Writes a file as a whole or not at all; returns its size in bytes. Raises InputError.
 

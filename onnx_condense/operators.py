@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_condense.facts import Facts
@@ -435,6 +436,33 @@ def read(node: gs.Node, facts: Facts) -> Action:
     if row is None:
         return Refused(f"is of operator {domain + '.' if domain else ''}{node.op}, which is not supported yet")
     return row(NodeView(node, facts))
+
+
+def foldable(node: gs.Node) -> tuple[gs.Node, int, float] | None:
+    """For a BatchNormalization that alone reads a Conv or Gemm: (that node, its produced weight axis, epsilon)."""
+    if node.op != "BatchNormalization" or node.attrs.get("training_mode", 0) or len(node.outputs) != 1:
+        return None
+    source = node.inputs[0]
+    if len(source.inputs) != 1 or len(source.outputs) != 1:
+        return None
+    producer = source.inputs[0]
+    constants = [*producer.inputs[1:], *node.inputs[1:5]]
+    if producer.op not in ("Conv", "Gemm") or not all(isinstance(t, gs.Constant) or not t.name for t in constants):
+        return None
+    if producer.op == "Gemm" and (producer.attrs.get("alpha", 1.0) != 1 or producer.attrs.get("beta", 1.0) != 1):
+        return None
+    axis = 0 if producer.op == "Conv" or producer.attrs.get("transB", 0) else 1
+    return producer, axis, float(node.attrs.get("epsilon", 1e-5))
+
+
+def running_statistics(node: onnx.NodeProto) -> list[str]:
+    """Names of the running mean and variance that a BatchNormalization reads."""
+    return list(node.input[3:5]) if node.op_type == "BatchNormalization" else []
+
+
+def constant_arrays(node: onnx.NodeProto) -> list[onnx.TensorProto]:
+    """The tensors that a Constant node holds."""
+    return [a.t for a in node.attribute if a.name == "value"] if node.op_type == "Constant" else []
 
 
 def embedding_rows(facts_nodes: list[gs.Node], name: str, sizes: Mapping[str, int]) -> int | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from numpy.typing import NDArray
 
 from onnx_condense.errors import UsageError
 
@@ -32,6 +35,7 @@ class Options:
         include, exclude: globs over node or weight names; a group is taken when one of its layers matches
             `include` (empty: all) and none matches `exclude`.
         tolerance: bound of the approximation error, max over float outputs of ||a-b|| / ||a||.
+        data: verification inputs: path of an .npz, or arrays by input name, samples on axis 0; None generates them.
         input_shape: sizes for symbolic dimensions, e.g. {"image": (1, 3, 224, 224)}.
         sequential: the paper's order, layer after layer on already merged weights.
         fold_batchnorm: fold BatchNormalization into the weights in the file.
@@ -47,6 +51,7 @@ class Options:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     tolerance: float | None = None
+    data: str | os.PathLike[str] | Mapping[str, NDArray[Any]] | None = None
     input_shape: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     sequential: bool = False
     fold_batchnorm: bool = False
@@ -75,3 +80,13 @@ class Options:
     def method(self) -> Literal["lossless", "auto", "ratio", "delete"]:
         """How neurons are merged in this run."""
         return "lossless" if self.lossless else (self.merge or "auto")
+
+    def to_json(self) -> dict[str, Any]:
+        """The options that shape the result, as JSON values; the data is named, not copied."""
+        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "data"}
+        named["threshold"] = None if self.lossless else (self.threshold or DEFAULT_THRESHOLD)
+        named["merge"] = self.method
+        named["layer_threshold"] = [list(pair) for pair in self.layer_threshold]
+        named["include"], named["exclude"] = list(self.include), list(self.exclude)
+        named["input_shape"] = {name: list(shape) for name, shape in self.input_shape.items()}
+        return named

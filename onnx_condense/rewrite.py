@@ -8,6 +8,8 @@ full grid; where it is not, `Disagreement` names the channels, and the caller le
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -34,7 +36,20 @@ class Disagreement(Exception):
         self.name = name
 
 
-def write(state: State, provenance: Mapping[str, Any], expanded: bool = False) -> onnx.ModelProto:
+@dataclass(frozen=True)
+class Written:
+    """A model that was written from a state.
+
+    macs: multiply-accumulates of its convolutions and matrix products with weights, on the traced shapes.
+    alive: tensor name -> what of the original's tensor it holds, per axis that lost something.
+    """
+
+    model: onnx.ModelProto
+    macs: int
+    alive: Mapping[str, Mapping[int, Bools]]
+
+
+def write(state: State, provenance: Mapping[str, Any], expanded: bool = False) -> Written:
     """The model that a state describes. Raises Disagreement where the small model has no shape."""
     return _Writer(state, expanded).write(provenance)
 
@@ -51,7 +66,7 @@ class _Writer:
         self.values: dict[tuple[int, int], Array] = {}
         self.shapes = self._small_shapes()
 
-    def write(self, provenance: Mapping[str, Any]) -> onnx.ModelProto:
+    def write(self, provenance: Mapping[str, Any]) -> Written:
         origin = {id(node): index for index, node in enumerate(self.nodes)}
         for (index, position), value in self.state.folded.items():
             self.values[index, position] = value
@@ -66,7 +81,25 @@ class _Writer:
             elif isinstance(action, Move):
                 self._move(index, action)
         self._drop_unread()
-        return export_graph(self.graph, self.facts.model, origin, self.edited, self._changed(), provenance)
+        macs = self._macs()
+        model = export_graph(self.graph, self.facts.model, origin, self.edited, self._changed(), provenance)
+        alive = {name: self._masks(self.trace.labels[name], name) for name in self._changed()}
+        return Written(model, macs, alive)
+
+    def _macs(self) -> int:
+        """Output elements times the weights that each of them multiplies."""
+        total = 0
+        for index, action in self.trace.actions.items():
+            if isinstance(action, Contraction):
+                weight = self._value(index, action.weight)
+                outer = next(a for a in action.weight_axes if a in action.output_axes)
+                each = weight.size // weight.shape[action.weight_axes.index(outer)]
+            elif isinstance(action, Filter):
+                each = self._value(index, 1)[0].size
+            else:
+                continue
+            total += prod(self.shapes[self.facts.nodes[index].outputs[0].name]) * each
+        return total
 
     # ---- shapes
 

@@ -1,0 +1,28 @@
+"""Condense neural networks in ONNX: merge neurons whose weight vectors point the same way, exactly and verified."""
+
+from onnx_condense._version import __version__
+from onnx_condense.errors import CondenseError, InputError, PlanError, UsageError, VerificationError
+from onnx_condense.options import Options
+from onnx_condense.pipeline import Analysis, Result, analyze, condense, rewrite
+from onnx_condense.plan import Plan
+from onnx_condense.report import Report
+from onnx_condense.verify import Verification, verify
+
+__all__ = [
+    "Analysis",
+    "CondenseError",
+    "InputError",
+    "Options",
+    "Plan",
+    "PlanError",
+    "Report",
+    "Result",
+    "UsageError",
+    "Verification",
+    "VerificationError",
+    "__version__",
+    "analyze",
+    "condense",
+    "rewrite",
+    "verify",
+]

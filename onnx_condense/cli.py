@@ -1,0 +1,290 @@
+"""The command line: arguments to Options, Report to terminal; nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+
+from onnx_condense import model_io
+from onnx_condense._version import __version__
+from onnx_condense.errors import CondenseError, InputError, UsageError
+from onnx_condense.options import Options
+from onnx_condense.pipeline import Progress, Result, analyze, condense
+from onnx_condense.plan import Plan
+from onnx_condense.render import show_analysis, show_report, show_verification
+from onnx_condense.verify import verify
+
+PROGRAM = "onnx-condense"
+DEBUG = "ONNX_CONDENSE_DEBUG"
+"""Set in the environment, it shows tracebacks."""
+
+DEFAULT_VERIFY_TOLERANCE = 1e-5
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code: 0 done, 1 not verified, 2 bad input or usage."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    logging.getLogger("onnx_condense").addHandler(logging.NullHandler())
+    try:
+        if given[:1] == ["inspect"]:
+            return _inspect(given[1:])
+        if given[:1] == ["verify"]:
+            return _verify(given[1:])
+        return _condense(given)
+    except CondenseError as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted: nothing was written", 1)
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            raise
+        text = f"{type(error).__name__}: {model_io.first_line(error)}"
+        return _fail(f"internal error ({text}): nothing was written; please report it with {DEBUG}=1", 1)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"{PROGRAM}: error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+# ---------------------------------------------------------------------------------------------------- condense
+
+
+def _condense(given: Sequence[str]) -> int:
+    arguments = _condense_parser().parse_args(given)
+    options = _options(arguments)
+    source, output = Path(arguments.model), _output(arguments)
+    _protect(arguments, output)
+    replay = Plan.load(Path(arguments.replay)) if arguments.replay else None
+    with _progress(arguments.quiet) as progress:
+        result = condense(source, options, replay=replay, dry_run=arguments.dry_run, progress=progress)
+    written = output.name if arguments.dry_run else _write(source, output, result)
+    if arguments.plan:
+        result.plan.save(Path(arguments.plan))
+    if arguments.report:
+        _write_json(Path(arguments.report), _report_json(result, None if arguments.dry_run else output))
+    if not arguments.quiet:
+        console = Console()
+        show_report(console, result.report)
+        console.print(_closing(result, arguments.dry_run, written), soft_wrap=True)
+        for warning in result.report.warnings:
+            print(f"{PROGRAM}: warning: {warning}", file=sys.stderr)
+    return 0
+
+
+def _condense_parser() -> _Parser:
+    parser = _Parser(
+        PROGRAM,
+        description="One ONNX file in, a smaller and faster ONNX file out. Also: onnx-condense inspect, onnx-condense verify.",
+        epilog="Exit codes: 0 done; 1 verification or tolerance not met, nothing written; 2 bad input or usage.",
+    )
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="the .onnx file; it is never changed")
+    add("-o", "--output", metavar="OUT", help="where to write (default: STEM.condensed.onnx beside the model)")
+    add("--force", action="store_true", help="replace an existing OUT")
+    add("--threshold", type=float, metavar="T", help="neurons condense when their cosine is above T (default 0.88)")
+    add("--layer-threshold", action="append", default=[], metavar="GLOB=T", help="another threshold for some layers")
+    add("--lossless", action="store_true", help="only what is exact to float rounding")
+    add("--merge", choices=("auto", "ratio", "delete"), help="how condensed neurons merge (default auto)")
+    add("--align", default="auto", metavar="auto|N", help="keep Conv widths at multiples (default auto: this host's)")
+    add("--tolerance", type=float, metavar="R", help="largest relative L2 error of the outputs")
+    add("--sequential", action="store_true", help="layer after layer on already merged weights, as in the paper")
+    add("--fold-batchnorm", action="store_true", help="fold BatchNormalization into the weights in the file")
+    add("--dry-run", action="store_true", help="stop at the plan")
+    add("--plan", metavar="PLAN.json", help="write the plan")
+    add("--replay", metavar="PLAN.json", help="apply a plan instead of judging the model")
+    add("--quiet", action="store_true", help="print errors only")
+    _selection(parser)
+    _inputs(parser)
+    add("--version", action="version", version=f"{PROGRAM} {__version__}")
+    return parser
+
+
+def _selection(parser: _Parser) -> None:
+    add = parser.add_argument
+    add("--depthwise", choices=("joint", "kernel"), default="joint", help="judge every stage, or the depthwise taps alone")
+    add("--include", action="append", default=[], metavar="GLOB", help="only these layers (node or weight names)")
+    add("--exclude", action="append", default=[], metavar="GLOB", help="not these layers; wins over --include")
+    add("--report", metavar="FILE.json", help="write the report")
+
+
+def _inputs(parser: _Parser) -> None:
+    add = parser.add_argument
+    add("--data", metavar="INPUTS.npz", help="one array per graph input, samples on axis 0 (default: generated)")
+    add("--input-shape", action="append", default=[], metavar="NAME=1x3x224x224", help="sizes for symbolic dimensions")
+    add("--seed", type=int, default=0, metavar="S", help="of generated inputs (default 0)")
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    replayed = [n for n in ("threshold", "merge", "tolerance") if getattr(arguments, n) is not None]
+    if arguments.replay and (replayed or arguments.lossless or arguments.layer_threshold or arguments.sequential):
+        raise UsageError("--replay applies what the plan says: drop the options that would plan anew")
+    return Options(
+        threshold=arguments.threshold,
+        layer_threshold=tuple(_pair(text, float, "--layer-threshold", "GLOB=T") for text in arguments.layer_threshold),
+        lossless=arguments.lossless,
+        merge=arguments.merge,
+        depthwise=arguments.depthwise,
+        align=_align(arguments.align),
+        include=tuple(arguments.include),
+        exclude=tuple(arguments.exclude),
+        tolerance=arguments.tolerance,
+        data=arguments.data,
+        input_shape=_shapes(arguments.input_shape),
+        sequential=arguments.sequential,
+        fold_batchnorm=arguments.fold_batchnorm,
+        seed=arguments.seed,
+    )
+
+
+def _pair(text: str, convert: Callable[[str], Any], option: str, form: str) -> tuple[str, Any]:
+    name, _, value = text.rpartition("=")
+    try:
+        if not name:
+            raise ValueError
+        return name, convert(value)
+    except ValueError as error:
+        raise UsageError(f"{option} wants {form}, not {text}") from error
+
+
+def _shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    def shape(text: str) -> tuple[int, ...]:
+        return tuple(int(size) for size in text.replace(",", "x").split("x") if size or "x" in text)
+
+    return dict(_pair(text, shape, "--input-shape", "NAME=1x3x224x224") for text in texts)
+
+
+def _align(text: str) -> Any:
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError as error:
+        raise UsageError(f"--align is auto or a positive whole number, not {text}: --align 1 turns it off") from error
+
+
+def _output(arguments: argparse.Namespace) -> Path:
+    source = Path(arguments.model)
+    return Path(arguments.output) if arguments.output else source.with_name(f"{source.stem}.condensed.onnx")
+
+
+def _protect(arguments: argparse.Namespace, output: Path) -> None:
+    """Raises UsageError before anything that is read, or that exists, would be written over."""
+    written = {"-o": output, "--plan": arguments.plan, "--report": arguments.report}
+    inputs = [arguments.model, arguments.data, arguments.replay]
+    for option, path in written.items():
+        for read in inputs:
+            if path and read and _same(Path(path), Path(read)):
+                raise UsageError(f"{option} {path} is an input: choose another place for it")
+    if not Path(arguments.model).exists():
+        raise InputError(f"cannot read {arguments.model} (no such file): check the path")
+    if arguments.dry_run:
+        return
+    if output.is_dir():
+        raise UsageError(f"{output} is a folder: name a file with -o")
+    if output.exists() and not arguments.force:
+        raise UsageError(f"{output} exists: replace it with --force, or choose another place with -o")
+    for path in written.values():
+        if path and not Path(path).absolute().parent.is_dir():
+            raise UsageError(f"the folder of {path} does not exist: make it first")
+
+
+def _same(a: Path, b: Path) -> bool:
+    return a.resolve() == b.resolve() or (a.exists() and b.exists() and a.samefile(b))
+
+
+def _write(source: Path, output: Path, result: Result) -> str:
+    if not result.plan.groups:
+        model_io.copy(source, output)
+    else:
+        model_io.save(result.model, output, external=model_io.is_external(source))
+    return str(output)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    model_io.write_atomically(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+
+
+def _report_json(result: Result, output: Path | None) -> dict[str, Any]:
+    content = result.report.to_json()
+    if output is not None:
+        content["output"] = (content["output"] or content["input"]) | {"path": str(output)}
+    return content
+
+
+def _closing(result: Result, dry_run: bool, written: str) -> str:
+    if dry_run:
+        return "Dry run: nothing was written."
+    if not result.plan.groups:
+        return f"Nothing to condense: {written} is the input, byte for byte."
+    return f"Wrote {written}"
+
+
+# ---------------------------------------------------------------------------------------------------- inspect, verify
+
+
+def _inspect(given: Sequence[str]) -> int:
+    parser = _Parser(f"{PROGRAM} inspect", description="What could be condensed, to which width, what not, and why.")
+    parser.add_argument("model", metavar="MODEL")
+    _selection(parser)
+    _inputs(parser)
+    arguments = parser.parse_args(given)
+    options = Options(
+        depthwise=arguments.depthwise,
+        include=tuple(arguments.include),
+        exclude=tuple(arguments.exclude),
+        data=arguments.data,
+        input_shape=_shapes(arguments.input_shape),
+        seed=arguments.seed,
+    )
+    with _progress(False) as progress:
+        analysis = analyze(Path(arguments.model), options, progress)
+    if arguments.report:
+        _write_json(Path(arguments.report), analysis.to_json())
+    show_analysis(Console(), analysis)
+    return 0
+
+
+def _verify(given: Sequence[str]) -> int:
+    parser = _Parser(f"{PROGRAM} verify", description="Compares two models in onnxruntime; exit 1 above the tolerance.")
+    parser.add_argument("a", metavar="A")
+    parser.add_argument("b", metavar="B")
+    parser.add_argument("--tolerance", type=float, default=DEFAULT_VERIFY_TOLERANCE, metavar="R", help="default 1e-5")
+    parser.add_argument("--quiet", action="store_true", help="print errors only")
+    _inputs(parser)
+    arguments = parser.parse_args(given)
+    shapes = _shapes(arguments.input_shape)
+    found = verify(Path(arguments.a), Path(arguments.b), arguments.data, input_shape=shapes, seed=arguments.seed)
+    if not arguments.quiet:
+        show_verification(Console(), found)
+    worst = max((o.relative_l2 for o in found.outputs), key=lambda e: (e != e, e), default=0.0)
+    if not worst <= arguments.tolerance:
+        return _fail(f"the models differ by {worst:.3g}, more than --tolerance {arguments.tolerance:g}", 1)
+    return 0
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Progress | None]:
+    """A spinner with the stage's name, on a terminal only."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield None
+        return
+    with console.status("starting") as status:
+        yield lambda stage: status.update(stage)

@@ -1,0 +1,150 @@
+"""What a run tells: one frozen value, rendered as versioned JSON or as a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from onnx_condense._version import __version__
+from onnx_condense.operators import constant_arrays, running_statistics
+from onnx_condense.verify import OutputComparison
+
+FORMAT = "onnx-condense-report"
+VERSION = 1
+
+FLOATS = (
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.DOUBLE,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.BFLOAT16,
+)
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Size of a model.
+
+    Attributes:
+        sha256: of the file. path: where it is, None in memory.
+        bytes: on disk.
+        parameters: float initializers and Constants of rank >= 1, tied ones once, without running statistics of
+            BatchNormalization; parameters_with_running_statistics counts those too.
+        macs: multiply-accumulates of Conv, Gemm and MatMul with weights, per sample.
+    """
+
+    path: str | None
+    sha256: str
+    bytes: int
+    parameters: int
+    parameters_with_running_statistics: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """One dependency group: its producers, channels before and after, the highest cosine between two of its channels, the
+    lowest that was merged (None: nothing was), the threshold, the method and how many merges alignment held back."""
+
+    layers: tuple[str, ...]
+    width_before: int
+    width_after: int
+    highest_cosine: float
+    lowest_merged_cosine: float | None
+    threshold: float | None
+    method: str
+    held_back: int
+
+
+@dataclass(frozen=True)
+class RefusalReport:
+    """Layers that stay as they are for one reason, and the parameters of their weights."""
+
+    reason: str
+    layers: tuple[str, ...]
+    parameters: int
+
+
+@dataclass(frozen=True)
+class VerificationReport:
+    """Both error figures.
+
+    Attributes:
+        surgery_error, surgery_limit: condensed model against its expanded twin, relative L2.
+        inner_error: the same over intermediate tensors, measured against their own size.
+        noise: the original against itself, onnxruntime's optimizations off and on.
+        approximation_error: original against condensed model, the largest relative L2 over float outputs.
+        integer_outputs_changed: names.
+        outputs: one comparison per output, original against condensed.
+        samples, generated: how many, and whether they were generated.
+    """
+
+    surgery_error: float
+    surgery_limit: float
+    inner_error: float
+    noise: float
+    approximation_error: float
+    integer_outputs_changed: tuple[str, ...]
+    outputs: tuple[OutputComparison, ...]
+    samples: int
+    generated: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that a run found and did; `to_json` is the stable form."""
+
+    input: ModelFacts
+    output: ModelFacts | None
+    options: Mapping[str, Any]
+    align: int
+    groups: tuple[GroupReport, ...]
+    refusals: tuple[RefusalReport, ...]
+    verification: VerificationReport | None
+    warnings: tuple[str, ...]
+    seconds: Mapping[str, float]
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was condensed."""
+        return any(g.width_after < g.width_before for g in self.groups)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as a JSON object; numbers that are not finite are null."""
+        head = {"format": FORMAT, "version": VERSION, "tool": {"name": "onnx-condense", "version": __version__}}
+        host = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__, "numpy": np.__version__}
+        result: dict[str, Any] = finite(head | {"host": host} | asdict(self))
+        return result
+
+
+def finite(value: Any) -> Any:
+    """JSON values with null for every number that is not finite."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def count_parameters(graph: onnx.GraphProto) -> tuple[int, int]:
+    """(without, with) running statistics of BatchNormalization; see ModelFacts."""
+    statistics = {name for node in graph.node for name in running_statistics(node)}
+    tensors = [*graph.initializer, *(t.values for t in graph.sparse_initializer)]
+    sizes = [(t.name, math.prod(t.dims)) for t in tensors if t.dims and t.data_type in FLOATS]
+    for node in graph.node:
+        constants = constant_arrays(node)
+        sizes += [(node.output[0], math.prod(t.dims)) for t in constants if t.dims and t.data_type in FLOATS]
+    without, whole = sum(size for name, size in sizes if name not in statistics), sum(size for _, size in sizes)
+    for node in graph.node:
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                inner = count_parameters(body)
+                without, whole = without + inner[0], whole + inner[1]
+    return without, whole
