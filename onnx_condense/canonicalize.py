@@ -29,7 +29,11 @@ def fold_batchnorm(model: onnx.ModelProto) -> onnx.ModelProto:
         slope = scale / np.sqrt(var + epsilon)
         weight = numpy_helper_value(producer.inputs[1])
         kind = producer.inputs[1].values.dtype
-        bias = numpy_helper_value(producer.inputs[2]) if len(producer.inputs) > 2 and producer.inputs[2].name else np.zeros(len(slope))
+        bias = (
+            numpy_helper_value(producer.inputs[2])
+            if len(producer.inputs) > 2 and producer.inputs[2].name
+            else np.zeros(len(slope))
+        )
         spread = [-1 if a == axis else 1 for a in range(weight.ndim)]
         stem = producer.outputs[0].name
         folded = (weight * slope.reshape(spread)).astype(kind), ((bias - mean) * slope + shift).astype(kind)

@@ -1,61 +1,22 @@
-"""The tracer: from a graph to dependency groups, and to a reason for every channel that must stay.
-
-One forward pass. Producers make atoms, data movement carries them, elementwise operators unite them, consumers contract
-them, and whatever is not understood pins them. Every weight that the pass meets becomes a `Slot`: which atoms lie along
-its axes, and in which role. That is all that similarity, merging and rewriting need; none of them knows an operator.
-"""
+"""Dependency groups: the channels that are produced together, what weights hold them, and why others must stay."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_condense import movers
 from onnx_condense.facts import Facts
-from onnx_condense.labels import UnionFind, aligned, atoms_of, occurrence, pack, signals_of, varying
+from onnx_condense.labels import UnionFind, atoms_of, signals_of
 from onnx_condense.movers import Labels
-from onnx_condense.operators import (
-    Action,
-    Activation,
-    Contraction,
-    Elementwise,
-    Filter,
-    Kind,
-    Move,
-    Normalization,
-    Refused,
-    Window,
-    read,
-)
-from onnx_condense.runtime import Array
-from onnx_condense.signals import (
-    Activated,
-    Affine,
-    Combined,
-    Filtered,
-    Floats,
-    Ints,
-    Mapped,
-    Modulated,
-    Pooled,
-    Restricted,
-    Rows,
-    Shared,
-    Signal,
-)
+from onnx_condense.operators import Action, Contraction
+from onnx_condense.signals import Ints, Signal
 
 Role = Literal["produced", "carried", "contracted"]
-
-MOST_OCCURRENCES = 64
-"""How many places of one tensor may hold the same atom with different constants (as after Flatten)."""
-
-Interval = tuple[float, float]
-ANYTHING: Interval = (-np.inf, np.inf)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,14 +75,24 @@ class Trace:
     labels: Mapping[str, Labels]
     actions: Mapping[int, Action]
 
-    @property
-    def sizes(self) -> dict[int, int]:
-        """Node index -> parameters of its weight, for every linear map."""
-        return {i: self._size(i, a.weight) for i, a in self.actions.items() if isinstance(a, Contraction)}
-
-    def _size(self, node: int, position: int) -> int:
-        value = self.facts.value(self.facts.nodes[node].inputs[position])
+    def size(self, node: int) -> int:
+        """Parameters of a linear map's weight."""
+        action = self.actions[node]
+        assert isinstance(action, Contraction)
+        value = self.facts.value(self.facts.nodes[node].inputs[action.weight])
         return 0 if value is None else value.size
+
+    def reached(self) -> float:
+        """The share of the parameters of linear maps that is sliced when groups shrink."""
+        free = np.concatenate([g.units for g in self.groups]) if self.groups else np.zeros(0, dtype=np.int64)
+        linear = [i for i, a in self.actions.items() if isinstance(a, Contraction)]
+        touched = set()
+        for slot in self.slots:
+            atoms = atoms_of(slot.labels.reshape(-1))
+            if slot.role != "carried" and np.isin(self.unit_of[atoms[atoms >= 0]], free).any():
+                touched.add(slot.node)
+        total = sum(self.size(n) for n in linear)
+        return sum(self.size(n) for n in linear if n in touched) / total if total else 0.0
 
 
 def layer_name(node: gs.Node, index: int) -> str:
@@ -130,543 +101,72 @@ def layer_name(node: gs.Node, index: int) -> str:
     return node.name or (weights[0] if weights else f"{node.op}_{index}")
 
 
-def trace(facts: Facts) -> Trace:
-    """Finds the dependency groups of a graph."""
-    return _Tracer(facts).run()
+ONE_CHANNEL = "has one independent channel only"
 
 
-@dataclass(eq=False)
-class _Tracer:
-    facts: Facts
-    sets: UnionFind = field(default_factory=UnionFind)
-    labels: dict[str, Labels] = field(default_factory=dict)
-    intervals: dict[str, Interval] = field(default_factory=dict)
-    slots: list[Slot] = field(default_factory=list)
-    signals: list[Signal] = field(default_factory=list)
-    pins: list[tuple[Ints, str]] = field(default_factory=list)
-    producers: list[tuple[int, Ints]] = field(default_factory=list)
-    refused: list[Refusal] = field(default_factory=list)
-    actions: dict[int, Action] = field(default_factory=dict)
+def dependency_groups(
+    producers: Sequence[tuple[int, Ints]],
+    unit_of: Ints,
+    pinned: Mapping[int, str],
+    slots: Sequence[Slot],
+    name: Mapping[int, str],
+) -> tuple[list[Group], list[tuple[int, str]]]:
+    """Joins producers that share free channels into groups.
 
-    def run(self) -> Trace:
-        fixed = self.facts.static | self.facts.derived
-        self.shared_weights = self._shared_weights()
-        for index, node in enumerate(self.facts.nodes):
-            if all(t.name in fixed for t in node.outputs if t.name):
-                continue
-            self.index, self.node = index, node
-            action = read(node, self.facts)
-            self.actions[index] = action
-            self._visit(action)
-        for tensor in self.facts.graph.outputs:
-            self._pin_tensor(tensor.name, "is an output of the model")
-        for name in self.facts.captured():
-            self._pin_tensor(name, "is read inside an If, Loop or Scan body")
-        return self._finish()
+    Args:
+        producers: (node index, its atoms) in topological order.
+        unit_of: atom -> unit.
+        pinned: unit -> why it must stay.
+        slots: every weight that holds labels.
+        name: node index -> layer name.
 
-    # ---- one node
-
-    def _visit(self, action: Action) -> None:
-        self._interval(action)
-        match action:
-            case Contraction():
-                self._contraction(action)
-            case Filter():
-                self._filter(action)
-            case Normalization():
-                self._normalization(action)
-            case Activation():
-                self._activation(action)
-            case Elementwise():
-                self._elementwise(action)
-            case Window():
-                self._window(action)
-            case Move():
-                self._move(action)
-            case Refused(reason):
-                self._refuse(reason)
-
-    def _refuse(self, reason: str) -> None:
-        """Pins whatever the node reads."""
-        for tensor in self.node.inputs:
-            self._pin_tensor(tensor.name, f"is read by {self._me()}, which {reason}")
-        sizes = [self.facts.value(t) for t in self.node.inputs if t.name in self.facts.static]
-        parameters = sum(v.size for v in sizes if v is not None and v.ndim > 1 and v.dtype.kind == "f")
-        if parameters:
-            self.refused.append(Refusal(self._me(), reason, parameters))
-
-    def _contraction(self, action: Contraction) -> None:
-        data = self.node.inputs[action.data].name
-        weight = self.facts.value(self.node.inputs[action.weight])
-        assert weight is not None
-        inner = next(a for a in action.data_axes if a in action.weight_axes)
-        outer = next(a for a in action.weight_axes if a in action.output_axes)
-        axis = action.data_axes.index(inner)
-        labels = self._uniform(self.labels.get(data), [i for i, a in enumerate(action.data_axes) if a == "*"])
-        tied = self.node.inputs[action.weight].name in self.shared_weights
-        rank = len(action.output_axes)
-        if labels is not None and axis in varying(labels) and (tied or varying(labels) != (axis,)):
-            self._pin(labels, f"is read by {self._me()}, whose weight is used more than once" if tied else f"varies along two axes at {self._me()}")
-            labels = None
-        carried = labels is not None and axis not in varying(labels)
-        if labels is not None and not carried:
-            self._add_slot(action.weight, "contracted", labels.reshape(-1), weight.ndim, action.weight_axes.index(inner), action.padded)
-        if carried and labels is not None:
-            source = [action.data_axes.index(a) if a in action.data_axes and a != inner else None for a in action.output_axes]
-            moved = labels.transpose([s for s in source if s is not None] + [axis])
-            shape = iter(moved.shape)
-            moved = moved.reshape([1 if s is None else next(shape) for s in source])
-            biased = action.bias is not None
-            self._emit(self._mapped(moved, lambda child: Mapped(child, biased)))
-            return
-        count = weight.shape[action.weight_axes.index(outer)]
-        if tied or count == 1:
-            reason = "its weight is used more than once" if tied else "it has one channel only"
-            self.refused.append(Refusal(self._me(), reason, weight.size))
-            return
-        atoms = self.sets.grow(count)
-        self.producers.append((self.index, atoms))
-        low, high = self.intervals.get(data, ANYTHING)
-        bounds = (min(low, 0.0), max(high, 0.0)) if action.padded else (low, high)
-        row = pack(atoms, self._signal(Rows(self.index, atoms, *bounds)))
-        self._add_slot(action.weight, "produced", row, weight.ndim, action.weight_axes.index(outer))
-        if action.bias is not None:
-            bias = self.facts.value(self.node.inputs[action.bias])
-            if bias is not None and bias.ndim and bias.shape[-1] == count:
-                self._add_slot(action.bias, "carried", row, bias.ndim, bias.ndim - 1)
-        self._emit(row.reshape([count if a == outer else 1 for a in action.output_axes]) if rank else row)
-
-    def _filter(self, action: Filter) -> None:
-        labels = self._uniform(self.labels.get(self.node.inputs[0].name), range(2, len(self.facts.shapes[self.node.outputs[0].name])))
-        if labels is None:
-            return
-        if varying(labels) != (1,):
-            return self._pin(labels, f"varies along another axis at {self._me()}")
-        row = labels.reshape(-1)
-        atoms, sources = atoms_of(row), signals_of(row)
-        result = np.full((len(row), action.multiplier), -1, dtype=np.int64)
-        rank = occurrence(row)
-        for key in np.unique(np.stack([sources, rank]), axis=1).T:
-            mask = (sources == key[0]) & (rank == key[1]) & (atoms >= 0)
-            if not mask.any():
-                continue
-            channels = np.flatnonzero(mask)
-            for which in range(action.multiplier):
-                signal = Filtered(self.signals[key[0]], self.index, atoms[mask], channels * action.multiplier + which, action.padded)
-                result[mask, which] = pack(atoms[mask], self._signal(signal))
-        self._emit(result.reshape(1, -1, *[1] * (labels.ndim - 2)))
-        for position in (1, 2):
-            if position < len(self.node.inputs) and self.node.inputs[position].name:
-                weight = self.facts.value(self.node.inputs[position])
-                assert weight is not None
-                self._add_slot(position, "carried", np.repeat(row, action.multiplier), weight.ndim, 0)
-
-    def _normalization(self, action: Normalization) -> None:
-        labels = self.labels.get(self.node.inputs[0].name)
-        if labels is None:
-            return
-        if varying(labels) != (1,):
-            return self._pin(labels, f"varies along another axis at {self._me()}")
-        scale, shift, mean, var = (
-            np.asarray(self.facts.value(self.node.inputs[i]), dtype=np.float64)[:, None]
-            for i in (action.scale, action.shift, action.mean, action.var)
-        )
-        slope = scale / np.sqrt(var + action.epsilon)
-        row = labels.reshape(-1)
-        affine = self._affine(row, slope, shift - mean * slope, np.abs(shift) + np.abs(mean * slope))
-        if affine is None:
-            return self._pin(labels, f"repeats too often at {self._me()}")
-        self._emit(affine.reshape(labels.shape))
-        for position in (action.scale, action.shift, action.mean, action.var):
-            self._add_slot(position, "carried", row, 1, 0)
-
-    def _activation(self, action: Activation) -> None:
-        labels = self.labels.get(self.node.inputs[0].name)
-        if labels is None:
-            return
-        if action.uniform_axis in varying(labels):
-            return self._pin(labels, f"is read by {self._me()}, which mixes channels")
-        if action.slope is None:
-            function = self._function(self.index)
-            keep = action.kind is Kind.LINEAR
-            self._emit(labels if keep else self._mapped(labels, lambda child: Activated(child, action, function)))
-            return
-        slopes = self.facts.value(self.node.inputs[action.slope])
-        assert slopes is not None
-        split = self._per_position(labels, slopes)
-        if split is None:
-            return self._pin(labels, f"repeats too often at {self._me()}")
-        values, function = split, self._function(self.index)
-
-        def make(child: Signal, atoms: Ints, places: Ints) -> Signal:
-            return Activated(child, action, function, atoms, values[places].mean(1))
-
-        emitted = self._split_signals(labels.reshape(-1), values, make)
-        if emitted is None or values.shape[1] > 1:
-            return self._pin(labels, f"has slopes that vary in space at {self._me()}")
-        self._emit(emitted.reshape(labels.shape))
-        self._carry(action.slope, labels, slopes)
-
-    def _window(self, action: Window) -> None:
-        labels = self.labels.get(self.node.inputs[0].name)
-        if labels is None:
-            return
-        reduces = action.dropped or self.actions[self.index] != action or 1 in action.axes or 0 in action.axes
-        if reduces and set(action.axes) & set(varying(labels)):
-            return self._pin(labels, f"is read by {self._me()}, which reduces over channels")
-        uniform = self._uniform(labels, action.axes)
-        if uniform is None:
-            return
-        result = self._mapped(uniform, lambda child: Pooled(child, action.linear, action.padded, action.scale_free))
-        if action.dropped:
-            result = result.reshape([n for axis, n in enumerate(result.shape) if axis not in action.axes])
-        self._emit(result)
-
-    def _move(self, action: Move) -> None:
-        inputs = [self.labels.get(t.name) for t in self.node.inputs]
-        if not any(labels is not None for labels in inputs):
-            return
-        try:
-            if action.name == "concat":
-                shapes = [self._shape(t) for t in self.node.inputs]
-                parts = [np.full([1] * len(s), -1) if x is None else x for x, s in zip(inputs, shapes, strict=True)]
-                self._emit(movers.concat(parts, shapes, action.parameters["axis"]))
-                return
-            labels = inputs[0]
-            if labels is None:
-                return self._refuse("moves data by amounts that are computed from data")
-            results = movers.apply(action.name, action.parameters, labels, self._shape(self.node.inputs[0]))
-        except ValueError as error:
-            return self._refuse(str(error))
-        for tensor, result in zip(self.node.outputs, results, strict=True):
-            self._emit(result, tensor.name)
-
-    # ---- elementwise operators between tensors
-
-    def _elementwise(self, action: Elementwise) -> None:
-        tensors = self.node.inputs
-        shape = self._shape(self.node.outputs[0])
-        names = [t.name for t in tensors]
-        if len(names) == 1:
-            labels = self.labels.get(names[0])
-            return self._emit(labels) if labels is not None else None
-        left = self._operand(tensors[0], len(shape))
-        for tensor in tensors[1:]:
-            right = self._operand(tensor, len(shape))
-            left = self._pair(action.operation, left, right, shape)
-        if left.labels is not None:
-            self._emit(left.labels)
-
-    def _operand(self, tensor: gs.Tensor, rank: int) -> _Operand:
-        labels = self.labels.get(tensor.name)
-        shape = self._shape(tensor)
-        value = self.facts.value(tensor) if tensor.name in self.facts.static else None
-        position = next(i for i, t in enumerate(self.node.inputs) if t is tensor)
-        full = (1,) * (rank - len(shape)) + shape
-        return _Operand(None if labels is None else aligned(labels, rank), full, value, position)
-
-    def _pair(self, operation: str, left: _Operand, right: _Operand, shape: movers.Shape) -> _Operand:
-        whole = np.broadcast_shapes(left.shape, right.shape)
-        if left.labels is not None and right.labels is not None:
-            return _Operand(self._unite(operation, left, right), whole, None, -1)
-        if left.labels is None and right.labels is None:
-            return _Operand(None, whole, None, -1)
-        one, other = (left, right) if left.labels is not None else (right, left)
-        assert one.labels is not None
-        if other.value is not None:
-            return _Operand(self._with_constant(operation, one.labels, other, swapped=one is right), whole, None, -1)
-        if any(other.shape[axis] > 1 for axis in varying(one.labels)):
-            self._pin(one.labels, f"meets a tensor at {self._me()} whose channels cannot be removed")
-            return _Operand(None, whole, None, -1)
-        return _Operand(self._with_shared(operation, one.labels, swapped=one is right), whole, None, -1)
-
-    def _unite(self, operation: str, left: _Operand, right: _Operand) -> Labels | None:
-        assert left.labels is not None and right.labels is not None
-        if varying(left.labels) != varying(right.labels):
-            for one, other in ((left, right), (right, left)):
-                self._pin(one.labels, f"meets a tensor at {self._me()} that varies along other axes")
-            return None
-        a, b = left.labels.reshape(-1), right.labels.reshape(-1)
-        x, y = atoms_of(a), atoms_of(b)
-        both = (x >= 0) & (y >= 0)
-        lonely = f"meets a tensor at {self._me()} whose channels cannot be removed"
-        self._pin(a[~both], lonely)
-        self._pin(b[~both], lonely)
-        self.sets.unite(x[both], y[both])
-        result = np.full(len(a), -1, dtype=np.int64)
-        pairs = np.stack([signals_of(a), signals_of(b)])
-        for key in np.unique(pairs[:, both], axis=1).T:
-            mask = both & (pairs == key[:, None]).all(0)
-            one, other = self.signals[key[0]], self.signals[key[1]]
-            if not np.array_equal(x[mask], y[mask]):
-                one, other = Restricted(one, x[mask]), Restricted(other, y[mask])
-            result[mask] = pack(x[mask], self._signal(Combined(operation, one, other)))
-        return result.reshape(left.labels.shape)
-
-    def _with_shared(self, operation: str, labels: Labels, swapped: bool) -> Labels:
-        """The other operand is data, and the same for every channel."""
-        if operation == "mul" or (operation == "div" and not swapped):
-            return self._mapped(labels, Modulated)
-        shared = Shared()
-
-        def make(child: Signal) -> Signal:
-            return Combined(operation, shared, child) if swapped else Combined(operation, child, shared)
-
-        return self._mapped(labels, make)
-
-    def _with_constant(self, operation: str, labels: Labels, other: _Operand, swapped: bool) -> Labels | None:
-        assert other.value is not None
-        value = aligned(np.asarray(other.value, dtype=np.float64), labels.ndim)
-        uniform = all(value.shape[axis] == 1 for axis in varying(labels))
-        if operation in ("max", "min") or (operation == "div" and swapped):
-            if not uniform or value.size > 1:
-                self._pin(labels, f"is read by {self._me()}, which compares or divides by channel")
-                return None
-            action = self._comparison(operation, float(value.reshape(-1)[0]))
-            function = self._function(self.index)
-            return self._mapped(labels, lambda child: Activated(child, action, function))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            scale, shift = {
-                "add": (np.ones_like(value), value),
-                "sub": (-np.ones_like(value), value) if swapped else (np.ones_like(value), -value),
-                "mul": (value, np.zeros_like(value)),
-                "div": (1 / value, np.zeros_like(value)),
-            }[operation]
-        scales, shifts = self._per_position(labels, scale), self._per_position(labels, shift)
-        if not np.isfinite(scales).all():
-            self._pin(labels, f"is divided by zero at {self._me()}")
-            return None
-        affine = self._affine(labels.reshape(-1), scales, shifts, np.abs(shifts))
-        if affine is None:
-            self._pin(labels, f"repeats too often at {self._me()}")
-            return None
-        self._carry(other.position, labels, other.value)
-        return affine.reshape(labels.shape)
-
-    @staticmethod
-    def _comparison(operation: str, value: float) -> Activation:
-        if operation == "div":
-            return Activation(Kind.BOUNDED)
-        kind = Kind.HOMOGENEOUS if value == 0 else Kind.UNBOUNDED
-        flat = (value, np.inf) if operation == "max" else (-np.inf, value)
-        return Activation(kind, *flat, flat)
-
-    def _carry(self, position: int, labels: Labels, value: Array) -> None:
-        """A constant with one parameter per channel: sliced where it varies along a labelled axis."""
-        view = labels
-        for axis in varying(labels):
-            behind = axis - (labels.ndim - value.ndim)
-            if behind < 0 or value.shape[behind] == 1:
-                view = view.take([0], axis)
-        if view.size > 1:
-            kept = view.reshape(view.shape[view.ndim - value.ndim :]) if view.ndim > value.ndim else view
-            self.slots.append(Slot(self.index, position, "carried", kept))
-
-    # ---- signals
-
-    def _signal(self, signal: Signal) -> int:
-        self.signals.append(signal)
-        return len(self.signals) - 1
-
-    def _mapped(self, labels: Labels, make: Callable[[Signal], Signal]) -> Labels:
-        """Labels with every distinct signal replaced by make(signal)."""
-        atoms, sources = atoms_of(labels), signals_of(labels)
-        result = np.full(labels.shape, -1, dtype=np.int64)
-        for key in np.unique(sources[atoms >= 0]):
-            mask = (sources == key) & (atoms >= 0)
-            result[mask] = pack(atoms[mask], self._signal(make(self.signals[key])))
-        return result
-
-    def _per_position(self, labels: Labels, value: Array) -> Floats:
-        """[places, q]: the part of a broadcast constant that meets each labelled place."""
-        value = aligned(np.asarray(value, dtype=np.float64), labels.ndim)
-        axes = varying(labels)
-        full = np.broadcast_to(value, [labels.shape[a] if a in axes else n for a, n in enumerate(value.shape)])
-        others = [a for a in range(labels.ndim) if a not in axes]
-        return full.transpose([*axes, *others]).reshape(labels.size, -1)
-
-    def _affine(self, row: Labels, scale: Floats, shift: Floats, magnitude: Floats) -> Labels | None:
-        def make(child: Signal, atoms: Ints, places: Ints) -> Signal:
-            return Affine(child, atoms, scale[places], shift[places], magnitude[places])
-
-        return self._split_signals(row, np.hstack([scale, shift]), make)
-
-    def _split_signals(self, row: Labels, values: Floats, make: Callable[[Signal, Ints, Ints], Signal]) -> Labels | None:
-        """One new signal per distinct one; places of the same atom with different values get signals of their own."""
-        atoms, sources, rank = atoms_of(row), signals_of(row), occurrence(row)
-        if rank.max(initial=0):
-            order = np.lexsort((rank, row))
-            first = order[np.flatnonzero(rank[order] == 0)]
-            head = first[np.cumsum(rank[order] == 0) - 1]
-            if np.array_equal(values[order], values[head]):
-                rank = np.zeros_like(rank)
-        if rank.max(initial=0) >= MOST_OCCURRENCES:
-            return None
-        result = np.full(len(row), -1, dtype=np.int64)
-        for key in np.unique(np.stack([sources, rank])[:, atoms >= 0], axis=1).T:
-            places = np.flatnonzero((sources == key[0]) & (rank == key[1]) & (atoms >= 0))
-            result[places] = pack(atoms[places], self._signal(make(self.signals[key[0]], atoms[places], places)))
-        return result
-
-    def _function(self, index: int) -> Callable[[Floats], Floats]:
-        facts = self.facts
-
-        def evaluate(values: Floats) -> Floats:
-            return facts.evaluate(index, values)
-
-        return evaluate
-
-    # ---- small helpers
-
-    def _me(self) -> str:
-        return layer_name(self.node, self.index)
-
-    def _shape(self, tensor: gs.Tensor) -> movers.Shape:
-        value = self.facts.value(tensor)
-        return tuple(value.shape) if value is not None else self.facts.shapes[tensor.name]
-
-    def _emit(self, labels: Labels, name: str | None = None) -> None:
-        labels = movers.compress(labels)
-        if (atoms_of(labels) < 0).all():
-            return
-        if labels.size == 1:
-            return self._pin(labels, f"is broadcast as a single channel at {self._me()}")
-        self.labels[name or self.node.outputs[0].name] = labels
-
-    def _add_slot(self, position: int, role: Role, row: Labels, rank: int, axis: int, padded: bool = False) -> None:
-        shape = [1] * rank
-        shape[axis] = len(row)
-        self.slots.append(Slot(self.index, position, role, row.reshape(shape), axis, padded))
-
-    def _uniform(self, labels: Labels | None, axes: range | list[int] | tuple[int, ...]) -> Labels | None:
-        """Labels with one atom along the axes that a window mixes: those that varied are united."""
-        if labels is None:
-            return None
-        for axis in axes:
-            if labels.shape[axis] == 1:
-                continue
-            first = np.broadcast_to(labels.take([0], axis), labels.shape)
-            if not np.array_equal(signals_of(first), signals_of(labels)) or (labels < 0).any():
-                self._pin(labels, f"varies in space at {self._me()}")
-                return None
-            self.sets.unite(atoms_of(first).reshape(-1), atoms_of(labels).reshape(-1))
-            labels = labels.take([0], axis)
-        return labels
-
-    def _pin(self, labels: Labels | None, reason: str) -> None:
-        if labels is None:
-            return
-        atoms = np.unique(atoms_of(labels))
-        atoms = atoms[atoms >= 0]
-        if len(atoms):
-            self.pins.append((atoms, reason))
-
-    def _pin_tensor(self, name: str, reason: str) -> None:
-        self._pin(self.labels.get(name), reason)
-
-    def _shared_weights(self) -> set[str]:
-        """Names of matrices and kernels that more than one node input reads."""
-        names = set()
-        for name in self.facts.static:
-            if len(self.facts.consumers(name)) > 1:
-                value = self.facts.value_by_name(name)
-                if value is not None and value.ndim >= 2:
-                    names.add(name)
-        return names
-
-    def _interval(self, action: Action) -> None:
-        """Bounds of every element of the node's outputs, as far as simple facts tell."""
-        ends = [self.intervals.get(t.name, self._constant_interval(t)) for t in self.node.inputs if t.name]
-        low, high = ends[0] if ends else ANYTHING
-        result = ANYTHING
-        match action:
-            case Activation() if action.slope is None:
-                known = action.kind is Kind.LINEAR or action.flat != ANYTHING
-                low, high = (low, high) if known else ANYTHING
-                result = float(np.clip(low, action.low, action.high)), float(np.clip(high, action.low, action.high))
-            case Window() if action.scale_free:
-                result = (min(low, 0.0), max(high, 0.0)) if action.padded else (low, high)
-            case Move(name="concat"):
-                result = min(e[0] for e in ends), max(e[1] for e in ends)
-            case Move():
-                result = low, high
-            case Elementwise("add"):
-                result = sum(e[0] for e in ends), sum(e[1] for e in ends)
-            case Elementwise("mul") if all(e[0] >= 0 for e in ends):
-                result = 0.0, np.inf
-        if result != ANYTHING:
-            self.intervals.update((t.name, result) for t in self.node.outputs)
-
-    def _constant_interval(self, tensor: gs.Tensor) -> Interval:
-        value = self.facts.value(tensor) if tensor.name in self.facts.static else None
-        if value is None or value.dtype.kind not in "fiu" or not value.size:
-            return ANYTHING
-        return float(value.min()), float(value.max())
-
-    # ---- the result
-
-    def _finish(self) -> Trace:
-        unit_of = self.sets.roots()
-        pinned = {int(unit): reason for atoms, reason in reversed(self.pins) for unit in np.unique(unit_of[atoms])}
-        owner = UnionFind()
-        owner.grow(len(self.producers))
-        first: dict[int, int] = {}
-        for number, (_, atoms) in enumerate(self.producers):
-            for unit in np.unique(unit_of[atoms]).tolist():
-                if unit not in pinned:
-                    owner.unite(np.array([first.setdefault(unit, number)]), np.array([number]))
-        roots = owner.roots()
-        groups, refusals = [], list(self.refused)
-        for root, members in groupby(sorted(range(len(roots)), key=lambda n: (roots[n], n)), key=lambda n: int(roots[n])):
-            numbers = list(members)
-            units = np.unique(np.concatenate([unit_of[self.producers[n][1]] for n in numbers]))
-            free = np.array([u for u in units.tolist() if u not in pinned], dtype=np.int64)
-            nodes = tuple(self.producers[n][0] for n in numbers)
-            if len(free) < 2:
-                reason = pinned.get(int(units[0]), "it has one independent channel only")
-                refusals += [Refusal(self._layer(n), reason, self._size(n)) for n in nodes]
-                continue
-            layers = tuple(self._layer(n) for n in nodes)
-            groups.append(Group(len(groups), free, self._cells(free, unit_of), nodes, layers))
-            del root
-        return Trace(
-            self.facts, tuple(groups), tuple(refusals), tuple(self.slots), tuple(self.signals), unit_of, self.labels, self.actions
-        )
-
-    def _layer(self, index: int) -> str:
-        return layer_name(self.facts.nodes[index], index)
-
-    def _size(self, index: int) -> int:
-        action = self.actions[index]
-        assert isinstance(action, Contraction)
-        value = self.facts.value(self.facts.nodes[index].inputs[action.weight])
-        return 0 if value is None else value.size
-
-    def _cells(self, units: Ints, unit_of: Ints) -> tuple[Ints, ...]:
-        """Channels may merge when the same slots hold them, equally often, through the same signals."""
-        signatures: list[list[object]] = [[] for _ in units]
-        index = np.full(len(unit_of), -1, dtype=np.int64)
-        index[units] = np.arange(len(units))
-        for number, slot in enumerate(self.slots):
-            row = slot.labels.reshape(-1)
-            atoms = atoms_of(row)
-            inside = np.where(atoms >= 0, index[unit_of[atoms]], -1)
-            order = np.argsort(inside, kind="stable")[np.count_nonzero(inside < 0) :]
-            if not len(order):
-                continue
-            owners, sources = inside[order], signals_of(row)[order]
-            starts = np.flatnonzero(np.r_[True, owners[1:] != owners[:-1]])
-            for start, stop in zip(starts, np.r_[starts[1:], len(owners)], strict=True):
-                signatures[owners[start]].append((number, sources[start:stop].tobytes()))
-        cells: dict[tuple[object, ...], list[int]] = {}
-        for position, signature in enumerate(signatures):
-            cells.setdefault(tuple(signature), []).append(position)
-        return tuple(np.array(members, dtype=np.int64) for members in cells.values())
+    Returns:
+        The groups with at least two free channels, and (node index, reason) for every other producer.
+    """
+    groups: list[Group] = []
+    refused: list[tuple[int, str]] = []
+    for members in _joined(producers, unit_of, pinned):
+        units = np.unique(np.concatenate([unit_of[producers[n][1]] for n in members]))
+        free = np.array([u for u in units.tolist() if u not in pinned], dtype=np.int64)
+        nodes = tuple(producers[n][0] for n in members)
+        if len(free) < 2:
+            refused += [(n, pinned.get(int(units[0]), ONE_CHANNEL)) for n in nodes]
+            continue
+        groups.append(Group(len(groups), free, _cells(free, unit_of, slots), nodes, tuple(name[n] for n in nodes)))
+    return groups, refused
 
 
-@dataclass(frozen=True, eq=False)
-class _Operand:
-    labels: Labels | None
-    shape: movers.Shape
-    value: Array | None
-    position: int
+def _joined(producers: Sequence[tuple[int, Ints]], unit_of: Ints, pinned: Mapping[int, str]) -> list[list[int]]:
+    """Positions of producers, by connected component over shared free units."""
+    sets = UnionFind()
+    sets.grow(len(producers))
+    first: dict[int, int] = {}
+    for number, (_, atoms) in enumerate(producers):
+        for unit in np.unique(unit_of[atoms]).tolist():
+            if unit not in pinned:
+                sets.unite(np.array([first.setdefault(unit, number)]), np.array([number]))
+    roots = sets.roots().tolist()
+    order = sorted(range(len(producers)), key=lambda n: (roots[n], n))
+    return [list(members) for _, members in groupby(order, key=lambda n: roots[n])]
+
+
+def _cells(units: Ints, unit_of: Ints, slots: Sequence[Slot]) -> tuple[Ints, ...]:
+    """Channels may merge when the same slots hold them, equally often, through the same signals."""
+    signatures: list[list[object]] = [[] for _ in units]
+    index = np.full(len(unit_of), -1, dtype=np.int64)
+    index[units] = np.arange(len(units))
+    for number, slot in enumerate(slots):
+        row = slot.labels.reshape(-1)
+        atoms = atoms_of(row)
+        inside = np.where(atoms >= 0, index[unit_of[atoms]], -1)
+        order = np.argsort(inside, kind="stable")[np.count_nonzero(inside < 0) :]
+        if not len(order):
+            continue
+        owners, sources = inside[order], signals_of(row)[order]
+        starts = np.flatnonzero(np.r_[True, owners[1:] != owners[:-1]])
+        for start, stop in zip(starts, np.r_[starts[1:], len(owners)], strict=True):
+            signatures[owners[start]].append((number, sources[start:stop].tobytes()))
+    cells: dict[tuple[object, ...], list[int]] = {}
+    for position, signature in enumerate(signatures):
+        cells.setdefault(tuple(signature), []).append(position)
+    return tuple(np.array(members, dtype=np.int64) for members in cells.values())

@@ -69,12 +69,12 @@ def _fail(message: str, code: int) -> int:
 def _condense(given: Sequence[str]) -> int:
     arguments = _condense_parser().parse_args(given)
     options = _options(arguments)
-    source, output = Path(arguments.model), _output(arguments)
+    output = _output(arguments)
     _protect(arguments, output)
     replay = Plan.load(Path(arguments.replay)) if arguments.replay else None
     with _progress(arguments.quiet) as progress:
-        result = condense(source, options, replay=replay, dry_run=arguments.dry_run, progress=progress)
-    written = output.name if arguments.dry_run else _write(source, output, result)
+        result = condense(Path(arguments.model), options, replay=replay, dry_run=arguments.dry_run, progress=progress)
+    written = output.name if arguments.dry_run else _write(output, result)
     if arguments.plan:
         result.plan.save(Path(arguments.plan))
     if arguments.report:
@@ -91,7 +91,7 @@ def _condense(given: Sequence[str]) -> int:
 def _condense_parser() -> _Parser:
     parser = _Parser(
         PROGRAM,
-        description="One ONNX file in, a smaller and faster ONNX file out. Also: onnx-condense inspect, onnx-condense verify.",
+        description="One ONNX file in, a smaller and faster one out. See also: inspect, verify.",
         epilog="Exit codes: 0 done; 1 verification or tolerance not met, nothing written; 2 bad input or usage.",
     )
     add = parser.add_argument
@@ -118,7 +118,12 @@ def _condense_parser() -> _Parser:
 
 def _selection(parser: _Parser) -> None:
     add = parser.add_argument
-    add("--depthwise", choices=("joint", "kernel"), default="joint", help="judge every stage, or the depthwise taps alone")
+    add(
+        "--depthwise",
+        choices=("joint", "kernel"),
+        default="joint",
+        help="judge every stage, or the depthwise taps alone",
+    )
     add("--include", action="append", default=[], metavar="GLOB", help="only these layers (node or weight names)")
     add("--exclude", action="append", default=[], metavar="GLOB", help="not these layers; wins over --include")
     add("--report", metavar="FILE.json", help="write the report")
@@ -209,11 +214,11 @@ def _same(a: Path, b: Path) -> bool:
     return a.resolve() == b.resolve() or (a.exists() and b.exists() and a.samefile(b))
 
 
-def _write(source: Path, output: Path, result: Result) -> str:
+def _write(output: Path, result: Result) -> str:
     if not result.plan.groups:
-        model_io.copy(source, output)
+        model_io.copy(result.source, output)
     else:
-        model_io.save(result.model, output, external=model_io.is_external(source))
+        model_io.save(result.model, output, external=bool(result.source.external))
     return str(output)
 
 

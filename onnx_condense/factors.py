@@ -81,16 +81,16 @@ def activate(factors: list[Factor], kind: Kind) -> list[Factor]:
         Kind.BOUNDED: Rule.EQUAL,
     }
     bent = kind not in (Kind.HOMOGENEOUS, Kind.ABSOLUTE)
-    return [
-        replace(f, rule=f.rule.meet(rules[kind]), bent=f.bent or bent, open=False, virtual=False) for f in factors
-    ]
+    return [replace(f, rule=f.rule.meet(rules[kind]), bent=f.bent or bent, open=False, virtual=False) for f in factors]
 
 
 def add(left: list[Factor], right: list[Factor]) -> list[Factor]:
     """Producers that are added form one concatenated vector with one ratio."""
     if {f.leaves for f in left} == {f.leaves for f in right}:
         pairs = zip(left, sorted(right, key=lambda f: [g.leaves for g in left].index(f.leaves)), strict=True)
-        return [replace(a, rule=a.rule.meet(b.rule), bent=a.bent or b.bent, open=False, virtual=False) for a, b in pairs]
+        return [
+            replace(a, rule=a.rule.meet(b.rule), bent=a.bent or b.bent, open=False, virtual=False) for a, b in pairs
+        ]
     left, right = [f for f in left if not f.virtual], [f for f in right if not f.virtual]
     free_left = [f for f in left if f.rule is not Rule.EQUAL]
     free_right = [f for f in right if f.rule is not Rule.EQUAL]
@@ -107,13 +107,15 @@ def add(left: list[Factor], right: list[Factor]) -> list[Factor]:
         rule = reduce(Rule.meet, (f.rule for f in free))
         if len(free) == 1:
             rule = Rule.EQUAL
-        joined = Factor(rows, np.zeros((len(rows), 1)), leaves, rule, any(f.bent for f in free), open=rule is not Rule.EQUAL)
+        joined = Factor(
+            rows, np.zeros((len(rows), 1)), leaves, rule, any(f.bent for f in free), open=rule is not Rule.EQUAL
+        )
         return [f for f in _distinct(left + right) if f.rule is Rule.EQUAL] + [joined]
     return [replace(f, rule=Rule.EQUAL, open=False) for f in _distinct(left + right)]
 
 
 def multiply(left: list[Factor], right: list[Factor]) -> list[Factor]:
-    """Stages that are multiplied are judged one by one; a function of one signal alone (x · sigmoid(x)) is one stage."""
+    """Stages that are multiplied are judged one by one; a function of one signal (x · sigmoid(x)) is one stage."""
     left = [replace(f, open=False, virtual=False) for f in left]
     right = [replace(f, open=False, virtual=False) for f in right]
     if len(left) == len(right) == 1 and left[0].leaves == right[0].leaves:

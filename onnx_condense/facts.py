@@ -69,7 +69,9 @@ class Facts:
             [onnx.ValueInfoProto(name=proto.output[0])],
             kinds,
         )
-        model = onnx.ModelProto(ir_version=max(self.model.ir_version, 4), graph=graph, opset_import=self.model.opset_import)
+        model = onnx.ModelProto(
+            ir_version=max(self.model.ir_version, 4), graph=graph, opset_import=self.model.opset_import
+        )
         feed = {data: values.astype(onnx.helper.tensor_dtype_to_np_dtype(kind))}
         return run(session(model, optimize=False), None, feed)[0].astype(np.float64)
 
@@ -155,7 +157,9 @@ class Facts:
             return dict(feed)
         graph.initializer.extend(t for t in self.model.graph.initializer if t.name in needed)
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
-        model = onnx.ModelProto(ir_version=max(self.model.ir_version, 4), graph=graph, opset_import=self.model.opset_import)
+        model = onnx.ModelProto(
+            ir_version=max(self.model.ir_version, 4), graph=graph, opset_import=self.model.opset_import
+        )
         found = run(session(model, optimize=False), wanted, {k: v for k, v in feed.items() if k in needed})
         return feed | {name: value for name, value in zip(wanted, found, strict=True) if value.size <= LARGE}
 
@@ -178,7 +182,9 @@ def _names_inside(body: gs.Graph) -> Iterator[str]:
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy small enough for shape inference: weights of more than a kilobyte are replaced by typed inputs."""
-    small = onnx.ModelProto(ir_version=max(model.ir_version, 4), opset_import=model.opset_import, functions=model.functions)
+    small = onnx.ModelProto(
+        ir_version=max(model.ir_version, 4), opset_import=model.opset_import, functions=model.functions
+    )
     small.graph.node.extend(model.graph.node)
     small.graph.output.extend(model.graph.output)
     small.graph.name = model.graph.name
@@ -188,5 +194,7 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
         if tensor.ByteSize() <= 1024:
             small.graph.initializer.append(tensor)
         else:
-            small.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+            small.graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            )
     return small

@@ -52,7 +52,9 @@ def input_specs(model: onnx.ModelProto, vocabularies: Mapping[str, int] | None =
         kind = value.type.tensor_type
         if not value.type.HasField("tensor_type") or kind.elem_type in (0, onnx.TensorProto.STRING):
             raise InputError(f"input {value.name} is not a tensor of numbers: such models are not supported")
-        dims = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else d.dim_param for d in kind.shape.dim)
+        dims = tuple(
+            d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else d.dim_param for d in kind.shape.dim
+        )
         dtype = np.dtype(tensor_dtype_to_np_dtype(kind.elem_type))
         specs.append(InputSpec(value.name, dtype, dims, (vocabularies or {}).get(value.name)))
     return specs
@@ -82,7 +84,9 @@ def _names(specs: list[InputSpec]) -> str:
 def _fill(spec: InputSpec, shape: tuple[int, ...]) -> InputSpec:
     given = "x".join(map(str, shape))
     if spec.dims and len(shape) != len(spec.dims):
-        raise UsageError(f"--input-shape {spec.name}={given} has {len(shape)} dimensions, the model's has {len(spec.dims)}")
+        raise UsageError(
+            f"--input-shape {spec.name}={given} has {len(shape)} dimensions, the model's has {len(spec.dims)}"
+        )
     for size, dim in zip(shape, spec.dims, strict=False):
         if size < 1 or (isinstance(dim, int) and dim != size):
             raise UsageError(f"--input-shape {spec.name}={given} does not fit the model's {_text(spec)}")
@@ -114,11 +118,16 @@ def _split(specs: list[InputSpec], arrays: dict[str, Array]) -> list[Feed]:
     for spec in specs:
         array, rank = arrays[spec.name], len(spec.dims)
         if array.ndim == rank + 1 or (rank and array.ndim == rank):
-            fits = zip(array.shape[array.ndim - rank + (array.ndim == rank):], spec.dims[(array.ndim == rank):], strict=True)
+            fits = zip(
+                array.shape[array.ndim - rank + (array.ndim == rank) :], spec.dims[(array.ndim == rank) :], strict=True
+            )
             if all(isinstance(dim, str) or dim == size for size, dim in fits):
                 counts.add(_samples(spec, array))
                 continue
-        raise InputError(f"data for {spec.name} has shape {'x'.join(map(str, array.shape))}, the model wants {_text(spec)} with samples on axis 0")
+        raise InputError(
+            f"data for {spec.name} has shape {'x'.join(map(str, array.shape))}, "
+            f"the model wants {_text(spec)} with samples on axis 0"
+        )
     if len(counts) != 1 or 0 in counts:
         raise InputError(f"the arrays for {_names(specs)} hold different numbers of samples, or none: make them equal")
     feeds = []
@@ -141,7 +150,7 @@ def _samples(spec: InputSpec, array: Array) -> int:
 
 def _chunk(spec: InputSpec, array: Array, index: int) -> Array:
     if array.ndim > len(spec.dims):
-        return array[index]
+        return np.asarray(array[index])
     return array[index * _batch(spec) : (index + 1) * _batch(spec)]
 
 
@@ -155,7 +164,7 @@ def _generate(model: onnx.ModelProto, specs: list[InputSpec], seed: int) -> list
     runner = session(model, optimize=False)
     last: InputError | None = None
     for sizes in _candidates(len(others)):
-        for batch in ((max(2, min(SAMPLES, room)), 1) if batches else (1,)):
+        for batch in (max(2, min(SAMPLES, room)), 1) if batches else (1,):
             symbols = dict(zip(others, sizes, strict=True)) | {name: batch for name in batches}
             made = [_random_feed(specs, symbols, seed + index) for index in range(feeds)]
             try:
@@ -177,7 +186,10 @@ def _candidates(count: int) -> list[tuple[int, ...]]:
 
 def _random_feed(specs: list[InputSpec], symbols: Mapping[str, int], seed: int) -> Feed:
     generator = np.random.default_rng(seed)
-    return {spec.name: _random(generator, spec, [d if isinstance(d, int) else symbols[d] for d in spec.dims]) for spec in specs}
+    return {
+        spec.name: _random(generator, spec, [d if isinstance(d, int) else symbols[d] for d in spec.dims])
+        for spec in specs
+    }
 
 
 def _random(generator: np.random.Generator, spec: InputSpec, shape: list[int]) -> Array:

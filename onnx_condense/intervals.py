@@ -102,7 +102,10 @@ class Intervals(Numbers):
                 taps, bias = self._kernels(signal)
                 if bias.shape[1] > 1:
                     return everything
-                low, high = (np.clip(b, *ends) for b, ends in zip(self.bounds(signal.child), ((-np.inf, 0), (0, np.inf)), strict=True))
+                low, high = (
+                    np.clip(b, *ends)
+                    for b, ends in zip(self.bounds(signal.child), ((-np.inf, 0), (0, np.inf)), strict=True)
+                )
                 negative, positive = np.minimum(taps, 0).sum(1), np.maximum(taps, 0).sum(1)
                 return (
                     _times(positive, low) + _times(negative, high) + bias.min(1),
@@ -112,7 +115,9 @@ class Intervals(Numbers):
                 low, high = self.bounds(signal.child) if signal.action.kind is Kind.LINEAR else everything
                 if signal.action.flat != (-np.inf, np.inf):
                     low, high = self.bounds(signal.child)
-                return np.clip(low, signal.action.low, signal.action.high), np.clip(high, signal.action.low, signal.action.high)
+                return np.clip(low, signal.action.low, signal.action.high), np.clip(
+                    high, signal.action.low, signal.action.high
+                )
             case Pooled() if signal.scale_free:
                 low, high = self.bounds(signal.child)
                 return (np.minimum(low, 0), np.maximum(high, 0)) if signal.padded else (low, high)

@@ -1,8 +1,8 @@
 """Labels: which atom stands at which place of a tensor, and by which signal it got there.
 
-Every output channel of every producer is an *atom*. A label packs an atom and the index of a signal into one integer, so
-that data movement, run on labels, carries both. -1 is a place without an atom. An array of labels has the rank of its
-tensor; each axis has length 1 (nothing varies along it) or the tensor's full length.
+Every output channel of every producer is an *atom*. A label packs an atom and the index of a signal into one integer,
+so that data movement, run on labels, carries both. -1 is a place without an atom. An array of labels has the rank of
+its tensor; each axis has length 1 (nothing varies along it) or the tensor's full length.
 """
 
 from __future__ import annotations

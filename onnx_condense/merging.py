@@ -29,8 +29,8 @@ Method = Literal["lossless", "auto", "ratio", "delete"]
 class Judgement:
     """How the channels of one group compare, before any threshold is applied.
 
-    members: per cell, the indices of channels still there. alike: per cell [k, k]. gone: channels that nobody reads or that
-    are constant. constants: per path (by position) the value of those.
+    members: per cell, the indices of channels still there. alike: per cell [k, k]. gone: channels that nobody reads or
+    that are constant. constants: per path (by position) the value of those.
     """
 
     group: Group
@@ -67,7 +67,11 @@ def judge(state: State, group: Group, method: Method, depthwise: Literal["joint"
         evaluator = Evaluator(state, trace.unit_of, group.units[cell], tolerance)
         members.append(cell)
         evaluators.append(evaluator)
-        factors = [f for s in _signals(mine, cell) for f in stages(evaluator, trace, s, method, depthwise)] if len(cell) > 1 else []
+        factors = (
+            [f for s in _signals(mine, cell) for f in stages(evaluator, trace, s, method, depthwise)]
+            if len(cell) > 1
+            else []
+        )
         alike.append(similarity(_unique(factors), len(cell)))
     return Judgement(group, mine, tuple(members), tuple(evaluators), tuple(alike), gone, constants)
 
@@ -75,7 +79,7 @@ def judge(state: State, group: Group, method: Method, depthwise: Literal["joint"
 def _precision(trace: Trace, group: Group) -> float:
     values = [trace.facts.value(t) for n in group.producers for t in trace.facts.nodes[n].inputs]
     kinds = [v.dtype for v in values if v is not None and v.dtype.kind == "f"]
-    return max((float(np.finfo(k).eps) for k in kinds), default=float(np.finfo(np.float32).eps))
+    return max((float(np.finfo(np.dtype(k).name).eps) for k in kinds), default=float(np.finfo(np.float32).eps))
 
 
 def _signals(mine: Sequence[Path], cell: Ints) -> list[int]:
@@ -106,8 +110,8 @@ def stages(evaluator: Evaluator, trace: Trace, signal: int, method: Method, dept
 def _candidate(factor: Factor, linear: bool) -> Factor:
     """A superset of what can be exact: any collinear pair; on linear paths the bias becomes part of the constant."""
     bias = np.zeros_like(factor.bias) if linear else factor.bias
-    empty = ~factor.rows.any(axis=1) & ~bias.any(axis=1)
-    return replace(factor, rows=np.where(empty[:, None], 1, factor.rows), bias=bias, rule=Rule.ANY)
+    empty = ~np.hstack([factor.rows, bias]).any(axis=1, keepdims=True)
+    return replace(factor, rows=np.where(empty, 1, factor.rows), bias=bias, rule=Rule.ANY)
 
 
 def _constant_channels(
@@ -127,7 +131,9 @@ def _constant_channels(
     return fixed & bool(values)
 
 
-def decide(judgement: Judgement, trace: Trace, method: Method, depthwise: str, threshold: float, align: int) -> GroupPlan | None:
+def decide(
+    judgement: Judgement, trace: Trace, method: Method, depthwise: str, threshold: float, align: int
+) -> GroupPlan | None:
     """The plan for a group, None when every channel stays."""
     group, n = judgement.group, len(judgement.group.units)
     main, cosine = np.arange(n), np.ones(n)
@@ -150,7 +156,9 @@ def decide(judgement: Judgement, trace: Trace, method: Method, depthwise: str, t
     main[~before] = np.flatnonzero(~before)
     if (main == np.arange(n)).all():
         return None
-    reads = tuple(_read(judgement, trace, position, main, method, depthwise) for position in range(len(judgement.paths)))
+    reads = tuple(
+        _read(judgement, trace, position, main, method, depthwise) for position in range(len(judgement.paths))
+    )
     return GroupPlan(
         group.index, group.layers, tuple(main.tolist()), tuple(cosine.tolist()), judgement.highest, held, reads
     )

@@ -40,24 +40,24 @@ class Source:
 
     Attributes:
         proto: the model, with external data loaded.
-        sha256: of the file (and of its external data files, in order of name); of the serialized message for a model in memory.
+        sha256: of the file and of its external data files, in order of name; of the message for a model in memory.
         size: bytes on disk (external data included), or of the serialized message.
         path: the file, None for a model in memory.
-        external: whether weights live outside of the file.
+        external: names of the files beside it that hold weights.
     """
 
     proto: onnx.ModelProto
     sha256: str
     size: int
     path: Path | None
-    external: bool
+    external: tuple[str, ...]
 
 
 def load(model: str | os.PathLike[str] | onnx.ModelProto) -> Source:
     """Reads a model from a file, or takes one in memory. Raises InputError with what to do."""
     if isinstance(model, onnx.ModelProto):
         data = model.SerializeToString(deterministic=True)
-        return Source(model, hashlib.sha256(data).hexdigest(), len(data), None, False)
+        return Source(model, hashlib.sha256(data).hexdigest(), len(data), None, ())
     path = Path(model)
     if path.is_dir():
         raise InputError(f"{path} is a folder: pass an .onnx file")
@@ -80,11 +80,11 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> Source:
         size += len(content)
     if external:
         load_external_data_for_model(proto, str(path.parent))
-    return Source(proto, digest.hexdigest(), size, path, bool(external))
+    return Source(proto, digest.hexdigest(), size, path, tuple(external))
 
 
 def _location(tensor: onnx.TensorProto) -> str:
-    return next(entry.value for entry in tensor.external_data if entry.key == "location")
+    return next(str(entry.value) for entry in tensor.external_data if entry.key == "location")
 
 
 def _external_bytes(path: Path, name: str) -> bytes:
@@ -141,7 +141,9 @@ def export_graph(
     _export_initializers(graph, original, result)
     _update_value_info(result, shapes)
     for key, value in provenance.items():
-        _set_metadata(result, f"onnx_condense.{key}", value if isinstance(value, str) else json.dumps(value, sort_keys=True))
+        _set_metadata(
+            result, f"onnx_condense.{key}", value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        )
     return result
 
 
@@ -237,7 +239,7 @@ def provenance(source: Source, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def serialize(model: onnx.ModelProto) -> bytes:
     """Deterministic bytes of a model."""
-    return model.SerializeToString(deterministic=True)
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def save(model: onnx.ModelProto, path: Path, external: bool = False) -> int:
@@ -267,19 +269,13 @@ def save(model: onnx.ModelProto, path: Path, external: bool = False) -> int:
     return written + write_atomically(path, serialize(outside))
 
 
-def is_external(path: Path) -> bool:
-    """Whether a model keeps weights outside of its file."""
-    return load(path).external
-
-
-def copy(source: Path, target: Path) -> None:
-    """Copies a model byte for byte, its external data files too where the target lies in another folder."""
-    model = load(source)
-    if model.external and source.absolute().parent != target.absolute().parent:
-        raw = onnx.load(source, load_external_data=False)
-        for name in sorted({_location(t) for t in raw.graph.initializer if uses_external_data(t)}):
-            write_atomically(target.parent / name, _external_bytes(source, name))
-    write_atomically(target, source.read_bytes())
+def copy(source: Source, target: Path) -> None:
+    """Copies a model file byte for byte, its external data too where the target lies in another folder."""
+    assert source.path is not None
+    if source.path.absolute().parent != target.absolute().parent:
+        for name in source.external:
+            write_atomically(target.parent / name, _external_bytes(source.path, name))
+    write_atomically(target, source.path.read_bytes())
 
 
 def write_atomically(path: Path, data: bytes | Callable[[Path], None]) -> int:

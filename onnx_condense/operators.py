@@ -129,7 +129,7 @@ class Move:
 
 @dataclass(frozen=True)
 class Refused:
-    """This use of the operator is not understood: `reason` completes the sentence "NODE ...". """
+    """This use of the operator is not understood: `reason` completes the sentence "NODE ..."."""
 
     reason: str
 
@@ -150,6 +150,11 @@ class NodeView:
 
     def has(self, index: int) -> bool:
         return index < len(self.node.inputs) and bool(self.node.inputs[index].name)
+
+    def is_used(self, output: int) -> bool:
+        """Whether an optional output is read or is an output of the model."""
+        tensors = self.node.outputs[output : output + 1]
+        return any(t.outputs or any(t is o for o in self._facts.graph.outputs) for t in tensors if t.name)
 
     def value(self, index: int) -> Array | None:
         return self._facts.value(self.node.inputs[index]) if self.has(index) else None
@@ -187,7 +192,9 @@ def _gemm(view: NodeView) -> Action:
     if bias is not None and not view.is_weight(bias):
         return Refused("adds a bias that is computed from data")
     if view.is_weight(1) and not view.is_weight(0):
-        return Contraction(0, 1, bias, "in" if trans_a else "ni", "oi" if trans_b else "io", "no", alpha=alpha, beta=beta)
+        return Contraction(
+            0, 1, bias, "in" if trans_a else "ni", "oi" if trans_b else "io", "no", alpha=alpha, beta=beta
+        )
     if view.is_weight(0) and bias is None:
         return Contraction(1, 0, None, "ni" if trans_b else "in", "io" if trans_a else "oi", "on", alpha=alpha)
     return Refused("multiplies two tensors that both depend on data")
@@ -259,6 +266,10 @@ def _prelu(view: NodeView) -> Action:
     return Activation(Kind.HOMOGENEOUS, slope=1)
 
 
+def _dropout(view: NodeView) -> Action:
+    return Refused("also returns its mask") if view.is_used(1) else Activation(Kind.LINEAR)
+
+
 def _cast(view: NodeView) -> Action:
     floats = {1, 10, 11, 16}
     return Activation(Kind.LINEAR if view.attribute("to") in floats else Kind.BOUNDED)
@@ -273,7 +284,7 @@ def _softmax(view: NodeView) -> Action:
 
 def _pool(linear: bool) -> Row:
     def row(view: NodeView) -> Action:
-        if len([o for o in view.node.outputs if o.name]) > 1:
+        if view.is_used(1):
             return Refused("also returns the indices of its maxima")
         pads = any(view.attribute("pads", [0])) or view.attribute("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
         counts_zeros = linear and pads and bool(view.attribute("count_include_pad", 0))
@@ -364,7 +375,7 @@ TABLE: Mapping[tuple[str, str], Row] = {
         "PRelu": _prelu,
         # elementwise functions
         "Identity": _fixed(Activation(Kind.LINEAR)),
-        "Dropout": _fixed(Activation(Kind.LINEAR)),
+        "Dropout": _dropout,
         "Cast": _cast,
         "Neg": _fixed(Activation(Kind.ODD)),
         "Relu": _fixed(RELU),
@@ -386,7 +397,7 @@ TABLE: Mapping[tuple[str, str], Row] = {
         "Swish": _fixed(UNBOUNDED),
         "Mish": _fixed(UNBOUNDED),
         "Softplus": _fixed(Activation(Kind.UNBOUNDED, 0.0)),
-        "ThresholdedRelu": _fixed(Activation(Kind.UNBOUNDED, 0.0)),
+        "ThresholdedRelu": _fixed(UNBOUNDED),
         "Sigmoid": _fixed(Activation(Kind.BOUNDED, 0.0, 1.0)),
         "HardSigmoid": _fixed(Activation(Kind.BOUNDED, 0.0, 1.0)),
         "Cos": _fixed(Activation(Kind.BOUNDED, -1.0, 1.0)),
@@ -430,7 +441,7 @@ DEFAULT_DOMAINS = ("", "ai.onnx", None)
 
 
 def read(node: gs.Node, facts: Facts) -> Action:
-    """The action of a node, or Refused with a reason that completes "NODE ...". """
+    """The action of a node, or Refused with a reason that completes "NODE ..."."""
     domain = "" if node.domain in DEFAULT_DOMAINS else node.domain
     row = TABLE.get((domain, node.op))
     if row is None:
@@ -466,7 +477,7 @@ def constant_arrays(node: onnx.NodeProto) -> list[onnx.TensorProto]:
 
 
 def embedding_rows(facts_nodes: list[gs.Node], name: str, sizes: Mapping[str, int]) -> int | None:
-    """How many rows the table has that an integer input indexes (through Cast and the like), None if it indexes none."""
+    """How many rows the table has that an integer input indexes (through Cast and the like), None for no table."""
     names = {name}
     for node in facts_nodes:
         inputs = [t.name for t in node.inputs]

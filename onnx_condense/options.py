@@ -66,7 +66,9 @@ class Options:
             if not 0 < value <= 1:
                 raise UsageError(f"a threshold must satisfy 0 < T <= 1, not {value:g}: pass for example 0.88")
         if self.lossless and (self.threshold is not None or self.merge is not None or self.layer_threshold):
-            raise UsageError("--lossless decides by itself what is exact: drop --threshold, --layer-threshold and --merge")
+            raise UsageError(
+                "--lossless decides by itself what is exact: drop --threshold, --layer-threshold and --merge"
+            )
         if self.merge not in (None, "auto", "ratio", "delete"):
             raise UsageError(f"--merge is auto, ratio or delete, not {self.merge}")
         if self.depthwise not in ("joint", "kernel"):

@@ -28,7 +28,7 @@ from onnx_condense.signals import (
 
 @dataclass(frozen=True)
 class Relation:
-    """x_j = ratio · x_m + constant for pairs (j, m); `exact` where that holds to rounding, of values of size `scale`."""
+    """x_j = ratio · x_m + constant for pairs (j, m); `exact` where it holds to rounding, of values of size `scale`."""
 
     ratio: Floats
     constant: Floats
@@ -145,7 +145,9 @@ class Relations(Intervals):
             return Relation(ratio, a.constant, a.exact & b.exact & centred & (b.ratio != 0), size)
         return Relation(a.ratio * b.ratio, a.constant, a.exact & b.exact & centred, size)
 
-    def _loosen(self, signal: Signal, relation: Relation, wanted: Floats, j: Ints, m: Ints) -> tuple[Floats, Floats, Bools]:
+    def _loosen(
+        self, signal: Signal, relation: Relation, wanted: Floats, j: Ints, m: Ints
+    ) -> tuple[Floats, Floats, Bools]:
         """A summand that is constant in both channels takes whatever ratio the other one has."""
         value = self.constants(signal)
         free = ~np.isnan(value[j]) & ~np.isnan(value[m])

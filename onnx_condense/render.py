@@ -31,11 +31,14 @@ def show_report(console: Console, report: Report) -> None:
     if held:
         console.print(
             f"Alignment to multiples of {report.align} held back {held} merges "
-            f"({names(tuple(g.layers[0] for g in report.groups if g.held_back))}): --align 1 makes them, at the price of speed."
+            f"({names(tuple(g.layers[0] for g in report.groups if g.held_back))}): "
+            "--align 1 makes them, at the price of speed."
         )
     if report.verification is not None and report.output is not None:
         v = report.verification
-        console.print(f"Surgery error {v.surgery_error:.1e} (limit {v.surgery_limit:.1e}): the rewrite is what was planned.")
+        console.print(
+            f"Surgery error {v.surgery_error:.1e} (limit {v.surgery_limit:.1e}): the rewrite is what was planned."
+        )
         console.print(
             f"Approximation error {v.approximation_error:.3g} (relative L2) on {v.samples} "
             f"{'generated' if v.generated else 'given'} samples{_agreement(report)}."

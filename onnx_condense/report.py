@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,20 @@ import onnx
 import onnxruntime
 
 from onnx_condense._version import __version__
+from onnx_condense.builder import Builder
+from onnx_condense.channels import Group, Trace
+from onnx_condense.model_io import serialize
 from onnx_condense.operators import constant_arrays, running_statistics
+from onnx_condense.options import Options
+from onnx_condense.plan import GroupPlan
+from onnx_condense.state import State
 from onnx_condense.verify import OutputComparison
 
 FORMAT = "onnx-condense-report"
 VERSION = 1
+
+WARN_ABOVE = 0.1
+"""Approximation error above which a run without a tolerance warns."""
 
 FLOATS = (
     onnx.TensorProto.FLOAT,
@@ -48,8 +59,11 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class GroupReport:
-    """One dependency group: its producers, channels before and after, the highest cosine between two of its channels, the
-    lowest that was merged (None: nothing was), the threshold, the method and how many merges alignment held back."""
+    """One dependency group.
+
+    layers: its producers. highest_cosine: between two of its channels. lowest_merged_cosine: None where nothing merged.
+    held_back: how many merges alignment undid.
+    """
 
     layers: tuple[str, ...]
     width_before: int
@@ -148,3 +162,67 @@ def count_parameters(graph: onnx.GraphProto) -> tuple[int, int]:
                 inner = count_parameters(body)
                 without, whole = without + inner[0], whole + inner[1]
     return without, whole
+
+
+# ---------------------------------------------------------------------------------------------------- making
+
+
+def model_facts(
+    model: onnx.ModelProto, macs: int, sha256: str | None = None, size: int = 0, path: Path | None = None
+) -> ModelFacts:
+    """Size of a model; sha256 and bytes of its serialization where it is no file yet."""
+    if sha256 is None:
+        data = serialize(model)
+        sha256, size = hashlib.sha256(data).hexdigest(), len(data)
+    return ModelFacts(str(path) if path else None, sha256, size, *count_parameters(model.graph), macs)
+
+
+def group_reports(builder: Builder, state: State) -> tuple[GroupReport, ...]:
+    """One row per group that the options chose."""
+    return tuple(_group_report(builder, group, state.plans.get(group.index)) for group in builder.groups)
+
+
+def _group_report(builder: Builder, group: Group, plan: GroupPlan | None) -> GroupReport:
+    width, method = len(group.units), builder.options.method
+    pairs = zip(plan.main, plan.cosine, strict=True) if plan else ()
+    merged = [cosine for i, (main, cosine) in enumerate(pairs) if main not in (i, -1)]
+    return GroupReport(
+        layers=group.layers,
+        width_before=width,
+        width_after=len(plan.keep) if plan else width,
+        highest_cosine=plan.highest if plan else builder.judged(group).highest,
+        lowest_merged_cosine=min(merged) if merged else None,
+        threshold=None if method == "lossless" else builder.thresholds[group.index],
+        method=method if plan else "none",
+        held_back=plan.held_back if plan else 0,
+    )
+
+
+def refusal_reports(traced: Trace) -> tuple[RefusalReport, ...]:
+    """Reasons, ordered by the parameters that they cost."""
+    found: dict[str, list[tuple[str, int]]] = {}
+    for refusal in traced.refusals:
+        found.setdefault(refusal.reason, []).append((refusal.layer, refusal.parameters))
+    reports = [
+        RefusalReport(reason, tuple(layer for layer, _ in places), sum(size for _, size in places))
+        for reason, places in found.items()
+    ]
+    return tuple(sorted(reports, key=lambda r: (-r.parameters, r.reason)))
+
+
+def warnings_for(verification: VerificationReport | None, options: Options, builder: Builder) -> tuple[str, ...]:
+    """What the user should know, each with what to do."""
+    found = []
+    if builder.uneven:
+        names = ", ".join(builder.uneven)
+        found.append(f"the channels of {names} cannot be removed evenly: their groups stay as they are")
+    if verification is None:
+        return tuple(found)
+    error = verification.approximation_error
+    if options.tolerance is None and not error <= WARN_ABOVE:
+        found.append(
+            f"the outputs changed by {error:.2g} (relative L2): bound it with --tolerance, or raise --threshold"
+        )
+    if verification.integer_outputs_changed:
+        found.append(f"integer outputs changed: {', '.join(verification.integer_outputs_changed)}")
+    return tuple(found)

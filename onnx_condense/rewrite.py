@@ -1,8 +1,8 @@
 """The only mutator: from a state (the twin's weights and which channels are alive) to a model.
 
-`write(state, expanded=True)` gives the expanded twin, in the original shapes; `write(state)` gives the small model, whose
-weights are slices of the twin's. Shapes follow from the labels: along every axis of every tensor what is alive must be a
-full grid; where it is not, `Disagreement` names the channels, and the caller lets them stay.
+`write(state, expanded=True)` gives the expanded twin, in the original shapes; `write(state)` gives the small model,
+whose weights are slices of the twin's. Shapes follow from the labels: along every axis of every tensor what is alive
+must be a full grid; where it is not, `Disagreement` names the channels, and the caller lets them stay.
 """
 
 from __future__ import annotations
@@ -54,6 +54,12 @@ def write(state: State, provenance: Mapping[str, Any], expanded: bool = False) -
     return _Writer(state, expanded).write(provenance)
 
 
+def check_shapes(state: State) -> None:
+    """Raises Disagreement where `write` would."""
+    writer = _Writer(state, False)
+    writer.move()
+
+
 class _Writer:
     def __init__(self, state: State, expanded: bool) -> None:
         self.state = state
@@ -75,16 +81,20 @@ class _Writer:
         for slot in self.trace.slots:
             self._slice(slot.node, slot.input, slot.labels)
         self._insert_values()
-        for index, action in self.trace.actions.items():
-            if isinstance(action, Filter):
-                self._regroup(index)
-            elif isinstance(action, Move):
-                self._move(index, action)
+        self.move()
         self._drop_unread()
         macs = self._macs()
         model = export_graph(self.graph, self.facts.model, origin, self.edited, self._changed(), provenance)
         alive = {name: self._masks(self.trace.labels[name], name) for name in self._changed()}
         return Written(model, macs, alive)
+
+    def move(self) -> None:
+        """Rewrites attributes and shape inputs for the smaller tensors."""
+        for index, action in self.trace.actions.items():
+            if isinstance(action, Filter):
+                self._regroup(index)
+            elif isinstance(action, Move):
+                self._move(index, action)
 
     def _macs(self) -> int:
         """Output elements times the weights that each of them multiplies."""
@@ -109,7 +119,10 @@ class _Writer:
         mask = np.where(atoms >= 0, self.alive[self.trace.unit_of[atoms]], True)
         if mask.all():
             return {}
-        masks = {axis: mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)) for axis in varying(labels)}
+        masks = {
+            axis: np.asarray(np.moveaxis(mask, axis, 0).reshape(mask.shape[axis], -1).any(1))
+            for axis in varying(labels)
+        }
         grid = np.ones_like(mask)
         for axis, line in masks.items():
             grid &= line.reshape([-1 if a == axis else 1 for a in range(mask.ndim)])
@@ -203,7 +216,9 @@ class _Writer:
             by_name.setdefault(self.nodes[index].inputs[position].name, []).append((index, position))
         for name, places in by_name.items():
             uses = set(self.facts.consumers(name))
-            whole = bool(name) and name in self.facts.initializers and uses == set(places) and name not in self._outer_uses
+            whole = (
+                bool(name) and name in self.facts.initializers and uses == set(places) and name not in self._outer_uses
+            )
             made: list[tuple[Array, gs.Constant]] = []
             for index, position in places:
                 value = self.values[index, position]
@@ -258,7 +273,9 @@ class _Writer:
             if original.inputs[1].name in self.facts.derived:
                 value = self._chain[original.inputs[1].name]
             stated = None if value is None else value.tolist()
-        wanted = movers.reshape_target(stated, self._old(source), self._old(target), self.shapes[source], self.shapes[target])
+        wanted = movers.reshape_target(
+            stated, self._old(source), self._old(target), self.shapes[source], self.shapes[target]
+        )
         if stated is not None and list(stated) == wanted:
             return
         if original.inputs[1:] and original.inputs[1].name in self.facts.derived:
@@ -341,7 +358,9 @@ class _Writer:
             dead = [
                 n
                 for n in self.graph.nodes
-                if n.outputs and all(t.name not in read for t in n.outputs) and any(t.name in read_before for t in n.outputs)
+                if n.outputs
+                and all(t.name not in read for t in n.outputs)
+                and any(t.name in read_before for t in n.outputs)
             ]
             if not dead:
                 return

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from onnx_condense.errors import InputError
 from onnx_condense.model_io import PROTOBUF_LIMIT, first_line
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 
 ort.set_default_logger_severity(4)
 
 
-def session(model: onnx.ModelProto | bytes, optimize: bool = True, threads: int = 0, save_to: str = "") -> ort.InferenceSession:
+def session(
+    model: onnx.ModelProto | bytes, optimize: bool = True, threads: int = 0, save_to: str = ""
+) -> ort.InferenceSession:
     """A CPU session. Raises InputError when onnxruntime refuses the model.
 
     Args:

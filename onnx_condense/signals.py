@@ -135,7 +135,8 @@ class Combined(Signal):
 class Weights:
     """The weights that signals are evaluated on; state.State implements it with what was merged so far.
 
-    rows(node): [produced, p] times alpha; row_bias(node): [produced]; taps(node): [outputs, p]; tap_bias(node): [outputs].
+    rows(node): [produced, p] times alpha. row_bias(node): [produced]. taps(node): [outputs, p].
+    tap_bias(node): [outputs].
     """
 
     def rows(self, node: int) -> Floats:
@@ -161,7 +162,9 @@ class Numbers:
         tolerance: relative rounding error that still counts as exact.
     """
 
-    def __init__(self, weights: Weights, unit_of: Ints, units: Ints, tolerance: float, allowed: Bools | None = None) -> None:
+    def __init__(
+        self, weights: Weights, unit_of: Ints, units: Ints, tolerance: float, allowed: Bools | None = None
+    ) -> None:
         self.weights = weights
         self.unit_of = unit_of
         self.units = units

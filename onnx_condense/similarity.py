@@ -75,8 +75,8 @@ Confirm = Callable[[Ints, int], Bools]
 def condense(alike: Floats, threshold: float, confirm: Confirm | None = None) -> Ints:
     """[n]: the main neuron of every neuron, itself where it is one.
 
-    The main neuron is the ungrouped one with the most ungrouped neighbours above the threshold (itself not counted, ties
-    to the lowest index); they are its group (paper, section 2.1.4). `confirm(members, main)` may turn members away.
+    The main neuron is the ungrouped one with the most ungrouped neighbours above the threshold (itself not counted,
+    ties to the lowest index); they are its group (paper, section 2.1.4). `confirm(members, main)` turns members away.
     """
     n = len(alike)
     main = np.arange(n)

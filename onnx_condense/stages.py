@@ -53,7 +53,10 @@ class Evaluator(Relations):
                 factors = activate(self.factors(signal.child), signal.action.kind)
                 if signal.slope is not None and np.ptp(self._slopes(signal)) > 0:
                     rows = np.stack([np.ones(len(self.units)), self._slopes(signal)], 1)
-                    factors = [*factors, Factor(rows, np.zeros((len(rows), 1)), frozenset({id(signal)}), Rule.EQUAL, open=False)]
+                    factors = [
+                        *factors,
+                        Factor(rows, np.zeros((len(rows), 1)), frozenset({id(signal)}), Rule.EQUAL, open=False),
+                    ]
                 return factors
             case Pooled() | Mapped() | Modulated():
                 factors = self.factors(signal.child)
@@ -98,7 +101,7 @@ class Evaluator(Relations):
         return False
 
     def approximate(self, signal: Signal, ratio: Floats, j: Ints, m: Ints) -> tuple[Floats, Floats]:
-        """(ratio, constant) of a path whose stages have that product of ratios: affines after its last function follow."""
+        """(ratio, constant) of a path whose stages have that product of ratios, with the affines that follow."""
         match signal:
             case Affine() if not self._absorbs(signal):
                 inner, constant = self.approximate(signal.child, ratio, j, m)

@@ -1,7 +1,7 @@
 """The weights of the expanded twin: original shapes, with every merge so far folded into the consumers.
 
-Everything later is a view of this state: similarity in the paper's order judges it, the twin is written from it, and the
-small model is its slice. Removed columns are zero in it, removed rows stay (nobody reads them).
+Everything later is a view of this state: similarity in the paper's order judges it, the twin is written from it, and
+the small model is its slice. Removed columns are zero in it, removed rows stay (nobody reads them).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from onnx_condense.signals import Floats, Ints, Weights
 class Path:
     """The places of one weight's contracted axis that hold a group's channels through one signal.
 
-    number: in order of first appearance. signal: index. units: group channel at each place. rank: how many earlier places
-    hold the same channel. places: indices along the axis.
+    number: in order of first appearance. signal: index. units: group channel at each place. rank: how many earlier
+    places hold the same channel. places: indices along the axis.
     """
 
     slot: Slot
@@ -85,7 +85,7 @@ class State(Weights):
         weight = self.weight(node, action.weight)
         axis = action.weight_axes.index(self._produced(action))
         rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
-        wide = rows.astype(np.float32) if rows.dtype.itemsize < 4 else rows
+        wide: Floats = rows.astype(np.float32) if rows.dtype.itemsize < 4 else rows.view()
         return wide if action.alpha == 1 else wide * action.alpha
 
     def row_bias(self, node: int) -> Floats:
@@ -154,10 +154,15 @@ class State(Weights):
         slot = path.slot
         weight = self.weight(slot.node, slot.input)
         columns = np.moveaxis(weight, slot.axis, 0).astype(np.float64)
-        place_of = {(u, r): p for u, r, p in zip(path.units.tolist(), path.rank.tolist(), path.places.tolist(), strict=True)}
+        place_of = {
+            (u, r): p for u, r, p in zip(path.units.tolist(), path.rank.tolist(), path.places.tolist(), strict=True)
+        }
         units, places = path.units[leaving], path.places[leaving]
         merged = main[units] >= 0
-        targets = [place_of[m, r] for m, r in zip(main[units[merged]].tolist(), path.rank[leaving][merged].tolist(), strict=True)]
+        targets = [
+            place_of[m, r]
+            for m, r in zip(main[units[merged]].tolist(), path.rank[leaving][merged].tolist(), strict=True)
+        ]
         spread = (1,) * (columns.ndim - 1)
         np.add.at(columns, targets, ratio[units[merged]].reshape(-1, *spread) * columns[places[merged]])
         self._add_constant(slot, columns[places], constant[units])

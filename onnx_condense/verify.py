@@ -19,7 +19,7 @@ LIMITS = {"float16": 2e-2, "bfloat16": 1e-1, "float64": 1e-10}
 
 LIMIT = 1e-5
 NOISE_FACTOR = 10
-"""The surgery limit is at least this many times what the original differs from itself between optimizations off and on."""
+"""The surgery limit is at least this many times what the original differs from itself, optimizations off and on."""
 
 QUIET = 1e-2
 """An output that all but vanished against the original's is measured against this share of the original's norm."""
@@ -52,8 +52,8 @@ class OutputComparison:
 class Verification:
     """The result of `verify`: one comparison per output that is a tensor.
 
-    `error` is the largest relative L2 over float outputs (a NaN counts as infinite), `mismatched` the integer outputs that
-    differ.
+    `error` is the largest relative L2 over float outputs (a NaN counts as infinite), `mismatched` the integer outputs
+    that differ.
     """
 
     outputs: tuple[OutputComparison, ...]
@@ -127,7 +127,7 @@ Results = Sequence[Mapping[str, Array]]
 def compare(a: Results, b: Results, reference: Results | None = None) -> Verification:
     """Compares the outputs of two models, feed by feed.
 
-    `reference`: outputs of the original, against whose size an output that has all but vanished is measured (surgery only).
+    `reference`: outputs of the original; what all but vanished is measured against their size (surgery only).
     """
     sums: dict[str, _Sums] = {name: _Sums() for name in (a[0] if a else {})}
     for index, (left, right) in enumerate(zip(a, b, strict=True)):

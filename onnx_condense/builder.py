@@ -1,0 +1,133 @@
+"""Builds states: every group judged and decided, in the order that the options ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from onnx_condense.channels import Group, Trace
+from onnx_condense.errors import PlanError, UsageError
+from onnx_condense.merging import Judgement, decide, judge
+from onnx_condense.options import DEFAULT_THRESHOLD, Options
+from onnx_condense.plan import Plan
+from onnx_condense.rewrite import Disagreement, check_shapes
+from onnx_condense.state import State
+
+
+class Builder:
+    """From a trace and options to states.
+
+    Attributes:
+        groups: the groups that --include and --exclude leave, in topological order.
+        thresholds: group index -> threshold.
+        original: the state in which nothing is merged.
+        uneven: tensors whose channels could not be removed evenly; their groups stay.
+    """
+
+    def __init__(self, traced: Trace, options: Options, align: int) -> None:
+        """Raises UsageError when a glob matches no group."""
+        self.trace = traced
+        self.options = options
+        self.align = align
+        self.original = State(traced)
+        self.groups = [g for g in traced.groups if self._chosen(g)]
+        self.thresholds = self._thresholds()
+        self.uneven: list[str] = []
+        self._judged: dict[int, Judgement] = {}
+        self._stay: set[int] = set()
+
+    def build(self, towards: float | Mapping[int, float]) -> State:
+        """A state whose thresholds go from 1 (nothing merges, towards = 0) to what was asked for (towards = 1).
+
+        `towards` is one number, or one per group. Groups whose shapes do not work out stay as they are.
+        """
+        share = dict.fromkeys(self.thresholds, towards) if isinstance(towards, float) else towards
+        wanted = {index: 1 - (1 - t) * share[index] for index, t in self.thresholds.items()}
+        while True:
+            state = self._pass(wanted)
+            try:
+                check_shapes(state)
+                return state
+            except Disagreement as problem:
+                self._set_aside(problem)
+
+    def replayed(self, plan: Plan) -> State:
+        """The state that a plan describes. Raises PlanError when the groups are not the plan's."""
+        state = State(self.trace)
+        by_index = {g.index: g for g in self.trace.groups}
+        for decided in plan.groups:
+            group = by_index.get(decided.index)
+            if group is None or group.layers != decided.layers or len(group.units) != decided.width:
+                at = decided.layers[0]
+                raise PlanError(f"the plan does not fit the model at {at}: plan it again with this version")
+            state.apply(group, decided)
+        return state
+
+    def judged(self, group: Group) -> Judgement:
+        """How the group's channels compare on the original weights."""
+        if group.index not in self._judged:
+            self._judged[group.index] = judge(self.original, group, self.options.method, self.options.depthwise)
+        return self._judged[group.index]
+
+    def width_at(self, group: Group, threshold: float) -> int:
+        """Channels that stay at a threshold, before alignment."""
+        plan = decide(self.judged(group), self.trace, self.options.method, self.options.depthwise, threshold, 1)
+        return len(group.units) if plan is None else len(plan.keep)
+
+    def _pass(self, wanted: Mapping[int, float]) -> State:
+        """One pass over the groups; --lossless repeats until nothing changes."""
+        method, depthwise = self.options.method, self.options.depthwise
+        cascading = method == "lossless" or self.options.sequential
+        state = State(self.trace)
+        repeat = True
+        while repeat:
+            repeat = False
+            for group in self.groups:
+                if group.index in self._stay:
+                    continue
+                judgement = judge(state, group, method, depthwise) if cascading else self.judged(group)
+                plan = decide(judgement, self.trace, method, depthwise, wanted[group.index], self.align)
+                if plan is not None:
+                    state.apply(group, plan)
+                    repeat = method == "lossless"
+        return state
+
+    def _set_aside(self, problem: Disagreement) -> None:
+        concerned = {g.index for g in self.trace.groups if np.isin(g.units, problem.units).any()} - self._stay
+        if not concerned:
+            raise problem
+        self._stay |= concerned
+        self.uneven.append(problem.name)
+
+    def _thresholds(self) -> dict[int, float]:
+        result = {group.index: self.options.threshold or DEFAULT_THRESHOLD for group in self.groups}
+        for pattern, value in self.options.layer_threshold:
+            found = [g for g in self.groups if _matches(self._names(g), pattern)]
+            if not found:
+                raise _no_match("--layer-threshold", pattern)
+            result.update((g.index, value) for g in found)
+        return result
+
+    def _names(self, group: Group) -> list[str]:
+        """What a glob may match: the group's nodes and their weights."""
+        nodes = [self.trace.facts.nodes[n] for n in group.producers]
+        return [*group.layers, *(node.name for node in nodes), *(t.name for node in nodes for t in node.inputs[1:])]
+
+    def _chosen(self, group: Group) -> bool:
+        for option, patterns in (("--include", self.options.include), ("--exclude", self.options.exclude)):
+            for pattern in patterns:
+                if not any(_matches(self._names(g), pattern) for g in self.trace.groups):
+                    raise _no_match(option, pattern)
+        names = self._names(group)
+        included = not self.options.include or any(_matches(names, p) for p in self.options.include)
+        return included and not any(_matches(names, p) for p in self.options.exclude)
+
+
+def _matches(names: list[str], pattern: str) -> bool:
+    return any(name and fnmatchcase(name, pattern) for name in names)
+
+
+def _no_match(option: str, pattern: str) -> UsageError:
+    return UsageError(f"{option} {pattern} matches no layer that can be condensed: onnx-condense inspect lists them")

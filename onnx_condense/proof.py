@@ -1,0 +1,111 @@
+"""The proof that a rewrite is right: the surgery error against the expanded twin, on every run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx
+
+from onnx_condense.channels import Trace
+from onnx_condense.errors import VerificationError
+from onnx_condense.inputs import Feed
+from onnx_condense.options import Options
+from onnx_condense.report import VerificationReport
+from onnx_condense.rewrite import Written
+from onnx_condense.runtime import Array
+from onnx_condense.signals import Bools
+from onnx_condense.verify import Results, compare, results, surgery_limit
+
+INNER_TENSORS = 24
+"""Intermediate tensors compared with the twin."""
+
+INNER_LIMIT = 1e-3
+"""Their limit: far above rounding of any of them, far below any error of the rewrite."""
+
+
+def prove(
+    original: onnx.ModelProto,
+    expected: Results,
+    traced: Trace,
+    feeds: Sequence[Feed],
+    small: Written,
+    twin: Written,
+    options: Options,
+) -> VerificationReport:
+    """Compares small model, twin and original.
+
+    Args:
+        original: the input model. expected: its outputs on the feeds.
+        traced: of the (canonicalized) model that small and twin were written from.
+
+    Raises:
+        VerificationError: the surgery limit, the lossless promise or the tolerance is not met.
+    """
+    condensed = results(small.model, feeds)
+    surgery = compare(results(twin.model, feeds), condensed, reference=expected)
+    noise = compare(results(original, feeds, optimize=False), expected)
+    limit = surgery_limit(noise)
+    approximation = compare(expected, condensed)
+    inner = _inner_error(traced, feeds[:1], small, twin)
+    if not surgery.error <= limit or not inner <= max(INNER_LIMIT, 100 * limit):
+        raise VerificationError(
+            f"the rewritten model is not what was planned (surgery error {max(surgery.error, inner):.1e}, "
+            f"limit {limit:.1e}): nothing is written; please report this model"
+        )
+    if options.lossless and not approximation.error <= limit:
+        raise VerificationError(
+            f"--lossless changed the outputs by {approximation.error:.1e}, more than the limit {limit:.1e}: "
+            "nothing is written; leave layers out with --exclude"
+        )
+    if options.tolerance is not None and not approximation.error <= options.tolerance:
+        raise VerificationError(
+            f"the error {approximation.error:.3g} is above --tolerance {options.tolerance:g}: "
+            "nothing is written; raise the tolerance"
+        )
+    return VerificationReport(
+        surgery.error,
+        limit,
+        inner,
+        noise.error,
+        approximation.error,
+        approximation.mismatched,
+        approximation.outputs,
+        approximation.samples,
+        options.data is None,
+    )
+
+
+def unchanged(expected: Results, options: Options) -> VerificationReport:
+    """The report for a model that stays as it is."""
+    same = compare(expected, expected)
+    return VerificationReport(0.0, 0.0, 0.0, 0.0, 0.0, (), same.outputs, same.samples, options.data is None)
+
+
+def _inner_error(traced: Trace, feeds: Sequence[Feed], small: Written, twin: Written) -> float:
+    """Small model against twin on consumers' outputs: model outputs are blind where they no longer depend on inputs."""
+    nodes = traced.facts.nodes
+    consumers = {
+        s.node
+        for s in traced.slots
+        if s.role == "contracted" and any(t.name in small.alive for t in nodes[s.node].inputs)
+    }
+    names = [nodes[i].outputs[0].name for i in sorted(consumers)][:INNER_TENSORS]
+    if not names:
+        return 0.0
+    left, right = (results(_exposing(w.model, names), feeds, optimize=False, wanted=names) for w in (twin, small))
+    narrow = [{n: _narrow(value, small.alive.get(n, {})) for n, value in feed.items()} for feed in left]
+    return compare(narrow, right).error
+
+
+def _exposing(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    known = {o.name for o in probe.graph.output}
+    probe.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in known)
+    return probe
+
+
+def _narrow(value: Array, lines: Mapping[int, Bools]) -> Array:
+    for axis, line in lines.items():
+        value = value.compress(line, axis)
+    return value
