@@ -1,0 +1,164 @@
+"""Two truth tests of the tracer and the rewriter, on every model of a folder.
+
+deletion: half of every free cell is deleted at random; the small model must equal its expanded twin, intermediate tensors
+included, within the surgery limit.
+copies: half of every free cell is overwritten with exact copies of the other half; `--lossless --align 1` must give back
+the planted model's function, and remove what was planted.
+
+    python tools/truth.py FOLDER [--test deletion|copies] [--json OUT]
+
+Prints one JSON line per model and a summary: how many models hold, the share of parameters reached (median and mean), and
+the most frequent reasons for what is not reached.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnx_condense import Options, VerificationError, condense
+from onnx_condense.channels import Group, Trace
+from onnx_condense.errors import CondenseError
+from onnx_condense.labels import atoms_of
+from onnx_condense.pipeline import open_model
+from onnx_condense.plan import GroupPlan, Read
+from onnx_condense.proof import prove
+from onnx_condense.rewrite import Disagreement, write
+from onnx_condense.signals import Ints
+from onnx_condense.state import State, paths
+from onnx_condense.verify import results
+
+
+def half(group: Group, generator: np.random.Generator) -> tuple[Ints, Ints]:
+    """(removed, kept) channels: half of every cell, rounded down, paired at random."""
+    removed, kept = [], []
+    for cell in group.cells:
+        shuffled = generator.permutation(cell)
+        count = len(cell) // 2
+        removed.append(shuffled[:count])
+        kept.append(shuffled[count : 2 * count])
+    return np.concatenate(removed), np.concatenate(kept)
+
+
+def deletion_plan(trace: Trace, group: Group, removed: Ints) -> GroupPlan:
+    """A plan that deletes channels without compensation."""
+    main = np.arange(len(group.units))
+    main[removed] = -1
+    none = (0.0,) * len(main)
+    reads = tuple(Read(p.slot.node, p.slot.input, p.number, "", none, none) for p in paths(trace, group))
+    return GroupPlan(group.index, group.layers, tuple(main.tolist()), (1.0,) * len(main), -1.0, 0, reads)
+
+
+def deletion(path: Path, seed: int) -> dict[str, Any]:
+    """Random deletion of half of every group; what cannot be removed evenly is left out, as the tool does."""
+    opened = open_model(path, Options(align=1, seed=seed))
+    expected = results(opened.source.proto, opened.feeds)
+    stay: set[int] = set()
+    while True:
+        state, generator = State(opened.trace), np.random.default_rng(seed)
+        for group in opened.trace.groups:
+            removed, _ = half(group, generator)
+            if group.index not in stay and len(removed):
+                state.apply(group, deletion_plan(opened.trace, group, removed))
+        try:
+            small, twin = write(state, {}), write(state, {}, expanded=True)
+            break
+        except Disagreement as problem:
+            found = {g.index for g in opened.trace.groups if np.isin(g.units, problem.units).any()} - stay
+            if not found:
+                raise
+            stay |= found
+    proof = prove(opened.source.proto, expected, opened.trace, opened.feeds, small, twin, Options())
+    return {"uneven": len(stay), "surgery_error": proof.surgery_error, "inner_error": proof.inner_error}
+
+
+def planted(path: Path, seed: int) -> tuple[onnx.ModelProto, int]:
+    """The model with copies planted in every group, and how many channels became copies."""
+    opened = open_model(path, Options(align=1, seed=seed))
+    trace, generator, state = opened.trace, np.random.default_rng(seed), State(opened.trace)
+    count = 0
+    for group in trace.groups:
+        target, source = half(group, generator)
+        count += len(target)
+        for slot in trace.slots:
+            if slot.role == "contracted":
+                continue
+            labels = slot.labels
+            if sum(n > 1 for n in labels.shape) != 1:
+                continue
+            axis = int(np.argmax(labels.shape))
+            units = trace.unit_of[atoms_of(labels.reshape(-1))]
+            value = state.weight(slot.node, slot.input).copy()
+            for j, m in zip(group.units[target], group.units[source], strict=True):
+                where_j, where_m = np.flatnonzero(units == j), np.flatnonzero(units == m)
+                if len(where_j):
+                    moved = np.moveaxis(value, axis, 0)
+                    moved[where_j] = moved[where_m]
+            state.folded[slot.node, slot.input] = value
+    return write(state, {}, expanded=True).model, count
+
+
+def copies(path: Path, seed: int) -> dict[str, Any]:
+    """Exact copies in every group, condensed with --lossless."""
+    model, count = planted(path, seed)
+    result = condense(model, Options(lossless=True, align=1, seed=seed))
+    removed = sum(g.width_before - g.width_after for g in result.report.groups)
+    proof = result.report.verification
+    assert proof is not None
+    return {"planted": count, "removed": removed, "error": proof.approximation_error, "limit": proof.surgery_limit}
+
+
+def main() -> int:
+    """Runs the tests; exit code 1 when a model fails one."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--test", choices=("deletion", "copies", "both"), default="both")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    tests = {"deletion": deletion, "copies": copies}
+    wanted = tests if arguments.test == "both" else {arguments.test: tests[arguments.test]}
+    rows, reasons, shares = [], Counter[str](), []
+    for path in sorted(arguments.folder.rglob("*.onnx")):
+        row: dict[str, Any] = {"model": str(path.relative_to(arguments.folder))}
+        start = time.perf_counter()
+        try:
+            trace = open_model(path, Options()).trace
+            row["reached"] = round(trace.reached(), 4)
+            shares.append(trace.reached())
+            for refusal in trace.refusals:
+                reasons[refusal.reason] += refusal.parameters
+            for name, test in wanted.items():
+                row[name] = test(path, arguments.seed)
+        except VerificationError as error:
+            row["failed"] = str(error)
+        except CondenseError as error:
+            row["refused"] = str(error)
+        row["seconds"] = round(time.perf_counter() - start, 2)
+        print(json.dumps(row), flush=True)
+        rows.append(row)
+    failed = [r["model"] for r in rows if "failed" in r]
+    summary = {
+        "models": len(rows),
+        "loaded": len(shares),
+        "failed": failed,
+        "reached_median": float(np.median(shares)),
+        "reached_mean": float(np.mean(shares)),
+        "reasons": reasons.most_common(12),
+    }
+    print(json.dumps(summary))
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"summary": summary, "rows": rows}, indent=1))
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
