@@ -1,5 +1,7 @@
 """Condense neural networks in ONNX: merge neurons whose weight vectors point the same way, exactly and verified."""
 
+import logging
+
 from onnx_condense._version import __version__
 from onnx_condense.errors import CondenseError, InputError, PlanError, UsageError, VerificationError
 from onnx_condense.options import Options
@@ -26,3 +28,5 @@ __all__ = [
     "rewrite",
     "verify",
 ]
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())

@@ -24,6 +24,7 @@ class Builder:
         thresholds: group index -> threshold.
         original: the state in which nothing is merged.
         uneven: tensors whose channels could not be removed evenly; their groups stay.
+        held_back: group index -> merges that alignment undid in the last build.
     """
 
     def __init__(self, traced: Trace, options: Options, align: int) -> None:
@@ -35,6 +36,7 @@ class Builder:
         self.groups = [g for g in traced.groups if self._chosen(g)]
         self.thresholds = self._thresholds()
         self.uneven: list[str] = []
+        self.held_back: dict[int, int] = {}
         self._judged: dict[int, Judgement] = {}
         self._stay: set[int] = set()
 
@@ -74,7 +76,7 @@ class Builder:
     def width_at(self, group: Group, threshold: float) -> int:
         """Channels that stay at a threshold, before alignment."""
         plan = decide(self.judged(group), self.trace, self.options.method, self.options.depthwise, threshold, 1)
-        return len(group.units) if plan is None else len(plan.keep)
+        return len(plan.keep)
 
     def _pass(self, wanted: Mapping[int, float]) -> State:
         """One pass over the groups; --lossless repeats until nothing changes."""
@@ -89,7 +91,8 @@ class Builder:
                     continue
                 judgement = judge(state, group, method, depthwise) if cascading else self.judged(group)
                 plan = decide(judgement, self.trace, method, depthwise, wanted[group.index], self.align)
-                if plan is not None:
+                self.held_back[group.index] = plan.held_back
+                if plan.shrinks:
                     state.apply(group, plan)
                     repeat = method == "lossless"
         return state

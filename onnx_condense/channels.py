@@ -109,6 +109,7 @@ def dependency_groups(
     unit_of: Ints,
     pinned: Mapping[int, str],
     slots: Sequence[Slot],
+    labels: Mapping[str, Labels],
     name: Mapping[int, str],
 ) -> tuple[list[Group], list[tuple[int, str]]]:
     """Joins producers that share free channels into groups.
@@ -118,6 +119,7 @@ def dependency_groups(
         unit_of: atom -> unit.
         pinned: unit -> why it must stay.
         slots: every weight that holds labels.
+        labels: tensor name -> labels.
         name: node index -> layer name.
 
     Returns:
@@ -132,7 +134,9 @@ def dependency_groups(
         if len(free) < 2:
             refused += [(n, pinned.get(int(units[0]), ONE_CHANNEL)) for n in nodes]
             continue
-        groups.append(Group(len(groups), free, _cells(free, unit_of, slots), nodes, tuple(name[n] for n in nodes)))
+        groups.append(
+            Group(len(groups), free, _cells(free, unit_of, slots, labels), nodes, tuple(name[n] for n in nodes))
+        )
     return groups, refused
 
 
@@ -150,22 +154,23 @@ def _joined(producers: Sequence[tuple[int, Ints]], unit_of: Ints, pinned: Mappin
     return [list(members) for _, members in groupby(order, key=lambda n: roots[n])]
 
 
-def _cells(units: Ints, unit_of: Ints, slots: Sequence[Slot]) -> tuple[Ints, ...]:
-    """Channels may merge when the same slots hold them, equally often, through the same signals."""
+def _cells(units: Ints, unit_of: Ints, slots: Sequence[Slot], labels: Mapping[str, Labels]) -> tuple[Ints, ...]:
+    """Channels may merge when the same slots and tensors hold them, equally often, through the same signals."""
     signatures: list[list[object]] = [[] for _ in units]
     index = np.full(len(unit_of), -1, dtype=np.int64)
     index[units] = np.arange(len(units))
-    for number, slot in enumerate(slots):
-        row = slot.labels.reshape(-1)
-        atoms = atoms_of(row)
+    rows = [(atoms_of(s.labels).reshape(-1), signals_of(s.labels).reshape(-1)) for s in slots]
+    distinct = {atoms.tobytes(): atoms for atoms in (atoms_of(x).reshape(-1) for x in labels.values())}
+    rows += [(atoms, np.zeros_like(atoms)) for atoms in distinct.values()]
+    for number, (atoms, sources) in enumerate(rows):
         inside = np.where(atoms >= 0, index[unit_of[atoms]], -1)
         order = np.argsort(inside, kind="stable")[np.count_nonzero(inside < 0) :]
         if not len(order):
             continue
-        owners, sources = inside[order], signals_of(row)[order]
+        owners, through = inside[order], sources[order]
         starts = np.flatnonzero(np.r_[True, owners[1:] != owners[:-1]])
         for start, stop in zip(starts, np.r_[starts[1:], len(owners)], strict=True):
-            signatures[owners[start]].append((number, sources[start:stop].tobytes()))
+            signatures[owners[start]].append((number, through[start:stop].tobytes()))
     cells: dict[tuple[object, ...], list[int]] = {}
     for position, signature in enumerate(signatures):
         cells.setdefault(tuple(signature), []).append(position)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +39,6 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code: 0 done, 1 not verified, 2 bad input or usage."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    logging.getLogger("onnx_condense").addHandler(logging.NullHandler())
     try:
         if given[:1] == ["inspect"]:
             return _inspect(given[1:])
@@ -189,25 +187,34 @@ def _output(arguments: argparse.Namespace) -> Path:
     return Path(arguments.output) if arguments.output else source.with_name(f"{source.stem}.condensed.onnx")
 
 
-def _protect(arguments: argparse.Namespace, output: Path) -> None:
+def _protect(arguments: argparse.Namespace, output: Path | None) -> None:
     """Raises UsageError before anything that is read, or that exists, would be written over."""
-    written = {"-o": output, "--plan": arguments.plan, "--report": arguments.report}
-    inputs = [arguments.model, arguments.data, arguments.replay]
-    for option, path in written.items():
-        for read in inputs:
-            if path and read and _same(Path(path), Path(read)):
-                raise UsageError(f"{option} {path} is an input: choose another place for it")
-    if not Path(arguments.model).exists():
-        raise InputError(f"cannot read {arguments.model} (no such file): check the path")
-    if arguments.dry_run:
-        return
-    if output.is_dir():
-        raise UsageError(f"{output} is a folder: name a file with -o")
-    if output.exists() and not arguments.force:
-        raise UsageError(f"{output} exists: replace it with --force, or choose another place with -o")
-    for path in written.values():
-        if path and not Path(path).absolute().parent.is_dir():
-            raise UsageError(f"the folder of {path} does not exist: make it first")
+    source = Path(arguments.model)
+    if not source.exists():
+        raise InputError(f"cannot read {source} (no such file): check the path")
+    replay = getattr(arguments, "replay", None)
+    inputs = [Path(p) for p in (source, arguments.data, replay) if p]
+    inputs += [source.with_name(name) for name in model_io.external_files(source)]
+    inputs += [Path(replay).with_suffix(".npz")] if replay else []
+    written: list[tuple[str, Path]] = []
+    if output is not None:
+        written += [("-o", output), ("-o", output.with_name(output.name + ".data"))]
+    for option in ("plan", "report"):
+        if getattr(arguments, option, None):
+            written.append((f"--{option}", Path(getattr(arguments, option))))
+    if getattr(arguments, "plan", None):
+        written.append(("--plan", Path(arguments.plan).with_suffix(".npz")))
+    for position, (option, path) in enumerate(written):
+        if any(_same(path, read) for read in inputs):
+            raise UsageError(f"{option} {path} is an input: choose another place for it")
+        if any(_same(path, other) for _, other in written[:position]):
+            raise UsageError(f"{option} {path} is written twice: choose another place for it")
+        if path.is_dir():
+            raise UsageError(f"{option} {path} is a folder: name a file")
+        if not path.absolute().parent.is_dir():
+            raise UsageError(f"the folder of {option} {path} does not exist: make it first")
+        if option == "-o" and path.exists() and not (arguments.force or arguments.dry_run):
+            raise UsageError(f"{path} exists: replace it with --force, or choose another place with -o")
 
 
 def _same(a: Path, b: Path) -> bool:
@@ -250,6 +257,7 @@ def _inspect(given: Sequence[str]) -> int:
     _selection(parser)
     _inputs(parser)
     arguments = parser.parse_args(given)
+    _protect(arguments, None)
     options = Options(
         depthwise=arguments.depthwise,
         include=tuple(arguments.include),
@@ -274,6 +282,8 @@ def _verify(given: Sequence[str]) -> int:
     parser.add_argument("--quiet", action="store_true", help="print errors only")
     _inputs(parser)
     arguments = parser.parse_args(given)
+    if not arguments.tolerance >= 0:
+        raise UsageError(f"--tolerance must be a number of at least 0, not {arguments.tolerance:g}")
     shapes = _shapes(arguments.input_shape)
     found = verify(Path(arguments.a), Path(arguments.b), arguments.data, input_shape=shapes, seed=arguments.seed)
     if not arguments.quiet:

@@ -53,6 +53,7 @@ class Factor:
     prefix: tuple[frozenset[int], ...] = ()
 
     def with_bias(self) -> Floats:
+        """[n, p + q]: a new array of rows and biases."""
         return np.hstack([self.rows, self.bias.astype(self.rows.dtype)])
 
 

@@ -34,15 +34,18 @@ class Facts:
         derived: names of tensors that follow from constants and shapes (not from constants alone).
     """
 
-    def __init__(self, model: onnx.ModelProto, graph: gs.Graph, feed: Feed) -> None:
+    def __init__(self, model: onnx.ModelProto, graph: gs.Graph, feed: Feed, other: Feed | None = None) -> None:
+        """`other`: a feed of another batch size, where the model takes one."""
         self.model = model
         self.graph = graph
         self.nodes: list[gs.Node] = list(graph.nodes)
         self.opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
         self.initializers = {t.name: t for t in model.graph.initializer}
         self._values: dict[str, Array] = {}
+        self._other_values: dict[str, Array] | None = None
         self.static, self.derived = self._classify()
         self.shapes = self._probe(feed)
+        self._other = other
         self._values.update(self._run_static(self.shapes))
 
     def value(self, tensor: gs.Tensor) -> Array | None:
@@ -74,6 +77,29 @@ class Facts:
         )
         feed = {data: values.astype(onnx.helper.tensor_dtype_to_np_dtype(kind))}
         return run(session(model, optimize=False), None, feed)[0].astype(np.float64)
+
+    def measured(self, name: str) -> set[str]:
+        """The tensors of data whose shapes a derived tensor follows from."""
+        found: set[str] = set()
+        makers = {t.name: node for node in self.nodes for t in node.outputs if t.name in self.derived}
+        waiting, seen = [name], {name}
+        while waiting:
+            node = makers.get(waiting.pop())
+            for tensor in node.inputs if node is not None else ():
+                if tensor.name in self.derived and tensor.name not in seen:
+                    seen.add(tensor.name)
+                    waiting.append(tensor.name)
+                elif tensor.name in self.shapes:
+                    found.add(tensor.name)
+        return found
+
+    def follows_batch(self, name: str) -> bool:
+        """Whether a derived value changes with the batch size."""
+        if self._other is None:
+            return False
+        if self._other_values is None:
+            self._other_values = self._run_static(self._probe(self._other))
+        return not np.array_equal(self._other_values[name], self._values[name])
 
     def values_under(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
         """The shape-derived values that other shapes lead to."""
@@ -129,7 +155,10 @@ class Facts:
         return shapes
 
     def _tensors_of_data(self) -> list[str]:
-        inferred = onnx.shape_inference.infer_shapes(_without_weights(self.model))
+        try:
+            inferred = onnx.shape_inference.infer_shapes(_without_weights(self.model))
+        except (onnx.shape_inference.InferenceError, ValueError):
+            inferred = self.model
         listed = (*inferred.graph.value_info, *inferred.graph.output)
         no_tensors = {v.name for v in listed if v.type.WhichOneof("value") not in (None, "tensor_type")}
         outputs = [t.name for node in self.nodes for t in node.outputs if t.name]

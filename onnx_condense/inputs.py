@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 from math import prod
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import onnx
@@ -102,13 +103,16 @@ def _read(specs: list[InputSpec], data: str | os.PathLike[str] | Mapping[str, Ar
         arrays = {name: np.asarray(value) for name, value in data.items()}
     else:
         try:
-            with np.load(Path(data), allow_pickle=False) as file:
+            with Path(data).open("rb") as handle, np.load(handle, allow_pickle=False) as file:
                 arrays = {spec.name: file[spec.name] for spec in specs if spec.name in file.files}
-        except (OSError, ValueError, AttributeError) as error:
+        except (OSError, ValueError, EOFError, TypeError, AttributeError, BadZipFile) as error:
             raise InputError(f"cannot read {data}: pass an .npz with one array per input ({_names(specs)})") from error
     missing = [spec.name for spec in specs if spec.name not in arrays]
     if missing:
         raise InputError(f"the data lacks input {missing[0]}: it needs one array per input ({_names(specs)})")
+    for spec in specs:
+        if arrays[spec.name].dtype.kind not in "fiubV":
+            raise InputError(f"the data for {spec.name} is not numbers: pass an array of {spec.dtype.name}")
     return {spec.name: arrays[spec.name].astype(spec.dtype, copy=False) for spec in specs}
 
 

@@ -11,6 +11,7 @@ from onnx_condense.signals import (
     Combined,
     Filtered,
     Floats,
+    Mapped,
     Modulated,
     Numbers,
     Pooled,
@@ -52,7 +53,7 @@ class Intervals(Numbers):
             case Pooled():
                 inner = self.constants(signal.child)
                 return inner if signal.scale_free and not signal.padded else np.where(inner == 0, inner, nothing)
-            case Modulated():
+            case Modulated() | Mapped(biased=False):
                 inner = self.constants(signal.child)
                 return np.where(inner == 0, inner, nothing)
             case Combined(operation, left, right):
@@ -68,12 +69,16 @@ class Intervals(Numbers):
 
     def _activated_constants(self, signal: Activated) -> Floats:
         inner = self.constants(signal.child)
+        if signal.action.uniform_axis is not None:
+            return np.full(len(self.units), np.nan)
         low, high = self.bounds(signal.child)
         floor, ceiling = signal.action.flat
         inner = np.where((high <= floor) & np.isnan(inner), floor, inner)
         inner = np.where((low >= ceiling) & np.isnan(inner), ceiling, inner)
-        if signal.slope is not None or np.isnan(inner).all():
-            return np.full(len(self.units), np.nan) if signal.slope is not None else inner
+        if signal.slope is not None:
+            return np.where(inner < 0, inner * self._slopes(signal), inner)
+        if np.isnan(inner).all():
+            return inner
         known = ~np.isnan(inner)
         result = inner.copy()
         result[known] = signal.function(inner[known])

@@ -100,7 +100,7 @@ def stages(evaluator: Evaluator, trace: Trace, signal: int, method: Method, dept
     expression = trace.signals[signal]
     factors = [f for f in evaluator.factors(expression) if not f.virtual]
     if method == "lossless":
-        linear = evaluator.is_linear(expression)
+        linear = evaluator.passes_constants(expression)
         return [_candidate(f, linear) for f in factors]
     if depthwise == "kernel" and any(f.taps for f in factors):
         factors = [replace(f, bias=f.bias[:, :0]) for f in factors if f.taps]
@@ -133,8 +133,8 @@ def _constant_channels(
 
 def decide(
     judgement: Judgement, trace: Trace, method: Method, depthwise: str, threshold: float, align: int
-) -> GroupPlan | None:
-    """The plan for a group, None when every channel stays."""
+) -> GroupPlan:
+    """The plan for a group; every channel may stay (`GroupPlan.shrinks`)."""
     group, n = judgement.group, len(judgement.group.units)
     main, cosine = np.arange(n), np.ones(n)
     main[judgement.gone] = -1
@@ -150,12 +150,12 @@ def decide(
         cosine[cell[moved]] = alike[moved, local[moved]]
     before = np.zeros(n, dtype=bool)
     before[np.concatenate([*judgement.members, np.flatnonzero(judgement.gone)])] = True
-    if not (main[before] == np.flatnonzero(before)).any():
-        main[np.flatnonzero(before)[0]] = np.flatnonzero(before)[0]
+    for cell in group.cells:  # a tensor keeps at least one channel of every cell
+        there = cell[before[cell]]
+        if len(there) and not (main[there] == there).any():
+            main[there[0]] = there[0]
     held = _align(main, cosine, before, _channels_per_unit(trace, group), align)
     main[~before] = np.flatnonzero(~before)
-    if (main == np.arange(n)).all():
-        return None
     reads = tuple(
         _read(judgement, trace, position, main, method, depthwise) for position in range(len(judgement.paths))
     )

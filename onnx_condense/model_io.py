@@ -72,6 +72,7 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> Source:
         raise InputError(f"{path} is not an ONNX file (or it is cut short): export the model again") from error
     if not proto.graph.node:
         raise InputError(f"{path} holds no ONNX graph: export the model again")
+    _check_names(proto, path)
     digest, size = hashlib.sha256(data), len(data)
     external = sorted({_location(t) for t in proto.graph.initializer if uses_external_data(t)})
     for name in external:
@@ -79,8 +80,37 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> Source:
         digest.update(content)
         size += len(content)
     if external:
-        load_external_data_for_model(proto, str(path.parent))
+        try:
+            load_external_data_for_model(proto, str(path.parent))
+        except Exception as error:  # onnx raises several kinds for data that is short or out of place
+            raise InputError(
+                f"the external data of {path} is damaged ({first_line(error)}): export it again"
+            ) from error
     return Source(proto, digest.hexdigest(), size, path, tuple(external))
+
+
+def external_files(path: Path) -> tuple[str, ...]:
+    """Names of the files beside a model that hold its weights; none where it cannot be read."""
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (OSError, DecodeError):
+        return ()
+    return tuple(sorted({_location(t) for t in model.graph.initializer if uses_external_data(t)}))
+
+
+def _check_names(proto: onnx.ModelProto, path: Path) -> None:
+    """Raises InputError where a name is not text, which every later step would trip over."""
+    try:
+        names = [t.name for t in proto.graph.initializer]
+        names += [v.name for v in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info)]
+        for node in proto.graph.node:
+            names += [node.name, node.op_type, node.domain, *node.input, *node.output]
+            names += [attribute.name for attribute in node.attribute]
+        readable = all(isinstance(name, str) for name in names)
+    except UnicodeDecodeError:
+        readable = False
+    if not readable:
+        raise InputError(f"{path} has names that are not UTF-8 (is it damaged?): export the model again")
 
 
 def _location(tensor: onnx.TensorProto) -> str:

@@ -69,6 +69,7 @@ class Activation:
     """An elementwise function of one tensor. `slope` is the input that holds one parameter per channel (PRelu).
 
     low, high: bounds of its output; flat: (from, to) outside of which it is constant (Relu: below 0).
+    uniform_axis: it mixes the places along this axis (Softmax), on which channels may not lie.
     """
 
     kind: Kind
@@ -81,7 +82,7 @@ class Activation:
 
 @dataclass(frozen=True)
 class Elementwise:
-    """Add, Sub, Mul, Div, Max, Min or Sum with broadcasting."""
+    """Neg, or Add, Sub, Mul, Div, Max, Min or Sum with broadcasting."""
 
     operation: str
 
@@ -191,6 +192,8 @@ def _gemm(view: NodeView) -> Action:
     bias = 2 if view.has(2) else None
     if bias is not None and not view.is_weight(bias):
         return Refused("adds a bias that is computed from data")
+    if bias is not None and len(view.shape(bias)) == 2 and view.shape(bias)[0] > 1:
+        return Refused("adds a bias that varies along the batch")
     if view.is_weight(1) and not view.is_weight(0):
         return Contraction(
             0, 1, bias, "in" if trans_a else "ni", "oi" if trans_b else "io", "no", alpha=alpha, beta=beta
@@ -377,7 +380,7 @@ TABLE: Mapping[tuple[str, str], Row] = {
         "Identity": _fixed(Activation(Kind.LINEAR)),
         "Dropout": _dropout,
         "Cast": _cast,
-        "Neg": _fixed(Activation(Kind.ODD)),
+        "Neg": _fixed(Elementwise("neg")),
         "Relu": _fixed(RELU),
         "LeakyRelu": _fixed(Activation(Kind.HOMOGENEOUS)),
         "Abs": _fixed(Activation(Kind.ABSOLUTE, 0.0)),
@@ -445,7 +448,7 @@ def read(node: gs.Node, facts: Facts) -> Action:
     domain = "" if node.domain in DEFAULT_DOMAINS else node.domain
     row = TABLE.get((domain, node.op))
     if row is None:
-        return Refused(f"is of operator {domain + '.' if domain else ''}{node.op}, which is not supported yet")
+        return Refused("is not supported yet")
     return row(NodeView(node, facts))
 
 

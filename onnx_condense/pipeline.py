@@ -119,7 +119,7 @@ def condense(
     """
     options = options or Options()
     clock = _Clock(progress)
-    opened = _open(model, options, clock, replay)
+    opened = open_model(model, options, clock, replay)
     builder = Builder(opened.trace, opened.options, replay.align if replay else _alignment(options))
     expected: Results = []
     if not dry_run or options.tolerance is not None:
@@ -143,7 +143,7 @@ def condense(
 
 def rewrite(model: Model, plan: Plan) -> onnx.ModelProto:
     """Applies a plan to the model that it names, without verification. Raises PlanError for another model."""
-    opened = _open(model, Options(), _Clock(None), plan)
+    opened = open_model(model, Options(), replay=plan)
     state = Builder(opened.trace, opened.options, plan.align).replayed(plan)
     if not state.plans:
         return opened.source.proto
@@ -156,7 +156,7 @@ def analyze(model: Model, options: Options | None = None, progress: Progress | N
     Raises InputError and UsageError as `condense` does.
     """
     clock = _Clock(progress)
-    opened = _open(model, options or Options(), clock, None)
+    opened = open_model(model, options or Options(), clock)
     builder = Builder(opened.trace, opened.options, 1)
     with clock("judge"):
         groups = tuple(
@@ -191,8 +191,8 @@ class _Clock:
 
 
 @dataclass(frozen=True)
-class _Opened:
-    """A model that is loaded and traced; `batch` is the size of the symbolic batch axis in the feeds."""
+class Opened:
+    """A model that is loaded and traced, with its verification inputs; `batch`: size of a symbolic batch axis there."""
 
     source: Source
     options: Options
@@ -201,7 +201,9 @@ class _Opened:
     batch: int
 
 
-def _open(model: Model, options: Options, clock: _Clock, replay: Plan | None) -> _Opened:
+def open_model(model: Model, options: Options, clock: _Clock | None = None, replay: Plan | None = None) -> Opened:
+    """Loads and traces a model. Raises InputError, UsageError and PlanError as `condense` does."""
+    clock = clock or _Clock(None)
     with clock("load"):
         source = model_io.load(model)
         if replay is not None:
@@ -218,16 +220,18 @@ def _open(model: Model, options: Options, clock: _Clock, replay: Plan | None) ->
         specs = input_specs(working, {name: count for name, count in tables.items() if count})
         feeds = make_feeds(working, specs, options.data, options.input_shape, options.seed)
     with clock("trace"):
-        traced = trace(Facts(working, graph, feeds[0]))
-    batches = [len(feeds[0][s.name]) for s in specs if s.dims and isinstance(s.dims[0], str)]
-    return _Opened(source, options, traced, feeds, max([1, *batches]))
+        batched = [s.name for s in specs if s.dims and isinstance(s.dims[0], str)]
+        single = {name: array[:1] if name in batched else array for name, array in feeds[0].items()}
+        traced = trace(Facts(working, graph, feeds[0], single if batched else None))
+    batches = [len(feeds[0][name]) for name in batched]
+    return Opened(source, options, traced, feeds, max([1, *batches]))
 
 
 def _alignment(options: Options) -> int:
     return block_width() if options.align == "auto" else int(options.align)
 
 
-def _decide(opened: _Opened, builder: Builder, replay: Plan | None, expected: Results) -> State:
+def _decide(opened: Opened, builder: Builder, replay: Plan | None, expected: Results) -> State:
     if replay is not None:
         return builder.replayed(replay)
     tolerance = opened.options.tolerance
@@ -240,7 +244,7 @@ def _decide(opened: _Opened, builder: Builder, replay: Plan | None, expected: Re
     return fit(builder, error, tolerance)
 
 
-def _plan(opened: _Opened, builder: Builder, state: State) -> Plan:
+def _plan(opened: Opened, builder: Builder, state: State) -> Plan:
     options = opened.options
     shapes = {name: tuple(array.shape) for name, array in opened.feeds[0].items()}
     groups = tuple(state.plans[index] for index in sorted(state.plans))
@@ -248,14 +252,14 @@ def _plan(opened: _Opened, builder: Builder, state: State) -> Plan:
     return Plan(opened.source.sha256, options.method, named, builder.align, shapes, options.fold_batchnorm, groups)
 
 
-def _facts_before(opened: _Opened) -> ModelFacts:
+def _facts_before(opened: Opened) -> ModelFacts:
     source = opened.source
     macs = write(State(opened.trace), {}, expanded=True).macs // opened.batch
     return model_facts(source.proto, macs, sha256=source.sha256, size=source.size, path=source.path)
 
 
 def _report(
-    opened: _Opened,
+    opened: Opened,
     builder: Builder,
     state: State,
     small: Written | None,

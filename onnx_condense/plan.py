@@ -70,6 +70,11 @@ class GroupPlan:
         return len(self.main)
 
     @property
+    def shrinks(self) -> bool:
+        """Whether any channel goes."""
+        return len(self.keep) < self.width
+
+    @property
     def keep(self) -> tuple[int, ...]:
         """The channels that stay, ascending."""
         return tuple(i for i, m in enumerate(self.main) if m == i)

@@ -83,8 +83,9 @@ class Relations(Intervals):
 
     def _collinear(self, left: Floats, right: Floats, bias_left: Floats, bias_right: Floats) -> Relation:
         left, right = left.astype(np.float64), right.astype(np.float64)
-        square = np.einsum("ij,ij->i", right, right)
-        ratio = np.einsum("ij,ij->i", left, right) / np.where(square == 0, 1, square)
+        ratio = _projection(left, right)
+        empty = ~np.hstack([left, right]).any(axis=1, keepdims=True)
+        ratio = np.where(empty[:, 0], _projection(bias_left, bias_right), ratio)
         ratio = np.where(self._is_one(ratio), 1.0, np.where(self._is_one(-ratio), -1.0, ratio))
         norm = np.linalg.norm(left, axis=1)
         scale = norm + np.abs(bias_left).max(1) + np.abs(ratio) * np.abs(bias_right).max(1)
@@ -163,3 +164,10 @@ class Relations(Intervals):
 
     def _flat(self, values: Floats, scale: Floats) -> Bools:
         return np.asarray(np.ptp(values, axis=1) <= self.tolerance * scale)
+
+
+def _projection(left: Floats, right: Floats) -> Floats:
+    """[pairs]: the number r that brings r · right closest to left; 1 where both are zero."""
+    square = np.einsum("ij,ij->i", right, right)
+    product = np.einsum("ij,ij->i", left, right)
+    return np.where((square == 0) & ~left.any(axis=1), 1.0, product / np.where(square == 0, 1, square))

@@ -194,7 +194,7 @@ def _group_report(builder: Builder, group: Group, plan: GroupPlan | None) -> Gro
         lowest_merged_cosine=min(merged) if merged else None,
         threshold=None if method == "lossless" else builder.thresholds[group.index],
         method=method if plan else "none",
-        held_back=plan.held_back if plan else 0,
+        held_back=plan.held_back if plan else builder.held_back.get(group.index, 0),
     )
 
 

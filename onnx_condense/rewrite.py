@@ -21,7 +21,7 @@ from onnx_condense.facts import Facts
 from onnx_condense.labels import atoms_of, varying
 from onnx_condense.model_io import export_graph, import_graph
 from onnx_condense.movers import Labels, Shape
-from onnx_condense.operators import Contraction, Elementwise, Filter, Move
+from onnx_condense.operators import Action, Contraction, Elementwise, Filter, Move
 from onnx_condense.runtime import Array
 from onnx_condense.signals import Bools, Floats, Ints
 from onnx_condense.state import State
@@ -95,6 +95,24 @@ class _Writer:
                 self._regroup(index)
             elif isinstance(action, Move):
                 self._move(index, action)
+            self._keep_derived(index, action)
+
+    def _keep_derived(self, index: int, action: Action) -> None:
+        """A number that was computed from a shape (such as sqrt(d)) must not follow the slicing: it is written down."""
+        for position, tensor in enumerate(self.facts.nodes[index].inputs):
+            name = tensor.name
+            if name not in self.facts.derived or self.nodes[index].inputs[position].name != name:
+                continue
+            value = self.facts.value(tensor)
+            if value is None or np.array_equal(self._chain[name], value):
+                continue
+            if isinstance(action, Move) and action.name == "reshape":
+                continue
+            if self.facts.follows_batch(name):
+                labels = [self.trace.labels[n] for n in self.facts.measured(name) if n in self.trace.labels]
+                atoms = np.concatenate([atoms_of(x).reshape(-1) for x in labels])
+                raise Disagreement(np.unique(self.trace.unit_of[atoms[atoms >= 0]]), name)
+            self._set_input(index, position, value)
 
     def _macs(self) -> int:
         """Output elements times the weights that each of them multiplies."""
@@ -103,7 +121,7 @@ class _Writer:
             if isinstance(action, Contraction):
                 weight = self._value(index, action.weight)
                 outer = next(a for a in action.weight_axes if a in action.output_axes)
-                each = weight.size // weight.shape[action.weight_axes.index(outer)]
+                each = weight.size // max(1, weight.shape[action.weight_axes.index(outer)])
             elif isinstance(action, Filter):
                 each = self._value(index, 1)[0].size
             else:
@@ -160,7 +178,10 @@ class _Writer:
         action = self.trace.actions[index]
         assert isinstance(action, Contraction)
         kind = self.state.weight(index, action.weight).dtype
-        if action.bias is not None:
+        if action.beta == 0:
+            self.nodes[index].attrs["beta"] = 1.0
+            self.values[index, 2] = self._produced(index, shift.astype(kind))
+        elif action.bias is not None:
             bias = self._value(index, action.bias)
             self.values[index, action.bias] = (bias.astype(np.float64) + shift / action.beta).astype(bias.dtype)
         elif self.nodes[index].op in ("Conv", "Gemm"):

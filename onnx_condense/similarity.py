@@ -9,7 +9,7 @@ import numpy as np
 from onnx_condense.factors import Factor, Rule
 from onnx_condense.signals import Bools, Floats, Ints
 
-BLOCK = 1024
+BLOCK = 512
 """Rows per block of the Gram product; memory beyond the result is a few blocks and one copy of the vectors."""
 
 SMALL = 2**22
@@ -22,35 +22,39 @@ def similarity(factors: Sequence[Factor], n: int) -> Floats:
     The diagonal is -1: a neuron is not its own neighbour.
     """
     small = n * max((f.rows.shape[1] for f in factors), default=0) <= SMALL
-    result = np.ones((n, n), dtype=np.float64 if small else np.float32)
-    for factor in factors:
-        _lower(result, factor)
+    result = np.empty((n, n), dtype=np.float64 if small else np.float32)
     if not factors:
         result.fill(-1)
-    np.clip(result, -1, 1, out=result)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for number, factor in enumerate(factors):
+            _lower(result, factor, first=number == 0)
     np.fill_diagonal(result, -1)
     return result
 
 
-def _lower(result: Floats, factor: Factor) -> None:
-    """Takes the minimum with one stage, upper triangle by blocks of rows, mirrored."""
+def _lower(result: Floats, factor: Factor, first: bool) -> None:
+    """Takes the minimum with one stage (or stores the first), upper triangle by blocks of rows, mirrored."""
     vectors = factor.with_bias().astype(result.dtype, copy=False)
     squares = np.einsum("ij,ij->i", vectors, vectors)
     directional = factor.rule in (Rule.ANY, Rule.POSITIVE)
     if directional:
         lengths = np.sqrt(squares)
-        vectors = vectors / np.where(lengths == 0, 1, lengths)[:, None]
+        vectors /= np.where(lengths == 0, 1, lengths)[:, None]
     for start in range(0, len(vectors), BLOCK):
         rows = slice(start, start + BLOCK)
         gram = vectors[rows] @ vectors[start:].T
         if not directional:
             sums = squares[rows, None] + squares[None, start:]
-            gram = 2 * gram / np.where(sums == 0, 1, sums)
+            gram *= 2 / np.where(sums == 0, 1, sums)
         if factor.rule in (Rule.ANY, Rule.ODD):
             np.abs(gram, out=gram)
+        np.fmax(gram, -1, out=gram)  # a NaN becomes -1: not alike
+        np.minimum(gram, 1, out=gram)
         part = result[rows, start:]
-        np.minimum(part, gram, out=part)
-        result[start:, rows] = part.T
+        np.copyto(part, gram if first else np.minimum(part, gram))
+        for column in range(start, len(vectors), BLOCK):
+            columns = slice(column, column + BLOCK)
+            result[columns, rows] = result[rows, columns].T
 
 
 def ratios(factor: Factor, j: Ints, m: Ints) -> Floats:

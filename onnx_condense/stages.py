@@ -85,19 +85,19 @@ class Evaluator(Relations):
         prefix = tuple(f.leaves for f in factors)
         return [*factors, Factor(scale, shift, frozenset({id(signal)}), virtual=True, prefix=prefix)]
 
-    def is_linear(self, signal: Signal) -> bool:
-        """Whether the path from the weights is linear, so that any constant passes it."""
+    def passes_constants(self, signal: Signal) -> bool:
+        """Whether a constant that two channels differ by may pass the whole path (linear steps and maxima)."""
         match signal:
             case Rows() | Shared():
                 return True
             case Combined(operation, left, right):
-                return operation in ("add", "sub") and self.is_linear(left) and self.is_linear(right)
+                return operation in ("add", "sub") and self.passes_constants(left) and self.passes_constants(right)
             case Pooled():
-                return signal.linear and self.is_linear(signal.child)
+                return self.passes_constants(signal.child)
             case Activated():
-                return signal.action.kind is Kind.LINEAR and self.is_linear(signal.child)
+                return signal.action.kind is Kind.LINEAR and self.passes_constants(signal.child)
             case Restricted() | Affine() | Mapped() | Modulated():
-                return self.is_linear(signal.child)
+                return self.passes_constants(signal.child)
         return False
 
     def approximate(self, signal: Signal, ratio: Floats, j: Ints, m: Ints) -> tuple[Floats, Floats]:

@@ -130,8 +130,11 @@ class State(Weights):
         return result
 
     def _columns(self, path: Path) -> Floats:
-        """[p, places]: what the consumer multiplies each place with; taps of a kernel are rows of their own."""
+        """[p, places]: what the consumer's remaining rows multiply each place with; taps are rows of their own."""
         weight = self.weight(path.slot.node, path.slot.input)
+        for slot in self.trace.slots:
+            if slot.node == path.slot.node and slot.role == "produced":
+                weight = weight.compress(self.alive[self.trace.unit_of[atoms_of(slot.labels.reshape(-1))]], slot.axis)
         moved = np.moveaxis(weight, path.slot.axis, -1)
         return moved.reshape(-1, moved.shape[-1])[:, path.places].astype(np.float64)
 

@@ -85,6 +85,8 @@ class _Tracer:
             self._visit(action)
         for tensor in self.facts.graph.outputs:
             self._pin_tensor(tensor.name, "is an output of the model")
+            for name in self.facts.measured(tensor.name):
+                self._pin_tensor(name, "has a shape that is an output of the model")
         for name in self.facts.captured():
             self._pin_tensor(name, "is read inside an If, Loop or Scan body")
         return self._finish()
@@ -118,7 +120,7 @@ class _Tracer:
         sizes = [self.facts.value(t) for t in self.node.inputs if t.name in self.facts.static]
         parameters = sum(v.size for v in sizes if v is not None and v.ndim > 1 and v.dtype.kind == "f")
         if parameters:
-            self.refused.append(Refusal(self._me(), reason, parameters))
+            self.refused.append(Refusal(self._layer(), reason, parameters))
 
     def _contraction(self, action: Contraction) -> None:
         data = self.node.inputs[action.data].name
@@ -129,6 +131,8 @@ class _Tracer:
         axis = action.data_axes.index(inner)
         labels = self._uniform(self.labels.get(data), [i for i, a in enumerate(action.data_axes) if a == "*"])
         tied = self.node.inputs[action.weight].name in self.shared_weights
+        if not all(np.isfinite(v).all() for v in self._parameters()):
+            return self._refuse("has weights that are not finite")
         rank = len(action.output_axes)
         if labels is not None and axis in varying(labels) and (tied or varying(labels) != (axis,)):
             self._pin(
@@ -159,9 +163,9 @@ class _Tracer:
             self._emit(self._mapped(moved, lambda child: Mapped(child, biased)))
             return
         count = weight.shape[action.weight_axes.index(outer)]
-        if tied or count == 1:
+        if tied or count < 2:
             reason = "uses its weight more than once" if tied else ONE_CHANNEL
-            self.refused.append(Refusal(self._me(), reason, weight.size))
+            self.refused.append(Refusal(self._layer(), reason, weight.size))
             return
         atoms = self.sets.grow(count)
         self.producers.append((self.index, atoms))
@@ -214,7 +218,10 @@ class _Tracer:
             np.asarray(self.facts.value(self.node.inputs[i]), dtype=np.float64)[:, None]
             for i in (action.scale, action.shift, action.mean, action.var)
         )
-        slope = scale / np.sqrt(var + action.epsilon)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            slope = scale / np.sqrt(var + action.epsilon)
+        if not np.isfinite(slope).all() or not np.isfinite(shift - mean * slope).all():
+            return self._refuse("has parameters that are not finite")
         row = labels.reshape(-1)
         affine = self._affine(row, slope, shift - mean * slope, np.abs(shift) + np.abs(mean * slope))
         if affine is None:
@@ -291,14 +298,24 @@ class _Tracer:
         shape = self._shape(self.node.outputs[0])
         names = [t.name for t in tensors]
         if len(names) == 1:
-            labels = self.labels.get(names[0])
-            return self._emit(labels) if labels is not None else None
+            return self._single(action.operation, self.labels.get(names[0]))
         left = self._operand(tensors[0], len(shape))
         for tensor in tensors[1:]:
             right = self._operand(tensor, len(shape))
             left = self._pair(action.operation, left, right, shape)
         if left.labels is not None:
             self._emit(left.labels)
+
+    def _single(self, operation: str, labels: Labels | None) -> None:
+        """Neg, or a Sum, Max or Min of one tensor."""
+        if labels is not None and operation == "neg":
+            row = labels.reshape(-1)
+            minus, zero = np.full((len(row), 1), -1.0), np.zeros((len(row), 1))
+            affine = self._affine(row, minus, zero, zero)
+            assert affine is not None
+            labels = affine.reshape(labels.shape)
+        if labels is not None:
+            self._emit(labels)
 
     def _operand(self, tensor: gs.Tensor, rank: int) -> _Operand:
         labels = self.labels.get(tensor.name)
@@ -377,8 +394,8 @@ class _Tracer:
                 "div": (1 / value, np.zeros_like(value)),
             }[operation]
         scales, shifts = self._per_position(labels, scale), self._per_position(labels, shift)
-        if not np.isfinite(scales).all():
-            self._pin(labels, f"is divided by zero at {self._me()}")
+        if not (np.isfinite(scales).all() and np.isfinite(shifts).all()):
+            self._pin(labels, f"meets a constant at {self._me()} that is not finite")
             return None
         affine = self._affine(labels.reshape(-1), scales, shifts, np.abs(shifts))
         if affine is None:
@@ -465,7 +482,16 @@ class _Tracer:
 
     # ---- small helpers
 
+    def _parameters(self) -> list[Array]:
+        """The node's constant inputs that are floats."""
+        values = [self.facts.value(t) for t in self.node.inputs if t.name in self.facts.static]
+        return [v for v in values if v is not None and v.dtype.kind in "fV"]
+
     def _me(self) -> str:
+        """The node in a reason: by operator, so that reasons group."""
+        return f"{'an' if self.node.op[0] in 'AEIO' else 'a'} {self.node.op}"
+
+    def _layer(self) -> str:
         return layer_name(self.node, self.index)
 
     def _shape(self, tensor: gs.Tensor) -> movers.Shape:
@@ -556,7 +582,7 @@ class _Tracer:
         unit_of = self.sets.roots()
         pinned = {int(unit): reason for atoms, reason in reversed(self.pins) for unit in np.unique(unit_of[atoms])}
         names = {index: layer_name(node, index) for index, node in enumerate(self.facts.nodes)}
-        groups, refused = dependency_groups(self.producers, unit_of, pinned, self.slots, names)
+        groups, refused = dependency_groups(self.producers, unit_of, pinned, self.slots, self.labels, names)
         traced = Trace(
             self.facts, tuple(groups), (), tuple(self.slots), tuple(self.signals), unit_of, self.labels, self.actions
         )

@@ -12,9 +12,7 @@ from torch import nn
 WIDTHS = (32, 64, 64)
 DROPOUT = 0.3  # of whole channels, in training only: it makes channels condense
 GAMMA = 1.0
-SETTINGS = FitSettings(
-    optimizer="sgd", steps=5000, batch_size=32, learning_rate=0.1, weight_decay=4e-3, noise=0.1
-)
+SETTINGS = FitSettings(optimizer="sgd", steps=5000, batch_size=32, learning_rate=0.1, weight_decay=4e-3, noise=0.1)
 
 
 def build() -> nn.Sequential:

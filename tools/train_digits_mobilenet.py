@@ -14,9 +14,7 @@ from torch import Tensor, nn
 STEM_WIDTH, HEAD_WIDTH, EXPANSION = 16, 128, 4
 MODULES = ((16, 1), (24, 1), (24, 1), (32, 2), (32, 1))  # (output channels, stride)
 GAMMA = 1.0
-SETTINGS = FitSettings(
-    optimizer="sgd", steps=4000, batch_size=32, learning_rate=0.1, weight_decay=3e-3, noise=0.1
-)
+SETTINGS = FitSettings(optimizer="sgd", steps=4000, batch_size=32, learning_rate=0.1, weight_decay=3e-3, noise=0.1)
 
 
 def normalized(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:

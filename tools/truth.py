@@ -1,13 +1,13 @@
 """Two truth tests of the tracer and the rewriter, on every model of a folder.
 
-deletion: half of every free cell is deleted at random; the small model must equal its expanded twin, intermediate tensors
-included, within the surgery limit.
-copies: half of every free cell is overwritten with exact copies of the other half; `--lossless --align 1` must give back
-the planted model's function, and remove what was planted.
+deletion: half of every free cell is deleted at random; the small model must equal its expanded twin, intermediate
+tensors included, within the surgery limit.
+copies: half of every free cell is overwritten with exact copies of the other half; `--lossless --align 1` must give
+back the planted model's function, and remove what was planted.
 
-    python tools/truth.py FOLDER [--test deletion|copies] [--json OUT]
+    python tools/truth.py FOLDER [--test deletion|copies|both] [--json OUT]
 
-Prints one JSON line per model and a summary: how many models hold, the share of parameters reached (median and mean), and
+Prints one JSON line per model and a summary: which models fail, the share of parameters reached (median and mean), and
 the most frequent reasons for what is not reached.
 """
 

@@ -1,0 +1,30 @@
+"""Every row of the operator table on graphs with planted redundancy: what is exact merges, what is nearly exact does not."""
+
+from __future__ import annotations
+
+import pytest
+from planted import CASES, RELATIONS, Case, assert_close, widths
+
+from onnx_condense import Options, condense
+from onnx_condense.operators import TABLE
+
+TESTS = [(case, relation) for case in CASES for relation in RELATIONS if relation not in case.silent]
+
+
+@pytest.mark.parametrize(("case", "relation"), TESTS, ids=[f"{c.name}-{r}" for c, r in TESTS])
+def test_planted_redundancy(case: Case, relation: str) -> None:
+    model = case.build(relation)
+    result = condense(model, Options(lossless=True, align=1))
+    found = widths(result.model)
+    assert {name: found[name] for name in case.layers} == case.expected(relation)
+    assert_close(model, result.model, 2e-5)
+
+
+def test_every_row_of_the_table_has_a_planted_case() -> None:
+    assert {("", case.op) for case in CASES} == set(TABLE)
+
+
+def test_every_row_of_the_table_has_a_near_miss() -> None:
+    """Each row must refuse something, else its planted case could pass by merging too much."""
+    refused = {("", c.op) for c, relation in TESTS if relation not in c.passes}
+    assert refused == set(TABLE)

@@ -1,0 +1,131 @@
+"""The README's figures: the models of models/ condensed at several thresholds, scored on their test sets.
+
+    pip install '.[plot]' && python tools/readme_example.py
+
+Writes tools/readme_example.json (every number) and tools/readme_example.svg (the picture), and fills the README's table
+and example report.
+Ratio merging (the paper's) and deletion remove the same channels, so they are compared at equal size. No fine-tuning.
+Seed 0, `align=1`, so that sizes do not depend on the host.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import evaluate
+import matplotlib
+import onnx
+import onnxruntime
+
+from onnx_condense import Options, condense
+
+matplotlib.use("svg")
+from matplotlib import pyplot as plt
+
+ROOT = Path(__file__).resolve().parent.parent
+MODELS = ("surrogate_h2", "digits_conv_bn", "digits_mobilenet")
+THRESHOLDS = (0.999, 0.99, 0.97, 0.95, 0.92, 0.88, 0.8, 0.7)
+SHOWN = (0.999, 0.95, 0.88)
+
+
+def score(model: onnx.ModelProto | Path, data: Path) -> float:
+    """Accuracy, or R² for regression, on the saved test set."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = model if isinstance(model, Path) else Path(folder) / "model.onnx"
+        if not isinstance(model, Path):
+            onnx.save(model, path)
+        found = evaluate.evaluate(path, data)
+    return float(found["accuracy"] if "accuracy" in found else found["r2"])
+
+
+def measure(stem: str) -> dict[str, Any]:
+    """One model: size and score at every threshold, by ratio merging and by deletion."""
+    path, data = ROOT / "models" / f"{stem}.onnx", ROOT / "models" / f"{stem}.test.npz"
+    rows = []
+    for merge in ("ratio", "delete"):
+        for threshold in THRESHOLDS:
+            done = condense(path, Options(threshold=threshold, merge=merge, align=1))
+            before, after = done.report.input, done.report.output or done.report.input
+            proof = done.report.verification
+            assert proof is not None
+            rows.append(
+                {
+                    "merge": merge,
+                    "threshold": threshold,
+                    "parameters": after.parameters / before.parameters,
+                    "macs": after.macs / before.macs,
+                    "surgery_error": proof.surgery_error,
+                    "score": score(done.model, data),
+                }
+            )
+    return {"model": stem, "score": score(path, data), "parameters": before.parameters, "rows": rows}
+
+
+def draw(results: list[dict[str, Any]], target: Path) -> None:
+    """Score over the share of parameters kept."""
+    plt.rcParams.update({"svg.hashsalt": "onnx-condense", "font.size": 9})
+    figure, axes = plt.subplots(1, len(results), figsize=(11, 3.2), constrained_layout=True)
+    for axis, result in zip(axes, results, strict=True):
+        axis.axhline(result["score"], color="0.6", linewidth=0.8, label="original")
+        for merge, marker in (("ratio", "o-"), ("delete", "x--")):
+            rows = [r for r in result["rows"] if r["merge"] == merge]
+            axis.plot([100 * r["parameters"] for r in rows], [max(r["score"], 0) for r in rows], marker, label=merge)
+        axis.set_title(result["model"])
+        axis.set_xlabel("parameters kept, %")
+        axis.invert_xaxis()
+    axes[0].set_ylabel("R² (surrogate), accuracy (digits)")
+    axes[-1].legend()
+    figure.savefig(target, metadata={"Date": None})
+
+
+def main() -> None:
+    """Measures, draws, prints."""
+    results = [measure(stem) for stem in MODELS]
+    host = {
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "seed": 0,
+    }
+    folder = Path(__file__).parent
+    (folder / "readme_example.json").write_text(json.dumps({"host": host, "results": results}, indent=1) + "\n")
+    draw(results, folder / "readme_example.svg")
+    lines = ["| model | score before | " + " | ".join(f"T = {t:g}: parameters kept, score" for t in SHOWN) + " |"]
+    lines.append("|" + "---|" * (2 + len(SHOWN)))
+    for result in results:
+        found = {r["threshold"]: r for r in result["rows"] if r["merge"] == "ratio"}
+        cells = [f"{found[t]['parameters']:.1%}, {found[t]['score']:.4f}" for t in SHOWN]
+        lines.append(f"| `{result['model']}` | {result['score']:.4f} | {' | '.join(cells)} |")
+    print(*lines, sep="\n")
+    fill("table", lines)
+    fill("report", ["```json", example_report(), "```"])
+
+
+def fill(mark: str, lines: list[str]) -> None:
+    """Puts lines between <!-- mark --> and <!-- /mark --> of the README."""
+    path = ROOT / "README.md"
+    before, rest = path.read_text().split(f"<!-- {mark} -->\n")
+    after = rest.split(f"<!-- /{mark} -->")[1]
+    path.write_text(f"{before}<!-- {mark} -->\n" + "\n".join(lines) + f"\n<!-- /{mark} -->{after}")
+
+
+def example_report() -> str:
+    """The whole report of one real run, as --report writes it."""
+    with tempfile.TemporaryDirectory() as folder:
+        report, output = Path(folder) / "report.json", Path(folder) / "surrogate_h2.condensed.onnx"
+        arguments = ["models/surrogate_h2.onnx", "--threshold", "0.95", "--report", str(report), "-o", str(output)]
+        subprocess.run([sys.executable, "-m", "onnx_condense", *arguments, "--quiet"], cwd=ROOT, check=True)
+        return report.read_text().replace(f"{folder}/", "models/").strip()
+
+
+if __name__ == "__main__":
+    main()
