@@ -13,7 +13,7 @@ from onnx_condense.merging import Judgement, decide, judge
 from onnx_condense.options import DEFAULT_THRESHOLD, Options
 from onnx_condense.plan import Plan
 from onnx_condense.rewrite import Disagreement, check_shapes
-from onnx_condense.state import State
+from onnx_condense.state import State, paths
 
 
 class Builder:
@@ -24,7 +24,7 @@ class Builder:
         thresholds: group index -> threshold.
         original: the state in which nothing is merged.
         uneven: tensors whose channels could not be removed evenly; their groups stay.
-        held_back: group index -> merges that alignment undid in the last build.
+        held: group index -> channels whose merges alignment undid in the last build.
     """
 
     def __init__(self, traced: Trace, options: Options, align: int) -> None:
@@ -36,7 +36,7 @@ class Builder:
         self.groups = [g for g in traced.groups if self._chosen(g)]
         self.thresholds = self._thresholds()
         self.uneven: list[str] = []
-        self.held_back: dict[int, int] = {}
+        self.held: dict[int, tuple[int, ...]] = {}
         self._judged: dict[int, Judgement] = {}
         self._stay: set[int] = set()
 
@@ -64,7 +64,14 @@ class Builder:
             if group is None or group.layers != decided.layers or len(group.units) != decided.width:
                 at = decided.layers[0]
                 raise PlanError(f"the plan does not fit the model at {at}: plan it again with this version")
+            known = {(p.slot.node, p.slot.input, p.number) for p in paths(self.trace, group)}
+            if known != {(r.node, r.input, r.path) for r in decided.reads}:
+                raise PlanError(f"the plan's consumers of {group.layers[0]} are not the model's: plan it again")
             state.apply(group, decided)
+        try:
+            check_shapes(state)
+        except Disagreement as problem:
+            raise PlanError(f"the plan leaves {problem.name} without a shape: plan the model again") from problem
         return state
 
     def judged(self, group: Group) -> Judgement:
@@ -91,7 +98,7 @@ class Builder:
                     continue
                 judgement = judge(state, group, method, depthwise) if cascading else self.judged(group)
                 plan = decide(judgement, self.trace, method, depthwise, wanted[group.index], self.align)
-                self.held_back[group.index] = plan.held_back
+                self.held[group.index] = plan.held
                 if plan.shrinks:
                     state.apply(group, plan)
                     repeat = method == "lossless"

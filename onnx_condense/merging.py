@@ -108,8 +108,11 @@ def stages(evaluator: Evaluator, trace: Trace, signal: int, method: Method, dept
 
 
 def _candidate(factor: Factor, linear: bool) -> Factor:
-    """A superset of what can be exact: any collinear pair; on linear paths the bias becomes part of the constant."""
-    bias = np.zeros_like(factor.bias) if linear else factor.bias
+    """A superset of what can be exact: any collinear pair.
+
+    The bias counts only where it must follow the rows: not where a constant passes, nor behind other stages.
+    """
+    bias = np.zeros_like(factor.bias) if linear or factor.prefix else factor.bias
     empty = ~np.hstack([factor.rows, bias]).any(axis=1, keepdims=True)
     return replace(factor, rows=np.where(empty, 1, factor.rows), bias=bias, rule=Rule.ANY)
 
@@ -189,20 +192,20 @@ def _channels_per_unit(trace: Trace, group: Group) -> tuple[int, int, bool]:
     return len(units) - mine, max(1, mine // len(group.units)), any(r > 3 for r in ranks)
 
 
-def _align(main: Ints, cosine: Floats, before: Bools, width: tuple[int, int, bool], align: int) -> int:
-    """Undoes merges, lowest cosine first, until the width is a multiple of `align`; returns how many."""
+def _align(main: Ints, cosine: Floats, before: Bools, width: tuple[int, int, bool], align: int) -> tuple[int, ...]:
+    """Undoes merges, lowest cosine first, until the width is a multiple of `align`; returns their channels."""
     fixed, per_unit, convolved = width
     places = np.arange(len(main))
     removed = np.flatnonzero((main != places) & before)
     if align <= 1 or not convolved or not len(removed):
-        return 0
+        return ()
     kept = int(before.sum()) - len(removed)
     wanted = next((k for k in range(kept, int(before.sum())) if (fixed + k * per_unit) % align == 0), int(before.sum()))
     order = removed[np.lexsort((removed, cosine[removed]))]
     undone = order[: wanted - kept]
     main[undone] = undone
     cosine[undone] = 1.0
-    return len(undone)
+    return tuple(sorted(undone.tolist()))
 
 
 def _read(judgement: Judgement, trace: Trace, position: int, main: Ints, method: Method, depthwise: str) -> Read:

@@ -31,6 +31,17 @@ gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.CRITICAL
 PROTOBUF_LIMIT = 2**31 - 1
 """Largest serialized message in bytes; beyond it weights must live in a file of their own."""
 
+KINDS = onnx.AttributeProto
+UNKNOWN_TO_GRAPHSURGEON = (
+    KINDS.TENSORS,
+    KINDS.GRAPHS,
+    KINDS.SPARSE_TENSOR,
+    KINDS.SPARSE_TENSORS,
+    KINDS.TYPE_PROTO,
+    KINDS.TYPE_PROTOS,
+)
+"""Attribute types that GraphSurgeon leaves out."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -181,8 +192,7 @@ def _restore_node(proto: onnx.NodeProto, original: onnx.NodeProto) -> None:
     proto.doc_string = original.doc_string
     proto.overload = original.overload
     proto.metadata_props.extend(original.metadata_props)
-    present = {attribute.name for attribute in proto.attribute}
-    proto.attribute.extend(a for a in original.attribute if a.name not in present)
+    proto.attribute.extend(a for a in original.attribute if a.type in UNKNOWN_TO_GRAPHSURGEON)
 
 
 def _export_initializers(graph: gs.Graph, original: onnx.ModelProto, result: onnx.ModelProto) -> None:

@@ -7,9 +7,10 @@ or a use of it that its row does not cover (`Refused`), pins the channels that i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -349,8 +350,6 @@ def _transpose(view: NodeView) -> Mapping[str, Any]:
 
 
 def _reshape(view: NodeView) -> Mapping[str, Any] | None:
-    if view.attribute("allowzero", 0):
-        return None
     return {"shape": view.output_shape()}
 
 
@@ -474,9 +473,12 @@ def running_statistics(node: onnx.NodeProto) -> list[str]:
     return list(node.input[3:5]) if node.op_type == "BatchNormalization" else []
 
 
-def constant_arrays(node: onnx.NodeProto) -> list[onnx.TensorProto]:
-    """The tensors that a Constant node holds."""
-    return [a.t for a in node.attribute if a.name == "value"] if node.op_type == "Constant" else []
+def constant_floats(node: onnx.NodeProto, kinds: Collection[int]) -> int:
+    """How many numbers a Constant node of rank >= 1 holds, if they are of one of the kinds (TensorProto.DataType)."""
+    if node.op_type != "Constant":
+        return 0
+    tensors = [a.t for a in node.attribute if a.name == "value" and a.t.dims and a.t.data_type in kinds]
+    return sum(prod(t.dims) for t in tensors) + sum(len(a.floats) for a in node.attribute if a.name == "value_floats")
 
 
 def embedding_rows(facts_nodes: list[gs.Node], name: str, sizes: Mapping[str, int]) -> int | None:

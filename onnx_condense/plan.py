@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from onnx_condense.errors import PlanError
 from onnx_condense.model_io import write_atomically
 
+METHODS = ("lossless", "auto", "ratio", "delete")
 FORMAT = "onnx-condense-plan"
 VERSION = 1
 INLINE = 256
@@ -52,7 +54,7 @@ class GroupPlan:
         main: [n] the channel that each one merges into: itself where it stays, -1 where it goes without one.
         cosine: [n] how alike each removed channel and its main channel are; 1 for the others.
         highest: the highest cosine between two channels of the group.
-        held_back: how many merges alignment undid.
+        held: channels that stay only because alignment undid their merges.
         reads: one per consumer and path.
     """
 
@@ -61,7 +63,7 @@ class GroupPlan:
     main: tuple[int, ...]
     cosine: tuple[float, ...]
     highest: float
-    held_back: int
+    held: tuple[int, ...]
     reads: tuple[Read, ...]
 
     @property
@@ -132,7 +134,7 @@ class Plan:
                     "main": pack(f"{number}.main", group.main),
                     "cosine": pack(f"{number}.cosine", group.cosine),
                     "highest": group.highest,
-                    "held_back": group.held_back,
+                    "held": list(group.held),
                     "reads": reads,
                 }
             )
@@ -172,20 +174,24 @@ class Plan:
             raise PlanError(f"{path} is not JSON: write the plan again with --plan") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
             raise PlanError(f"{path} is not a plan of version {VERSION}: write it again with --plan")
-        arrays: dict[str, Any] = {}
-        if "arrays" in content:
-            arrays = _load_arrays(path.with_name(content["arrays"]["file"]), content["arrays"]["sha256"])
         try:
+            named = content.get("arrays")
+            arrays = _load_arrays(path.with_name(named["file"]), named["sha256"]) if named is not None else {}
             return Plan.from_json(content, arrays)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise PlanError(f"the plan {path} is damaged ({error}): write it again with --plan") from error
 
     @staticmethod
     def from_json(content: Mapping[str, Any], arrays: Mapping[str, Any]) -> Plan:
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`. Raises ValueError, KeyError or TypeError for what `to_json` never writes."""
 
         def unpack(value: Any) -> tuple[Any, ...]:
             return tuple(arrays[value["array"]].tolist() if isinstance(value, dict) else value)
+
+        _expect(content["method"] in METHODS, "unknown method")
+        _expect(type(content["align"]) is int and content["align"] >= 1, "align is no number")
+        _expect(isinstance(content["options"], dict), "options are no object")
+        _expect(type(content["fold_batchnorm"]) is bool, "fold_batchnorm is not true or false")
 
         groups = tuple(
             GroupPlan(
@@ -194,7 +200,7 @@ class Plan:
                 unpack(g["main"]),
                 unpack(g["cosine"]),
                 g["highest"],
-                g["held_back"],
+                tuple(g["held"]),
                 tuple(
                     Read(r["node"], r["input"], r["path"], r["layer"], unpack(r["ratio"]), unpack(r["constant"]))
                     for r in g["reads"]
@@ -202,15 +208,42 @@ class Plan:
             )
             for g in content["groups"]
         )
+        for group in groups:
+            _validate(group)
+        _expect(len({g.index for g in groups}) == len(groups), "a group comes twice")
         return Plan(
             content["model_sha256"],
             content["method"],
             content["options"],
             content["align"],
-            {name: tuple(shape) for name, shape in content["input_shapes"].items()},
+            {name: _sizes(shape) for name, shape in content["input_shapes"].items()},
             content["fold_batchnorm"],
             groups,
         )
+
+
+def _expect(condition: bool, problem: str) -> None:
+    if not condition:
+        raise ValueError(problem)
+
+
+def _sizes(shape: Any) -> tuple[int, ...]:
+    _expect(isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape), "a shape is no list of sizes")
+    return tuple(shape)
+
+
+def _validate(group: GroupPlan) -> None:
+    """Raises ValueError where a group could not have come from a run."""
+    n = group.width
+    _expect(type(group.index) is int, "a group's index is no number")
+    _expect(all(type(m) is int and -1 <= m < n for m in group.main), "a main channel is out of range")
+    _expect(all(m == -1 or group.main[m] == m for m in group.main), "a main channel does not stay itself")
+    _expect(bool(group.keep), "no channel stays")
+    _expect(all(type(c) is int and 0 <= c < n for c in group.held), "a held channel is out of range")
+    rows = [group.cosine, *(row for read in group.reads for row in (read.ratio, read.constant))]
+    for row in rows:
+        _expect(len(row) == n, "a row has the wrong length")
+        _expect(all(type(v) in (int, float) and math.isfinite(v) for v in row), "a number is missing or not finite")
 
 
 def _load_arrays(path: Path, digest: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import onnx
 
 from onnx_condense.channels import Trace
-from onnx_condense.errors import VerificationError
+from onnx_condense.errors import InputError, VerificationError
 from onnx_condense.inputs import Feed
 from onnx_condense.options import Options
 from onnx_condense.report import VerificationReport
@@ -41,8 +41,11 @@ def prove(
     Raises:
         VerificationError: the surgery limit, the lossless promise or the tolerance is not met.
     """
-    condensed = results(small.model, feeds)
-    surgery = compare(results(twin.model, feeds), condensed, reference=expected)
+    try:
+        condensed = results(small.model, feeds)
+        surgery = compare(results(twin.model, feeds), condensed, reference=expected)
+    except InputError as error:
+        raise VerificationError(f"the rewritten model does not run ({error}): please report this model") from error
     noise = compare(results(original, feeds, optimize=False), expected)
     limit = surgery_limit(noise)
     approximation = compare(expected, condensed)

@@ -84,12 +84,12 @@ class Relations(Intervals):
     def _collinear(self, left: Floats, right: Floats, bias_left: Floats, bias_right: Floats) -> Relation:
         left, right = left.astype(np.float64), right.astype(np.float64)
         ratio = _projection(left, right)
-        empty = ~np.hstack([left, right]).any(axis=1, keepdims=True)
-        ratio = np.where(empty[:, 0], _projection(bias_left, bias_right), ratio)
+        empty = np.count_nonzero(np.hstack([left, right]), axis=1) == 0
+        ratio = np.where(empty, _projection(bias_left, bias_right), ratio)
         ratio = np.where(self._is_one(ratio), 1.0, np.where(self._is_one(-ratio), -1.0, ratio))
         norm = np.linalg.norm(left, axis=1)
         scale = norm + np.abs(bias_left).max(1) + np.abs(ratio) * np.abs(bias_right).max(1)
-        exact = np.abs(left - ratio[:, None] * right).max(1, initial=0) <= self.tolerance * norm
+        exact = np.abs(left - ratio[:, None] * right).max(axis=1, initial=0) <= self.tolerance * norm
         shift = bias_left - ratio[:, None] * bias_right
         return Relation(ratio, self._clean(shift.mean(1), scale), exact & self._flat(shift, scale), scale)
 

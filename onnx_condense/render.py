@@ -27,13 +27,8 @@ def show_report(console: Console, report: Report) -> None:
     console.print(table)
     _totals(console, report.input, report.output)
     _refusals(console, report.refusals)
-    held = sum(g.held_back for g in report.groups)
-    if held:
-        console.print(
-            f"Alignment to multiples of {report.align} held back {held} merges "
-            f"({names(tuple(g.layers[0] for g in report.groups if g.held_back))}): "
-            "--align 1 makes them, at the price of speed."
-        )
+    if report.alignment.advice:
+        console.print(f"{report.alignment.advice[0].upper()}{report.alignment.advice[1:]}.")
     if report.verification is not None and report.output is not None:
         v = report.verification
         console.print(

@@ -17,7 +17,7 @@ from onnx_condense._version import __version__
 from onnx_condense.builder import Builder
 from onnx_condense.channels import Group, Trace
 from onnx_condense.model_io import serialize
-from onnx_condense.operators import constant_arrays, running_statistics
+from onnx_condense.operators import constant_floats, running_statistics
 from onnx_condense.options import Options
 from onnx_condense.plan import GroupPlan
 from onnx_condense.state import State
@@ -62,7 +62,7 @@ class GroupReport:
     """One dependency group.
 
     layers: its producers. highest_cosine: between two of its channels. lowest_merged_cosine: None where nothing merged.
-    held_back: how many merges alignment undid.
+    held_back: how many merges alignment undid; held_back_channels: of which channels.
     """
 
     layers: tuple[str, ...]
@@ -73,6 +73,7 @@ class GroupReport:
     threshold: float | None
     method: str
     held_back: int
+    held_back_channels: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,15 @@ class RefusalReport:
     reason: str
     layers: tuple[str, ...]
     parameters: int
+
+
+@dataclass(frozen=True)
+class AlignmentReport:
+    """The multiple that convolution widths were kept at, how many merges that held back, and what to do about it."""
+
+    multiple: int
+    held_back: int
+    advice: str | None
 
 
 @dataclass(frozen=True)
@@ -116,7 +126,7 @@ class Report:
     input: ModelFacts
     output: ModelFacts | None
     options: Mapping[str, Any]
-    align: int
+    alignment: AlignmentReport
     groups: tuple[GroupReport, ...]
     refusals: tuple[RefusalReport, ...]
     verification: VerificationReport | None
@@ -153,8 +163,7 @@ def count_parameters(graph: onnx.GraphProto) -> tuple[int, int]:
     tensors = [*graph.initializer, *(t.values for t in graph.sparse_initializer)]
     sizes = [(t.name, math.prod(t.dims)) for t in tensors if t.dims and t.data_type in FLOATS]
     for node in graph.node:
-        constants = constant_arrays(node)
-        sizes += [(node.output[0], math.prod(t.dims)) for t in constants if t.dims and t.data_type in FLOATS]
+        sizes.append((node.output[0] if node.output else "", constant_floats(node, FLOATS)))
     without, whole = sum(size for name, size in sizes if name not in statistics), sum(size for _, size in sizes)
     for node in graph.node:
         for attribute in node.attribute:
@@ -177,6 +186,17 @@ def model_facts(
     return ModelFacts(str(path) if path else None, sha256, size, *count_parameters(model.graph), macs)
 
 
+def alignment_report(multiple: int, groups: tuple[GroupReport, ...]) -> AlignmentReport:
+    """What alignment held back, over all groups."""
+    held = [group for group in groups if group.held_back]
+    if not held:
+        return AlignmentReport(multiple, 0, None)
+    total = sum(group.held_back for group in held)
+    places = ", ".join(group.layers[0] for group in held)
+    advice = f"alignment to multiples of {multiple} held back {total} merges ({places}): --align 1 makes them"
+    return AlignmentReport(multiple, total, advice)
+
+
 def group_reports(builder: Builder, state: State) -> tuple[GroupReport, ...]:
     """One row per group that the options chose."""
     return tuple(_group_report(builder, group, state.plans.get(group.index)) for group in builder.groups)
@@ -184,6 +204,7 @@ def group_reports(builder: Builder, state: State) -> tuple[GroupReport, ...]:
 
 def _group_report(builder: Builder, group: Group, plan: GroupPlan | None) -> GroupReport:
     width, method = len(group.units), builder.options.method
+    held = plan.held if plan else builder.held.get(group.index, ())
     pairs = zip(plan.main, plan.cosine, strict=True) if plan else ()
     merged = [cosine for i, (main, cosine) in enumerate(pairs) if main not in (i, -1)]
     return GroupReport(
@@ -194,7 +215,8 @@ def _group_report(builder: Builder, group: Group, plan: GroupPlan | None) -> Gro
         lowest_merged_cosine=min(merged) if merged else None,
         threshold=None if method == "lossless" else builder.thresholds[group.index],
         method=method if plan else "none",
-        held_back=plan.held_back if plan else builder.held_back.get(group.index, 0),
+        held_back=len(held),
+        held_back_channels=held,
     )
 
 

@@ -275,6 +275,8 @@ class _Writer:
         match action.name, original.op:
             case "reshape", "Reshape":
                 self._reshape(index)
+            case "reshape", "Squeeze":
+                self._squeeze(index)
             case "split", _:
                 axis = action.parameters["axis"]
                 self._set_ints(index, "split", 1, 13, [self.shapes[t.name][axis] for t in original.outputs])
@@ -302,6 +304,16 @@ class _Writer:
         if original.inputs[1:] and original.inputs[1].name in self.facts.derived:
             wanted = self._keep_batch(wanted, source, target)
         self._set_ints(index, "shape", 1, 5, wanted)
+        if 0 in wanted:
+            self.nodes[index].attrs.pop("allowzero", None)
+
+    def _squeeze(self, index: int) -> None:
+        """Without axes, a Squeeze would also drop an axis of which one channel is left."""
+        original = self.facts.nodes[index]
+        if "axes" in original.attrs or len(original.inputs) > 1:
+            return
+        shape = self._old(original.inputs[0].name)
+        self._set_ints(index, "axes", 1, 13, [axis for axis, size in enumerate(shape) if size == 1])
 
     def _keep_batch(self, wanted: list[int], source: str, target: str) -> list[int]:
         """A shape that was computed from data's shape: axes that are copied as they are stay computed (0)."""

@@ -90,8 +90,9 @@ class _Sums:
         if a.shape != b.shape:
             self.difference = np.inf
             return
+        same = np.asarray(a == b)
         x, y = a.astype(np.float64), b.astype(np.float64)
-        same = (x == y) | (np.isnan(x) & np.isnan(y))
+        same |= np.isnan(x) & np.isnan(y)
         self.unequal += int(np.count_nonzero(~same))
         self.count += x.size
         x, y = np.where(same & ~np.isfinite(x), 0.0, x), np.where(same & ~np.isfinite(y), 0.0, y)
@@ -110,11 +111,13 @@ class _Sums:
     def comparison(self, name: str) -> OutputComparison:
         is_float = self.dtype.kind not in "iub"
         scale = max(np.sqrt(self.squares), QUIET * np.sqrt(self.reference))
-        error = np.sqrt(self.difference) / scale if scale > 0 else (0.0 if self.difference == 0 else np.inf)
+        error = 0.0 if self.difference == 0 else np.inf
+        if scale > 0 and np.isfinite(self.difference):
+            error = np.sqrt(self.difference) / scale
         if not is_float:
             error = self.unequal / max(1, self.count) if np.isfinite(self.difference) else np.inf
-        norms = np.sqrt(self.squares * self.others)
-        cosine = self.product / norms if norms > 0 else (1.0 if self.squares == self.others else 0.0)
+        norms = np.sqrt(self.squares) * np.sqrt(self.others)
+        cosine = self.product / norms if 0 < norms < np.inf else (1.0 if self.squares == self.others else 0.0)
         agreement = self.agreed / self.rows if self.rows else None
         return OutputComparison(
             name, float(error), self.max_abs, float(cosine) if is_float else None, agreement, is_float, self.dtype.name

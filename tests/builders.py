@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 Array = NDArray[Any]
-Weights = Mapping[str, Array]
+Weights = Mapping[str, Array | np.generic]
 
 
 def build(
@@ -30,17 +30,18 @@ def build(
     domains: Mapping[str, int] | None = None,
     check: bool = True,
 ) -> onnx.ModelProto:
-    """A model from a graph in ONNX text: `g (float[N, 8] x) => (float[N, 3] y) { y = Gemm<transB = 1>(x, w, b) }`.
+    """A model from a graph in ONNX text: `g (float[N, 8] x) => (float[N, 3] y) { y = Gemm(x, w, b) }`.
 
-    `weights` become initializers; nodes get no names (use `[name] y = Op(x)` in the text to name one). `domains`
-    are further opset imports. `check` runs the full checker, so that a test never starts from an invalid model.
+    `weights` become initializers; nodes get no names (use `[name] y = Op(x)` in the text to name one).
+    `domains` are further opset imports. `check` runs the full checker, so that a test never starts from an
+    invalid model.
     """
     imports = "".join(f', "{domain}" : {version}' for domain, version in (domains or {}).items())
     model = onnx.parser.parse_model(
         f'<ir_version: {ir_version}, opset_import: ["" : {opset}{imports}]> {text}'
     )
     model.graph.initializer.extend(
-        numpy_helper.from_array(value, name) for name, value in (weights or {}).items()
+        numpy_helper.from_array(np.asarray(value), name) for name, value in (weights or {}).items()
     )
     if check:
         onnx.checker.check_model(model, full_check=True)
@@ -56,7 +57,7 @@ def random(*shape: int, seed: int = 0, scale: float = 1.0) -> Array:
 
 
 def directions(count: int, size: int, seed: int = 0, limit: float = 0.6) -> Array:
-    """[count, size] unit vectors, no two with |cosine| above `limit`: no threshold above it may merge them."""
+    """[count, size] unit vectors, no two with |cosine| above `limit`: no threshold above it merges them."""
     generator = np.random.default_rng(seed)
     found = np.zeros((0, size))
     for _ in range(100_000):
@@ -82,7 +83,8 @@ def clustered(
     if ratios:
         rows = rows * generator.choice([0.5, 0.75, 1.0, 1.5, 2.0], count)[:, None]
     rows = rows + noise * generator.standard_normal((count, size)) / np.sqrt(size)
-    return rows.astype(np.float32)
+    result: Array = rows.astype(np.float32)
+    return result
 
 
 def plant(
@@ -92,7 +94,7 @@ def plant(
     ratios: Iterable[float] = (),
     axis: int = 0,
 ) -> onnx.ModelProto:
-    """A model in which, in every initializer of `names`, channel j is a ratio times channel m (`copies`: j -> m).
+    """A model in which, in every initializer of `names`, channel j is a multiple of channel m (`copies`: j: m).
 
     `ratios` go with the copies in order (1 where they run out); `axis` is the channel axis of the weights.
     """
@@ -137,11 +139,11 @@ def mlp(
     dtype: str = "float",
     opset: int = 17,
 ) -> onnx.ModelProto:
-    """Gemm layers `fc0`, `fc1`, … (weights `w0`, `b0`, …, [out, in]) with activations between; from `x` to `y`.
+    """Gemm layers `fc0`, `fc1`, … (`w0`, `b0`, …, [out, in]) with activations between; from `x` to `y`.
 
-    `clusters`: in how many directions the rows of each hidden layer (bias included) lie, that is, the width that
-    it should be condensed to; None draws rows that no threshold above 0.6 merges. `dtype` is "float", "float16"
-    or "double".
+    `clusters`: in how many directions the rows of each hidden layer (bias included) lie, that is, the width
+    that it should be condensed to; None draws rows that no threshold above 0.6 merges. `dtype` is "float",
+    "float16" or "double".
     """
     hidden = len(widths) - 2
     wanted = [clusters] * hidden if clusters is None or isinstance(clusters, int) else list(clusters)
@@ -177,11 +179,11 @@ def convnet(
     noise: float = 0.0,
     batch: str = "N",
 ) -> onnx.ModelProto:
-    """3x3 Conv layers `conv0`, … (`w0`, `b0`, …), each with an activation, then GlobalAveragePool and Gemm `fc`.
+    """3x3 Conv layers `conv0`, … (`w0`, `b0`, …), each with an activation; GlobalAveragePool and Gemm `fc`.
 
-    With `batchnorm` a BatchNormalization `bn0`, … (parameters `g0`, `beta0`, `mean0`, `var0`) follows every Conv,
-    which has no bias then; rows of a cluster share their statistics, so that only `ratios=False` plants exact
-    duplicates. `clusters` as in `mlp`.
+    With `batchnorm` a BatchNormalization `bn0`, … (parameters `g0`, `beta0`, `mean0`, `var0`) follows every
+    Conv, which has no bias then; rows of a cluster share their statistics, so that only `ratios=False` plants
+    exact duplicates. `clusters` as in `mlp`.
     """
     layers = len(channels) - 1
     wanted = [clusters] * layers if clusters is None or isinstance(clusters, int) else list(clusters)
@@ -195,7 +197,8 @@ def convnet(
         if batchnorm:
             lines.append(f"[conv{layer}] c{layer} = Conv<pads = [1, 1, 1, 1]>({source}, w{layer})")
             lines.append(
-                f"[bn{layer}] {target} = BatchNormalization(c{layer}, g{layer}, beta{layer}, mean{layer}, var{layer})"
+                f"[bn{layer}] {target} = BatchNormalization"
+                f"(c{layer}, g{layer}, beta{layer}, mean{layer}, var{layer})"
             )
             generator = np.random.default_rng(seed + 10 * layer + 5)
             member = np.arange(count) % groups
@@ -218,7 +221,8 @@ def convnet(
         "[fc] y = Gemm<transB = 1>(f, wfc, bfc)",
     ]
     body = "\n".join(lines)
-    text = f"convnet (float[{batch}, {channels[0]}, {size}, {size}] x) => (float[{batch}, {classes}] y) {{\n{body}\n}}"
+    shape = f"{batch}, {channels[0]}, {size}, {size}"
+    text = f"convnet (float[{shape}] x) => (float[{batch}, {classes}] y) {{\n{body}\n}}"
     return build(text, weights)
 
 
@@ -232,7 +236,7 @@ def separable(
     groups = clusters or expansion
     outer = clustered(expansion, 5, groups, seed)
     taps = clustered(expansion, 10, groups, seed + 1)
-    # Taps of one cluster are equal; a bias must scale with its input for a channel to be a multiple of another.
+    # Taps of a cluster are equal; a bias scales with its input, else no channel is a multiple of another.
     ratio = np.linalg.norm(outer, axis=1) / np.linalg.norm(outer[np.arange(expansion) % groups], axis=1)
     taps = taps[np.arange(expansion) % groups]
     weights = {

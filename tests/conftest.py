@@ -72,7 +72,7 @@ class Cli:
         return outcome
 
     def fails(self, code: int, *arguments: Argument) -> str:
-        """A run that must fail with a code and one clear line, and leave every file as it was; returns the line."""
+        """A run that must fail with one clear line, which it returns, and leave every file as it was."""
         outcome = self.run(*arguments)
         assert outcome.code == code, outcome
         assert not outcome.written, f"a failed run wrote {set(outcome.written)}"

@@ -127,7 +127,11 @@ class Net:
             self.initializers,
         )
         opsets = [helper.make_opsetid("", self.opset)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=10 if self.opset >= 20 else 8)
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=10 if self.opset >= 20 else 8)
+        shaped = onnx.shape_inference.infer_shapes(model).graph.output
+        for value, known in zip(model.graph.output, shaped, strict=True):
+            value.CopyFrom(known)
+        return model
 
 
 def widths(model: onnx.ModelProto) -> dict[str, int]:

@@ -29,7 +29,9 @@ def test_no_alignment_where_onnxruntime_does_not_tell(monkeypatch: pytest.Monkey
 
 
 def test_the_probe_is_neither_blocked_nor_refused() -> None:
-    """20 filters: a multiple of 4, so that onnxruntime blocks them, and of no block size, so that padding shows."""
+    """20 filters: a multiple of 4, so that onnxruntime blocks them, and of no block size, so that padding
+    shows.
+    """
     assert alignment.PROBE_FILTERS % 4 == 0
     assert all(alignment.PROBE_FILTERS % width for width in (8, 16, 32))
 
@@ -41,7 +43,9 @@ def test_widths_are_rounded_up(align: int, width: int) -> None:
     model = builders.convnet((3, 24), clusters=5)
     result = oc.condense(model, oc.Options(align=align))
     assert [g.width_after for g in result.report.groups] == [width]
-    assert result.report.align == align
+    assert result.report.align.multiple == align
+    assert result.report.align.held_back == len(result.report.groups[0].held_back_channels) == width - 5
+    assert (result.report.align.advice is None) == (width == 5)
 
 
 def test_a_width_that_rounds_past_the_original_stays() -> None:

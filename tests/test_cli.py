@@ -1,4 +1,4 @@
-"""The command line: every sentence of its contract (issue 2) is a test here, or in the test file of its module."""
+"""The command line: every sentence of its contract is a test here, or in the test file of its module."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def noisy() -> onnx.ModelProto:
     return builders.mlp((8, 24, 24, 4), clusters=(6, 5), noise=0.2)
 
 
-# ------------------------------------------------------------------------------------------ programs and streams
+# ---------------------------------------------------------------------- programs and streams
 
 
 def test_module_writes_default_name_with_quiet_stderr(tmp_path: Path, save: Save) -> None:
@@ -128,7 +128,7 @@ def test_usage_errors_are_one_line(cli: Cli, save: Save, arguments: tuple[str, .
     assert "--help" in cli.fails(2, *arguments)
 
 
-# ------------------------------------------------------------------------------------------ where output goes
+# ---------------------------------------------------------------------- where output goes
 
 
 def test_output_name(cli: Cli, save: Save) -> None:
@@ -250,7 +250,7 @@ def external(name: str, location: str, clusters: int | None = 4) -> None:
     assert Path(location).stat().st_size > 1000
 
 
-# ------------------------------------------------------------------------------------------ what a run does
+# ---------------------------------------------------------------------- what a run does
 
 
 def test_condenses_to_the_planted_width(cli: Cli, save: Save) -> None:
@@ -330,7 +330,9 @@ def test_lossless_merges_only_what_is_exact(cli: Cli, save: Save) -> None:
 
 
 def test_lossless_repeats_until_nothing_changes(cli: Cli, save: Save) -> None:
-    """fc1's second neuron is read by nobody; without it nobody reads fc0's third, which comes first in the graph."""
+    """fc1's second neuron is read by nobody; without it nobody reads fc0's third, which comes first in the
+    graph.
+    """
     w1, w2 = builders.random(3, 3, seed=1), builders.random(2, 3, seed=2)
     w1[[0, 2], 2] = 0
     w2[:, 1] = 0
@@ -404,11 +406,12 @@ def head(*layers: builders.Array) -> onnx.ModelProto:
         last = index == len(matrices) - 1
         lines.append(f"[fc{index}] {'y' if last else f'z{index}'} = Gemm<transB = 1>(h{index}, w{index})")
         lines += [] if last else [f"[act{index}] h{index + 1} = Relu(z{index})"]
-    text = f"g (float[N, {matrices[0].shape[1]}] h0) => (float[N, {len(matrices[-1])}] y) {{ {' '.join(lines)} }}"
+    inputs, outputs = matrices[0].shape[1], len(matrices[-1])
+    text = f"g (float[N, {inputs}] h0) => (float[N, {outputs}] y) {{ {' '.join(lines)} }}"
     return builders.build(text, {f"w{index}": matrix for index, matrix in enumerate(matrices)})
 
 
-# ------------------------------------------------------------------------------------------ globs
+# ---------------------------------------------------------------------- globs
 
 
 @pytest.mark.parametrize(
@@ -457,7 +460,7 @@ def test_layer_thresholds(cli: Cli, save: Save) -> None:
     assert widths("r.json") == {"fc0": (16, 16), "fc1": (16, 4)}
 
 
-# ------------------------------------------------------------------------------------------ replay, dry run, determinism
+# ---------------------------------------------------------------------- replay, dry run, determinism
 
 
 def test_same_input_same_bytes(tmp_path: Path, save: Save) -> None:
@@ -548,7 +551,7 @@ def test_dry_run_stops_at_the_plan(cli: Cli, save: Save) -> None:
     assert builders.weight(onnx.load(OUT), "w0").shape == (4, 8)
 
 
-# ------------------------------------------------------------------------------------------ errors and tolerance
+# ---------------------------------------------------------------------- errors and tolerance
 
 
 def test_surgery_limit_not_met(cli: Cli, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -613,7 +616,7 @@ def test_a_tolerance_above_the_error_does_not_warn(cli: Cli, save: Save) -> None
     assert cli.ok("m.onnx", "--threshold", "0.5", "--tolerance", "5").err == ""
 
 
-# ------------------------------------------------------------------------------------------ alignment
+# ---------------------------------------------------------------------- alignment
 
 
 def test_alignment_rounds_conv_widths_up(cli: Cli, save: Save) -> None:
@@ -671,7 +674,7 @@ def test_bad_alignments(cli: Cli, save: Save, value: str) -> None:
     assert "--align" in cli.fails(2, "m.onnx", f"--align={value}")
 
 
-# ------------------------------------------------------------------------------------------ inputs
+# ---------------------------------------------------------------------- inputs
 
 
 def test_data_gives_the_inputs(cli: Cli, save: Save) -> None:
@@ -690,7 +693,8 @@ def test_data_gives_the_inputs(cli: Cli, save: Save) -> None:
 )
 def test_data_that_does_not_fit(cli: Cli, save: Save, arrays: dict[str, tuple[int, ...]]) -> None:
     save(builders.mlp((8, 16, 3), clusters=4))
-    np.savez("d.npz", **{name: np.ones(shape, dtype=np.float32) for name, shape in arrays.items()})
+    filled: dict[str, Any] = {name: np.ones(shape, dtype=np.float32) for name, shape in arrays.items()}
+    np.savez("d.npz", **filled)
     assert " x" in cli.fails(2, "m.onnx", "--data", "d.npz")
 
 
@@ -750,7 +754,7 @@ def two_sided() -> onnx.ModelProto:
     return model
 
 
-# ------------------------------------------------------------------------------------------ models that cannot be used
+# ---------------------------------------------------------------------- models that cannot be used
 
 
 def custom_operator() -> onnx.ModelProto:
@@ -813,7 +817,9 @@ def test_broken_files(cli: Cli, save: Save) -> None:
 
 
 def test_flipped_bytes_are_never_an_internal_error(cli: Cli, save: Save) -> None:
-    """A damaged file is bad input (2), or still a model (0, or 1 where its numbers no longer allow a verification)."""
+    """A damaged file is bad input (2), or still a model (0, or 1 where its numbers no longer allow a
+    verification).
+    """
     data = builders.mlp((4, 6, 2), clusters=2).SerializeToString()
     generator = np.random.default_rng(0)
     for _ in range(60):
@@ -834,7 +840,7 @@ def test_unreadable_model(cli: Cli, save: Save) -> None:
     assert "m.onnx" in cli.fails(2, "m.onnx")
 
 
-# ------------------------------------------------------------------------------------------ models that can
+# ---------------------------------------------------------------------- models that can
 
 
 @pytest.mark.parametrize("dtype", ["float16", "double"])
@@ -915,7 +921,7 @@ def test_constant_nodes_are_weights(cli: Cli, save: Save) -> None:
     cli.ok("verify", "m.onnx", OUT)
 
 
-# ------------------------------------------------------------------------------------------ what the terminal shows
+# ---------------------------------------------------------------------- what the terminal shows
 
 
 def test_the_terminal_shows_groups_totals_and_both_errors(cli: Cli, save: Save) -> None:
@@ -939,7 +945,8 @@ def test_refusals_are_grouped_by_reason(cli: Cli, save: Save) -> None:
     """Two layers whose channels a Softmax mixes are one row with one reason."""
     lines, source = "", "x"
     for layer in range(2):
-        lines += f"[fc{layer}] z{layer} = Gemm<transB = 1>({source}, w{layer}) [s{layer}] h{layer} = Softmax(z{layer}) "
+        lines += f"[fc{layer}] z{layer} = Gemm<transB = 1>({source}, w{layer}) "
+        lines += f"[s{layer}] h{layer} = Softmax(z{layer}) "
         source = f"h{layer}"
     text = f"g (float[N, 8] x) => (float[N, 3] y) {{ {lines} [fc2] y = Gemm<transB = 1>(h1, w2) }}"
     weights = {"w0": builders.random(8, 8), "w1": builders.random(8, 8), "w2": builders.random(3, 8)}
@@ -952,7 +959,7 @@ def test_refusals_are_grouped_by_reason(cli: Cli, save: Save) -> None:
     assert len({r["reason"] for r in refusals}) == len(refusals)
 
 
-# ------------------------------------------------------------------------------------------ inspect
+# ---------------------------------------------------------------------- inspect
 
 
 def test_inspect_changes_nothing_and_shows_four_widths(cli: Cli, save: Save) -> None:
@@ -994,7 +1001,7 @@ def cosines(values: tuple[float, ...]) -> onnx.ModelProto:
     return head(rows)
 
 
-# ------------------------------------------------------------------------------------------ verify
+# ---------------------------------------------------------------------- verify
 
 
 def test_verify_exit_codes(cli: Cli, save: Save) -> None:

@@ -29,7 +29,7 @@ def relu(shape: str, kind: str = "float") -> onnx.ModelProto:
     return builders.build(f"g ({kind}[{shape}] x) => ({kind}[{shape}] y) {{ y = Identity(x) }}")
 
 
-# ------------------------------------------------------------------------------------------ specs
+# ---------------------------------------------------------------------- specs
 
 
 def test_specs_name_type_and_dims() -> None:
@@ -60,7 +60,7 @@ def test_inputs_that_are_no_numbers_are_refused() -> None:
         input_specs(model)
 
 
-# ------------------------------------------------------------------------------------------ generated
+# ---------------------------------------------------------------------- generated
 
 
 @pytest.mark.parametrize("shape", ["N, 8", "1, 8", "3, 8"])
@@ -135,7 +135,7 @@ def test_a_model_without_inputs_runs_once() -> None:
     assert feeds(model)[0] == {}
 
 
-# ------------------------------------------------------------------------------------------ --input-shape
+# ---------------------------------------------------------------------- --input-shape
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_given_shape_is_used_as_it_is() -> None:
     assert {feed["x"].shape for feed in made} == {(5, 8)}
 
 
-# ------------------------------------------------------------------------------------------ --data
+# ---------------------------------------------------------------------- --data
 
 
 @pytest.mark.parametrize(

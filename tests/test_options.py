@@ -6,6 +6,7 @@ import dataclasses
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from onnx_condense import Options, UsageError
@@ -81,9 +82,9 @@ def test_json_names_every_option_but_the_data() -> None:
         layer_threshold=(("fc0", 0.9),),
         include=("fc*",),
         input_shape={"x": (1, 8)},
-        data={"x": 1},
+        data={"x": np.ones((2, 8))},
         tolerance=0.1,
-    )  # type: ignore[arg-type,dict-item]
+    )
     content = options.to_json()
     assert content.keys() == {f.name for f in dataclasses.fields(Options)} - {"data"}
     assert json.loads(json.dumps(content)) == content

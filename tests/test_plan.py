@@ -104,7 +104,7 @@ def test_main_neurons_have_most_neighbours_and_ties_go_to_the_lowest_index() -> 
     assert plan.groups[0].main == (1, 1, 1, 3, 3)
 
 
-# ------------------------------------------------------------------------------------------ damage
+# ---------------------------------------------------------------------- damage
 
 Damage = Callable[[dict[str, Any]], None]
 

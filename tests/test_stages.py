@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import pytest
@@ -9,7 +11,7 @@ from numpy.typing import NDArray
 from planted import Net, traced
 
 from onnx_condense.merging import judge
-from onnx_condense.options import Options
+from onnx_condense.options import Depthwise, Options
 from onnx_condense.pipeline import condense
 from onnx_condense.state import State
 
@@ -26,11 +28,10 @@ def closeness(vectors: Doubles) -> Doubles:
     return 2 * vectors @ vectors.T / (squares[:, None] + squares)
 
 
-def alike(model: onnx.ModelProto, depthwise: str = "joint") -> Doubles:
+def alike(model: onnx.ModelProto, depthwise: Depthwise = "joint") -> Doubles:
     trace = traced(model)
     (group,) = [g for g in trace.groups if "producer" in g.layers]
-    assert depthwise in ("joint", "kernel")
-    (found,) = judge(State(trace), group, "ratio", "kernel" if depthwise == "kernel" else "joint").alike
+    (found,) = judge(State(trace), group, "ratio", depthwise).alike
     return found.astype(np.float64)
 
 
@@ -92,11 +93,10 @@ def test_a_gate_that_passed_a_sigmoid_must_be_equal() -> None:
         ("Sigmoid", closeness),
     ],
 )
-def test_similarity_by_activation(function: str, formula: object) -> None:
+def test_similarity_by_activation(function: str, formula: Callable[[Doubles], Doubles]) -> None:
     net = Net(opset=20, seed=9)
     rows, bias = net.normal(6, 5), net.normal(6)
     hidden = net.node(function, net.dense("producer", net.input("batch", 5), rows, bias))
-    assert callable(formula)
     assert_alike(alike(net.build(net.dense("head", hidden, net.normal(4, 6)))), formula(vectors(rows, bias)))
 
 

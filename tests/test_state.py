@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
-from planted import CASES, Net, assert_close, planted_rows, run, signed_feed, traced, widths
+from planted import CASES, Case, Net, assert_close, planted_rows, traced, widths
 
 from onnx_condense import Options, Plan, condense, rewrite
 from onnx_condense.channels import Group, Trace
+from onnx_condense.merging import decide, judge
 from onnx_condense.plan import GroupPlan
 from onnx_condense.rewrite import write
 from onnx_condense.state import State, compose, paths
@@ -27,8 +29,6 @@ def chain(function: str = "Identity") -> onnx.ModelProto:
 def planned(trace: Trace, main: list[int], ratio: list[float], constant: list[float]) -> tuple[Group, GroupPlan]:
     group = trace.groups[0]
     state = State(trace)
-    from onnx_condense.merging import decide, judge
-
     blank = decide(judge(state, group, "ratio", "joint"), trace, "ratio", "joint", 1.0, 1)
     reads = tuple(replace(r, ratio=tuple(ratio), constant=tuple(constant)) for r in blank.reads)
     return group, replace(blank, main=tuple(main), cosine=(0.9,) * len(main), reads=reads)
@@ -170,8 +170,8 @@ def backwards() -> onnx.ModelProto:
     second, third = net.normal(6, 5), net.normal(3, 6)
     third[:, [4, 5]] = 0
     second[:4, [0, 2]] = 0
-    hidden = net.node("Relu", net.dense("first", net.input("batch", 4), net.normal(5, 4), net.normal(5)))
-    hidden = net.node("Relu", net.dense("second", hidden, second, net.normal(6)))
+    hidden = net.node("Tanh", net.dense("first", net.input("batch", 4), net.normal(5, 4), net.normal(5)))
+    hidden = net.node("Tanh", net.dense("second", hidden, second, net.normal(6)))
     return net.build(net.dense("third", hidden, third, net.normal(3)))
 
 
@@ -184,8 +184,7 @@ def test_lossless_repeats_until_nothing_changes() -> None:
 
 
 @pytest.mark.parametrize("build", [cascade, backwards])
-def test_plans_of_several_rounds_replay(build: object) -> None:
-    assert callable(build)
+def test_plans_of_several_rounds_replay(build: Callable[[], onnx.ModelProto]) -> None:
     model = build()
     result = condense(model, LOSSLESS)
     again = condense(model, replay=Plan.from_json(*result.plan.to_json()))
@@ -195,10 +194,9 @@ def test_plans_of_several_rounds_replay(build: object) -> None:
 
 
 @pytest.mark.parametrize("case", CASES[::7], ids=[c.name for c in CASES[::7]])
-def test_plans_of_planted_cases_replay(case: object) -> None:
-    build = case.build  # type: ignore[attr-defined]
+def test_plans_of_planted_cases_replay(case: Case) -> None:
     for relation in ("equal", "unread"):
-        model = build(relation)
+        model = case.build(relation)
         result = condense(model, LOSSLESS)
         assert result.plan.groups
         assert_close(result.model, rewrite(model, result.plan), 1e-6)
@@ -228,12 +226,10 @@ def test_one_shot_merges_every_layer_by_its_original_ratio() -> None:
     j, m = (3, 1) if found.main[3] == 1 else (1, 3)
     norms = np.linalg.norm(second, axis=1)
     assert found.reads[0].ratio[j] == pytest.approx(norms[j] / norms[m], rel=1e-6)
-    assert next(g for g in plan.groups if g.layers == ("first",)).keep == (0, 1, 3, 5, 6) or True
+    assert len(next(g for g in plan.groups if g.layers == ("first",)).keep) == 5
 
 
-def test_results_do_not_depend_on_who_runs_them() -> None:
+def test_results_are_deterministic() -> None:
     model = cascade()
     one, two = (condense(model, LOSSLESS).model.SerializeToString(deterministic=True) for _ in range(2))
     assert one == two
-    feed = signed_feed(model)
-    assert np.isfinite(run(model, feed)[0]).all()

@@ -27,7 +27,8 @@ class Costs:
         return SimpleNamespace(shares=shares, plans=plans, trace=SimpleNamespace(groups=groups))
 
     def error(self, state: Any) -> float:
-        return sum(self.costs[index] * share for index, share in state.shares.items())
+        shares: dict[int, float] = state.shares
+        return sum(self.costs[index] * share for index, share in shares.items())
 
     def fit(self, tolerance: float) -> Any:
         return fit(self, self.error, tolerance)

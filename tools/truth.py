@@ -54,7 +54,7 @@ def deletion_plan(trace: Trace, group: Group, removed: Ints) -> GroupPlan:
     main[removed] = -1
     none = (0.0,) * len(main)
     reads = tuple(Read(p.slot.node, p.slot.input, p.number, "", none, none) for p in paths(trace, group))
-    return GroupPlan(group.index, group.layers, tuple(main.tolist()), (1.0,) * len(main), -1.0, 0, reads)
+    return GroupPlan(group.index, group.layers, tuple(main.tolist()), (1.0,) * len(main), -1.0, (), reads)
 
 
 def deletion(path: Path, seed: int) -> dict[str, Any]:

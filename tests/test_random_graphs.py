@@ -1,0 +1,337 @@
+"""Random graphs over the rows of the operator table that combine, with planted copies of channels.
+
+Whatever the graph: `--lossless` keeps its function, and the small model equals its expanded twin however much is removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from planted import Net, run, signed_feed, traced, widths
+
+from onnx_condense import Options, condense
+from onnx_condense.merging import decide, judge
+from onnx_condense.options import Depthwise, Merge
+from onnx_condense.plan import Read
+from onnx_condense.rewrite import Disagreement, write
+from onnx_condense.state import State
+
+OPSETS = (9, 11, 13, 15, 17, 18, 20, 21)
+
+SINCE = {"Celu": 12, "HardSwish": 14, "Mish": 18, "Gelu": 20}
+SMOOTH = (
+    "Identity", "Dropout", "Neg", "Relu", "LeakyRelu", "Abs", "Tanh", "Erf", "Softsign", "Atan", "Sin", "Asinh", "Elu",
+    "Celu", "Selu", "Gelu", "HardSwish", "Mish", "Softplus", "Sigmoid", "HardSigmoid", "Cos", "Sinh",
+)  # fmt: skip
+"""Functions of anything. Sign, ThresholdedRelu and casts to integers jump: rounding of the input is no rounding of theirs."""
+
+POSITIVE = ("Exp", "Log", "Sqrt", "Reciprocal")
+"""Functions that need numbers around one: behind Sigmoid(x) + 0.5."""
+
+RATIOS = (1.0, 1.0, 2.5, 0.4, -1.0, -1.5, 0.0)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor [batch, channels] or [batch, channels, side, side]."""
+
+    name: str
+    channels: int
+    side: int = 0
+
+    @property
+    def places(self) -> int:
+        return self.side**2
+
+
+class Generator:
+    """Draws a graph."""
+
+    def __init__(self, draw: st.DrawFn) -> None:
+        self.draw = draw
+        self.opset = draw(st.sampled_from(OPSETS))
+        self.net = Net(self.opset, draw(st.integers(0, 2**16)))
+        self.layers = 0
+
+    def pick(self, *values: object) -> object:
+        return self.draw(st.sampled_from(values))
+
+    def flag(self) -> bool:
+        return self.draw(st.booleans())
+
+    def width(self) -> int:
+        return self.draw(st.integers(4, 12))
+
+    # ---- producers
+
+    def rows(self, outputs: int, *tail: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        """Rows and biases, some of them copies: equal, scaled, opposite, zero or shifted."""
+        rows = self.net.normal(outputs, *tail) / np.sqrt(np.prod(tail))
+        bias = 0.5 * self.net.normal(outputs)
+        for _ in range(self.draw(st.integers(1, 4))):
+            j, m = self.draw(st.integers(0, outputs - 1)), self.draw(st.integers(0, outputs - 1))
+            ratio = self.draw(st.sampled_from(RATIOS))
+            if j != m:
+                rows[j], bias[j] = ratio * rows[m], ratio * bias[m] + 0.5 * self.draw(st.booleans())
+        return rows, bias
+
+    def layer(self, x: Tensor, outputs: int | None = None, same: bool = False) -> Tensor:
+        """A Gemm, MatMul or Conv; `same` keeps the side."""
+        outputs = outputs or self.width()
+        self.layers += 1
+        name = f"layer{self.layers}"
+        if not x.side:
+            rows, bias = self.rows(outputs, x.channels)
+            offsets = bias if self.flag() else None
+            if self.flag():
+                return Tensor(self.net.matmul(name, x.name, rows, offsets), outputs)
+            if offsets is None and self.opset < 11:
+                offsets = np.zeros(outputs)
+            return Tensor(self.net.dense(name, x.name, rows, offsets, trans_b=self.flag()), outputs)
+        kernel = 1 if x.side < 3 else self.draw(st.sampled_from([1, 3]))
+        padded = kernel == 3 and (same or self.flag())
+        rows, bias = self.rows(outputs, x.channels, kernel, kernel)
+        made = self.net.conv(name, x.name, rows, bias if self.flag() else None, pads=[int(padded)] * 4)
+        return Tensor(made, outputs, x.side if padded or kernel == 1 else x.side - 2)
+
+    # ---- steps that keep the channels
+
+    def function(self, x: Tensor) -> Tensor:
+        ops = [op for op in SMOOTH if SINCE.get(op, 9) <= self.opset]
+        op = self.draw(st.sampled_from([*ops, *POSITIVE, "Clip", "Cast", "PRelu", "Max", "Min"]))
+        net, name = self.net, x.name
+        if op in POSITIVE:
+            name = net.node(op, net.node("Add", net.node("Sigmoid", name), net.constant(0.5)))
+        elif op == "Clip":
+            low, high = self.draw(st.sampled_from([(0.0, 6.0), (-1.0, 1.0), (-0.5, 2.0)]))
+            bounds = {"min": low, "max": high}
+            old = self.opset < 11
+            name = net.node(op, name, **bounds) if old else net.node(op, name, net.constant(low), net.constant(high))
+        elif op == "Cast":
+            name = net.node(op, net.node(op, name, to=11), to=1)
+        elif op == "PRelu":
+            slopes = net.constant(self.per_channel(x, [0.1, 0.25]))
+            name = net.node(op, name, slopes)
+        elif op in ("Max", "Min"):
+            name = net.node(op, name, net.constant(self.draw(st.sampled_from([0.0, 0.25]))))
+        else:
+            name = net.node(op, net.node("Tanh", name) if op == "Sinh" else name)
+        return Tensor(name, x.channels, x.side)
+
+    def per_channel(self, x: Tensor, values: list[float]) -> NDArray[np.floating]:
+        drawn = self.draw(st.lists(st.sampled_from(values), min_size=x.channels, max_size=x.channels))
+        return np.array(drawn).reshape(-1, *[1] * (2 if x.side else 0))
+
+    def affine(self, x: Tensor) -> Tensor:
+        op = self.draw(st.sampled_from(["Add", "Sub", "Mul", "Div", "BatchNormalization"]))
+        values = [0.5, 0.5, 1.0, -0.75]
+        if op == "BatchNormalization":
+            flat = [self.per_channel(x, v).reshape(-1) for v in (values, values, [0.0, 0.3], [0.5, 1.0])]
+            return Tensor(self.net.batchnorm(x.name, *flat), x.channels, x.side)
+        constant = np.array(0.75) if self.flag() else self.per_channel(x, values)
+        return Tensor(self.net.node(op, x.name, self.net.constant(constant)), x.channels, x.side)
+
+    def residual(self, x: Tensor) -> Tensor:
+        branch = self.layer(x, x.channels, same=True)
+        branch = self.function(branch) if self.flag() else branch
+        op = self.draw(st.sampled_from(["Add", "Add", "Sub", "Sum", "Max", "Min"]))
+        return Tensor(self.net.node(op, x.name, branch.name), x.channels, x.side)
+
+    def gate(self, x: Tensor) -> Tensor:
+        if self.flag():
+            gate = self.net.node("Sigmoid", x.name)
+        elif x.side and self.flag():
+            squeezed = Tensor(self.net.node("GlobalAveragePool", x.name), x.channels, 1)
+            inner = self.layer(squeezed, 4)
+            excited = self.layer(Tensor(self.net.node("Relu", inner.name), 4, 1), x.channels)
+            gate = self.net.node("Sigmoid", excited.name)
+        else:
+            gate = self.net.node("Sigmoid", self.layer(x, x.channels, same=True).name)
+        return Tensor(self.net.node("Mul", x.name, gate), x.channels, x.side)
+
+    def permuted(self, x: Tensor) -> Tensor:
+        order = self.draw(st.permutations(range(x.channels)))
+        return Tensor(self.net.node("Gather", x.name, self.net.ints(*order), axis=1), x.channels, x.side)
+
+    def halves(self, x: Tensor) -> Tensor:
+        """Split or two Slices, a function of each, Concat."""
+        cut = self.draw(st.integers(1, x.channels - 1))
+        net, sizes = self.net, (cut, x.channels - cut)
+        if self.flag():
+            stated = {"split": list(sizes)} if self.opset < 13 else {}
+            extra = [] if stated else [net.ints(*sizes)]
+            parts = net.multiple("Split", x.name, *extra, outputs=2, axis=1, **stated)
+        elif self.opset < 10:
+            parts = [net.node("Slice", x.name, axes=[1], starts=[a], ends=[b]) for a, b in ((0, cut), (cut, 999))]
+        else:
+            ends = ((0, cut), (cut - x.channels, 999))
+            parts = [net.node("Slice", x.name, net.ints(a), net.ints(b), net.ints(1)) for a, b in ends]
+        made = [self.function(Tensor(p, n, x.side)) for p, n in zip(parts, sizes, strict=True)]
+        return Tensor(net.node("Concat", *(m.name for m in made), axis=1), x.channels, x.side)
+
+    def dense_block(self, x: Tensor) -> Tensor:
+        other = self.layer(x, 4, same=True)
+        return Tensor(self.net.node("Concat", x.name, other.name, axis=1), x.channels + 4, x.side)
+
+    def depthwise(self, x: Tensor) -> Tensor:
+        if x.side < 3:
+            return self.function(x)
+        self.layers += 1
+        taps = self.rows(x.channels, 1, 3, 3)[0]
+        bias = self.net.normal(x.channels) if self.flag() else None
+        made = self.net.conv(f"layer{self.layers}", x.name, taps, bias, group=x.channels, pads=[1] * 4)
+        return Tensor(made, x.channels, x.side)
+
+    def pool(self, x: Tensor) -> Tensor:
+        if x.side < 4:
+            return self.affine(x)
+        op = self.draw(st.sampled_from(["MaxPool", "AveragePool"]))
+        return Tensor(self.net.node(op, x.name, kernel_shape=[2, 2], strides=[2, 2]), x.channels, x.side // 2)
+
+    def reshaped(self, x: Tensor) -> Tensor:
+        """There and back: through another shape, or through a place before the channels."""
+        net = self.net
+        if not x.side:
+            axes = {"axes": [2]} if self.opset < 13 else {}
+            extra = [] if axes else [net.ints(2)]
+            wide = net.node("Unsqueeze", x.name, *extra, **axes)
+            return Tensor(net.node("Squeeze", wide, *extra, **axes), x.channels)
+        name = net.node("Reshape", x.name, net.ints(0, x.channels, x.places))
+        name = net.node("Transpose", name, perm=[0, 2, 1])
+        if self.flag():
+            self.layers += 1
+            outputs = self.width()
+            name = net.matmul(f"layer{self.layers}", name, *self.rows(outputs, x.channels))
+        else:
+            outputs = x.channels
+        name = net.node("Transpose", name, perm=[0, 2, 1])
+        return Tensor(net.node("Reshape", name, net.ints(0, outputs, x.side, x.side)), outputs, x.side)
+
+    # ---- the whole
+
+    def flat(self, x: Tensor) -> Tensor:
+        """[batch, features] for the head."""
+        if not x.side:
+            return x
+        net, kind = self.net, self.draw(st.sampled_from(["flatten", "reshape", "mean", "max", "global", "global max"]))
+        if kind == "flatten":
+            return Tensor(net.node("Flatten", x.name), x.channels * x.places)
+        if kind == "reshape":
+            return Tensor(net.node("Reshape", x.name, net.ints(0, -1)), x.channels * x.places)
+        if kind in ("mean", "max"):
+            stated = {"axes": [2, 3]} if self.opset < 18 else {}
+            extra = [] if stated else [net.ints(2, 3)]
+            op = "ReduceMean" if kind == "mean" else "ReduceMax"
+            return Tensor(net.node(op, x.name, *extra, keepdims=0, **stated), x.channels)
+        pooled = net.node("GlobalAveragePool" if kind == "global" else "GlobalMaxPool", x.name)
+        return Tensor(net.node("Flatten", pooled), x.channels)
+
+    def model(self) -> onnx.ModelProto:
+        side = 6 if self.flag() else 0
+        shape = ("batch", 3, side, side) if side else ("batch", 5)
+        x = self.layer(Tensor(self.net.input(*shape), 3 if side else 5, side))
+        steps: list[Callable[[Tensor], Tensor]] = [
+            self.function, self.affine, self.residual, self.gate, self.permuted, self.halves, self.dense_block,
+            self.reshaped, *([self.depthwise, self.pool] if side else []),
+        ]  # fmt: skip
+        for _ in range(self.draw(st.integers(1, 3))):
+            for _ in range(self.draw(st.integers(1, 2))):
+                x = self.draw(st.sampled_from(steps))(x)
+            x = self.layer(x)
+        x = self.flat(self.function(x))
+        return self.net.build(self.net.dense("head", x.name, self.net.normal(3, x.channels), self.net.normal(3)))
+
+
+@st.composite
+def models(draw: st.DrawFn) -> onnx.ModelProto:
+    return Generator(draw).model()
+
+
+def examples(count: int) -> settings:
+    checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
+    return settings(
+        max_examples=count, deadline=None, derandomize=True, suppress_health_check=checks, database=None
+    )
+
+
+def distance(a: onnx.ModelProto, b: onnx.ModelProto) -> float:
+    feed = signed_feed(a, batch=16)
+    (left,), (right,) = run(a, feed), run(b, feed)
+    assert np.isfinite(left).all()
+    return float(np.linalg.norm(left - right) / max(np.linalg.norm(left), 1e-12))
+
+
+def test_lossless_keeps_the_function() -> None:
+    removed: list[int] = []
+
+    @given(models())
+    @examples(90)
+    def check(model: onnx.ModelProto) -> None:
+        small = condense(model, Options(lossless=True, align=1)).model
+        assert distance(model, small) <= 2e-5
+        removed.append(sum(widths(model).values()) - sum(widths(small).values()))
+
+    check()
+    assert np.mean(np.array(removed) > 0) > 0.8, "most graphs hold copies that merge"
+
+
+def test_surgery_holds_at_any_threshold() -> None:
+    """`condense` raises VerificationError where the small model is not its expanded twin."""
+    removed: list[int] = []
+    merges: list[Merge] = ["ratio", "delete", "auto"]
+    kinds: list[Depthwise] = ["joint", "kernel"]
+
+    @given(models(), st.sampled_from([0.5, 0.7, 0.9]), st.sampled_from(merges), st.sampled_from(kinds), st.booleans())
+    @examples(70)
+    def check(model: onnx.ModelProto, threshold: float, merge: Merge, depthwise: Depthwise, sequential: bool) -> None:
+        options = Options(threshold=threshold, merge=merge, depthwise=depthwise, sequential=sequential, align=1)
+        small = condense(model, options).model
+        onnx.checker.check_model(small)
+        removed.append(sum(widths(model).values()) - sum(widths(small).values()))
+
+    check()
+    assert np.mean(np.array(removed) > 0) > 0.8
+
+
+def test_random_deletion() -> None:
+    """Half of the channels of every cell go: the small model is the twin without them."""
+    removed: list[int] = []
+
+    @given(models(), st.integers(0, 2**16))
+    @examples(60)
+    def check(model: onnx.ModelProto, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        trace = traced(model)
+        stay: set[int] = set()
+        while True:
+            state = State(trace)
+            for group in trace.groups:
+                if group.index in stay:
+                    continue
+                plan = decide(judge(state, group, "delete", "joint"), trace, "delete", "joint", 1.0, 1)
+                main = np.arange(plan.width)
+                for cell in group.cells:
+                    main[rng.permutation(cell)[: len(cell) // 2]] = -1
+                reads = tuple(deleted(read, main) for read in plan.reads)
+                state.apply(group, replace(plan, main=tuple(main.tolist()), reads=reads))
+            try:
+                small = write(state, {})
+                break
+            except Disagreement as problem:
+                stay |= {g.index for g in trace.groups if np.isin(g.units, problem.units).any()}
+        twin = write(state, {}, expanded=True)
+        assert distance(twin.model, small.model) <= 1e-5
+        removed.append(sum(widths(model).values()) - sum(widths(small.model).values()))
+
+    check()
+    assert np.mean(np.array(removed) > 0) > 0.8
+
+
+def deleted(read: Read, main: NDArray[np.int64]) -> Read:
+    return replace(read, ratio=tuple(np.where(main < 0, 0.0, 1.0).tolist()), constant=(0.0,) * len(main))

@@ -1,0 +1,421 @@
+"""The small model as a file: biases that appear, private copies, attributes and inputs, names, shapes."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from planted import EXACT, FULL, Net, assert_close, planted_columns, planted_rows, traced, widths
+
+from onnx_condense import Options, condense
+from onnx_condense.channels import Trace
+from onnx_condense.merging import decide, judge
+from onnx_condense.rewrite import Disagreement, check_shapes, write
+from onnx_condense.state import State
+
+LOSSLESS = Options(lossless=True, align=1)
+
+
+def condensed(model: onnx.ModelProto, expected: dict[str, int]) -> onnx.ModelProto:
+    """Condensed without loss to these widths, and the function kept."""
+    onnx.checker.check_model(model)
+    result = condense(model, LOSSLESS).model
+    onnx.checker.check_model(result, full_check=True)
+    found = widths(result)
+    assert {name: found.get(name) for name in expected} == expected
+    assert_close(model, result, 2e-5)
+    return result
+
+
+def weights(model: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:
+    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+
+
+def node(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
+    return next(n for n in model.graph.node if n.name == name)
+
+
+def attributes(model: onnx.ModelProto, name: str) -> dict[str, object]:
+    return {a.name: helper.get_attribute_value(a) for a in node(model, name).attribute}
+
+
+# ---------------------------------------------------------------------------------------------------- biases
+
+
+def shifted(net: Net) -> str:
+    return net.dense("producer", net.input("batch", 6), *planted_rows(net, "shifted", 6))
+
+
+def test_a_matmul_without_bias_gets_an_add() -> None:
+    net = Net()
+    model = net.build(net.matmul("consumer", shifted(net), planted_columns(net, "shifted", 4)))
+    small = condensed(model, {"producer": EXACT})
+    assert [n.op_type for n in small.graph.node] == ["Gemm", "MatMul", "Add"]
+    assert [o.name for o in small.graph.output] == [o.name for o in model.graph.output]
+
+
+def test_a_matmul_uses_the_add_that_follows() -> None:
+    net = Net()
+    hidden = net.matmul("consumer", shifted(net), planted_columns(net, "shifted", 4), net.normal(4))
+    small = condensed(net.build(net.node("Relu", hidden)), {"producer": EXACT})
+    assert [n.op_type for n in small.graph.node] == ["Gemm", "MatMul", "Add", "Relu"]
+
+
+def test_an_add_that_another_reads_past_is_left_alone() -> None:
+    """The product is read twice: the Add behind it is only one of the readers."""
+    net = Net()
+    product = net.matmul("consumer", shifted(net), planted_columns(net, "shifted", 4))
+    added = net.node("Add", product, net.constant(net.normal(4)))
+    condensed(net.build(added, net.node("Tanh", product)), {"producer": EXACT})
+
+
+def test_a_matmul_with_its_weight_on_the_left() -> None:
+    """W · x with channels as rows, and no bias: the Add is a column."""
+    net = Net()
+    hidden = net.node("Transpose", shifted(net), perm=[1, 0])
+    columns = net.constant(planted_columns(net, "shifted", 4), "left.weight")
+    model = net.build(net.node("MatMul", columns, hidden, name="consumer"))
+    condensed(model, {"producer": EXACT})
+
+
+def test_a_gemm_without_bias_gets_one() -> None:
+    net = Net()
+    model = net.build(net.dense("consumer", shifted(net), planted_columns(net, "shifted", 4)))
+    small = condensed(model, {"producer": EXACT})
+    assert len(node(small, "consumer").input) == 3
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_gemm_with_alpha_and_beta(biased: bool) -> None:
+    net = Net()
+    rows, bias = planted_rows(net, "shifted", 6)
+    first = [net.constant(rows.T, "producer.weight"), net.constant(bias)]
+    hidden = net.node("Gemm", net.input("batch", 6), *first, name="producer", alpha=0.5, beta=2.0)
+    second = [net.constant(planted_columns(net, "shifted", 4).T, "consumer.weight")]
+    second += [net.constant(net.normal(4))] if biased else []
+    model = net.build(net.node("Gemm", hidden, *second, name="consumer", alpha=-1.5, beta=0.25))
+    small = condensed(model, {"producer": EXACT})
+    assert attributes(small, "consumer") == {"alpha": -1.5, "beta": 0.25}
+
+
+def test_gemm_with_a_scalar_or_row_bias() -> None:
+    """C may be broadcast: [1, n] or one number for all."""
+    for shape in ((1, FULL), (1,), ()):
+        net = Net()
+        rows, bias = planted_rows(net, "scaled", 6)
+        value = bias.reshape(shape) if shape == (1, FULL) else np.zeros(shape, dtype=np.float32)
+        inputs = [net.constant(rows.T, "producer.weight"), net.constant(value)]
+        hidden = net.node("Gemm", net.input("batch", 6), *inputs, name="producer")
+        columns = planted_columns(net, "scaled", 4)
+        condensed(net.build(net.dense("consumer", net.node("Relu", hidden), columns)), {"producer": EXACT})
+
+
+def test_constants_reach_a_consumer_with_a_broadcast_bias() -> None:
+    for shape in ((1, 4), (1,), ()):
+        net = Net()
+        columns = net.constant(planted_columns(net, "shifted", 4).T, "consumer.weight")
+        bias = net.constant(np.full(shape, 0.5, dtype=np.float32))
+        model = net.build(net.node("Gemm", shifted(net), columns, bias, name="consumer"))
+        condensed(model, {"producer": EXACT})
+
+
+# ---------------------------------------------------------------------------------------------------- sharing
+
+
+def test_a_shared_bias_gets_a_private_copy() -> None:
+    """Two layers with one bias initializer, of which one shrinks."""
+    net = Net()
+    data = net.input("batch", 6)
+    rows, _ = planted_rows(net, "scaled", 6)
+    zero = net.constant(np.zeros(FULL), "shared")
+    hidden = net.node("Relu", net.node("Gemm", data, net.constant(rows.T, "producer.weight"), zero, name="producer"))
+    other = net.node("Gemm", data, net.constant(net.normal(6, FULL), "other.weight"), zero, name="other")
+    columns = planted_columns(net, "scaled", 4)
+    model = net.build(net.dense("consumer", hidden, columns), net.node("Softmax", other))
+    small = condensed(model, {"producer": EXACT, "other": FULL})
+    assert weights(small)["shared"].shape == (FULL,)
+    assert node(small, "producer").input[2] != node(small, "other").input[2]
+
+
+def test_shared_constants_that_all_shrink_alike_stay_one() -> None:
+    net = Net()
+    data = net.input("batch", 6)
+    slope = net.constant(np.full(FULL, 0.25), "slope")
+    hidden = net.node("PRelu", net.dense("producer", data, *planted_rows(net, "scaled", 6)), slope)
+    hidden = net.node("PRelu", hidden, slope)
+    model = net.build(net.dense("consumer", hidden, planted_columns(net, "scaled", 4)))
+    small = condensed(model, {"producer": EXACT})
+    assert sum(t.dims == [EXACT] and "slope" in t.name for t in small.graph.initializer) == 1
+
+
+def test_tied_matrices_are_left_alone() -> None:
+    net = Net()
+    data = net.input("batch", 8)
+    tied = net.constant(net.normal(8, 8), "tied")
+    hidden = net.node("Relu", net.node("MatMul", data, tied, name="a"))
+    hidden = net.node("Relu", net.node("MatMul", hidden, tied, name="b"))
+    model = net.build(net.dense("consumer", hidden, net.normal(4, 8)))
+    result = condense(model, LOSSLESS)
+    assert widths(result.model)["a"] == widths(result.model)["b"] == 8
+    assert "more than once" in " ".join(r.reason for r in result.report.refusals)
+
+
+# ---------------------------------------------------------------------------------------------------- where weights live
+
+
+def constant_node(net: Net, value: NDArray[np.floating]) -> str:
+    return net.node("Constant", value=numpy_helper.from_array(value.astype(np.float32)))
+
+
+def test_weights_from_constant_nodes() -> None:
+    net = Net()
+    rows, bias = planted_rows(net, "shifted", 6)
+    inputs = [net.input("batch", 6), constant_node(net, rows.T), constant_node(net, bias)]
+    hidden = net.node("Gemm", *inputs, name="producer")
+    columns = constant_node(net, planted_columns(net, "shifted", 4).T)
+    model = net.build(net.node("MatMul", hidden, columns, name="consumer"))
+    small = condensed(model, {})
+    assert len(small.SerializeToString()) < len(model.SerializeToString()) + 1024
+    assert condense(model, LOSSLESS).report.groups[0].width_after == EXACT
+
+
+def test_weights_from_transpose_nodes() -> None:
+    net = Net()
+    rows, bias = planted_rows(net, "scaled", 6)
+    weight = net.node("Transpose", net.constant(rows, "producer.weight"), perm=[1, 0])
+    hidden = net.node("MatMul", net.input("batch", 6), weight, name="producer")
+    hidden = net.node("Relu", net.node("Add", hidden, net.constant(bias)))
+    columns = net.node("Transpose", net.constant(planted_columns(net, "scaled", 4), "consumer.weight"))
+    model = net.build(net.node("MatMul", hidden, columns, name="consumer"))
+    small = condensed(model, {"producer": EXACT})
+    assert "Transpose" not in [n.op_type for n in small.graph.node]
+    assert "producer.weight" not in weights(small), "the original must not stay beside its slice"
+
+
+def test_initializers_that_are_inputs_too() -> None:
+    """IR version 3: every initializer is also a graph input."""
+    net = Net(opset=8)
+    hidden = net.node("Relu", net.dense("producer", net.input("batch", 6), *planted_rows(net, "scaled", 6)))
+    model = net.build(net.dense("consumer", hidden, planted_columns(net, "scaled", 4), net.normal(4)))
+    model.ir_version = 3
+    for tensor in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, tensor.dims))
+    result = condense(model, LOSSLESS).model
+    onnx.checker.check_model(result, full_check=True)
+    assert widths(result)["producer"] == EXACT
+    declared = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in result.graph.input}
+    assert all(declared.get(t.name, list(t.dims)) == list(t.dims) for t in result.graph.initializer)
+
+
+# ---------------------------------------------------------------------------------------------------- attributes
+
+
+@pytest.mark.parametrize("opset", [9, 13, 18])
+def test_an_even_split_becomes_uneven(opset: int) -> None:
+    """2 of the left 4 channels are copies, none of the right 4; the sizes were not even stated."""
+    net = Net(opset=opset)
+    rows = net.normal(8, 6)
+    rows[2], rows[3] = 2 * rows[0], -rows[1]
+    hidden = net.dense("producer", net.input("batch", 6), rows, np.zeros(8))
+    stated = {"num_outputs": 2} if opset >= 18 else {}
+    left, right = net.multiple("Split", hidden, outputs=2, name="split", axis=1, **stated)
+    model = net.build(
+        net.dense("a", left, net.normal(3, 4), np.zeros(3)), net.dense("b", right, net.normal(3, 4), np.zeros(3))
+    )
+    small = condensed(model, {"producer": 6})
+    sizes = attributes(small, "split").get("split") or weights(small)[node(small, "split").input[1]].tolist()
+    assert sizes == [2, 4]
+    assert "num_outputs" not in attributes(small, "split")
+
+
+@pytest.mark.parametrize("opset", [9, 13])
+def test_slices_are_renumbered(opset: int) -> None:
+    net = Net(opset=opset)
+    rows = net.normal(8, 6)
+    rows[1], rows[5] = 2 * rows[0], 3 * rows[4]
+    hidden = net.dense("producer", net.input("batch", 6), rows, np.zeros(8))
+    if opset < 10:
+        left = net.node("Slice", hidden, name="left", axes=[1], starts=[0], ends=[3])
+        right = net.node("Slice", hidden, name="right", axes=[1], starts=[3], ends=[10**6])
+    else:
+        left = net.node("Slice", hidden, net.ints(0), net.ints(3), net.ints(1), name="left")
+        right = net.node("Slice", hidden, net.ints(-5), net.ints(10**6), net.ints(1), name="right")
+    model = net.build(
+        net.dense("a", left, net.normal(3, 3), np.zeros(3)), net.dense("b", right, net.normal(3, 5), np.zeros(3))
+    )
+    condensed(model, {"producer": 6})
+
+
+def test_reversed_slices() -> None:
+    net = Net()
+    rows = net.normal(6, 5)
+    rows[4] = 2 * rows[1]
+    hidden = net.dense("producer", net.input("batch", 5), rows)
+    hidden = net.node("Slice", hidden, net.ints(-1), net.ints(-(2**31)), net.ints(1), net.ints(-1))
+    condensed(net.build(net.dense("consumer", hidden, net.normal(3, 6))), {"producer": 5})
+
+
+def test_gather_indices_are_renumbered() -> None:
+    net = Net()
+    rows = net.normal(6, 5)
+    rows[4] = 2 * rows[1]
+    hidden = net.dense("producer", net.input("batch", 5), rows)
+    hidden = net.node("Gather", hidden, net.ints(5, -2, 3, 2, 1, 0), axis=1)
+    small = condensed(net.build(net.dense("consumer", hidden, net.normal(3, 6))), {"producer": 5})
+    gather = next(n for n in small.graph.node if n.op_type == "Gather")
+    assert sorted(weights(small)[gather.input[1]].tolist()) == [0, 1, 2, 3, 4]
+
+
+def test_depthwise_groups_follow() -> None:
+    net = Net()
+    hidden = net.conv("producer", net.input("batch", 3, 6, 6), *planted_rows(net, "scaled", 3, 1, 1))
+    taps = np.repeat(net.normal(1, 1, 3, 3), FULL, 0)
+    hidden = net.conv("depthwise", hidden, taps, group=FULL)
+    model = net.build(net.conv("consumer", hidden, planted_columns(net, "scaled", 4, 1, 1)))
+    small = condensed(model, {"producer": EXACT, "depthwise": EXACT})
+    assert attributes(small, "depthwise")["group"] == EXACT
+
+
+@pytest.mark.parametrize("shape", [(0, -1), (-1, FULL * 16), (0, FULL * 16)])
+def test_reshapes_follow(shape: tuple[int, ...]) -> None:
+    net = Net()
+    hidden = net.conv("producer", net.input("batch", 3, 6, 6), *planted_rows(net, "scaled", 3, 3, 3))
+    hidden = net.node("Reshape", net.node("Relu", hidden), net.ints(*shape))
+    columns = planted_columns(net, "scaled", 4, 16).reshape(4, -1)
+    condensed(net.build(net.dense("consumer", hidden, columns)), {"producer": EXACT})
+
+
+def test_a_reshape_by_a_computed_shape_keeps_its_batch() -> None:
+    """Shape, Gather, Concat as exporters write it: another batch size still runs."""
+    net = Net()
+    data = net.input("batch", 3, 6, 6)
+    hidden = net.node("Relu", net.conv("producer", data, *planted_rows(net, "scaled", 3, 3, 3)))
+    batch = net.node("Gather", net.node("Shape", data), net.ints(0), axis=0)
+    hidden = net.node("Reshape", hidden, net.node("Concat", batch, net.ints(FULL * 16), axis=0))
+    columns = planted_columns(net, "scaled", 4, 16).reshape(4, -1)
+    condensed(net.build(net.dense("consumer", hidden, columns)), {"producer": EXACT})
+
+
+def test_a_channel_count_from_a_shape_follows() -> None:
+    """The flattened size is computed from the data's own shape: nothing needs to be written."""
+    net = Net()
+    hidden = net.node("Relu", net.conv("producer", net.input("batch", 3, 6, 6), *planted_rows(net, "scaled", 3, 3, 3)))
+    sizes = net.node("Shape", hidden)
+    batch, channels = (net.node("Gather", sizes, net.ints(i), axis=0) for i in (0, 1))
+    shape = net.node("Concat", batch, net.node("Mul", channels, net.ints(16)), axis=0)
+    hidden = net.node("Reshape", hidden, shape)
+    columns = planted_columns(net, "scaled", 4, 16).reshape(4, -1)
+    condensed(net.build(net.dense("consumer", hidden, columns)), {"producer": EXACT})
+
+
+def test_a_number_from_a_channel_count_stays() -> None:
+    """√d must not follow the slicing: the small model divides by the original width."""
+    net = Net()
+    hidden = net.dense("producer", net.input("batch", 6), *planted_rows(net, "scaled", 6))
+    channels = net.node("Gather", net.node("Shape", hidden), net.ints(1), axis=0)
+    root = net.node("Sqrt", net.node("Cast", channels, to=1))
+    hidden = net.node("Div", net.node("Relu", hidden), root)
+    model = net.build(net.dense("consumer", hidden, planted_columns(net, "scaled", 4)))
+    result = condense(model, LOSSLESS).model
+    assert_close(model, result, 2e-5)
+
+
+# ---------------------------------------------------------------------------------------------------- the file
+
+
+def annotated() -> onnx.ModelProto:
+    net = Net()
+    hidden = net.node("Relu", net.dense("producer", net.input("batch", 6), *planted_rows(net, "scaled", 6)))
+    model = net.build(net.dense("consumer", hidden, planted_columns(net, "scaled", 4), net.normal(4)))
+    model = onnx.shape_inference.infer_shapes(model)
+    model.producer_name, model.doc_string, model.model_version, model.domain = "me", "text", 7, "org.example"
+    helper.set_model_props(model, {"author": "someone"})
+    return model
+
+
+def test_value_info_stays_true() -> None:
+    model = annotated()
+    small = condensed(model, {"producer": EXACT})
+    stated = {v.name: [d.dim_value or d.dim_param for d in v.type.tensor_type.shape.dim] for v in small.graph.value_info}
+    inner = [v.name for v in model.graph.value_info]
+    assert len(inner) == 2 and all(stated[name] == ["batch", EXACT] for name in inner)
+
+
+def test_what_is_not_touched_stays() -> None:
+    model = annotated()
+    small = condensed(model, {"producer": EXACT})
+    assert small.ir_version == model.ir_version and small.opset_import == model.opset_import
+    assert (small.doc_string, small.model_version, small.domain) == ("text", 7, "org.example")
+    assert {p.key: p.value for p in small.metadata_props}["author"] == "someone"
+    assert [n.name for n in small.graph.node] == [n.name for n in model.graph.node]
+    assert small.graph.input == model.graph.input and small.graph.output == model.graph.output
+    assert set(weights(small)) == set(weights(model))
+    assert small.graph.name == model.graph.name
+
+
+def test_the_input_model_is_not_changed() -> None:
+    model = annotated()
+    before = model.SerializeToString(deterministic=True)
+    condense(model, LOSSLESS)
+    assert model.SerializeToString(deterministic=True) == before
+
+
+def test_nothing_to_condense_returns_the_model() -> None:
+    net = Net()
+    hidden = net.node("Relu", net.dense("producer", net.input("batch", 6), net.normal(6, 6)))
+    model = net.build(net.dense("consumer", hidden, net.normal(4, 6)))
+    result = condense(model, LOSSLESS)
+    assert result.model.SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True)
+    assert result.plan.groups == ()
+
+
+def shuffle() -> Trace:
+    """Channels as [2, 3], transposed: only even removal from both rows has a shape."""
+    net = Net()
+    hidden = net.node("Reshape", net.dense("producer", net.input("batch", 5), net.normal(6, 5)), net.ints(0, 2, 3))
+    hidden = net.node("Reshape", net.node("Transpose", hidden, perm=[0, 2, 1]), net.ints(0, 6))
+    return traced(net.build(net.dense("consumer", hidden, net.normal(4, 6))))
+
+
+def removing(trace: Trace, *gone: int) -> State:
+    state = State(trace)
+    for group in trace.groups:
+        state.alive[group.units[list(gone)]] = False
+    return state
+
+
+def test_ragged_removal_is_a_disagreement() -> None:
+    trace = shuffle()
+    if not trace.groups:
+        return  # refused outright is as good
+    with pytest.raises(Disagreement):
+        check_shapes(removing(trace, 1))
+    check_shapes(removing(trace, 1, 4))
+
+
+def test_a_channel_shuffle_is_right_or_refused() -> None:
+    """Masking old labels was silently wrong here (design, section 3)."""
+    net = Net(seed=5)
+    rows = net.normal(6, 5)
+    rows[4] = 2 * rows[0]
+    hidden = net.node("Reshape", net.dense("producer", net.input("batch", 5), rows), net.ints(0, 2, 3))
+    hidden = net.node("Reshape", net.node("Transpose", hidden, perm=[0, 2, 1]), net.ints(0, 6))
+    model = net.build(net.dense("consumer", hidden, net.normal(4, 6)))
+    result = condense(model, LOSSLESS)
+    assert_close(model, result.model, 2e-5)
+    assert widths(result.model)["producer"] in (5, 6)
+
+
+def test_macs_and_alive() -> None:
+    """6 -> 8 -> 4 features for 8 samples."""
+    trace = traced(annotated())
+    state = State(trace)
+    assert write(state, {}).macs == 8 * (6 * 8 + 8 * 4)
+    plan = decide(judge(state, trace.groups[0], "lossless", "joint"), trace, "lossless", "joint", 1.0, 1)
+    state.apply(trace.groups[0], plan)
+    written = write(state, {})
+    assert written.macs == 8 * (6 * 5 + 5 * 4)
+    lines = [line for masks in written.alive.values() for line in masks.values()]
+    assert len(lines) == 2 and all(line.sum() == EXACT for line in lines)
