@@ -77,13 +77,17 @@ class Builder:
     def judged(self, group: Group) -> Judgement:
         """How the group's channels compare on the original weights."""
         if group.index not in self._judged:
-            self._judged[group.index] = judge(self.original, group, self.options.method, self.options.depthwise)
+            self._judged[group.index] = self._judge(self.original, group)
         return self._judged[group.index]
 
     def width_at(self, group: Group, threshold: float) -> int:
         """Channels that stay at a threshold, before alignment."""
         plan = decide(self.judged(group), self.trace, self.options.method, self.options.depthwise, threshold, 1)
         return len(plan.keep)
+
+    def _judge(self, state: State, group: Group) -> Judgement:
+        with np.errstate(over="ignore", invalid="ignore"):  # weights near the largest float: not alike, not an error
+            return judge(state, group, self.options.method, self.options.depthwise)
 
     def _pass(self, wanted: Mapping[int, float]) -> State:
         """One pass over the groups; --lossless repeats until nothing changes."""
@@ -96,7 +100,7 @@ class Builder:
             for group in self.groups:
                 if group.index in self._stay:
                     continue
-                judgement = judge(state, group, method, depthwise) if cascading else self.judged(group)
+                judgement = self._judge(state, group) if cascading else self.judged(group)
                 plan = decide(judgement, self.trace, method, depthwise, wanted[group.index], self.align)
                 self.held[group.index] = plan.held
                 if plan.shrinks:

@@ -14,11 +14,13 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import numpy_helper
 
+from onnx_condense.errors import InputError
 from onnx_condense.inputs import Feed
 from onnx_condense.runtime import Array, run, session
 
 SHAPE_OPS = ("Shape", "Size")
 NOT_CONSTANT = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial")
+NO_TENSOR = -1
 LARGE = 2**26
 """Largest constant in elements that is computed ahead; beyond it a constant is treated as data."""
 
@@ -43,7 +45,10 @@ class Facts:
         self.initializers = {t.name: t for t in model.graph.initializer}
         self._values: dict[str, Array] = {}
         self._other_values: dict[str, Array] | None = None
+        self.types = _element_types(model)
+        self._check_order()
         self.static, self.derived = self._classify()
+        self._makers = {t.name: node for node in self.nodes for t in node.outputs if t.name}
         self.shapes = self._probe(feed)
         self._other = other
         self._values.update(self._run_static(self.shapes))
@@ -80,17 +85,23 @@ class Facts:
 
     def measured(self, name: str) -> set[str]:
         """The tensors of data whose shapes a derived tensor follows from."""
+        known = self.static | self.derived
+        return (
+            {n for n in self.upstream(name) if n in self.shapes and n not in known} if name in self.derived else set()
+        )
+
+    def upstream(self, name: str) -> set[str]:
+        """Every tensor that a constant or derived tensor is computed from; data counts where its shape is taken."""
+        constant = self.static | self.derived
         found: set[str] = set()
-        makers = {t.name: node for node in self.nodes for t in node.outputs if t.name in self.derived}
-        waiting, seen = [name], {name}
+        waiting = [name]
         while waiting:
-            node = makers.get(waiting.pop())
+            node = self._makers.get(waiting.pop())
             for tensor in node.inputs if node is not None else ():
-                if tensor.name in self.derived and tensor.name not in seen:
-                    seen.add(tensor.name)
-                    waiting.append(tensor.name)
-                elif tensor.name in self.shapes:
+                if tensor.name and tensor.name not in found:
                     found.add(tensor.name)
+                    if tensor.name in constant:
+                        waiting.append(tensor.name)
         return found
 
     def follows_batch(self, name: str) -> bool:
@@ -133,11 +144,29 @@ class Facts:
             names = [t.name for t in node.inputs if t.name]
             outputs = [t.name for t in node.outputs if t.name]
             has_body = any(isinstance(a, gs.Graph) for a in node.attrs.values())
-            if node.op in SHAPE_OPS and names and names[0] not in static:
+            if node.op == "CastLike" and names[0] in static and names[1] in self.types:
+                static.update(outputs)
+            elif node.op in SHAPE_OPS and names and names[0] not in static:
                 derived.update(outputs)
             elif not has_body and node.op not in NOT_CONSTANT and all(n in static or n in derived for n in names):
                 (derived if any(n in derived for n in names) else static).update(outputs)
         return static, derived
+
+    def _plain_cast(self, proto: onnx.NodeProto) -> onnx.NodeProto:
+        """CastLike takes nothing but the type from its second input."""
+        if proto.op_type != "CastLike":
+            return proto
+        kind = self.types[proto.input[1]]
+        return onnx.helper.make_node("Cast", [proto.input[0]], list(proto.output), to=kind)
+
+    def _check_order(self) -> None:
+        """Raises InputError for nodes that come before what they read."""
+        later = {t.name for node in self.nodes for t in node.outputs if t.name}
+        for node in self.nodes:
+            early = [t.name for t in node.inputs if t.name in later]
+            if early:
+                raise InputError(f"{early[0]} is read before it is made: sort the nodes in topological order")
+            later.difference_update(t.name for t in node.outputs)
 
     def _probe(self, feed: Feed) -> dict[str, tuple[int, ...]]:
         """Asks onnxruntime for the shape of every tensor."""
@@ -155,14 +184,9 @@ class Facts:
         return shapes
 
     def _tensors_of_data(self) -> list[str]:
-        try:
-            inferred = onnx.shape_inference.infer_shapes(_without_weights(self.model))
-        except (onnx.shape_inference.InferenceError, ValueError):
-            inferred = self.model
-        listed = (*inferred.graph.value_info, *inferred.graph.output)
-        no_tensors = {v.name for v in listed if v.type.WhichOneof("value") not in (None, "tensor_type")}
         outputs = [t.name for node in self.nodes for t in node.outputs if t.name]
-        return [n for n in outputs if n not in no_tensors and n not in self.static and n not in self.derived]
+        known = self.static | self.derived
+        return [n for n in outputs if n not in known and self.types.get(n) != NO_TENSOR]
 
     def _run_static(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
         """Runs the nodes that data does not reach, with the outputs of Shape nodes fed in."""
@@ -179,6 +203,7 @@ class Facts:
                 feed[outputs[0]] = _shape_value(proto, shapes[proto.input[0]])
                 graph.input.append(onnx.helper.make_tensor_value_info(outputs[0], onnx.TensorProto.INT64, None))
                 continue
+            proto = self._plain_cast(proto)
             graph.node.append(proto)
             needed.update(proto.input)
             wanted += outputs
@@ -207,6 +232,22 @@ def _names_inside(body: gs.Graph) -> Iterator[str]:
             if isinstance(attribute, gs.Graph):
                 yield from _names_inside(attribute)
     yield from (t.name for t in body.outputs)
+
+
+def _element_types(model: onnx.ModelProto) -> dict[str, int]:
+    """Tensor name -> TensorProto.DataType, as far as shape inference tells; NO_TENSOR for sequences and the like."""
+    try:
+        graph = onnx.shape_inference.infer_shapes(_without_weights(model)).graph
+    except (onnx.shape_inference.InferenceError, ValueError):
+        graph = model.graph
+    types = {t.name: t.data_type for t in model.graph.initializer}
+    for value in (*graph.value_info, *graph.output, *graph.input):
+        kind = value.type.WhichOneof("value")
+        if kind == "tensor_type" and value.type.tensor_type.elem_type:
+            types[value.name] = value.type.tensor_type.elem_type
+        elif kind is not None and kind != "tensor_type":
+            types[value.name] = NO_TENSOR
+    return types
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -38,6 +38,13 @@ class InputSpec:
     dtype: np.dtype[np.generic]
     dims: tuple[int | str, ...]
     vocabulary: int | None = None
+
+    def with_sizes(self, sizes: Mapping[int, int]) -> InputSpec:
+        """The spec with sizes filled in for symbolic dims (axis -> size)."""
+        rank = len(self.dims)
+        known = {axis % rank: size for axis, size in sizes.items() if -rank <= axis < rank}
+        dims = tuple(known.get(i, d) if isinstance(d, str) and i else d for i, d in enumerate(self.dims))
+        return replace(self, dims=dims)
 
 
 def input_specs(model: onnx.ModelProto, vocabularies: Mapping[str, int] | None = None) -> list[InputSpec]:

@@ -56,15 +56,12 @@ class Intervals(Numbers):
             case Modulated() | Mapped(biased=False):
                 inner = self.constants(signal.child)
                 return np.where(inner == 0, inner, nothing)
+            case Combined("where", condition, Combined("choose", left, right)):
+                chosen = self.constants(condition)
+                value = np.where(chosen != 0, self.constants(left), self.constants(right))
+                return np.where(np.isnan(chosen), nothing, value)
             case Combined(operation, left, right):
-                a, b = self.constants(left), self.constants(right)
-                match operation:
-                    case "add":
-                        return a + b
-                    case "sub":
-                        return a - b
-                    case "mul":
-                        return np.where((a == 0) | (b == 0), 0.0, a * b)
+                return _combine(operation, self.constants(left), self.constants(right))
         return nothing
 
     def _activated_constants(self, signal: Activated) -> Floats:
@@ -130,6 +127,24 @@ class Intervals(Numbers):
                 (a, b), (c, d) = self.bounds(left), self.bounds(right)
                 return a + c, b + d
         return everything
+
+
+def _combine(operation: str, a: Floats, b: Floats) -> Floats:
+    """The value of a operation b where both are constant (or a product has a zero), else NaN."""
+    match operation:
+        case "add":
+            return a + b
+        case "sub":
+            return a - b
+        case "mul":
+            return np.where((a == 0) | (b == 0), 0.0, a * b)
+        case "div":
+            return a / np.where(b == 0, np.nan, b)
+        case "max":
+            return np.maximum(a, b)
+        case "min":
+            return np.minimum(a, b)
+    return np.full(len(a), np.nan)
 
 
 def _times(weight: Floats, bound: Floats | float) -> Floats:

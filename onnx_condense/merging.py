@@ -127,7 +127,7 @@ def _constant_channels(
     for path in mine:
         if path.signal in values:
             value = values[path.signal]
-            fixed &= ~np.isnan(value) & ((value == 0) | (not path.slot.padded))
+            fixed &= np.isfinite(value) & ((value == 0) | (not path.slot.padded))
     for path, constant in zip(mine, constants, strict=True):
         if path.signal in values:
             constant[cell[fixed]] = values[path.signal][fixed]

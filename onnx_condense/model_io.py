@@ -217,7 +217,10 @@ def _export_initializers(graph: gs.Graph, original: onnx.ModelProto, result: onn
     known |= {t.values.name for t in original.graph.sparse_initializer}
     for name, constant in constants.items():
         if name not in known and name in used:
-            result.graph.initializer.append(numpy_helper.from_array(constant.values, name))
+            added = numpy_helper.from_array(constant.values, name)
+            result.graph.initializer.append(added)
+            if result.ir_version < 4:  # every initializer had to be an input too
+                result.graph.input.append(onnx.helper.make_tensor_value_info(name, added.data_type, added.dims))
     stale = [i for i in result.graph.input if i.name in known and i.name not in kept]
     for value in stale:
         result.graph.input.remove(value)

@@ -83,7 +83,7 @@ class Activation:
 
 @dataclass(frozen=True)
 class Elementwise:
-    """Neg, or Add, Sub, Mul, Div, Max, Min or Sum with broadcasting."""
+    """Neg, or add, sub, mul, div, max, min or compare with broadcasting."""
 
     operation: str
 
@@ -116,6 +116,8 @@ class Window:
     dropped: bool = False
     scale_free: bool = True
     """Whether a constant passes unchanged: true of a mean, not of a sum."""
+    strict: bool = False
+    """Whether channels on one of the axes are pinned rather than united (Reduce, Pad)."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,12 @@ class Refused:
     reason: str
 
 
-Action = Contraction | Filter | Activation | Elementwise | Normalization | Window | Move | Refused
+@dataclass(frozen=True)
+class Chosen:
+    """Where: data (input 1 or 2) chosen by a condition (input 0)."""
+
+
+Action = Contraction | Filter | Activation | Elementwise | Normalization | Window | Move | Chosen | Refused
 
 
 class NodeView:
@@ -161,6 +168,10 @@ class NodeView:
     def value(self, index: int) -> Array | None:
         return self._facts.value(self.node.inputs[index]) if self.has(index) else None
 
+    def type(self, index: int) -> int | None:
+        """The element type of an input (TensorProto.DataType)."""
+        return self._facts.types.get(self.node.inputs[index].name)
+
     def is_weight(self, index: int) -> bool:
         """Whether an input is constant and can therefore be rewritten."""
         return self.has(index) and self.node.inputs[index].name in self._facts.static and self.value(index) is not None
@@ -179,6 +190,8 @@ class NodeView:
         value = self.value(index) if index is not None else None
         return None if value is None else [int(v) for v in value.reshape(-1)]
 
+
+FLOAT_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
 
 Row = Callable[[NodeView], Action]
 
@@ -275,8 +288,33 @@ def _dropout(view: NodeView) -> Action:
 
 
 def _cast(view: NodeView) -> Action:
-    floats = {1, 10, 11, 16}
-    return Activation(Kind.LINEAR if view.attribute("to") in floats else Kind.BOUNDED)
+    return Activation(Kind.LINEAR if int(view.attribute("to")) in FLOAT_TYPES else Kind.BOUNDED)
+
+
+def _cast_like(view: NodeView) -> Action:
+    return Activation(Kind.LINEAR if view.type(1) in FLOAT_TYPES else Kind.BOUNDED)
+
+
+def _pow(view: NodeView) -> Action:
+    exponent = view.value(1)
+    if exponent is None or exponent.size != 1:
+        return Refused("raises to a power that is not one constant")
+    return Activation(Kind.LINEAR) if float(exponent.reshape(-1)[0]) == 1 else BOUNDED
+
+
+def _pad(view: NodeView) -> Action:
+    mode, rank = view.attribute("mode", "constant"), len(view.shape())
+    pads = view.ints("pads", 1)
+    if pads is None:
+        return Refused("pads by amounts that are computed from data")
+    axes = view.ints("axes", 3) or list(range(rank))
+    if len(pads) != 2 * len(axes):
+        return Refused("pads by amounts that do not fit its input")
+    used = tuple(sorted(a % rank for i, a in enumerate(axes) if pads[i] or pads[i + len(axes)]))
+    number = view.value(2) if view.has(2) else np.asarray(view.attribute("value", 0.0))
+    if mode == "constant" and (number is None or number.any()):
+        return Refused("pads with another number than 0")
+    return Window(used, linear=True, padded=mode == "constant", strict=True)
 
 
 def _softmax(view: NodeView) -> Action:
@@ -308,7 +346,7 @@ def _reduce(linear: bool, mean: bool) -> Row:
                 return Activation(Kind.LINEAR)
             axes = list(range(rank))
         keep = bool(view.attribute("keepdims", 1))
-        return Window(tuple(sorted(a % rank for a in axes)), linear, dropped=not keep, scale_free=mean)
+        return Window(tuple(sorted(a % rank for a in axes)), linear, dropped=not keep, scale_free=mean, strict=True)
 
     return row
 
@@ -379,6 +417,14 @@ TABLE: Mapping[tuple[str, str], Row] = {
         "Identity": _fixed(Activation(Kind.LINEAR)),
         "Dropout": _dropout,
         "Cast": _cast,
+        "CastLike": _cast_like,
+        "Pow": _pow,
+        "Greater": _fixed(Elementwise("compare")),
+        "GreaterOrEqual": _fixed(Elementwise("compare")),
+        "Less": _fixed(Elementwise("compare")),
+        "LessOrEqual": _fixed(Elementwise("compare")),
+        "Equal": _fixed(Elementwise("compare")),
+        "Not": _fixed(BOUNDED),
         "Neg": _fixed(Elementwise("neg")),
         "Relu": _fixed(RELU),
         "LeakyRelu": _fixed(Activation(Kind.HOMOGENEOUS)),
@@ -418,7 +464,9 @@ TABLE: Mapping[tuple[str, str], Row] = {
         "Div": _fixed(Elementwise("div")),
         "Max": _fixed(Elementwise("max")),
         "Min": _fixed(Elementwise("min")),
+        "Where": _fixed(Chosen()),
         # windows
+        "Pad": _pad,
         "MaxPool": _pool(linear=False),
         "AveragePool": _pool(linear=True),
         "GlobalAveragePool": _pool(linear=True),
@@ -479,6 +527,23 @@ def constant_floats(node: onnx.NodeProto, kinds: Collection[int]) -> int:
         return 0
     tensors = [a.t for a in node.attribute if a.name == "value" and a.t.dims and a.t.data_type in kinds]
     return sum(prod(t.dims) for t in tensors) + sum(len(a.floats) for a in node.attribute if a.name == "value_floats")
+
+
+def expected_sizes(nodes: list[gs.Node], name: str, weights: Mapping[str, tuple[int, ...]]) -> dict[int, int]:
+    """Sizes of an input's axes (by index, from the end where negative) that the weights of its readers imply."""
+    found = {}
+    for node in nodes:
+        names = [t.name for t in node.inputs]
+        if names[:1] != [name] or len(names) < 2 or names[1] not in weights:
+            continue
+        weight = weights[names[1]]
+        if node.op == "Conv":
+            found[1] = weight[1] * int(node.attrs.get("group", 1))
+        elif node.op == "MatMul" and len(weight) == 2:
+            found[-1] = weight[0]
+        elif node.op == "Gemm" and not node.attrs.get("transA", 0):
+            found[1] = weight[1 if node.attrs.get("transB", 0) else 0]
+    return found
 
 
 def embedding_rows(facts_nodes: list[gs.Node], name: str, sizes: Mapping[str, int]) -> int | None:

@@ -21,7 +21,7 @@ from onnx_condense.errors import PlanError
 from onnx_condense.facts import Facts
 from onnx_condense.inputs import Feed, input_specs, make_feeds
 from onnx_condense.model_io import Source
-from onnx_condense.operators import embedding_rows
+from onnx_condense.operators import embedding_rows, expected_sizes
 from onnx_condense.options import INSPECT_THRESHOLDS, Options
 from onnx_condense.plan import Plan
 from onnx_condense.proof import prove, unchanged
@@ -218,7 +218,11 @@ def open_model(model: Model, options: Options, clock: _Clock | None = None, repl
         rows = {t.name: t.dims[0] for t in working.graph.initializer if t.dims}
         integers = [s.name for s in input_specs(working) if s.dtype.kind in "iu"]
         tables = {name: embedding_rows(graph.nodes, name, rows) for name in integers}
-        specs = input_specs(working, {name: count for name, count in tables.items() if count})
+        shapes = {t.name: tuple(t.dims) for t in working.graph.initializer}
+        specs = [
+            spec.with_sizes(expected_sizes(graph.nodes, spec.name, shapes))
+            for spec in input_specs(working, {name: count for name, count in tables.items() if count})
+        ]
         feeds = make_feeds(working, specs, options.data, options.input_shape, options.seed)
     with clock("trace"):
         batched = [s.name for s in specs if s.dims and isinstance(s.dims[0], str)]

@@ -141,6 +141,14 @@ class Relations(Intervals):
             same = np.abs(a.ratio - b.ratio) <= self.tolerance * np.abs(a.ratio)
             same &= (a.constant == b.constant) & (a.ratio > 0)
             return Relation(a.ratio, a.constant, a.exact & b.exact & same, size)
+        if signal.operation == "choose":
+            same = np.abs(a.ratio - b.ratio) <= self.tolerance * np.abs(a.ratio)
+            return Relation(a.ratio, a.constant, a.exact & b.exact & same & (a.constant == b.constant), size)
+        if signal.operation == "where":
+            return replace(b, exact=b.exact & a.exact & self._is_one(a.ratio) & (a.constant == 0))
+        if signal.operation == "compare":
+            same = (np.abs(a.ratio - b.ratio) <= self.tolerance * np.abs(a.ratio)) & (a.ratio > 0)
+            return Relation(np.ones_like(a.ratio), np.zeros_like(a.ratio), a.exact & b.exact & centred & same, size)
         if signal.operation == "div":
             ratio = a.ratio / np.where(b.ratio == 0, 1, b.ratio)
             return Relation(ratio, a.constant, a.exact & b.exact & centred & (b.ratio != 0), size)

@@ -81,6 +81,7 @@ class _Writer:
         for slot in self.trace.slots:
             self._slice(slot.node, slot.input, slot.labels)
         self._insert_values()
+        self._write_down()
         self.move()
         self._drop_unread()
         macs = self._macs()
@@ -250,6 +251,18 @@ class _Writer:
                     made.append((value, constant))
                 self.nodes[index].inputs[position] = constant
                 self.edited.add(id(self.nodes[index]))
+
+    def _write_down(self) -> None:
+        """Constants that are computed from a weight that changed keep their value, and let the old weight go."""
+        changed = {self.facts.nodes[i].inputs[p].name for i, p in self.values}
+        for index in self.trace.actions:
+            for position, tensor in enumerate(self.facts.nodes[index].inputs):
+                if tensor.name not in self.facts.static or tensor.name in self.facts.initializers:
+                    continue
+                untouched = self.nodes[index].inputs[position].name == tensor.name
+                value = self.facts.value(tensor)
+                if untouched and value is not None and self.facts.upstream(tensor.name) & changed:
+                    self._set_input(index, position, value)
 
     @property
     def _outer_uses(self) -> set[str]:

@@ -125,7 +125,7 @@ class Modulated(Signal):
 
 @dataclass(frozen=True, eq=False)
 class Combined(Signal):
-    """left operation right, channel by channel; operation is one of add, sub, mul, div, max, min."""
+    """left operation right, channel by channel; operation is add, sub, mul, div, max, min, compare, choose or where."""
 
     operation: str
     left: Signal

@@ -68,6 +68,10 @@ class Evaluator(Relations):
                     if operation == "sub":
                         b = [replace(f, rows=-f.rows, bias=-f.bias) if i == len(b) - 1 else f for i, f in enumerate(b)]
                     return add(a, b)
+                if operation == "choose":
+                    return [replace(f, open=False) for f in add(a, b)]
+                if operation == "compare":
+                    return [replace(f, rule=Rule.EQUAL, open=False, virtual=False) for f in add(a, b)]
                 if operation in ("max", "min"):
                     return [replace(f, rule=f.rule.meet(Rule.POSITIVE), open=False) for f in add(a, b)]
                 return multiply(a, b)

@@ -15,12 +15,13 @@ import onnx_graphsurgeon as gs
 
 from onnx_condense import movers
 from onnx_condense.channels import ONE_CHANNEL, Refusal, Role, Slot, Trace, dependency_groups, layer_name
-from onnx_condense.facts import Facts
+from onnx_condense.facts import SHAPE_OPS, Facts
 from onnx_condense.labels import UnionFind, aligned, atoms_of, occurrence, pack, signals_of, varying
 from onnx_condense.movers import Labels
 from onnx_condense.operators import (
     Action,
     Activation,
+    Chosen,
     Contraction,
     Elementwise,
     Filter,
@@ -94,6 +95,14 @@ class _Tracer:
     # ---- one node
 
     def _visit(self, action: Action) -> None:
+        """Applies an action. Labels that it neither passes on, contracts nor pins are pinned: none is lost unseen."""
+        known = len(self.labels), len(self.slots), len(self.pins)
+        self._apply(action)
+        if known == (len(self.labels), len(self.slots), len(self.pins)):
+            for tensor in self.node.inputs:
+                self._pin_tensor(tensor.name, f"is read by {self._me()} in a way that is not understood")
+
+    def _apply(self, action: Action) -> None:
         self._interval(action)
         match action:
             case Contraction():
@@ -108,6 +117,8 @@ class _Tracer:
                 self._elementwise(action)
             case Window():
                 self._window(action)
+            case Chosen():
+                self._chosen()
             case Move():
                 self._move(action)
             case Refused(reason):
@@ -261,9 +272,8 @@ class _Tracer:
         labels = self.labels.get(self.node.inputs[0].name)
         if labels is None:
             return
-        reduces = action.dropped or self.actions[self.index] != action or 1 in action.axes or 0 in action.axes
-        if reduces and set(action.axes) & set(varying(labels)):
-            return self._pin(labels, f"is read by {self._me()}, which reduces over channels")
+        if (action.strict or 1 in action.axes) and set(action.axes) & set(varying(labels)):
+            return self._pin(labels, f"is read by {self._me()}, which mixes channels")
         uniform = self._uniform(labels, action.axes)
         if uniform is None:
             return
@@ -305,6 +315,15 @@ class _Tracer:
             left = self._pair(action.operation, left, right, shape)
         if left.labels is not None:
             self._emit(left.labels)
+
+    def _chosen(self) -> None:
+        """Where: a channel's relation must hold for the condition and for both choices."""
+        shape = self._shape(self.node.outputs[0])
+        condition, left, right = (self._operand(t, len(shape)) for t in self.node.inputs)
+        choices = self._pair("choose", left, right, shape)
+        result = self._pair("where", condition, choices, shape)
+        if result.labels is not None:
+            self._emit(result.labels)
 
     def _single(self, operation: str, labels: Labels | None) -> None:
         """Neg, or a Sum, Max or Min of one tensor."""
@@ -379,12 +398,16 @@ class _Tracer:
         value = np.asarray(other.value, dtype=np.float64)
         value = value.reshape((1,) * (labels.ndim - value.ndim) + value.shape)
         uniform = all(value.shape[axis] == 1 for axis in varying(labels))
-        if operation in ("max", "min") or (operation == "div" and swapped):
+        if operation in ("max", "min", "choose", "where", "compare") or (operation == "div" and swapped):
             if not uniform or value.size > 1:
                 self._pin(labels, f"is read by {self._me()}, which compares or divides by channel")
                 return None
-            action = self._comparison(operation, float(value.reshape(-1)[0]))
-            function = self._function(self.index)
+            number = float(value.reshape(-1)[0])
+            if operation == "choose" and number == 0:
+                return self._mapped(labels, Modulated)
+            action = self._comparison(operation, number)
+            alone = sum(t.name not in self.facts.static for t in self.node.inputs) == 1
+            function = self._function(self.index) if alone else _unknown
             return self._mapped(labels, lambda child: Activated(child, action, function))
         with np.errstate(divide="ignore", invalid="ignore"):
             scale, shift = {
@@ -406,7 +429,7 @@ class _Tracer:
 
     @staticmethod
     def _comparison(operation: str, value: float) -> Activation:
-        if operation == "div":
+        if operation not in ("max", "min"):
             return Activation(Kind.BOUNDED)
         kind = Kind.HOMOGENEOUS if value == 0 else Kind.UNBOUNDED
         flat = (value, np.inf) if operation == "max" else (-np.inf, value)
@@ -541,7 +564,8 @@ class _Tracer:
         """Names of matrices and kernels that more than one node input reads."""
         names = set()
         for name in self.facts.static:
-            if len(self.facts.consumers(name)) > 1:
+            readers = [self.facts.nodes[index] for index, _ in self.facts.consumers(name)]
+            if sum(node.op not in SHAPE_OPS for node in readers) > 1:
                 value = self.facts.value_by_name(name)
                 if value is not None and value.ndim >= 2:
                     names.add(name)
@@ -588,6 +612,11 @@ class _Tracer:
         )
         refusals = [*self.refused, *(Refusal(names[n], reason, traced.size(n)) for n, reason in refused)]
         return replace(traced, refusals=tuple(refusals))
+
+
+def _unknown(values: Floats) -> Floats:
+    """Stands for a function of several tensors, of which one alone says nothing."""
+    return np.full(len(values), np.nan)
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,9 +37,7 @@ def build(
     invalid model.
     """
     imports = "".join(f', "{domain}" : {version}' for domain, version in (domains or {}).items())
-    model = onnx.parser.parse_model(
-        f'<ir_version: {ir_version}, opset_import: ["" : {opset}{imports}]> {text}'
-    )
+    model = onnx.parser.parse_model(f'<ir_version: {ir_version}, opset_import: ["" : {opset}{imports}]> {text}')
     model.graph.initializer.extend(
         numpy_helper.from_array(np.asarray(value), name) for name, value in (weights or {}).items()
     )
@@ -70,9 +68,7 @@ def directions(count: int, size: int, seed: int = 0, limit: float = 0.6) -> Arra
     raise ValueError(f"no {count} directions of {size} numbers with |cosine| < {limit}")
 
 
-def clustered(
-    count: int, size: int, clusters: int, seed: int = 0, *, ratios: bool = True, noise: float = 0.0
-) -> Array:
+def clustered(count: int, size: int, clusters: int, seed: int = 0, *, ratios: bool = True, noise: float = 0.0) -> Array:
     """[count, size] float32 rows in exactly `clusters` directions; row i belongs to cluster i % clusters.
 
     `ratios`: rows of one cluster differ by a positive factor of few binary digits, else they are equal.
@@ -94,7 +90,7 @@ def plant(
     ratios: Iterable[float] = (),
     axis: int = 0,
 ) -> onnx.ModelProto:
-    """A model in which, in every initializer of `names`, channel j is a multiple of channel m (`copies`: j: m).
+    """A model in which, in all initializers `names`, channel j is a multiple of channel m (`copies`: j: m).
 
     `ratios` go with the copies in order (1 where they run out); `axis` is the channel axis of the weights.
     """
@@ -197,8 +193,7 @@ def convnet(
         if batchnorm:
             lines.append(f"[conv{layer}] c{layer} = Conv<pads = [1, 1, 1, 1]>({source}, w{layer})")
             lines.append(
-                f"[bn{layer}] {target} = BatchNormalization"
-                f"(c{layer}, g{layer}, beta{layer}, mean{layer}, var{layer})"
+                f"[bn{layer}] {target} = BatchNormalization(c{layer}, g{layer}, beta{layer}, mean{layer}, var{layer})"
             )
             generator = np.random.default_rng(seed + 10 * layer + 5)
             member = np.arange(count) % groups

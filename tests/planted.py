@@ -1,13 +1,14 @@
-"""Small graphs with planted redundancy: for every row of the operator table what `--lossless` must find in it.
+"""Small graphs with planted redundancy: for every row of the operator table what `--lossless` must find in
+it.
 
-A *case* is a graph with 8 channels between a producer and a consumer, of which 3 are copies of others by some *relation*
-(scaled, opposite, shifted, ...). It says which relations are exact through it: with those the graph must come down
-to its 5 independent channels, with every other relation it must stay as it is.
+A *case* is a graph with 8 channels between a producer and a consumer, of which 3 are copies of others by
+some *relation* (scaled, opposite, shifted, ...). It says which relations are exact through it: with those
+the graph must come down to its 5 independent channels, with every other relation it must stay as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,13 +43,15 @@ RATIOS: Mapping[str, float] = {
     "dead": 0.0,
     "unread": 1.0,
 }
-"""Relation -> ratio of a copy to its original. shifted: another bias. near: almost equal. unread: zero columns."""
+"""Relation -> ratio of a copy to its original. shifted: another bias. near: almost equal. unread: zero
+columns."""
 
 RELATIONS = tuple(RATIOS)
 
 ALWAYS = frozenset({"equal", "dead", "unread"})
 LINEAR = ALWAYS | {"scaled", "opposite", "negative", "shifted"}
 HOMOGENEOUS = ALWAYS | {"scaled"}
+MONOTONE = HOMOGENEOUS | {"shifted"}
 ABSOLUTE = ALWAYS | {"scaled", "opposite", "negative"}
 ODD = ALWAYS | {"opposite"}
 
@@ -86,9 +89,7 @@ class Net:
     def node(self, op: str, *inputs: str, name: str = "", **attributes: Any) -> str:
         return self.multiple(op, *inputs, outputs=1, name=name, **attributes)[0]
 
-    def multiple(
-        self, op: str, *inputs: str, outputs: int = 1, name: str = "", **attributes: Any
-    ) -> list[str]:
+    def multiple(self, op: str, *inputs: str, outputs: int = 1, name: str = "", **attributes: Any) -> list[str]:
         made = [self.fresh(op.lower()) for _ in range(outputs)]
         self.nodes.append(helper.make_node(op, list(inputs), made, name=name or made[0], **attributes))
         return made
@@ -198,7 +199,7 @@ def channel_values(state: State, path: Path, model: onnx.ModelProto) -> NDArray[
     return moved.reshape(len(moved), -1)[path.places]
 
 
-# ---------------------------------------------------------------------------------------------------- planting
+# -------------------------------------------------------------------------------- planting
 
 
 def copies(relation: str, base: NDArray[np.floating], noise: NDArray[np.floating] | None = None) -> Array:
@@ -303,9 +304,7 @@ def dense_case(
         data = net.input("batch", 6)
         hidden = net.dense("producer", data, *planted_rows(net, relation, 6, positive=positive))
         hidden = middle(net, hidden, relation)
-        return net.build(
-            net.dense("consumer", hidden, planted_columns(net, relation, 4), net.normal(4), trans_b=False)
-        )
+        return net.build(net.dense("consumer", hidden, planted_columns(net, relation, 4), net.normal(4), trans_b=False))
 
     case(op, passes, label, silent)(build)
 
@@ -334,7 +333,13 @@ def conv_case(
 
 
 def spatial_case(
-    op: str, passes: frozenset[str], middle: Middle, places: int, label: str = "", silent: str = "", opset: int = 17
+    op: str,
+    passes: frozenset[str],
+    middle: Middle,
+    places: int,
+    label: str = "",
+    silent: str = "",
+    opset: int = 17,
 ) -> None:
     """Conv, the middle that leaves [batch, 8 · places], Gemm."""
 
@@ -358,7 +363,7 @@ def apply(op: str, *constants: float, **attributes: Any) -> PlantedMiddle:
     return middle
 
 
-def _functions() -> Iterator[None]:
+def _functions() -> None:
     for op in ("Identity", "Dropout", "Neg"):
         dense_case(op, LINEAR, apply(op))
     dense_case("Cast", LINEAR, lambda n, x, _: n.node("Cast", n.node("Cast", x, to=11), to=1), "double")
@@ -387,7 +392,6 @@ def _functions() -> Iterator[None]:
         dense_case(op, ALWAYS, apply(op), silent="dead scaled opposite negative", positive=True)
     for op in ("Softmax", "LogSoftmax"):
         conv_case(op, ALWAYS, apply(op, axis=-1), silent="shifted dead opposite")
-    yield
 
 
 def _constants(op: str, *, scaled: bool) -> PlantedMiddle:
@@ -423,7 +427,7 @@ PAIR = {"producer": (FULL, EXACT), "other": (FULL, EXACT)}
 TRIPLE = PAIR | {"third": (FULL, EXACT)}
 
 
-def _elementwise() -> Iterator[None]:
+def _elementwise() -> None:
     for op in ("Add", "Sub"):
         dense_case(op, HOMOGENEOUS, _then(_constants(op, scaled=True), "Relu"), "constant")
         dense_case(op, LINEAR, _constants(op, scaled=False), "any constant")
@@ -452,7 +456,6 @@ def _elementwise() -> Iterator[None]:
     for op in ("Max", "Min"):
         case(op, HOMOGENEOUS, "producers", silent="shifted dead", layers=PAIR)(_joined(op, "other"))
     case("Mul", LINEAR - {"shifted"}, "gate", layers=PAIR)(_joined("Mul", "other"))
-    yield
 
 
 @case("Div", LINEAR - {"shifted"}, "producers", silent="dead", layers=PAIR)
@@ -467,7 +470,7 @@ def _quotient(relation: str) -> onnx.ModelProto:
     return net.build(net.dense("consumer", net.node("Div", hidden, below), columns, net.normal(4)))
 
 
-@case("Mul", ALWAYS, "silu", silent="dead")
+@case("Mul", ALWAYS, "silu")
 def _silu(relation: str) -> onnx.ModelProto:
     """x · sigmoid(x)."""
     net = Net()
@@ -514,30 +517,32 @@ def _batchnorm_late(relation: str) -> onnx.ModelProto:
     net = Net()
     data = net.input("batch", 3, 8, 8)
     hidden = net.node("Relu", net.conv("producer", data, *planted_rows(net, relation, 3, 3, 3)))
-    parameters = net.rng.uniform(0.5, 1.5, FULL), net.normal(FULL), net.normal(FULL), net.rng.uniform(0.5, 2, FULL)
+    parameters = (
+        net.rng.uniform(0.5, 1.5, FULL),
+        net.normal(FULL),
+        net.normal(FULL),
+        net.rng.uniform(0.5, 2, FULL),
+    )
     hidden = net.batchnorm(hidden, *parameters)
     return net.build(net.conv("consumer", hidden, planted_columns(net, relation, 4, 3, 3)))
 
 
 def _prelu(equal: bool, *tail: int) -> PlantedMiddle:
     def middle(net: Net, data: str, relation: str) -> str:
-        slopes = net.rng.uniform(0.1, 0.4, FULL)
-        slopes = copies("equal", slopes) if equal else slopes
+        drawn = net.rng.uniform(0.1, 0.4, FULL)
+        slopes = copies("equal", drawn) if equal else drawn
         return net.node("PRelu", data, net.constant(slopes.reshape(FULL, *tail)))
 
     return middle
 
 
-def _parameters() -> Iterator[None]:
+def _parameters() -> None:
     dense_case("PRelu", HOMOGENEOUS, _prelu(True))
     conv_case("PRelu", HOMOGENEOUS, _prelu(True, 1, 1), "conv", side=3, pads=(1, 1, 1, 1))
-    dense_case("PRelu", frozenset({"dead", "unread"}), _prelu(False), "unequal slopes", silent="dead")
+    dense_case("PRelu", frozenset({"dead", "unread"}), _prelu(False), "unequal slopes")
     dense_case("Gemm", LINEAR, apply("Identity"), "linear")
     conv_case("Conv", LINEAR, apply("Identity"), "linear", side=3)
-    conv_case(
-        "Conv", LINEAR - {"shifted"}, apply("Identity"), "padded consumer", side=3, pads=(1, 1, 1, 1)
-    )
-    yield
+    conv_case("Conv", LINEAR - {"shifted"}, apply("Identity"), "padded consumer", side=3, pads=(1, 1, 1, 1))
 
 
 @case("MatMul", HOMOGENEOUS)
@@ -567,41 +572,43 @@ def _depthwise(relation: str) -> onnx.ModelProto:
     return net.build(net.conv("consumer", hidden, planted_columns(net, relation, 4, 1, 1), net.normal(4)))
 
 
-def _windows() -> Iterator[None]:
-    conv_case("MaxPool", HOMOGENEOUS, apply("MaxPool", kernel_shape=[2, 2], strides=[2, 2]), silent="shifted")
+def _reduced(op: str, *, by_input: bool) -> Middle:
+    """Over both places, the axes in an attribute or in an input."""
+
+    def middle(net: Net, data: str) -> str:
+        if by_input:
+            return net.node(op, data, net.ints(2, 3), keepdims=0)
+        return net.node(op, data, axes=[2, 3], keepdims=0)
+
+    return middle
+
+
+def _windows() -> None:
+    conv_case("MaxPool", MONOTONE, apply("MaxPool", kernel_shape=[2, 2], strides=[2, 2]))
     padded_pool = apply("MaxPool", kernel_shape=[3, 3], pads=[1, 1, 1, 1])
-    conv_case("MaxPool", HOMOGENEOUS, padded_pool, "padded", silent="shifted")
+    conv_case("MaxPool", MONOTONE, padded_pool, "padded")
     average = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
     conv_case("AveragePool", LINEAR, apply("AveragePool", kernel_shape=[2, 2], strides=[2, 2]))
     conv_case("AveragePool", LINEAR, apply("AveragePool", **average), "padded")
     conv_case(
-        "AveragePool", LINEAR - {"shifted"}, apply("AveragePool", **average, count_include_pad=1), "zeros counted"
+        "AveragePool",
+        LINEAR - {"shifted"},
+        apply("AveragePool", **average, count_include_pad=1),
+        "zeros counted",
     )
     conv_case("GlobalAveragePool", LINEAR, apply("GlobalAveragePool"))
-    conv_case("GlobalMaxPool", HOMOGENEOUS, apply("GlobalMaxPool"), silent="shifted")
+    conv_case("GlobalMaxPool", MONOTONE, apply("GlobalMaxPool"))
     for op, passes, silent in (
         ("ReduceMean", LINEAR, ""),
         ("ReduceSum", LINEAR, "shifted"),
-        ("ReduceMax", HOMOGENEOUS, "shifted"),
+        ("ReduceMax", MONOTONE, ""),
     ):
-        first_input = 13 if op == "ReduceSum" else 18
-        old, new = {"axes": [2, 3], "keepdims": 0}, {"keepdims": 0}
-        spatial_case(
-            op, passes, lambda n, x, op=op, a=old: n.node(op, x, **a), 1, "attribute", silent, first_input - 1
-        )
-        spatial_case(
-            op,
-            passes,
-            lambda n, x, op=op, a=new: n.node(op, x, n.ints(2, 3), **a),
-            1,
-            "input",
-            silent,
-            max(first_input, 18),
-        )
-    yield
+        since = 13 if op == "ReduceSum" else 18
+        spatial_case(op, passes, _reduced(op, by_input=False), 1, "attribute", silent, since - 1)
+        spatial_case(op, passes, _reduced(op, by_input=True), 1, "input", silent, 18)
 
 
-def _movements() -> Iterator[None]:
+def _movements() -> None:
     spatial_case("Flatten", LINEAR, lambda n, x: n.node("Flatten", x), 6)
     spatial_case("Flatten", HOMOGENEOUS, lambda n, x: n.node("Flatten", n.node("Relu", x)), 6, "relu")
     spatial_case("Reshape", LINEAR, lambda n, x: n.node("Reshape", x, n.ints(0, -1)), 6)
@@ -616,7 +623,6 @@ def _movements() -> Iterator[None]:
         "Squeeze", LINEAR, lambda n, x: n.node("Squeeze", n.node("GlobalAveragePool", x), axes=[2, 3]), 1,
         "attribute", opset=11,
     )  # fmt: skip
-    yield
 
 
 @case("Unsqueeze", LINEAR)
@@ -696,10 +702,10 @@ def _gather(relation: str) -> onnx.ModelProto:
 
 
 for _family in (_functions, _elementwise, _parameters, _windows, _movements):
-    list(_family())
+    _family()
 
 
-# ---------------------------------------------------------------------------------------------------- compounds
+# -------------------------------------------------------------------------------- compounds
 
 
 @case("Mul", LINEAR - {"shifted"}, "squeeze-excite", layers={"producer": (8, 5), "excite": (8, 5)})

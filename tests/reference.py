@@ -1,12 +1,14 @@
-"""The paper's grouping and ratio merge, written from its text alone, for plain networks; nothing of the package is used.
+"""The paper's grouping and ratio merge, written from its text alone, for plain networks; nothing of the
+package is used.
 
-A network is a list of layers. A neuron is a row of a layer's parameter matrix with its bias, BatchNormalization folded in
-(Chen & Xu 2024, sections 2.1.1 and 2.2.1). Two neurons condense when the cosine of their vectors is above a threshold.
-Among the ungrouped neurons the one with the most condensed ungrouped neurons is the main neuron of the next group (2.1.4);
-its consumer column becomes the sum of the group's columns, each times the ratio of the norms (2.1.3).
+A network is a list of layers. A neuron is a row of a layer's parameter matrix with its bias,
+BatchNormalization folded in (Chen & Xu 2024, sections 2.1.1 and 2.2.1). Two neurons condense when the
+cosine of their vectors is above a threshold. Among the ungrouped neurons the one with the most condensed
+ungrouped neurons is the main neuron of the next group (2.1.4); its consumer column becomes the sum of the
+group's columns, each times the ratio of the norms (2.1.3).
 
-The specification adds: purely linear paths take either sign, bounded odd functions need equal or opposite vectors,
-bounded functions that are not odd need equal ones.
+The specification adds: purely linear paths take either sign, bounded odd functions need equal or opposite
+vectors, bounded functions that are not odd need equal ones.
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ EPSILON = 1e-5
 class Layer:
     """Weight [out, in] or [out, in, kh, kw]; what follows it: BatchNormalization, activation, MaxPool 2x2.
 
-    norm: scale, shift, mean, variance. spatial: how many places per channel of the layer before a Flatten leaves (1: none).
-    """
+    norm: scale, shift, mean, variance. spatial: how many places per channel of the layer before a Flatten
+    leaves (1: none)."""
 
     weight: Doubles
     bias: Doubles | None = None
@@ -85,10 +87,7 @@ def groups(layer: Layer, threshold: float) -> dict[int, list[int]]:
     vectors = neurons(layer)
     count = len(vectors)
     condensed = [
-        [
-            i != j and likeness(vectors[i], vectors[j], layer.activation, layer.pool) > threshold
-            for j in range(count)
-        ]
+        [i != j and likeness(vectors[i], vectors[j], layer.activation, layer.pool) > threshold for j in range(count)]
         for i in range(count)
     ]
     ungrouped = list(range(count))
@@ -110,12 +109,12 @@ def condense(layers: list[Layer], threshold: float) -> list[Layer]:
         found = groups(original, threshold)
         mains = sorted(found)
         current, reader = result[index], result[index + 1]
-        result[index] = replace(
-            current,
-            weight=current.weight[mains],
-            bias=None if current.bias is None else current.bias[mains],
-            norm=None if current.norm is None else tuple(v[mains] for v in current.norm),  # type: ignore[arg-type]
-        )
+        norm = current.norm
+        if norm is not None:
+            scale, shift, mean, variance = norm
+            norm = scale[mains], shift[mains], mean[mains], variance[mains]
+        bias = None if current.bias is None else current.bias[mains]
+        result[index] = replace(current, weight=current.weight[mains], bias=bias, norm=norm)
         columns = reader.weight.reshape(len(reader.weight), len(vectors), -1)
         merged = np.zeros((len(columns), len(mains), columns.shape[2]))
         for place, main in enumerate(mains):

@@ -36,16 +36,14 @@ def test_the_probe_is_neither_blocked_nor_refused() -> None:
     assert all(alignment.PROBE_FILTERS % width for width in (8, 16, 32))
 
 
-@pytest.mark.parametrize(
-    ("align", "width"), [(1, 5), (2, 6), (3, 6), (4, 8), (5, 5), (12, 12), (13, 13), (24, 24)]
-)
+@pytest.mark.parametrize(("align", "width"), [(1, 5), (2, 6), (3, 6), (4, 8), (5, 5), (12, 12), (13, 13), (24, 24)])
 def test_widths_are_rounded_up(align: int, width: int) -> None:
     model = builders.convnet((3, 24), clusters=5)
     result = oc.condense(model, oc.Options(align=align))
     assert [g.width_after for g in result.report.groups] == [width]
-    assert result.report.align.multiple == align
-    assert result.report.align.held_back == len(result.report.groups[0].held_back_channels) == width - 5
-    assert (result.report.align.advice is None) == (width == 5)
+    assert result.report.alignment.multiple == align
+    assert result.report.alignment.held_back == len(result.report.groups[0].held_back_channels) == width - 5
+    assert (result.report.alignment.advice is None) == (width == 5)
 
 
 def test_a_width_that_rounds_past_the_original_stays() -> None:

@@ -211,9 +211,7 @@ def test_data_in_the_library() -> None:
 # ---------------------------------------------------------------------- silence
 
 
-def test_the_library_logs_and_never_prints(
-    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_library_logs_and_never_prints(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     noisy = builders.mlp((8, 24, 24, 4), clusters=(6, 5), noise=0.2)
     with caplog.at_level(logging.DEBUG, logger="onnx_condense"):
         result = oc.condense(noisy, oc.Options(threshold=0.5))

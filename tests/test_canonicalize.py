@@ -1,6 +1,9 @@
-"""--fold-batchnorm: BatchNormalization becomes part of the weights in the file, where nothing else reads between."""
+"""--fold-batchnorm: BatchNormalization becomes part of the weights in the file, where nothing else reads
+between."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import onnx
@@ -54,7 +57,7 @@ def test_a_producer_that_is_an_output_is_not_folded() -> None:
 
 
 @pytest.mark.parametrize("scaled", [{"alpha": 2.0}, {"beta": 0.5}])
-def test_a_scaled_gemm_is_right(scaled: dict[str, float]) -> None:
+def test_a_scaled_gemm_is_right(scaled: dict[str, Any]) -> None:
     net = Net()
     inputs = [net.input("batch", 5), net.constant(net.normal(5, 6)), net.constant(net.normal(6))]
     model = net.build(net.batchnorm(net.node("Gemm", *inputs, **scaled), *statistics(net, 6)))

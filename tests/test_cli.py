@@ -90,9 +90,7 @@ def test_progress_appears_on_a_terminal(tmp_path: Path, save: Save) -> None:
     terminal, end = pty.openpty()
     command = [sys.executable, "-m", "onnx_condense", "m.onnx"]
     environment = os.environ | {"TERM": "xterm"}
-    with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=end
-    ) as process:
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=end) as process:
         os.close(end)
         shown = b""
         try:
@@ -151,9 +149,7 @@ def test_existing_output_needs_force(cli: Cli, save: Save) -> None:
 
 @pytest.mark.parametrize("way", ["m.onnx", "folder/../m.onnx", "symlink.onnx", "hardlink.onnx"])
 @pytest.mark.parametrize("force", [(), ("--force",)])
-def test_output_equal_to_model_is_refused_always(
-    cli: Cli, save: Save, way: str, force: tuple[str, ...]
-) -> None:
+def test_output_equal_to_model_is_refused_always(cli: Cli, save: Save, way: str, force: tuple[str, ...]) -> None:
     path = save(builders.mlp((8, 16, 3), clusters=4))
     (cli.folder / "folder").mkdir()
     (cli.folder / "symlink.onnx").symlink_to(path)
@@ -285,6 +281,9 @@ def test_default_threshold_is_088(cli: Cli, save: Save) -> None:
 
 def test_neurons_condense_above_the_threshold_not_at_it(cli: Cli, save: Save) -> None:
     rows = np.array([[1, 1, 1, 1], [1, 1, 1, -1]], dtype=np.float32)
+    save(head(np.vstack([rows, 2 * rows[:1]])), "more.onnx")
+    cli.ok("more.onnx", "--threshold", "0.5", "--report", "r.json")
+    assert widths("r.json") == {"fc0": (3, 2)}
     save(head(rows))  # cosine exactly 1/2
     cli.ok("m.onnx", "--threshold", "0.5", "--report", "r.json")
     assert widths("r.json") == {"fc0": (2, 2)}
@@ -374,9 +373,7 @@ def test_only_auto_removes_what_nobody_reads(cli: Cli, save: Save) -> None:
 
 def test_depthwise_kernel_judges_the_taps_alone(cli: Cli, save: Save) -> None:
     model = builders.separable(8, 4)
-    builders.set_weight(
-        model, "we", builders.directions(8, 4, limit=0.85).reshape(8, 4, 1, 1).astype(np.float32)
-    )
+    builders.set_weight(model, "we", builders.directions(8, 4, limit=0.85).reshape(8, 4, 1, 1).astype(np.float32))
     save(model)
     for mode, width in (("joint", 8), ("kernel", 4)):
         cli.ok("m.onnx", "--depthwise", mode, "--align", "1", "--report", "r.json", "--force")
@@ -778,16 +775,12 @@ def unknown_initializer() -> onnx.ModelProto:
 
 
 def cyclic() -> onnx.ModelProto:
-    return builders.build(
-        "g (float[N, 8] x) => (float[N, 8] y) { a = Add(x, b) b = Relu(a) y = Relu(b) }", check=False
-    )
+    return builders.build("g (float[N, 8] x) => (float[N, 8] y) { a = Add(x, b) b = Relu(a) y = Relu(b) }", check=False)
 
 
 @pytest.mark.parametrize("make", [custom_operator, string_input, unknown_initializer, cyclic])
 @pytest.mark.parametrize("command", [(), ("inspect",)])
-def test_models_that_onnxruntime_or_we_cannot_run(
-    cli: Cli, save: Save, make: Any, command: tuple[str, ...]
-) -> None:
+def test_models_that_onnxruntime_or_we_cannot_run(cli: Cli, save: Save, make: Any, command: tuple[str, ...]) -> None:
     save(make())
     cli.fails(2, *command, "m.onnx")
 
@@ -930,10 +923,7 @@ def test_the_terminal_shows_groups_totals_and_both_errors(cli: Cli, save: Save) 
     for layer, after in (("fc0", 5), ("fc1", 4)):
         row = next(line for line in shown.splitlines() if layer in line)
         assert re.search(rf"16\D+{after}\b.*1\.000.*auto", row), row
-    totals = {
-        key: next(line for line in shown.splitlines() if key in line)
-        for key in ("parameters", "MACs", "bytes")
-    }
+    totals = {key: next(line for line in shown.splitlines() if key in line) for key in ("parameters", "MACs", "bytes")}
     assert re.search(r"467\D+84\b", totals["parameters"].replace(",", "")), totals
     assert re.search(r"432\D+72\b", totals["MACs"].replace(",", "")), totals
     sizes = [Path(name).stat().st_size for name in ("m.onnx", OUT)]

@@ -100,7 +100,8 @@ def test_multiplied_stages_stay_apart() -> None:
 
 
 def test_a_gate_of_its_own_signal_is_one_unbounded_stage() -> None:
-    """x · sigmoid(x) is Silu: the paper's ratio; x · x and tanh(x) · sigmoid(x) scale otherwise: equal rows."""
+    """x · sigmoid(x) is Silu: the paper's ratio; x · x and tanh(x) · sigmoid(x) scale otherwise: equal
+    rows."""
     x = leaf(0)
     (silu,) = multiply([x], activate([x], Kind.BOUNDED))
     assert silu.rule is Rule.POSITIVE
@@ -114,7 +115,11 @@ def test_bias_of_a_later_stage_is_measured_by_the_norms_before_it() -> None:
     """taps · x + bias is s · (taps · x / s + bias / s): a scaled channel needs a scaled bias."""
     first = leaf(0)
     taps = Factor(
-        RNG.standard_normal((4, 9)), RNG.standard_normal((4, 1)), frozenset({1}), open=True, prefix=(first.leaves,)
+        RNG.standard_normal((4, 9)),
+        RNG.standard_normal((4, 1)),
+        frozenset({1}),
+        open=True,
+        prefix=(first.leaves,),
     )
     _, second = final_rules([first, taps])
     norms = np.linalg.norm(first.with_bias(), axis=1, keepdims=True)

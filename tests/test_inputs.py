@@ -33,9 +33,7 @@ def relu(shape: str, kind: str = "float") -> onnx.ModelProto:
 
 
 def test_specs_name_type_and_dims() -> None:
-    text = (
-        "g (float[N, 3, 8, W] image, int64[4] ids, bool[N] flag) => (float[N, 3, 8, W] y) { y = Relu(image) }"
-    )
+    text = "g (float[N, 3, 8, W] image, int64[4] ids, bool[N] flag) => (float[N, 3, 8, W] y) { y = Relu(image) }"
     specs = {spec.name: spec for spec in input_specs(builders.build(text))}
     assert list(specs) == ["image", "ids", "flag"]
     assert specs["image"].dims == ("N", 3, 8, "W") and specs["image"].dtype == np.float32
@@ -107,9 +105,7 @@ def test_integers_stay_within_the_table_that_they_index() -> None:
     }
     model = builders.build(text, weights)
     specs = input_specs(model, {"ids": 5})
-    values = np.concatenate(
-        [f["ids"].ravel() for seed in range(4) for f in make_feeds(model, specs, None, {}, seed)]
-    )
+    values = np.concatenate([f["ids"].ravel() for seed in range(4) for f in make_feeds(model, specs, None, {}, seed)])
     assert set(values.tolist()) == {0, 1, 2, 3, 4}
     report = oc.condense(model).report
     assert [(g.width_before, g.width_after) for g in report.groups if "up" in g.layers] == [(12, 3)]
@@ -168,9 +164,7 @@ def test_a_given_shape_is_used_as_it_is() -> None:
         ("1, 3, H, W", (2, 3, 4, 5), [(1, 3, 4, 5)] * 2),
     ],
 )
-def test_samples_on_axis_0_become_feeds(
-    dims: str, shape: tuple[int, ...], pieces: list[tuple[int, ...]]
-) -> None:
+def test_samples_on_axis_0_become_feeds(dims: str, shape: tuple[int, ...], pieces: list[tuple[int, ...]]) -> None:
     data = builders.random(*shape)
     made = feeds(relu(dims), {"x": data})
     assert [feed["x"].shape for feed in made] == pieces

@@ -1,4 +1,5 @@
-"""Channels that are constant by interval facts: found, folded into the consumer's bias, never across a padded border."""
+"""Channels that are constant by interval facts: found, folded into the consumer's bias, never across a
+padded border."""
 
 from __future__ import annotations
 
@@ -128,3 +129,14 @@ def test_zeros_of_a_padded_convolution_are_in_the_bounds() -> None:
     hidden = net.node("Relu", net.conv("second", hidden, kernels, bias, pads=[3, 3, 3, 3]))
     small = condensed(net.build(net.conv("third", hidden, net.normal(3, 5, 1, 1), net.normal(3))))
     assert widths(small)["second"] == 4
+
+
+@pytest.mark.parametrize("function", ["Log", "Reciprocal"])
+def test_constants_that_are_not_finite_stay(function: str) -> None:
+    """The logarithm of a dead channel is -inf: no bias can hold it, and that is no reason to fail."""
+    net = Net()
+    rows, bias = 0.01 * net.normal(6, 5), np.full(6, 2.0)
+    rows[2] = bias[2] = 0
+    hidden = net.node(function, net.dense("first", net.input("batch", 5), rows, bias))
+    model = net.build(net.dense("second", hidden, net.normal(3, 6), net.normal(3)))
+    assert widths(condense(model, LOSSLESS).model)["first"] == 6

@@ -45,10 +45,7 @@ def dims(value: onnx.ValueInfoProto) -> list[int | str]:
 
 def nodes(model: onnx.ModelProto) -> list[dict[str, object]]:
     """Every node by its fields that say something."""
-    return [
-        {field.name: str(value) for field, value in node.ListFields() if value != ""}
-        for node in model.graph.node
-    ]
+    return [{field.name: str(value) for field, value in node.ListFields() if value != ""} for node in model.graph.node]
 
 
 def check(model: onnx.ModelProto) -> None:

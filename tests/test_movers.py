@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +24,8 @@ def shapes(draw: st.DrawFn, rank: int = 4) -> Shape:
 
 @st.composite
 def reshapes(draw: st.DrawFn) -> tuple[Shape, Shape]:
-    """Two shapes of equal product: the factors of both are the same, cut at other places, with ones strewn in."""
+    """Two shapes of equal product: the factors of both are the same, cut at other places, with ones strewn
+    in."""
     factors = draw(st.lists(st.sampled_from([1, 2, 3]), min_size=1, max_size=6))
 
     def cut() -> Shape:
@@ -33,7 +36,7 @@ def reshapes(draw: st.DrawFn) -> tuple[Shape, Shape]:
     return cut(), cut()
 
 
-def labels_for(draw: st.DrawFn, shape: Shape) -> Labels:
+def labels_for(draw: Callable[..., Any], shape: Shape) -> Labels:
     """Labels that vary along some of the axes, some places without an atom."""
     axes = [n if draw(st.booleans()) else 1 for n in shape]
     values = draw(st.lists(st.integers(-1, 3), min_size=prod(axes), max_size=prod(axes)))
@@ -141,7 +144,8 @@ def test_split(data: st.DataObject) -> None:
 @given(st.data())
 @quick
 def test_slice(data: st.DataObject) -> None:
-    """As ONNX does it: ends beyond the border are clamped, negative ones count from the end, steps go both ways."""
+    """As ONNX does it: ends beyond the border are clamped, negative ones count from the end, steps go both
+    ways."""
     shape = data.draw(shapes())
     axis = data.draw(st.integers(0, len(shape) - 1))
     size, step = shape[axis], data.draw(st.sampled_from([1, 2, -1, -2]))

@@ -1,4 +1,5 @@
-"""Every row of the operator table on graphs with planted redundancy: what is exact merges, what is nearly exact does not."""
+"""Every row of the operator table on graphs with planted redundancy: what is exact merges, what is nearly
+exact does not."""
 
 from __future__ import annotations
 

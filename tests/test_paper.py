@@ -1,9 +1,11 @@
-"""Clustered networks against an independent implementation of the paper (reference.py): same widths, same outputs."""
+"""Clustered networks against an independent implementation of the paper (reference.py): same widths, same
+outputs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import onnx
@@ -19,7 +21,8 @@ Doubles = reference.Doubles
 
 @dataclass(frozen=True)
 class Style:
-    """How layers become nodes. dense: "gemm" (transB=1), "gemm-t" (transB=0) or "matmul"; pads of every Conv."""
+    """How layers become nodes. dense: "gemm" (transB=1), "gemm-t" (transB=0) or "matmul"; pads of every
+    Conv."""
 
     dense: str = "gemm"
     padded: bool = False
@@ -35,12 +38,10 @@ def clustered(rng: np.random.Generator, count: int, size: int, spread: float) ->
     return rows[:, :-1], rows[:, -1]
 
 
-def mlp(
-    sizes: tuple[int, ...], activation: str, bias: bool = True, spread: float = 0.25, seed: int = 0
-) -> list[Layer]:
+def mlp(sizes: tuple[int, ...], activation: str, bias: bool = True, spread: float = 0.25, seed: int = 0) -> list[Layer]:
     rng = np.random.default_rng(seed)
     layers = []
-    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+    for inputs, outputs in pairwise(sizes):
         rows, offsets = clustered(rng, outputs, inputs, spread)
         layers.append(Layer(rows, offsets if bias else None, activation=activation))
     return [*layers[:-1], replace(layers[-1], activation="")]
@@ -62,13 +63,18 @@ def convnet(
     """3x3 Convs (BatchNormalization, activation, MaxPool 2x2), Flatten, dense layers."""
     rng = np.random.default_rng(seed)
     layers = []
-    for inputs, outputs in zip(channels, channels[1:], strict=False):
+    for inputs, outputs in pairwise(channels):
         rows, offsets = clustered(rng, outputs, inputs * 9, spread)
         side = (side if padded else side - 2) // (2 if pool else 1)
         statistics = None
         if norm:
             scale, variance = rng.uniform(0.5, 1.5, outputs), rng.uniform(0.5, 2, outputs)
-            statistics = scale, 0.3 * rng.standard_normal(outputs), 0.3 * rng.standard_normal(outputs), variance
+            statistics = (
+                scale,
+                0.3 * rng.standard_normal(outputs),
+                0.3 * rng.standard_normal(outputs),
+                variance,
+            )
         kernels = rows.reshape(outputs, inputs, 3, 3)
         layers.append(Layer(kernels, offsets if bias else None, statistics, activation, pool))
     width, spatial = channels[-1], side * side
@@ -168,9 +174,7 @@ def test_the_networks_are_clustered(name: str) -> None:
     """The comparison above means something: at 0.7 each network shrinks, at 0.95 none vanishes."""
     layers, style = NETWORKS[name]()
     before = sum(widths(export(layers, style)).values())
-    loose, strict = (
-        sum(widths(export(reference.condense(layers, t), style)).values()) for t in (0.7, 0.95)
-    )
+    loose, strict = (sum(widths(export(reference.condense(layers, t), style)).values()) for t in (0.7, 0.95))
     assert loose < strict <= before and loose < 0.9 * before
 
 
@@ -185,7 +189,8 @@ def test_reference_on_the_papers_own_example() -> None:
 
 
 def test_thresholds_per_network_differ_from_the_original() -> None:
-    """Ratio merging at 0.7 changes the function: equal outputs are no accident of a network that ignores its input."""
+    """Ratio merging at 0.7 changes the function: equal outputs are no accident of a network that ignores
+    its input."""
     layers, style = NETWORKS["mlp relu"]()
     model = export(layers, style)
     condensed = condense(model, Options(threshold=0.7, merge="ratio", align=1)).model

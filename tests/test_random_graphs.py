@@ -1,12 +1,13 @@
 """Random graphs over the rows of the operator table that combine, with planted copies of channels.
 
-Whatever the graph: `--lossless` keeps its function, and the small model equals its expanded twin however much is removed.
-"""
+Whatever the graph: `--lossless` keeps its function, and the small model equals its expanded twin however
+much is removed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,10 +27,11 @@ OPSETS = (9, 11, 13, 15, 17, 18, 20, 21)
 
 SINCE = {"Celu": 12, "HardSwish": 14, "Mish": 18, "Gelu": 20}
 SMOOTH = (
-    "Identity", "Dropout", "Neg", "Relu", "LeakyRelu", "Abs", "Tanh", "Erf", "Softsign", "Atan", "Sin", "Asinh", "Elu",
-    "Celu", "Selu", "Gelu", "HardSwish", "Mish", "Softplus", "Sigmoid", "HardSigmoid", "Cos", "Sinh",
+    "Identity", "Dropout", "Neg", "Relu", "LeakyRelu", "Abs", "Tanh", "Erf", "Softsign", "Atan", "Sin", "Cos",
+    "Sinh", "Asinh", "Elu", "Celu", "Selu", "Gelu", "HardSwish", "Mish", "Softplus", "Sigmoid", "HardSigmoid",
 )  # fmt: skip
-"""Functions of anything. Sign, ThresholdedRelu and casts to integers jump: rounding of the input is no rounding of theirs."""
+"""Functions of anything. Sign, ThresholdedRelu and casts to integers jump: rounding of the input is no
+rounding of theirs."""
 
 POSITIVE = ("Exp", "Log", "Sqrt", "Reciprocal")
 """Functions that need numbers around one: behind Sigmoid(x) + 0.5."""
@@ -58,9 +60,6 @@ class Generator:
         self.opset = draw(st.sampled_from(OPSETS))
         self.net = Net(self.opset, draw(st.integers(0, 2**16)))
         self.layers = 0
-
-    def pick(self, *values: object) -> object:
-        return self.draw(st.sampled_from(values))
 
     def flag(self) -> bool:
         return self.draw(st.booleans())
@@ -110,7 +109,7 @@ class Generator:
             name = net.node(op, net.node("Add", net.node("Sigmoid", name), net.constant(0.5)))
         elif op == "Clip":
             low, high = self.draw(st.sampled_from([(0.0, 6.0), (-1.0, 1.0), (-0.5, 2.0)]))
-            bounds = {"min": low, "max": high}
+            bounds: dict[str, Any] = {"min": low, "max": high}
             old = self.opset < 11
             name = net.node(op, name, **bounds) if old else net.node(op, name, net.constant(low), net.constant(high))
         elif op == "Cast":
@@ -164,7 +163,7 @@ class Generator:
         cut = self.draw(st.integers(1, x.channels - 1))
         net, sizes = self.net, (cut, x.channels - cut)
         if self.flag():
-            stated = {"split": list(sizes)} if self.opset < 13 else {}
+            stated: dict[str, Any] = {"split": list(sizes)} if self.opset < 13 else {}
             extra = [] if stated else [net.ints(*sizes)]
             parts = net.multiple("Split", x.name, *extra, outputs=2, axis=1, **stated)
         elif self.opset < 10:
@@ -198,7 +197,7 @@ class Generator:
         """There and back: through another shape, or through a place before the channels."""
         net = self.net
         if not x.side:
-            axes = {"axes": [2]} if self.opset < 13 else {}
+            axes: dict[str, Any] = {"axes": [2]} if self.opset < 13 else {}
             extra = [] if axes else [net.ints(2)]
             wide = net.node("Unsqueeze", x.name, *extra, **axes)
             return Tensor(net.node("Squeeze", wide, *extra, **axes), x.channels)
@@ -219,13 +218,16 @@ class Generator:
         """[batch, features] for the head."""
         if not x.side:
             return x
-        net, kind = self.net, self.draw(st.sampled_from(["flatten", "reshape", "mean", "max", "global", "global max"]))
+        net, kind = (
+            self.net,
+            self.draw(st.sampled_from(["flatten", "reshape", "mean", "max", "global", "global max"])),
+        )
         if kind == "flatten":
             return Tensor(net.node("Flatten", x.name), x.channels * x.places)
         if kind == "reshape":
             return Tensor(net.node("Reshape", x.name, net.ints(0, -1)), x.channels * x.places)
         if kind in ("mean", "max"):
-            stated = {"axes": [2, 3]} if self.opset < 18 else {}
+            stated: dict[str, Any] = {"axes": [2, 3]} if self.opset < 18 else {}
             extra = [] if stated else [net.ints(2, 3)]
             op = "ReduceMean" if kind == "mean" else "ReduceMax"
             return Tensor(net.node(op, x.name, *extra, keepdims=0, **stated), x.channels)
@@ -237,8 +239,8 @@ class Generator:
         shape = ("batch", 3, side, side) if side else ("batch", 5)
         x = self.layer(Tensor(self.net.input(*shape), 3 if side else 5, side))
         steps: list[Callable[[Tensor], Tensor]] = [
-            self.function, self.affine, self.residual, self.gate, self.permuted, self.halves, self.dense_block,
-            self.reshaped, *([self.depthwise, self.pool] if side else []),
+            self.function, self.affine, self.residual, self.gate, self.permuted, self.halves,
+            self.dense_block, self.reshaped, *([self.depthwise, self.pool] if side else []),
         ]  # fmt: skip
         for _ in range(self.draw(st.integers(1, 3))):
             for _ in range(self.draw(st.integers(1, 2))):
@@ -255,16 +257,14 @@ def models(draw: st.DrawFn) -> onnx.ModelProto:
 
 def examples(count: int) -> settings:
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
-    return settings(
-        max_examples=count, deadline=None, derandomize=True, suppress_health_check=checks, database=None
-    )
+    return settings(max_examples=count, deadline=None, derandomize=True, suppress_health_check=checks, database=None)
 
 
 def distance(a: onnx.ModelProto, b: onnx.ModelProto) -> float:
     feed = signed_feed(a, batch=16)
     (left,), (right,) = run(a, feed), run(b, feed)
     assert np.isfinite(left).all()
-    return float(np.linalg.norm(left - right) / max(np.linalg.norm(left), 1e-12))
+    return float(np.linalg.norm(left - right)) / max(float(np.linalg.norm(left)), 1e-12)
 
 
 def test_lossless_keeps_the_function() -> None:
@@ -287,7 +287,13 @@ def test_surgery_holds_at_any_threshold() -> None:
     merges: list[Merge] = ["ratio", "delete", "auto"]
     kinds: list[Depthwise] = ["joint", "kernel"]
 
-    @given(models(), st.sampled_from([0.5, 0.7, 0.9]), st.sampled_from(merges), st.sampled_from(kinds), st.booleans())
+    @given(
+        models(),
+        st.sampled_from([0.5, 0.7, 0.9]),
+        st.sampled_from(merges),
+        st.sampled_from(kinds),
+        st.booleans(),
+    )
     @examples(70)
     def check(model: onnx.ModelProto, threshold: float, merge: Merge, depthwise: Depthwise, sequential: bool) -> None:
         options = Options(threshold=threshold, merge=merge, depthwise=depthwise, sequential=sequential, align=1)

@@ -38,8 +38,8 @@ def test_schema(cli: Cli, save: Save) -> None:
     assert report["tool"] == {"name": "onnx-condense", "version": oc.__version__}
     assert report["input"].keys() >= FACTS and report["output"].keys() >= FACTS
     assert report["options"]["threshold"] == 0.9
-    assert report["align"]["multiple"] == 4 and report["align"]["held_back"] == 6
-    assert "--align 1" in report["align"]["advice"] and "conv0" in report["align"]["advice"]
+    assert report["alignment"]["multiple"] == 4 and report["alignment"]["held_back"] == 6
+    assert "--align 1" in report["alignment"]["advice"] and "conv0" in report["alignment"]["advice"]
     assert len(report["groups"][0]["held_back_channels"]) == 3
     assert [g["layers"] for g in report["groups"]] == [["conv0"], ["conv1"]]
     assert {
@@ -124,7 +124,11 @@ def test_what_counts_as_a_parameter() -> None:
         d = Add(c, constant)
         y = Gather<axis = 1>(d, ids)
     }"""
-    weights = {"w": builders.random(4, 4), "scalar": np.float32(2), "ids": np.arange(4).repeat(2)[:6]}
+    weights: builders.Weights = {
+        "w": builders.random(4, 4),
+        "scalar": np.float32(2),
+        "ids": np.arange(4).repeat(2)[:6],
+    }
     model = builders.build(text, weights, check=False)
     value = numpy_helper.from_array(builders.random(4), "value")
     model.graph.node.insert(0, helper.make_node("Constant", [], ["constant"], value=value))
@@ -139,9 +143,7 @@ def test_a_constant_list_of_floats_is_a_parameter() -> None:
     assert count_parameters(model.graph) == (3, 3)
 
 
-@pytest.mark.parametrize(
-    "value", [float("nan"), float("inf"), -float("inf"), np.float32("nan"), np.float64("inf")]
-)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), np.float32("nan"), np.float64("inf")])
 def test_non_finite_numbers_are_null(value: float) -> None:
     assert finite({"a": [1.5, value, (value, 2)], "b": {"c": value}, "d": "nan", "e": None, "f": True}) == {
         "a": [1.5, None, [None, 2]],

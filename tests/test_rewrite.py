@@ -162,7 +162,7 @@ def test_tied_matrices_are_left_alone() -> None:
     assert "more than once" in " ".join(r.reason for r in result.report.refusals)
 
 
-# ---------------------------------------------------------------------------------------------------- where weights live
+# -------------------------------------------------------------------------------- where weights live
 
 
 def constant_node(net: Net, value: NDArray[np.floating]) -> str:
@@ -209,7 +209,7 @@ def test_initializers_that_are_inputs_too() -> None:
     assert all(declared.get(t.name, list(t.dims)) == list(t.dims) for t in result.graph.initializer)
 
 
-# ---------------------------------------------------------------------------------------------------- attributes
+# -------------------------------------------------------------------------------- attributes
 
 
 @pytest.mark.parametrize("opset", [9, 13, 18])
@@ -222,7 +222,8 @@ def test_an_even_split_becomes_uneven(opset: int) -> None:
     stated = {"num_outputs": 2} if opset >= 18 else {}
     left, right = net.multiple("Split", hidden, outputs=2, name="split", axis=1, **stated)
     model = net.build(
-        net.dense("a", left, net.normal(3, 4), np.zeros(3)), net.dense("b", right, net.normal(3, 4), np.zeros(3))
+        net.dense("a", left, net.normal(3, 4), np.zeros(3)),
+        net.dense("b", right, net.normal(3, 4), np.zeros(3)),
     )
     small = condensed(model, {"producer": 6})
     sizes = attributes(small, "split").get("split") or weights(small)[node(small, "split").input[1]].tolist()
@@ -243,7 +244,8 @@ def test_slices_are_renumbered(opset: int) -> None:
         left = net.node("Slice", hidden, net.ints(0), net.ints(3), net.ints(1), name="left")
         right = net.node("Slice", hidden, net.ints(-5), net.ints(10**6), net.ints(1), name="right")
     model = net.build(
-        net.dense("a", left, net.normal(3, 3), np.zeros(3)), net.dense("b", right, net.normal(3, 5), np.zeros(3))
+        net.dense("a", left, net.normal(3, 3), np.zeros(3)),
+        net.dense("b", right, net.normal(3, 5), np.zeros(3)),
     )
     condensed(model, {"producer": 6})
 
@@ -322,7 +324,7 @@ def test_a_number_from_a_channel_count_stays() -> None:
     assert_close(model, result, 2e-5)
 
 
-# ---------------------------------------------------------------------------------------------------- the file
+# -------------------------------------------------------------------------------- the file
 
 
 def annotated() -> onnx.ModelProto:
@@ -338,7 +340,9 @@ def annotated() -> onnx.ModelProto:
 def test_value_info_stays_true() -> None:
     model = annotated()
     small = condensed(model, {"producer": EXACT})
-    stated = {v.name: [d.dim_value or d.dim_param for d in v.type.tensor_type.shape.dim] for v in small.graph.value_info}
+    stated = {
+        v.name: [d.dim_value or d.dim_param for d in v.type.tensor_type.shape.dim] for v in small.graph.value_info
+    }
     inner = [v.name for v in model.graph.value_info]
     assert len(inner) == 2 and all(stated[name] == ["batch", EXACT] for name in inner)
 

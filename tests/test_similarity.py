@@ -31,7 +31,7 @@ def vectors(seed: int, n: int = 11, p: int = 5, kind: type[np.floating] = np.flo
 
 
 def naive(u: Doubles, v: Doubles, rule: Rule) -> float:
-    dot, uu, vv = u @ v, u @ u, v @ v
+    dot, uu, vv = float(u @ v), float(u @ u), float(v @ v)
     if rule in (Rule.ANY, Rule.POSITIVE):
         value = dot / np.sqrt(uu * vv) if uu * vv > 0 else 0.0
     else:
@@ -46,7 +46,9 @@ def naive_matrix(factors: list[Factor]) -> Doubles:
     for i in range(n):
         for j in range(n):
             if i != j:
-                pairs = [(np.hstack([f.rows[i], f.bias[i]]), np.hstack([f.rows[j], f.bias[j]]), f.rule) for f in factors]
+                pairs = [
+                    (np.hstack([f.rows[i], f.bias[i]]), np.hstack([f.rows[j], f.bias[j]]), f.rule) for f in factors
+                ]
                 result[i, j] = min(naive(u.astype(float), v.astype(float), rule) for u, v, rule in pairs)
     return result
 
@@ -74,7 +76,11 @@ def test_similarity_of_large_layers_is_in_single_precision(rule: Rule, monkeypat
 @pytest.mark.parametrize("block", [2, 1024])
 def test_similarity_of_stages_is_their_minimum(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BLOCK", block)
-    factors = [factor(*vectors(3), Rule.POSITIVE), factor(*vectors(4), Rule.EQUAL, 1), factor(*vectors(5), Rule.ODD, 2)]
+    factors = [
+        factor(*vectors(3), Rule.POSITIVE),
+        factor(*vectors(4), Rule.EQUAL, 1),
+        factor(*vectors(5), Rule.ODD, 2),
+    ]
     np.testing.assert_allclose(similarity(factors, 11), naive_matrix(factors), atol=1e-12)
 
 

@@ -1,4 +1,5 @@
-"""Similarity and ratios of whole paths: the paper's formulas on residuals, series and gates, and the path's own (M, c)."""
+"""Similarity and ratios of whole paths: the paper's formulas on residuals, series and gates, and the path's
+own (M, c)."""
 
 from __future__ import annotations
 
@@ -20,12 +21,12 @@ Doubles = NDArray[np.float64]
 
 def cosines(vectors: Doubles) -> Doubles:
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return unit @ unit.T
+    return np.asarray(unit @ unit.T)
 
 
 def closeness(vectors: Doubles) -> Doubles:
     squares = (vectors**2).sum(1)
-    return 2 * vectors @ vectors.T / (squares[:, None] + squares)
+    return np.asarray(2 * vectors @ vectors.T / (squares[:, None] + squares))
 
 
 def alike(model: onnx.ModelProto, depthwise: Depthwise = "joint") -> Doubles:
@@ -137,7 +138,8 @@ def test_depthwise_kernel_judges_the_taps_alone() -> None:
 
 
 def test_norm_ratios_multiply_along_series() -> None:
-    """An exact pair of ratios 1.5 in the expansion and 0.5 in the kernels merges with 0.75 (design, section 2)."""
+    """An exact pair of ratios 1.5 in the expansion and 0.5 in the kernels merges with 0.75 (design, section
+    2)."""
     net = Net(seed=11)
     rows, taps, columns = net.normal(4, 3, 1, 1), net.normal(4, 1, 3, 3), net.normal(2, 4, 1, 1)
     rows[2], taps[2] = 1.5 * rows[0], 0.5 * taps[0]

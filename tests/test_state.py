@@ -104,9 +104,7 @@ def test_rows_with_alpha_and_beta() -> None:
     net = Net()
     rows, bias = net.normal(4, 5), net.normal(4)
     data = net.input("batch", 5)
-    hidden = net.node(
-        "Gemm", data, net.constant(rows.T), net.constant(bias), alpha=0.5, beta=3.0, name="first"
-    )
+    hidden = net.node("Gemm", data, net.constant(rows.T), net.constant(bias), alpha=0.5, beta=3.0, name="first")
     trace = traced(net.build(net.dense("second", hidden, net.normal(3, 4))))
     state = State(trace)
     np.testing.assert_allclose(state.rows(0), 0.5 * rows, rtol=1e-6)
@@ -126,7 +124,8 @@ def test_paths_after_concat() -> None:
 
 
 def test_crelu_merges_through_both_paths() -> None:
-    """Concat(relu(x), relu(-x)) of opposite rows swaps its halves: not a merge of channels; scaled rows are one."""
+    """Concat(relu(x), relu(-x)) of opposite rows swaps its halves: not a merge of channels; scaled rows are
+    one."""
     net = Net()
     rows = net.normal(4, 5)
     rows[2], rows[3] = 2 * rows[0], -rows[1]
@@ -138,7 +137,7 @@ def test_crelu_merges_through_both_paths() -> None:
     assert_close(model, result.model, 2e-5)
 
 
-# ---------------------------------------------------------------------------------------------------- whole runs
+# -------------------------------------------------------------------------------- whole runs
 
 
 def cascade() -> onnx.ModelProto:
@@ -165,7 +164,8 @@ def test_lossless_composes_over_rounds() -> None:
 
 
 def backwards() -> onnx.ModelProto:
-    """Channels of the first layer are read by channels of the second that nobody reads: a second round is needed."""
+    """Channels of the first layer are read by channels of the second that nobody reads: a second round is
+    needed."""
     net = Net(seed=3)
     second, third = net.normal(6, 5), net.normal(3, 6)
     third[:, [4, 5]] = 0
@@ -213,7 +213,8 @@ def test_one_shot_judges_the_original_and_sequential_the_merged_weights() -> Non
 
 
 def test_one_shot_merges_every_layer_by_its_original_ratio() -> None:
-    """The ratio of the second layer's rows is that of the original rows, whatever the first layer's merge did to them."""
+    """The ratio of the second layer's rows is that of the original rows, whatever the first layer's merge
+    did to them."""
     net = Net(seed=4)
     first, bias = planted_rows(net, "near", 6)
     second = net.normal(5, 8)

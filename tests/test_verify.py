@@ -51,9 +51,7 @@ def test_equal_non_finite_numbers_are_equal(value: float) -> None:
     assert measured([[value, 2.0]], [[value, 1.0]]).relative_l2 == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize(
-    ("a", "b"), [(NAN, 1.0), (1.0, NAN), (INF, 1.0), (1.0, -INF), (INF, -INF), (NAN, INF)]
-)
+@pytest.mark.parametrize(("a", "b"), [(NAN, 1.0), (1.0, NAN), (INF, 1.0), (1.0, -INF), (INF, -INF), (NAN, INF)])
 def test_other_non_finite_numbers_exceed_every_tolerance(a: float, b: float) -> None:
     found = compare([{"y": np.array([[a, 2.0]])}], [{"y": np.array([[b, 2.0]])}])
     assert found.error == INF
@@ -193,6 +191,4 @@ def test_results_run_only_what_is_wanted() -> None:
     model = builders.mlp((8, 16, 3))
     feed = {"x": builders.random(2, 8)}
     assert set(results(model, [feed])[0]) == {"y"}
-    assert np.allclose(
-        results(model, [feed])[0]["y"], results(model, [feed], optimize=False)[0]["y"], atol=1e-5
-    )
+    assert np.allclose(results(model, [feed])[0]["y"], results(model, [feed], optimize=False)[0]["y"], atol=1e-5)
