@@ -116,8 +116,8 @@ class Window:
     dropped: bool = False
     scale_free: bool = True
     """Whether a constant passes unchanged: true of a mean, not of a sum."""
-    strict: bool = False
-    """Whether channels on one of the axes are pinned rather than united (Reduce, Pad)."""
+    across: str = ""
+    """What it does when channels lie on one of the axes, for which they are pinned; empty: they are united."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +192,8 @@ class NodeView:
 
 
 FLOAT_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
+
+INTEGER_TYPES = tuple(getattr(onnx.TensorProto, f"{sign}INT{bits}") for sign in ("", "U") for bits in (8, 16, 32, 64))
 
 Row = Callable[[NodeView], Action]
 
@@ -314,7 +316,7 @@ def _pad(view: NodeView) -> Action:
     number = view.value(2) if view.has(2) else np.asarray(view.attribute("value", 0.0))
     if mode == "constant" and (number is None or number.any()):
         return Refused("pads with another number than 0")
-    return Window(used, linear=True, padded=mode == "constant", strict=True)
+    return Window(used, linear=True, padded=mode == "constant", across="adds channels")
 
 
 def _softmax(view: NodeView) -> Action:
@@ -346,7 +348,13 @@ def _reduce(linear: bool, mean: bool) -> Row:
                 return Activation(Kind.LINEAR)
             axes = list(range(rank))
         keep = bool(view.attribute("keepdims", 1))
-        return Window(tuple(sorted(a % rank for a in axes)), linear, dropped=not keep, scale_free=mean, strict=True)
+        return Window(
+            tuple(sorted(a % rank for a in axes)),
+            linear,
+            dropped=not keep,
+            scale_free=mean,
+            across="reduces over channels",
+        )
 
     return row
 

@@ -254,7 +254,8 @@ class _Writer:
 
     def _write_down(self) -> None:
         """Constants that are computed from a weight that changed keep their value, and let the old weight go."""
-        changed = {self.facts.nodes[i].inputs[p].name for i, p in self.values}
+        originals = [(self.facts.nodes[i].inputs, p) for i, p in self.values]
+        changed = {inputs[p].name for inputs, p in originals if p < len(inputs)}
         for index in self.trace.actions:
             for position, tensor in enumerate(self.facts.nodes[index].inputs):
                 if tensor.name not in self.facts.static or tensor.name in self.facts.initializers:

@@ -96,7 +96,7 @@ class Evaluator(Relations):
                 return True
             case Combined(operation, left, right):
                 return operation in ("add", "sub") and self.passes_constants(left) and self.passes_constants(right)
-            case Pooled():
+            case Filtered(padded=False) | Pooled():
                 return self.passes_constants(signal.child)
             case Activated():
                 return signal.action.kind is Kind.LINEAR and self.passes_constants(signal.child)

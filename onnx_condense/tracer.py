@@ -19,6 +19,7 @@ from onnx_condense.facts import SHAPE_OPS, Facts
 from onnx_condense.labels import UnionFind, aligned, atoms_of, occurrence, pack, signals_of, varying
 from onnx_condense.movers import Labels
 from onnx_condense.operators import (
+    INTEGER_TYPES,
     Action,
     Activation,
     Chosen,
@@ -272,8 +273,8 @@ class _Tracer:
         labels = self.labels.get(self.node.inputs[0].name)
         if labels is None:
             return
-        if (action.strict or 1 in action.axes) and set(action.axes) & set(varying(labels)):
-            return self._pin(labels, f"is read by {self._me()}, which mixes channels")
+        if action.across and set(action.axes) & set(varying(labels)):
+            return self._pin(labels, f"is read by {self._me()}, which {action.across}")
         uniform = self._uniform(labels, action.axes)
         if uniform is None:
             return
@@ -305,6 +306,8 @@ class _Tracer:
 
     def _elementwise(self, action: Elementwise) -> None:
         tensors = self.node.inputs
+        if action.operation != "compare" and self.facts.types.get(tensors[0].name) in INTEGER_TYPES:
+            return self._refuse("computes with integers")
         shape = self._shape(self.node.outputs[0])
         names = [t.name for t in tensors]
         if len(names) == 1:
