@@ -69,7 +69,7 @@ class Facts:
         data = next(n for n in proto.input if n not in self.static)
         constants = {n: self.value_by_name(n) for n in proto.input if n in self.static and n}
         kinds = [numpy_helper.from_array(v, n) for n, v in constants.items() if v is not None]
-        kind = kinds[0].data_type if kinds else onnx.TensorProto.FLOAT
+        kind = self.types.get(data, kinds[0].data_type if kinds else onnx.TensorProto.FLOAT)
         graph = onnx.helper.make_graph(
             [proto],
             "one",

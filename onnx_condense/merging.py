@@ -176,6 +176,7 @@ def _exact(judgement: Judgement, trace: Trace, evaluator: Evaluator, cell: Ints,
             continue
         relation = evaluator.relate(trace.signals[path.signal], j, main)
         result &= relation.exact & np.isfinite(relation.ratio) & np.isfinite(relation.constant)
+        result &= ~np.isinf(evaluator.constants(trace.signals[path.signal])[j])
         if path.slot.padded:
             result &= relation.constant == 0
     return result
