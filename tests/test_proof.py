@@ -1,0 +1,94 @@
+"""The proof refuses whatever is not the planned model, also where outputs alone are blind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import builders
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from onnx_condense import Options, VerificationError
+from onnx_condense.builder import Builder
+from onnx_condense.pipeline import Opened, open_model
+from onnx_condense.proof import prove
+from onnx_condense.report import VerificationReport
+from onnx_condense.rewrite import Written, write
+from onnx_condense.verify import results
+
+
+def condensed(model: onnx.ModelProto, options: Options) -> tuple[Opened, Written, Written]:
+    """(what was opened, small model, twin) of a run."""
+    opened = open_model(model, options)
+    state = Builder(opened.trace, options, 1).build(1.0)
+    assert state.plans
+    return opened, write(state, {}), write(state, {}, expanded=True)
+
+
+def proof(opened: Opened, small: Written, twin: Written, options: Options) -> VerificationReport:
+    expected = results(opened.source.proto, opened.feeds)
+    return prove(opened.source.proto, expected, opened.trace, opened.feeds, small, twin, options)
+
+
+def disturbed(written: Written, name: str, by: float) -> Written:
+    """The model with every element of one initializer changed."""
+    model = onnx.ModelProto()
+    model.CopyFrom(written.model)
+    for tensor in model.graph.initializer:
+        if tensor.name == name:
+            value = numpy_helper.to_array(tensor) + np.float32(by)
+            tensor.CopyFrom(numpy_helper.from_array(value, name))
+    return replace(written, model=model)
+
+
+def weight_names(written: Written) -> list[str]:
+    return [t.name for t in written.model.graph.initializer if len(t.dims) > 1]
+
+
+def test_a_right_rewrite_passes() -> None:
+    options = Options(threshold=0.9)
+    opened, small, twin = condensed(builders.mlp((8, 16, 16, 3), clusters=4), options)
+    report = proof(opened, small, twin, options)
+    assert report.surgery_error <= report.surgery_limit
+    assert report.inner_error < 1e-5
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_a_changed_weight_is_refused(layer: int) -> None:
+    options = Options(threshold=0.9)
+    opened, small, twin = condensed(builders.mlp((8, 16, 16, 3), clusters=4), options)
+    wrong = disturbed(small, weight_names(small)[layer], 0.01)
+    with pytest.raises(VerificationError, match="surgery"):
+        proof(opened, wrong, twin, options)
+
+
+def test_intermediate_tensors_count_where_outputs_are_blind() -> None:
+    """The last weight is zero: the output depends on nothing, yet a wrong layer before it is found."""
+    model = builders.mlp((8, 16, 16, 3), clusters=4)
+    last = [t for t in model.graph.initializer if len(t.dims) > 1][-1]
+    last.CopyFrom(numpy_helper.from_array(np.zeros_like(numpy_helper.to_array(last)), last.name))
+    options = Options(threshold=0.9, merge="ratio")
+    opened, small, twin = condensed(model, options)
+    wrong = disturbed(small, weight_names(small)[1], 0.1)
+    with pytest.raises(VerificationError, match="surgery"):
+        proof(opened, wrong, twin, options)
+
+
+def test_a_model_that_does_not_run_is_our_fault() -> None:
+    options = Options(threshold=0.9)
+    opened, small, twin = condensed(builders.mlp((8, 16, 3), clusters=4), options)
+    model = onnx.ModelProto()
+    model.CopyFrom(small.model)
+    del model.graph.initializer[0]
+    with pytest.raises(VerificationError, match="please report"):
+        proof(opened, replace(small, model=model), twin, options)
+
+
+def test_lossless_and_tolerance_are_promises() -> None:
+    options = Options(threshold=0.5)
+    opened, small, twin = condensed(builders.mlp((8, 16, 16, 3), clusters=4, seed=2), options)
+    for broken in (Options(lossless=True), Options(threshold=0.5, tolerance=1e-9)):
+        with pytest.raises(VerificationError):
+            proof(opened, small, twin, broken)
