@@ -394,6 +394,53 @@ def _functions() -> None:
         conv_case(op, ALWAYS, apply(op, axis=-1), silent="shifted dead opposite")
 
 
+def _mask(op: str, *, negated: bool = False) -> PlantedMiddle:
+    """Whether a channel is above (or below, ...) a number, as 0 or 1."""
+
+    def middle(net: Net, data: str, relation: str) -> str:
+        if op == "Equal":
+            data, number = net.node("Cast", data, to=TensorProto.INT64), net.constant(np.array(0))
+        else:
+            number = net.constant(0.25)
+        mask = net.node(op, data, number)
+        mask = net.node("Not", mask) if negated else mask
+        return net.node("Cast", mask, to=TensorProto.FLOAT)
+
+    return middle
+
+
+def _where(net: Net, data: str, relation: str) -> str:
+    """x above a number, else a tenth of it: a ThresholdedRelu with a tail."""
+    mask = net.node("Greater", data, net.constant(0.25))
+    return net.node("Where", mask, data, net.node("Mul", data, net.constant(0.1)))
+
+
+def _logic() -> None:
+    for op in ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal"):
+        dense_case(op, ALWAYS, _mask(op), silent="dead")
+    dense_case("Not", ALWAYS, _mask("Greater", negated=True), silent="dead")
+    dense_case("Where", ALWAYS, _where, silent="dead")
+    dense_case("Pow", LINEAR, apply("Pow", 1.0), "first")
+    dense_case("Pow", ALWAYS, apply("Pow", 2.0), "second", silent="scaled opposite negative")
+    dense_case("CastLike", LINEAR, apply("CastLike", 1.0))
+
+    def whole(net: Net, data: str, relation: str) -> str:
+        return net.node("Cast", net.node("CastLike", data, net.ints(1)), to=TensorProto.FLOAT)
+
+    dense_case("CastLike", ALWAYS, whole, "integer")
+    pads = [0, 0, 1, 1, 0, 0, 1, 1]
+
+    def padded(net: Net, data: str, relation: str) -> str:
+        return net.node("Pad", data, net.ints(*pads))
+
+    def reflected(net: Net, data: str, relation: str) -> str:
+        return net.node("Pad", data, net.ints(*pads), mode="reflect")
+
+    conv_case("Pad", LINEAR - {"shifted"}, padded, side=3)
+    conv_case("Pad", LINEAR, reflected, "reflected", side=3)
+    conv_case("Pad", LINEAR - {"shifted"}, apply("Pad", pads=pads), "attribute", opset=9)
+
+
 def _constants(op: str, *, scaled: bool) -> PlantedMiddle:
     """An operator with one constant per channel; `scaled` constants follow the relation, others are any."""
 
@@ -701,7 +748,7 @@ def _gather(relation: str) -> onnx.ModelProto:
     return net.build(net.dense("consumer", hidden, columns, net.normal(4)))
 
 
-for _family in (_functions, _elementwise, _parameters, _windows, _movements):
+for _family in (_functions, _logic, _elementwise, _parameters, _windows, _movements):
     _family()
 
 
