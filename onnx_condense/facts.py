@@ -14,7 +14,6 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import numpy_helper
 
-from onnx_condense.errors import InputError
 from onnx_condense.inputs import Feed
 from onnx_condense.runtime import Array, run, session
 
@@ -46,7 +45,6 @@ class Facts:
         self._values: dict[str, Array] = {}
         self._other_values: dict[str, Array] | None = None
         self.types = _element_types(model)
-        self._check_order()
         self.static, self.derived = self._classify()
         self._makers = {t.name: node for node in self.nodes for t in node.outputs if t.name}
         self.shapes = self._probe(feed)
@@ -104,6 +102,17 @@ class Facts:
                         waiting.append(tensor.name)
         return found
 
+    def is_generated(self, name: str) -> bool:
+        """Whether a constant takes far less room in the file than as an initializer (ConstantOfShape, Expand)."""
+        value = self.value_by_name(name)
+        if value is None or name in self.initializers:
+            return False
+        leaves = [n for n in self.upstream(name) | {name} if n in self.initializers or self._is_constant_node(n)]
+        return 2 * sum(v.size for v in map(self.value_by_name, leaves) if v is not None) < value.size
+
+    def _is_constant_node(self, name: str) -> bool:
+        return name in self._makers and self._makers[name].op == "Constant"
+
     def follows_batch(self, name: str) -> bool:
         """Whether a derived value changes with the batch size."""
         if self._other is None:
@@ -158,15 +167,6 @@ class Facts:
             return proto
         kind = self.types[proto.input[1]]
         return onnx.helper.make_node("Cast", [proto.input[0]], list(proto.output), to=kind)
-
-    def _check_order(self) -> None:
-        """Raises InputError for nodes that come before what they read."""
-        later = {t.name for node in self.nodes for t in node.outputs if t.name}
-        for node in self.nodes:
-            early = [t.name for t in node.inputs if t.name in later]
-            if early:
-                raise InputError(f"{early[0]} is read before it is made: sort the nodes in topological order")
-            later.difference_update(t.name for t in node.outputs)
 
     def _probe(self, feed: Feed) -> dict[str, tuple[int, ...]]:
         """Asks onnxruntime for the shape of every tensor."""

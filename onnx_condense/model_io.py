@@ -84,6 +84,7 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> Source:
     if not proto.graph.node:
         raise InputError(f"{path} holds no ONNX graph: export the model again")
     _check_names(proto, path)
+    _check_order(proto, path)
     digest, size = hashlib.sha256(data), len(data)
     external = sorted({_location(t) for t in proto.graph.initializer if uses_external_data(t)})
     for name in external:
@@ -122,6 +123,16 @@ def _check_names(proto: onnx.ModelProto, path: Path) -> None:
         readable = False
     if not readable:
         raise InputError(f"{path} has names that are not UTF-8 (is it damaged?): export the model again")
+
+
+def _check_order(proto: onnx.ModelProto, path: Path) -> None:
+    """Raises InputError for a node that comes before what it reads."""
+    later = {name for node in proto.graph.node for name in node.output if name}
+    for node in proto.graph.node:
+        early = [name for name in node.input if name in later]
+        if early:
+            raise InputError(f"{path} reads {early[0]} before it is made: sort its nodes in topological order")
+        later.difference_update(node.output)
 
 
 def _location(tensor: onnx.TensorProto) -> str:

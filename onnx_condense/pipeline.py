@@ -37,7 +37,7 @@ from onnx_condense.report import (
     refusal_reports,
     warnings_for,
 )
-from onnx_condense.rewrite import Written, write
+from onnx_condense.rewrite import Written, count_macs, write
 from onnx_condense.state import State
 from onnx_condense.tolerance import fit
 from onnx_condense.tracer import trace
@@ -259,7 +259,7 @@ def _plan(opened: Opened, builder: Builder, state: State) -> Plan:
 
 def _facts_before(opened: Opened) -> ModelFacts:
     source = opened.source
-    macs = write(State(opened.trace), {}, expanded=True).macs // opened.batch
+    macs = count_macs(State(opened.trace)) // opened.batch
     return model_facts(source.proto, macs, sha256=source.sha256, size=source.size, path=source.path)
 
 

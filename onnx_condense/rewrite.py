@@ -54,6 +54,11 @@ def write(state: State, provenance: Mapping[str, Any], expanded: bool = False) -
     return _Writer(state, expanded).write(provenance)
 
 
+def count_macs(state: State) -> int:
+    """Multiply-accumulates of the original model, as in `Written.macs`."""
+    return _Writer(state, expanded=True).macs()
+
+
 def check_shapes(state: State) -> None:
     """Raises Disagreement where `write` would."""
     writer = _Writer(state, False)
@@ -69,6 +74,7 @@ class _Writer:
         self.graph = import_graph(self.facts.model)
         self.nodes: list[gs.Node] = list(self.graph.nodes)
         self.edited: set[int] = set()
+        self.taken = self.facts.names
         self.values: dict[tuple[int, int], Array] = {}
         self.shapes = self._small_shapes()
 
@@ -84,7 +90,7 @@ class _Writer:
         self._write_down()
         self.move()
         self._drop_unread()
-        macs = self._macs()
+        macs = self.macs()
         model = export_graph(self.graph, self.facts.model, origin, self.edited, self._changed(), provenance)
         alive = {name: self._masks(self.trace.labels[name], name) for name in self._changed()}
         return Written(model, macs, alive)
@@ -115,7 +121,7 @@ class _Writer:
                 raise Disagreement(np.unique(self.trace.unit_of[atoms[atoms >= 0]]), name)
             self._set_input(index, position, value)
 
-    def _macs(self) -> int:
+    def macs(self) -> int:
         """Output elements times the weights that each of them multiplies."""
         total = 0
         for index, action in self.trace.actions.items():
@@ -270,8 +276,11 @@ class _Writer:
         return {t.name for t in self.facts.graph.outputs} | set(self.facts.captured())
 
     def _fresh(self, stem: str) -> str:
-        taken = set(self.graph.tensors()) | self.facts.names
-        return next(n for n in (stem, *(f"{stem}_{i}" for i in range(1, len(taken) + 2))) if n not in taken)
+        """A name that no tensor has."""
+        numbered = (f"{stem}_{i}" for i in range(1, len(self.taken) + 2))
+        name = next(n for n in (stem, *numbered) if n not in self.taken)
+        self.taken.add(name)
+        return name
 
     # ---- attributes and shape inputs
 

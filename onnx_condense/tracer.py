@@ -145,6 +145,8 @@ class _Tracer:
         tied = self.node.inputs[action.weight].name in self.shared_weights
         if not all(np.isfinite(v).all() for v in self._parameters()):
             return self._refuse("has weights that are not finite")
+        if self.facts.is_generated(self.node.inputs[action.weight].name):
+            return self._refuse("has weights that are computed from a shape, which slicing would have to write out")
         rank = len(action.output_axes)
         if labels is not None and axis in varying(labels) and (tied or varying(labels) != (axis,)):
             self._pin(

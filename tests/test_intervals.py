@@ -140,3 +140,16 @@ def test_constants_that_are_not_finite_stay(function: str) -> None:
     hidden = net.node(function, net.dense("first", net.input("batch", 5), rows, bias))
     model = net.build(net.dense("second", hidden, net.normal(3, 6), net.normal(3)))
     assert widths(condense(model, LOSSLESS).model)["first"] == 6
+
+
+@pytest.mark.parametrize(("pads", "width"), [(0, 4), (1, 6)])
+def test_constants_behind_a_padded_depthwise_convolution_vary(pads: int, width: int) -> None:
+    """What is constant before its kernels is smaller at the border behind them."""
+    net = Net(seed=6)
+    rows, bias = net.normal(6, 3, 1, 1), net.normal(6)
+    rows[[2, 3]], bias[[2, 3]] = 0, 1.5
+    hidden = net.node("Relu", net.conv("first", net.input("batch", 3, 6, 6), rows, bias))
+    taps, offsets = np.abs(net.normal(6, 1, 3, 3)), np.ones(6)
+    hidden = net.node("Relu", net.conv("depthwise", hidden, taps, offsets, group=6, pads=[pads] * 4))
+    model = net.build(net.conv("second", hidden, net.normal(4, 6, 1, 1), net.normal(4)))
+    assert widths(condensed(model))["first"] == width
