@@ -56,6 +56,16 @@ class Contraction:
     alpha: float = 1.0
     beta: float = 1.0
 
+    @property
+    def inner(self) -> str:
+        """The letter that is contracted."""
+        return next(letter for letter in self.data_axes if letter in self.weight_axes)
+
+    @property
+    def outer(self) -> str:
+        """The letter that is produced."""
+        return next(letter for letter in self.weight_axes if letter in self.output_axes)
+
 
 @dataclass(frozen=True)
 class Filter:

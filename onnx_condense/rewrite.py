@@ -61,8 +61,23 @@ def count_macs(state: State) -> int:
 
 def check_shapes(state: State) -> None:
     """Raises Disagreement where `write` would."""
+    _check_tied(state)
     writer = _Writer(state, False)
     writer.move()
+
+
+def _check_tied(state: State) -> None:
+    """Raises Disagreement where the uses of one weight want different columns after merging."""
+    nodes = state.trace.facts.nodes
+    first: dict[str, Array] = {}
+    for slot in state.trace.slots:
+        if slot.role != "contracted":
+            continue
+        name = nodes[slot.node].inputs[slot.input].name
+        value = state.weight(slot.node, slot.input)
+        if not np.array_equal(first.setdefault(name, value), value):
+            atoms = atoms_of(slot.labels)
+            raise Disagreement(np.unique(state.trace.unit_of[atoms[atoms >= 0]]), name)
 
 
 class _Writer:
@@ -127,8 +142,7 @@ class _Writer:
         for index, action in self.trace.actions.items():
             if isinstance(action, Contraction):
                 weight = self._value(index, action.weight)
-                outer = next(a for a in action.weight_axes if a in action.output_axes)
-                each = weight.size // max(1, weight.shape[action.weight_axes.index(outer)])
+                each = weight.size // max(1, weight.shape[action.weight_axes.index(action.outer)])
             elif isinstance(action, Filter):
                 each = self._value(index, 1)[0].size
             else:

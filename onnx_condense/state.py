@@ -83,14 +83,14 @@ class State(Weights):
     def rows(self, node: int) -> Floats:
         action = self._contraction(node)
         weight = self.weight(node, action.weight)
-        axis = action.weight_axes.index(self._produced(action))
+        axis = action.weight_axes.index(action.outer)
         rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
         wide: Floats = rows.astype(np.float32) if rows.dtype.itemsize < 4 else rows.view()
         return wide if action.alpha == 1 else wide * action.alpha
 
     def row_bias(self, node: int) -> Floats:
         action = self._contraction(node)
-        count = self.weight(node, action.weight).shape[action.weight_axes.index(self._produced(action))]
+        count = self.weight(node, action.weight).shape[action.weight_axes.index(action.outer)]
         bias = np.zeros(count)
         if action.bias is not None:
             bias = bias + action.beta * self.weight(node, action.bias).astype(np.float64).reshape(-1)
@@ -110,10 +110,6 @@ class State(Weights):
         action = self.trace.actions[node]
         assert isinstance(action, Contraction)
         return action
-
-    @staticmethod
-    def _produced(action: Contraction) -> str:
-        return next(a for a in action.weight_axes if a in action.output_axes)
 
     # ---- merging
 
@@ -177,7 +173,7 @@ class State(Weights):
         if not constant.any():
             return
         action = self._contraction(slot.node)
-        produced = action.weight_axes.index(self._produced(action))
+        produced = action.weight_axes.index(action.outer)
         behind = produced + 1 if produced < slot.axis else produced
         totals = np.moveaxis(columns, behind, 1).reshape(len(columns), columns.shape[behind], -1).sum(-1)
         self.shift[slot.node] = self.shift.get(slot.node, 0.0) + action.alpha * (constant @ totals)

@@ -74,6 +74,8 @@ class _Tracer:
     producers: list[tuple[int, Ints]] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
     actions: dict[int, Action] = field(default_factory=dict)
+    tied_reads: dict[str, Labels | None] = field(default_factory=dict)
+    tied_atoms: dict[str, Ints] = field(default_factory=dict)
 
     def run(self) -> Trace:
         fixed = self.facts.static | self.facts.derived
@@ -135,63 +137,83 @@ class _Tracer:
             self.refused.append(Refusal(self._layer(), reason, parameters))
 
     def _contraction(self, action: Contraction) -> None:
-        data = self.node.inputs[action.data].name
-        weight = self.facts.value(self.node.inputs[action.weight])
-        assert weight is not None
-        inner = next(a for a in action.data_axes if a in action.weight_axes)
-        outer = next(a for a in action.weight_axes if a in action.output_axes)
-        axis = action.data_axes.index(inner)
-        labels = self._uniform(self.labels.get(data), [i for i, a in enumerate(action.data_axes) if a == "*"])
-        tied = self.node.inputs[action.weight].name in self.shared_weights
+        weight = self.node.inputs[action.weight]
         if not all(np.isfinite(v).all() for v in self._parameters()):
             return self._refuse("has weights that are not finite")
-        if self.facts.is_generated(self.node.inputs[action.weight].name):
+        if self.facts.is_generated(weight.name):
             return self._refuse("has weights that are computed from a shape, which slicing would have to write out")
-        rank = len(action.output_axes)
-        if labels is not None and axis in varying(labels) and (tied or varying(labels) != (axis,)):
-            self._pin(
-                labels,
-                f"is read by {self._me()}, whose weight is used more than once"
-                if tied
-                else f"varies along two axes at {self._me()}",
-            )
+        if weight.name in self.shared_weights and not self._tied_alike(weight.name):
+            return self._refuse("uses its weight for something else too")
+        windows = [i for i, letter in enumerate(action.data_axes) if letter == "*"]
+        labels = self._uniform(self.labels.get(self.node.inputs[action.data].name), windows)
+        axis = action.data_axes.index(action.inner)
+        if labels is not None and axis not in varying(labels):
+            self._tie(weight.name, None)
+            return self._pass_through(action, labels, axis)
+        if labels is not None and varying(labels) != (axis,):
+            self._pin(labels, f"varies along two axes at {self._me()}")
             labels = None
-        carried = labels is not None and axis not in varying(labels)
-        if labels is not None and not carried:
-            self._add_slot(
-                action.weight,
-                "contracted",
-                labels.reshape(-1),
-                weight.ndim,
-                action.weight_axes.index(inner),
-                action.padded,
-            )
-        if carried and labels is not None:
-            source = [
-                action.data_axes.index(a) if a in action.data_axes and a != inner else None for a in action.output_axes
-            ]
-            moved = labels.transpose([s for s in source if s is not None] + [axis])
-            shape = iter(moved.shape)
-            moved = moved.reshape([1 if s is None else next(shape) for s in source])
-            biased = action.bias is not None
-            self._emit(self._mapped(moved, lambda child: Mapped(child, biased)))
+        row = None if labels is None else labels.reshape(-1)
+        if self._tie(weight.name, row) and row is not None:
+            rank, contracted = len(action.weight_axes), action.weight_axes.index(action.inner)
+            self._add_slot(action.weight, "contracted", row, rank, contracted, action.padded)
+        self._produce(action)
+
+    def _tied_alike(self, name: str) -> bool:
+        """Whether every reader of a shared weight is the same linear map of its data."""
+        readers = [(self.facts.nodes[i], position) for i, position in self.facts.consumers(name)]
+        actions = {(read(node, self.facts), position) for node, position in readers if node.op not in SHAPE_OPS}
+        forms = {a.weight_axes if isinstance(a, Contraction) and a.weight == p else None for a, p in actions}
+        return len(forms) == 1 and None not in forms
+
+    def _tie(self, name: str, row: Labels | None) -> bool:
+        """A weight with several uses reads the same channels in each of them, or they all stay; False if they must."""
+        if name not in self.shared_weights:
+            return True
+        reason = f"is read by {self._me()}, whose weight also reads something else"
+        first = self.tied_reads.setdefault(name, row)
+        if first is None or row is None:
+            self._pin(first, reason)
+            self._pin(row, reason)
+            return first is None and row is None
+        both = (first >= 0) & (row >= 0)
+        self._pin(first[~both], reason)
+        self._pin(row[~both], reason)
+        self.sets.unite(atoms_of(first[both]), atoms_of(row[both]))
+        return True
+
+    def _pass_through(self, action: Contraction, labels: Labels, axis: int) -> None:
+        """Channels on an axis that the weight does not contract are carried to the output."""
+        kept = [letter for letter in action.output_axes if letter in action.data_axes and letter != action.inner]
+        moved = labels.transpose([*(action.data_axes.index(letter) for letter in kept), axis])
+        shape = iter(moved.shape)
+        moved = moved.reshape([next(shape) if letter in kept else 1 for letter in action.output_axes])
+        biased = action.bias is not None
+        self._emit(self._mapped(moved, lambda child: Mapped(child, biased)))
+
+    def _produce(self, action: Contraction) -> None:
+        """The output's channels become atoms; a weight with several uses makes the same ones in each."""
+        weight = self.node.inputs[action.weight]
+        value = self.facts.value(weight)
+        assert value is not None
+        axis = action.weight_axes.index(action.outer)
+        count = value.shape[axis]
+        if count < 2:
+            self.refused.append(Refusal(self._layer(), ONE_CHANNEL, value.size))
             return
-        count = weight.shape[action.weight_axes.index(outer)]
-        if tied or count < 2:
-            reason = "uses its weight more than once" if tied else ONE_CHANNEL
-            self.refused.append(Refusal(self._layer(), reason, weight.size))
-            return
-        atoms = self.sets.grow(count)
+        atoms = self.tied_atoms[weight.name] if weight.name in self.tied_atoms else self.sets.grow(count)
+        if weight.name in self.shared_weights:
+            self.tied_atoms[weight.name] = atoms
         self.producers.append((self.index, atoms))
-        low, high = self.intervals.get(data, ANYTHING)
+        low, high = self.intervals.get(self.node.inputs[action.data].name, ANYTHING)
         bounds = (min(low, 0.0), max(high, 0.0)) if action.padded else (low, high)
         row = pack(atoms, self._signal(Rows(self.index, atoms, *bounds)))
-        self._add_slot(action.weight, "produced", row, weight.ndim, action.weight_axes.index(outer))
+        self._add_slot(action.weight, "produced", row, value.ndim, axis)
         if action.bias is not None:
             bias = self.facts.value(self.node.inputs[action.bias])
             if bias is not None and bias.ndim and bias.shape[-1] == count:
                 self._add_slot(action.bias, "carried", row, bias.ndim, bias.ndim - 1)
-        self._emit(row.reshape([count if a == outer else 1 for a in action.output_axes]) if rank else row)
+        self._emit(row.reshape([count if letter == action.outer else 1 for letter in action.output_axes]))
 
     def _filter(self, action: Filter) -> None:
         labels = self._uniform(

@@ -152,7 +152,7 @@ def tied(net: Net, hidden: str) -> str:
         (softmax, "mixes channels"),
         (squared, "both depend on data"),
         (reduced, "reduces over channels"),
-        (tied, "more than once"),
+        (tied, "is an output of the model"),
     ],
 )
 def test_readers_that_pin(reader: Callable[[Net, str], str], reason: str) -> None:

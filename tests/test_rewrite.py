@@ -159,7 +159,39 @@ def test_tied_matrices_are_left_alone() -> None:
     model = net.build(net.dense("consumer", hidden, net.normal(4, 8)))
     result = condense(model, LOSSLESS)
     assert widths(result.model)["a"] == widths(result.model)["b"] == 8
-    assert "more than once" in " ".join(r.reason for r in result.report.refusals)
+    assert "whose weight also reads something else" in " ".join(r.reason for r in result.report.refusals)
+
+
+def siamese(later: str) -> tuple[Net, str, str]:
+    """Two branches through the same two layers, planted; `later` is the second branch's activation."""
+    net = Net()
+    rows, bias = planted_rows(net, "scaled", 6)
+    first, offsets = net.constant(rows.T, "first"), net.constant(bias, "offsets")
+    second = net.constant(planted_columns(net, "scaled", 5).T, "second")
+    branches = []
+    for name, activation in (("left", "Relu"), ("right", later)):
+        hidden = net.node("Gemm", net.input("batch", 6, name=name), first, offsets, name=f"{name}_first")
+        branches.append(net.node("MatMul", net.node(activation, hidden), second, name=f"{name}_second"))
+    return net, branches[0], branches[1]
+
+
+def test_tied_layers_shrink_together_and_stay_tied() -> None:
+    net, left, right = siamese("Relu")
+    model = net.build(net.node("Sub", left, right))
+    result = condense(model, LOSSLESS)
+    assert widths(result.model)["left_first"] == widths(result.model)["right_first"] == EXACT
+    assert [t.name for t in result.model.graph.initializer] == [t.name for t in model.graph.initializer]
+    assert_close(model, result.model, 1e-5)
+
+
+def test_tied_layers_that_want_different_columns_stay() -> None:
+    """Through Tanh the ratio is 1, through Relu it is that of the norms: one weight cannot hold both."""
+    net, left, right = siamese("Tanh")
+    model = net.build(net.node("Sub", left, right))
+    result = condense(model, Options(threshold=0.5, merge="ratio", align=1))
+    assert widths(result.model)["left_first"] == widths(result.model)["right_first"] == FULL
+    assert result.report.verification is not None
+    assert "cannot be removed evenly" in result.report.warnings[0]
 
 
 # -------------------------------------------------------------------------------- where weights live
