@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnx_condense.actions import Action, Contraction
 from onnx_condense.facts import Facts
 from onnx_condense.labels import UnionFind, atoms_of, signals_of
 from onnx_condense.movers import Labels
-from onnx_condense.operators import Action, Contraction
 from onnx_condense.signals import Ints, Signal
 
 Role = Literal["produced", "carried", "contracted"]

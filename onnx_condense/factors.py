@@ -12,7 +12,7 @@ from functools import reduce
 
 import numpy as np
 
-from onnx_condense.operators import Kind
+from onnx_condense.actions import Kind
 from onnx_condense.signals import Floats
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_condense.operators import Kind
+from onnx_condense.actions import Kind
 from onnx_condense.signals import (
     Activated,
     Affine,

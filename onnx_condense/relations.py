@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from onnx_condense.actions import Kind
 from onnx_condense.intervals import Intervals
-from onnx_condense.operators import Kind
 from onnx_condense.signals import (
     Activated,
     Affine,

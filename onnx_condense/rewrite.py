@@ -17,11 +17,11 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_condense import movers
+from onnx_condense.actions import Action, Contraction, Elementwise, Filter, Move
 from onnx_condense.facts import Facts
 from onnx_condense.labels import atoms_of, varying
 from onnx_condense.model_io import export_graph, import_graph
 from onnx_condense.movers import Labels, Shape
-from onnx_condense.operators import Action, Contraction, Elementwise, Filter, Move
 from onnx_condense.runtime import Array
 from onnx_condense.signals import Bools, Floats, Ints
 from onnx_condense.state import State

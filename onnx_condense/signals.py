@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_condense.operators import Activation
+from onnx_condense.actions import Activation
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from onnx_condense.actions import Kind
 from onnx_condense.factors import Factor, Rule, activate, add, multiply
-from onnx_condense.operators import Kind
 from onnx_condense.relations import Relations
 from onnx_condense.signals import (
     Activated,

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from onnx_condense.actions import Contraction, Filter
 from onnx_condense.channels import Group, Slot, Trace
 from onnx_condense.labels import atoms_of, occurrence, signals_of
-from onnx_condense.operators import Contraction, Filter
 from onnx_condense.plan import GroupPlan
 from onnx_condense.runtime import Array
 from onnx_condense.signals import Floats, Ints, Weights

@@ -14,12 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_condense import movers
-from onnx_condense.channels import ONE_CHANNEL, Refusal, Role, Slot, Trace, dependency_groups, layer_name
-from onnx_condense.facts import SHAPE_OPS, Facts
-from onnx_condense.labels import UnionFind, aligned, atoms_of, occurrence, pack, signals_of, varying
-from onnx_condense.movers import Labels
-from onnx_condense.operators import (
-    INTEGER_TYPES,
+from onnx_condense.actions import (
     Action,
     Activation,
     Chosen,
@@ -31,8 +26,13 @@ from onnx_condense.operators import (
     Normalization,
     Refused,
     Window,
-    read,
 )
+from onnx_condense.channels import ONE_CHANNEL, Refusal, Role, Slot, Trace, dependency_groups, layer_name
+from onnx_condense.facts import SHAPE_OPS, Facts
+from onnx_condense.labels import UnionFind, aligned, atoms_of, occurrence, pack, signals_of, varying
+from onnx_condense.movers import Labels
+from onnx_condense.operator_rows import INTEGER_TYPES
+from onnx_condense.operators import read
 from onnx_condense.runtime import Array
 from onnx_condense.signals import (
     Activated,

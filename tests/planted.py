@@ -18,10 +18,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from onnx_condense.actions import Contraction
 from onnx_condense.channels import Trace
 from onnx_condense.facts import Facts
 from onnx_condense.model_io import import_graph
-from onnx_condense.operators import Contraction
 from onnx_condense.state import Path, State
 from onnx_condense.tracer import trace
 

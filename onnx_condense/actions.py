@@ -1,0 +1,149 @@
+"""What an operator does to channels: the actions that rows of the operator table turn nodes into."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+
+class Kind(Enum):
+    """What an elementwise function lets pass exactly (design: activation classes; f is applied per element)."""
+
+    LINEAR = "linear"
+    """f(x) = x: any relation between two channels passes."""
+    HOMOGENEOUS = "homogeneous"
+    """f(s x) = s f(x) for s > 0: Relu, LeakyRelu, PRelu."""
+    ABSOLUTE = "absolute"
+    """f(s x) = |s| f(x): Abs."""
+    ODD = "odd"
+    """f(-x) = -f(x): Tanh, Erf, Softsign, Clip(-a, a). Bounded: beyond exactness rows must be equal or opposite."""
+    UNBOUNDED = "unbounded"
+    """Nearly homogeneous far from zero: ReLU6, Gelu, Silu, Elu. Beyond exactness it takes the paper's ratio."""
+    BOUNDED = "bounded"
+    """Everything else, Sigmoid first: beyond exactness rows must be nearly equal."""
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """A linear map: letters name axes. In data and weight: contracted; in weight and output: produced; in data and
+    output: carried; "*" is a window axis along which channels must not vary; "." is an axis of the weight alone.
+
+    y = alpha · (data ∘ weight) + beta · bias
+    """
+
+    data: int
+    weight: int
+    bias: int | None
+    data_axes: str
+    weight_axes: str
+    output_axes: str
+    padded: bool = False
+    alpha: float = 1.0
+    beta: float = 1.0
+
+    @property
+    def inner(self) -> str:
+        """The letter that is contracted."""
+        return next(letter for letter in self.data_axes if letter in self.weight_axes)
+
+    @property
+    def outer(self) -> str:
+        """The letter that is produced."""
+        return next(letter for letter in self.weight_axes if letter in self.output_axes)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Depthwise Conv: every data channel has `multiplier` kernels of its own."""
+
+    multiplier: int
+    padded: bool
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An elementwise function of one tensor. `slope` is the input that holds one parameter per channel (PRelu).
+
+    low, high: bounds of its output; flat: (from, to) outside of which it is constant (Relu: below 0).
+    uniform_axis: it mixes the places along this axis (Softmax), on which channels may not lie.
+    """
+
+    kind: Kind
+    low: float = -np.inf
+    high: float = np.inf
+    flat: tuple[float, float] = (-np.inf, np.inf)
+    slope: int | None = None
+    uniform_axis: int | None = None
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """Neg, or add, sub, mul, div, max, min or compare with broadcasting."""
+
+    operation: str
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """y = (x - mean) · scale / sqrt(var + epsilon) + shift, per channel on axis 1: BatchNormalization in inference.
+
+    scale, shift, mean, var are input indices.
+    """
+
+    epsilon: float
+    scale: int = 1
+    shift: int = 2
+    mean: int = 3
+    var: int = 4
+
+
+@dataclass(frozen=True)
+class Window:
+    """Pooling and the like: channels pass, `axes` are mixed. Linear (AveragePool) or monotone (MaxPool).
+
+    `padded`: zeros from beyond the border enter the mean, so a constant channel is no longer constant.
+    `dropped`: axes that vanish from the shape.
+    """
+
+    axes: tuple[int, ...]
+    linear: bool
+    padded: bool = False
+    dropped: bool = False
+    scale_free: bool = True
+    """Whether a constant passes unchanged: true of a mean, not of a sum."""
+    across: str = ""
+    """What it does when channels lie on one of the axes, for which they are pinned; empty: they are united."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """Data movement: run on labels by `movers.apply`, its constants rewritten by `movers.edits`.
+
+    parameters: what the movement needs, by the names that movers.py knows.
+    """
+
+    name: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """This use of the operator is not understood: `reason` completes the sentence "NODE ..."."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Where: data (input 1 or 2) chosen by a condition (input 0)."""
+
+
+Action = Contraction | Filter | Activation | Elementwise | Normalization | Window | Move | Chosen | Refused
+
+RELU = Activation(Kind.HOMOGENEOUS, 0.0, flat=(0.0, np.inf))
+UNBOUNDED = Activation(Kind.UNBOUNDED)
+BOUNDED = Activation(Kind.BOUNDED)

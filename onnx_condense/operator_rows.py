@@ -1,0 +1,286 @@
+"""The rows of the operator table that depend on a node's attributes, inputs or shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnx_condense.actions import (
+    BOUNDED,
+    Action,
+    Activation,
+    Contraction,
+    Filter,
+    Kind,
+    Move,
+    Normalization,
+    Refused,
+    Window,
+)
+from onnx_condense.facts import Facts
+from onnx_condense.runtime import Array
+
+
+class NodeView:
+    """What a row may ask about a node."""
+
+    def __init__(self, node: gs.Node, facts: Facts) -> None:
+        self.node = node
+        self.opset = facts.opset
+        self._facts = facts
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        return self.node.attrs.get(name, default)
+
+    def has(self, index: int) -> bool:
+        return index < len(self.node.inputs) and bool(self.node.inputs[index].name)
+
+    def is_used(self, output: int) -> bool:
+        """Whether an optional output is read or is an output of the model."""
+        tensors = self.node.outputs[output : output + 1]
+        return any(t.outputs or any(t is o for o in self._facts.graph.outputs) for t in tensors if t.name)
+
+    def value(self, index: int) -> Array | None:
+        return self._facts.value(self.node.inputs[index]) if self.has(index) else None
+
+    def type(self, index: int) -> int | None:
+        """The element type of an input (TensorProto.DataType)."""
+        return self._facts.types.get(self.node.inputs[index].name)
+
+    def is_weight(self, index: int) -> bool:
+        """Whether an input is constant and can therefore be rewritten."""
+        return self.has(index) and self.node.inputs[index].name in self._facts.static and self.value(index) is not None
+
+    def shape(self, index: int = 0) -> tuple[int, ...]:
+        value = self.value(index)
+        return tuple(value.shape) if value is not None else self._facts.shapes[self.node.inputs[index].name]
+
+    def output_shape(self, index: int = 0) -> tuple[int, ...]:
+        return self._facts.shapes[self.node.outputs[index].name]
+
+    def ints(self, attribute: str, index: int | None = None) -> list[int] | None:
+        """Integers that old opsets keep in an attribute and new ones in an input; None when absent or not constant."""
+        if attribute in self.node.attrs:
+            return [int(v) for v in np.atleast_1d(self.node.attrs[attribute])]
+        value = self.value(index) if index is not None else None
+        return None if value is None else [int(v) for v in value.reshape(-1)]
+
+
+FLOAT_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
+
+INTEGER_TYPES = tuple(getattr(onnx.TensorProto, f"{sign}INT{bits}") for sign in ("", "U") for bits in (8, 16, 32, 64))
+
+Row = Callable[[NodeView], Action]
+
+
+def fixed(action: Action) -> Row:
+    return lambda view: action
+
+
+def gemm(view: NodeView) -> Action:
+    trans_a, trans_b = view.attribute("transA", 0), view.attribute("transB", 0)
+    alpha, beta = float(view.attribute("alpha", 1.0)), float(view.attribute("beta", 1.0))
+    bias = 2 if view.has(2) else None
+    if bias is not None and not view.is_weight(bias):
+        return Refused("adds a bias that is computed from data")
+    if bias is not None and len(view.shape(bias)) == 2 and view.shape(bias)[0] > 1:
+        return Refused("adds a bias that varies along the batch")
+    if view.is_weight(1) and not view.is_weight(0):
+        return Contraction(
+            0, 1, bias, "in" if trans_a else "ni", "oi" if trans_b else "io", "no", alpha=alpha, beta=beta
+        )
+    if view.is_weight(0) and bias is None:
+        return Contraction(1, 0, None, "ni" if trans_b else "in", "io" if trans_a else "oi", "on", alpha=alpha)
+    return Refused("multiplies two tensors that both depend on data")
+
+
+def matmul(view: NodeView) -> Action:
+    if view.is_weight(0) == view.is_weight(1):
+        return Refused("multiplies two tensors that both depend on data")
+    data, weight = (0, 1) if view.is_weight(1) else (1, 0)
+    rank, weight_rank = len(view.shape(data)), len(view.shape(weight))
+    if weight_rank != 2 or rank < 2:
+        return Refused("multiplies with weights that have a batch dimension or only one")
+    batch = "abcdefgh"[: rank - 2]
+    if data == 0:
+        return Contraction(0, 1, None, batch + "ni", "io", batch + "no")
+    return Contraction(1, 0, None, batch + "in", "oi", batch + "on")
+
+
+def conv(view: NodeView) -> Action:
+    if not view.is_weight(1) or (view.has(2) and not view.is_weight(2)):
+        return Refused("convolves with weights that are computed from data")
+    group, shape = view.attribute("group", 1), view.shape(1)
+    channels = view.shape(0)[1]
+    pads = view.attribute("pads", [0])
+    padded = any(pads) or view.attribute("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
+    if group == channels and shape[1] == 1 and group > 1:
+        return Filter(shape[0] // group, padded)
+    if group != 1:
+        return Refused("convolves in groups, which cannot be sliced yet")
+    stars, dots = "*" * (len(shape) - 2), "." * (len(shape) - 2)
+    return Contraction(0, 1, 2 if view.has(2) else None, "ni" + stars, "oi" + dots, "no" + stars, padded)
+
+
+def batchnorm(view: NodeView) -> Action:
+    training = view.attribute("training_mode", 0) or len([o for o in view.node.outputs if o.name]) > 1
+    if view.opset < 7 or training or view.attribute("spatial", 1) != 1:
+        return Refused("normalizes with statistics of the batch")
+    if not all(view.is_weight(i) for i in range(1, 5)):
+        return Refused("normalizes with parameters that are computed from data")
+    return Normalization(float(view.attribute("epsilon", 1e-5)))
+
+
+def clip(view: NodeView) -> Action:
+    def bound(attribute: str, index: int, default: float) -> float | None:
+        if view.has(index):
+            value = view.value(index)
+            return None if value is None else float(value.reshape(-1)[0])
+        return float(view.attribute(attribute, default))
+
+    low, high = bound("min", 1, -np.inf), bound("max", 2, np.inf)
+    if low is None or high is None:
+        return Refused("clips to bounds that are computed from data")
+    low, high = (-np.inf if low <= -3e38 else low), (np.inf if high >= 3e38 else high)
+    if (low, high) == (-np.inf, np.inf):
+        return Activation(Kind.LINEAR)
+    kind = Kind.BOUNDED
+    if (low, high) in ((0.0, np.inf), (-np.inf, 0.0)):
+        kind = Kind.HOMOGENEOUS
+    elif low == 0 or not np.isfinite(low + high):
+        kind = Kind.UNBOUNDED
+    elif low == -high:
+        kind = Kind.ODD
+    return Activation(kind, low, high, (low, high))
+
+
+def prelu(view: NodeView) -> Action:
+    if not view.is_weight(1):
+        return Refused("has slopes that are computed from data")
+    return Activation(Kind.HOMOGENEOUS, slope=1)
+
+
+def dropout(view: NodeView) -> Action:
+    return Refused("also returns its mask") if view.is_used(1) else Activation(Kind.LINEAR)
+
+
+def cast(view: NodeView) -> Action:
+    return Activation(Kind.LINEAR if int(view.attribute("to")) in FLOAT_TYPES else Kind.BOUNDED)
+
+
+def cast_like(view: NodeView) -> Action:
+    return Activation(Kind.LINEAR if view.type(1) in FLOAT_TYPES else Kind.BOUNDED)
+
+
+def power(view: NodeView) -> Action:
+    exponent = view.value(1)
+    if exponent is None or exponent.size != 1:
+        return Refused("raises to a power that is not one constant")
+    return Activation(Kind.LINEAR) if float(exponent.reshape(-1)[0]) == 1 else BOUNDED
+
+
+def pad(view: NodeView) -> Action:
+    mode, rank = view.attribute("mode", "constant"), len(view.shape())
+    pads = view.ints("pads", 1)
+    if pads is None:
+        return Refused("pads by amounts that are computed from data")
+    axes = view.ints("axes", 3) or list(range(rank))
+    if len(pads) != 2 * len(axes):
+        return Refused("pads by amounts that do not fit its input")
+    used = tuple(sorted(a % rank for i, a in enumerate(axes) if pads[i] or pads[i + len(axes)]))
+    number = view.value(2) if view.has(2) else np.asarray(view.attribute("value", 0.0))
+    if mode == "constant" and (number is None or number.any()):
+        return Refused("pads with another number than 0")
+    return Window(used, linear=True, padded=mode == "constant", across="adds channels")
+
+
+def softmax(view: NodeView) -> Action:
+    axis = view.attribute("axis", 1 if view.opset < 13 else -1) % len(view.shape())
+    if view.opset < 13 and axis != len(view.shape()) - 1:
+        return Refused("is a Softmax over several axes")
+    return Activation(Kind.BOUNDED, 0.0 if view.node.op == "Softmax" else -np.inf, 1.0, uniform_axis=axis)
+
+
+def pool(linear: bool) -> Row:
+    def row(view: NodeView) -> Action:
+        if view.is_used(1):
+            return Refused("also returns the indices of its maxima")
+        pads = any(view.attribute("pads", [0])) or view.attribute("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+        counts_zeros = linear and pads and bool(view.attribute("count_include_pad", 0))
+        return Window(tuple(range(2, len(view.shape()))), linear, padded=counts_zeros)
+
+    return row
+
+
+def reduce(linear: bool, mean: bool) -> Row:
+    def row(view: NodeView) -> Action:
+        rank = len(view.shape())
+        axes = view.ints("axes", 1)
+        if axes is None:
+            if view.has(1):
+                return Refused("reduces over axes that are computed from data")
+            if view.attribute("noop_with_empty_axes", 0):
+                return Activation(Kind.LINEAR)
+            axes = list(range(rank))
+        keep = bool(view.attribute("keepdims", 1))
+        return Window(
+            tuple(sorted(a % rank for a in axes)),
+            linear,
+            dropped=not keep,
+            scale_free=mean,
+            across="reduces over channels",
+        )
+
+    return row
+
+
+def move(name: str, read: Callable[[NodeView], Mapping[str, Any] | None]) -> Row:
+    def row(view: NodeView) -> Action:
+        parameters = read(view)
+        if parameters is None:
+            return Refused("moves data by amounts that are computed from data")
+        return Move(name, parameters)
+
+    return row
+
+
+def sliced(view: NodeView) -> Mapping[str, Any] | None:
+    starts, ends = view.ints("starts", 1), view.ints("ends", 2)
+    if starts is None or ends is None:
+        return None
+    axes = view.ints("axes", 3) or list(range(len(starts)))
+    steps = view.ints("steps", 4) or [1] * len(starts)
+    rank = len(view.shape())
+    return {"slices": tuple((a % rank, s, e, t) for a, s, e, t in zip(axes, starts, ends, steps, strict=True))}
+
+
+def split(view: NodeView) -> Mapping[str, Any] | None:
+    axis = view.attribute("axis", 0) % len(view.shape())
+    return {"axis": axis, "sizes": tuple(view.output_shape(i)[axis] for i in range(len(view.node.outputs)))}
+
+
+def gather(view: NodeView) -> Mapping[str, Any] | None:
+    indices = view.value(1)
+    if indices is None or view.is_weight(0):
+        return None
+    return {"axis": view.attribute("axis", 0) % len(view.shape()), "indices": indices}
+
+
+def transpose(view: NodeView) -> Mapping[str, Any]:
+    return {"order": tuple(view.attribute("perm", range(len(view.shape()))[::-1]))}
+
+
+def reshape(view: NodeView) -> Mapping[str, Any] | None:
+    return {"shape": view.output_shape()}
+
+
+def concat(view: NodeView) -> Mapping[str, Any]:
+    return {"axis": view.attribute("axis", 1) % len(view.output_shape())}
+
+
+def shape_only(view: NodeView) -> Mapping[str, Any]:
+    return {"shape": view.output_shape()}
