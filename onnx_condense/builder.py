@@ -7,8 +7,9 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from onnx_condense.channels import Group, Trace
+from onnx_condense.channels import Group, Trace, layer_name
 from onnx_condense.errors import PlanError, UsageError
+from onnx_condense.labels import atoms_of
 from onnx_condense.merging import Judgement, decide, judge
 from onnx_condense.options import DEFAULT_THRESHOLD, Options
 from onnx_condense.plan import Plan
@@ -33,6 +34,8 @@ class Builder:
         self.options = options
         self.align = align
         self.original = State(traced)
+        self._named: dict[int, list[str]] = {}
+        self._check_globs()
         self.groups = [g for g in traced.groups if self._chosen(g)]
         self.thresholds = self._thresholds()
         self.uneven: list[str] = []
@@ -118,22 +121,35 @@ class Builder:
     def _thresholds(self) -> dict[int, float]:
         result = {group.index: self.options.threshold or DEFAULT_THRESHOLD for group in self.groups}
         for pattern, value in self.options.layer_threshold:
-            found = [g for g in self.groups if _matches(self._names(g), pattern)]
-            if not found:
-                raise _no_match("--layer-threshold", pattern)
-            result.update((g.index, value) for g in found)
+            result.update((g.index, value) for g in self.groups if _matches(self._names(g), pattern))
         return result
 
     def _names(self, group: Group) -> list[str]:
-        """What a glob may match: the group's nodes and their weights."""
-        nodes = [self.trace.facts.nodes[n] for n in group.producers]
-        return [*group.layers, *(node.name for node in nodes), *(t.name for node in nodes for t in node.inputs[1:])]
+        """What a glob may match: the nodes that make or carry the group's channels, and their weights."""
+        if group.index not in self._named:
+            atoms = [(s, self.trace.unit_of[atoms_of(s.labels)]) for s in self.trace.slots if s.role != "contracted"]
+            places = [(s.node, s.input) for s, units in atoms if np.isin(units, group.units).any()]
+            nodes = self.trace.facts.nodes
+            names = [nodes[node].name for node, _ in places] + [nodes[node].inputs[i].name for node, i in places]
+            self._named[group.index] = [*group.layers, *names]
+        return self._named[group.index]
+
+    def _check_globs(self) -> None:
+        """Raises UsageError for a glob that matches no node and no weight of the model."""
+        nodes = self.trace.facts.nodes
+        known = {n.name for n in nodes} | {layer_name(n, i) for i, n in enumerate(nodes)} | self.trace.facts.static
+        thresholds = [pattern for pattern, _ in self.options.layer_threshold]
+        options = {
+            "--include": self.options.include,
+            "--exclude": self.options.exclude,
+            "--layer-threshold": thresholds,
+        }
+        for option, patterns in options.items():
+            for pattern in patterns:
+                if not _matches(list(known), pattern):
+                    raise UsageError(f"{option} {pattern} matches no node or weight: onnx-condense inspect names them")
 
     def _chosen(self, group: Group) -> bool:
-        for option, patterns in (("--include", self.options.include), ("--exclude", self.options.exclude)):
-            for pattern in patterns:
-                if not any(_matches(self._names(g), pattern) for g in self.trace.groups):
-                    raise _no_match(option, pattern)
         names = self._names(group)
         included = not self.options.include or any(_matches(names, p) for p in self.options.include)
         return included and not any(_matches(names, p) for p in self.options.exclude)
@@ -141,7 +157,3 @@ class Builder:
 
 def _matches(names: list[str], pattern: str) -> bool:
     return any(name and fnmatchcase(name, pattern) for name in names)
-
-
-def _no_match(option: str, pattern: str) -> UsageError:
-    return UsageError(f"{option} {pattern} matches no layer that can be condensed: onnx-condense inspect lists them")

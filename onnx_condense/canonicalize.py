@@ -14,23 +14,26 @@ from onnx_condense.operators import foldable
 def fold_batchnorm(model: onnx.ModelProto) -> onnx.ModelProto:
     """A model in which every BatchNormalization that alone reads a Conv or Gemm is part of its weights.
 
-    W' = W · s and b' = (b - mean) · s + shift with s = scale / sqrt(var + epsilon), per output channel.
+    W' = W · s and b' = (b - mean) · s + shift with s = scale / sqrt(var + epsilon), per output channel. The model
+    itself where there is none to fold.
     """
     graph = model_io.import_graph(model)
     origin = {id(node): index for index, node in enumerate(graph.nodes)}
     edited: set[int] = set()
     outputs = {t.name for t in graph.outputs}
+    if graph.opset is not None and graph.opset < 7:  # normalized with statistics of the batch
+        return model
     for normalization in list(graph.nodes):
         pair = foldable(normalization)
         if pair is None or normalization.inputs[0].name in outputs:
             continue
         producer, axis, epsilon = pair
-        scale, shift, mean, var = (numpy_helper_value(t) for t in normalization.inputs[1:5])
+        scale, shift, mean, var = (constant_value(t) for t in normalization.inputs[1:5])
         slope = scale / np.sqrt(var + epsilon)
-        weight = numpy_helper_value(producer.inputs[1])
+        weight = constant_value(producer.inputs[1])
         kind = producer.inputs[1].values.dtype
         bias = (
-            numpy_helper_value(producer.inputs[2])
+            constant_value(producer.inputs[2])
             if len(producer.inputs) > 2 and producer.inputs[2].name
             else np.zeros(len(slope))
         )
@@ -47,10 +50,12 @@ def fold_batchnorm(model: onnx.ModelProto) -> onnx.ModelProto:
         producer.outputs = [result]
         edited.add(id(producer))
         graph.nodes = [n for n in graph.nodes if n is not normalization]
+    if not edited:
+        return model
     return model_io.export_graph(graph, model, origin, edited, {}, {})
 
 
-def numpy_helper_value(tensor: gs.Constant) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def constant_value(tensor: gs.Constant) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     """A constant's value in float64, leaving the constant as it was read."""
     values = tensor._values
     array = numpy_helper.to_array(values.tensor) if hasattr(values, "tensor") else values

@@ -28,9 +28,31 @@ DEBUG = "ONNX_CONDENSE_DEBUG"
 
 DEFAULT_VERIFY_TOLERANCE = 1e-5
 
+FILE_WIDTH = 160
+"""Columns of tables that go to a file or a pipe."""
+
+PLANNING = (
+    "threshold",
+    "layer_threshold",
+    "lossless",
+    "merge",
+    "depthwise",
+    "align",
+    "include",
+    "exclude",
+    "tolerance",
+    "sequential",
+    "fold_batchnorm",
+    "input_shape",
+)
+"""Options that a plan has already answered."""
+
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser whose errors are one line, and that knows options by their whole names only."""
+
+    def __init__(self, prog: str, **texts: str) -> None:
+        super().__init__(prog, allow_abbrev=False, **texts)  # type: ignore[arg-type]
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
@@ -78,7 +100,7 @@ def _condense(given: Sequence[str]) -> int:
     if arguments.report:
         _write_json(Path(arguments.report), _report_json(result, None if arguments.dry_run else output))
     if not arguments.quiet:
-        console = Console()
+        console = _console()
         show_report(console, result.report)
         console.print(_closing(result, arguments.dry_run, written), soft_wrap=True)
         for warning in result.report.warnings:
@@ -135,9 +157,12 @@ def _inputs(parser: _Parser) -> None:
 
 
 def _options(arguments: argparse.Namespace) -> Options:
-    replayed = [n for n in ("threshold", "merge", "tolerance") if getattr(arguments, n) is not None]
-    if arguments.replay and (replayed or arguments.lossless or arguments.layer_threshold or arguments.sequential):
-        raise UsageError("--replay applies what the plan says: drop the options that would plan anew")
+    if arguments.replay:
+        default = _condense_parser().parse_args([arguments.model])
+        changed = [name for name in PLANNING if getattr(arguments, name) != getattr(default, name)]
+        if changed:
+            option = "--" + changed[0].replace("_", "-")
+            raise UsageError(f"--replay applies what the plan says: drop {option}, which would plan anew")
     return Options(
         threshold=arguments.threshold,
         layer_threshold=tuple(_pair(text, float, "--layer-threshold", "GLOB=T") for text in arguments.layer_threshold),
@@ -197,6 +222,8 @@ def _protect(arguments: argparse.Namespace, output: Path | None) -> None:
     inputs += [source.with_name(name) for name in model_io.external_files(source)]
     inputs += [Path(replay).with_suffix(".npz")] if replay else []
     written: list[tuple[str, Path]] = []
+    if output is not None and output.absolute().parent != source.absolute().parent:
+        written += [("-o", output.parent / name) for name in model_io.external_files(source)]
     if output is not None:
         written += [("-o", output), ("-o", output.with_name(output.name + ".data"))]
     for option in ("plan", "report"):
@@ -222,7 +249,7 @@ def _same(a: Path, b: Path) -> bool:
 
 
 def _write(output: Path, result: Result) -> str:
-    if not result.plan.groups:
+    if not result.changed:
         model_io.copy(result.source, output)
     else:
         model_io.save(result.model, output, external=bool(result.source.external))
@@ -236,14 +263,16 @@ def _write_json(path: Path, content: Any) -> None:
 def _report_json(result: Result, output: Path | None) -> dict[str, Any]:
     content = result.report.to_json()
     if output is not None:
-        content["output"] = (content["output"] or content["input"]) | {"path": str(output)}
+        written = model_io.load(output)
+        found = {"path": str(output), "sha256": written.sha256, "bytes": written.size}
+        content["output"] = (content["output"] or content["input"]) | found
     return content
 
 
 def _closing(result: Result, dry_run: bool, written: str) -> str:
     if dry_run:
-        return "Dry run: nothing was written."
-    if not result.plan.groups:
+        return "Dry run: no model was written."
+    if not result.changed:
         return f"Nothing to condense: {written} is the input, byte for byte."
     return f"Wrote {written}"
 
@@ -270,7 +299,7 @@ def _inspect(given: Sequence[str]) -> int:
         analysis = analyze(Path(arguments.model), options, progress)
     if arguments.report:
         _write_json(Path(arguments.report), analysis.to_json())
-    show_analysis(Console(), analysis)
+    show_analysis(_console(), analysis)
     return 0
 
 
@@ -287,11 +316,17 @@ def _verify(given: Sequence[str]) -> int:
     shapes = _shapes(arguments.input_shape)
     found = verify(Path(arguments.a), Path(arguments.b), arguments.data, input_shape=shapes, seed=arguments.seed)
     if not arguments.quiet:
-        show_verification(Console(), found)
+        show_verification(_console(), found)
     worst = max((o.relative_l2 for o in found.outputs), key=lambda e: (e != e, e), default=0.0)
     if not worst <= arguments.tolerance:
         return _fail(f"the models differ by {worst:.3g}, more than --tolerance {arguments.tolerance:g}", 1)
     return 0
+
+
+def _console() -> Console:
+    """Standard output; wide enough for whole names where it is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=FILE_WIDTH)
 
 
 @contextmanager

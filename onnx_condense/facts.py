@@ -8,6 +8,7 @@ other shapes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 
 import numpy as np
 import onnx
@@ -36,14 +37,13 @@ class Facts:
     """
 
     def __init__(self, model: onnx.ModelProto, graph: gs.Graph, feed: Feed, other: Feed | None = None) -> None:
-        """`other`: a feed of another batch size, where the model takes one."""
+        """`other`: a feed with other sizes on every symbolic axis, where the model takes one."""
         self.model = model
         self.graph = graph
         self.nodes: list[gs.Node] = list(graph.nodes)
         self.opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
         self.initializers = {t.name: t for t in model.graph.initializer}
         self._values: dict[str, Array] = {}
-        self._other_values: dict[str, Array] | None = None
         self.types = _element_types(model)
         self.static, self.derived = self._classify()
         self._makers = {t.name: node for node in self.nodes for t in node.outputs if t.name}
@@ -113,13 +113,24 @@ class Facts:
     def _is_constant_node(self, name: str) -> bool:
         return name in self._makers and self._makers[name].op == "Constant"
 
-    def follows_batch(self, name: str) -> bool:
-        """Whether a derived value changes with the batch size."""
-        if self._other is None:
-            return False
-        if self._other_values is None:
-            self._other_values = self._run_static(self._probe(self._other))
-        return not np.array_equal(self._other_values[name], self._values[name])
+    def follows_inputs(self, name: str) -> bool:
+        """Whether a derived value changes with the sizes of the inputs."""
+        other = self.other_value(name)
+        return other is not None and not np.array_equal(other, self._values[name])
+
+    def other_value(self, name: str) -> Array | None:
+        """The value of a derived tensor under the other sizes, None where there are none."""
+        return None if self._other is None else self._elsewhere[1][name]
+
+    def other_shape(self, name: str) -> tuple[int, ...] | None:
+        """The shape of a tensor under the other sizes, None where there are none."""
+        return None if self._other is None else self._elsewhere[0][name]
+
+    @cached_property
+    def _elsewhere(self) -> tuple[dict[str, tuple[int, ...]], dict[str, Array]]:
+        assert self._other is not None
+        shapes = self._probe(self._other)
+        return shapes, self._run_static(shapes)
 
     def values_under(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
         """The shape-derived values that other shapes lead to."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
@@ -28,6 +28,15 @@ ELEMENTS = 2**18
 
 SIZES = (64, 32, 224, 16, 128, 256, 8, 4, 1)
 """Sizes tried, in this order, for symbolic dimensions other than the batch."""
+
+
+OTHER_SIZES: tuple[Callable[[int], int], ...] = (
+    lambda size: size + 1,
+    lambda size: size + 32,
+    lambda size: 2 * size,
+    lambda size: max(1, size // 2),
+)
+"""How symbolic sizes are changed to see what follows them; the first change that the model takes is used."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +195,31 @@ def _generate(model: onnx.ModelProto, specs: list[InputSpec], seed: int) -> list
             return made
     hint = "give the sizes with --input-shape, or inputs with --data"
     raise InputError(f"no generated inputs run ({last}): {hint}") from last
+
+
+def other_feed(model: onnx.ModelProto, specs: list[InputSpec], feed: Feed, seed: int) -> Feed | None:
+    """A feed with another size on every symbolic axis (the same name: the same size), None where nothing else runs."""
+    sizes = {
+        d or f"{s.name}:{i}": feed[s.name].shape[i] for s in specs for i, d in enumerate(s.dims) if isinstance(d, str)
+    }
+    if not sizes:
+        return None
+    runner = session(model, optimize=False)
+    for change in OTHER_SIZES:
+        symbols = {name: change(size) for name, size in sizes.items()}
+        made = [
+            replace(
+                s, dims=tuple(symbols[d or f"{s.name}:{i}"] if isinstance(d, str) else d for i, d in enumerate(s.dims))
+            )
+            for s in specs
+        ]
+        other = _random_feed(made, {}, seed)
+        try:
+            run(runner, None, other)
+        except InputError:
+            continue
+        return other
+    return None
 
 
 def _candidates(count: int) -> list[tuple[int, ...]]:

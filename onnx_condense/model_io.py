@@ -1,4 +1,4 @@
-"""Load and save ONNX files: the only room that knows protobuf.
+"""Load and save ONNX files: the only room that turns messages into files and graphs, and back.
 
 GraphSurgeon is the working representation. What it drops on the way (model version, domain, doc strings, metadata,
 attribute kinds that it does not know, value_info) is put back here, so that only what was rewritten differs.
@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,7 +136,7 @@ def _check_order(proto: onnx.ModelProto, path: Path) -> None:
 
 
 def _location(tensor: onnx.TensorProto) -> str:
-    return next(str(entry.value) for entry in tensor.external_data if entry.key == "location")
+    return next((str(entry.value) for entry in tensor.external_data if entry.key == "location"), "")
 
 
 def _external_bytes(path: Path, name: str) -> bytes:
@@ -332,31 +332,32 @@ def copy(source: Source, target: Path) -> None:
     write_atomically(target, source.path.read_bytes())
 
 
-def write_atomically(path: Path, data: bytes | Callable[[Path], None]) -> int:
+def write_atomically(path: Path, data: bytes) -> int:
     """Writes a file as a whole or not at all; returns its size in bytes. Raises InputError.
 
-    `data` is the content, or a function that writes it to the temporary path that it is given.
+    A symbolic link is followed; what is no regular file (a device, a pipe) is written to as it is.
     """
+    path = path.resolve()
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part" + path.suffix, dir=path.parent)
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
+            return len(data)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     except OSError as error:
-        raise InputError(f"cannot write {path} ({error.strerror}): choose another place with -o") from error
+        raise InputError(f"cannot write {path} ({error.strerror}): choose another place") from error
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            if isinstance(data, bytes):
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        if not isinstance(data, bytes):
-            data(temporary)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:
-        raise InputError(f"cannot write {path} ({error.strerror}): choose another place with -o") from error
+        raise InputError(f"cannot write {path} ({error.strerror}): choose another place") from error
     finally:
         temporary.unlink(missing_ok=True)
-    return path.stat().st_size
+    return len(data)
 
 
 def _umask() -> int:

@@ -59,6 +59,11 @@ class Options:
 
     def __post_init__(self) -> None:
         """Raises UsageError when options contradict each other or are out of range."""
+        for name in ("include", "exclude"):
+            if isinstance(getattr(self, name), str):
+                raise UsageError(f"{name} is a tuple of globs, not one string: pass ({getattr(self, name)!r},)")
+        if isinstance(self.layer_threshold, str | Mapping):
+            raise UsageError("layer_threshold is a tuple of pairs (glob, threshold)")
         thresholds = [t for _, t in self.layer_threshold]
         if self.threshold is not None:
             thresholds.append(self.threshold)
@@ -83,8 +88,25 @@ class Options:
         """How neurons are merged in this run."""
         return "lossless" if self.lossless else (self.merge or "auto")
 
+    @staticmethod
+    def of_plan(content: Mapping[str, Any], align: int) -> Options:
+        """The options of a plan, from what `to_json` wrote; the tolerance is not asked for again."""
+        lossless = bool(content["lossless"])
+        return Options(
+            threshold=content["threshold"],
+            layer_threshold=tuple((str(glob), float(value)) for glob, value in content["layer_threshold"]),
+            lossless=lossless,
+            merge=None if lossless else content["merge"],
+            depthwise=content["depthwise"],
+            align=align,
+            include=tuple(content["include"]),
+            exclude=tuple(content["exclude"]),
+            sequential=content["sequential"],
+            fold_batchnorm=content["fold_batchnorm"],
+        )
+
     def to_json(self) -> dict[str, Any]:
-        """The options that shape the result, as JSON values; the data is named, not copied."""
+        """The options as JSON values, without the data."""
         named = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "data"}
         named["threshold"] = None if self.lossless else (self.threshold or DEFAULT_THRESHOLD)
         named["merge"] = self.method

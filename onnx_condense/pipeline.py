@@ -19,9 +19,9 @@ from onnx_condense.canonicalize import fold_batchnorm
 from onnx_condense.channels import Trace
 from onnx_condense.errors import PlanError
 from onnx_condense.facts import Facts
-from onnx_condense.inputs import Feed, input_specs, make_feeds
+from onnx_condense.feeds import model_specs
+from onnx_condense.inputs import Feed, make_feeds, other_feed
 from onnx_condense.model_io import Source
-from onnx_condense.operators import embedding_rows, expected_sizes
 from onnx_condense.options import INSPECT_THRESHOLDS, Options
 from onnx_condense.plan import Plan
 from onnx_condense.proof import prove, unchanged
@@ -52,7 +52,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Result:
-    """What `condense` returns.
+    """What `condense` returns; `changed` says whether `model` is another than the input.
 
     Attributes:
         model: the condensed model; the input where nothing was condensed.
@@ -65,6 +65,10 @@ class Result:
     plan: Plan
     report: Report
     source: Source
+
+    @property
+    def changed(self) -> bool:
+        return self.model is not self.source.proto
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,8 @@ def condense(
     options = options or Options()
     clock = _Clock(progress)
     opened = open_model(model, options, clock, replay)
-    builder = Builder(opened.trace, opened.options, replay.align if replay else _alignment(options))
+    options = opened.options
+    builder = Builder(opened.trace, options, _alignment(options))
     expected: Results = []
     if not dry_run or options.tolerance is not None:
         with clock("verify"):
@@ -129,7 +134,8 @@ def condense(
     with clock("plan"):
         state = _decide(opened, builder, replay, expected)
     plan = replay or _plan(opened, builder, state)
-    if dry_run or not state.plans:
+    folded = opened.trace.facts.model is not opened.source.proto
+    if dry_run or not (state.plans or folded):
         verification = None if dry_run else unchanged(expected, options)
         report = _report(opened, builder, state, None, verification, clock)
         return Result(opened.source.proto, plan, report, opened.source)
@@ -137,7 +143,7 @@ def condense(
         provenance = model_io.provenance(opened.source, plan.options)
         small, twin = write(state, provenance), write(state, provenance, expanded=True)
     with clock("verify"):
-        proof = prove(opened.source.proto, expected, opened.trace, opened.feeds, small, twin, options)
+        proof = prove(opened.source.proto, expected, opened.trace, opened.feeds, opened.other, small, twin, options)
     report = _report(opened, builder, state, small, proof, clock)
     return Result(small.model, plan, report, opened.source)
 
@@ -146,7 +152,7 @@ def rewrite(model: Model, plan: Plan) -> onnx.ModelProto:
     """Applies a plan to the model that it names, without verification. Raises PlanError for another model."""
     opened = open_model(model, Options(), replay=plan)
     state = Builder(opened.trace, opened.options, plan.align).replayed(plan)
-    if not state.plans:
+    if not state.plans and opened.trace.facts.model is opened.source.proto:
         return opened.source.proto
     return write(state, model_io.provenance(opened.source, plan.options)).model
 
@@ -193,12 +199,16 @@ class _Clock:
 
 @dataclass(frozen=True)
 class Opened:
-    """A model that is loaded and traced, with its verification inputs; `batch`: size of a symbolic batch axis there."""
+    """A model that is loaded and traced, with its verification inputs.
+
+    other: a feed with other sizes on every symbolic axis. batch: size of a symbolic batch axis in the feeds.
+    """
 
     source: Source
     options: Options
     trace: Trace
     feeds: list[Feed]
+    other: Feed | None
     batch: int
 
 
@@ -210,26 +220,26 @@ def open_model(model: Model, options: Options, clock: _Clock | None = None, repl
         if replay is not None:
             if replay.model_sha256 != source.sha256:
                 raise PlanError(f"the plan belongs to another model (sha256 {replay.model_sha256[:12]}): plan this one")
-            options = replace(options, fold_batchnorm=replay.fold_batchnorm)
-            if options.data is None:
-                options = replace(options, input_shape=replay.input_shapes)
+            options = _replayed(options, replay)
         working = fold_batchnorm(source.proto) if options.fold_batchnorm else source.proto
         graph = model_io.import_graph(working)
-        rows = {t.name: t.dims[0] for t in working.graph.initializer if t.dims}
-        integers = [s.name for s in input_specs(working) if s.dtype.kind in "iu"]
-        tables = {name: embedding_rows(graph.nodes, name, rows) for name in integers}
-        shapes = {t.name: tuple(t.dims) for t in working.graph.initializer}
-        specs = [
-            spec.with_sizes(expected_sizes(graph.nodes, spec.name, shapes))
-            for spec in input_specs(working, {name: count for name, count in tables.items() if count})
-        ]
+        specs = model_specs(working, graph)
         feeds = make_feeds(working, specs, options.data, options.input_shape, options.seed)
+        other = other_feed(working, specs, feeds[0], options.seed)
     with clock("trace"):
-        batched = [s.name for s in specs if s.dims and isinstance(s.dims[0], str)]
-        single = {name: array[:1] if name in batched else array for name, array in feeds[0].items()}
-        traced = trace(Facts(working, graph, feeds[0], single if batched else None))
-    batches = [len(feeds[0][name]) for name in batched]
-    return Opened(source, options, traced, feeds, max([1, *batches]))
+        traced = trace(Facts(working, graph, feeds[0], other))
+    batches = [len(feeds[0][s.name]) for s in specs if s.dims and isinstance(s.dims[0], str)]
+    return Opened(source, options, traced, feeds, other, max([1, *batches]))
+
+
+def _replayed(options: Options, plan: Plan) -> Options:
+    """The plan's options, with the inputs that the caller gives. Raises PlanError."""
+    try:
+        planned = Options.of_plan(plan.options, plan.align)
+    except (KeyError, TypeError, ValueError) as error:
+        raise PlanError(f"the plan's options are damaged ({error}): write it again with --plan") from error
+    shapes = plan.input_shapes if options.data is None else {}
+    return replace(planned, data=options.data, seed=options.seed, tolerance=options.tolerance, input_shape=shapes)
 
 
 def _alignment(options: Options) -> int:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,8 +152,9 @@ class Plan:
         }
         return content, arrays
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Writes PLAN.json, and PLAN.npz beside it where arrays are long. Raises InputError."""
+        path = Path(path)
         content, arrays = self.to_json()
         if arrays:
             buffer = io.BytesIO()
@@ -164,8 +166,9 @@ class Plan:
         write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
 
     @staticmethod
-    def load(path: Path) -> Plan:
+    def load(path: str | os.PathLike[str]) -> Plan:
         """Reads a plan. Raises PlanError when it is damaged or of another version."""
+        path = Path(path)
         try:
             content = json.loads(path.read_text())
         except OSError as error:

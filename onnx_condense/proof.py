@@ -14,7 +14,7 @@ from onnx_condense.report import VerificationReport
 from onnx_condense.rewrite import Written
 from onnx_condense.runtime import Array
 from onnx_condense.signals import Bools
-from onnx_condense.verify import Results, compare, results, surgery_limit
+from onnx_condense.verify import Results, compare, results, surgery_limit, worse
 
 INNER_TENSORS = 24
 """Intermediate tensors compared with the twin."""
@@ -28,6 +28,7 @@ def prove(
     expected: Results,
     traced: Trace,
     feeds: Sequence[Feed],
+    other: Feed | None,
     small: Written,
     twin: Written,
     options: Options,
@@ -37,6 +38,7 @@ def prove(
     Args:
         original: the input model. expected: its outputs on the feeds.
         traced: of the (canonicalized) model that small and twin were written from.
+        other: a feed with other sizes on every symbolic axis, on which the surgery error is taken too.
 
     Raises:
         VerificationError: the surgery limit, the lossless promise or the tolerance is not met.
@@ -44,6 +46,9 @@ def prove(
     try:
         condensed = results(small.model, feeds)
         surgery = compare(results(twin.model, feeds), condensed, reference=expected)
+        if other is not None:
+            left, right, reference = (results(m, [other]) for m in (twin.model, small.model, original))
+            surgery = worse(surgery, compare(left, right, reference=reference))
     except InputError as error:
         raise VerificationError(f"the rewritten model does not run ({error}): please report this model") from error
     noise = compare(results(original, feeds, optimize=False), expected)
@@ -69,6 +74,7 @@ def prove(
         surgery.error,
         limit,
         inner,
+        surgery.mismatched,
         noise.error,
         approximation.error,
         approximation.mismatched,
@@ -81,7 +87,7 @@ def prove(
 def unchanged(expected: Results, options: Options) -> VerificationReport:
     """The report for a model that stays as it is."""
     same = compare(expected, expected)
-    return VerificationReport(0.0, 0.0, 0.0, 0.0, 0.0, (), same.outputs, same.samples, options.data is None)
+    return VerificationReport(0.0, 0.0, 0.0, (), 0.0, 0.0, (), same.outputs, same.samples, options.data is None)
 
 
 def _inner_error(traced: Trace, feeds: Sequence[Feed], small: Written, twin: Written) -> float:

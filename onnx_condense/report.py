@@ -101,6 +101,7 @@ class VerificationReport:
     Attributes:
         surgery_error, surgery_limit: condensed model against its expanded twin, relative L2.
         inner_error: the same over intermediate tensors, measured against their own size.
+        surgery_integer_outputs_changed: names of integer outputs that differ there (an argmax between near equals may).
         noise: the original against itself, onnxruntime's optimizations off and on.
         approximation_error: original against condensed model, the largest relative L2 over float outputs.
         integer_outputs_changed: names.
@@ -111,6 +112,7 @@ class VerificationReport:
     surgery_error: float
     surgery_limit: float
     inner_error: float
+    surgery_integer_outputs_changed: tuple[str, ...]
     noise: float
     approximation_error: float
     integer_outputs_changed: tuple[str, ...]

@@ -130,7 +130,7 @@ class _Writer:
                 continue
             if isinstance(action, Move) and action.name == "reshape":
                 continue
-            if self.facts.follows_batch(name):
+            if self.facts.follows_inputs(name):
                 labels = [self.trace.labels[n] for n in self.facts.measured(name) if n in self.trace.labels]
                 atoms = np.concatenate([atoms_of(x).reshape(-1) for x in labels])
                 raise Disagreement(np.unique(self.trace.unit_of[atoms[atoms >= 0]]), name)
@@ -315,13 +315,18 @@ class _Writer:
             case "reshape", "Squeeze":
                 self._squeeze(index)
             case "split", _:
-                axis = action.parameters["axis"]
-                self._set_ints(index, "split", 1, 13, [self.shapes[t.name][axis] for t in original.outputs])
-                self.nodes[index].attrs.pop("num_outputs", None)
+                self._split(index, action.parameters["axis"])
             case "slice", _:
                 self._slice_data(index, action)
             case "gather", _:
                 self._gather(index, action)
+
+    def _split(self, index: int, axis: int) -> None:
+        original = self.facts.nodes[index]
+        if self._alive_along(original.inputs[0].name, axis) is None:
+            return
+        self._set_ints(index, "split", 1, 13, [self.shapes[t.name][axis] for t in original.outputs])
+        self.nodes[index].attrs.pop("num_outputs", None)
 
     def _reshape(self, index: int) -> None:
         node, original = self.nodes[index], self.facts.nodes[index]
@@ -339,7 +344,7 @@ class _Writer:
         if stated is not None and list(stated) == wanted:
             return
         if original.inputs[1:] and original.inputs[1].name in self.facts.derived:
-            wanted = self._keep_batch(wanted, source, target)
+            wanted = self._keep_computed(original.inputs[1].name, wanted, source, target)
         self._set_ints(index, "shape", 1, 5, wanted)
         if 0 in wanted:
             self.nodes[index].attrs.pop("allowzero", None)
@@ -352,11 +357,25 @@ class _Writer:
         shape = self._old(original.inputs[0].name)
         self._set_ints(index, "axes", 1, 13, [axis for axis, size in enumerate(shape) if size == 1])
 
-    def _keep_batch(self, wanted: list[int], source: str, target: str) -> list[int]:
-        """A shape that was computed from data's shape: axes that are copied as they are stay computed (0)."""
-        pairs = zip(self.shapes[source], self.shapes[target], strict=False)
-        copied = [axis for axis, (a, b) in enumerate(pairs) if a == b and self._old(target)[axis] == b]
-        return [0 if axis in copied and size > 0 else size for axis, size in enumerate(wanted)]
+    def _keep_computed(self, name: str, wanted: list[int], source: str, target: str) -> list[int]:
+        """A shape that follows the inputs' sizes: its sizes that do are copied (0) or left to be computed (-1)."""
+        other, now = self.facts.other_value(name), self.facts.value_by_name(name)
+        if other is None or now is None or np.array_equal(other, now):
+            return wanted
+        shapes = [(self._old(n), self.facts.other_shape(n) or ()) for n in (source, target)]
+        result = list(wanted)
+        for axis in np.flatnonzero(other != now).tolist():
+            copied = axis < len(shapes[0][0]) and all(a[axis] == b[axis] for a, b in zip(*shapes, strict=True))
+            if result[axis] > 0:
+                result[axis] = 0 if copied else -1
+        if result.count(-1) > 1:
+            raise self._disagreement(target)
+        return result
+
+    def _disagreement(self, name: str) -> Disagreement:
+        """Its channels must stay: the small model's constants cannot be written for every input size."""
+        atoms = atoms_of(self.trace.labels[name])
+        return Disagreement(np.unique(self.trace.unit_of[atoms[atoms >= 0]]), name)
 
     def _old(self, name: str) -> Shape:
         return self.facts.shapes[name]
@@ -373,8 +392,12 @@ class _Writer:
 
     def _slice_data(self, index: int, action: Move) -> None:
         original = self.facts.nodes[index]
-        name, result = original.inputs[0].name, original.outputs[0].name
+        name = original.inputs[0].name
         slices = list(action.parameters["slices"])
+        if all(self._alive_along(name, axis) is None for axis, *_ in slices):
+            return
+        if any(t.name in self.facts.derived and self.facts.follows_inputs(t.name) for t in original.inputs[1:]):
+            raise self._disagreement(name)
         for number, (axis, start, stop, step) in enumerate(slices):
             line = self._alive_along(name, axis)
             if line is None:
@@ -382,7 +405,7 @@ class _Writer:
             chosen = np.arange(len(line))[slice(start, None if step < 0 and stop < -len(line) else stop, step)]
             renumbered = (np.cumsum(line) - 1)[chosen[line[chosen]]]
             if abs(step) != 1:
-                raise Disagreement(np.unique(self.trace.unit_of[atoms_of(self.trace.labels[name])]), result)
+                raise self._disagreement(name)
             first, last = int(renumbered[0]), int(renumbered[-1])
             end = last + step
             slices[number] = axis, first, end if end >= 0 else -(int(line.sum()) + 1), step
@@ -399,7 +422,7 @@ class _Writer:
             return
         indices = np.asarray(action.parameters["indices"])
         if indices.ndim != 1:
-            raise Disagreement(np.unique(self.trace.unit_of[atoms_of(self.trace.labels[name])]), name)
+            raise self._disagreement(name)
         positive = np.where(indices < 0, indices + len(line), indices)
         chosen = (np.cumsum(line) - 1)[positive[line[positive]]]
         self._set_input(index, 1, chosen.astype(indices.dtype))

@@ -64,12 +64,12 @@ def ratios(factor: Factor, j: Ints, m: Ints) -> Floats:
     """
     if factor.rule is Rule.EQUAL:
         return np.ones(len(j))
-    vectors = factor.with_bias().astype(np.float64)
-    lengths = np.linalg.norm(vectors, axis=1)
-    ratio = lengths[j] / np.where(lengths[m] == 0, 1, lengths[m])
+    left, right = (np.hstack([factor.rows[i], factor.bias[i]]).astype(np.float64) for i in (j, m))
+    below = np.linalg.norm(right, axis=1)
+    ratio = np.linalg.norm(left, axis=1) / np.where(below == 0, 1, below)
     if factor.rule is Rule.POSITIVE:
         return np.asarray(ratio)
-    sign = np.where(np.einsum("ij,ij->i", vectors[j], vectors[m]) < 0, -1.0, 1.0)
+    sign = np.where(np.einsum("ij,ij->i", left, right) < 0, -1.0, 1.0)
     return sign if factor.rule is Rule.ODD else sign * ratio
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnx_condense.actions import Contraction, Filter
+from onnx_condense.actions import Contraction
 from onnx_condense.channels import Group, Slot, Trace
 from onnx_condense.labels import atoms_of, occurrence, signals_of
 from onnx_condense.plan import GroupPlan
@@ -194,8 +194,3 @@ def compose(first: GroupPlan, second: GroupPlan) -> GroupPlan:
         ratio, constant = np.where(moved, ratio * outer, ratio), np.where(moved, ratio * inner + constant, constant)
         reads.append(replace(read, ratio=tuple(ratio.tolist()), constant=tuple(constant.tolist())))
     return replace(second, main=tuple(step.tolist()), cosine=tuple(cosine.tolist()), reads=tuple(reads))
-
-
-def is_filter(trace: Trace, node: int) -> bool:
-    """Whether a node is a depthwise convolution."""
-    return isinstance(trace.actions.get(node), Filter)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from onnx_condense.errors import VerificationError
 from onnx_condense.state import State
 
 STEPS = 8
@@ -29,6 +30,8 @@ def fit(builder: Builder, error: Callable[[State], float], tolerance: float) -> 
     everything = best
     low, high = 0.0, 1.0
     best = builder.build(0.0)
+    if not error(best) <= tolerance:
+        raise VerificationError(f"even without any merge the outputs change by more than --tolerance {tolerance:g}")
     for _ in range(STEPS):
         middle = (low + high) / 2
         state = builder.build(middle)

@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 
 from onnx_condense.errors import InputError
-from onnx_condense.inputs import Feed, input_specs, make_feeds
-from onnx_condense.model_io import load
+from onnx_condense.feeds import model_specs
+from onnx_condense.inputs import Feed, make_feeds
+from onnx_condense.model_io import import_graph, load
 from onnx_condense.runtime import Array, run, session
 
 LIMITS = {"float16": 2e-2, "bfloat16": 1e-1, "float64": 1e-10}
@@ -101,7 +102,7 @@ class _Sums:
         self.others += float((y * y).sum())
         self.product += float((x * y).sum())
         self.difference += float((gap * gap).sum())
-        self.max_abs = max(self.max_abs, float(np.abs(gap).max(initial=0.0)))
+        self.max_abs = max(self.max_abs, float(np.nan_to_num(np.abs(gap), nan=np.inf).max(initial=0.0)))
         if reference is not None:
             self.reference += float((np.nan_to_num(reference.astype(np.float64), posinf=0, neginf=0) ** 2).sum())
         if a.ndim >= 2 and a.shape[-1] > 1 and a.size:
@@ -140,6 +141,11 @@ def compare(a: Results, b: Results, reference: Results | None = None) -> Verific
     return Verification(tuple(total.comparison(name) for name, total in sums.items()), samples)
 
 
+def worse(a: Verification, b: Verification) -> Verification:
+    """The one with the larger error; a NaN is larger than anything."""
+    return b if not b.error <= a.error else a
+
+
 def results(
     model: onnx.ModelProto, feeds: Iterable[Feed], optimize: bool = True, wanted: Sequence[str] | None = None
 ) -> list[dict[str, Array]]:
@@ -176,7 +182,7 @@ def verify(
         InputError: a model or the data cannot be used, or the outputs have different names.
     """
     first, second = load(a).proto, load(b).proto
-    feeds = make_feeds(first, input_specs(first), data, input_shape or {}, seed)
+    feeds = make_feeds(first, model_specs(first, import_graph(first)), data, input_shape or {}, seed)
     left, right = results(first, feeds), results(second, feeds)
     missing = [name for name in left[0] if name not in right[0]] if left else []
     if missing:

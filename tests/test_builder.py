@@ -27,7 +27,7 @@ def test_the_last_matching_glob_sets_the_threshold() -> None:
 def test_a_glob_without_a_match_is_refused() -> None:
     model = builders.mlp((8, 16, 3))
     for options in (Options(include=("nothing*",)), Options(exclude=("x?",)), Options(layer_threshold=(("y", 0.9),))):
-        with pytest.raises(UsageError, match="matches no layer"):
+        with pytest.raises(UsageError, match="matches no node or weight"):
             builder(model, options)
 
 

@@ -29,7 +29,7 @@ def condensed(model: onnx.ModelProto, options: Options) -> tuple[Opened, Written
 
 def proof(opened: Opened, small: Written, twin: Written, options: Options) -> VerificationReport:
     expected = results(opened.source.proto, opened.feeds)
-    return prove(opened.source.proto, expected, opened.trace, opened.feeds, small, twin, options)
+    return prove(opened.source.proto, expected, opened.trace, opened.feeds, opened.other, small, twin, options)
 
 
 def disturbed(written: Written, name: str, by: float) -> Written:

@@ -76,7 +76,7 @@ def deletion(path: Path, seed: int) -> dict[str, Any]:
             if not found:
                 raise
             stay |= found
-    proof = prove(opened.source.proto, expected, opened.trace, opened.feeds, small, twin, Options())
+    proof = prove(opened.source.proto, expected, opened.trace, opened.feeds, opened.other, small, twin, Options())
     return {"uneven": len(stay), "surgery_error": proof.surgery_error, "inner_error": proof.inner_error}
 
 
