@@ -148,8 +148,12 @@ def _split(specs: list[InputSpec], arrays: dict[str, Array]) -> list[Feed]:
             f"data for {spec.name} has shape {'x'.join(map(str, array.shape))}, "
             f"the model wants {_text(spec)} with samples on axis 0"
         )
-    if len(counts) != 1 or 0 in counts:
-        raise InputError(f"the arrays for {_names(specs)} hold different numbers of samples, or none: make them equal")
+    if 0 in counts:
+        raise InputError(
+            f"the data holds fewer samples than one batch of the model (inputs {_names(specs)}): add samples"
+        )
+    if len(counts) != 1:
+        raise InputError(f"the arrays for {_names(specs)} hold different numbers of samples: make them equal")
     feeds = []
     for index in range(counts.pop()):
         feeds.append({spec.name: _chunk(spec, arrays[spec.name], index) for spec in specs})

@@ -147,9 +147,14 @@ def _external_bytes(path: Path, name: str) -> bytes:
 
 
 def import_graph(proto: onnx.ModelProto) -> gs.Graph:
-    """The working representation of a model. Raises InputError where GraphSurgeon cannot read it."""
+    """The working representation of a model. Raises InputError where GraphSurgeon cannot read it.
+
+    It works on a copy: exporting a GraphSurgeon graph renames tensors of the message that it was imported from.
+    """
+    copied = onnx.ModelProto()
+    copied.CopyFrom(proto)
     try:
-        return gs.import_onnx(proto)
+        return gs.import_onnx(copied)
     except Exception as error:  # GraphSurgeon raises whatever its reading trips over
         raise InputError(f"the graph cannot be read ({first_line(error)}): check it with onnx.checker") from error
 

@@ -199,18 +199,23 @@ class _Writer:
         action = self.trace.actions[index]
         assert isinstance(action, Contraction)
         kind = self.state.weight(index, action.weight).dtype
-        if action.beta == 0:
+        if action.beta == 0:  # the bias that was there counted for nothing
             self.nodes[index].attrs["beta"] = 1.0
-            self.values[index, 2] = self._produced(index, shift.astype(kind))
+            self._set_bias(index, shift.astype(kind))
         elif action.bias is not None:
             bias = self._value(index, action.bias)
-            self.values[index, action.bias] = (bias.astype(np.float64) + shift / action.beta).astype(bias.dtype)
+            self._set_bias(index, (bias.astype(np.float64) + shift / action.beta).astype(bias.dtype))
         elif self.nodes[index].op in ("Conv", "Gemm"):
-            while len(self.nodes[index].inputs) < 3:
-                self.nodes[index].inputs.append(gs.Variable.empty())
-            self.values[index, 2] = self._produced(index, (shift / action.beta).astype(kind))
+            self._set_bias(index, (shift / action.beta).astype(kind))
         elif not self._shift_next(index, shift):
             self._insert_add(index, self._produced(index, shift.astype(kind)))
+
+    def _set_bias(self, index: int, value: Array) -> None:
+        """A new bias in original shape; where the old one had one number for all, it is sliced here."""
+        sliced_later = any(s.node == index and s.input == 2 for s in self.trace.slots)
+        while len(self.nodes[index].inputs) < 3:
+            self.nodes[index].inputs.append(gs.Variable.empty())
+        self.values[index, 2] = value if sliced_later else self._produced(index, value.reshape(-1))
 
     def _produced(self, index: int, values: Array) -> Array:
         """The part of a vector over a producer's rows that is alive."""

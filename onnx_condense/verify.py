@@ -156,10 +156,22 @@ def results(
     return [{n: v for n, v in pairs if isinstance(v, np.ndarray) and v.dtype.kind in "fiubV"} for pairs in found]
 
 
-def surgery_limit(noise: Verification) -> float:
-    """What the condensed model may differ from its expanded twin: float rounding, as this model shows it."""
-    base = max((LIMITS.get(o.dtype, LIMIT) for o in noise.outputs if o.is_float), default=LIMIT)
-    return max(base, NOISE_FACTOR * noise.error if np.isfinite(noise.error) else base)
+def surgery_limits(noise: Verification) -> dict[str, float]:
+    """Output name -> what the condensed model may differ from its expanded twin there: float rounding.
+
+    `noise`: the original against itself, onnxruntime's optimizations off and on.
+    """
+    limits = {}
+    for output in noise.outputs:
+        own = NOISE_FACTOR * output.relative_l2 if np.isfinite(output.relative_l2) else 0.0
+        limits[output.name] = max(LIMITS.get(output.dtype, LIMIT), own)
+    return limits
+
+
+def nearest(found: Verification, limits: Mapping[str, float]) -> tuple[float, float]:
+    """(error, limit) of the float output nearest to its limit, or furthest beyond it; (0, LIMIT) for none."""
+    pairs = [(o.relative_l2, limits[o.name]) for o in found.outputs if o.is_float]
+    return max(pairs, key=lambda pair: (np.isnan(pair[0]), pair[0] / pair[1]), default=(0.0, LIMIT))
 
 
 def verify(

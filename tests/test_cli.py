@@ -553,14 +553,14 @@ def test_dry_run_stops_at_the_plan(cli: Cli, save: Save) -> None:
 
 def test_surgery_limit_not_met(cli: Cli, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
     save(builders.mlp((8, 16, 3), clusters=4))
-    monkeypatch.setattr(proof, "surgery_limit", lambda noise: -1.0)
+    monkeypatch.setattr(proof, "surgery_limits", lambda noise: dict.fromkeys((o.name for o in noise.outputs), -1.0))
     message = cli.fails(1, "m.onnx", "--plan", "p.json", "--report", "r.json")
     assert "nothing is written" in message
 
 
 def test_lossless_must_meet_the_surgery_limit(cli: Cli, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
     save(builders.mlp((8, 16, 3), clusters=4))
-    monkeypatch.setattr(proof, "surgery_limit", lambda noise: 1e-12)
+    monkeypatch.setattr(proof, "surgery_limits", lambda noise: dict.fromkeys((o.name for o in noise.outputs), 1e-12))
     assert "--lossless" in cli.fails(1, "m.onnx", "--lossless")
     cli.ok("m.onnx", "--threshold", "0.99")
 

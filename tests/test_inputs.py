@@ -186,7 +186,7 @@ def test_several_inputs_are_cut_alike() -> None:
         ({"a": (3, 4), "b": (2, 4)}, "different numbers of samples"),
         ({"a": (3, 5), "b": (3, 4)}, "a has shape 3x5"),
         ({"a": (3, 4), "b": (4,)}, "b has shape 4"),
-        ({"a": (0, 4), "b": (0, 4)}, "none"),
+        ({"a": (0, 4), "b": (0, 4)}, "fewer samples"),
         ({"a": (1, 1, 1, 4), "b": (1, 4)}, "a has shape"),
     ],
     ids=str,

@@ -7,9 +7,9 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from planted import EXACT, FULL, Net, assert_close, planted_columns, planted_rows, traced, widths
+from planted import COPIES, EXACT, FULL, MAINS, Net, assert_close, planted_columns, planted_rows, traced, widths
 
-from onnx_condense import Options, condense
+from onnx_condense import Options, condense, rewrite
 from onnx_condense.channels import Trace
 from onnx_condense.merging import decide, judge
 from onnx_condense.rewrite import Disagreement, check_shapes, write
@@ -455,3 +455,37 @@ def test_macs_and_alive() -> None:
     assert written.macs == 8 * (6 * 5 + 5 * 4)
     lines = [line for masks in written.alive.values() for line in masks.values()]
     assert len(lines) == 2 and all(line.sum() == EXACT for line in lines)
+
+
+@pytest.mark.parametrize("bias", ["vector", "scalar", "none"])
+@pytest.mark.parametrize("beta", [0.0, 0.5])
+def test_a_constant_meets_every_kind_of_gemm_bias(bias: str, beta: float) -> None:
+    """A constant channel goes into the bias of a Gemm whose own rows merge as well."""
+    net = Net()
+    rows, offsets = planted_rows(net, "equal", 6)
+    rows[7], offsets[7] = 0, 2.0
+    hidden = net.node("Relu", net.dense("producer", net.input("batch", 6), rows, offsets))
+    middle = planted_columns(net, "equal", 8)
+    middle[COPIES[0]] = middle[MAINS[COPIES[0]]]
+    own = {"vector": np.full(8, 0.3), "scalar": np.array(0.3), "none": None}[bias]
+    inputs = [hidden, net.constant(middle)] + ([net.constant(own.astype(np.float32))] if own is not None else [])
+    hidden = net.node("Relu", net.node("Gemm", *inputs, transB=1, alpha=1.5, beta=beta, name="middle"))
+    model = net.build(net.dense("consumer", hidden, net.normal(3, 8)))
+    small = condense(model, LOSSLESS).model
+    assert widths(small)["producer"] == EXACT
+    assert widths(small)["middle"] < FULL
+    assert_close(model, small, 1e-5)
+
+
+def test_a_model_in_memory_is_not_changed() -> None:
+    """GraphSurgeon renames the tensors of Constant nodes in the message that it works on."""
+    net = Net()
+    rows, bias = planted_rows(net, "equal", 6)
+    hidden = net.node("Gemm", net.input("batch", 6), constant_node(net, rows.T), constant_node(net, bias))
+    model = net.build(net.dense("consumer", net.node("Relu", hidden), planted_columns(net, "equal", 3)))
+    before = model.SerializeToString(deterministic=True)
+    result = condense(model, LOSSLESS)
+    assert model.SerializeToString(deterministic=True) == before
+    assert rewrite(model, result.plan).SerializeToString(deterministic=True) == result.model.SerializeToString(
+        deterministic=True
+    )
