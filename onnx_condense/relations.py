@@ -96,8 +96,10 @@ class Relations(Intervals):
     def _relate_affine(self, signal: Affine, j: Ints, m: Ints) -> Relation:
         inner = self.relate(signal.child, j, m)
         scale, shift, magnitude = self._parameters(signal)
-        zero = scale[m] == 0
-        ratios = scale[j] * inner.ratio[:, None] / np.where(zero, 1, scale[m])
+        gone = (scale[m] == 0) & (scale[j] == 0)  # times zero, channels take whatever ratio the others have
+        zero = (scale[m] == 0) & ~gone
+        factor = np.where(gone, 1.0, scale[j] / np.where(zero | gone, 1, scale[m]))
+        ratios = factor * inner.ratio[:, None]
         ratio = ratios.mean(1)
         ratio = np.where(self._is_one(ratio), 1.0, np.where(self._is_one(-ratio), -1.0, ratio))
         shifts = scale[j] * inner.constant[:, None] + shift[j] - ratio[:, None] * shift[m]
