@@ -44,6 +44,10 @@ class Contraction:
     padded: bool = False
     alpha: float = 1.0
     beta: float = 1.0
+    scattered: int = 0
+    """How many output places an input place makes where every one of them multiplies the whole weight: ConvTranspose."""
+    lookup: bool = False
+    """The data are row numbers of the weight, nothing is contracted: Gather from a table."""
 
     @property
     def inner(self) -> str:
@@ -54,6 +58,20 @@ class Contraction:
     def outer(self) -> str:
         """The letter that is produced."""
         return next(letter for letter in self.weight_axes if letter in self.output_axes)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A consumer whose own channels stay: data's `data_axis` is contracted with `weight_axis` of the weight.
+
+    reason: why its own channels stay, completing "LAYER ...". Constants are not folded into it.
+    """
+
+    data: int
+    weight: int
+    data_axis: int
+    weight_axis: int
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -69,7 +87,7 @@ class Activation:
     """An elementwise function of one tensor. `slope` is the input that holds one parameter per channel (PRelu).
 
     low, high: bounds of its output; flat: (from, to) outside of which it is constant (Relu: below 0).
-    uniform_axis: it mixes the places along this axis (Softmax), on which channels may not lie.
+    uniform_axes: it mixes the places along these axes (Softmax), on which channels may not lie: it `across`.
     """
 
     kind: Kind
@@ -77,7 +95,8 @@ class Activation:
     high: float = np.inf
     flat: tuple[float, float] = (-np.inf, np.inf)
     slope: int | None = None
-    uniform_axis: int | None = None
+    uniform_axes: tuple[int, ...] = ()
+    across: str = "mixes channels"
 
 
 @dataclass(frozen=True)
@@ -91,14 +110,14 @@ class Elementwise:
 class Normalization:
     """y = (x - mean) · scale / sqrt(var + epsilon) + shift, per channel on axis 1: BatchNormalization in inference.
 
-    scale, shift, mean, var are input indices.
+    scale, shift, mean, var are input indices. Without mean and var it takes the channel's own: InstanceNormalization.
     """
 
     epsilon: float
     scale: int = 1
     shift: int = 2
-    mean: int = 3
-    var: int = 4
+    mean: int | None = 3
+    var: int | None = 4
 
 
 @dataclass(frozen=True)
@@ -117,6 +136,10 @@ class Window:
     """Whether a constant passes unchanged: true of a mean, not of a sum."""
     across: str = ""
     """What it does when channels lie on one of the axes, for which they are pinned; empty: they are united."""
+    before: Activation | None = None
+    """A function of each element before they are mixed."""
+    sized: tuple[int, tuple[int, ...]] | None = None
+    """(input index, axes): an input that states the sizes of these output axes."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +165,9 @@ class Chosen:
     """Where: data (input 1 or 2) chosen by a condition (input 0)."""
 
 
-Action = Contraction | Filter | Activation | Elementwise | Normalization | Window | Move | Chosen | Refused
+Action = Contraction | Reader | Filter | Activation | Elementwise | Normalization | Window | Move | Chosen | Refused
 
 RELU = Activation(Kind.HOMOGENEOUS, 0.0, flat=(0.0, np.inf))
 UNBOUNDED = Activation(Kind.UNBOUNDED)
 BOUNDED = Activation(Kind.BOUNDED)
+MAGNITUDE = Activation(Kind.ABSOLUTE, 0.0)

@@ -85,7 +85,7 @@ class Trace:
     def reached(self) -> float:
         """The share of the parameters of linear maps that is sliced when groups shrink."""
         free = np.concatenate([g.units for g in self.groups]) if self.groups else np.zeros(0, dtype=np.int64)
-        linear = [i for i, a in self.actions.items() if isinstance(a, Contraction)]
+        linear = [i for i, a in self.actions.items() if isinstance(a, Contraction) and not a.lookup]
         touched = set()
         for slot in self.slots:
             atoms = atoms_of(slot.labels.reshape(-1))

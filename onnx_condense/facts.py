@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnx_condense.inputs import Feed
@@ -131,6 +132,13 @@ class Facts:
         assert self._other is not None
         shapes = self._probe(self._other)
         return shapes, self._run_static(shapes)
+
+    def changing(self, name: str) -> NDArray[np.bool_]:
+        """Which elements of a derived value change with the sizes of the inputs."""
+        value, other = self._values[name], self.other_value(name)
+        if other is None:
+            return np.zeros(value.shape, dtype=bool)
+        return np.asarray(other != value) if other.shape == value.shape else np.ones(value.shape, dtype=bool)
 
     def values_under(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
         """The shape-derived values that other shapes lead to."""

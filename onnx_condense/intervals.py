@@ -8,6 +8,7 @@ from onnx_condense.actions import Kind
 from onnx_condense.signals import (
     Activated,
     Affine,
+    Centred,
     Combined,
     Filtered,
     Floats,
@@ -53,6 +54,9 @@ class Intervals(Numbers):
             case Pooled():
                 inner = self.constants(signal.child)
                 return inner if signal.scale_free and not signal.padded else np.where(inner == 0, inner, nothing)
+            case Centred():
+                inner = self.constants(signal.child)
+                return np.where(inner == 0, inner, nothing)
             case Modulated() | Mapped(biased=False):
                 inner = self.constants(signal.child)
                 return np.where(inner == 0, inner, nothing)
@@ -66,7 +70,7 @@ class Intervals(Numbers):
 
     def _activated_constants(self, signal: Activated) -> Floats:
         inner = self.constants(signal.child)
-        if signal.action.uniform_axis is not None:
+        if signal.action.uniform_axes:
             return np.full(len(self.units), np.nan)
         low, high = self.bounds(signal.child)
         floor, ceiling = signal.action.flat

@@ -189,7 +189,7 @@ def _channels_per_unit(trace: Trace, group: Group) -> tuple[int, int, bool]:
     units = trace.unit_of[slot.labels.reshape(-1) >> 32]
     mine = int(np.isin(units, group.units).sum())
     readers = {p.slot.node for p in paths(trace, group)}
-    ranks = [len(facts.shapes[facts.nodes[n].outputs[0].name]) for n in (*group.producers, *readers)]
+    ranks = [len(facts.shapes.get(facts.nodes[n].outputs[0].name, ())) for n in (*group.producers, *readers)]
     return len(units) - mine, max(1, mine // len(group.units)), any(r > 3 for r in ranks)
 
 

@@ -72,6 +72,16 @@ def concat(parts: Sequence[Labels], shapes: Sequence[Shape], axis: int) -> Label
     return compress(np.concatenate(full, axis))
 
 
+def _blocks(labels: Labels, block: int, mode: str) -> Labels:
+    """[n, places in a block, channels, h, w] of a DepthToSpace."""
+    n, channels, height, width = labels.shape
+    if channels == 1:
+        return labels[:, None]
+    order = (block**2, channels // block**2) if mode == "DCR" else (channels // block**2, block**2)
+    split = labels.reshape(n, *order, height, width)
+    return split if mode == "DCR" else split.swapaxes(1, 2)
+
+
 def apply(name: str, parameters: Mapping[str, Any], labels: Labels, shape: Shape) -> list[Labels]:
     """Runs a movement of one tensor on its labels; one array per output."""
     match name:
@@ -91,6 +101,17 @@ def apply(name: str, parameters: Mapping[str, Any], labels: Labels, shape: Shape
                     stop = None if step < 0 and stop < -labels.shape[axis] else stop
                     index[axis] = slice(start, stop, step)
             return [compress(labels[tuple(index)])]
+        case "expand":
+            return [labels.reshape((1,) * (len(parameters["shape"]) - labels.ndim) + labels.shape)]
+        case "tile":
+            return [
+                np.tile(labels, [r if n > 1 else 1 for r, n in zip(parameters["repeats"], labels.shape, strict=True)])
+            ]
+        case "space_to_depth":
+            repeats = parameters["block"] ** 2 if labels.shape[1] > 1 else 1
+            return [np.tile(labels, (1, repeats, 1, 1))]
+        case "depth_to_space":
+            return [_blocks(labels, parameters["block"], parameters["mode"])]
         case "gather":
             axis, indices = parameters["axis"], parameters["indices"]
             if labels.shape[axis] == 1:

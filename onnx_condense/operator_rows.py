@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_condense.actions import (
     BOUNDED,
+    MAGNITUDE,
     Action,
     Activation,
     Contraction,
@@ -18,6 +20,7 @@ from onnx_condense.actions import (
     Kind,
     Move,
     Normalization,
+    Reader,
     Refused,
     Window,
 )
@@ -126,6 +129,26 @@ def conv(view: NodeView) -> Action:
     return Contraction(0, 1, 2 if view.has(2) else None, "ni" + stars, "oi" + dots, "no" + stars, padded)
 
 
+def conv_transpose(view: NodeView) -> Action:
+    if not view.is_weight(1) or (view.has(2) and not view.is_weight(2)):
+        return Refused("convolves with weights that are computed from data")
+    group, shape = view.attribute("group", 1), view.shape(1)
+    if group == shape[0] and shape[1] == 1 and group > 1:
+        return Filter(1, padded=True)
+    if group != 1:
+        return Refused("convolves in groups, which cannot be sliced yet")
+    stars, dots = "*" * (len(shape) - 2), "." * (len(shape) - 2)
+    bias = 2 if view.has(2) else None
+    strides = view.attribute("strides", [1])
+    return Contraction(0, 1, bias, "ni" + stars, "io" + dots, "no" + stars, padded=True, scattered=prod(strides))
+
+
+def recurrent(view: NodeView) -> Action:
+    if not view.is_weight(1):
+        return Refused("multiplies with weights that are computed from data")
+    return Reader(0, 1, 2, 2, "has recurrent hidden units, which stay")
+
+
 def batchnorm(view: NodeView) -> Action:
     training = view.attribute("training_mode", 0) or len([o for o in view.node.outputs if o.name]) > 1
     if view.opset < 7 or training or view.attribute("spatial", 1) != 1:
@@ -133,6 +156,83 @@ def batchnorm(view: NodeView) -> Action:
     if not all(view.is_weight(i) for i in range(1, 5)):
         return Refused("normalizes with parameters that are computed from data")
     return Normalization(float(view.attribute("epsilon", 1e-5)))
+
+
+def instance_normalization(view: NodeView) -> Action:
+    if not (view.is_weight(1) and view.is_weight(2)):
+        return Refused("normalizes with parameters that are computed from data")
+    return Normalization(float(view.attribute("epsilon", 1e-5)), mean=None, var=None)
+
+
+def layer_normalization(view: NodeView) -> Action:
+    """LayerNormalization and RMSNormalization."""
+    rank = len(view.shape())
+    axes = tuple(range(view.attribute("axis", -1) % rank, rank))
+    if view.is_used(1) or view.is_used(2):
+        return Refused("also returns its statistics")
+    for position in (1, 2):
+        if view.has(position) and not view.is_weight(position):
+            return Refused("normalizes with parameters that are computed from data")
+        if view.has(position) and prod(view.shape(position)[: -len(axes)]) > 1:
+            return Refused("normalizes with parameters that vary along other axes")
+    return Activation(Kind.BOUNDED, uniform_axes=axes, across="normalizes channels together")
+
+
+def normalization(axes: Callable[[NodeView], Sequence[int]]) -> Row:
+    """Without parameters."""
+
+    def row(view: NodeView) -> Action:
+        used = tuple(axis % len(view.shape()) for axis in axes(view))
+        return Activation(Kind.BOUNDED, uniform_axes=used, across="normalizes channels together")
+
+    return row
+
+
+def modulo(view: NodeView) -> Action:
+    divisor = view.value(1)
+    if divisor is None or divisor.size != 1:
+        return Refused("takes the remainder of a division by what is not one constant")
+    return BOUNDED
+
+
+def trilu(view: NodeView) -> Action:
+    rank = len(view.shape())
+    return Window((rank - 2, rank - 1), linear=True, padded=True, across="clears channels by their position")
+
+
+def cumulative_sum(view: NodeView) -> Action:
+    axis = view.ints("axis", 1)
+    if axis is None or len(axis) != 1:
+        return Refused("adds up along an axis that is computed from data")
+    return Window((axis[0] % len(view.shape()),), linear=True, scale_free=False, across="adds up channels")
+
+
+def resize(view: NodeView) -> Action:
+    """Resize, and Upsample before it. Interpolation is linear; a cubic one may overshoot, so that no bounds pass."""
+    old = view.node.op == "Upsample" or view.opset < 11
+    if view.attribute("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
+        return Refused("crops, and fills with a number what lies beyond the border")
+    if view.attribute("keep_aspect_ratio_policy", "stretch") != "stretch":
+        return Refused("resizes to sizes that depend on the aspect ratio")
+    source, target = view.shape(), view.output_shape()
+    axes = tuple(a % len(source) for a in view.attribute("axes", range(len(source))))
+    stated = 1 if old else 2
+    scales = view.attribute("scales", view.value(stated))
+    by_size = not old and view.has(3)
+    if (view.value(3) if by_size else scales) is None:
+        return Refused("resizes by amounts that are computed from data")
+    mixed = {axis for axis, size in enumerate(source) if size != target[axis]}
+    if not view.is_weight(3 if by_size else stated) and "scales" not in view.node.attrs:
+        mixed |= set(range(2, len(source)))
+    if not by_size:
+        mixed |= {axis for axis, scale in zip(axes, np.ravel(scales), strict=True) if scale != 1}
+    return Window(
+        tuple(sorted(mixed)),
+        linear=True,
+        scale_free=view.attribute("mode", "nearest") != "cubic",
+        across="resizes along its channels" if 1 in mixed else "",
+        sized=(3, axes) if by_size else None,
+    )
 
 
 def clip(view: NodeView) -> Action:
@@ -202,7 +302,7 @@ def softmax(view: NodeView) -> Action:
     axis = view.attribute("axis", 1 if view.opset < 13 else -1) % len(view.shape())
     if view.opset < 13 and axis != len(view.shape()) - 1:
         return Refused("is a Softmax over several axes")
-    return Activation(Kind.BOUNDED, 0.0 if view.node.op == "Softmax" else -np.inf, 1.0, uniform_axis=axis)
+    return Activation(Kind.BOUNDED, -np.inf if view.node.op == "LogSoftmax" else 0.0, 1.0, uniform_axes=(axis,))
 
 
 def pool(linear: bool) -> Row:
@@ -216,13 +316,26 @@ def pool(linear: bool) -> Row:
     return row
 
 
-def reduce(linear: bool, mean: bool) -> Row:
+def lp_pool(view: NodeView) -> Action:
+    return Window(tuple(range(2, len(view.shape()))), linear=True, scale_free=False, before=MAGNITUDE)
+
+
+def arg(view: NodeView) -> Action:
+    """ArgMax, ArgMin."""
+    axis = view.attribute("axis", 0) % len(view.shape())
+    dropped = not view.attribute("keepdims", 1)
+    return Window((axis,), False, dropped=dropped, scale_free=False, across="compares channels", before=BOUNDED)
+
+
+def reduce(linear: bool, mean: bool, before: Activation | None = None) -> Row:
     def row(view: NodeView) -> Action:
         rank = len(view.shape())
         axes = view.ints("axes", 1)
         if axes is None:
             if view.has(1):
                 return Refused("reduces over axes that are computed from data")
+            if view.attribute("noop_with_empty_axes", 0) and before is not None:
+                return Refused("reduces over no axis")
             if view.attribute("noop_with_empty_axes", 0):
                 return Activation(Kind.LINEAR)
             axes = list(range(rank))
@@ -233,6 +346,7 @@ def reduce(linear: bool, mean: bool) -> Row:
             dropped=not keep,
             scale_free=mean,
             across="reduces over channels",
+            before=before,
         )
 
     return row
@@ -263,11 +377,33 @@ def split(view: NodeView) -> Mapping[str, Any] | None:
     return {"axis": axis, "sizes": tuple(view.output_shape(i)[axis] for i in range(len(view.node.outputs)))}
 
 
-def gather(view: NodeView) -> Mapping[str, Any] | None:
-    indices = view.value(1)
-    if indices is None or view.is_weight(0):
-        return None
-    return {"axis": view.attribute("axis", 0) % len(view.shape()), "indices": indices}
+def gather(view: NodeView) -> Action:
+    """By constant indices a movement; rows of a constant table by data: an embedding, which makes channels."""
+    axis = view.attribute("axis", 0) % len(view.shape())
+    indices, table = view.value(1), view.value(0) if view.is_weight(0) else None
+    if table is not None and table.ndim == 2 and axis == 0 and table.dtype.kind == "f" and indices is None:
+        places = "abcdefgh"[: len(view.shape(1))]
+        return Contraction(1, 0, None, places, "vo", places + "o", lookup=True)
+    if indices is None or table is not None:
+        return Refused("moves data by amounts that are computed from data")
+    return Move("gather", {"axis": axis, "indices": indices})
+
+
+def expand(view: NodeView) -> Mapping[str, Any] | None:
+    return None if view.value(1) is None else {"shape": view.output_shape()}
+
+
+def tile(view: NodeView) -> Mapping[str, Any] | None:
+    repeats = view.ints("repeats", 1)
+    return None if repeats is None else {"repeats": tuple(repeats)}
+
+
+def depth_to_space(view: NodeView) -> Mapping[str, Any]:
+    return {"block": int(view.attribute("blocksize")), "mode": view.attribute("mode", "DCR")}
+
+
+def space_to_depth(view: NodeView) -> Mapping[str, Any]:
+    return {"block": int(view.attribute("blocksize"))}
 
 
 def transpose(view: NodeView) -> Mapping[str, Any]:

@@ -14,7 +14,18 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_condense import operator_rows as rows
-from onnx_condense.actions import BOUNDED, RELU, UNBOUNDED, Action, Activation, Chosen, Elementwise, Kind, Refused
+from onnx_condense.actions import (
+    BOUNDED,
+    MAGNITUDE,
+    RELU,
+    UNBOUNDED,
+    Action,
+    Activation,
+    Chosen,
+    Elementwise,
+    Kind,
+    Refused,
+)
 from onnx_condense.facts import Facts
 from onnx_condense.operator_rows import NodeView
 
@@ -25,9 +36,27 @@ TABLE: Mapping[tuple[str, str], rows.Row] = {
         "Gemm": rows.gemm,
         "MatMul": rows.matmul,
         "Conv": rows.conv,
+        "ConvTranspose": rows.conv_transpose,
+        "LSTM": rows.recurrent,
+        "GRU": rows.recurrent,
+        "RNN": rows.recurrent,
         # per-channel parameters
         "BatchNormalization": rows.batchnorm,
+        "InstanceNormalization": rows.instance_normalization,
         "PRelu": rows.prelu,
+        # along another axis than the channels
+        "LayerNormalization": rows.layer_normalization,
+        "RMSNormalization": rows.layer_normalization,
+        "GroupNormalization": rows.fixed(Refused("normalizes channels together")),
+        "LpNormalization": rows.normalization(lambda view: (view.attribute("axis", -1),)),
+        "MeanVarianceNormalization": rows.normalization(lambda view: view.attribute("axes", (0, 2, 3))),
+        "Softmax": rows.softmax,
+        "LogSoftmax": rows.softmax,
+        "Hardmax": rows.softmax,
+        "ArgMax": rows.arg,
+        "ArgMin": rows.arg,
+        "CumSum": rows.cumulative_sum,
+        "Trilu": rows.trilu,
         # elementwise functions
         "Identity": rows.fixed(Activation(Kind.LINEAR)),
         "Dropout": rows.dropout,
@@ -39,6 +68,9 @@ TABLE: Mapping[tuple[str, str], rows.Row] = {
         "Less": rows.fixed(Elementwise("compare")),
         "LessOrEqual": rows.fixed(Elementwise("compare")),
         "Equal": rows.fixed(Elementwise("compare")),
+        "And": rows.fixed(Elementwise("compare")),
+        "Or": rows.fixed(Elementwise("compare")),
+        "Xor": rows.fixed(Elementwise("compare")),
         "Not": rows.fixed(BOUNDED),
         "Neg": rows.fixed(Elementwise("neg")),
         "Relu": rows.fixed(RELU),
@@ -51,6 +83,11 @@ TABLE: Mapping[tuple[str, str], rows.Row] = {
         "Sin": rows.fixed(Activation(Kind.ODD, -1.0, 1.0)),
         "Sinh": rows.fixed(Activation(Kind.ODD)),
         "Asinh": rows.fixed(Activation(Kind.ODD)),
+        "Asin": rows.fixed(Activation(Kind.ODD)),
+        "Atanh": rows.fixed(Activation(Kind.ODD)),
+        "Tan": rows.fixed(Activation(Kind.ODD)),
+        "Round": rows.fixed(Activation(Kind.ODD)),
+        "Shrink": rows.fixed(Activation(Kind.ODD)),
         "Clip": rows.clip,
         "Elu": rows.fixed(UNBOUNDED),
         "Celu": rows.fixed(UNBOUNDED),
@@ -69,8 +106,14 @@ TABLE: Mapping[tuple[str, str], rows.Row] = {
         "Sqrt": rows.fixed(Activation(Kind.BOUNDED, 0.0)),
         "Reciprocal": rows.fixed(BOUNDED),
         "Sign": rows.fixed(Activation(Kind.BOUNDED, -1.0, 1.0)),
-        "Softmax": rows.softmax,
-        "LogSoftmax": rows.softmax,
+        "Floor": rows.fixed(BOUNDED),
+        "Ceil": rows.fixed(BOUNDED),
+        "Acosh": rows.fixed(BOUNDED),
+        "Acos": rows.fixed(BOUNDED),
+        "Cosh": rows.fixed(Activation(Kind.BOUNDED, 1.0)),
+        "IsNaN": rows.fixed(BOUNDED),
+        "IsInf": rows.fixed(BOUNDED),
+        "Mod": rows.modulo,
         # between tensors
         "Add": rows.fixed(Elementwise("add")),
         "Sum": rows.fixed(Elementwise("add")),
@@ -89,6 +132,17 @@ TABLE: Mapping[tuple[str, str], rows.Row] = {
         "ReduceMean": rows.reduce(linear=True, mean=True),
         "ReduceSum": rows.reduce(linear=True, mean=False),
         "ReduceMax": rows.reduce(linear=False, mean=True),
+        "ReduceMin": rows.reduce(linear=False, mean=True),
+        "ReduceL1": rows.reduce(linear=True, mean=False, before=MAGNITUDE),
+        "ReduceL2": rows.reduce(linear=True, mean=False, before=MAGNITUDE),
+        "ReduceSumSquare": rows.reduce(linear=True, mean=False, before=BOUNDED),
+        "ReduceProd": rows.reduce(linear=True, mean=False, before=BOUNDED),
+        "ReduceLogSum": rows.reduce(linear=True, mean=False, before=BOUNDED),
+        "ReduceLogSumExp": rows.reduce(linear=True, mean=False, before=BOUNDED),
+        "LpPool": rows.lp_pool,
+        "GlobalLpPool": rows.lp_pool,
+        "Resize": rows.resize,
+        "Upsample": rows.resize,
         # data movement
         "Reshape": rows.move("reshape", rows.reshape),
         "Flatten": rows.move("reshape", rows.shape_only),
@@ -98,7 +152,11 @@ TABLE: Mapping[tuple[str, str], rows.Row] = {
         "Concat": rows.move("concat", rows.concat),
         "Split": rows.move("split", rows.split),
         "Slice": rows.move("slice", rows.sliced),
-        "Gather": rows.move("gather", rows.gather),
+        "Gather": rows.gather,
+        "Expand": rows.move("expand", rows.expand),
+        "Tile": rows.move("tile", rows.tile),
+        "DepthToSpace": rows.move("depth_to_space", rows.depth_to_space),
+        "SpaceToDepth": rows.move("space_to_depth", rows.space_to_depth),
     }.items()
 }
 
@@ -154,6 +212,8 @@ def expected_sizes(nodes: list[gs.Node], name: str, weights: Mapping[str, tuple[
         weight = weights[names[1]]
         if node.op == "Conv":
             found[1] = weight[1] * int(node.attrs.get("group", 1))
+        elif node.op == "ConvTranspose":
+            found[1] = weight[0]
         elif node.op == "MatMul" and len(weight) == 2:
             found[-1] = weight[0]
         elif node.op == "Gemm" and not node.attrs.get("transA", 0):

@@ -12,6 +12,7 @@ from onnx_condense.signals import (
     Activated,
     Affine,
     Bools,
+    Centred,
     Combined,
     Filtered,
     Floats,
@@ -71,6 +72,11 @@ class Relations(Intervals):
                 exact = inner.exact if signal.linear else inner.exact & (inner.ratio > 0)
                 exact = exact if signal.scale_free and not signal.padded else exact & (inner.constant == 0)
                 return replace(inner, exact=exact)
+            case Centred():
+                inner = self.relate(signal.child, j, m)
+                size = np.abs(inner.ratio)
+                exact = inner.exact & self._is_one(size)
+                return Relation(np.sign(inner.ratio), np.zeros_like(size), exact, np.ones_like(size))
             case Mapped() | Modulated():
                 inner = self.relate(signal.child, j, m)
                 exact = inner.exact & (inner.constant == 0)

@@ -7,7 +7,7 @@ must be a full grid; where it is not, `Disagreement` names the channels, and the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -17,7 +17,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_condense import movers
-from onnx_condense.actions import Action, Contraction, Elementwise, Filter, Move
+from onnx_condense.actions import Action, Contraction, Elementwise, Filter, Move, Window
 from onnx_condense.facts import Facts
 from onnx_condense.labels import atoms_of, varying
 from onnx_condense.model_io import export_graph, import_graph
@@ -115,6 +115,10 @@ class _Writer:
         for index, action in self.trace.actions.items():
             if isinstance(action, Filter):
                 self._regroup(index)
+            elif isinstance(action, Window) and action.sized is not None:
+                self._sized(index, *action.sized)
+            elif isinstance(action, Move) and action.name == "expand":
+                self._expand(index)
             elif isinstance(action, Move):
                 self._move(index, action)
             self._keep_derived(index, action)
@@ -128,13 +132,19 @@ class _Writer:
             value = self.facts.value(tensor)
             if value is None or np.array_equal(self._chain[name], value):
                 continue
-            if isinstance(action, Move) and action.name == "reshape":
+            if isinstance(action, Move) and action.name in ("reshape", "expand"):
+                continue
+            if isinstance(action, Window) and action.sized is not None and action.sized[0] == position:
                 continue
             if self.facts.follows_inputs(name):
-                labels = [self.trace.labels[n] for n in self.facts.measured(name) if n in self.trace.labels]
-                atoms = np.concatenate([atoms_of(x).reshape(-1) for x in labels])
-                raise Disagreement(np.unique(self.trace.unit_of[atoms[atoms >= 0]]), name)
+                raise self._counted(name)
             self._set_input(index, position, value)
+
+    def _counted(self, name: str) -> Disagreement:
+        """A number that follows both the sizes of the inputs and the channels that a shape counts."""
+        labels = [self.trace.labels[n] for n in self.facts.measured(name) if n in self.trace.labels]
+        atoms = np.concatenate([atoms_of(x).reshape(-1) for x in labels] or [np.zeros(0, dtype=np.int64)])
+        return Disagreement(np.unique(self.trace.unit_of[atoms[atoms >= 0]]), name)
 
     def macs(self) -> int:
         """Output elements times the weights that each of them multiplies."""
@@ -142,6 +152,12 @@ class _Writer:
         for index, action in self.trace.actions.items():
             if isinstance(action, Contraction):
                 weight = self._value(index, action.weight)
+                if action.lookup:
+                    continue
+                if action.scattered:
+                    inner = weight.shape[action.weight_axes.index(action.inner)]
+                    total += prod(self.shapes[self.facts.nodes[index].inputs[action.data].name]) * weight.size // inner
+                    continue
                 each = weight.size // max(1, weight.shape[action.weight_axes.index(action.outer)])
             elif isinstance(action, Filter):
                 each = self._value(index, 1)[0].size
@@ -205,7 +221,7 @@ class _Writer:
         elif action.bias is not None:
             bias = self._value(index, action.bias)
             self._set_bias(index, (bias.astype(np.float64) + shift / action.beta).astype(bias.dtype))
-        elif self.nodes[index].op in ("Conv", "Gemm"):
+        elif self.nodes[index].op in ("Conv", "Gemm", "ConvTranspose"):
             self._set_bias(index, (shift / action.beta).astype(kind))
         elif not self._shift_next(index, shift):
             self._insert_add(index, self._produced(index, shift.astype(kind)))
@@ -354,6 +370,49 @@ class _Writer:
         if 0 in wanted:
             self.nodes[index].attrs.pop("allowzero", None)
 
+    def _stated(self, index: int, position: int) -> Array | None:
+        """What an input that states a shape will hold in the small model if it is left alone."""
+        tensor = self.facts.nodes[index].inputs[position]
+        return self._chain[tensor.name] if tensor.name in self.facts.derived else self.facts.value(tensor)
+
+    def _sized(self, index: int, position: int, axes: Sequence[int]) -> None:
+        """An input that states sizes of the output: those of the smaller one."""
+        original = self.facts.nodes[index]
+        small = self.shapes[original.outputs[0].name]
+        wanted = np.array([small[axis] for axis in axes], dtype=np.int64)
+        stated = self._stated(index, position)
+        if stated is not None and np.array_equal(stated, wanted):
+            return
+        name = original.inputs[position].name
+        if name in self.facts.derived and self.facts.follows_inputs(name):
+            raise self._counted(name)
+        self._set_input(index, position, wanted)
+
+    def _expand(self, index: int) -> None:
+        """The shape input of an Expand; 1 leaves an axis as it is."""
+        original = self.facts.nodes[index]
+        name, result = original.inputs[1].name, original.outputs[0].name
+        source, target = self._shape(original.inputs[0]), self.shapes[result]
+        stated, value = self._stated(index, 1), self.facts.value(original.inputs[1])
+        assert stated is not None and value is not None
+        if _broadcast(source, tuple(stated.tolist())) == target:
+            return
+        wanted = value.copy()
+        for place in range(1, len(wanted) + 1):
+            if value[-place] != 1 and target[-place] != self._old(result)[-place]:
+                wanted[-place] = target[-place]
+        if name in self.facts.derived and self.facts.follows_inputs(name):
+            for place in range(1, min(len(wanted), len(source)) + 1):
+                if source[-place] == target[-place]:
+                    wanted[-place] = 1
+            if (self.facts.changing(name) & (wanted != 1)).any():
+                raise self._counted(name)
+        self._set_input(index, 1, wanted)
+
+    def _shape(self, tensor: gs.Tensor) -> Shape:
+        value = self.facts.value(tensor)
+        return tuple(value.shape) if value is not None else self.shapes[tensor.name]
+
     def _squeeze(self, index: int) -> None:
         """Without axes, a Squeeze would also drop an axis of which one channel is left."""
         original = self.facts.nodes[index]
@@ -464,3 +523,11 @@ class _Writer:
                 return
             gone = {id(n) for n in dead}
             self.graph.nodes = [n for n in self.graph.nodes if id(n) not in gone]
+
+
+def _broadcast(left: Shape, right: Shape) -> Shape | None:
+    """The shape that two shapes broadcast to."""
+    try:
+        return tuple(np.broadcast_shapes(left, right))
+    except ValueError:
+        return None

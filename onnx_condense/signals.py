@@ -77,6 +77,13 @@ class Affine(Signal):
 
 
 @dataclass(frozen=True, eq=False)
+class Centred(Signal):
+    """The child with its mean taken off, divided by its deviation: InstanceNormalization."""
+
+    child: Signal
+
+
+@dataclass(frozen=True, eq=False)
 class Filtered(Signal):
     """A kernel per channel (depthwise Conv): kernels[i] is the one that atoms[i] meets."""
 

@@ -12,6 +12,7 @@ from onnx_condense.relations import Relations
 from onnx_condense.signals import (
     Activated,
     Affine,
+    Centred,
     Combined,
     Filtered,
     Floats,
@@ -58,6 +59,9 @@ class Evaluator(Relations):
                         Factor(rows, np.zeros((len(rows), 1)), frozenset({id(signal)}), Rule.EQUAL, open=False),
                     ]
                 return factors
+            case Centred():
+                factors = [replace(f, bias=f.bias * 0) if f.open else f for f in self.factors(signal.child)]
+                return activate(factors, Kind.BOUNDED)
             case Pooled() | Mapped() | Modulated():
                 factors = self.factors(signal.child)
                 monotone = isinstance(signal, Pooled) and not signal.linear
@@ -100,7 +104,7 @@ class Evaluator(Relations):
                 return self.passes_constants(signal.child)
             case Activated():
                 return signal.action.kind is Kind.LINEAR and self.passes_constants(signal.child)
-            case Restricted() | Affine() | Mapped() | Modulated():
+            case Restricted() | Affine() | Mapped() | Modulated() | Centred():
                 return self.passes_constants(signal.child)
         return False
 

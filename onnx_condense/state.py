@@ -172,10 +172,13 @@ class State(Weights):
         """b + W · c: what constant parts of removed channels add to the consumer's bias."""
         if not constant.any():
             return
-        action = self._contraction(slot.node)
+        action = self.trace.actions[slot.node]
+        if not isinstance(action, Contraction):
+            return
         produced = action.weight_axes.index(action.outer)
         behind = produced + 1 if produced < slot.axis else produced
         totals = np.moveaxis(columns, behind, 1).reshape(len(columns), columns.shape[behind], -1).sum(-1)
+        totals = totals / max(1, action.scattered)
         self.shift[slot.node] = self.shift.get(slot.node, 0.0) + action.alpha * (constant @ totals)
 
 

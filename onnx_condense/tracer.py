@@ -24,6 +24,7 @@ from onnx_condense.actions import (
     Kind,
     Move,
     Normalization,
+    Reader,
     Refused,
     Window,
 )
@@ -37,6 +38,7 @@ from onnx_condense.runtime import Array
 from onnx_condense.signals import (
     Activated,
     Affine,
+    Centred,
     Combined,
     Filtered,
     Floats,
@@ -110,6 +112,8 @@ class _Tracer:
         match action:
             case Contraction():
                 self._contraction(action)
+            case Reader():
+                self._reader(action)
             case Filter():
                 self._filter(action)
             case Normalization():
@@ -144,6 +148,9 @@ class _Tracer:
             return self._refuse("has weights that are computed from a shape, which slicing would have to write out")
         if weight.name in self.shared_weights and not self._tied_alike(weight.name):
             return self._refuse("uses its weight for something else too")
+        if action.lookup:
+            self._pin_tensor(self.node.inputs[action.data].name, f"is read by {self._me()} as row numbers")
+            return self._produce(action)
         windows = [i for i, letter in enumerate(action.data_axes) if letter == "*"]
         labels = self._uniform(self.labels.get(self.node.inputs[action.data].name), windows)
         axis = action.data_axes.index(action.inner)
@@ -205,7 +212,7 @@ class _Tracer:
         if weight.name in self.shared_weights:
             self.tied_atoms[weight.name] = atoms
         self.producers.append((self.index, atoms))
-        low, high = self.intervals.get(self.node.inputs[action.data].name, ANYTHING)
+        low, high = (0.0, 1.0) if action.lookup else self.intervals.get(self.node.inputs[action.data].name, ANYTHING)
         bounds = (min(low, 0.0), max(high, 0.0)) if action.padded else (low, high)
         row = pack(atoms, self._signal(Rows(self.index, atoms, *bounds)))
         self._add_slot(action.weight, "produced", row, value.ndim, axis)
@@ -214,6 +221,25 @@ class _Tracer:
             if bias is not None and bias.ndim and bias.shape[-1] == count:
                 self._add_slot(action.bias, "carried", row, bias.ndim, bias.ndim - 1)
         self._emit(row.reshape([count if letter == action.outer else 1 for letter in action.output_axes]))
+
+    def _reader(self, action: Reader) -> None:
+        if not all(np.isfinite(v).all() for v in self._parameters()):
+            return self._refuse("has weights that are not finite")
+        weights = [v for v in self._parameters() if v.ndim > 2]
+        self.refused.append(Refusal(self._layer(), action.reason, sum(v.size for v in weights)))
+        labels = self.labels.get(self.node.inputs[action.data].name)
+        for position, tensor in enumerate(self.node.inputs):
+            if position != action.data:
+                self._pin_tensor(tensor.name, f"is read by {self._me()}, which {action.reason}")
+        if labels is None:
+            return
+        if varying(labels) != (action.data_axis,):
+            return self._pin(labels, f"varies along another axis at {self._me()}")
+        weight = self.node.inputs[action.weight].name
+        if weight in self.shared_weights:
+            return self._pin(labels, f"is read by {self._me()}, whose weight also reads something else")
+        rank = len(self._shape(self.node.inputs[action.weight]))
+        self._add_slot(action.weight, "contracted", labels.reshape(-1), rank, action.weight_axis, padded=True)
 
     def _filter(self, action: Filter) -> None:
         labels = self._uniform(
@@ -248,14 +274,18 @@ class _Tracer:
         labels = self.labels.get(self.node.inputs[0].name)
         if labels is None:
             return
+        positions = [i for i in (action.scale, action.shift, action.mean, action.var) if i is not None]
         if varying(labels) != (1,):
-            return self._pin(labels, f"varies along another axis at {self._me()}")
-        scale, shift, mean, var = (
-            np.asarray(self.facts.value(self.node.inputs[i]), dtype=np.float64)[:, None]
-            for i in (action.scale, action.shift, action.mean, action.var)
+            along = "is normalized together with other channels" if action.mean is None else "varies along another axis"
+            return self._pin(labels, f"{along} at {self._me()}")
+        scale, shift, *statistics = (
+            np.asarray(self.facts.value(self.node.inputs[i]), dtype=np.float64)[:, None] for i in positions
         )
+        mean, var = statistics or (np.zeros_like(scale), None)
+        if var is None:
+            labels = self._mapped(labels, Centred)
         with np.errstate(invalid="ignore", divide="ignore"):
-            slope = scale / np.sqrt(var + action.epsilon)
+            slope = scale if var is None else scale / np.sqrt(var + action.epsilon)
         if not np.isfinite(slope).all() or not np.isfinite(shift - mean * slope).all():
             return self._refuse("has parameters that are not finite")
         row = labels.reshape(-1)
@@ -263,15 +293,15 @@ class _Tracer:
         if affine is None:
             return self._pin(labels, f"repeats too often at {self._me()}")
         self._emit(affine.reshape(labels.shape))
-        for position in (action.scale, action.shift, action.mean, action.var):
+        for position in positions:
             self._add_slot(position, "carried", row, 1, 0)
 
     def _activation(self, action: Activation) -> None:
         labels = self.labels.get(self.node.inputs[0].name)
         if labels is None:
             return
-        if action.uniform_axis in varying(labels):
-            return self._pin(labels, f"is read by {self._me()}, which mixes channels")
+        if set(action.uniform_axes) & set(varying(labels)):
+            return self._pin(labels, f"is read by {self._me()}, which {action.across}")
         if action.slope is None:
             function = self._function(self.index)
             keep = action.kind is Kind.LINEAR
@@ -302,6 +332,10 @@ class _Tracer:
         uniform = self._uniform(labels, action.axes)
         if uniform is None:
             return
+        if action.before is not None:
+            before = action.before
+            function = _zero_stays if before.kind is Kind.ABSOLUTE else _unknown
+            uniform = self._mapped(uniform, lambda child: Activated(child, before, function))
         result = self._mapped(uniform, lambda child: Pooled(child, action.linear, action.padded, action.scale_free))
         if action.dropped:
             result = result.reshape([n for axis, n in enumerate(result.shape) if axis not in action.axes])
@@ -311,6 +345,8 @@ class _Tracer:
         inputs = [self.labels.get(t.name) for t in self.node.inputs]
         if not any(labels is not None for labels in inputs):
             return
+        if action.name in ("depth_to_space", "space_to_depth"):
+            return self._blocks(action, inputs[0])
         try:
             if action.name == "concat":
                 shapes = [self._shape(t) for t in self.node.inputs]
@@ -325,6 +361,19 @@ class _Tracer:
             return self._refuse(str(error))
         for tensor, result in zip(self.node.outputs, results, strict=True):
             self._emit(result, tensor.name)
+
+    def _blocks(self, action: Move, labels: Labels | None) -> None:
+        """Places that a block of channels becomes are united; places that become a block repeat their channel."""
+        labels = self._uniform(labels, (2, 3))
+        if labels is None:
+            return
+        (moved,) = movers.apply(action.name, action.parameters, labels, self._shape(self.node.inputs[0]))
+        if action.name == "depth_to_space":
+            united = self._uniform(moved, (1,))
+            if united is None:
+                return
+            moved = united[:, 0]
+        self._emit(moved)
 
     # ---- elementwise operators between tensors
 
@@ -608,7 +657,7 @@ class _Tracer:
                 known = action.kind is Kind.LINEAR or action.flat != ANYTHING
                 low, high = (low, high) if known else ANYTHING
                 result = float(np.clip(low, action.low, action.high)), float(np.clip(high, action.low, action.high))
-            case Window() if action.scale_free:
+            case Window() if action.scale_free and action.before is None:
                 result = (min(low, 0.0), max(high, 0.0)) if action.padded else (low, high)
             case Move(name="concat"):
                 result = min(e[0] for e in ends), max(e[1] for e in ends)
@@ -644,6 +693,11 @@ class _Tracer:
 def _unknown(values: Floats) -> Floats:
     """Stands for a function of several tensors, of which one alone says nothing."""
     return np.full(len(values), np.nan)
+
+
+def _zero_stays(values: Floats) -> Floats:
+    """Stands for a function of several elements, of which only zeros make a zero."""
+    return np.where(values == 0, 0.0, np.nan)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_condense.actions import Contraction
+from onnx_condense.actions import Contraction, Reader
 from onnx_condense.channels import Trace
 from onnx_condense.facts import Facts
 from onnx_condense.model_io import import_graph
@@ -140,7 +140,11 @@ def widths(model: onnx.ModelProto) -> dict[str, int]:
     shapes = {t.name: tuple(t.dims) for t in model.graph.initializer}
     found = {}
     for node in model.graph.node:
-        if node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in shapes:
+        if node.op_type == "Gather" and node.input[0] in shapes:
+            found[node.name] = shapes[node.input[0]][1]
+        elif node.op_type == "ConvTranspose":
+            found[node.name] = shapes[node.input[1]][1] * next((a.i for a in node.attribute if a.name == "group"), 1)
+        elif node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in shapes:
             attributes = {a.name: a.i for a in node.attribute}
             first = node.op_type == "Conv" or attributes.get("transB", 0)
             found[node.name] = shapes[node.input[1]][0 if first else -1]
@@ -170,7 +174,8 @@ def signed_feed(model: onnx.ModelProto, seed: int = 5, batch: int = 8) -> dict[s
     feed = {}
     for value in model.graph.input:
         shape = [d.dim_value or batch for d in value.type.tensor_type.shape.dim]
-        feed[value.name] = rng.standard_normal(shape).astype(np.float32)
+        numbers = value.type.tensor_type.elem_type == TensorProto.INT64
+        feed[value.name] = rng.integers(0, 5, shape) if numbers else rng.standard_normal(shape).astype(np.float32)
     return feed
 
 
@@ -191,11 +196,11 @@ def traced(model: onnx.ModelProto) -> Trace:
 def channel_values(state: State, path: Path, model: onnx.ModelProto) -> NDArray[np.float64]:
     """[channels at the path's places, values]: what a consumer reads along a path, in onnxruntime."""
     action = state.trace.actions[path.slot.node]
-    assert isinstance(action, Contraction)
-    inner = next(a for a in action.data_axes if a in action.weight_axes)
+    assert isinstance(action, Contraction | Reader)
+    axis = action.data_axis if isinstance(action, Reader) else action.data_axes.index(action.inner)
     name = state.trace.facts.nodes[path.slot.node].inputs[action.data].name
     (values,) = run(model, signed_feed(model), [name])
-    moved = np.moveaxis(values.astype(np.float64), action.data_axes.index(inner), 0)
+    moved = np.moveaxis(values.astype(np.float64), axis, 0)
     return moved.reshape(len(moved), -1)[path.places]
 
 
@@ -363,6 +368,20 @@ def apply(op: str, *constants: float, **attributes: Any) -> PlantedMiddle:
     return middle
 
 
+def _calm(net: Net, data: str, relation: str) -> str:
+    """Between -0.9 and 0.9."""
+    return net.node("Mul", net.node("Softsign", data), net.constant(0.9))
+
+
+def _then(first: PlantedMiddle, op: str) -> PlantedMiddle:
+    return lambda net, data, relation: net.node(op, first(net, data, relation))
+
+
+def _flagged(op: str, first: PlantedMiddle) -> PlantedMiddle:
+    """Whether a function of a channel is no number, as 0 or 1."""
+    return lambda net, data, relation: net.node("Cast", net.node(op, first(net, data, relation)), to=TensorProto.FLOAT)
+
+
 def _functions() -> None:
     for op in ("Identity", "Dropout", "Neg"):
         dense_case(op, LINEAR, apply(op))
@@ -372,8 +391,20 @@ def _functions() -> None:
         dense_case(op, HOMOGENEOUS, apply(op))
         conv_case(op, HOMOGENEOUS, apply(op), "conv", side=3, pads=(1, 1, 1, 1))
     dense_case("Abs", ABSOLUTE, apply("Abs"))
-    for op in ("Tanh", "Erf", "Softsign", "Atan", "Sin", "Sinh", "Asinh"):
+    for op in ("Tanh", "Erf", "Softsign", "Atan", "Sin", "Sinh", "Asinh", "Shrink"):
         dense_case(op, ODD, apply(op))
+    for op in ("Asin", "Atanh", "Tan"):
+        dense_case(op, ODD, _then(_calm, op))
+    dense_case("Acos", ALWAYS, _then(_calm, "Acos"))
+    dense_case("Acosh", ALWAYS, _then(_then(apply("Abs"), "Exp"), "Acosh"), silent="opposite")
+    dense_case("Cosh", ALWAYS, apply("Cosh"), silent="opposite")
+    dense_case("Round", ODD, _then(apply("Mul", 3.0), "Round"))
+    for op in ("Floor", "Ceil"):
+        dense_case(op, ALWAYS, _then(apply("Mul", 3.0), op))
+    dense_case("Mod", ALWAYS, apply("Mod", 1.5, fmod=1), silent="opposite")
+    others = "dead scaled opposite negative shifted"
+    dense_case("IsNaN", ALWAYS, _flagged("IsNaN", apply("Log")), silent=others)
+    dense_case("IsInf", ALWAYS, _flagged("IsInf", _then(apply("Mul", 60.0), "Exp")), silent=others)
     dense_case("Clip", HOMOGENEOUS, apply("Clip", 0.0), "relu")
     dense_case("Clip", HOMOGENEOUS, lambda n, x, _: n.node("Clip", x, "", n.constant(0.0)), "below zero")
     dense_case("Clip", ALWAYS, apply("Clip", 0.0, 6.0), "relu6")
@@ -390,7 +421,7 @@ def _functions() -> None:
     dense_case("Sign", ALWAYS, apply("Sign"), silent="scaled opposite negative")
     for op in ("Log", "Sqrt", "Reciprocal"):
         dense_case(op, ALWAYS, apply(op), silent="dead scaled opposite negative", positive=True)
-    for op in ("Softmax", "LogSoftmax"):
+    for op in ("Softmax", "LogSoftmax", "Hardmax"):
         conv_case(op, ALWAYS, apply(op, axis=-1), silent="shifted dead opposite")
 
 
@@ -409,6 +440,14 @@ def _mask(op: str, *, negated: bool = False) -> PlantedMiddle:
     return middle
 
 
+def _logical(op: str) -> PlantedMiddle:
+    def middle(net: Net, data: str, relation: str) -> str:
+        one, other = net.node("Greater", data, net.constant(0.25)), net.node("Less", data, net.constant(0.75))
+        return net.node("Cast", net.node(op, one, other), to=TensorProto.FLOAT)
+
+    return middle
+
+
 def _where(net: Net, data: str, relation: str) -> str:
     """x above a number, else a tenth of it: a ThresholdedRelu with a tail."""
     mask = net.node("Greater", data, net.constant(0.25))
@@ -418,6 +457,8 @@ def _where(net: Net, data: str, relation: str) -> str:
 def _logic() -> None:
     for op in ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal"):
         dense_case(op, ALWAYS, _mask(op), silent="dead")
+    for op in ("And", "Or", "Xor"):
+        dense_case(op, ALWAYS, _logical(op), silent="dead")
     dense_case("Not", ALWAYS, _mask("Greater", negated=True), silent="dead")
     dense_case("Where", ALWAYS, _where, silent="dead")
     dense_case("Pow", LINEAR, apply("Pow", 1.0), "first")
@@ -450,10 +491,6 @@ def _constants(op: str, *, scaled: bool) -> PlantedMiddle:
         return net.node(op, data, net.constant(values))
 
     return middle
-
-
-def _then(first: PlantedMiddle, op: str) -> PlantedMiddle:
-    return lambda net, data, relation: net.node(op, first(net, data, relation))
 
 
 def _joined(op: str, *others: str, after: str = "Identity") -> Callable[[str], onnx.ModelProto]:
@@ -649,6 +686,12 @@ def _windows() -> None:
         ("ReduceMean", LINEAR, ""),
         ("ReduceSum", LINEAR, "shifted"),
         ("ReduceMax", MONOTONE, ""),
+        ("ReduceMin", MONOTONE, ""),
+        ("ReduceL1", ABSOLUTE, ""),
+        ("ReduceL2", ABSOLUTE, ""),
+        ("ReduceSumSquare", ALWAYS, "dead scaled opposite negative"),
+        ("ReduceProd", ALWAYS, "dead scaled opposite negative"),
+        ("ReduceLogSumExp", ALWAYS, "dead shifted"),
     ):
         since = 13 if op == "ReduceSum" else 18
         spatial_case(op, passes, _reduced(op, by_input=False), 1, "attribute", silent, since - 1)
@@ -844,3 +887,6 @@ def _multiplier(relation: str) -> onnx.ModelProto:
     hidden = net.conv("depthwise", hidden, taps.reshape(2 * FULL, 1, 3, 3), group=FULL)
     columns = planted_columns(net, relation, 4, 2).reshape(4, 2 * FULL, 1, 1)
     return net.build(net.conv("consumer", net.node("Relu", hidden), columns, net.normal(4)))
+
+
+import planted_more  # noqa: E402, F401  # more cases; it imports this module
