@@ -45,7 +45,7 @@ class Contraction:
     alpha: float = 1.0
     beta: float = 1.0
     scattered: int = 0
-    """How many output places an input place makes where every one of them multiplies the whole weight: ConvTranspose."""
+    """ConvTranspose: output places per input place; every input place multiplies the whole weight. 0 for the others."""
     lookup: bool = False
     """The data are row numbers of the weight, nothing is contracted: Gather from a table."""
 
