@@ -250,3 +250,30 @@ def separable(
         [project] y = Conv(s, wp, bp)
     }}"""
     return build(text, weights)
+
+
+def noisy() -> onnx.ModelProto:
+    """An MLP that 0.88 condenses at a visible price."""
+    return mlp((8, 24, 24, 4), clusters=(6, 5), noise=0.2)
+
+
+def custom_operator() -> onnx.ModelProto:
+    return build(
+        "g (float[N, 8] x) => (float[N, 3] y) { h = mine.NoSuchOperator(x) y = MatMul(h, w) }",
+        {"w": random(8, 3)},
+        domains={"mine": 1},
+        check=False,
+    )
+
+
+def head(*layers: Array) -> onnx.ModelProto:
+    """Gemm layers `fc0`, … without bias and with Relu between; one layer alone gets a random last one."""
+    matrices = [*layers] if len(layers) > 1 else [*layers, random(2, len(layers[0]))]
+    lines = []
+    for index, _ in enumerate(matrices):
+        last = index == len(matrices) - 1
+        lines.append(f"[fc{index}] {'y' if last else f'z{index}'} = Gemm<transB = 1>(h{index}, w{index})")
+        lines += [] if last else [f"[act{index}] h{index + 1} = Relu(z{index})"]
+    inputs, outputs = matrices[0].shape[1], len(matrices[-1])
+    text = f"g (float[N, {inputs}] h0) => (float[N, {outputs}] y) {{ {' '.join(lines)} }}"
+    return build(text, {f"w{index}": matrix for index, matrix in enumerate(matrices)})

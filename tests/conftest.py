@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -116,3 +118,17 @@ def shell(*arguments: Argument, cwd: Path, program: tuple[str, ...] = (), **envi
     after = snapshot(cwd)
     written = frozenset(name for name, digest in after.items() if before.get(name) != digest)
     return Outcome(done.returncode, done.stdout, done.stderr, written)
+
+
+OUT = "m.condensed.onnx"
+"""Where a run on m.onnx writes by default."""
+
+
+def read(path: Path | str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(Path(path).read_text())
+    return content
+
+
+def widths(report: Path | str) -> dict[str, tuple[int, int]]:
+    """First layer of each group -> width before and after."""
+    return {g["layers"][0]: (g["width_before"], g["width_after"]) for g in read(report)["groups"]}
