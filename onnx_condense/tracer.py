@@ -271,7 +271,8 @@ class _Tracer:
                 self._add_slot(position, "carried", np.repeat(row, action.multiplier), weight.ndim, 0)
 
     def _normalization(self, action: Normalization) -> None:
-        labels = self.labels.get(self.node.inputs[0].name)
+        tensor = self.node.inputs[0]
+        labels = self._uniform(self.labels.get(tensor.name), range(2, len(self._shape(tensor))))
         if labels is None:
             return
         positions = [i for i in (action.scale, action.shift, action.mean, action.var) if i is not None]
@@ -327,7 +328,7 @@ class _Tracer:
         labels = self.labels.get(self.node.inputs[0].name)
         if labels is None:
             return
-        if action.across and set(action.axes) & set(varying(labels)):
+        if action.across and set(action.axes) >= set(varying(labels)):
             return self._pin(labels, f"is read by {self._me()}, which {action.across}")
         uniform = self._uniform(labels, action.axes)
         if uniform is None:

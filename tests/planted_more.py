@@ -178,6 +178,28 @@ def _pixel_shuffle(mode: str) -> None:
 # --------------------------------------------------------------------------------------------- normalizing
 
 
+@case("BatchNormalization", LINEAR, "of places", layers={"producer": (4 * FULL, 4 * EXACT)})
+def _batchnorm_places(relation: str) -> onnx.ModelProto:
+    """A generator: a Gemm makes four places of every channel, which are one unit."""
+    net = Net()
+    rows, biases = zip(*(planted_rows(net, relation, 6) for _ in range(4)), strict=True)
+    hidden = net.dense("producer", net.input("batch", 6), np.stack(rows, 1).reshape(-1, 6), np.stack(biases, 1).ravel())
+    hidden = net.node("Reshape", hidden, net.ints(-1, FULL, 2, 2))
+    ones, zeros = np.ones(FULL), np.zeros(FULL)
+    hidden = net.batchnorm(hidden, ones, zeros, zeros, ones)
+    return net.build(net.conv("consumer", hidden, planted_columns(net, relation, 4, 1, 1), net.normal(4)))
+
+
+@case("ReduceSum", UNSHIFTED, "of places", silent="shifted", layers={"producer": (2 * FULL, 2 * EXACT)})
+def _sum_of_places(relation: str) -> onnx.ModelProto:
+    net = Net()
+    rows, biases = zip(*(planted_rows(net, relation, 6) for _ in range(2)), strict=True)
+    hidden = net.dense("producer", net.input("batch", 6), np.stack(rows, 1).reshape(-1, 6), np.stack(biases, 1).ravel())
+    hidden = net.node("Reshape", hidden, net.ints(-1, FULL, 2))
+    hidden = net.node("ReduceSum", hidden, net.ints(2), keepdims=0)
+    return net.build(net.dense("consumer", hidden, planted_columns(net, relation, 4), net.normal(4)))
+
+
 def _instance(*, scaled: bool) -> PlantedMiddle:
     def middle(net: Net, data: str, relation: str) -> str:
         scale, shift = np.abs(net.normal(FULL)) + 0.5, net.normal(FULL)
