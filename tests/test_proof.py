@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from planted import Net, planted_columns, planted_rows
 
 from onnx_condense import Options, VerificationError
 from onnx_condense.builder import Builder
@@ -92,3 +93,20 @@ def test_lossless_and_tolerance_are_promises() -> None:
     for broken in (Options(lossless=True), Options(threshold=0.5, tolerance=1e-9)):
         with pytest.raises(VerificationError):
             proof(opened, small, twin, broken)
+
+
+@pytest.mark.parametrize(("function", "offset", "error"), [("Sigmoid", -7.0, 1e-4), ("Identity", 1e-3, 1e-7)])
+def test_the_tails_of_a_bounded_function_have_an_absolute_error(function: str, offset: float, error: float) -> None:
+    """1e-7 is rounding of a Sigmoid whose value is 1e-3; of a linear output of that size it is not."""
+    net = Net()
+    hidden = net.node("Relu", net.dense("producer", net.input("batch", 6), *planted_rows(net, "equal", 6)))
+    last = net.dense("consumer", hidden, 1e-4 * planted_columns(net, "equal", 1), np.full(1, offset))
+    model = net.build(net.node("Reshape", net.node(function, last), net.ints(-1)))
+    options = Options(lossless=True)
+    opened, small, twin = condensed(model, options)
+    wrong = disturbed(small, "consumer.bias", error)
+    if function == "Sigmoid":
+        assert proof(opened, wrong, twin, options).surgery_error == 0
+    else:
+        with pytest.raises(VerificationError, match="surgery"):
+            proof(opened, wrong, twin, options)
