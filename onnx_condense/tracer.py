@@ -7,8 +7,7 @@ and in which role. That is all that similarity, merging and rewriting need; none
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -28,34 +27,25 @@ from onnx_condense.actions import (
     Refused,
     Window,
 )
-from onnx_condense.channels import ONE_CHANNEL, Refusal, Role, Slot, Trace, dependency_groups, layer_name
+from onnx_condense.channels import ONE_CHANNEL, Refusal, Trace, dependency_groups, layer_name
 from onnx_condense.facts import SHAPE_OPS, Facts
-from onnx_condense.labels import UnionFind, aligned, atoms_of, occurrence, pack, signals_of, varying
+from onnx_condense.joining import Joining
+from onnx_condense.labels import atoms_of, occurrence, pack, signals_of, varying
+from onnx_condense.ledger import Interval, unknown
 from onnx_condense.movers import Labels
-from onnx_condense.operator_rows import INTEGER_TYPES
 from onnx_condense.operators import read
-from onnx_condense.runtime import Array
 from onnx_condense.signals import (
     Activated,
-    Affine,
     Centred,
-    Combined,
     Filtered,
     Floats,
     Ints,
     Mapped,
-    Modulated,
     Pooled,
-    Restricted,
     Rows,
-    Shared,
     Signal,
 )
 
-MOST_OCCURRENCES = 64
-"""How many places of one tensor may hold the same atom with different constants (as after Flatten)."""
-
-Interval = tuple[float, float]
 ANYTHING: Interval = (-np.inf, np.inf)
 
 
@@ -64,21 +54,7 @@ def trace(facts: Facts) -> Trace:
     return _Tracer(facts).run()
 
 
-@dataclass(eq=False)
-class _Tracer:
-    facts: Facts
-    sets: UnionFind = field(default_factory=UnionFind)
-    labels: dict[str, Labels] = field(default_factory=dict)
-    intervals: dict[str, Interval] = field(default_factory=dict)
-    slots: list[Slot] = field(default_factory=list)
-    signals: list[Signal] = field(default_factory=list)
-    pins: list[tuple[Ints, str]] = field(default_factory=list)
-    producers: list[tuple[int, Ints]] = field(default_factory=list)
-    refused: list[Refusal] = field(default_factory=list)
-    actions: dict[int, Action] = field(default_factory=dict)
-    tied_reads: dict[str, Labels | None] = field(default_factory=dict)
-    tied_atoms: dict[str, Ints] = field(default_factory=dict)
-
+class _Tracer(Joining):
     def run(self) -> Trace:
         fixed = self.facts.static | self.facts.derived
         self.shared_weights = self._shared_weights()
@@ -130,15 +106,6 @@ class _Tracer:
                 self._move(action)
             case Refused(reason):
                 self._refuse(reason)
-
-    def _refuse(self, reason: str) -> None:
-        """Pins whatever the node reads."""
-        for tensor in self.node.inputs:
-            self._pin_tensor(tensor.name, f"is read by {self._me()}, which {reason}")
-        sizes = [self.facts.value(t) for t in self.node.inputs if t.name in self.facts.static]
-        parameters = sum(v.size for v in sizes if v is not None and v.ndim > 1 and v.dtype.kind == "f")
-        if parameters:
-            self.refused.append(Refusal(self._layer(), reason, parameters))
 
     def _contraction(self, action: Contraction) -> None:
         weight = self.node.inputs[action.weight]
@@ -335,7 +302,7 @@ class _Tracer:
             return
         if action.before is not None:
             before = action.before
-            function = _zero_stays if before.kind is Kind.ABSOLUTE else _unknown
+            function = _zero_stays if before.kind is Kind.ABSOLUTE else unknown
             uniform = self._mapped(uniform, lambda child: Activated(child, before, function))
         result = self._mapped(uniform, lambda child: Pooled(child, action.linear, action.padded, action.scale_free))
         if action.dropped:
@@ -376,277 +343,7 @@ class _Tracer:
             moved = united[:, 0]
         self._emit(moved)
 
-    # ---- elementwise operators between tensors
-
-    def _elementwise(self, action: Elementwise) -> None:
-        tensors = self.node.inputs
-        if action.operation != "compare" and self.facts.types.get(tensors[0].name) in INTEGER_TYPES:
-            return self._refuse("computes with integers")
-        shape = self._shape(self.node.outputs[0])
-        names = [t.name for t in tensors]
-        if len(names) == 1:
-            return self._single(action.operation, self.labels.get(names[0]))
-        left = self._operand(tensors[0], len(shape))
-        for tensor in tensors[1:]:
-            right = self._operand(tensor, len(shape))
-            left = self._pair(action.operation, left, right, shape)
-        if left.labels is not None:
-            self._emit(left.labels)
-
-    def _chosen(self) -> None:
-        """Where: a channel's relation must hold for the condition and for both choices."""
-        shape = self._shape(self.node.outputs[0])
-        condition, left, right = (self._operand(t, len(shape)) for t in self.node.inputs)
-        choices = self._pair("choose", left, right, shape)
-        result = self._pair("where", condition, choices, shape)
-        if result.labels is not None:
-            self._emit(result.labels)
-
-    def _single(self, operation: str, labels: Labels | None) -> None:
-        """Neg, or a Sum, Max or Min of one tensor."""
-        if labels is not None and operation == "neg":
-            row = labels.reshape(-1)
-            minus, zero = np.full((len(row), 1), -1.0), np.zeros((len(row), 1))
-            affine = self._affine(row, minus, zero, zero)
-            assert affine is not None
-            labels = affine.reshape(labels.shape)
-        if labels is not None:
-            self._emit(labels)
-
-    def _operand(self, tensor: gs.Tensor, rank: int) -> _Operand:
-        labels = self.labels.get(tensor.name)
-        shape = self._shape(tensor)
-        value = self.facts.value(tensor) if tensor.name in self.facts.static else None
-        position = next(i for i, t in enumerate(self.node.inputs) if t is tensor)
-        full = (1,) * (rank - len(shape)) + shape
-        return _Operand(None if labels is None else aligned(labels, rank), full, value, position)
-
-    def _pair(self, operation: str, left: _Operand, right: _Operand, shape: movers.Shape) -> _Operand:
-        whole = np.broadcast_shapes(left.shape, right.shape)
-        if left.labels is not None and right.labels is not None:
-            return _Operand(self._unite(operation, left, right), whole, None, -1)
-        if left.labels is None and right.labels is None:
-            return _Operand(None, whole, None, -1)
-        one, other = (left, right) if left.labels is not None else (right, left)
-        assert one.labels is not None
-        if other.value is not None:
-            return _Operand(self._with_constant(operation, one.labels, other, swapped=one is right), whole, None, -1)
-        if any(other.shape[axis] > 1 for axis in varying(one.labels)):
-            self._pin(one.labels, f"meets a tensor at {self._me()} whose channels cannot be removed")
-            return _Operand(None, whole, None, -1)
-        return _Operand(self._with_shared(operation, one.labels, swapped=one is right), whole, None, -1)
-
-    def _unite(self, operation: str, left: _Operand, right: _Operand) -> Labels | None:
-        assert left.labels is not None and right.labels is not None
-        if varying(left.labels) != varying(right.labels):
-            for operand in (left, right):
-                self._pin(operand.labels, f"meets a tensor at {self._me()} that varies along other axes")
-            return None
-        a, b = left.labels.reshape(-1), right.labels.reshape(-1)
-        x, y = atoms_of(a), atoms_of(b)
-        both = (x >= 0) & (y >= 0)
-        lonely = f"meets a tensor at {self._me()} whose channels cannot be removed"
-        self._pin(a[~both], lonely)
-        self._pin(b[~both], lonely)
-        self.sets.unite(x[both], y[both])
-        result = np.full(len(a), -1, dtype=np.int64)
-        pairs = np.stack([signals_of(a), signals_of(b)])
-        for key in np.unique(pairs[:, both], axis=1).T:
-            mask = both & (pairs == key[:, None]).all(0)
-            one, other = self.signals[key[0]], self.signals[key[1]]
-            if not np.array_equal(x[mask], y[mask]):
-                one, other = Restricted(one, x[mask]), Restricted(other, y[mask])
-            result[mask] = pack(x[mask], self._signal(Combined(operation, one, other)))
-        return result.reshape(left.labels.shape)
-
-    def _with_shared(self, operation: str, labels: Labels, swapped: bool) -> Labels:
-        """The other operand is data, and the same for every channel."""
-        if operation == "mul" or (operation == "div" and not swapped):
-            return self._mapped(labels, Modulated)
-        shared = Shared()
-
-        def make(child: Signal) -> Signal:
-            return Combined(operation, shared, child) if swapped else Combined(operation, child, shared)
-
-        return self._mapped(labels, make)
-
-    def _with_constant(self, operation: str, labels: Labels, other: _Operand, swapped: bool) -> Labels | None:
-        assert other.value is not None
-        value = np.asarray(other.value, dtype=np.float64)
-        value = value.reshape((1,) * (labels.ndim - value.ndim) + value.shape)
-        uniform = all(value.shape[axis] == 1 for axis in varying(labels))
-        if operation in ("max", "min", "choose", "where", "compare") or (operation == "div" and swapped):
-            if not uniform or value.size > 1:
-                self._pin(labels, f"is read by {self._me()}, which compares or divides by channel")
-                return None
-            number = float(value.reshape(-1)[0])
-            if operation == "choose" and number == 0:
-                return self._mapped(labels, Modulated)
-            action = self._comparison(operation, number)
-            alone = sum(t.name not in self.facts.static for t in self.node.inputs) == 1
-            function = self._function(self.index) if alone else _unknown
-            return self._mapped(labels, lambda child: Activated(child, action, function))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            scale, shift = {
-                "add": (np.ones_like(value), value),
-                "sub": (-np.ones_like(value), value) if swapped else (np.ones_like(value), -value),
-                "mul": (value, np.zeros_like(value)),
-                "div": (1 / value, np.zeros_like(value)),
-            }[operation]
-        scales, shifts = self._per_position(labels, scale), self._per_position(labels, shift)
-        if not (np.isfinite(scales).all() and np.isfinite(shifts).all()):
-            self._pin(labels, f"meets a constant at {self._me()} that is not finite")
-            return None
-        affine = self._affine(labels.reshape(-1), scales, shifts, np.abs(shifts))
-        if affine is None:
-            self._pin(labels, f"repeats too often at {self._me()}")
-            return None
-        self._carry(other.position, labels, other.value)
-        return affine.reshape(labels.shape)
-
-    @staticmethod
-    def _comparison(operation: str, value: float) -> Activation:
-        if operation not in ("max", "min"):
-            return Activation(Kind.BOUNDED)
-        kind = Kind.HOMOGENEOUS if value == 0 else Kind.UNBOUNDED
-        flat = (value, np.inf) if operation == "max" else (-np.inf, value)
-        return Activation(kind, *flat, flat)
-
-    def _carry(self, position: int, labels: Labels, value: Array) -> None:
-        """A constant with one parameter per channel: sliced where it varies along a labelled axis."""
-        view = labels
-        for axis in varying(labels):
-            behind = axis - (labels.ndim - value.ndim)
-            if behind < 0 or value.shape[behind] == 1:
-                view = view.take([0], axis)
-        if view.size > 1:
-            kept = view.reshape(view.shape[view.ndim - value.ndim :]) if view.ndim > value.ndim else view
-            self.slots.append(Slot(self.index, position, "carried", kept))
-
-    # ---- signals
-
-    def _signal(self, signal: Signal) -> int:
-        self.signals.append(signal)
-        return len(self.signals) - 1
-
-    def _mapped(self, labels: Labels, make: Callable[[Signal], Signal]) -> Labels:
-        """Labels with every distinct signal replaced by make(signal)."""
-        atoms, sources = atoms_of(labels), signals_of(labels)
-        result = np.full(labels.shape, -1, dtype=np.int64)
-        for key in np.unique(sources[atoms >= 0]):
-            mask = (sources == key) & (atoms >= 0)
-            result[mask] = pack(atoms[mask], self._signal(make(self.signals[key])))
-        return result
-
-    def _per_position(self, labels: Labels, value: Array) -> Floats:
-        """[places, q]: the part of a broadcast constant that meets each labelled place."""
-        value = np.asarray(value, dtype=np.float64)
-        value = value.reshape((1,) * (labels.ndim - value.ndim) + value.shape)
-        axes = varying(labels)
-        full = np.broadcast_to(value, [labels.shape[a] if a in axes else n for a, n in enumerate(value.shape)])
-        others = [a for a in range(labels.ndim) if a not in axes]
-        return full.transpose([*axes, *others]).reshape(labels.size, -1)
-
-    def _affine(self, row: Labels, scale: Floats, shift: Floats, magnitude: Floats) -> Labels | None:
-        def make(child: Signal, atoms: Ints, places: Ints) -> Signal:
-            return Affine(child, atoms, scale[places], shift[places], magnitude[places])
-
-        return self._split_signals(row, np.hstack([scale, shift]), make)
-
-    def _split_signals(
-        self, row: Labels, values: Floats, make: Callable[[Signal, Ints, Ints], Signal]
-    ) -> Labels | None:
-        """One new signal per distinct one; places of the same atom with different values get signals of their own."""
-        atoms, sources, rank = atoms_of(row), signals_of(row), occurrence(row)
-        if rank.max(initial=0):
-            order = np.lexsort((rank, row))
-            first = order[np.flatnonzero(rank[order] == 0)]
-            head = first[np.cumsum(rank[order] == 0) - 1]
-            if np.array_equal(values[order], values[head]):
-                rank = np.zeros_like(rank)
-        if rank.max(initial=0) >= MOST_OCCURRENCES:
-            return None
-        result = np.full(len(row), -1, dtype=np.int64)
-        for key in np.unique(np.stack([sources, rank])[:, atoms >= 0], axis=1).T:
-            places = np.flatnonzero((sources == key[0]) & (rank == key[1]) & (atoms >= 0))
-            result[places] = pack(atoms[places], self._signal(make(self.signals[key[0]], atoms[places], places)))
-        return result
-
-    def _function(self, index: int) -> Callable[[Floats], Floats]:
-        facts = self.facts
-
-        def evaluate(values: Floats) -> Floats:
-            return facts.evaluate(index, values)
-
-        return evaluate
-
-    # ---- small helpers
-
-    def _parameters(self) -> list[Array]:
-        """The node's constant inputs that are floats."""
-        values = [self.facts.value(t) for t in self.node.inputs if t.name in self.facts.static]
-        return [v for v in values if v is not None and v.dtype.kind in "fV"]
-
-    def _me(self) -> str:
-        """The node in a reason: by operator, so that reasons group."""
-        return f"{'an' if self.node.op[0] in 'AEIO' else 'a'} {self.node.op}"
-
-    def _layer(self) -> str:
-        return layer_name(self.node, self.index)
-
-    def _shape(self, tensor: gs.Tensor) -> movers.Shape:
-        value = self.facts.value(tensor)
-        return tuple(value.shape) if value is not None else self.facts.shapes[tensor.name]
-
-    def _emit(self, labels: Labels, name: str | None = None) -> None:
-        labels = movers.compress(labels)
-        if (atoms_of(labels) < 0).all():
-            return
-        if labels.size == 1:
-            return self._pin(labels, f"is broadcast as a single channel at {self._me()}")
-        self.labels[name or self.node.outputs[0].name] = labels
-
-    def _add_slot(self, position: int, role: Role, row: Labels, rank: int, axis: int, padded: bool = False) -> None:
-        shape = [1] * rank
-        shape[axis] = len(row)
-        self.slots.append(Slot(self.index, position, role, row.reshape(shape), axis, padded))
-
-    def _uniform(self, labels: Labels | None, axes: range | list[int] | tuple[int, ...]) -> Labels | None:
-        """Labels with one atom along the axes that a window mixes: those that varied are united."""
-        if labels is None:
-            return None
-        for axis in axes:
-            if labels.shape[axis] == 1:
-                continue
-            first = np.broadcast_to(labels.take([0], axis), labels.shape)
-            if not np.array_equal(signals_of(first), signals_of(labels)) or (labels < 0).any():
-                self._pin(labels, f"varies in space at {self._me()}")
-                return None
-            self.sets.unite(atoms_of(first).reshape(-1), atoms_of(labels).reshape(-1))
-            labels = labels.take([0], axis)
-        return labels
-
-    def _pin(self, labels: Labels | None, reason: str) -> None:
-        if labels is None:
-            return
-        atoms = np.unique(atoms_of(labels))
-        atoms = atoms[atoms >= 0]
-        if len(atoms):
-            self.pins.append((atoms, reason))
-
-    def _pin_tensor(self, name: str, reason: str) -> None:
-        self._pin(self.labels.get(name), reason)
-
-    def _shared_weights(self) -> set[str]:
-        """Names of matrices and kernels that more than one node input reads."""
-        names = set()
-        for name in self.facts.static:
-            readers = [self.facts.nodes[index] for index, _ in self.facts.consumers(name)]
-            if sum(node.op not in SHAPE_OPS for node in readers) > 1:
-                value = self.facts.value_by_name(name)
-                if value is not None and value.ndim >= 2:
-                    names.add(name)
-        return names
+    # ---- interval facts
 
     def _interval(self, action: Action) -> None:
         """Bounds of every element of the node's outputs, as far as simple facts tell."""
@@ -691,19 +388,6 @@ class _Tracer:
         return replace(traced, refusals=tuple(refusals))
 
 
-def _unknown(values: Floats) -> Floats:
-    """Stands for a function of several tensors, of which one alone says nothing."""
-    return np.full(len(values), np.nan)
-
-
 def _zero_stays(values: Floats) -> Floats:
     """Stands for a function of several elements, of which only zeros make a zero."""
     return np.where(values == 0, 0.0, np.nan)
-
-
-@dataclass(frozen=True, eq=False)
-class _Operand:
-    labels: Labels | None
-    shape: movers.Shape
-    value: Array | None
-    position: int

@@ -1,0 +1,186 @@
+"""Elementwise operators between tensors: branches that must keep the same channels, and constants that follow them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx_condense import movers
+from onnx_condense.actions import (
+    Activation,
+    Elementwise,
+    Kind,
+)
+from onnx_condense.channels import Slot
+from onnx_condense.labels import aligned, atoms_of, pack, signals_of, varying
+from onnx_condense.ledger import Ledger, unknown
+from onnx_condense.movers import Labels
+from onnx_condense.operator_rows import INTEGER_TYPES
+from onnx_condense.runtime import Array
+from onnx_condense.signals import (
+    Activated,
+    Combined,
+    Modulated,
+    Restricted,
+    Shared,
+    Signal,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Operand:
+    labels: Labels | None
+    shape: movers.Shape
+    value: Array | None
+    position: int
+
+
+class Joining(Ledger):
+    """The part of the tracer that brings tensors together."""
+
+    def _elementwise(self, action: Elementwise) -> None:
+        tensors = self.node.inputs
+        if action.operation != "compare" and self.facts.types.get(tensors[0].name) in INTEGER_TYPES:
+            return self._refuse("computes with integers")
+        shape = self._shape(self.node.outputs[0])
+        names = [t.name for t in tensors]
+        if len(names) == 1:
+            return self._single(action.operation, self.labels.get(names[0]))
+        left = self._operand(tensors[0], len(shape))
+        for tensor in tensors[1:]:
+            right = self._operand(tensor, len(shape))
+            left = self._pair(action.operation, left, right, shape)
+        if left.labels is not None:
+            self._emit(left.labels)
+
+    def _chosen(self) -> None:
+        """Where: a channel's relation must hold for the condition and for both choices."""
+        shape = self._shape(self.node.outputs[0])
+        condition, left, right = (self._operand(t, len(shape)) for t in self.node.inputs)
+        choices = self._pair("choose", left, right, shape)
+        result = self._pair("where", condition, choices, shape)
+        if result.labels is not None:
+            self._emit(result.labels)
+
+    def _single(self, operation: str, labels: Labels | None) -> None:
+        """Neg, or a Sum, Max or Min of one tensor."""
+        if labels is not None and operation == "neg":
+            row = labels.reshape(-1)
+            minus, zero = np.full((len(row), 1), -1.0), np.zeros((len(row), 1))
+            affine = self._affine(row, minus, zero, zero)
+            assert affine is not None
+            labels = affine.reshape(labels.shape)
+        if labels is not None:
+            self._emit(labels)
+
+    def _operand(self, tensor: gs.Tensor, rank: int) -> Operand:
+        labels = self.labels.get(tensor.name)
+        shape = self._shape(tensor)
+        value = self.facts.value(tensor) if tensor.name in self.facts.static else None
+        position = next(i for i, t in enumerate(self.node.inputs) if t is tensor)
+        full = (1,) * (rank - len(shape)) + shape
+        return Operand(None if labels is None else aligned(labels, rank), full, value, position)
+
+    def _pair(self, operation: str, left: Operand, right: Operand, shape: movers.Shape) -> Operand:
+        whole = np.broadcast_shapes(left.shape, right.shape)
+        if left.labels is not None and right.labels is not None:
+            return Operand(self._unite(operation, left, right), whole, None, -1)
+        if left.labels is None and right.labels is None:
+            return Operand(None, whole, None, -1)
+        one, other = (left, right) if left.labels is not None else (right, left)
+        assert one.labels is not None
+        if other.value is not None:
+            return Operand(self._with_constant(operation, one.labels, other, swapped=one is right), whole, None, -1)
+        if any(other.shape[axis] > 1 for axis in varying(one.labels)):
+            self._pin(one.labels, f"meets a tensor at {self._me()} whose channels cannot be removed")
+            return Operand(None, whole, None, -1)
+        return Operand(self._with_shared(operation, one.labels, swapped=one is right), whole, None, -1)
+
+    def _unite(self, operation: str, left: Operand, right: Operand) -> Labels | None:
+        assert left.labels is not None and right.labels is not None
+        if varying(left.labels) != varying(right.labels):
+            for operand in (left, right):
+                self._pin(operand.labels, f"meets a tensor at {self._me()} that varies along other axes")
+            return None
+        a, b = left.labels.reshape(-1), right.labels.reshape(-1)
+        x, y = atoms_of(a), atoms_of(b)
+        both = (x >= 0) & (y >= 0)
+        lonely = f"meets a tensor at {self._me()} whose channels cannot be removed"
+        self._pin(a[~both], lonely)
+        self._pin(b[~both], lonely)
+        self.sets.unite(x[both], y[both])
+        result = np.full(len(a), -1, dtype=np.int64)
+        pairs = np.stack([signals_of(a), signals_of(b)])
+        for key in np.unique(pairs[:, both], axis=1).T:
+            mask = both & (pairs == key[:, None]).all(0)
+            one, other = self.signals[key[0]], self.signals[key[1]]
+            if not np.array_equal(x[mask], y[mask]):
+                one, other = Restricted(one, x[mask]), Restricted(other, y[mask])
+            result[mask] = pack(x[mask], self._signal(Combined(operation, one, other)))
+        return result.reshape(left.labels.shape)
+
+    def _with_shared(self, operation: str, labels: Labels, swapped: bool) -> Labels:
+        """The other operand is data, and the same for every channel."""
+        if operation == "mul" or (operation == "div" and not swapped):
+            return self._mapped(labels, Modulated)
+        shared = Shared()
+
+        def make(child: Signal) -> Signal:
+            return Combined(operation, shared, child) if swapped else Combined(operation, child, shared)
+
+        return self._mapped(labels, make)
+
+    def _with_constant(self, operation: str, labels: Labels, other: Operand, swapped: bool) -> Labels | None:
+        assert other.value is not None
+        value = np.asarray(other.value, dtype=np.float64)
+        value = value.reshape((1,) * (labels.ndim - value.ndim) + value.shape)
+        uniform = all(value.shape[axis] == 1 for axis in varying(labels))
+        if operation in ("max", "min", "choose", "where", "compare") or (operation == "div" and swapped):
+            if not uniform or value.size > 1:
+                self._pin(labels, f"is read by {self._me()}, which compares or divides by channel")
+                return None
+            number = float(value.reshape(-1)[0])
+            if operation == "choose" and number == 0:
+                return self._mapped(labels, Modulated)
+            action = self._comparison(operation, number)
+            alone = sum(t.name not in self.facts.static for t in self.node.inputs) == 1
+            function = self._function(self.index) if alone else unknown
+            return self._mapped(labels, lambda child: Activated(child, action, function))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scale, shift = {
+                "add": (np.ones_like(value), value),
+                "sub": (-np.ones_like(value), value) if swapped else (np.ones_like(value), -value),
+                "mul": (value, np.zeros_like(value)),
+                "div": (1 / value, np.zeros_like(value)),
+            }[operation]
+        scales, shifts = self._per_position(labels, scale), self._per_position(labels, shift)
+        if not (np.isfinite(scales).all() and np.isfinite(shifts).all()):
+            self._pin(labels, f"meets a constant at {self._me()} that is not finite")
+            return None
+        affine = self._affine(labels.reshape(-1), scales, shifts, np.abs(shifts))
+        if affine is None:
+            self._pin(labels, f"repeats too often at {self._me()}")
+            return None
+        self._carry(other.position, labels, other.value)
+        return affine.reshape(labels.shape)
+
+    @staticmethod
+    def _comparison(operation: str, value: float) -> Activation:
+        if operation not in ("max", "min"):
+            return Activation(Kind.BOUNDED)
+        kind = Kind.HOMOGENEOUS if value == 0 else Kind.UNBOUNDED
+        flat = (value, np.inf) if operation == "max" else (-np.inf, value)
+        return Activation(kind, *flat, flat)
+
+    def _carry(self, position: int, labels: Labels, value: Array) -> None:
+        """A constant with one parameter per channel: sliced where it varies along a labelled axis."""
+        view = labels
+        for axis in varying(labels):
+            behind = axis - (labels.ndim - value.ndim)
+            if behind < 0 or value.shape[behind] == 1:
+                view = view.take([0], axis)
+        if view.size > 1:
+            kept = view.reshape(view.shape[view.ndim - value.ndim :]) if view.ndim > value.ndim else view
+            self.slots.append(Slot(self.index, position, "carried", kept))

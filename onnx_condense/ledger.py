@@ -1,0 +1,186 @@
+"""What the tracer keeps while it walks a graph: labels, signals, slots, pins, and how they are added to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx_condense import movers
+from onnx_condense.actions import (
+    Action,
+)
+from onnx_condense.channels import Refusal, Role, Slot, layer_name
+from onnx_condense.facts import SHAPE_OPS, Facts
+from onnx_condense.labels import UnionFind, atoms_of, occurrence, pack, signals_of, varying
+from onnx_condense.movers import Labels
+from onnx_condense.runtime import Array
+from onnx_condense.signals import (
+    Affine,
+    Floats,
+    Ints,
+    Signal,
+)
+
+MOST_OCCURRENCES = 64
+"""How many places of one tensor may hold the same atom with different constants (as after Flatten)."""
+
+Interval = tuple[float, float]
+
+
+@dataclass(eq=False)
+class Ledger:
+    """The state of one pass. `index` and `node` are the node that the pass is at."""
+
+    facts: Facts
+    sets: UnionFind = field(default_factory=UnionFind)
+    labels: dict[str, Labels] = field(default_factory=dict)
+    intervals: dict[str, Interval] = field(default_factory=dict)
+    slots: list[Slot] = field(default_factory=list)
+    signals: list[Signal] = field(default_factory=list)
+    pins: list[tuple[Ints, str]] = field(default_factory=list)
+    producers: list[tuple[int, Ints]] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+    actions: dict[int, Action] = field(default_factory=dict)
+    tied_reads: dict[str, Labels | None] = field(default_factory=dict)
+    tied_atoms: dict[str, Ints] = field(default_factory=dict)
+    shared_weights: set[str] = field(default_factory=set)
+    index: int = -1
+    node: gs.Node = None
+
+    def _refuse(self, reason: str) -> None:
+        """Pins whatever the node reads."""
+        for tensor in self.node.inputs:
+            self._pin_tensor(tensor.name, f"is read by {self._me()}, which {reason}")
+        sizes = [self.facts.value(t) for t in self.node.inputs if t.name in self.facts.static]
+        parameters = sum(v.size for v in sizes if v is not None and v.ndim > 1 and v.dtype.kind == "f")
+        if parameters:
+            self.refused.append(Refusal(self._layer(), reason, parameters))
+
+    def _signal(self, signal: Signal) -> int:
+        self.signals.append(signal)
+        return len(self.signals) - 1
+
+    def _mapped(self, labels: Labels, make: Callable[[Signal], Signal]) -> Labels:
+        """Labels with every distinct signal replaced by make(signal)."""
+        atoms, sources = atoms_of(labels), signals_of(labels)
+        result = np.full(labels.shape, -1, dtype=np.int64)
+        for key in np.unique(sources[atoms >= 0]):
+            mask = (sources == key) & (atoms >= 0)
+            result[mask] = pack(atoms[mask], self._signal(make(self.signals[key])))
+        return result
+
+    def _per_position(self, labels: Labels, value: Array) -> Floats:
+        """[places, q]: the part of a broadcast constant that meets each labelled place."""
+        value = np.asarray(value, dtype=np.float64)
+        value = value.reshape((1,) * (labels.ndim - value.ndim) + value.shape)
+        axes = varying(labels)
+        full = np.broadcast_to(value, [labels.shape[a] if a in axes else n for a, n in enumerate(value.shape)])
+        others = [a for a in range(labels.ndim) if a not in axes]
+        return full.transpose([*axes, *others]).reshape(labels.size, -1)
+
+    def _affine(self, row: Labels, scale: Floats, shift: Floats, magnitude: Floats) -> Labels | None:
+        def make(child: Signal, atoms: Ints, places: Ints) -> Signal:
+            return Affine(child, atoms, scale[places], shift[places], magnitude[places])
+
+        return self._split_signals(row, np.hstack([scale, shift]), make)
+
+    def _split_signals(
+        self, row: Labels, values: Floats, make: Callable[[Signal, Ints, Ints], Signal]
+    ) -> Labels | None:
+        """One new signal per distinct one; places of the same atom with different values get signals of their own."""
+        atoms, sources, rank = atoms_of(row), signals_of(row), occurrence(row)
+        if rank.max(initial=0):
+            order = np.lexsort((rank, row))
+            first = order[np.flatnonzero(rank[order] == 0)]
+            head = first[np.cumsum(rank[order] == 0) - 1]
+            if np.array_equal(values[order], values[head]):
+                rank = np.zeros_like(rank)
+        if rank.max(initial=0) >= MOST_OCCURRENCES:
+            return None
+        result = np.full(len(row), -1, dtype=np.int64)
+        for key in np.unique(np.stack([sources, rank])[:, atoms >= 0], axis=1).T:
+            places = np.flatnonzero((sources == key[0]) & (rank == key[1]) & (atoms >= 0))
+            result[places] = pack(atoms[places], self._signal(make(self.signals[key[0]], atoms[places], places)))
+        return result
+
+    def _function(self, index: int) -> Callable[[Floats], Floats]:
+        facts = self.facts
+
+        def evaluate(values: Floats) -> Floats:
+            return facts.evaluate(index, values)
+
+        return evaluate
+
+    def _parameters(self) -> list[Array]:
+        """The node's constant inputs that are floats."""
+        values = [self.facts.value(t) for t in self.node.inputs if t.name in self.facts.static]
+        return [v for v in values if v is not None and v.dtype.kind in "fV"]
+
+    def _me(self) -> str:
+        """The node in a reason: by operator, so that reasons group."""
+        return f"{'an' if self.node.op[0] in 'AEIO' else 'a'} {self.node.op}"
+
+    def _layer(self) -> str:
+        return layer_name(self.node, self.index)
+
+    def _shape(self, tensor: gs.Tensor) -> movers.Shape:
+        value = self.facts.value(tensor)
+        return tuple(value.shape) if value is not None else self.facts.shapes[tensor.name]
+
+    def _emit(self, labels: Labels, name: str | None = None) -> None:
+        labels = movers.compress(labels)
+        if (atoms_of(labels) < 0).all():
+            return
+        if labels.size == 1:
+            return self._pin(labels, f"is broadcast as a single channel at {self._me()}")
+        self.labels[name or self.node.outputs[0].name] = labels
+
+    def _add_slot(self, position: int, role: Role, row: Labels, rank: int, axis: int, padded: bool = False) -> None:
+        shape = [1] * rank
+        shape[axis] = len(row)
+        self.slots.append(Slot(self.index, position, role, row.reshape(shape), axis, padded))
+
+    def _uniform(self, labels: Labels | None, axes: range | list[int] | tuple[int, ...]) -> Labels | None:
+        """Labels with one atom along the axes that a window mixes: those that varied are united."""
+        if labels is None:
+            return None
+        for axis in axes:
+            if labels.shape[axis] == 1:
+                continue
+            first = np.broadcast_to(labels.take([0], axis), labels.shape)
+            if not np.array_equal(signals_of(first), signals_of(labels)) or (labels < 0).any():
+                self._pin(labels, f"varies in space at {self._me()}")
+                return None
+            self.sets.unite(atoms_of(first).reshape(-1), atoms_of(labels).reshape(-1))
+            labels = labels.take([0], axis)
+        return labels
+
+    def _pin(self, labels: Labels | None, reason: str) -> None:
+        if labels is None:
+            return
+        atoms = np.unique(atoms_of(labels))
+        atoms = atoms[atoms >= 0]
+        if len(atoms):
+            self.pins.append((atoms, reason))
+
+    def _pin_tensor(self, name: str, reason: str) -> None:
+        self._pin(self.labels.get(name), reason)
+
+    def _shared_weights(self) -> set[str]:
+        """Names of matrices and kernels that more than one node input reads."""
+        names = set()
+        for name in self.facts.static:
+            readers = [self.facts.nodes[index] for index, _ in self.facts.consumers(name)]
+            if sum(node.op not in SHAPE_OPS for node in readers) > 1:
+                value = self.facts.value_by_name(name)
+                if value is not None and value.ndim >= 2:
+                    names.add(name)
+        return names
+
+
+def unknown(values: Floats) -> Floats:
+    """Stands for a function of several tensors, of which one alone says nothing."""
+    return np.full(len(values), np.nan)
