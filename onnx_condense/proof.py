@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
-from onnx_condense.actions import Activation, Move
+from onnx_condense.actions import Activation, Move, Window
 from onnx_condense.channels import Trace
 from onnx_condense.errors import InputError, VerificationError
 from onnx_condense.inputs import Feed
@@ -94,12 +94,12 @@ def prove(
 
 
 def bounded_outputs(traced: Trace) -> set[str]:
-    """Outputs that a bounded function makes (Sigmoid, Softmax, Tanh), maybe moved afterwards."""
+    """Outputs that a bounded function makes (Sigmoid, Softmax, Tanh), maybe moved or averaged afterwards."""
     makers = {t.name: i for i, node in enumerate(traced.facts.nodes) for t in node.outputs}
     found = set()
     for output in traced.facts.graph.outputs:
         name = output.name
-        while name in makers and isinstance(traced.actions.get(makers[name]), Move):
+        while name in makers and isinstance(traced.actions.get(makers[name]), Move | Window):
             name = traced.facts.nodes[makers[name]].inputs[0].name
         action = traced.actions.get(makers.get(name, -1))
         if isinstance(action, Activation) and np.isfinite([action.low, action.high]).all():

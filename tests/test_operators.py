@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from planted import CASES, RELATIONS, Case, assert_close, run, signed_feed, widths
+from cases import CASES
+from planted import RELATIONS, Case, assert_close, run, signed_feed, widths
 
 from onnx_condense import Options, condense
 from onnx_condense.operators import TABLE

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cases import CASES
 from numpy.typing import NDArray
-from planted import CASES, RELATIONS, Case, Net, channel_values, planted_rows, traced
+from planted import RELATIONS, Case, Net, channel_values, planted_rows, traced
 
 from onnx_condense.relations import Relations
 from onnx_condense.signals import Signal

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from planted import CASES, Case, Net, assert_close, planted_rows, traced, widths
+from cases import CASES
+from planted import Case, Net, assert_close, planted_rows, traced, widths
 
 from onnx_condense import Options, Plan, condense, rewrite
 from onnx_condense.channels import Group, Trace

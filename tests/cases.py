@@ -1,0 +1,11 @@
+"""Every planted case: importing a family registers its cases."""
+
+from __future__ import annotations
+
+import planted_cases
+import planted_more
+from planted import CASES
+
+FAMILIES = (planted_cases, planted_more)
+
+__all__ = ["CASES", "FAMILIES"]
