@@ -62,13 +62,6 @@ class State(Weights):
         self.shift: dict[int, Floats] = {}
         self.plans: dict[int, GroupPlan] = {}
 
-    def copy(self) -> State:
-        """A state that can go on alone."""
-        other = State(self.trace)
-        other.alive = self.alive.copy()
-        other.folded, other.shift, other.plans = dict(self.folded), dict(self.shift), dict(self.plans)
-        return other
-
     def weight(self, node: int, position: int) -> Array:
         """The value of a weight input, merges folded in."""
         key = node, position

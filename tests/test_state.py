@@ -49,10 +49,9 @@ def test_apply_folds_columns_and_constants() -> None:
     assert state.kept(trace.groups[0]).tolist() == [0, 1, 3, 5]
 
 
-def test_apply_leaves_the_model_and_copies_alone() -> None:
+def test_apply_leaves_the_model_and_other_states_alone() -> None:
     trace = traced(chain())
-    state = State(trace)
-    other = state.copy()
+    state, other = State(trace), State(trace)
     before = state.weight(2, 1).copy()
     state.apply(*planned(trace, [0, 0, 2, 3, 4, 5], [1, 3, 1, 1, 1, 1], [0] * 6))
     np.testing.assert_array_equal(other.weight(2, 1), before)
