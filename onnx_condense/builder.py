@@ -12,8 +12,9 @@ from onnx_condense.errors import PlanError, UsageError
 from onnx_condense.labels import atoms_of
 from onnx_condense.merging import Judgement, decide, judge
 from onnx_condense.options import DEFAULT_THRESHOLD, Options
-from onnx_condense.plan import Plan
-from onnx_condense.rewrite import Disagreement, check_shapes
+from onnx_condense.plan import GroupPlan, Plan
+from onnx_condense.reshaping import Disagreement
+from onnx_condense.rewrite import check_shapes
 from onnx_condense.state import State, paths
 
 
@@ -85,16 +86,21 @@ class Builder:
 
     def width_at(self, group: Group, threshold: float) -> int:
         """Channels that stay at a threshold, before alignment."""
-        plan = decide(self.judged(group), self.trace, self.options.method, self.options.depthwise, threshold, 1)
+        plan = self._decide(self.judged(group), threshold, 1)
         return len(plan.keep)
 
+    # weights near the largest float overflow in norms: such channels are not alike, and that is no error
+    @np.errstate(over="ignore", invalid="ignore")
     def _judge(self, state: State, group: Group) -> Judgement:
-        with np.errstate(over="ignore", invalid="ignore"):  # weights near the largest float: not alike, not an error
-            return judge(state, group, self.options.method, self.options.depthwise)
+        return judge(state, group, self.options.method, self.options.depthwise)
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def _decide(self, judgement: Judgement, threshold: float, align: int) -> GroupPlan:
+        return decide(judgement, self.trace, self.options.method, self.options.depthwise, threshold, align)
 
     def _pass(self, wanted: Mapping[int, float]) -> State:
         """One pass over the groups; --lossless repeats until nothing changes."""
-        method, depthwise = self.options.method, self.options.depthwise
+        method = self.options.method
         cascading = method == "lossless" or self.options.sequential
         state = State(self.trace)
         repeat = True
@@ -104,7 +110,7 @@ class Builder:
                 if group.index in self._stay:
                     continue
                 judgement = self._judge(state, group) if cascading else self.judged(group)
-                plan = decide(judgement, self.trace, method, depthwise, wanted[group.index], self.align)
+                plan = self._decide(judgement, wanted[group.index], self.align)
                 self.held[group.index] = plan.held
                 if plan.shrinks:
                     state.apply(group, plan)

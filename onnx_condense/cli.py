@@ -51,8 +51,8 @@ PLANNING = (
 class _Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, and that knows options by their whole names only."""
 
-    def __init__(self, prog: str, **texts: str) -> None:
-        super().__init__(prog, allow_abbrev=False, **texts)  # type: ignore[arg-type]
+    def __init__(self, prog: str, description: str, epilog: str | None = None) -> None:
+        super().__init__(prog, description=description, epilog=epilog, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted: nothing was written", 1)
-    except Exception as error:
+    except Exception as error:  # the contract: one line and an exit code, never a traceback
         if os.environ.get(DEBUG):
             raise
         text = f"{type(error).__name__}: {model_io.first_line(error)}"

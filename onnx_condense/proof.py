@@ -50,18 +50,20 @@ def prove(
         VerificationError: the surgery limit, the lossless promise or the tolerance is not met.
     """
     try:
-        condensed = results(small.model, feeds)
-        surgery = compare(results(twin.model, feeds), condensed, reference=expected)
+        everything = [*feeds, other] if other is not None else feeds
+        expanded, condensed = results(twin.model, everything), results(small.model, everything)
+        count = len(feeds)
+        surgery = compare(expanded[:count], condensed[:count], reference=expected)
         if other is not None:
-            left, right, reference = (results(m, [other]) for m in (twin.model, small.model, original))
-            surgery = worse(surgery, compare(left, right, reference=reference))
+            elsewhere = compare(expanded[count:], condensed[count:], reference=results(original, [other]))
+            surgery = worse(surgery, elsewhere)
     except InputError as error:
         raise VerificationError(f"the rewritten model does not run ({error}): please report this model") from error
     noise = compare(results(original, feeds, optimize=False), expected)
     limits = surgery_limits(noise)
     bounded = bounded_outputs(traced)
     worst, limit = nearest(_settled(surgery, bounded), limits)
-    approximation = compare(expected, condensed)
+    approximation = compare(expected, condensed[:count])
     inner = _inner_error(traced, feeds[:1], small, twin)
     if not worst <= limit or not inner <= max(INNER_LIMIT, 100 * max(limits.values(), default=0.0)):
         raise VerificationError(

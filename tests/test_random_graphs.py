@@ -20,7 +20,8 @@ from onnx_condense import Options, condense
 from onnx_condense.merging import decide, judge
 from onnx_condense.options import Depthwise, Merge
 from onnx_condense.plan import Read
-from onnx_condense.rewrite import Disagreement, write
+from onnx_condense.reshaping import Disagreement
+from onnx_condense.rewrite import write
 from onnx_condense.state import State
 
 OPSETS = (9, 11, 13, 15, 17, 18, 20, 21)

@@ -12,7 +12,8 @@ from planted import COPIES, EXACT, FULL, MAINS, Net, assert_close, planted_colum
 from onnx_condense import Options, condense, rewrite
 from onnx_condense.channels import Trace
 from onnx_condense.merging import decide, judge
-from onnx_condense.rewrite import Disagreement, check_shapes, write
+from onnx_condense.reshaping import Disagreement
+from onnx_condense.rewrite import check_shapes, write
 from onnx_condense.state import State
 
 LOSSLESS = Options(lossless=True, align=1)

@@ -31,7 +31,8 @@ from onnx_condense.labels import atoms_of
 from onnx_condense.pipeline import open_model
 from onnx_condense.plan import GroupPlan, Read
 from onnx_condense.proof import prove
-from onnx_condense.rewrite import Disagreement, write
+from onnx_condense.reshaping import Disagreement
+from onnx_condense.rewrite import write
 from onnx_condense.signals import Ints
 from onnx_condense.state import State, paths
 from onnx_condense.verify import results
