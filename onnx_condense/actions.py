@@ -46,6 +46,8 @@ class Contraction:
     beta: float = 1.0
     scattered: int = 0
     """ConvTranspose: output places per input place; every input place multiplies the whole weight. 0 for the others."""
+    groups: int = 1
+    """Grouped convolution: channels and outputs fall into as many blocks, each reading the block of its own."""
     lookup: bool = False
     """The data are row numbers of the weight, nothing is contracted: Gather from a table."""
 
@@ -58,6 +60,11 @@ class Contraction:
     def outer(self) -> str:
         """The letter that is produced."""
         return next(letter for letter in self.weight_axes if letter in self.output_axes)
+
+
+@dataclass(frozen=True)
+class Product:
+    """MatMul of two tensors of data: inputs 0 [..., m, k] and 1 [..., k, n]."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +159,13 @@ class Move:
     name: str
     parameters: Mapping[str, Any]
 
+    @property
+    def indexed(self) -> tuple[int, ...]:
+        """The axes of the input along which places are taken by their number."""
+        if self.name == "slice":
+            return tuple(axis for axis, *_ in self.parameters["slices"])
+        return (self.parameters["axis"],) if self.name in ("split", "gather") else ()
+
 
 @dataclass(frozen=True)
 class Refused:
@@ -165,7 +179,19 @@ class Chosen:
     """Where: data (input 1 or 2) chosen by a condition (input 0)."""
 
 
-Action = Contraction | Reader | Filter | Activation | Elementwise | Normalization | Window | Move | Chosen | Refused
+Action = (
+    Contraction
+    | Product
+    | Reader
+    | Filter
+    | Activation
+    | Elementwise
+    | Normalization
+    | Window
+    | Move
+    | Chosen
+    | Refused
+)
 
 RELU = Activation(Kind.HOMOGENEOUS, 0.0, flat=(0.0, np.inf))
 UNBOUNDED = Activation(Kind.UNBOUNDED)

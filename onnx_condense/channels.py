@@ -11,6 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_condense.actions import Action, Contraction
+from onnx_condense.balance import Balance, Partition
 from onnx_condense.facts import Facts
 from onnx_condense.labels import UnionFind, atoms_of, signals_of
 from onnx_condense.movers import Labels
@@ -25,6 +26,7 @@ class Slot:
 
     produced: its rows make the atoms. carried: it holds one parameter per atom. contracted: it reads the atoms.
     `axis` is the labelled axis of a produced or contracted slot. `padded`: zeros from beyond a border are read too.
+    `groups`: of a convolution whose weight is seen by channel, [channels, ...] (see `state.by_channel`).
     """
 
     node: int
@@ -33,6 +35,7 @@ class Slot:
     labels: Labels
     axis: int = 0
     padded: bool = False
+    groups: int = 1
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Group:
 
     units: [n] unit ids in channel order. cells: index arrays into units; channels merge within a cell only.
     producers: node indices in topological order. layers: their names.
+    partitions: lines that must lose equally many channels, their units as indices into units.
     """
 
     index: int
@@ -57,6 +61,7 @@ class Group:
     cells: tuple[Ints, ...]
     producers: tuple[int, ...]
     layers: tuple[str, ...]
+    partitions: tuple[Partition, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +79,7 @@ class Trace:
     unit_of: Ints
     labels: Mapping[str, Labels]
     actions: Mapping[int, Action]
+    balance: Balance
 
     def size(self, node: int) -> int:
         """Parameters of a linear map's weight."""
@@ -102,6 +108,8 @@ def layer_name(node: gs.Node, index: int) -> str:
 
 
 ONE_CHANNEL = "has one independent channel only"
+LONELY = "stands alone, or beside what has no channels, in a group or head"
+ALIKE = "must keep as many channels as others, of which this is true"
 
 
 def dependency_groups(
@@ -111,6 +119,7 @@ def dependency_groups(
     slots: Sequence[Slot],
     labels: Mapping[str, Labels],
     name: Mapping[int, str],
+    partitions: Sequence[Partition],
 ) -> tuple[list[Group], list[tuple[int, str]]]:
     """Joins producers that share free channels into groups.
 
@@ -121,27 +130,52 @@ def dependency_groups(
         slots: every weight that holds labels.
         labels: tensor name -> labels.
         name: node index -> layer name.
+        partitions: lines that must lose equally many channels.
 
     Returns:
         The groups with at least two free channels, and (node index, reason) for every other producer.
     """
     groups: list[Group] = []
     refused: list[tuple[int, str]] = []
-    for members in _joined(producers, unit_of, pinned):
+    pinned = _pinned_alike(pinned, partitions)
+    for members in _joined(producers, unit_of, pinned, partitions):
         units = np.unique(np.concatenate([unit_of[producers[n][1]] for n in members]))
         free = np.array([u for u in units.tolist() if u not in pinned], dtype=np.int64)
         nodes = tuple(producers[n][0] for n in members)
         if len(free) < 2:
             refused += [(n, pinned.get(int(units[0]), ONE_CHANNEL)) for n in nodes]
             continue
-        groups.append(
-            Group(len(groups), free, _cells(free, unit_of, slots, labels), nodes, tuple(name[n] for n in nodes))
-        )
+        lines = tuple(inside for inside in (_within(part, free) for part in partitions) if len(inside.units))
+        cells = _cells(free, unit_of, slots, labels, lines)
+        groups.append(Group(len(groups), free, cells, nodes, tuple(name[n] for n in nodes), lines))
     return groups, refused
 
 
-def _joined(producers: Sequence[tuple[int, Ints]], unit_of: Ints, pinned: Mapping[int, str]) -> list[list[int]]:
-    """Positions of producers, by connected component over shared free units."""
+def _within(part: Partition, units: Ints) -> Partition:
+    """The places of a partition where some units stand, which become indices into `units`."""
+    inside = np.isin(part.units, units)
+    return Partition(part.lines[inside], np.searchsorted(units, part.units[inside]))
+
+
+def _pinned_alike(pinned: Mapping[int, str], partitions: Sequence[Partition]) -> Mapping[int, str]:
+    """Where one line of a partition can lose nothing, no line can."""
+    result = dict(pinned)
+    size = -1
+    while size != len(result):
+        size = len(result)
+        for part in partitions:
+            free = np.array([unit >= 0 and unit not in result for unit in part.units.tolist()])
+            stuck = np.flatnonzero(np.bincount(part.lines, free) < 2)
+            if len(stuck):
+                found = [result.get(unit, LONELY) for unit in part.units[part.lines == stuck[0]].tolist()]
+                result.update((unit, f"{ALIKE}: it {found[0]}") for unit in part.units[free].tolist())
+    return result
+
+
+def _joined(
+    producers: Sequence[tuple[int, Ints]], unit_of: Ints, pinned: Mapping[int, str], partitions: Sequence[Partition]
+) -> list[list[int]]:
+    """Positions of producers, by connected component over shared free units and over partitions."""
     sets = UnionFind()
     sets.grow(len(producers))
     first: dict[int, int] = {}
@@ -149,21 +183,27 @@ def _joined(producers: Sequence[tuple[int, Ints]], unit_of: Ints, pinned: Mappin
         for unit in np.unique(unit_of[atoms]).tolist():
             if unit not in pinned:
                 sets.unite(np.array([first.setdefault(unit, number)]), np.array([number]))
+    for part in partitions:
+        members = np.array([first[unit] for unit in np.unique(part.units).tolist() if unit in first])
+        sets.unite(members[:-1], members[1:])
     roots = sets.roots().tolist()
     order = sorted(range(len(producers)), key=lambda n: (roots[n], n))
     return [list(members) for _, members in groupby(order, key=lambda n: roots[n])]
 
 
-def _cells(units: Ints, unit_of: Ints, slots: Sequence[Slot], labels: Mapping[str, Labels]) -> tuple[Ints, ...]:
-    """Channels may merge when the same slots and tensors hold them, equally often, through the same signals."""
+def _cells(
+    units: Ints, unit_of: Ints, slots: Sequence[Slot], labels: Mapping[str, Labels], partitions: Sequence[Partition]
+) -> tuple[Ints, ...]:
+    """Channels may merge when the same slots, tensors and lines hold them, equally often, through the same signals."""
     signatures: list[list[object]] = [[] for _ in units]
     index = np.full(len(unit_of), -1, dtype=np.int64)
     index[units] = np.arange(len(units))
     rows = [(atoms_of(s.labels).reshape(-1), signals_of(s.labels).reshape(-1)) for s in slots]
     distinct = {atoms.tobytes(): atoms for atoms in (atoms_of(x).reshape(-1) for x in labels.values())}
     rows += [(atoms, np.zeros_like(atoms)) for atoms in distinct.values()]
-    for number, (atoms, sources) in enumerate(rows):
-        inside = np.where(atoms >= 0, index[unit_of[atoms]], -1)
+    places = [(np.where(atoms >= 0, index[unit_of[atoms]], -1), sources) for atoms, sources in rows]
+    places += [(part.units, part.lines) for part in partitions]
+    for number, (inside, sources) in enumerate(places):
         order = np.argsort(inside, kind="stable")[np.count_nonzero(inside < 0) :]
         if not len(order):
             continue

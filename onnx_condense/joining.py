@@ -22,6 +22,7 @@ from onnx_condense.runtime import Array
 from onnx_condense.signals import (
     Activated,
     Combined,
+    Mapped,
     Modulated,
     Restricted,
     Shared,
@@ -63,6 +64,29 @@ class Joining(Ledger):
         result = self._pair("where", condition, choices, shape)
         if result.labels is not None:
             self._emit(result.labels)
+
+    def _product(self) -> None:
+        """Channels on the rows of the left or the columns of the right tensor pass; those that are summed over stay."""
+        rank = len(self._shape(self.node.outputs[0]))
+        for tensor, summed, passed in zip(self.node.inputs, (rank - 1, rank - 2), (rank - 2, rank - 1), strict=True):
+            labels = self.labels.get(tensor.name)
+            if labels is None:
+                continue
+            if labels.ndim < 2:
+                return self._refuse("multiplies a vector with another tensor of data")
+            wide = aligned(labels, rank)
+            axes = varying(wide)
+            if summed in axes:
+                self._pin(labels, f"is read by {self._me()}, which sums over it together with other data")
+            elif passed not in axes:
+                self._pin(labels, f"varies along a batch axis at {self._me()}")
+            elif self.node.outputs[0].name in self.labels:
+                self._pin(labels, f"is read by {self._me()}, both of whose inputs have channels")
+            else:
+                self._emit(self._mapped(wide, lambda child: Mapped(child, False)))
+                batch = [axis for axis in axes if axis != passed]
+                self.fixed.append((wide, tuple(batch)))
+                self.fixed.append((labels, tuple(axis - rank + labels.ndim for axis in batch)))
 
     def _single(self, operation: str, labels: Labels | None) -> None:
         """Neg, or a Sum, Max or Min of one tensor."""

@@ -47,6 +47,10 @@ class Ledger:
     tied_reads: dict[str, Labels | None] = field(default_factory=dict)
     tied_atoms: dict[str, Ints] = field(default_factory=dict)
     shared_weights: set[str] = field(default_factory=set)
+    blocks: list[Labels] = field(default_factory=list)
+    """[groups, channels per group]: what grouped convolutions read and make."""
+    fixed: list[tuple[Labels, tuple[int, ...]]] = field(default_factory=list)
+    """Labels of tensors, and axes that may not shrink."""
     index: int = -1
     node: gs.Node = None
 
@@ -138,10 +142,14 @@ class Ledger:
             return self._pin(labels, f"is broadcast as a single channel at {self._me()}")
         self.labels[name or self.node.outputs[0].name] = labels
 
-    def _add_slot(self, position: int, role: Role, row: Labels, rank: int, axis: int, padded: bool = False) -> None:
+    def _add_slot(
+        self, position: int, role: Role, row: Labels, rank: int, axis: int, padded: bool = False, groups: int = 1
+    ) -> None:
         shape = [1] * rank
         shape[axis] = len(row)
-        self.slots.append(Slot(self.index, position, role, row.reshape(shape), axis, padded))
+        self.slots.append(Slot(self.index, position, role, row.reshape(shape), axis, padded, groups))
+        if groups > 1:
+            self.blocks.append(row.reshape(groups, -1))
 
     def _uniform(self, labels: Labels | None, axes: range | list[int] | tuple[int, ...]) -> Labels | None:
         """Labels with one atom along the axes that a window mixes: those that varied are united."""

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from onnx_condense.balance import even_out
 from onnx_condense.channels import Group, Trace, layer_name
 from onnx_condense.factors import Factor, Rule, final_rules
 from onnx_condense.plan import GroupPlan, Read
@@ -157,7 +158,7 @@ def decide(
         there = cell[before[cell]]
         if len(there) and not (main[there] == there).any():
             main[there[0]] = there[0]
-    held = _align(main, cosine, before, _channels_per_unit(trace, group), align)
+    held = _hold_back(group, main, cosine, before, _channels_per_unit(trace, group), align)
     main[~before] = np.flatnonzero(~before)
     reads = tuple(
         _read(judgement, trace, position, main, method, depthwise) for position in range(len(judgement.paths))
@@ -193,20 +194,38 @@ def _channels_per_unit(trace: Trace, group: Group) -> tuple[int, int, bool]:
     return len(units) - mine, max(1, mine // len(group.units)), any(r > 3 for r in ranks)
 
 
-def _align(main: Ints, cosine: Floats, before: Bools, width: tuple[int, int, bool], align: int) -> tuple[int, ...]:
-    """Undoes merges, lowest cosine first, until the width is a multiple of `align`; returns their channels."""
-    fixed, per_unit, convolved = width
-    places = np.arange(len(main))
-    removed = np.flatnonzero((main != places) & before)
-    if align <= 1 or not convolved or not len(removed):
-        return ()
-    kept = int(before.sum()) - len(removed)
-    wanted = next((k for k in range(kept, int(before.sum())) if (fixed + k * per_unit) % align == 0), int(before.sum()))
-    order = removed[np.lexsort((removed, cosine[removed]))]
-    undone = order[: wanted - kept]
+def _hold_back(
+    group: Group, main: Ints, cosine: Floats, before: Bools, width: tuple[int, int, bool], align: int
+) -> tuple[int, ...]:
+    """Undoes merges, lowest cosine first, until all lines lose equally many and the width is a multiple of `align`.
+
+    Returns the channels that alignment held back.
+    """
+    wanted = (main != np.arange(len(main))) & before
+    even = removed = even_out(wanted, cosine, group.partitions)
+    while True:
+        aligned = even_out(_align(removed, cosine, before, width, align), cosine, group.partitions)
+        if np.array_equal(aligned, removed):
+            break
+        removed = aligned
+    undone = np.flatnonzero(wanted & ~removed)
     main[undone] = undone
     cosine[undone] = 1.0
-    return tuple(sorted(undone.tolist()))
+    return tuple(np.flatnonzero(even & ~removed).tolist())
+
+
+def _align(removed: Bools, cosine: Floats, before: Bools, width: tuple[int, int, bool], align: int) -> Bools:
+    """Which removals stand when the width is to be a multiple of `align`."""
+    fixed, per_unit, convolved = width
+    leaving = np.flatnonzero(removed)
+    if align <= 1 or not convolved or not len(leaving):
+        return removed
+    whole = int(before.sum())
+    kept = whole - len(leaving)
+    wanted = next((k for k in range(kept, whole) if (fixed + k * per_unit) % align == 0), whole)
+    result = removed.copy()
+    result[leaving[np.lexsort((leaving, cosine[leaving]))][: wanted - kept]] = False
+    return result
 
 
 def _read(judgement: Judgement, trace: Trace, position: int, main: Ints, method: Method, depthwise: str) -> Read:

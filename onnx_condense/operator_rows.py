@@ -20,6 +20,7 @@ from onnx_condense.actions import (
     Kind,
     Move,
     Normalization,
+    Product,
     Reader,
     Refused,
     Window,
@@ -102,8 +103,10 @@ def gemm(view: NodeView) -> Action:
 
 
 def matmul(view: NodeView) -> Action:
-    if view.is_weight(0) == view.is_weight(1):
-        return Refused("multiplies two tensors that both depend on data")
+    if not view.is_weight(0) and not view.is_weight(1):
+        return Product()
+    if view.is_weight(0) and view.is_weight(1):
+        return Refused("multiplies two constants")
     data, weight = (0, 1) if view.is_weight(1) else (1, 0)
     rank, weight_rank = len(view.shape(data)), len(view.shape(weight))
     if weight_rank != 2 or rank < 2:
@@ -123,10 +126,9 @@ def conv(view: NodeView) -> Action:
     padded = any(pads) or view.attribute("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
     if group == channels and shape[1] == 1 and group > 1:
         return Filter(shape[0] // group, padded)
-    if group != 1:
-        return Refused("convolves in groups, which cannot be sliced yet")
     stars, dots = "*" * (len(shape) - 2), "." * (len(shape) - 2)
-    return Contraction(0, 1, 2 if view.has(2) else None, "ni" + stars, "oi" + dots, "no" + stars, padded)
+    bias = 2 if view.has(2) else None
+    return Contraction(0, 1, bias, "ni" + stars, "oi" + dots, "no" + stars, padded, groups=group)
 
 
 def conv_transpose(view: NodeView) -> Action:
@@ -135,12 +137,11 @@ def conv_transpose(view: NodeView) -> Action:
     group, shape = view.attribute("group", 1), view.shape(1)
     if group == shape[0] and shape[1] == 1 and group > 1:
         return Filter(1, padded=True)
-    if group != 1:
-        return Refused("convolves in groups, which cannot be sliced yet")
     stars, dots = "*" * (len(shape) - 2), "." * (len(shape) - 2)
     bias = 2 if view.has(2) else None
-    strides = view.attribute("strides", [1])
-    return Contraction(0, 1, bias, "ni" + stars, "io" + dots, "no" + stars, padded=True, scattered=prod(strides))
+    strides = prod(view.attribute("strides", [1]))
+    axes = "ni" + stars, "io" + dots, "no" + stars
+    return Contraction(0, 1, bias, *axes, padded=True, scattered=strides, groups=group)
 
 
 def recurrent(view: NodeView) -> Action:

@@ -1,13 +1,14 @@
 """The small model's shapes, and the attributes and shape inputs that follow them.
 
-Shapes follow from the labels: along every axis of every tensor what is alive must be a full grid; where it is not,
-`Disagreement` names the channels, and the caller lets them stay. What follows the sizes of the inputs is never written
-down as a number.
+Shapes follow from the labels: a tensor shrinks along one axis, every line along it by equally many places, and data
+movement leads from what is alive of its input to what is alive of its output. Where it does not, `Disagreement` names
+the channels, and the caller lets them stay. What follows the sizes of the inputs is never written down as a number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -24,12 +25,42 @@ from onnx_condense.state import State
 
 
 class Disagreement(Exception):
-    """What is alive on a tensor is no grid: these units must all stay."""
+    """What is alive on a tensor gives it no shape: these units must all stay."""
 
     def __init__(self, units: Ints, name: str) -> None:
         super().__init__(name)
         self.units = units
         self.name = name
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What is alive of a tensor along the axis that shrinks.
+
+    mask: of the tensor's rank; axes along which it does not vary have length 1.
+    """
+
+    axis: int
+    mask: Bools
+
+    @property
+    def line(self) -> Bools | None:
+        """[size of the axis], None where other places are alive in each line."""
+        return self.mask.reshape(-1) if self.mask.size == self.mask.shape[self.axis] else None
+
+    @property
+    def count(self) -> int:
+        """Places that are alive in each line."""
+        lines = self.mask.size // self.mask.shape[self.axis]
+        return int(np.count_nonzero(self.mask) // lines)
+
+    def of(self, value: Array) -> Array:
+        """What is alive of an array of the tensor's rank."""
+        if self.line is not None:
+            return value.compress(self.line, self.axis)
+        mask = np.moveaxis(np.broadcast_to(self.mask, value.shape), self.axis, -1)
+        moved = np.moveaxis(value, self.axis, -1)
+        return np.moveaxis(moved[mask].reshape(*moved.shape[:-1], self.count), -1, self.axis)
 
 
 class Reshaping:
@@ -47,30 +78,29 @@ class Reshaping:
         self.values: dict[tuple[int, int], Array] = {}
         self.shapes = self._small_shapes()
 
-    def _masks(self, labels: Labels, name: str) -> dict[int, Bools]:
-        """What is alive along each axis that loses something."""
-        atoms = atoms_of(labels)
-        mask = np.where(atoms >= 0, self.alive[self.trace.unit_of[atoms]], True)
+    def _kept(self, labels: Labels, name: str) -> Kept | None:
+        """What is alive of a tensor, None where all of it is."""
+        units, axis = self.trace.balance.cut(labels)
+        mask = self.alive[units] | (units < 0)
         if mask.all():
-            return {}
-        masks = {
-            axis: np.asarray(np.moveaxis(mask, axis, 0).reshape(mask.shape[axis], -1).any(1))
-            for axis in varying(labels)
-        }
-        grid = np.ones_like(mask)
-        for axis, line in masks.items():
-            grid &= line.reshape([-1 if a == axis else 1 for a in range(mask.ndim)])
-        if not np.array_equal(grid, mask) or not all(line.any() for line in masks.values()):
-            raise Disagreement(np.unique(self.trace.unit_of[atoms[atoms >= 0]]), name)
-        return {axis: line for axis, line in masks.items() if not line.all()}
+            return None
+        counts = np.unique(mask.sum(axis))
+        if len(counts) > 1 or not counts[0]:
+            raise Disagreement(np.unique(units[units >= 0]), name)
+        return Kept(axis, movers.compress(mask.astype(np.int64)).astype(bool))
 
     def _small_shapes(self) -> dict[str, Shape]:
         shapes = dict(self.facts.shapes)
+        for part in self.trace.balance.partitions:
+            alive = np.bincount(part.lines, self.alive[part.units] | (part.units < 0))
+            if np.ptp(alive):
+                raise Disagreement(np.unique(part.units[part.units >= 0]), "a grouped weight")
         for name, labels in self.trace.labels.items():
-            shape = list(shapes[name])
-            for axis, line in self._masks(labels, name).items():
-                shape[axis] = int(line.sum())
-            shapes[name] = tuple(shape)
+            kept = self._kept(labels, name)
+            if kept is not None:
+                shape = list(shapes[name])
+                shape[kept.axis] = kept.count
+                shapes[name] = tuple(shape)
         return shapes
 
     def _changed(self) -> dict[str, Shape]:
@@ -120,8 +150,7 @@ class Reshaping:
         return name
 
     def _regroup(self, index: int) -> None:
-        labels = self.trace.labels.get(self.facts.nodes[index].inputs[0].name)
-        if labels is not None and self._masks(labels, self.facts.nodes[index].inputs[0].name):
+        if self.facts.nodes[index].inputs[0].name in self._changed():
             self.nodes[index].attrs["group"] = self.shapes[self.facts.nodes[index].inputs[0].name][1]
             self.edited.add(id(self.nodes[index]))
 
@@ -130,6 +159,7 @@ class Reshaping:
         names = [t.name for t in (*original.inputs, *original.outputs) if t.name in self.trace.labels]
         if all(self.shapes[n] == self.facts.shapes[n] for n in names):
             return
+        self._check_order(original, action)
         match action.name, original.op:
             case "reshape", "Reshape":
                 self._reshape(index)
@@ -141,6 +171,30 @@ class Reshaping:
                 self._slice_data(index, action)
             case "gather", _:
                 self._gather(index, action)
+
+    def _check_order(self, node: gs.Node, action: Move) -> None:
+        """Raises Disagreement unless the movement leads to what is alive of its output, each place where it belongs."""
+        source, *others = [t.name for t in node.inputs if t.name in self.trace.labels]
+        result = node.outputs[0].name
+        if others or result not in self.trace.labels:
+            return
+        kept = self._kept(self.trace.labels[source], source)
+        if all(len(varying(self.trace.balance.cut(self.trace.labels[n])[0])) < 2 for n in (source, result)):
+            return
+        if kept is not None and kept.axis in action.indexed:
+            raise self._disagreement(source)
+        parameters = dict(action.parameters)
+        if action.name == "reshape":
+            parameters["shape"] = self.shapes[result]
+        moved = movers.apply(action.name, parameters, self._small_labels(source), self.shapes[source])
+        for tensor, labels in zip(node.outputs, moved, strict=True):
+            if tensor.name in self.trace.labels and not _alike(labels, self._small_labels(tensor.name)):
+                raise self._disagreement(tensor.name)
+
+    def _small_labels(self, name: str) -> Labels:
+        labels = self.trace.labels[name]
+        kept = self._kept(labels, name)
+        return labels if kept is None else kept.of(labels)
 
     def _split(self, index: int, axis: int) -> None:
         original = self.facts.nodes[index]
@@ -252,7 +306,8 @@ class Reshaping:
 
     def _alive_along(self, name: str, axis: int) -> Bools | None:
         labels = self.trace.labels.get(name)
-        return None if labels is None else self._masks(labels, name).get(axis)
+        kept = None if labels is None else self._kept(labels, name)
+        return kept.line if kept is not None and kept.axis == axis else None
 
     def _slice_data(self, index: int, action: Move) -> None:
         original = self.facts.nodes[index]
@@ -306,6 +361,12 @@ class Reshaping:
         stem = node.inputs[position].name or f"{node.outputs[0].name}_{position}"
         node.inputs[position] = gs.Constant(self._fresh(f"{stem}_condensed"), value)
         self.edited.add(id(node))
+
+
+def _alike(left: Labels, right: Labels) -> bool:
+    """Whether two arrays of labels say the same where they are broadcast."""
+    shape = _broadcast(left.shape, right.shape)
+    return shape is not None and np.array_equal(np.broadcast_to(left, shape), np.broadcast_to(right, shape))
 
 
 def _broadcast(left: Shape, right: Shape) -> Shape | None:

@@ -16,13 +16,13 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_condense.actions import Contraction, Elementwise, Filter
+from onnx_condense.channels import Slot
 from onnx_condense.labels import atoms_of
 from onnx_condense.model_io import export_graph
-from onnx_condense.movers import Labels
-from onnx_condense.reshaping import Disagreement, Reshaping
+from onnx_condense.reshaping import Disagreement, Kept, Reshaping
 from onnx_condense.runtime import Array
-from onnx_condense.signals import Bools, Floats
-from onnx_condense.state import State
+from onnx_condense.signals import Floats
+from onnx_condense.state import State, by_channel, from_channels
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Written:
     """A model that was written from a state.
 
     macs: multiply-accumulates of its convolutions and matrix products with weights, on the traced shapes.
-    alive: tensor name -> what of the original's tensor it holds, per axis that lost something.
+    alive: tensor name -> what of the original's tensor it holds, where it lost something.
     """
 
     model: onnx.ModelProto
     macs: int
-    alive: Mapping[str, Mapping[int, Bools]]
+    alive: Mapping[str, Kept]
 
 
 def write(state: State, provenance: Mapping[str, Any], expanded: bool = False) -> Written:
@@ -77,15 +77,15 @@ class _Writer(Reshaping):
         for index, shift in self.state.shift.items():
             self._shift(index, shift)
         for slot in self.trace.slots:
-            self._slice(slot.node, slot.input, slot.labels)
+            self._slice(slot)
         self._insert_values()
         self._write_down()
         self.move()
         self._drop_unread()
         macs = self.macs()
         model = export_graph(self.graph, self.facts.model, origin, self.edited, self._changed(), provenance)
-        alive = {name: self._masks(self.trace.labels[name], name) for name in self._changed()}
-        return Written(model, macs, alive)
+        kept = {name: self._kept(self.trace.labels[name], name) for name in self._changed()}
+        return Written(model, macs, {name: of for name, of in kept.items() if of is not None})
 
     def macs(self) -> int:
         """Output elements times the weights that each of them multiplies."""
@@ -110,13 +110,17 @@ class _Writer(Reshaping):
     def _value(self, index: int, position: int) -> Array:
         return self.values.get((index, position), self.state.weight(index, position))
 
-    def _slice(self, index: int, position: int, labels: Labels) -> None:
-        masks = self._masks(labels, self.facts.nodes[index].inputs[position].name)
-        value = self._value(index, position)
-        for axis, line in masks.items():
-            value = value.compress(line, axis)
-        if masks:
-            self.values[index, position] = np.ascontiguousarray(value).reshape(value.shape)
+    def _slice(self, slot: Slot) -> None:
+        kept = self._kept(slot.labels, self.facts.nodes[slot.node].inputs[slot.input].name)
+        if kept is None:
+            return
+        value = self._value(slot.node, slot.input)
+        if slot.groups > 1 and kept.line is not None:
+            slices = by_channel(value, slot.axis, slot.groups)
+            value = from_channels(slices[kept.line], slot.axis, slot.groups)
+        else:
+            value = kept.of(value)
+        self.values[slot.node, slot.input] = np.ascontiguousarray(value).reshape(value.shape)
 
     def _shift(self, index: int, shift: Floats) -> None:
         """Adds constants of removed channels to a consumer's bias, in original shape."""

@@ -52,6 +52,26 @@ def paths(trace: Trace, group: Group) -> Iterator[Path]:
             yield Path(slot, number, signal, units[places], occurrence(units[places]), places)
 
 
+def by_channel(weight: Array, axis: int, groups: int) -> Array:
+    """[channels, ...]: a weight's slices along the channels of an axis.
+
+    On its second axis the weight of a grouped convolution, [groups · a, b, ...], has the channels of one group; all are
+    on the first of the view [groups · b, a, ...].
+    """
+    return _swapped(weight, groups) if groups > 1 and axis == 1 else np.moveaxis(weight, axis, 0)
+
+
+def from_channels(slices: Array, axis: int, groups: int) -> Array:
+    """The weight that `by_channel` is a view of."""
+    return _swapped(slices, groups) if groups > 1 and axis == 1 else np.moveaxis(slices, 0, axis)
+
+
+def _swapped(weight: Array, groups: int) -> Array:
+    """[groups · a, b, ...] as [groups · b, a, ...]; its own inverse."""
+    swapped = weight.reshape(groups, -1, *weight.shape[1:]).swapaxes(1, 2)
+    return swapped.reshape(-1, *swapped.shape[2:])
+
+
 class State(Weights):
     """What the twin's weights are, given the merges applied so far."""
 
@@ -76,15 +96,14 @@ class State(Weights):
     def rows(self, node: int) -> Floats:
         action = self._contraction(node)
         weight = self.weight(node, action.weight)
-        axis = action.weight_axes.index(action.outer)
-        rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
+        rows = by_channel(weight, action.weight_axes.index(action.outer), action.groups)
+        rows = rows.reshape(len(rows), -1)
         wide: Floats = rows.astype(np.float32) if rows.dtype.itemsize < 4 else rows.view()
         return wide if action.alpha == 1 else wide * action.alpha
 
     def row_bias(self, node: int) -> Floats:
         action = self._contraction(node)
-        count = self.weight(node, action.weight).shape[action.weight_axes.index(action.outer)]
-        bias = np.zeros(count)
+        bias = np.zeros(len(self.rows(node)))
         if action.bias is not None:
             bias = bias + action.beta * self.weight(node, action.bias).astype(np.float64).reshape(-1)
         return bias + self.shift.get(node, 0.0)
@@ -114,18 +133,21 @@ class State(Weights):
         """[n] 1 where every consumer's columns of the channel are zero."""
         result = np.ones(len(group.units))
         for path in mine:
-            columns = np.abs(self._columns(path)).max(axis=0)
+            columns = np.abs(self._columns(path)).max(axis=1)
             np.minimum.at(result, path.units, (columns == 0).astype(float))
         return result
 
     def _columns(self, path: Path) -> Floats:
-        """[p, places]: what the consumer's remaining rows multiply each place with; taps are rows of their own."""
+        """[places, p]: what the consumer's remaining rows multiply each place with; taps are rows of their own."""
         weight = self.weight(path.slot.node, path.slot.input)
         for slot in self.trace.slots:
             if slot.node == path.slot.node and slot.role == "produced":
-                weight = weight.compress(self.alive[self.trace.unit_of[atoms_of(slot.labels.reshape(-1))]], slot.axis)
-        moved = np.moveaxis(weight, path.slot.axis, -1)
-        return moved.reshape(-1, moved.shape[-1])[:, path.places].astype(np.float64)
+                alive = self.alive[self.trace.unit_of[atoms_of(slot.labels.reshape(-1))]]
+                rows = by_channel(weight, slot.axis, slot.groups)
+                rows = np.where(alive.reshape(-1, *[1] * (rows.ndim - 1)), rows, 0).astype(weight.dtype)
+                weight = from_channels(rows, slot.axis, slot.groups)
+        columns = by_channel(weight, path.slot.axis, path.slot.groups)[path.places]
+        return columns.reshape(len(columns), -1).astype(np.float64)
 
     def apply(self, group: Group, plan: GroupPlan) -> None:
         """Folds a group's merges into its consumers."""
@@ -145,7 +167,7 @@ class State(Weights):
     def _fold(self, path: Path, leaving: Ints, main: Ints, ratio: Floats, constant: Floats) -> None:
         slot = path.slot
         weight = self.weight(slot.node, slot.input)
-        columns = np.moveaxis(weight, slot.axis, 0).astype(np.float64)
+        columns = by_channel(weight, slot.axis, slot.groups).astype(np.float64)
         place_of = {
             (u, r): p for u, r, p in zip(path.units.tolist(), path.rank.tolist(), path.places.tolist(), strict=True)
         }
@@ -157,11 +179,11 @@ class State(Weights):
         ]
         spread = (1,) * (columns.ndim - 1)
         np.add.at(columns, targets, ratio[units[merged]].reshape(-1, *spread) * columns[places[merged]])
-        self._add_constant(slot, columns[places], constant[units])
+        self._add_constant(slot, columns, places, constant[units])
         columns[places] = 0
-        self.folded[slot.node, slot.input] = np.moveaxis(columns, 0, slot.axis).astype(weight.dtype)
+        self.folded[slot.node, slot.input] = from_channels(columns, slot.axis, slot.groups).astype(weight.dtype)
 
-    def _add_constant(self, slot: Slot, columns: Floats, constant: Floats) -> None:
+    def _add_constant(self, slot: Slot, columns: Floats, places: Ints, constant: Floats) -> None:
         """b + W · c: what constant parts of removed channels add to the consumer's bias."""
         if not constant.any():
             return
@@ -170,9 +192,11 @@ class State(Weights):
             return
         produced = action.weight_axes.index(action.outer)
         behind = produced + 1 if produced < slot.axis else produced
-        totals = np.moveaxis(columns, behind, 1).reshape(len(columns), columns.shape[behind], -1).sum(-1)
-        totals = totals / max(1, action.scattered)
-        self.shift[slot.node] = self.shift.get(slot.node, 0.0) + action.alpha * (constant @ totals)
+        totals = np.moveaxis(columns[places], behind, 1).reshape(len(places), columns.shape[behind], -1).sum(-1)
+        totals = action.alpha / max(1, action.scattered) * constant[:, None] * totals
+        shift = np.zeros((action.groups, totals.shape[1]))
+        np.add.at(shift, places * action.groups // len(columns), totals)
+        self.shift[slot.node] = self.shift.get(slot.node, 0.0) + shift.reshape(-1)
 
 
 def compose(first: GroupPlan, second: GroupPlan) -> GroupPlan:

@@ -23,10 +23,12 @@ from onnx_condense.actions import (
     Kind,
     Move,
     Normalization,
+    Product,
     Reader,
     Refused,
     Window,
 )
+from onnx_condense.balance import balance
 from onnx_condense.channels import ONE_CHANNEL, Refusal, Trace, dependency_groups, layer_name
 from onnx_condense.facts import SHAPE_OPS, Facts
 from onnx_condense.joining import Joining
@@ -88,6 +90,8 @@ class _Tracer(Joining):
         match action:
             case Contraction():
                 self._contraction(action)
+            case Product():
+                self._product()
             case Reader():
                 self._reader(action)
             case Filter():
@@ -118,26 +122,25 @@ class _Tracer(Joining):
         if action.lookup:
             self._pin_tensor(self.node.inputs[action.data].name, f"is read by {self._me()} as row numbers")
             return self._produce(action)
-        windows = [i for i, letter in enumerate(action.data_axes) if letter == "*"]
-        labels = self._uniform(self.labels.get(self.node.inputs[action.data].name), windows)
         axis = action.data_axes.index(action.inner)
+        labels = self.labels.get(self.node.inputs[action.data].name)
+        contracted = labels is not None and labels.shape[axis] > 1
+        mixed = [i for i, letter in enumerate(action.data_axes) if letter == "*" or (contracted and i != axis)]
+        labels = self._uniform(labels, mixed)
         if labels is not None and axis not in varying(labels):
             self._tie(weight.name, None)
             return self._pass_through(action, labels, axis)
-        if labels is not None and varying(labels) != (axis,):
-            self._pin(labels, f"varies along two axes at {self._me()}")
-            labels = None
         row = None if labels is None else labels.reshape(-1)
         if self._tie(weight.name, row) and row is not None:
             rank, contracted = len(action.weight_axes), action.weight_axes.index(action.inner)
-            self._add_slot(action.weight, "contracted", row, rank, contracted, action.padded)
+            self._add_slot(action.weight, "contracted", row, rank, contracted, action.padded, action.groups)
         self._produce(action)
 
     def _tied_alike(self, name: str) -> bool:
         """Whether every reader of a shared weight is the same linear map of its data."""
         readers = [(self.facts.nodes[i], position) for i, position in self.facts.consumers(name)]
-        actions = {(read(node, self.facts), position) for node, position in readers if node.op not in SHAPE_OPS}
-        forms = {a.weight_axes if isinstance(a, Contraction) and a.weight == p else None for a, p in actions}
+        uses = {(read(node, self.facts), position) for node, position in readers if node.op not in SHAPE_OPS}
+        forms = {(a.weight_axes, a.groups) if isinstance(a, Contraction) and a.weight == p else None for a, p in uses}
         return len(forms) == 1 and None not in forms
 
     def _tie(self, name: str, row: Labels | None) -> bool:
@@ -171,7 +174,7 @@ class _Tracer(Joining):
         value = self.facts.value(weight)
         assert value is not None
         axis = action.weight_axes.index(action.outer)
-        count = value.shape[axis]
+        count = value.shape[axis] * (action.groups if axis else 1)
         if count < 2:
             self.refused.append(Refusal(self._layer(), ONE_CHANNEL, value.size))
             return
@@ -182,7 +185,7 @@ class _Tracer(Joining):
         low, high = (0.0, 1.0) if action.lookup else self.intervals.get(self.node.inputs[action.data].name, ANYTHING)
         bounds = (min(low, 0.0), max(high, 0.0)) if action.padded else (low, high)
         row = pack(atoms, self._signal(Rows(self.index, atoms, *bounds)))
-        self._add_slot(action.weight, "produced", row, value.ndim, axis)
+        self._add_slot(action.weight, "produced", row, value.ndim, axis, groups=action.groups)
         if action.bias is not None:
             bias = self.facts.value(self.node.inputs[action.bias])
             if bias is not None and bias.ndim and bias.shape[-1] == count:
@@ -324,6 +327,7 @@ class _Tracer(Joining):
             labels = inputs[0]
             if labels is None:
                 return self._refuse("moves data by amounts that are computed from data")
+            self.fixed.append((labels, action.indexed))
             results = movers.apply(action.name, action.parameters, labels, self._shape(self.node.inputs[0]))
         except ValueError as error:
             return self._refuse(str(error))
@@ -380,9 +384,21 @@ class _Tracer(Joining):
         unit_of = self.sets.roots()
         pinned = {int(unit): reason for atoms, reason in reversed(self.pins) for unit in np.unique(unit_of[atoms])}
         names = {index: layer_name(node, index) for index, node in enumerate(self.facts.nodes)}
-        groups, refused = dependency_groups(self.producers, unit_of, pinned, self.slots, self.labels, names)
+        tensors = [*self.labels.values(), *(slot.labels for slot in self.slots)]
+        balanced = balance(tensors, self.fixed, self.blocks, unit_of)
+        groups, refused = dependency_groups(
+            self.producers, unit_of, pinned, self.slots, self.labels, names, balanced.partitions
+        )
         traced = Trace(
-            self.facts, tuple(groups), (), tuple(self.slots), tuple(self.signals), unit_of, self.labels, self.actions
+            self.facts,
+            tuple(groups),
+            (),
+            tuple(self.slots),
+            tuple(self.signals),
+            unit_of,
+            self.labels,
+            self.actions,
+            balanced,
         )
         refusals = [*self.refused, *(Refusal(names[n], reason, traced.size(n)) for n, reason in refused)]
         return replace(traced, refusals=tuple(refusals))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import planted_balance
 import planted_cases
 import planted_more
 from planted import CASES
 
-FAMILIES = (planted_cases, planted_more)
+FAMILIES = (planted_balance, planted_cases, planted_more)
 
 __all__ = ["CASES", "FAMILIES"]

@@ -150,7 +150,7 @@ def tied(net: Net, hidden: str) -> str:
         (unsupported, "Compress, which is not supported"),
         (normalized, "normalizes channels together"),
         (softmax, "mixes channels"),
-        (squared, "both depend on data"),
+        (squared, "both of whose inputs have channels"),
         (reduced, "reduces over channels"),
         (tied, "is an output of the model"),
     ],
@@ -183,13 +183,34 @@ def test_a_subgraph_that_captures_pins() -> None:
     assert "If, Loop or Scan" in reasons(trace)["first"]
 
 
-def test_grouped_convolutions_are_refused() -> None:
+def test_grouped_convolutions_shrink_evenly() -> None:
+    """What a group reads and what it makes are lines that lose equally many channels."""
     net = Net()
     hidden = net.conv("first", net.input("batch", 3, 6, 6), net.normal(8, 3, 1, 1))
     hidden = net.conv("grouped", hidden, net.normal(6, 4, 1, 1), group=2)
     trace = traced(net.build(net.conv("head", hidden, net.normal(4, 6, 1, 1))))
+    assert grouped(trace) == [("first",), ("grouped",)]
+    assert [p.lines.tolist() for g in trace.groups for p in g.partitions] == [[0] * 4 + [1] * 4, [0] * 3 + [1] * 3]
+
+
+def test_groups_of_one_channel_are_refused() -> None:
+    net = Net()
+    hidden = net.conv("first", net.input("batch", 3, 6, 6), net.normal(8, 3, 1, 1))
+    hidden = net.conv("grouped", hidden, net.normal(4, 2, 1, 1), group=4)
+    trace = traced(net.build(net.conv("head", hidden, net.normal(4, 4, 1, 1))))
+    assert grouped(trace) == [("first",)]
+    assert "stands alone" in reasons(trace)["grouped"]
+
+
+def test_channels_stacked_on_others_that_stay_are_refused() -> None:
+    net = Net()
+    data = net.input("batch", 6)
+    hidden, tapped = (net.dense(name, data, net.normal(6, 6)) for name in ("first", "tapped"))
+    stacked = net.node("Concat", *(net.node("Unsqueeze", x, net.ints(1)) for x in (hidden, tapped)), axis=1)
+    stacked = net.node("Reshape", stacked, net.ints(0, 12))
+    trace = traced(net.build(net.dense("second", stacked, net.normal(4, 12)), tapped))
     assert grouped(trace) == []
-    assert "in groups" in reasons(trace)["first"]
+    assert reasons(trace)["first"].endswith("it is an output of the model")
 
 
 def test_layers_without_names_go_by_their_weights() -> None:
