@@ -127,6 +127,11 @@ class Facts:
         """The shape of a tensor under the other sizes, None where there are none."""
         return None if self._other is None else self._elsewhere[0][name]
 
+    @property
+    def all_shapes(self) -> list[dict[str, tuple[int, ...]]]:
+        """The shapes on the feed, and under the other sizes where there are any."""
+        return [self.shapes] if self._other is None else [self.shapes, self._elsewhere[0]]
+
     @cached_property
     def _elsewhere(self) -> tuple[dict[str, tuple[int, ...]], dict[str, Array]]:
         assert self._other is not None
@@ -160,6 +165,16 @@ class Facts:
             for attribute in node.attrs.values():
                 if isinstance(attribute, gs.Graph):
                     yield from _names_inside(attribute)
+
+    @cached_property
+    def read_outside(self) -> set[str]:
+        """Names that are outputs of the graph or that a body reads."""
+        return {t.name for t in self.graph.outputs} | set(self.captured())
+
+    @cached_property
+    def read(self) -> set[str]:
+        """Names that anything reads."""
+        return {t.name for node in self.nodes for t in node.inputs} | self.read_outside
 
     def _classify(self) -> tuple[set[str], set[str]]:
         static = set(self.initializers)

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,6 +157,33 @@ def import_graph(proto: onnx.ModelProto) -> gs.Graph:
         return gs.import_onnx(copied)
     except Exception as error:  # GraphSurgeon raises whatever its reading trips over
         raise InputError(f"the graph cannot be read ({first_line(error)}): check it with onnx.checker") from error
+
+
+def drop_unread(graph: gs.Graph, read_before: set[str], read_outside: set[str]) -> None:
+    """Removes nodes that only computed what nobody reads any more.
+
+    Args:
+        read_before: names that were read before the graph was rewritten; what nobody read then, stays.
+        read_outside: names that the graph's outputs and bodies read.
+    """
+    while True:
+        read = {t.name for node in graph.nodes for t in node.inputs} | read_outside
+        dead = {
+            id(node)
+            for node in graph.nodes
+            if node.outputs
+            and all(t.name not in read for t in node.outputs)
+            and any(t.name in read_before for t in node.outputs)
+        }
+        if not dead:
+            return
+        graph.nodes = [node for node in graph.nodes if id(node) not in dead]
+
+
+def unused_name(stem: str, taken: Collection[str]) -> str:
+    """The stem, or with a number, as a name that no tensor has."""
+    numbered = (f"{stem}_{i}" for i in range(1, len(taken) + 2))
+    return next(name for name in (stem, *numbered) if name not in taken)
 
 
 def first_line(error: BaseException) -> str:

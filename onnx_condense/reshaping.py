@@ -17,7 +17,7 @@ from onnx_condense import movers
 from onnx_condense.actions import Action, Filter, Move, Window
 from onnx_condense.facts import Facts
 from onnx_condense.labels import atoms_of, varying
-from onnx_condense.model_io import import_graph
+from onnx_condense.model_io import import_graph, unused_name
 from onnx_condense.movers import Labels, Shape
 from onnx_condense.runtime import Array
 from onnx_condense.signals import Bools, Ints
@@ -144,8 +144,7 @@ class Reshaping:
 
     def _fresh(self, stem: str) -> str:
         """A name that no tensor has."""
-        numbered = (f"{stem}_{i}" for i in range(1, len(self.taken) + 2))
-        name = next(n for n in (stem, *numbered) if n not in self.taken)
+        name = unused_name(stem, self.taken)
         self.taken.add(name)
         return name
 

@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 from onnx_condense.actions import Contraction, Elementwise, Filter
 from onnx_condense.channels import Slot
 from onnx_condense.labels import atoms_of
-from onnx_condense.model_io import export_graph
+from onnx_condense.model_io import drop_unread, export_graph
 from onnx_condense.reshaping import Disagreement, Kept, Reshaping
 from onnx_condense.runtime import Array
 from onnx_condense.signals import Floats
@@ -81,7 +81,7 @@ class _Writer(Reshaping):
         self._insert_values()
         self._write_down()
         self.move()
-        self._drop_unread()
+        drop_unread(self.graph, self.facts.read, self.facts.read_outside)
         macs = self.macs()
         model = export_graph(self.graph, self.facts.model, origin, self.edited, self._changed(), provenance)
         kept = {name: self._kept(self.trace.labels[name], name) for name in self._changed()}
@@ -191,9 +191,8 @@ class _Writer(Reshaping):
             by_name.setdefault(self.nodes[index].inputs[position].name, []).append((index, position))
         for name, places in by_name.items():
             uses = set(self.facts.consumers(name))
-            whole = (
-                bool(name) and name in self.facts.initializers and uses == set(places) and name not in self._outer_uses
-            )
+            own = bool(name) and name in self.facts.initializers and name not in self.facts.read_outside
+            whole = own and uses == set(places)
             made: list[tuple[Array, gs.Constant]] = []
             for index, position in places:
                 value = self.values[index, position]
@@ -217,24 +216,3 @@ class _Writer(Reshaping):
                 value = self.facts.value(tensor)
                 if untouched and value is not None and self.facts.upstream(tensor.name) & changed:
                     self._set_input(index, position, value)
-
-    @property
-    def _outer_uses(self) -> set[str]:
-        return {t.name for t in self.facts.graph.outputs} | set(self.facts.captured())
-
-    def _drop_unread(self) -> None:
-        """Removes nodes that only computed what has been replaced."""
-        read_before = {t.name for node in self.facts.nodes for t in node.inputs} | self._outer_uses
-        while True:
-            read = {t.name for node in self.graph.nodes for t in node.inputs} | self._outer_uses
-            dead = [
-                n
-                for n in self.graph.nodes
-                if n.outputs
-                and all(t.name not in read for t in n.outputs)
-                and any(t.name in read_before for t in n.outputs)
-            ]
-            if not dead:
-                return
-            gone = {id(n) for n in dead}
-            self.graph.nodes = [n for n in self.graph.nodes if id(n) not in gone]

@@ -20,10 +20,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_condense.actions import Contraction, Reader
 from onnx_condense.channels import Trace
-from onnx_condense.facts import Facts
 from onnx_condense.model_io import import_graph
+from onnx_condense.shuffles import trace_unshuffled
 from onnx_condense.state import Path, State
-from onnx_condense.tracer import trace
 
 Array = NDArray[np.float32]
 
@@ -190,7 +189,7 @@ def assert_close(model: onnx.ModelProto, other: onnx.ModelProto, limit: float) -
 
 def traced(model: onnx.ModelProto) -> Trace:
     """The trace of a model, on `signed_feed`."""
-    return trace(Facts(model, import_graph(model), signed_feed(model)))
+    return trace_unshuffled(model, import_graph(model), signed_feed(model))
 
 
 def channel_values(state: State, path: Path, model: onnx.ModelProto) -> NDArray[np.float64]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 from planted import (
@@ -87,6 +89,54 @@ def _attention(relation: str) -> onnx.ModelProto:
     mixed = net.node("Transpose", net.node("MatMul", scores, value), perm=[0, 2, 1, 3])
     mixed = net.node("Reshape", mixed, net.ints(0, 4, 8))
     return net.build(net.matmul("consumer", mixed, planted_columns(net, relation, 4), net.normal(4)))
+
+
+def _fused(form: str) -> Callable[[str], onnx.ModelProto]:
+    """Queries, keys and values from one projection, [batch, 4, 24] to three times [batch, 2 heads, 4, 4]."""
+
+    def build(relation: str) -> onnx.ModelProto:
+        net = Net()
+        data = net.input("batch", 4, 6)
+        rows, bias = planted_rows(net, relation, 6)
+        whole = net.matmul("producer", data, np.concatenate([net.normal(16, 6), rows]), np.r_[net.normal(16), bias])
+        start = net.node("Slice", net.node("Shape", data), net.ints(0), net.ints(2))
+        shape = net.node("Concat", start, net.ints(3, 2, 4), axis=0)
+        parts = net.node("Transpose", net.node("Reshape", whole, shape), perm=[2, 0, 3, 1, 4])
+        if form == "Gather":
+            query, key, value = (net.node("Gather", parts, net.constant(np.array(i)), axis=0) for i in range(3))
+        elif form == "Split":
+            split = net.multiple("Split", parts, net.ints(1, 1, 1), outputs=3, axis=0)
+            query, key, value = (net.node("Squeeze", part, net.ints(0)) for part in split)
+        else:
+            ranges = [net.node("Slice", parts, net.ints(i), net.ints(i + 1), net.ints(0)) for i in range(3)]
+            query, key, value = (net.node("Squeeze", part, net.ints(0)) for part in ranges)
+        scores = net.node("MatMul", query, net.node("Transpose", key, perm=[0, 1, 3, 2]))
+        mixed = net.node("MatMul", net.node("Softmax", scores, axis=-1), value)
+        mixed = net.node("Reshape", net.node("Transpose", mixed, perm=[0, 2, 1, 3]), net.ints(0, 4, 8))
+        return net.build(net.matmul("consumer", mixed, planted_columns(net, relation, 4), net.normal(4)))
+
+    return build
+
+
+for _form in ("Gather", "Split", "Slice"):
+    case(_form, UNSHIFTED, "fused attention", layers={"producer": (24, 22)})(_fused(_form))
+
+
+def _shuffle(net: Net, data: str, groups: int) -> str:
+    """Channel shuffle of [batch, 8, 6, 6]."""
+    split = net.node("Reshape", data, net.ints(0, groups, 8 // groups, 6, 6))
+    return net.node("Reshape", net.node("Transpose", split, perm=[0, 2, 1, 3, 4]), net.ints(0, 8, 6, 6))
+
+
+@case("Transpose", HOMOGENEOUS, "channel shuffles")
+def _shuffled(relation: str) -> onnx.ModelProto:
+    """Two shuffles that are not each other's inverse; any channels can go."""
+    net = Net()
+    hidden = net.conv("producer", net.input("batch", 3, 6, 6), *planted_rows(net, relation, 3, 1, 1))
+    hidden = _shuffle(net, net.node("Relu", _shuffle(net, hidden, 2)), 2)
+    order = np.arange(8).reshape(2, 4).T.reshape(-1)
+    columns = planted_columns(net, relation, 4, 1, 1)[:, order[order]]
+    return net.build(net.conv("consumer", hidden, columns, net.normal(4)))
 
 
 @case("MatMul", UNSHIFTED, "left of data")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from planted import Net, run, signed_feed, traced, widths
 
 from onnx_condense import Options, condense
+from onnx_condense.balance import even_out
 from onnx_condense.merging import decide, judge
 from onnx_condense.options import Depthwise, Merge
 from onnx_condense.plan import Read
@@ -194,6 +195,56 @@ class Generator:
         op = self.draw(st.sampled_from(["MaxPool", "AveragePool"]))
         return Tensor(self.net.node(op, x.name, kernel_shape=[2, 2], strides=[2, 2]), x.channels, x.side // 2)
 
+    def grouped(self, x: Tensor) -> Tensor:
+        """A grouped Conv between two shuffles, each there or not."""
+        groups = self.draw(st.sampled_from([2, 4]))
+        x = self.layer(x, 8, same=True)
+        x = self.shuffled(x, groups) if self.flag() else x
+        self.layers += 1
+        rows, bias = self.rows(8, 8 // groups, 1, 1)
+        made = self.net.conv(f"layer{self.layers}", self.function(x).name, rows, bias, group=groups)
+        return self.shuffled(Tensor(made, 8, x.side), groups) if self.flag() else Tensor(made, 8, x.side)
+
+    def shuffled(self, x: Tensor, groups: int) -> Tensor:
+        net = self.net
+        name = net.node("Reshape", x.name, net.ints(0, groups, x.channels // groups, x.side, x.side))
+        name = net.node("Transpose", name, perm=[0, 2, 1, 3, 4])
+        return Tensor(net.node("Reshape", name, net.ints(0, x.channels, x.side, x.side)), x.channels, x.side)
+
+    def attention(self, x: Tensor) -> Tensor:
+        """Two heads over the places of a map, queries, keys and values from one projection or from three."""
+        net, places = self.net, x.places
+        tokens = net.node("Transpose", net.node("Reshape", x.name, net.ints(0, x.channels, places)), perm=[0, 2, 1])
+        self.layers += 1
+        fused = self.flag()
+        if fused:
+            whole = net.matmul(f"layer{self.layers}", tokens, *self.rows(24, x.channels))
+            whole = net.node("Reshape", whole, net.ints(0, places, 3, 2, 4))
+            whole = net.node("Transpose", whole, perm=[2, 0, 3, 1, 4])
+            query, key, value = (net.node("Gather", whole, net.constant(np.array(i)), axis=0) for i in range(3))
+        else:
+            query, key, value = (
+                net.node("Transpose", net.node("Reshape", made, net.ints(0, places, 2, 4)), perm=[0, 2, 1, 3])
+                for made in (
+                    net.matmul(f"layer{self.layers}{part}", tokens, *self.rows(8, x.channels)) for part in "qkv"
+                )
+            )
+        scores = net.node("MatMul", query, net.node("Transpose", key, perm=[0, 1, 3, 2]))
+        mixed = net.node("MatMul", net.node("Softmax", scores, axis=-1), value)
+        mixed = net.node("Reshape", net.node("Transpose", mixed, perm=[0, 2, 1, 3]), net.ints(0, places, 8))
+        mixed = net.matmul(f"layer{self.layers}o", mixed, *self.rows(x.channels, 8))
+        name = net.node("Transpose", mixed, perm=[0, 2, 1])
+        return Tensor(net.node("Reshape", name, net.ints(0, x.channels, x.side, x.side)), x.channels, x.side)
+
+    def stacked(self, x: Tensor) -> Tensor:
+        """Two branches as [batch, 2, channels], a function of both, and flat again."""
+        if x.side:
+            return self.function(x)
+        width = self.width()
+        parts = [self.net.node("Reshape", self.layer(x, width).name, self.net.ints(0, 1, width)) for _ in range(2)]
+        both = self.function(Tensor(self.net.node("Concat", *parts, axis=1), 1))
+        return Tensor(self.net.node("Reshape", both.name, self.net.ints(0, 2 * width)), 2 * width)
+
     def reshaped(self, x: Tensor) -> Tensor:
         """There and back: through another shape, or through a place before the channels."""
         net = self.net
@@ -241,7 +292,8 @@ class Generator:
         x = self.layer(Tensor(self.net.input(*shape), 3 if side else 5, side))
         steps: list[Callable[[Tensor], Tensor]] = [
             self.function, self.affine, self.residual, self.gate, self.permuted, self.halves,
-            self.dense_block, self.reshaped, *([self.depthwise, self.pool] if side else []),
+            self.dense_block, self.reshaped, self.stacked,
+            *([self.depthwise, self.pool, self.grouped, self.attention] if side else []),
         ]  # fmt: skip
         for _ in range(self.draw(st.integers(1, 3))):
             for _ in range(self.draw(st.integers(1, 2))):
@@ -322,9 +374,11 @@ def test_random_deletion() -> None:
                 if group.index in stay:
                     continue
                 plan = decide(judge(state, group, "delete", "joint"), trace, "delete", "joint", 1.0, 1)
-                main = np.arange(plan.width)
+                gone = np.zeros(plan.width, dtype=bool)
                 for cell in group.cells:
-                    main[rng.permutation(cell)[: len(cell) // 2]] = -1
+                    gone[rng.permutation(cell)[: len(cell) // 2]] = True
+                gone = even_out(gone, np.ones(plan.width), group.partitions)
+                main = np.where(gone, -1, np.arange(plan.width))
                 reads = tuple(deleted(read, main) for read in plan.reads)
                 state.apply(group, replace(plan, main=tuple(main.tolist()), reads=reads))
             try:

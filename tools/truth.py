@@ -25,28 +25,29 @@ import numpy as np
 import onnx
 
 from onnx_condense import Options, VerificationError, condense
+from onnx_condense.balance import even_out
 from onnx_condense.channels import Group, Trace
 from onnx_condense.errors import CondenseError
-from onnx_condense.labels import atoms_of
+from onnx_condense.labels import atoms_of, varying
 from onnx_condense.pipeline import open_model
 from onnx_condense.plan import GroupPlan, Read
 from onnx_condense.proof import prove
 from onnx_condense.reshaping import Disagreement
 from onnx_condense.rewrite import write
 from onnx_condense.signals import Ints
-from onnx_condense.state import State, paths
+from onnx_condense.state import State, by_channel, from_channels, paths
 from onnx_condense.verify import results
 
 
 def half(group: Group, generator: np.random.Generator) -> tuple[Ints, Ints]:
-    """(removed, kept) channels: half of every cell, rounded down, paired at random."""
-    removed, kept = [], []
+    """(removed, kept) channels: half of every cell, rounded down, and as many of every line; paired at random."""
+    partner = np.full(len(group.units), -1)
     for cell in group.cells:
         shuffled = generator.permutation(cell)
         count = len(cell) // 2
-        removed.append(shuffled[:count])
-        kept.append(shuffled[count : 2 * count])
-    return np.concatenate(removed), np.concatenate(kept)
+        partner[shuffled[:count]] = shuffled[count : 2 * count]
+    removed = np.flatnonzero(even_out(partner >= 0, np.ones(len(partner)), group.partitions))
+    return removed, partner[removed]
 
 
 def deletion_plan(trace: Trace, group: Group, removed: Ints) -> GroupPlan:
@@ -92,17 +93,20 @@ def planted(path: Path, seed: int) -> tuple[onnx.ModelProto, int]:
         for slot in trace.slots:
             if slot.role == "contracted":
                 continue
-            labels = slot.labels
-            if sum(n > 1 for n in labels.shape) != 1:
-                continue
-            axis = int(np.argmax(labels.shape))
-            units = trace.unit_of[atoms_of(labels.reshape(-1))]
-            value = state.weight(slot.node, slot.input).copy()
+            units = trace.unit_of[atoms_of(slot.labels.reshape(-1))]
+            value = state.weight(slot.node, slot.input)
+            if slot.role == "produced":
+                slices = by_channel(value, slot.axis, slot.groups).copy()
+            else:
+                axes = varying(slot.labels)
+                moved = np.moveaxis(value, axes, range(len(axes)))
+                slices = moved.reshape(slot.labels.size, -1).copy()
             for j, m in zip(group.units[target], group.units[source], strict=True):
-                where_j, where_m = np.flatnonzero(units == j), np.flatnonzero(units == m)
-                if len(where_j):
-                    moved = np.moveaxis(value, axis, 0)
-                    moved[where_j] = moved[where_m]
+                slices[units == j] = slices[units == m]
+            if slot.role == "produced":
+                value = from_channels(slices, slot.axis, slot.groups)
+            else:
+                value = np.moveaxis(slices.reshape(moved.shape), range(len(axes)), axes)
             state.folded[slot.node, slot.input] = value
     return write(state, {}, expanded=True).model, count
 
