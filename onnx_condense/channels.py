@@ -64,6 +64,7 @@ class Trace:
     """Everything the later stages need to know of a graph.
 
     unit_of: atom -> unit id. labels: tensor name -> labels. actions: what each node does, by index.
+    untraced: parameters of linear maps in bodies that are no part of it.
     """
 
     facts: Facts
@@ -74,6 +75,7 @@ class Trace:
     unit_of: Ints
     labels: Mapping[str, Labels]
     actions: Mapping[int, Action]
+    untraced: int = 0
 
     def size(self, node: int) -> int:
         """Parameters of a linear map's weight."""
@@ -91,7 +93,7 @@ class Trace:
             atoms = atoms_of(slot.labels.reshape(-1))
             if slot.role != "carried" and np.isin(self.unit_of[atoms[atoms >= 0]], free).any():
                 touched.add(slot.node)
-        total = sum(self.size(n) for n in linear)
+        total = sum(self.size(n) for n in linear) + self.untraced
         return sum(self.size(n) for n in linear if n in touched) / total if total else 0.0
 
 

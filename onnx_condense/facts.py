@@ -8,6 +8,7 @@ other shapes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -26,6 +27,19 @@ LARGE = 2**26
 """Largest constant in elements that is computed ahead; beyond it a constant is treated as data."""
 
 
+@dataclass(frozen=True)
+class Body:
+    """A copy of a body in a graph (bodies.py): `attribute` of the node that makes the tensor `holder`.
+
+    prefix: of the copy's tensors. names: in the copy -> in the body.
+    """
+
+    holder: str
+    attribute: str
+    prefix: str
+    names: Mapping[str, str]
+
+
 class Facts:
     """Shapes and constant values of the tensors of one graph on one feed.
 
@@ -33,13 +47,24 @@ class Facts:
         graph: the GraphSurgeon graph, nodes in topological order.
         nodes: its nodes; an index into this list names a node for good.
         opset: version of the default operator set.
+        feed: values of its inputs.
+        bodies: what parts of the graph are copies of bodies.
         shapes: tensor name -> concrete shape on the feed.
         derived: names of tensors that follow from constants and shapes (not from constants alone).
     """
 
-    def __init__(self, model: onnx.ModelProto, graph: gs.Graph, feed: Feed, other: Feed | None = None) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        graph: gs.Graph,
+        feed: Feed,
+        other: Feed | None = None,
+        bodies: tuple[Body, ...] = (),
+    ) -> None:
         """`other`: a feed with other sizes on every symbolic axis, where the model takes one."""
         self.model = model
+        self.feed = feed
+        self.bodies = bodies
         self.graph = graph
         self.nodes: list[gs.Node] = list(graph.nodes)
         self.opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
@@ -149,6 +174,10 @@ class Facts:
         """Every tensor name in use."""
         produced = {t.name for node in self.nodes for t in (*node.inputs, *node.outputs)}
         return produced | set(self.initializers) | {v.name for v in self.model.graph.input}
+
+    def is_inside(self, name: str) -> bool:
+        """Whether a tensor belongs to a copy of a body."""
+        return any(name.startswith(body.prefix) for body in self.bodies)
 
     def consumers(self, name: str) -> list[tuple[int, int]]:
         """(node index, input index) of every use of a tensor at the top level."""

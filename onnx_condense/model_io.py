@@ -214,8 +214,8 @@ def _restore_node(proto: onnx.NodeProto, original: onnx.NodeProto) -> None:
 def _export_initializers(graph: gs.Graph, original: onnx.ModelProto, result: onnx.ModelProto) -> None:
     """Keeps the order and the bytes of what stays, replaces what changed, appends what is new."""
     constants = {t.name: t for t in graph.tensors().values() if isinstance(t, gs.Constant)}
-    used = _names_read(result.graph)
-    used_before = _names_read(original.graph)
+    used = names_read(result.graph)
+    used_before = names_read(original.graph)
     del result.graph.initializer[:]
     known = set()
     for tensor in original.graph.initializer:
@@ -246,14 +246,26 @@ def _export_initializers(graph: gs.Graph, original: onnx.ModelProto, result: onn
             _set_dims(value, sizes[value.name])
 
 
-def _names_read(graph: onnx.GraphProto) -> set[str]:
+def names_read(graph: onnx.GraphProto) -> set[str]:
+    """Names of the tensors that nodes read, in bodies too, or that are outputs."""
     names = {output.name for output in graph.output}
     for node in graph.node:
         names.update(node.input)
         for attribute in node.attribute:
             for body in (attribute.g, *attribute.graphs):
-                names |= _names_read(body)
+                names |= names_read(body)
     return names
+
+
+def drop_unread(model: onnx.ModelProto, read_before: set[str]) -> None:
+    """Removes, in place, nodes and initializers that were read before and are not any more."""
+    graph, count = model.graph, -1
+    while len(graph.node) != count:
+        count, gone = len(graph.node), read_before - names_read(graph)
+        for node in [n for n in graph.node if gone.issuperset(filter(None, n.output))]:
+            graph.node.remove(node)
+        for tensor in [t for t in graph.initializer if t.name in gone]:
+            graph.initializer.remove(tensor)
 
 
 def _update_value_info(result: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:

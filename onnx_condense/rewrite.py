@@ -16,6 +16,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_condense.actions import Contraction, Elementwise, Filter
+from onnx_condense.bodies import restore
 from onnx_condense.labels import atoms_of
 from onnx_condense.model_io import export_graph
 from onnx_condense.movers import Labels
@@ -29,11 +30,14 @@ from onnx_condense.state import State
 class Written:
     """A model that was written from a state.
 
-    macs: multiply-accumulates of its convolutions and matrix products with weights, on the traced shapes.
+    model: the model. flat: the same with copies of its bodies (bodies.py).
+    macs: multiply-accumulates of its convolutions and matrix products with weights, on the traced shapes; those of
+        every body once.
     alive: tensor name -> what of the original's tensor it holds, per axis that lost something.
     """
 
     model: onnx.ModelProto
+    flat: onnx.ModelProto
     macs: int
     alive: Mapping[str, Mapping[int, Bools]]
 
@@ -83,9 +87,9 @@ class _Writer(Reshaping):
         self.move()
         self._drop_unread()
         macs = self.macs()
-        model = export_graph(self.graph, self.facts.model, origin, self.edited, self._changed(), provenance)
+        flat = export_graph(self.graph, self.facts.model, origin, self.edited, self._changed(), provenance)
         alive = {name: self._masks(self.trace.labels[name], name) for name in self._changed()}
-        return Written(model, macs, alive)
+        return Written(restore(flat, self.facts.model, self.facts.bodies), flat, macs, alive)
 
     def macs(self) -> int:
         """Output elements times the weights that each of them multiplies."""

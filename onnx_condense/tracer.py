@@ -66,7 +66,8 @@ class _Tracer(Joining):
             self.actions[index] = action
             self._visit(action)
         for tensor in self.facts.graph.outputs:
-            self._pin_tensor(tensor.name, "is an output of the model")
+            inside = self.facts.is_inside(tensor.name)
+            self._pin_tensor(tensor.name, f"is an output of {'an If, Loop or Scan body' if inside else 'the model'}")
             for name in self.facts.measured(tensor.name):
                 self._pin_tensor(name, "has a shape that is an output of the model")
         for name in self.facts.captured():
