@@ -102,7 +102,10 @@ class Facts:
             kinds,
         )
         model = onnx.ModelProto(
-            ir_version=max(self.model.ir_version, 4), graph=graph, opset_import=self.model.opset_import
+            ir_version=max(self.model.ir_version, 4),
+            graph=graph,
+            opset_import=self.model.opset_import,
+            functions=self.model.functions,
         )
         feed = {data: values.astype(onnx.helper.tensor_dtype_to_np_dtype(kind))}
         return run(session(model, optimize=False), None, feed)[0].astype(np.float64)
@@ -260,7 +263,10 @@ class Facts:
         graph.initializer.extend(t for t in self.model.graph.initializer if t.name in needed)
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
         model = onnx.ModelProto(
-            ir_version=max(self.model.ir_version, 4), graph=graph, opset_import=self.model.opset_import
+            ir_version=max(self.model.ir_version, 4),
+            graph=graph,
+            opset_import=self.model.opset_import,
+            functions=self.model.functions,
         )
         found = run(session(model, optimize=False), wanted, {k: v for k, v in feed.items() if k in needed})
         return feed | {name: value for name, value in zip(wanted, found, strict=True) if value.size <= LARGE}
@@ -284,18 +290,28 @@ def _names_inside(body: gs.Graph) -> Iterator[str]:
 
 def _element_types(model: onnx.ModelProto) -> dict[str, int]:
     """Tensor name -> TensorProto.DataType, as far as shape inference tells; NO_TENSOR for sequences and the like."""
-    try:
-        graph = onnx.shape_inference.infer_shapes(_without_weights(model)).graph
-    except (onnx.shape_inference.InferenceError, ValueError):
-        graph = model.graph
     types = {t.name: t.data_type for t in model.graph.initializer}
-    for value in (*graph.value_info, *graph.output, *graph.input):
+    for value in _inferred(model):
         kind = value.type.WhichOneof("value")
         if kind == "tensor_type" and value.type.tensor_type.elem_type:
             types[value.name] = value.type.tensor_type.elem_type
         elif kind is not None and kind != "tensor_type":
             types[value.name] = NO_TENSOR
     return types
+
+
+def inferred_shapes(model: onnx.ModelProto) -> dict[str, list[int | None]]:
+    """Tensor name -> its sizes as far as shape inference tells, None where a size is not constant."""
+    tensors = [(v.name, v.type.tensor_type.shape) for v in _inferred(model) if v.type.tensor_type.HasField("shape")]
+    return {name: [d.dim_value if d.HasField("dim_value") else None for d in shape.dim] for name, shape in tensors}
+
+
+def _inferred(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    try:
+        graph = onnx.shape_inference.infer_shapes(_without_weights(model)).graph
+    except (onnx.shape_inference.InferenceError, ValueError):
+        graph = model.graph
+    return [*graph.value_info, *graph.output, *graph.input]
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
