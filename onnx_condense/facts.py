@@ -252,7 +252,6 @@ class Facts:
                 continue
             if node.op in SHAPE_OPS and proto.input[0] in shapes and proto.input[0] not in constant:
                 feed[outputs[0]] = _shape_value(proto, shapes[proto.input[0]])
-                graph.input.append(onnx.helper.make_tensor_value_info(outputs[0], onnx.TensorProto.INT64, None))
                 continue
             proto = self._plain_cast(proto)
             graph.node.append(proto)
@@ -262,14 +261,17 @@ class Facts:
             return dict(feed)
         graph.initializer.extend(t for t in self.model.graph.initializer if t.name in needed)
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+        fed = {name: value for name, value in feed.items() if name in needed}
+        graph.input.extend(onnx.helper.make_tensor_value_info(n, onnx.TensorProto.INT64, None) for n in fed)
         model = onnx.ModelProto(
             ir_version=max(self.model.ir_version, 4),
             graph=graph,
             opset_import=self.model.opset_import,
             functions=self.model.functions,
         )
-        found = run(session(model, optimize=False), wanted, {k: v for k, v in feed.items() if k in needed})
-        return feed | {name: value for name, value in zip(wanted, found, strict=True) if value.size <= LARGE}
+        found = run(session(model, optimize=False), wanted, fed)
+        dense = [(name, value) for name, value in zip(wanted, found, strict=True) if isinstance(value, np.ndarray)]
+        return feed | {name: value for name, value in dense if value.size <= LARGE}
 
 
 def _shape_value(node: onnx.NodeProto, shape: tuple[int, ...]) -> Array:

@@ -184,17 +184,13 @@ def export_graph(
         provenance: what goes into metadata_props.
     """
     edited = set(edited)
-    exported = gs.export_onnx(graph, do_type_check=False)
     result = onnx.ModelProto()
     result.CopyFrom(original)
     del result.graph.node[:]
-    for node, proto in zip(graph.nodes, exported.graph.node, strict=True):
+    for node in graph.nodes:
         index = origin.get(id(node))
-        if index is not None and id(node) not in edited:
-            proto = original.graph.node[index]
-        elif index is not None:
-            _restore_node(proto, original.graph.node[index])
-        result.graph.node.append(proto)
+        known = onnx.NodeProto() if index is None else original.graph.node[index]
+        result.graph.node.append(known if index is not None and id(node) not in edited else _exported(node, known))
     _export_initializers(graph, original, result)
     _update_value_info(result, shapes)
     for key, value in provenance.items():
@@ -204,11 +200,26 @@ def export_graph(
     return result
 
 
-def _restore_node(proto: onnx.NodeProto, original: onnx.NodeProto) -> None:
-    proto.doc_string = original.doc_string
-    proto.overload = original.overload
-    proto.metadata_props.extend(original.metadata_props)
-    proto.attribute.extend(a for a in original.attribute if a.type in UNKNOWN_TO_GRAPHSURGEON)
+def _exported(node: gs.Node, original: onnx.NodeProto) -> onnx.NodeProto:
+    """The message for a node that changed; attributes that are no plain numbers never do."""
+    proto = onnx.NodeProto()
+    proto.CopyFrom(original)
+    proto.op_type, proto.name, proto.domain = node.op, node.name, node.domain or ""
+    proto.input[:] = [t.name for t in node.inputs]
+    proto.output[:] = [t.name for t in node.outputs]
+    del proto.attribute[:]
+    proto.attribute.extend(
+        a for a in original.attribute if a.type in UNKNOWN_TO_GRAPHSURGEON or not _is_plain(node.attrs.get(a.name, 0))
+    )
+    numbers = {name: value for name, value in node.attrs.items() if _is_plain(value)}
+    proto.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in numbers.items())
+    return proto
+
+
+def _is_plain(value: object) -> bool:
+    """An integer, a float, or a list of them that is not empty."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return bool(values) and all(isinstance(v, int | float) for v in values)
 
 
 def _export_initializers(graph: gs.Graph, original: onnx.ModelProto, result: onnx.ModelProto) -> None:

@@ -137,7 +137,7 @@ class _Tracer(Joining):
     def _tied_alike(self, name: str) -> bool:
         """Whether every reader of a shared weight is the same linear map of its data."""
         readers = [(self.facts.nodes[i], position) for i, position in self.facts.consumers(name)]
-        actions = {(read(node, self.facts), position) for node, position in readers if node.op not in SHAPE_OPS}
+        actions = [(read(node, self.facts), position) for node, position in readers if node.op not in SHAPE_OPS]
         forms = {a.weight_axes if isinstance(a, Contraction) and a.weight == p else None for a, p in actions}
         return len(forms) == 1 and None not in forms
 
