@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 
 import numpy as np
 import onnx
@@ -51,6 +52,7 @@ class Facts:
         bodies: what parts of the graph are copies of bodies.
         shapes: tensor name -> concrete shape on the feed.
         derived: names of tensors that follow from constants and shapes (not from constants alone).
+        sparse: name of a sparse constant -> how many numbers it stands for.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Facts:
         self.nodes: list[gs.Node] = list(graph.nodes)
         self.opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
         self.initializers = {t.name: t for t in model.graph.initializer}
+        self.sparse = _sparse_sizes(model)
         self._values: dict[str, Array] = {}
         self.types = _element_types(model)
         self.static, self.derived = self._classify()
@@ -279,6 +282,13 @@ def _shape_value(node: onnx.NodeProto, shape: tuple[int, ...]) -> Array:
     if node.op_type == "Size":
         return np.asarray(int(np.prod(shape, dtype=np.int64)), dtype=np.int64)
     return np.asarray(shape[attributes.get("start", 0) : attributes.get("end", len(shape))], dtype=np.int64)
+
+
+def _sparse_sizes(model: onnx.ModelProto) -> dict[str, int]:
+    kind = onnx.AttributeProto.SPARSE_TENSOR
+    found = [(t.values.name, t) for t in model.graph.sparse_initializer]
+    found += [(n.output[0], a.sparse_tensor) for n in model.graph.node for a in n.attribute if a.type == kind]
+    return {name: prod(tensor.dims) for name, tensor in found}
 
 
 def _names_inside(body: gs.Graph) -> Iterator[str]:

@@ -37,6 +37,7 @@ TABLE: Mapping[tuple[str, str], rows.Row] = {
         # linear maps
         "Gemm": rows.gemm,
         "MatMul": rows.matmul,
+        "Einsum": rows.einsum,
         "Conv": rows.conv,
         "ConvTranspose": rows.conv_transpose,
         "LSTM": rows.recurrent,
@@ -167,6 +168,8 @@ DEFAULT_DOMAINS = ("", "ai.onnx", None)
 
 def read(node: gs.Node, facts: Facts) -> Action:
     """The action of a node, or Refused with a reason that completes "NODE ..."."""
+    if any(t.name in facts.sparse for t in node.inputs):
+        return Refused("has sparse weights, which stay")
     domain = "" if node.domain in DEFAULT_DOMAINS else node.domain
     row = TABLE.get((domain, node.op))
     if row is None:
@@ -235,7 +238,7 @@ def embedding_rows(facts_nodes: list[gs.Node], name: str, sizes: Mapping[str, in
     return None
 
 
-LINEAR = ("Gemm", "MatMul", "Conv", "ConvTranspose", "LSTM", "GRU", "RNN")
+LINEAR = ("Gemm", "MatMul", "Einsum", "Conv", "ConvTranspose", "LSTM", "GRU", "RNN")
 
 
 def linear_weights(nodes: Iterable[onnx.NodeProto]) -> list[str]:

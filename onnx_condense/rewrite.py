@@ -175,8 +175,9 @@ class _Writer(Reshaping):
     def _insert_add(self, index: int, shift: Array) -> None:
         node = self.nodes[index]
         output = node.outputs[0]
-        if not self._produced_axis_is_last(index):
-            shift = shift[:, None]
+        action = self.trace.actions[index]
+        assert isinstance(action, Contraction)
+        shift = shift.reshape(-1, *[1] * (len(action.output_axes) - 1 - action.output_axes.index(action.outer)))
         inner = gs.Variable(self._fresh(f"{output.name}_unbiased"), dtype=output.dtype)
         node.outputs = [inner]
         bias = gs.Constant(self._fresh(f"{output.name}_bias"), shift)

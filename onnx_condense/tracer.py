@@ -114,6 +114,8 @@ class _Tracer(Joining):
             return self._refuse("has weights that are not finite")
         if self.facts.is_generated(weight.name):
             return self._refuse("has weights that are computed from a shape, which slicing would have to write out")
+        if any(t.name == weight.name for t in self.facts.graph.outputs):
+            return self._refuse("has weights that are an output of the model")
         if weight.name in self.shared_weights and not self._tied_alike(weight.name):
             return self._refuse("uses its weight for something else too")
         if action.lookup:
