@@ -69,6 +69,7 @@ class Trace:
     """Everything the later stages need to know of a graph.
 
     unit_of: atom -> unit id. labels: tensor name -> labels. actions: what each node does, by index.
+    untraced: parameters of linear maps in bodies that are no part of it.
     """
 
     facts: Facts
@@ -80,6 +81,7 @@ class Trace:
     labels: Mapping[str, Labels]
     actions: Mapping[int, Action]
     balance: Balance
+    untraced: int = 0
 
     def size(self, node: int) -> int:
         """Parameters of a linear map's weight."""
@@ -97,7 +99,7 @@ class Trace:
             atoms = atoms_of(slot.labels.reshape(-1))
             if slot.role != "carried" and np.isin(self.unit_of[atoms[atoms >= 0]], free).any():
                 touched.add(slot.node)
-        total = sum(self.size(n) for n in linear)
+        total = sum(self.size(n) for n in linear) + self.untraced
         return sum(self.size(n) for n in linear if n in touched) / total if total else 0.0
 
 

@@ -8,7 +8,9 @@ other shapes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 
 import numpy as np
 import onnx
@@ -26,6 +28,19 @@ LARGE = 2**26
 """Largest constant in elements that is computed ahead; beyond it a constant is treated as data."""
 
 
+@dataclass(frozen=True)
+class Body:
+    """A copy of a body in a graph (bodies.py): `attribute` of the node that makes the tensor `holder`.
+
+    prefix: of the copy's tensors. names: in the copy -> in the body.
+    """
+
+    holder: str
+    attribute: str
+    prefix: str
+    names: Mapping[str, str]
+
+
 class Facts:
     """Shapes and constant values of the tensors of one graph on one feed.
 
@@ -33,17 +48,30 @@ class Facts:
         graph: the GraphSurgeon graph, nodes in topological order.
         nodes: its nodes; an index into this list names a node for good.
         opset: version of the default operator set.
+        feed: values of its inputs.
+        bodies: what parts of the graph are copies of bodies.
         shapes: tensor name -> concrete shape on the feed.
         derived: names of tensors that follow from constants and shapes (not from constants alone).
+        sparse: name of a sparse constant -> how many numbers it stands for.
     """
 
-    def __init__(self, model: onnx.ModelProto, graph: gs.Graph, feed: Feed, other: Feed | None = None) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        graph: gs.Graph,
+        feed: Feed,
+        other: Feed | None = None,
+        bodies: tuple[Body, ...] = (),
+    ) -> None:
         """`other`: a feed with other sizes on every symbolic axis, where the model takes one."""
         self.model = model
+        self.feed = feed
+        self.bodies = bodies
         self.graph = graph
         self.nodes: list[gs.Node] = list(graph.nodes)
         self.opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
         self.initializers = {t.name: t for t in model.graph.initializer}
+        self.sparse = _sparse_sizes(model)
         self._values: dict[str, Array] = {}
         self.types = _element_types(model)
         self.static, self.derived = self._classify()
@@ -77,7 +105,10 @@ class Facts:
             kinds,
         )
         model = onnx.ModelProto(
-            ir_version=max(self.model.ir_version, 4), graph=graph, opset_import=self.model.opset_import
+            ir_version=max(self.model.ir_version, 4),
+            graph=graph,
+            opset_import=self.model.opset_import,
+            functions=self.model.functions,
         )
         feed = {data: values.astype(onnx.helper.tensor_dtype_to_np_dtype(kind))}
         return run(session(model, optimize=False), None, feed)[0].astype(np.float64)
@@ -155,6 +186,10 @@ class Facts:
         produced = {t.name for node in self.nodes for t in (*node.inputs, *node.outputs)}
         return produced | set(self.initializers) | {v.name for v in self.model.graph.input}
 
+    def is_inside(self, name: str) -> bool:
+        """Whether a tensor belongs to a copy of a body."""
+        return any(name.startswith(body.prefix) for body in self.bodies)
+
     def consumers(self, name: str) -> list[tuple[int, int]]:
         """(node index, input index) of every use of a tensor at the top level."""
         return self._uses.get(name, [])
@@ -170,11 +205,6 @@ class Facts:
     def read_outside(self) -> set[str]:
         """Names that are outputs of the graph or that a body reads."""
         return {t.name for t in self.graph.outputs} | set(self.captured())
-
-    @cached_property
-    def read(self) -> set[str]:
-        """Names that anything reads."""
-        return {t.name for node in self.nodes for t in node.inputs} | self.read_outside
 
     def _classify(self) -> tuple[set[str], set[str]]:
         static = set(self.initializers)
@@ -235,7 +265,6 @@ class Facts:
                 continue
             if node.op in SHAPE_OPS and proto.input[0] in shapes and proto.input[0] not in constant:
                 feed[outputs[0]] = _shape_value(proto, shapes[proto.input[0]])
-                graph.input.append(onnx.helper.make_tensor_value_info(outputs[0], onnx.TensorProto.INT64, None))
                 continue
             proto = self._plain_cast(proto)
             graph.node.append(proto)
@@ -245,11 +274,17 @@ class Facts:
             return dict(feed)
         graph.initializer.extend(t for t in self.model.graph.initializer if t.name in needed)
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+        fed = {name: value for name, value in feed.items() if name in needed}
+        graph.input.extend(onnx.helper.make_tensor_value_info(n, onnx.TensorProto.INT64, None) for n in fed)
         model = onnx.ModelProto(
-            ir_version=max(self.model.ir_version, 4), graph=graph, opset_import=self.model.opset_import
+            ir_version=max(self.model.ir_version, 4),
+            graph=graph,
+            opset_import=self.model.opset_import,
+            functions=self.model.functions,
         )
-        found = run(session(model, optimize=False), wanted, {k: v for k, v in feed.items() if k in needed})
-        return feed | {name: value for name, value in zip(wanted, found, strict=True) if value.size <= LARGE}
+        found = run(session(model, optimize=False), wanted, fed)
+        dense = [(name, value) for name, value in zip(wanted, found, strict=True) if isinstance(value, np.ndarray)]
+        return feed | {name: value for name, value in dense if value.size <= LARGE}
 
 
 def _shape_value(node: onnx.NodeProto, shape: tuple[int, ...]) -> Array:
@@ -257,6 +292,13 @@ def _shape_value(node: onnx.NodeProto, shape: tuple[int, ...]) -> Array:
     if node.op_type == "Size":
         return np.asarray(int(np.prod(shape, dtype=np.int64)), dtype=np.int64)
     return np.asarray(shape[attributes.get("start", 0) : attributes.get("end", len(shape))], dtype=np.int64)
+
+
+def _sparse_sizes(model: onnx.ModelProto) -> dict[str, int]:
+    kind = onnx.AttributeProto.SPARSE_TENSOR
+    found = [(t.values.name, t) for t in model.graph.sparse_initializer]
+    found += [(n.output[0], a.sparse_tensor) for n in model.graph.node for a in n.attribute if a.type == kind]
+    return {name: prod(tensor.dims) for name, tensor in found}
 
 
 def _names_inside(body: gs.Graph) -> Iterator[str]:
@@ -270,18 +312,28 @@ def _names_inside(body: gs.Graph) -> Iterator[str]:
 
 def _element_types(model: onnx.ModelProto) -> dict[str, int]:
     """Tensor name -> TensorProto.DataType, as far as shape inference tells; NO_TENSOR for sequences and the like."""
-    try:
-        graph = onnx.shape_inference.infer_shapes(_without_weights(model)).graph
-    except (onnx.shape_inference.InferenceError, ValueError):
-        graph = model.graph
     types = {t.name: t.data_type for t in model.graph.initializer}
-    for value in (*graph.value_info, *graph.output, *graph.input):
+    for value in _inferred(model):
         kind = value.type.WhichOneof("value")
         if kind == "tensor_type" and value.type.tensor_type.elem_type:
             types[value.name] = value.type.tensor_type.elem_type
         elif kind is not None and kind != "tensor_type":
             types[value.name] = NO_TENSOR
     return types
+
+
+def inferred_shapes(model: onnx.ModelProto) -> dict[str, list[int | None]]:
+    """Tensor name -> its sizes as far as shape inference tells, None where a size is not constant."""
+    tensors = [(v.name, v.type.tensor_type.shape) for v in _inferred(model) if v.type.tensor_type.HasField("shape")]
+    return {name: [d.dim_value if d.HasField("dim_value") else None for d in shape.dim] for name, shape in tensors}
+
+
+def _inferred(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    try:
+        graph = onnx.shape_inference.infer_shapes(_without_weights(model)).graph
+    except (onnx.shape_inference.InferenceError, ValueError):
+        graph = model.graph
+    return [*graph.value_info, *graph.output, *graph.input]
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:

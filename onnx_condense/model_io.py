@@ -159,27 +159,6 @@ def import_graph(proto: onnx.ModelProto) -> gs.Graph:
         raise InputError(f"the graph cannot be read ({first_line(error)}): check it with onnx.checker") from error
 
 
-def drop_unread(graph: gs.Graph, read_before: set[str], read_outside: set[str]) -> None:
-    """Removes nodes that only computed what nobody reads any more.
-
-    Args:
-        read_before: names that were read before the graph was rewritten; what nobody read then, stays.
-        read_outside: names that the graph's outputs and bodies read.
-    """
-    while True:
-        read = {t.name for node in graph.nodes for t in node.inputs} | read_outside
-        dead = {
-            id(node)
-            for node in graph.nodes
-            if node.outputs
-            and all(t.name not in read for t in node.outputs)
-            and any(t.name in read_before for t in node.outputs)
-        }
-        if not dead:
-            return
-        graph.nodes = [node for node in graph.nodes if id(node) not in dead]
-
-
 def unused_name(stem: str, taken: Collection[str]) -> str:
     """The stem, or with a number, as a name that no tensor has."""
     numbered = (f"{stem}_{i}" for i in range(1, len(taken) + 2))
@@ -211,17 +190,14 @@ def export_graph(
         provenance: what goes into metadata_props.
     """
     edited = set(edited)
-    exported = gs.export_onnx(graph, do_type_check=False)
     result = onnx.ModelProto()
     result.CopyFrom(original)
     del result.graph.node[:]
-    for node, proto in zip(graph.nodes, exported.graph.node, strict=True):
+    for node in graph.nodes:
         index = origin.get(id(node))
-        if index is not None and id(node) not in edited:
-            proto = original.graph.node[index]
-        elif index is not None:
-            _restore_node(proto, original.graph.node[index])
-        result.graph.node.append(proto)
+        known = onnx.NodeProto() if index is None else original.graph.node[index]
+        result.graph.node.append(known if index is not None and id(node) not in edited else _exported(node, known))
+    drop_unread(result, names_read(original.graph))
     _export_initializers(graph, original, result)
     _update_value_info(result, shapes)
     for key, value in provenance.items():
@@ -231,18 +207,33 @@ def export_graph(
     return result
 
 
-def _restore_node(proto: onnx.NodeProto, original: onnx.NodeProto) -> None:
-    proto.doc_string = original.doc_string
-    proto.overload = original.overload
-    proto.metadata_props.extend(original.metadata_props)
-    proto.attribute.extend(a for a in original.attribute if a.type in UNKNOWN_TO_GRAPHSURGEON)
+def _exported(node: gs.Node, original: onnx.NodeProto) -> onnx.NodeProto:
+    """The message for a node that changed; attributes that are no plain numbers never do."""
+    proto = onnx.NodeProto()
+    proto.CopyFrom(original)
+    proto.op_type, proto.name, proto.domain = node.op, node.name, node.domain or ""
+    proto.input[:] = [t.name for t in node.inputs]
+    proto.output[:] = [t.name for t in node.outputs]
+    del proto.attribute[:]
+    proto.attribute.extend(
+        a for a in original.attribute if a.type in UNKNOWN_TO_GRAPHSURGEON or not _is_plain(node.attrs.get(a.name, 0))
+    )
+    numbers = {name: value for name, value in node.attrs.items() if _is_plain(value)}
+    proto.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in numbers.items())
+    return proto
+
+
+def _is_plain(value: object) -> bool:
+    """An integer, a float, or a list of them that is not empty."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return bool(values) and all(isinstance(v, int | float) for v in values)
 
 
 def _export_initializers(graph: gs.Graph, original: onnx.ModelProto, result: onnx.ModelProto) -> None:
     """Keeps the order and the bytes of what stays, replaces what changed, appends what is new."""
     constants = {t.name: t for t in graph.tensors().values() if isinstance(t, gs.Constant)}
-    used = _names_read(result.graph)
-    used_before = _names_read(original.graph)
+    used = names_read(result.graph)
+    used_before = names_read(original.graph)
     del result.graph.initializer[:]
     known = set()
     for tensor in original.graph.initializer:
@@ -273,14 +264,26 @@ def _export_initializers(graph: gs.Graph, original: onnx.ModelProto, result: onn
             _set_dims(value, sizes[value.name])
 
 
-def _names_read(graph: onnx.GraphProto) -> set[str]:
+def names_read(graph: onnx.GraphProto) -> set[str]:
+    """Names of the tensors that nodes read, in bodies too, or that are outputs."""
     names = {output.name for output in graph.output}
     for node in graph.node:
         names.update(node.input)
         for attribute in node.attribute:
             for body in (attribute.g, *attribute.graphs):
-                names |= _names_read(body)
+                names |= names_read(body)
     return names
+
+
+def drop_unread(model: onnx.ModelProto, read_before: set[str]) -> None:
+    """Removes, in place, nodes and initializers that were read before and are not any more."""
+    graph, count = model.graph, -1
+    while len(graph.node) != count:
+        count, gone = len(graph.node), read_before - names_read(graph)
+        for node in [n for n in graph.node if gone.issuperset(filter(None, n.output))]:
+            graph.node.remove(node)
+        for tensor in [t for t in graph.initializer if t.name in gone]:
+            graph.initializer.remove(tensor)
 
 
 def _update_value_info(result: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -109,12 +109,30 @@ def matmul(view: NodeView) -> Action:
         return Refused("multiplies two constants")
     data, weight = (0, 1) if view.is_weight(1) else (1, 0)
     rank, weight_rank = len(view.shape(data)), len(view.shape(weight))
+    if weight_rank == 1:
+        return Reader(data, weight, rank - 1 if data == 0 else max(rank - 2, 0), 0, "has one output channel only")
     if weight_rank != 2 or rank < 2:
-        return Refused("multiplies with weights that have a batch dimension or only one")
+        return Refused("multiplies with weights that have a batch dimension")
     batch = "abcdefgh"[: rank - 2]
     if data == 0:
         return Contraction(0, 1, None, batch + "ni", "io", batch + "no")
     return Contraction(1, 0, None, batch + "in", "oi", batch + "on")
+
+
+def einsum(view: NodeView) -> Action:
+    """A product with one weight that contracts one letter and makes one, such as "bnh,ho->bno"."""
+    terms, arrow, result = str(view.attribute("equation")).replace(" ", "").partition("->")
+    parts = terms.split(",")
+    letters = [set(part) for part in (*parts, result)]
+    if len(parts) != 2 or not arrow or "." in terms or sum(map(len, letters)) != len("".join(parts) + result):
+        return Refused("is an equation that is not supported yet")
+    if view.is_weight(0) == view.is_weight(1):
+        return Refused("multiplies two tensors that both depend on data")
+    data, weight = (0, 1) if view.is_weight(1) else (1, 0)
+    inner, outer = letters[data] & letters[weight], letters[weight] - letters[data]
+    if len(inner) != 1 or len(outer) != 1 or letters[2] != letters[data] - inner | outer:
+        return Refused("contracts or makes several axes at once")
+    return Contraction(data, weight, None, parts[data], parts[weight], result)
 
 
 def conv(view: NodeView) -> Action:

@@ -7,9 +7,10 @@ row here and one planted-duplicate test. An operator without a row, or a use of 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from math import prod
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -28,6 +29,7 @@ from onnx_condense.actions import (
 )
 from onnx_condense.facts import Facts
 from onnx_condense.operator_rows import NodeView
+from onnx_condense.runtime import Array
 
 TABLE: Mapping[tuple[str, str], rows.Row] = {
     ("", op): row
@@ -35,6 +37,7 @@ TABLE: Mapping[tuple[str, str], rows.Row] = {
         # linear maps
         "Gemm": rows.gemm,
         "MatMul": rows.matmul,
+        "Einsum": rows.einsum,
         "Conv": rows.conv,
         "ConvTranspose": rows.conv_transpose,
         "LSTM": rows.recurrent,
@@ -165,6 +168,8 @@ DEFAULT_DOMAINS = ("", "ai.onnx", None)
 
 def read(node: gs.Node, facts: Facts) -> Action:
     """The action of a node, or Refused with a reason that completes "NODE ..."."""
+    if any(t.name in facts.sparse for t in node.inputs):
+        return Refused("has sparse weights, which stay")
     domain = "" if node.domain in DEFAULT_DOMAINS else node.domain
     row = TABLE.get((domain, node.op))
     if row is None:
@@ -231,3 +236,34 @@ def embedding_rows(facts_nodes: list[gs.Node], name: str, sizes: Mapping[str, in
         elif node.op == "Gather" and len(inputs) > 1 and inputs[1] in names and inputs[0] in sizes:
             return sizes[inputs[0]]
     return None
+
+
+LINEAR = ("Gemm", "MatMul", "Einsum", "Conv", "ConvTranspose", "LSTM", "GRU", "RNN")
+
+
+def linear_weights(nodes: Iterable[onnx.NodeProto]) -> list[str]:
+    """Names of what linear maps multiply, weights among them, each once."""
+    return list(dict.fromkeys(name for node in nodes if node.op_type in LINEAR for name in node.input[:3] if name))
+
+
+def has_weights(body: onnx.GraphProto) -> bool:
+    """Whether a body, or one inside it, holds a linear map."""
+    inner = (a.g for node in body.node for a in node.attribute if a.type == onnx.AttributeProto.GRAPH)
+    return bool(linear_weights(body.node)) or any(map(has_weights, inner))
+
+
+def formal_values(node: onnx.NodeProto, values: list[Array | None]) -> list[Array] | None:
+    """What the inputs of the body of a Loop or Scan (from opset 9) hold first, from the node's inputs; else None."""
+    if node.op_type == "Loop" and len(values) >= 2:
+        proceed = np.array(True) if values[1] is None else values[1]
+        values = [np.array(0, dtype=np.int64), proceed, *values[2:]]
+    elif node.op_type == "Scan":
+        attributes = {a.name: a for a in node.attribute}
+        states = len(values) - attributes["num_scan_inputs"].i
+        axes = list(attributes["scan_input_axes"].ints) if "scan_input_axes" in attributes else [0] * len(values)
+        scanned = zip(values[states:], axes, strict=False)
+        values = [*values[:states], *(None if v is None or not v.size else v.take(0, axis) for v, axis in scanned)]
+    else:
+        return None
+    known = [value for value in values if value is not None]
+    return known if len(known) == len(values) else None

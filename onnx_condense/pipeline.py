@@ -14,11 +14,13 @@ import onnx
 
 from onnx_condense import model_io
 from onnx_condense.alignment import block_width
+from onnx_condense.bodies import flatten
 from onnx_condense.builder import Builder
 from onnx_condense.canonicalize import fold_batchnorm
-from onnx_condense.channels import Trace
+from onnx_condense.channels import Refusal, Trace
 from onnx_condense.errors import PlanError
 from onnx_condense.feeds import model_specs
+from onnx_condense.inlining import inline
 from onnx_condense.inputs import Feed, make_feeds, other_feed
 from onnx_condense.model_io import Source
 from onnx_condense.options import INSPECT_THRESHOLDS, Options
@@ -199,8 +201,8 @@ class _Clock:
 class Opened:
     """A model that is loaded and traced, with its verification inputs.
 
-    other: a feed with other sizes on every symbolic axis. batch: size of a symbolic batch axis in the feeds. folded:
-    whether a BatchNormalization was folded.
+    other: a feed with other sizes on every symbolic axis. batch: size of a symbolic batch axis in the feeds.
+    folded: whether --fold-batchnorm changed the model.
     """
 
     source: Source
@@ -221,15 +223,20 @@ def open_model(model: Model, options: Options, clock: _Clock | None = None, repl
             if replay.model_sha256 != source.sha256:
                 raise PlanError(f"the plan belongs to another model (sha256 {replay.model_sha256[:12]}): plan this one")
             options = _replayed(options, replay)
-        working = fold_batchnorm(source.proto) if options.fold_batchnorm else source.proto
+        plain = inline(source.proto)
+        working = fold_batchnorm(plain) if options.fold_batchnorm else plain
         graph = model_io.import_graph(working)
         specs = model_specs(working, graph)
         feeds = make_feeds(working, specs, options.data, options.input_shape, options.seed)
         other = other_feed(working, specs, feeds[0], options.seed)
     with clock("trace"):
-        traced = trace_unshuffled(working, graph, feeds[0], other)
+        flat = flatten(working, feeds[0], other)
+        graph = graph if flat.model is working else model_io.import_graph(flat.model)
+        traced = trace_unshuffled(flat.model, graph, flat.feed, flat.other, flat.bodies)
+        left = [Refusal(*refusal) for refusal in flat.left]
+        traced = replace(traced, refusals=(*traced.refusals, *left), untraced=sum(r.parameters for r in left))
     batches = [len(feeds[0][s.name]) for s in specs if s.dims and isinstance(s.dims[0], str)]
-    return Opened(source, options, traced, feeds, other, max([1, *batches]), working is not source.proto)
+    return Opened(source, options, traced, feeds, other, max([1, *batches]), working is not plain)
 
 
 def _replayed(options: Options, plan: Plan) -> Options:

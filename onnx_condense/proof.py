@@ -62,7 +62,7 @@ def prove(
     bounded = bounded_outputs(traced)
     worst, limit = nearest(_settled(surgery, bounded), limits)
     approximation = compare(expected, condensed[:count])
-    inner = _inner_error(traced, feeds[:1], small, twin)
+    inner = _inner_error(traced, small, twin)
     if not worst <= limit or not inner <= max(INNER_LIMIT, 100 * max(limits.values(), default=0.0)):
         raise VerificationError(
             f"the rewritten model is not what was planned (surgery error {max(worst, inner):.1e}, "
@@ -119,8 +119,11 @@ def unchanged(expected: Results, options: Options) -> VerificationReport:
     return VerificationReport(0.0, 0.0, 0.0, (), 0.0, 0.0, (), same.outputs, same.samples, options.data is None)
 
 
-def _inner_error(traced: Trace, feeds: Sequence[Feed], small: Written, twin: Written) -> float:
-    """Small model against twin on consumers' outputs: model outputs are blind where they no longer depend on inputs."""
+def _inner_error(traced: Trace, small: Written, twin: Written) -> float:
+    """Small model against twin on consumers' outputs: model outputs are blind where they no longer depend on inputs.
+
+    On the flat models, so that branches that are not taken count too.
+    """
     nodes = traced.facts.nodes
     consumers = {
         s.node
@@ -130,7 +133,8 @@ def _inner_error(traced: Trace, feeds: Sequence[Feed], small: Written, twin: Wri
     names = [nodes[i].outputs[0].name for i in sorted(consumers)][:INNER_TENSORS]
     if not names:
         return 0.0
-    left, right = (results(_exposing(w.model, names), feeds, optimize=False, wanted=names) for w in (twin, small))
+    feed = [traced.facts.feed]
+    left, right = (results(_exposing(w.flat, names), feed, optimize=False, wanted=names) for w in (twin, small))
     alive = small.alive
     narrow = [{n: alive[n].of(value) if n in alive else value for n, value in feed.items()} for feed in left]
     return compare(narrow, right).error

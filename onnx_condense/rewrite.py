@@ -16,9 +16,10 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_condense.actions import Contraction, Elementwise, Filter
+from onnx_condense.bodies import restore
 from onnx_condense.channels import Slot
 from onnx_condense.labels import atoms_of
-from onnx_condense.model_io import drop_unread, export_graph
+from onnx_condense.model_io import export_graph
 from onnx_condense.reshaping import Disagreement, Kept, Reshaping
 from onnx_condense.runtime import Array
 from onnx_condense.signals import Floats
@@ -29,11 +30,14 @@ from onnx_condense.state import State, by_channel, from_channels
 class Written:
     """A model that was written from a state.
 
-    macs: multiply-accumulates of its convolutions and matrix products with weights, on the traced shapes.
+    model: the model. flat: the same with copies of its bodies (bodies.py).
+    macs: multiply-accumulates of its convolutions and matrix products with weights, on the traced shapes; those of
+        every body once.
     alive: tensor name -> what of the original's tensor it holds, where it lost something.
     """
 
     model: onnx.ModelProto
+    flat: onnx.ModelProto
     macs: int
     alive: Mapping[str, Kept]
 
@@ -81,11 +85,11 @@ class _Writer(Reshaping):
         self._insert_values()
         self._write_down()
         self.move()
-        drop_unread(self.graph, self.facts.read, self.facts.read_outside)
         macs = self.macs()
-        model = export_graph(self.graph, self.facts.model, origin, self.edited, self._changed(), provenance)
+        flat = export_graph(self.graph, self.facts.model, origin, self.edited, self._changed(), provenance)
         kept = {name: self._kept(self.trace.labels[name], name) for name in self._changed()}
-        return Written(model, macs, {name: of for name, of in kept.items() if of is not None})
+        alive = {name: of for name, of in kept.items() if of is not None}
+        return Written(restore(flat, self.facts.model, self.facts.bodies), flat, macs, alive)
 
     def macs(self) -> int:
         """Output elements times the weights that each of them multiplies."""
@@ -175,8 +179,9 @@ class _Writer(Reshaping):
     def _insert_add(self, index: int, shift: Array) -> None:
         node = self.nodes[index]
         output = node.outputs[0]
-        if not self._produced_axis_is_last(index):
-            shift = shift[:, None]
+        action = self.trace.actions[index]
+        assert isinstance(action, Contraction)
+        shift = shift.reshape(-1, *[1] * (len(action.output_axes) - 1 - action.output_axes.index(action.outer)))
         inner = gs.Variable(self._fresh(f"{output.name}_unbiased"), dtype=output.dtype)
         node.outputs = [inner]
         bias = gs.Constant(self._fresh(f"{output.name}_bias"), shift)

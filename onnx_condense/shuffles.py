@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 from onnx_condense import model_io, movers
 from onnx_condense.actions import Move
 from onnx_condense.channels import Trace
-from onnx_condense.facts import Facts
+from onnx_condense.facts import Body, Facts
 from onnx_condense.inputs import Feed
 from onnx_condense.labels import varying
 from onnx_condense.movers import Labels, Shape
@@ -52,14 +52,16 @@ Link = tuple[int, int]
 Shapes = Mapping[str, Shape]
 
 
-def trace_unshuffled(model: onnx.ModelProto, graph: gs.Graph, feed: Feed, other: Feed | None = None) -> Trace:
-    """The trace of a model on a feed (and a second one of other sizes), its shuffles replaced."""
-    traced = trace(Facts(model, graph, feed, other))
+def trace_unshuffled(
+    model: onnx.ModelProto, graph: gs.Graph, feed: Feed, other: Feed | None = None, bodies: tuple[Body, ...] = ()
+) -> Trace:
+    """The trace of a model, its shuffles replaced; arguments as of Facts."""
+    traced = trace(Facts(model, graph, feed, other, bodies))
     found = find_shuffles(traced)
     if not found:
         return traced
     plain = replace_shuffles(traced.facts, found)
-    return trace(Facts(plain, model_io.import_graph(plain), feed, other))
+    return trace(Facts(plain, model_io.import_graph(plain), feed, other, bodies))
 
 
 def find_shuffles(traced: Trace) -> list[Shuffle]:
@@ -225,5 +227,4 @@ def replace_shuffles(facts: Facts, found: Sequence[Shuffle]) -> onnx.ModelProto:
         node.op, node.attrs, node.inputs = "Transpose", {"perm": list(shuffle.order)}, [reshaped]
         place = next(i for i, n in enumerate(graph.nodes) if n is node)
         graph.nodes[place:place] = added
-    model_io.drop_unread(graph, facts.read, facts.read_outside)
     return model_io.export_graph(graph, facts.model, origin, {id(nodes[s.node]) for s in found}, {}, {})

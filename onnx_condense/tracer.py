@@ -68,7 +68,8 @@ class _Tracer(Joining):
             self.actions[index] = action
             self._visit(action)
         for tensor in self.facts.graph.outputs:
-            self._pin_tensor(tensor.name, "is an output of the model")
+            inside = self.facts.is_inside(tensor.name)
+            self._pin_tensor(tensor.name, f"is an output of {'an If, Loop or Scan body' if inside else 'the model'}")
             for name in self.facts.measured(tensor.name):
                 self._pin_tensor(name, "has a shape that is an output of the model")
         for name in self.facts.captured():
@@ -117,6 +118,8 @@ class _Tracer(Joining):
             return self._refuse("has weights that are not finite")
         if self.facts.is_generated(weight.name):
             return self._refuse("has weights that are computed from a shape, which slicing would have to write out")
+        if any(t.name == weight.name for t in self.facts.graph.outputs):
+            return self._refuse("has weights that are an output of the model")
         if weight.name in self.shared_weights and not self._tied_alike(weight.name):
             return self._refuse("uses its weight for something else too")
         if action.lookup:
@@ -139,7 +142,7 @@ class _Tracer(Joining):
     def _tied_alike(self, name: str) -> bool:
         """Whether every reader of a shared weight is the same linear map of its data."""
         readers = [(self.facts.nodes[i], position) for i, position in self.facts.consumers(name)]
-        uses = {(read(node, self.facts), position) for node, position in readers if node.op not in SHAPE_OPS}
+        uses = [(read(node, self.facts), position) for node, position in readers if node.op not in SHAPE_OPS]
         forms = {(a.weight_axes, a.groups) if isinstance(a, Contraction) and a.weight == p else None for a, p in uses}
         return len(forms) == 1 and None not in forms
 

@@ -141,6 +141,11 @@ def widths(model: onnx.ModelProto) -> dict[str, int]:
     for node in model.graph.node:
         if node.op_type == "Gather" and node.input[0] in shapes:
             found[node.name] = shapes[node.input[0]][1]
+        elif node.op_type == "Einsum":
+            equation = next(a.s.decode() for a in node.attribute)
+            terms, made = equation.partition("->")[0].split(","), equation.partition("->")[2]
+            axis = next(i for i, letter in enumerate(terms[1]) if letter in made and letter not in terms[0])
+            found[node.name] = shapes[node.input[1]][axis] if node.input[1] in shapes else 0
         elif node.op_type == "ConvTranspose":
             found[node.name] = shapes[node.input[1]][1] * next((a.i for a in node.attribute if a.name == "group"), 1)
         elif node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in shapes:
