@@ -41,7 +41,7 @@ def disturbed(written: Written, name: str, by: float) -> Written:
         if tensor.name == name:
             value = numpy_helper.to_array(tensor) + np.float32(by)
             tensor.CopyFrom(numpy_helper.from_array(value, name))
-    return replace(written, model=model)
+    return replace(written, model=model, flat=model)
 
 
 def weight_names(written: Written) -> list[str]:
