@@ -159,7 +159,7 @@ def import_graph(proto: onnx.ModelProto) -> gs.Graph:
         raise InputError(f"the graph cannot be read ({first_line(error)}): check it with onnx.checker") from error
 
 
-def first_line(error: BaseException) -> str:
+def first_line(error: BaseException | str) -> str:
     """The first line of an error's text, for messages of one line."""
     text = str(error).strip()
     return text.splitlines()[0][:300] if text else type(error).__name__
