@@ -42,5 +42,5 @@ def test_where_onnxruntime_found_it_is_left_out() -> None:
     """A C++ file, line and signature would take the place of the reason."""
     model = builders.mlp((4, 8, 2))
     model.opset_import[0].version = 99
-    with pytest.raises(InputError, match="^onnxruntime cannot load the model: ONNX Runtime only .*Opset 99"):
+    with pytest.raises(InputError, match=r"^onnxruntime cannot load the model: ONNX Runtime only .*Opset 99"):
         session(model)
