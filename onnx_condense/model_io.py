@@ -165,7 +165,7 @@ def unused_name(stem: str, taken: Collection[str]) -> str:
     return next(name for name in (stem, *numbered) if name not in taken)
 
 
-def first_line(error: BaseException) -> str:
+def first_line(error: BaseException | str) -> str:
     """The first line of an error's text, for messages of one line."""
     text = str(error).strip()
     return text.splitlines()[0][:300] if text else type(error).__name__

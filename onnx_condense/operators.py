@@ -238,6 +238,18 @@ def embedding_rows(facts_nodes: list[gs.Node], name: str, sizes: Mapping[str, in
     return None
 
 
+def branch_sources(node: gs.Node, output: int) -> list[str]:
+    """For an output of an If: per branch the tensor whose numbers it holds, seen through what only changes shapes."""
+    sources = []
+    for body in (a for a in node.attrs.values() if node.op == "If" and isinstance(a, gs.Graph)):
+        makers = {t.name: inner for inner in body.nodes for t in inner.outputs}
+        name = body.outputs[output].name
+        while name in makers and makers[name].op in ("Identity", "Squeeze", "Unsqueeze", "Reshape", "Flatten"):
+            name = makers[name].inputs[0].name
+        sources.append(name)
+    return sources
+
+
 LINEAR = ("Gemm", "MatMul", "Einsum", "Conv", "ConvTranspose", "LSTM", "GRU", "RNN")
 
 

@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
-from onnx_condense.actions import Activation, Move, Window
+from onnx_condense.actions import Action, Activation, Kind, Move, Window
 from onnx_condense.channels import Trace
 from onnx_condense.errors import InputError, VerificationError
 from onnx_condense.inputs import Feed
+from onnx_condense.operators import branch_sources
 from onnx_condense.options import Options
 from onnx_condense.report import VerificationReport
 from onnx_condense.rewrite import Written
@@ -95,16 +96,26 @@ def prove(
 
 def bounded_outputs(traced: Trace) -> set[str]:
     """Outputs that a bounded function makes (Sigmoid, Softmax, Tanh), maybe moved or averaged afterwards."""
-    makers = {t.name: i for i, node in enumerate(traced.facts.nodes) for t in node.outputs}
-    found = set()
-    for output in traced.facts.graph.outputs:
-        name = output.name
-        while name in makers and isinstance(traced.actions.get(makers[name]), Move | Window):
-            name = traced.facts.nodes[makers[name]].inputs[0].name
-        action = traced.actions.get(makers.get(name, -1))
-        if isinstance(action, Activation) and np.isfinite([action.low, action.high]).all():
-            found.add(output.name)
-    return found
+    nodes = traced.facts.nodes
+    makers = {t.name: i for i, node in enumerate(nodes) for t in node.outputs}
+
+    def is_bounded(name: str) -> bool:
+        while name in makers and _keeps_bounds(traced.actions.get(makers[name])):
+            name = nodes[makers[name]].inputs[0].name
+        if name not in makers:
+            return False
+        place = [t.name for t in nodes[makers[name]].outputs].index(name)
+        branches = branch_sources(nodes[makers[name]], place)
+        if branches:
+            return all(is_bounded(source) for source in branches)
+        action = traced.actions.get(makers[name])
+        return isinstance(action, Activation) and bool(np.isfinite([action.low, action.high]).all())
+
+    return {output.name for output in traced.facts.graph.outputs if is_bounded(output.name)}
+
+
+def _keeps_bounds(action: Action | None) -> bool:
+    return isinstance(action, Move | Window) or (isinstance(action, Activation) and action.kind is Kind.LINEAR)
 
 
 def _settled(found: Verification, bounded: set[str]) -> Verification:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ from onnx_condense.errors import InputError
 from onnx_condense.model_io import PROTOBUF_LIMIT, first_line
 
 Array = NDArray[Any]
+
+PLACE = re.compile(r"^\S+\.(cc|h):\d+ [^'\n]*?::[^'\n]*?\) (?=[A-Z])")
+"""Where in its own source, and in which C++ function, onnxruntime found something: nothing to a user."""
 
 ort.set_default_logger_severity(4)
 
@@ -54,5 +58,5 @@ def run(active: ort.InferenceSession, outputs: Sequence[str] | None, feed: Mappi
 
 
 def _reason(error: BaseException) -> str:
-    text = first_line(error)
-    return text.split(" : ", 3)[-1] if text.startswith("[ONNXRuntimeError]") else text
+    text = str(error)
+    return first_line(PLACE.sub("", text.split(" : ", 3)[-1]) if text.startswith("[ONNXRuntimeError]") else text)

@@ -11,6 +11,8 @@ from planted import run
 
 import onnx_condense as oc
 from onnx_condense.model_io import serialize
+from onnx_condense.pipeline import open_model
+from onnx_condense.proof import bounded_outputs
 
 Array = NDArray[np.float32]
 
@@ -231,3 +233,26 @@ def test_scan(axis: int) -> None:
     assert groups(result) == {"w0_layer": (8, 5)}
     shape = (5, 3, 6) if axis == 0 else (3, 5, 6)
     assert_same(model, result, x=random(*shape), s0=random(3, 6, seed=3))
+
+
+def test_an_if_that_only_changes_shapes_keeps_bounds() -> None:
+    """Exporters squeeze under an If: what a Sigmoid made has an absolute error behind it too."""
+    model = build(
+        """g (float[N, 6] x) => (float[K] y) {
+            z = Gemm<transB = 1>(x, row)
+            s = Sigmoid(z)
+            n = Shape(s)
+            one = Constant<value_ints = [1]>()
+            m = Gather(n, one)
+            q = Equal(m, one)
+            c = Squeeze(q)
+            i = If (c) <
+                then_branch = t () => (float[K] ty) { a = Constant<value_ints = [1]>() ty = Squeeze(s, a) },
+                else_branch = e () => (float[K] ey) { ey = Identity(s) }
+            >
+            y = Identity(i)
+        }""",
+        {"row": random(1, 6)},
+        check=False,
+    )
+    assert bounded_outputs(open_model(model, EXACT).trace) == {"y"}

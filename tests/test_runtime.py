@@ -36,3 +36,11 @@ def test_optimizations_change_no_result() -> None:
 def test_bytes_are_as_good_as_a_message() -> None:
     model: onnx.ModelProto = builders.mlp((4, 8, 2))
     assert [o.name for o in session(model.SerializeToString()).get_outputs()] == [o.name for o in model.graph.output]
+
+
+def test_where_onnxruntime_found_it_is_left_out() -> None:
+    """A C++ file, line and signature would take the place of the reason."""
+    model = builders.mlp((4, 8, 2))
+    model.opset_import[0].version = 99
+    with pytest.raises(InputError, match=r"^onnxruntime cannot load the model: ONNX Runtime only .*Opset 99"):
+        session(model)
