@@ -77,6 +77,9 @@ FLOAT_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProt
 
 INTEGER_TYPES = tuple(getattr(onnx.TensorProto, f"{sign}INT{bits}") for sign in ("", "U") for bits in (8, 16, 32, 64))
 
+HEADS = "has attention heads, which stay"
+TOGETHER = "normalizes channels together"
+
 Row = Callable[[NodeView], Action]
 
 
@@ -102,16 +105,23 @@ def gemm(view: NodeView) -> Action:
 
 
 def matmul(view: NodeView) -> Action:
+    """MatMul, and the FusedMatMul of onnxruntime."""
     if view.is_weight(0) == view.is_weight(1):
         return Refused("multiplies two tensors that both depend on data")
     data, weight = (0, 1) if view.is_weight(1) else (1, 0)
     rank, weight_rank = len(view.shape(data)), len(view.shape(weight))
     if weight_rank != 2 or rank < 2:
         return Refused("multiplies with weights that have a batch dimension or only one")
+    if view.attribute("transBatchA", 0) or view.attribute("transBatchB", 0):
+        return Refused("multiplies with the batch transposed")
     batch = "abcdefgh"[: rank - 2]
+    alpha = float(view.attribute("alpha", 1.0))
+    left, right = (bool(view.attribute(name, 0)) for name in ("transA", "transB"))
     if data == 0:
-        return Contraction(0, 1, None, batch + "ni", "io", batch + "no")
-    return Contraction(1, 0, None, batch + "in", "oi", batch + "on")
+        return Contraction(
+            0, 1, None, batch + ("in" if left else "ni"), "oi" if right else "io", batch + "no", alpha=alpha
+        )
+    return Contraction(1, 0, None, batch + ("ni" if right else "in"), "io" if left else "oi", batch + "on", alpha=alpha)
 
 
 def conv(view: NodeView) -> Action:
@@ -149,6 +159,13 @@ def recurrent(view: NodeView) -> Action:
     return Reader(0, 1, 2, 2, "has recurrent hidden units, which stay")
 
 
+def attention(view: NodeView) -> Action:
+    """The Attention of onnxruntime: projects its input [batch, places, i] with [i, q + k + v]."""
+    if not view.is_weight(1):
+        return Refused("multiplies with weights that are computed from data")
+    return Reader(0, 1, 2, 0, HEADS)
+
+
 def batchnorm(view: NodeView) -> Action:
     training = view.attribute("training_mode", 0) or len([o for o in view.node.outputs if o.name]) > 1
     if view.opset < 7 or training or view.attribute("spatial", 1) != 1:
@@ -175,7 +192,7 @@ def layer_normalization(view: NodeView) -> Action:
             return Refused("normalizes with parameters that are computed from data")
         if view.has(position) and prod(view.shape(position)[: -len(axes)]) > 1:
             return Refused("normalizes with parameters that vary along other axes")
-    return Activation(Kind.BOUNDED, uniform_axes=axes, across="normalizes channels together")
+    return Activation(Kind.BOUNDED, uniform_axes=axes, across=TOGETHER)
 
 
 def normalization(axes: Callable[[NodeView], Sequence[int]]) -> Row:
@@ -183,7 +200,7 @@ def normalization(axes: Callable[[NodeView], Sequence[int]]) -> Row:
 
     def row(view: NodeView) -> Action:
         used = tuple(axis % len(view.shape()) for axis in axes(view))
-        return Activation(Kind.BOUNDED, uniform_axes=used, across="normalizes channels together")
+        return Activation(Kind.BOUNDED, uniform_axes=used, across=TOGETHER)
 
     return row
 

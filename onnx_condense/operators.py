@@ -27,7 +27,7 @@ from onnx_condense.actions import (
     Refused,
 )
 from onnx_condense.facts import Facts
-from onnx_condense.operator_rows import NodeView
+from onnx_condense.operator_rows import HEADS, TOGETHER, NodeView
 
 TABLE: Mapping[tuple[str, str], rows.Row] = {
     ("", op): row
@@ -47,7 +47,7 @@ TABLE: Mapping[tuple[str, str], rows.Row] = {
         # along another axis than the channels
         "LayerNormalization": rows.layer_normalization,
         "RMSNormalization": rows.layer_normalization,
-        "GroupNormalization": rows.fixed(Refused("normalizes channels together")),
+        "GroupNormalization": rows.fixed(Refused(TOGETHER)),
         "LpNormalization": rows.normalization(lambda view: (view.attribute("axis", -1),)),
         "MeanVarianceNormalization": rows.normalization(lambda view: view.attribute("axes", (0, 2, 3))),
         "Softmax": rows.softmax,
@@ -157,8 +157,26 @@ TABLE: Mapping[tuple[str, str], rows.Row] = {
         "Tile": rows.move("tile", rows.tile),
         "DepthToSpace": rows.move("depth_to_space", rows.depth_to_space),
         "SpaceToDepth": rows.move("space_to_depth", rows.space_to_depth),
+        # what onnxruntime's optimizer writes (others: fused.py)
+        "SimplifiedLayerNormalization": rows.layer_normalization,
+    }.items()
+} | {
+    ("com.microsoft", op): row
+    for op, row in {
+        "FusedMatMul": rows.matmul,
+        "Gelu": rows.fixed(UNBOUNDED),
+        "FastGelu": rows.fixed(UNBOUNDED),
+        "QuickGelu": rows.fixed(UNBOUNDED),
+        "Attention": rows.attention,
+        "MultiHeadAttention": rows.fixed(Refused(HEADS)),
+        "SkipLayerNormalization": rows.fixed(Refused(TOGETHER)),
+        "SkipSimplifiedLayerNormalization": rows.fixed(Refused(TOGETHER)),
+        "EmbedLayerNormalization": rows.fixed(Refused(TOGETHER)),
     }.items()
 }
+
+ONE_MACHINE = ("com.microsoft.nchwc", "com.ms.internal.nhwc")
+"""Domains of operators that onnxruntime writes for the machine that it runs on."""
 
 DEFAULT_DOMAINS = ("", "ai.onnx", None)
 
@@ -166,6 +184,8 @@ DEFAULT_DOMAINS = ("", "ai.onnx", None)
 def read(node: gs.Node, facts: Facts) -> Action:
     """The action of a node, or Refused with a reason that completes "NODE ..."."""
     domain = "" if node.domain in DEFAULT_DOMAINS else node.domain
+    if domain in ONE_MACHINE or (domain == "com.microsoft" and node.op.startswith("Nhwc")):
+        return Refused("was optimized for another machine: condense the model that it was made from")
     row = TABLE.get((domain, node.op))
     if row is None:
         return Refused("is not supported yet")

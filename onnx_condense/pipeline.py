@@ -20,6 +20,7 @@ from onnx_condense.channels import Trace
 from onnx_condense.errors import PlanError
 from onnx_condense.facts import Facts
 from onnx_condense.feeds import model_specs
+from onnx_condense.fused import unfuse
 from onnx_condense.inputs import Feed, make_feeds, other_feed
 from onnx_condense.model_io import Source
 from onnx_condense.options import INSPECT_THRESHOLDS, Options
@@ -134,8 +135,7 @@ def condense(
     with clock("plan"):
         state = _decide(opened, builder, replay, expected)
     plan = replay or _plan(opened, builder, state)
-    folded = opened.trace.facts.model is not opened.source.proto
-    if dry_run or not (state.plans or folded):
+    if dry_run or not (state.plans or opened.folded):
         verification = None if dry_run else unchanged(expected, options)
         report = _report(opened, builder, state, None, verification, clock)
         return Result(opened.source.proto, plan, report, opened.source)
@@ -152,7 +152,7 @@ def rewrite(model: Model, plan: Plan) -> onnx.ModelProto:
     """Applies a plan to the model that it names, without verification. Raises PlanError for another model."""
     opened = open_model(model, Options(), replay=plan)
     state = Builder(opened.trace, opened.options, plan.align).replayed(plan)
-    if not state.plans and opened.trace.facts.model is opened.source.proto:
+    if not (state.plans or opened.folded):
         return opened.source.proto
     return write(state, model_io.provenance(opened.source, plan.options)).model
 
@@ -202,6 +202,7 @@ class Opened:
     """A model that is loaded and traced, with its verification inputs.
 
     other: a feed with other sizes on every symbolic axis. batch: size of a symbolic batch axis in the feeds.
+    folded: whether a BatchNormalization became part of the weights before it.
     """
 
     source: Source
@@ -210,6 +211,7 @@ class Opened:
     feeds: list[Feed]
     other: Feed | None
     batch: int
+    folded: bool
 
 
 def open_model(model: Model, options: Options, clock: _Clock | None = None, replay: Plan | None = None) -> Opened:
@@ -221,7 +223,8 @@ def open_model(model: Model, options: Options, clock: _Clock | None = None, repl
             if replay.model_sha256 != source.sha256:
                 raise PlanError(f"the plan belongs to another model (sha256 {replay.model_sha256[:12]}): plan this one")
             options = _replayed(options, replay)
-        working = fold_batchnorm(source.proto) if options.fold_batchnorm else source.proto
+        whole = unfuse(source.proto)
+        working = fold_batchnorm(whole) if options.fold_batchnorm else whole
         graph = model_io.import_graph(working)
         specs = model_specs(working, graph)
         feeds = make_feeds(working, specs, options.data, options.input_shape, options.seed)
@@ -229,7 +232,7 @@ def open_model(model: Model, options: Options, clock: _Clock | None = None, repl
     with clock("trace"):
         traced = trace(Facts(working, graph, feeds[0], other))
     batches = [len(feeds[0][s.name]) for s in specs if s.dims and isinstance(s.dims[0], str)]
-    return Opened(source, options, traced, feeds, other, max([1, *batches]))
+    return Opened(source, options, traced, feeds, other, max([1, *batches]), working is not whole)
 
 
 def _replayed(options: Options, plan: Plan) -> Options:

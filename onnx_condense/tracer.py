@@ -192,7 +192,8 @@ class _Tracer(Joining):
     def _reader(self, action: Reader) -> None:
         if not all(np.isfinite(v).all() for v in self._parameters()):
             return self._refuse("has weights that are not finite")
-        weights = [v for v in self._parameters() if v.ndim > 2]
+        rank = len(self._shape(self.node.inputs[action.weight]))
+        weights = [v for v in self._parameters() if v.ndim >= rank]
         self.refused.append(Refusal(self._layer(), action.reason, sum(v.size for v in weights)))
         labels = self.labels.get(self.node.inputs[action.data].name)
         for position, tensor in enumerate(self.node.inputs):
@@ -205,7 +206,6 @@ class _Tracer(Joining):
         weight = self.node.inputs[action.weight].name
         if weight in self.shared_weights:
             return self._pin(labels, f"is read by {self._me()}, whose weight also reads something else")
-        rank = len(self._shape(self.node.inputs[action.weight]))
         self._add_slot(action.weight, "contracted", labels.reshape(-1), rank, action.weight_axis, padded=True)
 
     def _filter(self, action: Filter) -> None:

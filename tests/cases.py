@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import planted_cases
+import planted_fused
 import planted_more
 from planted import CASES
 
-FAMILIES = (planted_cases, planted_more)
+FAMILIES = (planted_cases, planted_more, planted_fused)
 
 __all__ = ["CASES", "FAMILIES"]
