@@ -143,6 +143,19 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Padding:
+    """Zeros before and after every axis, in numbers of places. Along an axis of channels they are new channels.
+
+    stated: the axes that the amounts are stated for, in their order. window: what it is along the other axes.
+    """
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    stated: tuple[int, ...]
+    window: Window
+
+
+@dataclass(frozen=True)
 class Move:
     """Data movement: run on labels by `movers.apply`, its constants rewritten by `movers.edits`.
 
@@ -165,7 +178,19 @@ class Chosen:
     """Where: data (input 1 or 2) chosen by a condition (input 0)."""
 
 
-Action = Contraction | Reader | Filter | Activation | Elementwise | Normalization | Window | Move | Chosen | Refused
+Action = (
+    Contraction
+    | Reader
+    | Filter
+    | Activation
+    | Elementwise
+    | Normalization
+    | Window
+    | Padding
+    | Move
+    | Chosen
+    | Refused
+)
 
 RELU = Activation(Kind.HOMOGENEOUS, 0.0, flat=(0.0, np.inf))
 UNBOUNDED = Activation(Kind.UNBOUNDED)

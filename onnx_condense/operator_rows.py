@@ -20,6 +20,7 @@ from onnx_condense.actions import (
     Kind,
     Move,
     Normalization,
+    Padding,
     Reader,
     Refused,
     Window,
@@ -312,14 +313,22 @@ def pad(view: NodeView) -> Action:
     number = view.value(2) if view.has(2) else np.asarray(view.attribute("value", 0.0))
     if mode == "constant" and (number is None or number.any()):
         return Refused("pads with another number than 0")
-    return Window(used, linear=True, padded=mode == "constant", across="adds channels")
+    padded = mode == "constant" and max(pads, default=0) > 0
+    window = Window(used, linear=True, padded=padded, across="adds channels")
+    if not padded or min(pads) < 0:
+        return window
+    before, after = [0] * rank, [0] * rank
+    for place, axis in enumerate(axes):
+        before[axis], after[axis] = pads[place], pads[place + len(axes)]
+    return Padding(tuple(before), tuple(after), tuple(a % rank for a in axes), window)
 
 
 def softmax(view: NodeView) -> Action:
-    axis = view.attribute("axis", 1 if view.opset < 13 else -1) % len(view.shape())
-    if view.opset < 13 and axis != len(view.shape()) - 1:
-        return Refused("is a Softmax over several axes")
-    return Activation(Kind.BOUNDED, -np.inf if view.node.op == "LogSoftmax" else 0.0, 1.0, uniform_axes=(axis,))
+    """Softmax, LogSoftmax and Hardmax; before opset 13 over all axes from `axis` on."""
+    rank = len(view.shape())
+    axis = view.attribute("axis", 1 if view.opset < 13 else -1) % rank
+    axes = tuple(range(axis, rank)) if view.opset < 13 else (axis,)
+    return Activation(Kind.BOUNDED, -np.inf if view.node.op == "LogSoftmax" else 0.0, 1.0, uniform_axes=axes)
 
 
 def pool(linear: bool) -> Row:
@@ -344,6 +353,16 @@ def arg(view: NodeView) -> Action:
     return Window((axis,), False, dropped=dropped, scale_free=False, across="compares channels", before=BOUNDED)
 
 
+def _normalizes(view: NodeView) -> bool:
+    """Whether a mean is taken off its data or is one of squares: LayerNormalization and its kin, spelled out."""
+    data = view.node.inputs[0]
+    for reader in view.node.outputs[0].outputs:
+        if reader.op == "Sub" and any(t is data for t in reader.inputs):
+            return True
+    maker = data.inputs[0] if data.inputs else view.node
+    return maker.op == "Pow" or (maker.op == "Mul" and maker.inputs[0] is maker.inputs[1])
+
+
 def reduce(linear: bool, mean: bool, before: Activation | None = None) -> Row:
     def row(view: NodeView) -> Action:
         rank = len(view.shape())
@@ -362,7 +381,7 @@ def reduce(linear: bool, mean: bool, before: Activation | None = None) -> Row:
             linear,
             dropped=not keep,
             scale_free=mean,
-            across="reduces over channels",
+            across=TOGETHER if mean and linear and _normalizes(view) else "reduces over channels",
             before=before,
         )
 

@@ -25,6 +25,7 @@ from onnx_condense.actions import (
     Elementwise,
     Kind,
     Refused,
+    Window,
 )
 from onnx_condense.facts import Facts
 from onnx_condense.operator_rows import HEADS, TOGETHER, NodeView
@@ -139,6 +140,7 @@ TABLE: Mapping[tuple[str, str], rows.Row] = {
         "ReduceProd": rows.reduce(linear=True, mean=False, before=BOUNDED),
         "ReduceLogSum": rows.reduce(linear=True, mean=False, before=BOUNDED),
         "ReduceLogSumExp": rows.reduce(linear=True, mean=False, before=BOUNDED),
+        "Crop": rows.fixed(Window((2, 3), linear=True)),
         "LpPool": rows.lp_pool,
         "GlobalLpPool": rows.lp_pool,
         "Resize": rows.resize,

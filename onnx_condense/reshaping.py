@@ -13,7 +13,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_condense import movers
-from onnx_condense.actions import Action, Filter, Move, Window
+from onnx_condense.actions import Action, Filter, Move, Padding, Window
 from onnx_condense.facts import Facts
 from onnx_condense.labels import atoms_of, varying
 from onnx_condense.model_io import import_graph
@@ -81,6 +81,8 @@ class Reshaping:
         for index, action in self.trace.actions.items():
             if isinstance(action, Filter):
                 self._regroup(index)
+            elif isinstance(action, Padding):
+                self._pad(index, action)
             elif isinstance(action, Window) and action.sized is not None:
                 self._sized(index, *action.sized)
             elif isinstance(action, Move) and action.name == "expand":
@@ -96,6 +98,9 @@ class Reshaping:
             if name not in self.facts.derived or self.nodes[index].inputs[position].name != name:
                 continue
             value = self.facts.value(tensor)
+            if isinstance(action, Move) and action.name == "concat":
+                self._beside(index, position, action.parameters["axis"])
+                continue
             if value is None or np.array_equal(self._chain[name], value):
                 continue
             if isinstance(action, Move) and action.name in ("reshape", "expand"):
@@ -105,6 +110,21 @@ class Reshaping:
             if self.facts.follows_inputs(name):
                 raise self._counted(name)
             self._set_input(index, position, value)
+
+    def _beside(self, index: int, position: int, axis: int) -> None:
+        """A computed part of a Concat, without the channels that the result lost along other axes."""
+        node, result = self.nodes[index], self.facts.nodes[index].outputs[0].name
+        tensor = node.inputs[position]
+        labels, size = self.trace.labels.get(result), self._chain[tensor.name].shape
+        for along, line in (self._masks(labels, result) if labels is not None else {}).items():
+            if along == axis or size[along] == line.sum():
+                continue
+            alive = gs.Constant(self._fresh(f"{tensor.name}_alive"), np.flatnonzero(line))
+            part = gs.Variable(self._fresh(f"{tensor.name}_condensed"), dtype=tensor.dtype)
+            gather = gs.Node("Gather", attrs={"axis": along}, inputs=[tensor, alive], outputs=[part])
+            self.graph.nodes.insert(next(i for i, n in enumerate(self.graph.nodes) if n is node), gather)
+            node.inputs[position] = tensor = part
+            self.edited.add(id(node))
 
     def _counted(self, name: str) -> Disagreement:
         """A number that follows both the sizes of the inputs and the channels that a shape counts."""
@@ -169,6 +189,22 @@ class Reshaping:
         self._set_ints(index, "shape", 1, 5, wanted)
         if 0 in wanted:
             self.nodes[index].attrs.pop("allowzero", None)
+
+    def _pad(self, index: int, action: Padding) -> None:
+        """Zeros that are channels: as many as are left of them."""
+        original = self.facts.nodes[index]
+        name = original.outputs[0].name
+        before, after = list(action.before), list(action.after)
+        for axis, count in enumerate(action.before):
+            line = self._alive_along(name, axis)
+            if line is not None:
+                end = len(line) - after[axis]
+                before[axis], after[axis] = int(line[:count].sum()), int(line[end:].sum())
+        if (tuple(before), tuple(after)) == (action.before, action.after):
+            return
+        if original.inputs[1:] and original.inputs[1].name in self.facts.derived:
+            raise self._disagreement(name)
+        self._set_ints(index, "pads", 1, 11, [ends[axis] for ends in (before, after) for axis in action.stated])
 
     def _stated(self, index: int, position: int) -> Array | None:
         """What an input that states a shape will hold in the small model if it is left alone."""

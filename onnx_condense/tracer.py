@@ -8,6 +8,7 @@ and in which role. That is all that similarity, merging and rewriting need; none
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -23,6 +24,7 @@ from onnx_condense.actions import (
     Kind,
     Move,
     Normalization,
+    Padding,
     Reader,
     Refused,
     Window,
@@ -100,6 +102,8 @@ class _Tracer(Joining):
                 self._elementwise(action)
             case Window():
                 self._window(action)
+            case Padding():
+                self._padding(action)
             case Chosen():
                 self._chosen()
             case Move():
@@ -297,17 +301,39 @@ class _Tracer(Joining):
             return
         if action.across and set(action.axes) >= set(varying(labels)):
             return self._pin(labels, f"is read by {self._me()}, which {action.across}")
+        result = self._windowed(action, labels)
+        if result is None:
+            return
+        if action.dropped:
+            result = result.reshape([n for axis, n in enumerate(result.shape) if axis not in action.axes])
+        self._emit(result)
+
+    def _windowed(self, action: Window, labels: Labels) -> Labels | None:
+        """Labels behind a window; None where they are pinned."""
         uniform = self._uniform(labels, action.axes)
         if uniform is None:
-            return
+            return None
         if action.before is not None:
             before = action.before
             function = _zero_stays if before.kind is Kind.ABSOLUTE else unknown
             uniform = self._mapped(uniform, lambda child: Activated(child, before, function))
-        result = self._mapped(uniform, lambda child: Pooled(child, action.linear, action.padded, action.scale_free))
-        if action.dropped:
-            result = result.reshape([n for axis, n in enumerate(result.shape) if axis not in action.axes])
-        self._emit(result)
+        return self._mapped(uniform, lambda child: Pooled(child, action.linear, action.padded, action.scale_free))
+
+    def _padding(self, action: Padding) -> None:
+        """Zeros along an axis of channels are channels too, which a branch that they are added to may remove."""
+        labels = self.labels.get(self.node.inputs[0].name)
+        if labels is None:
+            return
+        along = [axis for axis in action.window.axes if labels.shape[axis] > 1]
+        window = replace(action.window, axes=tuple(a for a in action.window.axes if a not in along))
+        padded = self._windowed(window, labels) if window.axes else labels
+        if padded is None:
+            return
+        for axis in along:
+            shapes = [[*padded.shape[:axis], n[axis], *padded.shape[axis + 1 :]] for n in (action.before, action.after)]
+            before, after = (self._constant_channels(np.zeros((prod(s), 1))).reshape(s) for s in shapes)
+            padded = np.concatenate([before, padded, after], axis)
+        self._emit(padded)
 
     def _move(self, action: Move) -> None:
         inputs = [self.labels.get(t.name) for t in self.node.inputs]
@@ -317,10 +343,7 @@ class _Tracer(Joining):
             return self._blocks(action, inputs[0])
         try:
             if action.name == "concat":
-                shapes = [self._shape(t) for t in self.node.inputs]
-                parts = [np.full([1] * len(s), -1) if x is None else x for x, s in zip(inputs, shapes, strict=True)]
-                self._emit(movers.concat(parts, shapes, action.parameters["axis"]))
-                return
+                return self._concat(action.parameters["axis"], inputs)
             labels = inputs[0]
             if labels is None:
                 return self._refuse("moves data by amounts that are computed from data")
@@ -355,6 +378,8 @@ class _Tracer(Joining):
                 known = action.kind is Kind.LINEAR or action.flat != ANYTHING
                 low, high = (low, high) if known else ANYTHING
                 result = float(np.clip(low, action.low, action.high)), float(np.clip(high, action.low, action.high))
+            case Padding():
+                result = min(low, 0.0), max(high, 0.0)
             case Window() if action.scale_free and action.before is None:
                 result = (min(low, 0.0), max(high, 0.0)) if action.padded else (low, high)
             case Move(name="concat"):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import planted_cases
 import planted_fused
 import planted_more
+import planted_rows
 from planted import CASES
 
-FAMILIES = (planted_cases, planted_more, planted_fused)
+FAMILIES = (planted_cases, planted_more, planted_fused, planted_rows)
 
 __all__ = ["CASES", "FAMILIES"]
