@@ -61,6 +61,15 @@ class Contraction:
 
 
 @dataclass(frozen=True)
+class Product:
+    """A product of two tensors of data, inputs 0 and 1: letters name axes, those that the output lacks are summed."""
+
+    left: str
+    right: str
+    output: str
+
+
+@dataclass(frozen=True)
 class Reader:
     """A consumer whose own channels stay: data's `data_axis` is contracted with `weight_axis` of the weight.
 
@@ -180,6 +189,7 @@ class Chosen:
 
 Action = (
     Contraction
+    | Product
     | Reader
     | Filter
     | Activation

@@ -13,6 +13,7 @@ from onnx_condense.actions import (
     Activation,
     Elementwise,
     Kind,
+    Product,
 )
 from onnx_condense.channels import Slot
 from onnx_condense.labels import aligned, atoms_of, pack, signals_of, varying
@@ -25,6 +26,7 @@ from onnx_condense.signals import (
     Affine,
     Combined,
     Floats,
+    Mapped,
     Modulated,
     Restricted,
     Shared,
@@ -85,6 +87,37 @@ class Joining(Ledger):
         position = next(i for i, t in enumerate(self.node.inputs) if t is tensor)
         full = (1,) * (rank - len(shape)) + shape
         return Operand(None if labels is None else aligned(labels, rank), full, value, position)
+
+    def _product(self, action: Product) -> None:
+        """Channels along an axis that the output keeps are mapped by data; those that are summed stay."""
+        carried = []
+        for position, letters in enumerate((action.left, action.right)):
+            labels = self.labels.get(self.node.inputs[position].name)
+            if labels is None:
+                continue
+            if all(letters[axis] in action.output for axis in varying(labels)):
+                carried.append((position, labels))
+            else:
+                self._pin(labels, f"is read by {self._me()}, which multiplies two tensors that both depend on data")
+        if len(carried) == 1:
+            self._emit(self._multiplied(action, *carried[0]))
+        for _, labels in carried[1:] and carried:
+            self._pin(labels, f"is read by {self._me()}, which multiplies two tensors that both have channels")
+
+    def _multiplied(self, action: Product, position: int, labels: Labels) -> Labels:
+        """Labels of one factor in the output. Along an axis that the other one has too, each meets data of its own."""
+        terms = action.left, action.right
+        letters, others = terms[position], terms[1 - position]
+        shape = dict(zip(others, self._shape(self.node.inputs[1 - position]), strict=True))
+        apart = [axis for axis in varying(labels) if shape.get(letters[axis], 1) > 1]
+        mapped = np.empty_like(labels)
+        for place in np.ndindex(*(labels.shape[axis] for axis in apart)):
+            where = np.ix_(*([place[apart.index(a)]] if a in apart else range(n) for a, n in enumerate(labels.shape)))
+            mapped[where] = self._mapped(labels[where], lambda child: Mapped(child, False))
+        kept = [letters.index(letter) for letter in action.output if letter in letters]
+        moved = mapped.transpose([*kept, *(a for a in range(labels.ndim) if a not in kept)])
+        sizes = iter(moved.shape)
+        return moved.reshape([next(sizes) if letter in letters else 1 for letter in action.output])
 
     def _concat(self, axis: int, inputs: Sequence[Labels | None]) -> None:
         """Constant parts are channels of their own along an axis of channels, and of the others along another one."""

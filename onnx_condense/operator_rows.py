@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
@@ -21,6 +22,7 @@ from onnx_condense.actions import (
     Move,
     Normalization,
     Padding,
+    Product,
     Reader,
     Refused,
     Window,
@@ -102,27 +104,56 @@ def gemm(view: NodeView) -> Action:
         )
     if view.is_weight(0) and bias is None:
         return Contraction(1, 0, None, "ni" if trans_b else "in", "io" if trans_a else "oi", "on", alpha=alpha)
+    if bias is None:
+        return Product("kn" if trans_a else "nk", "mk" if trans_b else "km", "nm")
     return Refused("multiplies two tensors that both depend on data")
 
 
 def matmul(view: NodeView) -> Action:
     """MatMul, and the FusedMatMul of onnxruntime."""
-    if view.is_weight(0) == view.is_weight(1):
-        return Refused("multiplies two tensors that both depend on data")
-    data, weight = (0, 1) if view.is_weight(1) else (1, 0)
-    rank, weight_rank = len(view.shape(data)), len(view.shape(weight))
-    if weight_rank != 2 or rank < 2:
-        return Refused("multiplies with weights that have a batch dimension or only one")
     if view.attribute("transBatchA", 0) or view.attribute("transBatchB", 0):
         return Refused("multiplies with the batch transposed")
-    batch = "abcdefgh"[: rank - 2]
     alpha = float(view.attribute("alpha", 1.0))
     left, right = (bool(view.attribute(name, 0)) for name in ("transA", "transB"))
+    ranks = [len(view.shape(i)) for i in (0, 1)]
+    if view.is_weight(0) == view.is_weight(1):
+        if min(ranks) < 2:
+            return Refused("multiplies with a vector that depends on data")
+        batch = "abcdefgh"[: max(ranks) - 2]
+        batches = [batch[len(batch) + 2 - rank :] for rank in ranks]
+        return Product(batches[0] + ("kn" if left else "nk"), batches[1] + ("mk" if right else "km"), batch + "nm")
+    data, weight = (0, 1) if view.is_weight(1) else (1, 0)
+    if ranks[weight] != 2 or ranks[data] < 2:
+        return Refused("multiplies with weights that have a batch dimension or only one")
+    batch = "abcdefgh"[: ranks[data] - 2]
     if data == 0:
         return Contraction(
             0, 1, None, batch + ("in" if left else "ni"), "oi" if right else "io", batch + "no", alpha=alpha
         )
     return Contraction(1, 0, None, batch + ("ni" if right else "in"), "io" if left else "oi", batch + "on", alpha=alpha)
+
+
+def einsum(view: NodeView) -> Action:
+    """Of two operands: a linear map with one axis contracted and one produced, or a product of data."""
+    terms = re.fullmatch(
+        r"([A-Za-z]+),([A-Za-z]+)->([A-Za-z]*)", _text(view.attribute("equation", "")).replace(" ", "")
+    )
+    if terms is None or len(view.node.inputs) != 2 or any(len(set(t)) < len(t) for t in terms.groups()):
+        return Refused("has an equation that is not understood")
+    left, right, output = terms.groups()
+    if not (view.is_weight(0) or view.is_weight(1)):
+        return Product(left, right, output)
+    data, weight = (0, 1) if view.is_weight(1) else (1, 0)
+    data_axes, weight_axes = (left, right) if weight == 1 else (right, left)
+    inner = [letter for letter in weight_axes if letter in data_axes and letter not in output]
+    outer = [letter for letter in weight_axes if letter in output and letter not in data_axes]
+    if len(inner) != 1 or len(outer) != 1 or len(weight_axes) != 2 or outer[0] not in output[-2:]:
+        return Refused("multiplies with weights that have a batch dimension, or several axes to contract or produce")
+    return Contraction(data, weight, None, data_axes, weight_axes, output)
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def conv(view: NodeView) -> Action:

@@ -36,6 +36,7 @@ TABLE: Mapping[tuple[str, str], rows.Row] = {
         # linear maps
         "Gemm": rows.gemm,
         "MatMul": rows.matmul,
+        "Einsum": rows.einsum,
         "Conv": rows.conv,
         "ConvTranspose": rows.conv_transpose,
         "LSTM": rows.recurrent,

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_condense import movers
-from onnx_condense.actions import Action, Filter, Move, Padding, Window
+from onnx_condense.actions import Action, Filter, Move, Padding, Product, Window
 from onnx_condense.facts import Facts
 from onnx_condense.labels import atoms_of, varying
 from onnx_condense.model_io import import_graph
@@ -83,6 +83,8 @@ class Reshaping:
                 self._regroup(index)
             elif isinstance(action, Padding):
                 self._pad(index, action)
+            elif isinstance(action, Product):
+                self._check_product(index, action)
             elif isinstance(action, Window) and action.sized is not None:
                 self._sized(index, *action.sized)
             elif isinstance(action, Move) and action.name == "expand":
@@ -189,6 +191,18 @@ class Reshaping:
         self._set_ints(index, "shape", 1, 5, wanted)
         if 0 in wanted:
             self.nodes[index].attrs.pop("allowzero", None)
+
+    def _check_product(self, index: int, action: Product) -> None:
+        """Axes that both factors have must stay as long as each other."""
+        tensors = self.facts.nodes[index].inputs[:2]
+        old: list[dict[str, int]] = []
+        small: list[dict[str, int]] = []
+        for letters, tensor in zip((action.left, action.right), tensors, strict=True):
+            small.append(dict(zip(letters, self._shape(tensor), strict=True)))
+            old.append(dict(zip(letters, self.facts.shapes.get(tensor.name, self._shape(tensor)), strict=True)))
+        for letter in small[0].keys() & small[1].keys():
+            if old[0][letter] == old[1][letter] and small[0][letter] != small[1][letter]:
+                raise self._disagreement(next(t.name for t in tensors if t.name in self.trace.labels))
 
     def _pad(self, index: int, action: Padding) -> None:
         """Zeros that are channels: as many as are left of them."""

@@ -25,6 +25,7 @@ from onnx_condense.actions import (
     Move,
     Normalization,
     Padding,
+    Product,
     Reader,
     Refused,
     Window,
@@ -90,6 +91,8 @@ class _Tracer(Joining):
         match action:
             case Contraction():
                 self._contraction(action)
+            case Product():
+                self._product(action)
             case Reader():
                 self._reader(action)
             case Filter():

@@ -145,7 +145,7 @@ def widths(model: onnx.ModelProto) -> dict[str, int]:
             found[node.name] = shapes[node.input[0]][1]
         elif node.op_type == "ConvTranspose":
             found[node.name] = shapes[node.input[1]][1] * next((a.i for a in node.attribute if a.name == "group"), 1)
-        elif node.op_type in ("Conv", "Gemm", "MatMul", "FusedMatMul") and node.input[1] in shapes:
+        elif node.op_type in ("Conv", "Gemm", "MatMul", "FusedMatMul", "Einsum") and node.input[1] in shapes:
             attributes = {a.name: a.i for a in node.attribute}
             first = node.op_type == "Conv" or attributes.get("transB", 0)
             found[node.name] = shapes[node.input[1]][0 if first else -1]

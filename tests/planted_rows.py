@@ -130,5 +130,95 @@ def _rows() -> None:
         conv_case("ReduceMean", frozenset(), normalized, f"of a normalization over {len(axes)}")
 
 
-for _family in (_beside, _rows):
+# -------------------------------------------------------------------------------------- products of data
+
+
+def _attention(net: Net, data: str) -> str:
+    """[batch, 5, 5] that sum to 1, from [batch, 5, 6]."""
+    return net.node("Softmax", net.node("MatMul", data, net.node("Transpose", data, perm=[0, 2, 1])), axis=-1)
+
+
+def _values(op: str, label: str, product: Callable[[Net, str, str], str]) -> None:
+    """[batch, 5, 8] channels times [batch, 5, 5], read at every place."""
+
+    @case(op, UNSHIFTED, label)
+    def build(relation: str) -> onnx.ModelProto:
+        net = Net()
+        data = net.input("batch", 5, 6)
+        hidden = net.matmul("producer", data, *planted_rows(net, relation, 6))
+        hidden = product(net, hidden, _attention(net, data))
+        return net.build(net.matmul("consumer", hidden, planted_columns(net, relation, 4)))
+
+
+def _turned(net: Net, hidden: str, weights: str) -> str:
+    """The channels first."""
+    made = net.node("MatMul", net.node("Transpose", hidden, perm=[0, 2, 1]), weights)
+    return net.node("Transpose", made, perm=[0, 2, 1])
+
+
+def _products() -> None:
+    _values("MatMul", "values", lambda n, x, w: n.node("MatMul", w, x))
+    _values("MatMul", "values first", _turned)
+    _values(
+        "MatMul",
+        "values of a larger batch",
+        lambda n, x, w: n.node("Squeeze", n.node("MatMul", n.node("Unsqueeze", w, n.ints(0)), x), n.ints(0)),
+    )
+    _values("Einsum", "values", lambda n, x, w: n.node("Einsum", w, x, equation="bqk, bkc -> bqc"))
+    _values("Einsum", "values turned", lambda n, x, w: n.node("Einsum", x, w, equation="bkc,bqk->bqc"))
+
+
+@case("MatMul", UNSHIFTED, "values of heads", layers={"producer": (2 * FULL, 2 * EXACT)})
+def _heads(relation: str) -> onnx.ModelProto:
+    """Every head has weights of its own: its channels merge with each other only."""
+    net = Net()
+    data = net.input("batch", 5, 6)
+    rows, bias = planted_rows(net, relation, 6)
+    rows, bias = np.concatenate([rows, rows]), np.concatenate([bias, bias])
+    hidden = net.node("Reshape", net.matmul("producer", data, rows, bias), net.ints(0, 0, 2, FULL))
+    hidden = net.node("Transpose", hidden, perm=[0, 2, 1, 3])
+    weights = [net.node("Unsqueeze", _attention(net, x), net.ints(1)) for x in (data, net.node("Abs", data))]
+    made = net.node("MatMul", net.node("Concat", *weights, axis=1), hidden)
+    made = net.node("Reshape", net.node("Transpose", made, perm=[0, 2, 1, 3]), net.ints(0, 0, 2 * FULL))
+    columns = np.concatenate([planted_columns(net, relation, 4) for _ in range(2)], axis=1)
+    return net.build(net.matmul("consumer", made, columns))
+
+
+@case("MatMul", frozenset(), "queries and keys")
+def _queries(relation: str) -> onnx.ModelProto:
+    net = Net()
+    data = net.input("batch", 5, 6)
+    hidden = net.matmul("producer", data, *planted_rows(net, relation, 6))
+    keys = net.node("Transpose", net.matmul("keys", data, net.normal(FULL, 6)), perm=[0, 2, 1])
+    return net.build(net.node("MatMul", hidden, keys))
+
+
+@case("Gemm", UNSHIFTED, "of two tensors of data")
+def _gemm(relation: str) -> onnx.ModelProto:
+    net = Net()
+    hidden = net.dense("producer", net.input(7, 6), *planted_rows(net, relation, 6))
+    hidden = net.node("Gemm", net.input(7, 5, name="y"), hidden, transA=1, alpha=0.5)
+    return net.build(net.dense("consumer", hidden, planted_columns(net, relation, 4), net.normal(4)))
+
+
+@case("Einsum", LINEAR)
+def _einsum(relation: str) -> onnx.ModelProto:
+    """It makes the channels, and another one reads them."""
+    net = Net()
+    rows, bias = planted_rows(net, relation, 6)
+    hidden = net.node("Einsum", net.input("batch", 5, 6), net.constant(rows.T), name="producer", equation="bsi,io->bso")
+    hidden = net.node("Add", hidden, net.constant(bias))
+    columns = net.constant(planted_columns(net, relation, 4))
+    return net.build(net.node("Einsum", columns, hidden, name="consumer", equation="oi, bsi -> bos"))
+
+
+@case("Einsum", frozenset(), "of heads")
+def _einsum_heads(relation: str) -> onnx.ModelProto:
+    net = Net()
+    hidden = net.matmul("producer", net.input("batch", 5, 6), *planted_rows(net, relation, 6))
+    columns = net.constant(planted_columns(net, relation, 4).T.reshape(FULL, 2, 2))
+    return net.build(net.node("Einsum", hidden, columns, equation="bsi,ihd->bshd"))
+
+
+for _family in (_beside, _rows, _products):
     _family()
