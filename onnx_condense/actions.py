@@ -64,7 +64,11 @@ class Contraction:
 
 @dataclass(frozen=True)
 class Product:
-    """MatMul of two tensors of data: inputs 0 [..., m, k] and 1 [..., k, n]."""
+    """A product of two tensors of data, inputs 0 and 1: letters name axes, those that the output lacks are summed."""
+
+    left: str
+    right: str
+    output: str
 
 
 @dataclass(frozen=True)
@@ -150,6 +154,19 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Padding:
+    """Zeros before and after every axis, in numbers of places. Along an axis of channels they are new channels.
+
+    stated: the axes that the amounts are stated for, in their order. window: what it is along the other axes.
+    """
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    stated: tuple[int, ...]
+    window: Window
+
+
+@dataclass(frozen=True)
 class Move:
     """Data movement: run on labels by `movers.apply`, its constants rewritten by `movers.edits`.
 
@@ -188,6 +205,7 @@ Action = (
     | Elementwise
     | Normalization
     | Window
+    | Padding
     | Move
     | Chosen
     | Refused

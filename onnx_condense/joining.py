@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from onnx_condense.actions import (
     Activation,
     Elementwise,
     Kind,
+    Product,
 )
 from onnx_condense.channels import Slot
 from onnx_condense.labels import aligned, atoms_of, pack, signals_of, varying
@@ -21,7 +23,9 @@ from onnx_condense.operator_rows import INTEGER_TYPES
 from onnx_condense.runtime import Array
 from onnx_condense.signals import (
     Activated,
+    Affine,
     Combined,
+    Floats,
     Mapped,
     Modulated,
     Restricted,
@@ -65,29 +69,6 @@ class Joining(Ledger):
         if result.labels is not None:
             self._emit(result.labels)
 
-    def _product(self) -> None:
-        """Channels on the rows of the left or the columns of the right tensor pass; those that are summed over stay."""
-        rank = len(self._shape(self.node.outputs[0]))
-        for tensor, summed, passed in zip(self.node.inputs, (rank - 1, rank - 2), (rank - 2, rank - 1), strict=True):
-            labels = self.labels.get(tensor.name)
-            if labels is None:
-                continue
-            if labels.ndim < 2:
-                return self._refuse("multiplies a vector with another tensor of data")
-            wide = aligned(labels, rank)
-            axes = varying(wide)
-            if summed in axes:
-                self._pin(labels, f"is read by {self._me()}, which sums over it together with other data")
-            elif passed not in axes:
-                self._pin(labels, f"varies along a batch axis at {self._me()}")
-            elif self.node.outputs[0].name in self.labels:
-                self._pin(labels, f"is read by {self._me()}, both of whose inputs have channels")
-            else:
-                self._emit(self._mapped(wide, lambda child: Mapped(child, False)))
-                batch = [axis for axis in axes if axis != passed]
-                self.fixed.append((wide, tuple(batch)))
-                self.fixed.append((labels, tuple(axis - rank + labels.ndim for axis in batch)))
-
     def _single(self, operation: str, labels: Labels | None) -> None:
         """Neg, or a Sum, Max or Min of one tensor."""
         if labels is not None and operation == "neg":
@@ -106,6 +87,95 @@ class Joining(Ledger):
         position = next(i for i, t in enumerate(self.node.inputs) if t is tensor)
         full = (1,) * (rank - len(shape)) + shape
         return Operand(None if labels is None else aligned(labels, rank), full, value, position)
+
+    def _product(self, action: Product) -> None:
+        """Channels along an axis that the output keeps are mapped by data; those that are summed stay."""
+        carried = []
+        for position, letters in enumerate((action.left, action.right)):
+            labels = self.labels.get(self.node.inputs[position].name)
+            if labels is None:
+                continue
+            both = {a for a in varying(labels) if letters[a] in action.left and letters[a] in action.right}
+            if any(letters[axis] not in action.output for axis in varying(labels)):
+                self._pin(labels, f"is read by {self._me()}, which multiplies two tensors that both depend on data")
+            elif both == set(varying(labels)):
+                self._pin(labels, f"varies along a batch axis at {self._me()}")
+            else:
+                self.fixed.append((labels, tuple(both)))
+                carried.append((letters, labels))
+        if len(carried) == 1:
+            self._emit(self._multiplied(action, *carried[0]))
+        for _, labels in carried[1:] and carried:
+            self._pin(labels, f"is read by {self._me()}, which multiplies two tensors that both have channels")
+
+    def _multiplied(self, action: Product, letters: str, labels: Labels) -> Labels:
+        """Labels of one factor in the output."""
+        mapped = self._mapped(labels, lambda child: Mapped(child, False))
+        kept = [letters.index(letter) for letter in action.output if letter in letters]
+        moved = mapped.transpose([*kept, *(a for a in range(labels.ndim) if a not in kept)])
+        sizes = iter(moved.shape)
+        return moved.reshape([next(sizes) if letter in letters else 1 for letter in action.output])
+
+    def _concat(self, axis: int, inputs: Sequence[Labels | None]) -> None:
+        """Constant parts are channels of their own along an axis of channels, and of the others along another one."""
+        tensors = self.node.inputs
+        shapes = [self._shape(t) for t in tensors]
+        labelled = [labels for labels in inputs if labels is not None]
+        across = {a for labels in labelled for a in varying(labels)} - {axis}
+        if across and len(labelled) < len(tensors) and self._extended(axis, inputs):
+            return
+        parts = []
+        for position, (labels, shape) in enumerate(zip(inputs, shapes, strict=True)):
+            value = self.facts.value(tensors[position]) if tensors[position].name in self.facts.static else None
+            if labels is None and not across and value is not None and value.dtype.kind == "f":
+                rows = np.moveaxis(value, axis, 0).reshape(shape[axis], -1)
+                labels = self._constant_channels(np.asarray(rows, dtype=np.float64))
+                self._add_slot(position, "carried", labels, len(shape), axis)
+                labels = labels.reshape([-1 if a == axis else 1 for a in range(len(shape))])
+            parts.append(np.full([1] * len(shape), -1) if labels is None else labels)
+        self._emit(movers.concat(parts, shapes, axis))
+
+    def _extended(self, axis: int, inputs: Sequence[Labels | None]) -> bool:
+        """Concat of one tensor with constants along another axis than its channels, as seen by those; False if not."""
+        tensors = {p: t for p, t in enumerate(self.node.inputs) if inputs[p] is None}
+        (labels, *others) = (x for x in inputs if x is not None)
+        values = [self._along(labels, tensor) for tensor in tensors.values()]
+        if others or labels.shape[axis] > 1 or not all(v is not None and np.isfinite(v).all() for v in values):
+            return False
+        shifts = np.hstack([np.zeros((labels.size, 1)), *(v for v in values if v is not None)])
+        scales = np.zeros_like(shifts)
+        scales[:, 0] = 1
+        result = self._affine(labels.reshape(-1), scales, shifts, np.abs(shifts))
+        if result is None:
+            return False
+        self._emit(result.reshape(labels.shape))
+        for position, tensor in tensors.items():
+            value = self.facts.value(tensor)
+            if value is not None and tensor.name in self.facts.static:
+                self._carry(position, labels, value)
+        return True
+
+    def _along(self, labels: Labels, tensor: gs.Tensor) -> Floats | None:
+        """[places, q]: a constant's values at each labelled place, the same at every size of the inputs; else None."""
+        value, other = self.facts.value(tensor), None
+        if value is None or value.dtype.kind != "f":
+            return None
+        found = self._per_position(labels, value)
+        if tensor.name in self.facts.derived:
+            other = self.facts.other_value(tensor.name)
+            found = found[:, :1] if (found == found[:, :1]).all() else found
+        if other is not None:
+            elsewhere = self._per_position(labels, other)
+            return found if found.shape[1] == 1 and (elsewhere == found).all() else None
+        return found
+
+    def _constant_channels(self, values: Floats) -> Labels:
+        """New channels that are constant: [channels] labels from [channels, places] values."""
+        atoms = self.sets.grow(len(values))
+        flat, nothing = values[:, :1], np.zeros_like(values)
+        if (values == flat).all():
+            return pack(atoms, self._signal(Affine(Shared(), atoms, nothing[:, :1], flat, np.abs(flat))))
+        return pack(atoms, self._signal(Affine(Shared(), atoms, values, nothing, nothing)))
 
     def _pair(self, operation: str, left: Operand, right: Operand, shape: movers.Shape) -> Operand:
         whole = np.broadcast_shapes(left.shape, right.shape)
@@ -183,6 +253,9 @@ class Joining(Ledger):
         if not (np.isfinite(scales).all() and np.isfinite(shifts).all()):
             self._pin(labels, f"meets a constant at {self._me()} that is not finite")
             return None
+        if (scales == 1).all() and not shifts.any():
+            self._carry(other.position, labels, other.value)
+            return labels
         affine = self._affine(labels.reshape(-1), scales, shifts, np.abs(shifts))
         if affine is None:
             self._pin(labels, f"repeats too often at {self._me()}")

@@ -160,7 +160,10 @@ class Ledger:
             if labels.shape[axis] == 1:
                 continue
             first = np.broadcast_to(labels.take([0], axis), labels.shape)
-            if not np.array_equal(signals_of(first), signals_of(labels)) or (labels < 0).any():
+            if (labels < 0).any():
+                self._pin(labels, f"is read by {self._me()} beside a tensor whose channels cannot be removed")
+                return None
+            if not np.array_equal(signals_of(first), signals_of(labels)):
                 self._pin(labels, f"varies in space at {self._me()}")
                 return None
             self.sets.unite(atoms_of(first).reshape(-1), atoms_of(labels).reshape(-1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
@@ -20,6 +21,7 @@ from onnx_condense.actions import (
     Kind,
     Move,
     Normalization,
+    Padding,
     Product,
     Reader,
     Refused,
@@ -78,6 +80,9 @@ FLOAT_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProt
 
 INTEGER_TYPES = tuple(getattr(onnx.TensorProto, f"{sign}INT{bits}") for sign in ("", "U") for bits in (8, 16, 32, 64))
 
+HEADS = "has attention heads, which stay"
+TOGETHER = "normalizes channels together"
+
 Row = Callable[[NodeView], Action]
 
 
@@ -99,40 +104,61 @@ def gemm(view: NodeView) -> Action:
         )
     if view.is_weight(0) and bias is None:
         return Contraction(1, 0, None, "ni" if trans_b else "in", "io" if trans_a else "oi", "on", alpha=alpha)
+    if bias is None:
+        return Product("kn" if trans_a else "nk", "mk" if trans_b else "km", "nm")
     return Refused("multiplies two tensors that both depend on data")
 
 
 def matmul(view: NodeView) -> Action:
-    if not view.is_weight(0) and not view.is_weight(1):
-        return Product()
+    """MatMul, and the FusedMatMul of onnxruntime."""
+    if view.attribute("transBatchA", 0) or view.attribute("transBatchB", 0):
+        return Refused("multiplies with the batch transposed")
+    alpha = float(view.attribute("alpha", 1.0))
+    left, right = (bool(view.attribute(name, 0)) for name in ("transA", "transB"))
+    ranks = [len(view.shape(i)) for i in (0, 1)]
     if view.is_weight(0) and view.is_weight(1):
         return Refused("multiplies two constants")
+    if not (view.is_weight(0) or view.is_weight(1)):
+        if min(ranks) < 2:
+            return Refused("multiplies with a vector that depends on data")
+        batch = "abcdefgh"[: max(ranks) - 2]
+        batches = [batch[len(batch) + 2 - rank :] for rank in ranks]
+        return Product(batches[0] + ("kn" if left else "nk"), batches[1] + ("mk" if right else "km"), batch + "nm")
     data, weight = (0, 1) if view.is_weight(1) else (1, 0)
-    rank, weight_rank = len(view.shape(data)), len(view.shape(weight))
-    if weight_rank == 1:
-        return Reader(data, weight, rank - 1 if data == 0 else max(rank - 2, 0), 0, "has one output channel only")
-    if weight_rank != 2 or rank < 2:
+    if ranks[weight] == 1:
+        axis = ranks[data] - 1 if data == 0 else max(ranks[data] - 2, 0)
+        return Reader(data, weight, axis, 0, "has one output channel only")
+    if ranks[weight] != 2 or ranks[data] < 2:
         return Refused("multiplies with weights that have a batch dimension")
-    batch = "abcdefgh"[: rank - 2]
+    batch = "abcdefgh"[: ranks[data] - 2]
     if data == 0:
-        return Contraction(0, 1, None, batch + "ni", "io", batch + "no")
-    return Contraction(1, 0, None, batch + "in", "oi", batch + "on")
+        return Contraction(
+            0, 1, None, batch + ("in" if left else "ni"), "oi" if right else "io", batch + "no", alpha=alpha
+        )
+    return Contraction(1, 0, None, batch + ("ni" if right else "in"), "io" if left else "oi", batch + "on", alpha=alpha)
 
 
 def einsum(view: NodeView) -> Action:
-    """A product with one weight that contracts one letter and makes one, such as "bnh,ho->bno"."""
-    terms, arrow, result = str(view.attribute("equation")).replace(" ", "").partition("->")
-    parts = terms.split(",")
-    letters = [set(part) for part in (*parts, result)]
-    if len(parts) != 2 or not arrow or "." in terms or sum(map(len, letters)) != len("".join(parts) + result):
-        return Refused("is an equation that is not supported yet")
-    if view.is_weight(0) == view.is_weight(1):
-        return Refused("multiplies two tensors that both depend on data")
+    """Of two operands: a linear map with one axis contracted and one produced, or a product of data."""
+    terms = re.fullmatch(
+        r"([A-Za-z]+),([A-Za-z]+)->([A-Za-z]*)", _text(view.attribute("equation", "")).replace(" ", "")
+    )
+    if terms is None or len(view.node.inputs) != 2 or any(len(set(t)) < len(t) for t in terms.groups()):
+        return Refused("has an equation that is not understood")
+    left, right, output = terms.groups()
+    if not (view.is_weight(0) or view.is_weight(1)):
+        return Product(left, right, output)
     data, weight = (0, 1) if view.is_weight(1) else (1, 0)
-    inner, outer = letters[data] & letters[weight], letters[weight] - letters[data]
-    if len(inner) != 1 or len(outer) != 1 or letters[2] != letters[data] - inner | outer:
-        return Refused("contracts or makes several axes at once")
-    return Contraction(data, weight, None, parts[data], parts[weight], result)
+    data_axes, weight_axes = (left, right) if weight == 1 else (right, left)
+    inner = [letter for letter in weight_axes if letter in data_axes and letter not in output]
+    outer = [letter for letter in weight_axes if letter in output and letter not in data_axes]
+    if len(inner) != 1 or len(outer) != 1 or len(weight_axes) != 2 or outer[0] not in output[-2:]:
+        return Refused("multiplies with weights that have a batch dimension, or several axes to contract or produce")
+    return Contraction(data, weight, None, data_axes, weight_axes, output)
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def conv(view: NodeView) -> Action:
@@ -168,6 +194,13 @@ def recurrent(view: NodeView) -> Action:
     return Reader(0, 1, 2, 2, "has recurrent hidden units, which stay")
 
 
+def attention(view: NodeView) -> Action:
+    """The Attention of onnxruntime: projects its input [batch, places, i] with [i, q + k + v]."""
+    if not view.is_weight(1):
+        return Refused("multiplies with weights that are computed from data")
+    return Reader(0, 1, 2, 0, HEADS)
+
+
 def batchnorm(view: NodeView) -> Action:
     training = view.attribute("training_mode", 0) or len([o for o in view.node.outputs if o.name]) > 1
     if view.opset < 7 or training or view.attribute("spatial", 1) != 1:
@@ -194,7 +227,7 @@ def layer_normalization(view: NodeView) -> Action:
             return Refused("normalizes with parameters that are computed from data")
         if view.has(position) and prod(view.shape(position)[: -len(axes)]) > 1:
             return Refused("normalizes with parameters that vary along other axes")
-    return Activation(Kind.BOUNDED, uniform_axes=axes, across="normalizes channels together")
+    return Activation(Kind.BOUNDED, uniform_axes=axes, across=TOGETHER)
 
 
 def normalization(axes: Callable[[NodeView], Sequence[int]]) -> Row:
@@ -202,7 +235,7 @@ def normalization(axes: Callable[[NodeView], Sequence[int]]) -> Row:
 
     def row(view: NodeView) -> Action:
         used = tuple(axis % len(view.shape()) for axis in axes(view))
-        return Activation(Kind.BOUNDED, uniform_axes=used, across="normalizes channels together")
+        return Activation(Kind.BOUNDED, uniform_axes=used, across=TOGETHER)
 
     return row
 
@@ -314,14 +347,22 @@ def pad(view: NodeView) -> Action:
     number = view.value(2) if view.has(2) else np.asarray(view.attribute("value", 0.0))
     if mode == "constant" and (number is None or number.any()):
         return Refused("pads with another number than 0")
-    return Window(used, linear=True, padded=mode == "constant", across="adds channels")
+    padded = mode == "constant" and max(pads, default=0) > 0
+    window = Window(used, linear=True, padded=padded, across="adds channels")
+    if not padded or min(pads) < 0:
+        return window
+    before, after = [0] * rank, [0] * rank
+    for place, axis in enumerate(axes):
+        before[axis], after[axis] = pads[place], pads[place + len(axes)]
+    return Padding(tuple(before), tuple(after), tuple(a % rank for a in axes), window)
 
 
 def softmax(view: NodeView) -> Action:
-    axis = view.attribute("axis", 1 if view.opset < 13 else -1) % len(view.shape())
-    if view.opset < 13 and axis != len(view.shape()) - 1:
-        return Refused("is a Softmax over several axes")
-    return Activation(Kind.BOUNDED, -np.inf if view.node.op == "LogSoftmax" else 0.0, 1.0, uniform_axes=(axis,))
+    """Softmax, LogSoftmax and Hardmax; before opset 13 over all axes from `axis` on."""
+    rank = len(view.shape())
+    axis = view.attribute("axis", 1 if view.opset < 13 else -1) % rank
+    axes = tuple(range(axis, rank)) if view.opset < 13 else (axis,)
+    return Activation(Kind.BOUNDED, -np.inf if view.node.op == "LogSoftmax" else 0.0, 1.0, uniform_axes=axes)
 
 
 def pool(linear: bool) -> Row:
@@ -346,6 +387,16 @@ def arg(view: NodeView) -> Action:
     return Window((axis,), False, dropped=dropped, scale_free=False, across="compares channels", before=BOUNDED)
 
 
+def _normalizes(view: NodeView) -> bool:
+    """Whether a mean is taken off its data or is one of squares: LayerNormalization and its kin, spelled out."""
+    data = view.node.inputs[0]
+    for reader in view.node.outputs[0].outputs:
+        if reader.op == "Sub" and any(t is data for t in reader.inputs):
+            return True
+    maker = data.inputs[0] if data.inputs else view.node
+    return maker.op == "Pow" or (maker.op == "Mul" and maker.inputs[0] is maker.inputs[1])
+
+
 def reduce(linear: bool, mean: bool, before: Activation | None = None) -> Row:
     def row(view: NodeView) -> Action:
         rank = len(view.shape())
@@ -364,7 +415,7 @@ def reduce(linear: bool, mean: bool, before: Activation | None = None) -> Row:
             linear,
             dropped=not keep,
             scale_free=mean,
-            across="reduces over channels",
+            across=TOGETHER if mean and linear and _normalizes(view) else "reduces over channels",
             before=before,
         )
 

@@ -26,9 +26,10 @@ from onnx_condense.actions import (
     Elementwise,
     Kind,
     Refused,
+    Window,
 )
 from onnx_condense.facts import Facts
-from onnx_condense.operator_rows import NodeView
+from onnx_condense.operator_rows import HEADS, TOGETHER, NodeView
 from onnx_condense.runtime import Array
 
 TABLE: Mapping[tuple[str, str], rows.Row] = {
@@ -50,7 +51,7 @@ TABLE: Mapping[tuple[str, str], rows.Row] = {
         # along another axis than the channels
         "LayerNormalization": rows.layer_normalization,
         "RMSNormalization": rows.layer_normalization,
-        "GroupNormalization": rows.fixed(Refused("normalizes channels together")),
+        "GroupNormalization": rows.fixed(Refused(TOGETHER)),
         "LpNormalization": rows.normalization(lambda view: (view.attribute("axis", -1),)),
         "MeanVarianceNormalization": rows.normalization(lambda view: view.attribute("axes", (0, 2, 3))),
         "Softmax": rows.softmax,
@@ -142,6 +143,7 @@ TABLE: Mapping[tuple[str, str], rows.Row] = {
         "ReduceProd": rows.reduce(linear=True, mean=False, before=BOUNDED),
         "ReduceLogSum": rows.reduce(linear=True, mean=False, before=BOUNDED),
         "ReduceLogSumExp": rows.reduce(linear=True, mean=False, before=BOUNDED),
+        "Crop": rows.fixed(Window((2, 3), linear=True)),
         "LpPool": rows.lp_pool,
         "GlobalLpPool": rows.lp_pool,
         "Resize": rows.resize,
@@ -160,8 +162,26 @@ TABLE: Mapping[tuple[str, str], rows.Row] = {
         "Tile": rows.move("tile", rows.tile),
         "DepthToSpace": rows.move("depth_to_space", rows.depth_to_space),
         "SpaceToDepth": rows.move("space_to_depth", rows.space_to_depth),
+        # what onnxruntime's optimizer writes (others: fused.py)
+        "SimplifiedLayerNormalization": rows.layer_normalization,
+    }.items()
+} | {
+    ("com.microsoft", op): row
+    for op, row in {
+        "FusedMatMul": rows.matmul,
+        "Gelu": rows.fixed(UNBOUNDED),
+        "FastGelu": rows.fixed(UNBOUNDED),
+        "QuickGelu": rows.fixed(UNBOUNDED),
+        "Attention": rows.attention,
+        "MultiHeadAttention": rows.fixed(Refused(HEADS)),
+        "SkipLayerNormalization": rows.fixed(Refused(TOGETHER)),
+        "SkipSimplifiedLayerNormalization": rows.fixed(Refused(TOGETHER)),
+        "EmbedLayerNormalization": rows.fixed(Refused(TOGETHER)),
     }.items()
 }
+
+ONE_MACHINE = ("com.microsoft.nchwc", "com.ms.internal.nhwc")
+"""Domains of operators that onnxruntime writes for the machine that it runs on."""
 
 DEFAULT_DOMAINS = ("", "ai.onnx", None)
 
@@ -171,6 +191,8 @@ def read(node: gs.Node, facts: Facts) -> Action:
     if any(t.name in facts.sparse for t in node.inputs):
         return Refused("has sparse weights, which stay")
     domain = "" if node.domain in DEFAULT_DOMAINS else node.domain
+    if domain in ONE_MACHINE or (domain == "com.microsoft" and node.op.startswith("Nhwc")):
+        return Refused("was optimized for another machine: condense the model that it was made from")
     row = TABLE.get((domain, node.op))
     if row is None:
         return Refused("is not supported yet")

@@ -20,6 +20,7 @@ from onnx_condense.canonicalize import fold_batchnorm
 from onnx_condense.channels import Refusal, Trace
 from onnx_condense.errors import PlanError
 from onnx_condense.feeds import model_specs
+from onnx_condense.fused import unfuse
 from onnx_condense.inlining import inline
 from onnx_condense.inputs import Feed, make_feeds, other_feed
 from onnx_condense.model_io import Source
@@ -202,7 +203,7 @@ class Opened:
     """A model that is loaded and traced, with its verification inputs.
 
     other: a feed with other sizes on every symbolic axis. batch: size of a symbolic batch axis in the feeds.
-    folded: whether --fold-batchnorm changed the model.
+    folded: whether a BatchNormalization became part of the weights before it.
     """
 
     source: Source
@@ -223,7 +224,7 @@ def open_model(model: Model, options: Options, clock: _Clock | None = None, repl
             if replay.model_sha256 != source.sha256:
                 raise PlanError(f"the plan belongs to another model (sha256 {replay.model_sha256[:12]}): plan this one")
             options = _replayed(options, replay)
-        plain = inline(source.proto)
+        plain = unfuse(inline(source.proto))
         working = fold_batchnorm(plain) if options.fold_batchnorm else plain
         graph = model_io.import_graph(working)
         specs = model_specs(working, graph)

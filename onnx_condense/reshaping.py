@@ -14,7 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_condense import movers
-from onnx_condense.actions import Action, Filter, Move, Window
+from onnx_condense.actions import Action, Filter, Move, Padding, Product, Window
 from onnx_condense.facts import Facts
 from onnx_condense.labels import atoms_of, varying
 from onnx_condense.model_io import import_graph, unused_name
@@ -111,6 +111,10 @@ class Reshaping:
         for index, action in self.trace.actions.items():
             if isinstance(action, Filter):
                 self._regroup(index)
+            elif isinstance(action, Padding):
+                self._pad(index, action)
+            elif isinstance(action, Product):
+                self._check_product(index, action)
             elif isinstance(action, Window) and action.sized is not None:
                 self._sized(index, *action.sized)
             elif isinstance(action, Move) and action.name == "expand":
@@ -126,6 +130,9 @@ class Reshaping:
             if name not in self.facts.derived or self.nodes[index].inputs[position].name != name:
                 continue
             value = self.facts.value(tensor)
+            if isinstance(action, Move) and action.name == "concat":
+                self._beside(index, position, action.parameters["axis"])
+                continue
             if value is None or np.array_equal(self._chain[name], value):
                 continue
             if isinstance(action, Move) and action.name in ("reshape", "expand"):
@@ -135,6 +142,23 @@ class Reshaping:
             if self.facts.follows_inputs(name):
                 raise self._counted(name)
             self._set_input(index, position, value)
+
+    def _beside(self, index: int, position: int, axis: int) -> None:
+        """A computed part of a Concat, without the channels that the result lost along other axes."""
+        node, result = self.nodes[index], self.facts.nodes[index].outputs[0].name
+        tensor = node.inputs[position]
+        labels = self.trace.labels.get(result)
+        kept = self._kept(labels, result) if labels is not None else None
+        if kept is None or kept.axis == axis or self._chain[tensor.name].shape[kept.axis] == kept.count:
+            return
+        if kept.line is None:
+            raise self._disagreement(result)
+        alive = gs.Constant(self._fresh(f"{tensor.name}_alive"), np.flatnonzero(kept.line))
+        part = gs.Variable(self._fresh(f"{tensor.name}_condensed"), dtype=tensor.dtype)
+        gather = gs.Node("Gather", attrs={"axis": kept.axis}, inputs=[tensor, alive], outputs=[part])
+        self.graph.nodes.insert(next(i for i, n in enumerate(self.graph.nodes) if n is node), gather)
+        node.inputs[position] = part
+        self.edited.add(id(node))
 
     def _counted(self, name: str) -> Disagreement:
         """A number that follows both the sizes of the inputs and the channels that a shape counts."""
@@ -222,6 +246,34 @@ class Reshaping:
         self._set_ints(index, "shape", 1, 5, wanted)
         if 0 in wanted:
             self.nodes[index].attrs.pop("allowzero", None)
+
+    def _check_product(self, index: int, action: Product) -> None:
+        """Axes that both factors have must stay as long as each other."""
+        tensors = self.facts.nodes[index].inputs[:2]
+        old: list[dict[str, int]] = []
+        small: list[dict[str, int]] = []
+        for letters, tensor in zip((action.left, action.right), tensors, strict=True):
+            small.append(dict(zip(letters, self._shape(tensor), strict=True)))
+            old.append(dict(zip(letters, self.facts.shapes.get(tensor.name, self._shape(tensor)), strict=True)))
+        for letter in small[0].keys() & small[1].keys():
+            if old[0][letter] == old[1][letter] and small[0][letter] != small[1][letter]:
+                raise self._disagreement(next(t.name for t in tensors if t.name in self.trace.labels))
+
+    def _pad(self, index: int, action: Padding) -> None:
+        """Zeros that are channels: as many as are left of them."""
+        original = self.facts.nodes[index]
+        name = original.outputs[0].name
+        before, after = list(action.before), list(action.after)
+        for axis, count in enumerate(action.before):
+            line = self._alive_along(name, axis)
+            if line is not None:
+                end = len(line) - after[axis]
+                before[axis], after[axis] = int(line[:count].sum()), int(line[end:].sum())
+        if (tuple(before), tuple(after)) == (action.before, action.after):
+            return
+        if original.inputs[1:] and original.inputs[1].name in self.facts.derived:
+            raise self._disagreement(name)
+        self._set_ints(index, "pads", 1, 11, [ends[axis] for ends in (before, after) for axis in action.stated])
 
     def _stated(self, index: int, position: int) -> Array | None:
         """What an input that states a shape will hold in the small model if it is left alone."""

@@ -87,7 +87,7 @@ class Evaluator(Relations):
         if factors and factors[-1].open:
             last = factors[-1]
             rows = last.rows * scale if scale.shape[1] == 1 else np.hstack([last.rows * s[:, None] for s in scale.T])
-            return [*factors[:-1], replace(last, rows=rows, bias=last.bias * scale.mean(1, keepdims=True) + shift)]
+            return [*factors[:-1], replace(last, rows=rows, bias=_moved(last.bias, scale, shift))]
         if np.ptp(scale, axis=0).max(initial=0) == 0 and np.ptp(shift, axis=0).max(initial=0) == 0:
             return factors
         prefix = tuple(f.leaves for f in factors)
@@ -128,3 +128,9 @@ class Evaluator(Relations):
         """Whether an affine is part of the neuron vector: nothing but linear steps came before it."""
         factors = self.factors(signal.child)
         return bool(factors) and factors[-1].open and not factors[-1].virtual
+
+
+def _moved(bias: Floats, scale: Floats, shift: Floats) -> Floats:
+    """A bias behind an affine; side by side where both vary in space, along axes of their own."""
+    scaled = bias * scale.mean(1, keepdims=True)
+    return scaled + shift if 1 in (bias.shape[1], shift.shape[1]) else np.hstack([scaled, shift])

@@ -8,6 +8,7 @@ and in which role. That is all that similarity, merging and rewriting need; none
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -23,6 +24,7 @@ from onnx_condense.actions import (
     Kind,
     Move,
     Normalization,
+    Padding,
     Product,
     Reader,
     Refused,
@@ -92,7 +94,7 @@ class _Tracer(Joining):
             case Contraction():
                 self._contraction(action)
             case Product():
-                self._product()
+                self._product(action)
             case Reader():
                 self._reader(action)
             case Filter():
@@ -105,6 +107,8 @@ class _Tracer(Joining):
                 self._elementwise(action)
             case Window():
                 self._window(action)
+            case Padding():
+                self._padding(action)
             case Chosen():
                 self._chosen()
             case Move():
@@ -198,7 +202,8 @@ class _Tracer(Joining):
     def _reader(self, action: Reader) -> None:
         if not all(np.isfinite(v).all() for v in self._parameters()):
             return self._refuse("has weights that are not finite")
-        weights = [v for v in self._parameters() if v.ndim > 2]
+        rank = len(self._shape(self.node.inputs[action.weight]))
+        weights = [v for v in self._parameters() if v.ndim >= rank]
         self.refused.append(Refusal(self._layer(), action.reason, sum(v.size for v in weights)))
         labels = self.labels.get(self.node.inputs[action.data].name)
         for position, tensor in enumerate(self.node.inputs):
@@ -211,7 +216,6 @@ class _Tracer(Joining):
         weight = self.node.inputs[action.weight].name
         if weight in self.shared_weights:
             return self._pin(labels, f"is read by {self._me()}, whose weight also reads something else")
-        rank = len(self._shape(self.node.inputs[action.weight]))
         self._add_slot(action.weight, "contracted", labels.reshape(-1), rank, action.weight_axis, padded=True)
 
     def _filter(self, action: Filter) -> None:
@@ -303,17 +307,39 @@ class _Tracer(Joining):
             return
         if action.across and set(action.axes) >= set(varying(labels)):
             return self._pin(labels, f"is read by {self._me()}, which {action.across}")
+        result = self._windowed(action, labels)
+        if result is None:
+            return
+        if action.dropped:
+            result = result.reshape([n for axis, n in enumerate(result.shape) if axis not in action.axes])
+        self._emit(result)
+
+    def _windowed(self, action: Window, labels: Labels) -> Labels | None:
+        """Labels behind a window; None where they are pinned."""
         uniform = self._uniform(labels, action.axes)
         if uniform is None:
-            return
+            return None
         if action.before is not None:
             before = action.before
             function = _zero_stays if before.kind is Kind.ABSOLUTE else unknown
             uniform = self._mapped(uniform, lambda child: Activated(child, before, function))
-        result = self._mapped(uniform, lambda child: Pooled(child, action.linear, action.padded, action.scale_free))
-        if action.dropped:
-            result = result.reshape([n for axis, n in enumerate(result.shape) if axis not in action.axes])
-        self._emit(result)
+        return self._mapped(uniform, lambda child: Pooled(child, action.linear, action.padded, action.scale_free))
+
+    def _padding(self, action: Padding) -> None:
+        """Zeros along an axis of channels are channels too, which a branch that they are added to may remove."""
+        labels = self.labels.get(self.node.inputs[0].name)
+        if labels is None:
+            return
+        along = [axis for axis in action.window.axes if labels.shape[axis] > 1]
+        window = replace(action.window, axes=tuple(a for a in action.window.axes if a not in along))
+        padded = self._windowed(window, labels) if window.axes else labels
+        if padded is None:
+            return
+        for axis in along:
+            shapes = [[*padded.shape[:axis], n[axis], *padded.shape[axis + 1 :]] for n in (action.before, action.after)]
+            before, after = (self._constant_channels(np.zeros((prod(s), 1))).reshape(s) for s in shapes)
+            padded = np.concatenate([before, padded, after], axis)
+        self._emit(padded)
 
     def _move(self, action: Move) -> None:
         inputs = [self.labels.get(t.name) for t in self.node.inputs]
@@ -323,10 +349,7 @@ class _Tracer(Joining):
             return self._blocks(action, inputs[0])
         try:
             if action.name == "concat":
-                shapes = [self._shape(t) for t in self.node.inputs]
-                parts = [np.full([1] * len(s), -1) if x is None else x for x, s in zip(inputs, shapes, strict=True)]
-                self._emit(movers.concat(parts, shapes, action.parameters["axis"]))
-                return
+                return self._concat(action.parameters["axis"], inputs)
             labels = inputs[0]
             if labels is None:
                 return self._refuse("moves data by amounts that are computed from data")
@@ -362,6 +385,8 @@ class _Tracer(Joining):
                 known = action.kind is Kind.LINEAR or action.flat != ANYTHING
                 low, high = (low, high) if known else ANYTHING
                 result = float(np.clip(low, action.low, action.high)), float(np.clip(high, action.low, action.high))
+            case Padding():
+                result = min(low, 0.0), max(high, 0.0)
             case Window() if action.scale_free and action.before is None:
                 result = (min(low, 0.0), max(high, 0.0)) if action.padded else (low, high)
             case Move(name="concat"):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import planted_balance
 import planted_cases
+import planted_fused
 import planted_graphs
 import planted_more
+import planted_rows
 from planted import CASES
 
-FAMILIES = (planted_balance, planted_cases, planted_more, planted_graphs)
+FAMILIES = (planted_balance, planted_cases, planted_fused, planted_graphs, planted_more, planted_rows)
 
 __all__ = ["CASES", "FAMILIES"]

@@ -127,6 +127,7 @@ class Net:
             self.initializers,
         )
         opsets = [helper.make_opsetid("", self.opset)]
+        opsets += [helper.make_opsetid(domain, 1) for domain in sorted({n.domain for n in self.nodes if n.domain})]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=10 if self.opset >= 20 else 8)
         shaped = onnx.shape_inference.infer_shapes(model).graph.output
         for value, known in zip(model.graph.output, shaped, strict=True):
@@ -148,7 +149,7 @@ def widths(model: onnx.ModelProto) -> dict[str, int]:
             found[node.name] = shapes[node.input[1]][axis] if node.input[1] in shapes else 0
         elif node.op_type == "ConvTranspose":
             found[node.name] = shapes[node.input[1]][1] * next((a.i for a in node.attribute if a.name == "group"), 1)
-        elif node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in shapes:
+        elif node.op_type in ("Conv", "Gemm", "MatMul", "FusedMatMul", "Einsum") and node.input[1] in shapes:
             attributes = {a.name: a.i for a in node.attribute}
             first = node.op_type == "Conv" or attributes.get("transB", 0)
             found[node.name] = shapes[node.input[1]][0 if first else -1]
@@ -248,7 +249,7 @@ class Case:
     """One graph per relation.
 
     Attributes:
-        op: the row of the operator table that it is about.
+        op: the row of the operator table that it is about, with its domain in front where it has one.
         label: what distinguishes it from other cases of the row.
         build: relation -> model.
         passes: the relations that must merge.
@@ -269,6 +270,12 @@ class Case:
     @property
     def name(self) -> str:
         return f"{self.op}-{self.label}" if self.label else self.op
+
+    @property
+    def row(self) -> tuple[str, str]:
+        """Its key in the operator table."""
+        domain, _, op = self.op.rpartition(".")
+        return domain, op
 
 
 CASES: list[Case] = []
