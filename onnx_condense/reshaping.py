@@ -32,6 +32,10 @@ class Disagreement(Exception):
         self.name = name
 
 
+class Enlarged(Disagreement):
+    """A weight that the file only described would have to be written down, and the file would grow."""
+
+
 class Reshaping:
     """The part of the writer that knows shapes: which channels are alive where, and what must be said of it."""
 

@@ -118,8 +118,6 @@ class _Tracer(Joining):
         weight = self.node.inputs[action.weight]
         if not all(np.isfinite(v).all() for v in self._parameters()):
             return self._refuse("has weights that are not finite")
-        if self.facts.is_generated(weight.name):
-            return self._refuse("has weights that are computed from a shape, which slicing would have to write out")
         if weight.name in self.shared_weights and not self._tied_alike(weight.name):
             return self._refuse("uses its weight for something else too")
         if action.lookup:
