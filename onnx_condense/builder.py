@@ -13,8 +13,8 @@ from onnx_condense.labels import atoms_of
 from onnx_condense.merging import Judgement, decide, judge
 from onnx_condense.options import DEFAULT_THRESHOLD, Options
 from onnx_condense.plan import GroupPlan, Plan
-from onnx_condense.reshaping import Disagreement
-from onnx_condense.rewrite import check_shapes
+from onnx_condense.reshaping import Disagreement, Enlarged
+from onnx_condense.rewrite import check_shapes, check_size
 from onnx_condense.state import State, paths
 
 
@@ -26,6 +26,7 @@ class Builder:
         thresholds: group index -> threshold.
         original: the state in which nothing is merged.
         uneven: tensors whose channels could not be removed evenly; their groups stay.
+        enlarging: weights that the file only describes and that would make it larger; their groups stay.
         held: group index -> channels whose merges alignment undid in the last build.
     """
 
@@ -40,6 +41,7 @@ class Builder:
         self.groups = [g for g in traced.groups if self._chosen(g)]
         self.thresholds = self._thresholds()
         self.uneven: list[str] = []
+        self.enlarging: list[str] = []
         self.held: dict[int, tuple[int, ...]] = {}
         self._judged: dict[int, Judgement] = {}
         self._stay: set[int] = set()
@@ -55,6 +57,7 @@ class Builder:
             state = self._pass(wanted)
             try:
                 check_shapes(state)
+                check_size(state)
                 return state
             except Disagreement as problem:
                 self._set_aside(problem)
@@ -122,7 +125,7 @@ class Builder:
         if not concerned:
             raise problem
         self._stay |= concerned
-        self.uneven.append(problem.name)
+        (self.enlarging if isinstance(problem, Enlarged) else self.uneven).append(problem.name)
 
     def _thresholds(self) -> dict[int, float]:
         result = {group.index: self.options.threshold or DEFAULT_THRESHOLD for group in self.groups}

@@ -152,7 +152,7 @@ def einsum(view: NodeView) -> Action:
     data_axes, weight_axes = (left, right) if weight == 1 else (right, left)
     inner = [letter for letter in weight_axes if letter in data_axes and letter not in output]
     outer = [letter for letter in weight_axes if letter in output and letter not in data_axes]
-    if len(inner) != 1 or len(outer) != 1 or len(weight_axes) != 2 or outer[0] not in output[-2:]:
+    if len(inner) != 1 or len(outer) != 1 or len(weight_axes) != 2:
         return Refused("multiplies with weights that have a batch dimension, or several axes to contract or produce")
     return Contraction(data, weight, None, data_axes, weight_axes, output)
 

@@ -240,6 +240,9 @@ def warnings_for(verification: VerificationReport | None, options: Options, buil
     if builder.uneven:
         names = ", ".join(builder.uneven)
         found.append(f"the channels of {names} cannot be removed evenly: their groups stay as they are")
+    if builder.enlarging:
+        names = ", ".join(builder.enlarging)
+        found.append(f"writing down {names}, which the file only describes, would make it larger: their groups stay")
     if verification is None:
         return tuple(found)
     error = verification.approximation_error

@@ -33,6 +33,10 @@ class Disagreement(Exception):
         self.name = name
 
 
+class Enlarged(Disagreement):
+    """A weight that the file only described would have to be written down, and the file would grow."""
+
+
 @dataclass(frozen=True, eq=False)
 class Kept:
     """What is alive of a tensor along the axis that shrinks.

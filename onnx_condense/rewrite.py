@@ -20,7 +20,7 @@ from onnx_condense.bodies import restore
 from onnx_condense.channels import Slot
 from onnx_condense.labels import atoms_of
 from onnx_condense.model_io import export_graph
-from onnx_condense.reshaping import Disagreement, Kept, Reshaping
+from onnx_condense.reshaping import Disagreement, Enlarged, Kept, Reshaping
 from onnx_condense.runtime import Array
 from onnx_condense.signals import Floats
 from onnx_condense.state import State, by_channel, from_channels
@@ -59,14 +59,41 @@ def check_shapes(state: State) -> None:
     writer.move()
 
 
+def check_size(state: State) -> None:
+    """Raises Enlarged where weights that the file only describes (ConstantOfShape) would make it larger."""
+    facts = state.trace.facts
+    described = {(s.node, s.input) for s in state.trace.slots if facts.is_generated(_name(state, s))}
+    if not described:
+        return
+    writer = _Writer(state, False)
+    excess = writer.write({}).model.ByteSize() - facts.model.ByteSize()
+    written = {key: v.nbytes for key, v in writer.values.items() if key in described and not _is_uniform(v)}
+    largest = sorted(written, key=lambda key: (-written[key], key))
+    ends = np.cumsum([written[key] for key in largest])
+    chosen = set(largest[: int(np.searchsorted(ends, excess)) + 1]) if excess > 0 else set()
+    slots = [s for s in state.trace.slots if (s.node, s.input) in chosen]
+    if slots:
+        atoms = np.concatenate([atoms_of(s.labels).reshape(-1) for s in slots])
+        others = f" and {len(chosen) - 1} others" if len(chosen) > 1 else ""
+        raise Enlarged(np.unique(state.trace.unit_of[atoms[atoms >= 0]]), _name(state, slots[0]) + others)
+
+
+def _name(state: State, slot: Slot) -> str:
+    name: str = state.trace.facts.nodes[slot.node].inputs[slot.input].name
+    return name
+
+
+def _is_uniform(value: Array) -> bool:
+    return bool((value == value.reshape(-1)[:1]).all())
+
+
 def _check_tied(state: State) -> None:
     """Raises Disagreement where the uses of one weight want different columns after merging."""
-    nodes = state.trace.facts.nodes
     first: dict[str, Array] = {}
     for slot in state.trace.slots:
         if slot.role != "contracted":
             continue
-        name = nodes[slot.node].inputs[slot.input].name
+        name = _name(state, slot)
         value = state.weight(slot.node, slot.input)
         if not np.array_equal(first.setdefault(name, value), value):
             atoms = atoms_of(slot.labels)
@@ -74,6 +101,12 @@ def _check_tied(state: State) -> None:
 
 
 class _Writer(Reshaping):
+    """described: new shapes of the constants that the file describes rather than holds."""
+
+    def __init__(self, state: State, expanded: bool) -> None:
+        super().__init__(state, expanded)
+        self.described: dict[str, tuple[int, ...]] = {}
+
     def write(self, provenance: Mapping[str, Any]) -> Written:
         origin = {id(node): index for index, node in enumerate(self.nodes)}
         for (index, position), value in self.state.folded.items():
@@ -86,7 +119,8 @@ class _Writer(Reshaping):
         self._write_down()
         self.move()
         macs = self.macs()
-        flat = export_graph(self.graph, self.facts.model, origin, self.edited, self._changed(), provenance)
+        shapes = self._changed() | self.described
+        flat = export_graph(self.graph, self.facts.model, origin, self.edited, shapes, provenance)
         kept = {name: self._kept(self.trace.labels[name], name) for name in self._changed()}
         alive = {name: of for name, of in kept.items() if of is not None}
         return Written(restore(flat, self.facts.model, self.facts.bodies), flat, macs, alive)
@@ -196,18 +230,40 @@ class _Writer(Reshaping):
             by_name.setdefault(self.nodes[index].inputs[position].name, []).append((index, position))
         for name, places in by_name.items():
             uses = set(self.facts.consumers(name))
-            own = bool(name) and name in self.facts.initializers and name not in self.facts.read_outside
-            whole = own and uses == set(places)
-            made: list[tuple[Array, gs.Constant]] = []
+            alone = uses == set(places) and name not in self.facts.read_outside
+            whole = alone and bool(name) and name in self.facts.initializers
+            made: list[tuple[Array, gs.Tensor]] = []
+            described = self.facts.is_generated(name) and self.facts.opset >= 9
             for index, position in places:
                 value = self.values[index, position]
                 constant = next((c for v, c in made if v.shape == value.shape and np.array_equal(v, value)), None)
-                if constant is None:
+                if constant is None and described and _is_uniform(value):
+                    constant = self._filled(name, value, alone and not made)
+                    made.append((value, constant))
+                elif constant is None:
                     stem = name or f"{self.nodes[index].outputs[0].name}_bias"
                     constant = gs.Constant(name if whole and not made else self._fresh(f"{stem}_condensed"), value)
                     made.append((value, constant))
                 self.nodes[index].inputs[position] = constant
                 self.edited.add(id(self.nodes[index]))
+
+    def _filled(self, name: str, value: Array, alone: bool) -> gs.Tensor:
+        """A constant of one number that the file goes on describing; `alone`: nothing else reads the old one."""
+        number, shape = gs.Constant("", value.reshape(-1)[:1]), np.array(value.shape, dtype=np.int64)
+        maker = next(n for n in self.nodes if any(t.name == name for t in n.outputs))
+        if alone and maker.op == "ConstantOfShape":
+            stated = maker.inputs[0].name
+            mine = stated in self.facts.initializers and len(self.facts.consumers(stated)) == 1
+            maker.inputs[0] = gs.Constant(stated if mine else self._fresh(f"{stated}_condensed"), shape)
+            maker.attrs["value"] = number
+            self.edited.add(id(maker))
+            self.described[name] = tuple(value.shape)
+            return maker.outputs[0]
+        stem = self._fresh(f"{name}_condensed")
+        made = gs.Variable(stem, dtype=value.dtype)
+        given = gs.Constant(self._fresh(f"{stem}_shape"), shape)
+        self.graph.nodes.insert(0, gs.Node("ConstantOfShape", attrs={"value": number}, inputs=[given], outputs=[made]))
+        return made
 
     def _write_down(self) -> None:
         """Constants that are computed from a weight that changed keep their value, and let the old weight go."""

@@ -120,8 +120,6 @@ class _Tracer(Joining):
         weight = self.node.inputs[action.weight]
         if not all(np.isfinite(v).all() for v in self._parameters()):
             return self._refuse("has weights that are not finite")
-        if self.facts.is_generated(weight.name):
-            return self._refuse("has weights that are computed from a shape, which slicing would have to write out")
         if any(t.name == weight.name for t in self.facts.graph.outputs):
             return self._refuse("has weights that are an output of the model")
         if weight.name in self.shared_weights and not self._tied_alike(weight.name):
