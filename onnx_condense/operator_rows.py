@@ -20,7 +20,6 @@ from onnx_condense.actions import (
     Kind,
     Move,
     Normalization,
-    Reader,
     Refused,
     Window,
 )
@@ -64,6 +63,19 @@ class NodeView:
 
     def output_shape(self, index: int = 0) -> tuple[int, ...]:
         return self._facts.shapes[self.node.outputs[index].name]
+
+    def is_zero(self, index: int) -> bool:
+        """Whether an input that no data reaches is all zeros, whatever the sizes of the model's inputs."""
+        name, value = self.node.inputs[index].name, self.value(index)
+        other = self._facts.other_value(name) if name in self._facts.derived else None
+        return value is not None and not value.any() and (other is None or not other.any())
+
+    def is_given(self, index: int) -> bool:
+        """Whether an input is one of the model's, maybe moved."""
+        tensor = self.node.inputs[index]
+        while tensor.inputs and len(tensor.inputs) == 1 and tensor.inputs[0].inputs:
+            tensor = tensor.inputs[0].inputs[0]
+        return any(tensor is given for given in self._facts.graph.inputs)
 
     def ints(self, attribute: str, index: int | None = None) -> list[int] | None:
         """Integers that old opsets keep in an attribute and new ones in an input; None when absent or not constant."""
@@ -141,12 +153,6 @@ def conv_transpose(view: NodeView) -> Action:
     bias = 2 if view.has(2) else None
     strides = view.attribute("strides", [1])
     return Contraction(0, 1, bias, "ni" + stars, "io" + dots, "no" + stars, padded=True, scattered=prod(strides))
-
-
-def recurrent(view: NodeView) -> Action:
-    if not view.is_weight(1):
-        return Refused("multiplies with weights that are computed from data")
-    return Reader(0, 1, 2, 2, "has recurrent hidden units, which stay")
 
 
 def batchnorm(view: NodeView) -> Action:

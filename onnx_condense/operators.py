@@ -28,6 +28,7 @@ from onnx_condense.actions import (
 )
 from onnx_condense.facts import Facts
 from onnx_condense.operator_rows import NodeView
+from onnx_condense.recurrent_rows import recurrent
 
 TABLE: Mapping[tuple[str, str], rows.Row] = {
     ("", op): row
@@ -37,9 +38,9 @@ TABLE: Mapping[tuple[str, str], rows.Row] = {
         "MatMul": rows.matmul,
         "Conv": rows.conv,
         "ConvTranspose": rows.conv_transpose,
-        "LSTM": rows.recurrent,
-        "GRU": rows.recurrent,
-        "RNN": rows.recurrent,
+        "LSTM": recurrent,
+        "GRU": recurrent,
+        "RNN": recurrent,
         # per-channel parameters
         "BatchNormalization": rows.batchnorm,
         "InstanceNormalization": rows.instance_normalization,

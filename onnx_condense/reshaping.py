@@ -13,7 +13,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_condense import movers
-from onnx_condense.actions import Action, Filter, Move, Window
+from onnx_condense.actions import Action, Filter, Move, Recurrent, Window
 from onnx_condense.facts import Facts
 from onnx_condense.labels import atoms_of, varying
 from onnx_condense.model_io import import_graph
@@ -83,6 +83,8 @@ class Reshaping:
                 self._regroup(index)
             elif isinstance(action, Window) and action.sized is not None:
                 self._sized(index, *action.sized)
+            elif isinstance(action, Recurrent):
+                self._resize(index, action)
             elif isinstance(action, Move) and action.name == "expand":
                 self._expand(index)
             elif isinstance(action, Move):
@@ -124,6 +126,17 @@ class Reshaping:
         if labels is not None and self._masks(labels, self.facts.nodes[index].inputs[0].name):
             self.nodes[index].attrs["group"] = self.shapes[self.facts.nodes[index].inputs[0].name][1]
             self.edited.add(id(self.nodes[index]))
+
+    def _resize(self, index: int, action: Recurrent) -> None:
+        """The attribute that counts the units; initial states of zeros, whose shape would too, are left out."""
+        node = self.nodes[index]
+        name = next(t.name for t in self.facts.nodes[index].outputs if t.name)
+        if self.shapes[name] == self.facts.shapes[name]:
+            return
+        node.attrs["hidden_size"] = self.shapes[name][-1]
+        for position in action.zeros:
+            node.inputs[position] = gs.Variable.empty()
+        self.edited.add(id(node))
 
     def _move(self, index: int, action: Move) -> None:
         original = self.facts.nodes[index]

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnx_condense.actions import Contraction, Elementwise, Filter
+from onnx_condense.actions import Contraction, Elementwise, Filter, Reader, Recurrent
 from onnx_condense.labels import atoms_of
 from onnx_condense.model_io import export_graph
 from onnx_condense.movers import Labels
@@ -29,7 +29,8 @@ from onnx_condense.state import State
 class Written:
     """A model that was written from a state.
 
-    macs: multiply-accumulates of its convolutions and matrix products with weights, on the traced shapes.
+    macs: multiply-accumulates of its convolutions, recurrent nodes and matrix products with weights, on the
+    traced shapes.
     alive: tensor name -> what of the original's tensor it holds, per axis that lost something.
     """
 
@@ -100,6 +101,10 @@ class _Writer(Reshaping):
                     total += prod(self.shapes[self.facts.nodes[index].inputs[action.data].name]) * weight.size // inner
                     continue
                 each = weight.size // max(1, weight.shape[action.weight_axes.index(action.outer)])
+            elif isinstance(action, Recurrent | Reader):
+                data = self.shapes[self.facts.nodes[index].inputs[action.data].name]
+                total += prod(data) // data[action.data_axis] * sum(self._value(index, i).size for i in action.weights)
+                continue
             elif isinstance(action, Filter):
                 each = self._value(index, 1)[0].size
             else:

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnx_condense.actions import Contraction
+from onnx_condense.actions import Contraction, Recurrent
 from onnx_condense.channels import Group, Slot, Trace
-from onnx_condense.labels import atoms_of, occurrence, signals_of
+from onnx_condense.labels import atoms_of, occurrence, signals_of, varying
+from onnx_condense.movers import Labels
 from onnx_condense.plan import GroupPlan
 from onnx_condense.runtime import Array
-from onnx_condense.signals import Floats, Ints, Weights
+from onnx_condense.signals import Bools, Floats, Ints, Weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +25,7 @@ class Path:
     """The places of one weight's contracted axis that hold a group's channels through one signal.
 
     number: in order of first appearance. signal: index. units: group channel at each place. rank: how many earlier
-    places hold the same channel. places: indices along the axis.
+    places hold the same channel. places: indices into the flattened labels.
     """
 
     slot: Slot
@@ -99,6 +100,30 @@ class State(Weights):
             return self.weight(node, 2).astype(np.float64)
         return np.zeros(len(self.weight(node, 1)))
 
+    def recurrence(self, node: int) -> tuple[Floats, Floats]:
+        action = self.trace.actions[node]
+        assert isinstance(action, Recurrent)
+        directions, _, units = self.weight(node, 2).shape
+        blocks = [self._units(node, i, (directions, action.gates, units, -1)) for i in action.weights]
+        if action.bias is not None:
+            bias = self._units(node, action.bias, (directions, 2, action.gates, units))
+            blocks.append(bias.sum(1)[..., None])
+        gates = np.concatenate(blocks, -1)
+        others = np.moveaxis(np.delete(gates, action.candidate, 1), 1, 2)
+        candidate = [gates[:, action.candidate]]
+        if action.bias is not None and action.apart:
+            candidate.append(bias[:, 0, action.candidate, :, None])
+        if action.peepholes is not None:
+            peepholes = self._units(node, action.peepholes, (directions, 3, units))
+            candidate.append(peepholes.swapaxes(1, 2))
+        for position in action.states:
+            candidate.append(self.weight(node, position).astype(np.float64).swapaxes(1, 2))
+        count = directions * units
+        return others.reshape(count, -1), np.concatenate(candidate, -1).reshape(count, -1)
+
+    def _units(self, node: int, position: int, shape: tuple[int, ...]) -> Floats:
+        return self.weight(node, position).astype(np.float64).reshape(shape)
+
     def _contraction(self, node: int) -> Contraction:
         action = self.trace.actions[node]
         assert isinstance(action, Contraction)
@@ -110,22 +135,27 @@ class State(Weights):
         """Indices of the group's channels that are still there."""
         return np.flatnonzero(self.alive[group.units])
 
-    def unread(self, group: Group, mine: list[Path]) -> Floats:
-        """[n] 1 where every consumer's columns of the channel are zero."""
-        result = np.ones(len(group.units))
-        for path in mine:
-            columns = np.abs(self._columns(path)).max(axis=0)
-            np.minimum.at(result, path.units, (columns == 0).astype(float))
-        return result
+    def unread(self, group: Group, mine: list[Path]) -> Bools:
+        """[n] where every consumer's columns of the channel are zero, but for rows of channels that are unread too."""
+        result = np.ones(len(group.units), dtype=bool)
+        while True:
+            alive = self.alive.copy()
+            alive[group.units[result]] = False
+            found = np.ones_like(result)
+            for path in mine:
+                np.logical_and.at(found, path.units, ~self._columns(path, alive).any(axis=1))
+            if np.array_equal(found, result) or not found.any():
+                return found
+            result = found
 
-    def _columns(self, path: Path) -> Floats:
-        """[p, places]: what the consumer's remaining rows multiply each place with; taps are rows of their own."""
-        weight = self.weight(path.slot.node, path.slot.input)
-        for slot in self.trace.slots:
-            if slot.node == path.slot.node and slot.role == "produced":
-                weight = weight.compress(self.alive[self.trace.unit_of[atoms_of(slot.labels.reshape(-1))]], slot.axis)
-        moved = np.moveaxis(weight, path.slot.axis, -1)
-        return moved.reshape(-1, moved.shape[-1])[:, path.places].astype(np.float64)
+    def _columns(self, path: Path, alive: Bools) -> Floats:
+        """[places, p]: what the consumer's alive rows multiply each place with; taps are rows of their own."""
+        slot = path.slot
+        weight = self.weight(slot.node, slot.input)
+        for other in self.trace.slots:
+            if (other.node, other.input, other.role) == (slot.node, slot.input, "produced"):
+                weight = np.where(alive[self.trace.unit_of[atoms_of(other.labels)]], weight, 0)
+        return lanes(weight, slot.labels)[_index(slot.labels, path.places)].reshape(len(path.places), -1)
 
     def apply(self, group: Group, plan: GroupPlan) -> None:
         """Folds a group's merges into its consumers."""
@@ -145,7 +175,8 @@ class State(Weights):
     def _fold(self, path: Path, leaving: Ints, main: Ints, ratio: Floats, constant: Floats) -> None:
         slot = path.slot
         weight = self.weight(slot.node, slot.input)
-        columns = np.moveaxis(weight, slot.axis, 0).astype(np.float64)
+        value = weight.astype(np.float64)
+        columns = lanes(value, slot.labels)
         place_of = {
             (u, r): p for u, r, p in zip(path.units.tolist(), path.rank.tolist(), path.places.tolist(), strict=True)
         }
@@ -155,11 +186,13 @@ class State(Weights):
             place_of[m, r]
             for m, r in zip(main[units[merged]].tolist(), path.rank[leaving][merged].tolist(), strict=True)
         ]
-        spread = (1,) * (columns.ndim - 1)
-        np.add.at(columns, targets, ratio[units[merged]].reshape(-1, *spread) * columns[places[merged]])
-        self._add_constant(slot, columns[places], constant[units])
-        columns[places] = 0
-        self.folded[slot.node, slot.input] = np.moveaxis(columns, 0, slot.axis).astype(weight.dtype)
+        removed = columns[_index(slot.labels, places)]
+        spread = (1,) * (removed.ndim - 1)
+        into = _index(slot.labels, np.array(targets, dtype=np.int64))
+        np.add.at(columns, into, ratio[units[merged]].reshape(-1, *spread) * removed[merged])
+        self._add_constant(slot, removed, constant[units])
+        columns[_index(slot.labels, places)] = 0
+        self.folded[slot.node, slot.input] = value.astype(weight.dtype)
 
     def _add_constant(self, slot: Slot, columns: Floats, constant: Floats) -> None:
         """b + W · c: what constant parts of removed channels add to the consumer's bias."""
@@ -173,6 +206,17 @@ class State(Weights):
         totals = np.moveaxis(columns, behind, 1).reshape(len(columns), columns.shape[behind], -1).sum(-1)
         totals = totals / max(1, action.scattered)
         self.shift[slot.node] = self.shift.get(slot.node, 0.0) + action.alpha * (constant @ totals)
+
+
+def lanes(weight: Array, labels: Labels) -> Array:
+    """A view of a weight with the axes in front along which its labels vary."""
+    axes = varying(labels)
+    return np.moveaxis(weight, axes, range(len(axes)))
+
+
+def _index(labels: Labels, places: Ints) -> tuple[Ints, ...]:
+    """Where places of the flattened labels stand in `lanes`."""
+    return np.unravel_index(places, [labels.shape[axis] for axis in varying(labels)])
 
 
 def compose(first: GroupPlan, second: GroupPlan) -> GroupPlan:
