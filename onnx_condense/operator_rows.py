@@ -26,6 +26,9 @@ from onnx_condense.actions import (
 from onnx_condense.facts import Facts
 from onnx_condense.runtime import Array
 
+PARTS = ("Slice", "Split", "Gather", "Squeeze", "Unsqueeze", "Reshape", "Transpose", "Identity", "Cast")
+"""Operators whose output is a part of their first input."""
+
 
 class NodeView:
     """What a row may ask about a node."""
@@ -71,9 +74,9 @@ class NodeView:
         return value is not None and not value.any() and (other is None or not other.any())
 
     def is_given(self, index: int) -> bool:
-        """Whether an input is one of the model's, maybe moved."""
+        """Whether an input is one of the model's, maybe a part of it."""
         tensor = self.node.inputs[index]
-        while tensor.inputs and len(tensor.inputs) == 1 and tensor.inputs[0].inputs:
+        while tensor.inputs and tensor.inputs[0].op in PARTS:
             tensor = tensor.inputs[0].inputs[0]
         return any(tensor is given for given in self._facts.graph.inputs)
 

@@ -26,14 +26,16 @@ def recurrent(view: NodeView) -> Action:
     if not view.is_weight(1):
         return Refused("multiplies with weights that are computed from data")
     if not all(view.is_weight(i) for i in (2, 3, 7) if view.has(i)):
-        return _held("has recurrent weights that are computed from data")
+        return _held(view, "has recurrent weights that are computed from data")
     initial = [i for i in (5, 6) if view.has(i)]
     zeros = tuple(i for i in initial if view.is_zero(i))
     states = tuple(i for i in initial if i not in zeros)
     for position in states:
         if not view.is_weight(position):
             given = view.is_given(position)
-            return _held(f"starts from a state that is {'an input of the model' if given else 'computed from data'}")
+            return _held(
+                view, f"starts from a state that is {'an input of the model' if given else 'computed from data'}"
+            )
     return Recurrent(
         gates=view.shape(2)[1] // view.shape(2)[2],
         candidate=CANDIDATES[view.node.op],
@@ -46,8 +48,8 @@ def recurrent(view: NodeView) -> Action:
     )
 
 
-def _held(reason: str) -> Reader:
-    return Reader(0, 1, 2, 2, reason, held=(2,))
+def _held(view: NodeView, reason: str) -> Reader:
+    return Reader(0, 1, 2, 2, reason, held=(2,) if view.is_weight(2) else ())
 
 
 def _kind(view: NodeView) -> Kind:

@@ -155,7 +155,7 @@ class State(Weights):
         for other in self.trace.slots:
             if (other.node, other.input, other.role) == (slot.node, slot.input, "produced"):
                 weight = np.where(alive[self.trace.unit_of[atoms_of(other.labels)]], weight, 0)
-        return lanes(weight, slot.labels)[_index(slot.labels, path.places)].reshape(len(path.places), -1)
+        return lanes(weight, slot.labels)[in_lanes(slot.labels, path.places)].reshape(len(path.places), -1)
 
     def apply(self, group: Group, plan: GroupPlan) -> None:
         """Folds a group's merges into its consumers."""
@@ -186,12 +186,12 @@ class State(Weights):
             place_of[m, r]
             for m, r in zip(main[units[merged]].tolist(), path.rank[leaving][merged].tolist(), strict=True)
         ]
-        removed = columns[_index(slot.labels, places)]
+        removed = columns[in_lanes(slot.labels, places)]
         spread = (1,) * (removed.ndim - 1)
-        into = _index(slot.labels, np.array(targets, dtype=np.int64))
+        into = in_lanes(slot.labels, np.array(targets, dtype=np.int64))
         np.add.at(columns, into, ratio[units[merged]].reshape(-1, *spread) * removed[merged])
         self._add_constant(slot, removed, constant[units])
-        columns[_index(slot.labels, places)] = 0
+        columns[in_lanes(slot.labels, places)] = 0
         self.folded[slot.node, slot.input] = value.astype(weight.dtype)
 
     def _add_constant(self, slot: Slot, columns: Floats, constant: Floats) -> None:
@@ -214,7 +214,7 @@ def lanes(weight: Array, labels: Labels) -> Array:
     return np.moveaxis(weight, axes, range(len(axes)))
 
 
-def _index(labels: Labels, places: Ints) -> tuple[Ints, ...]:
+def in_lanes(labels: Labels, places: Ints) -> tuple[Ints, ...]:
     """Where places of the flattened labels stand in `lanes`."""
     return np.unravel_index(places, [labels.shape[axis] for axis in varying(labels)])
 

@@ -34,6 +34,7 @@ class Form:
     activations: Sequence[str] = ()
     clip: float = 0.0
     forget: bool = False
+    size: int = SIZE
 
     @property
     def label(self) -> str:
@@ -79,7 +80,7 @@ def _initial(net: Net, relation: str, form: Form, data: str) -> str:
 def planted_node(net: Net, relation: str, form: Form, data: str, name: str = "producer") -> list[str]:
     """A recurrent node with 8 units, of which 3 are copies, in every direction; its outputs."""
     d = form.directions
-    inputs = [data, net.constant(_rows(net, relation, form, SIZE).reshape(d, -1, SIZE))]
+    inputs = [data, net.constant(_rows(net, relation, form, form.size).reshape(d, -1, form.size))]
     inputs.append(net.constant(_recurrent_rows(net, relation, form)))
     bias = np.stack([_rows(net, relation, form), _rows(net, relation, form)], 1)
     if relation == "shifted":

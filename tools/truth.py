@@ -34,7 +34,7 @@ from onnx_condense.proof import prove
 from onnx_condense.reshaping import Disagreement
 from onnx_condense.rewrite import write
 from onnx_condense.signals import Ints
-from onnx_condense.state import State, paths
+from onnx_condense.state import State, in_lanes, lanes, paths
 from onnx_condense.verify import results
 
 
@@ -92,17 +92,12 @@ def planted(path: Path, seed: int) -> tuple[onnx.ModelProto, int]:
         for slot in trace.slots:
             if slot.role == "contracted":
                 continue
-            labels = slot.labels
-            if sum(n > 1 for n in labels.shape) != 1:
-                continue
-            axis = int(np.argmax(labels.shape))
-            units = trace.unit_of[atoms_of(labels.reshape(-1))]
+            units = trace.unit_of[atoms_of(slot.labels.reshape(-1))]
             value = state.weight(slot.node, slot.input).copy()
+            moved = lanes(value, slot.labels)
             for j, m in zip(group.units[target], group.units[source], strict=True):
-                where_j, where_m = np.flatnonzero(units == j), np.flatnonzero(units == m)
-                if len(where_j):
-                    moved = np.moveaxis(value, axis, 0)
-                    moved[where_j] = moved[where_m]
+                where_j, where_m = (in_lanes(slot.labels, np.flatnonzero(units == u)) for u in (j, m))
+                moved[where_j] = moved[where_m]
             state.folded[slot.node, slot.input] = value
     return write(state, {}, expanded=True).model, count
 

@@ -1,0 +1,191 @@
+"""Recurrent units: what pins them, what merges beyond exact copies, and how they are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+from planted import COPIES, EXACT, FULL, Net, assert_close, traced, widths
+from planted_recurrent import GATES, SIZE, Form, build, planted_node
+
+from onnx_condense import Options, Plan, condense, rewrite
+from onnx_condense.rewrite import count_macs
+from onnx_condense.state import State
+
+LOSSLESS = Options(lossless=True, align=1)
+
+
+def _read(net: Net, hidden: str) -> str:
+    """What a MatMul makes of a Y of one direction."""
+    return net.matmul("consumer", net.node("Squeeze", hidden, net.ints(1)), net.normal(4, FULL))
+
+
+def _given() -> onnx.ModelProto:
+    """An initial state that the model is given."""
+    net = Net()
+    net.input(1, "batch", FULL, name="state")
+    hidden = net.multiple("GRU", *_weights(net, "GRU"), "", "state", outputs=2, name="producer", hidden_size=FULL)
+    return net.build(_read(net, hidden[0]), hidden[1])
+
+
+def _returned() -> onnx.ModelProto:
+    net = Net()
+    hidden, last, _ = planted_node(net, "equal", Form("LSTM"), net.input(5, "batch", SIZE))
+    return net.build(_read(net, hidden), last)
+
+
+def _computed() -> onnx.ModelProto:
+    """An initial state that is another node's last one."""
+    net = Net()
+    data = net.input(5, "batch", SIZE)
+    _, last = planted_node(net, "equal", Form("GRU"), data, "encoder")
+    weights = _weights(net, "GRU", data)
+    hidden = net.node("GRU", *weights, "", last, name="producer", hidden_size=FULL)
+    return net.build(_read(net, hidden))
+
+
+def _weights(net: Net, op: str, data: str = "") -> list[str]:
+    """Data, W, R and B without copies among the first two units."""
+    planted_node(net, "equal", Form(op), data or net.input(5, "batch", SIZE), "template")
+    return list(net.nodes.pop().input)
+
+
+def _shared() -> onnx.ModelProto:
+    net = Net()
+    weights = _weights(net, "RNN")
+    one, two = (net.node("RNN", *weights, hidden_size=FULL, name=name) for name in ("producer", "other"))
+    return net.build(_read(net, net.node("Add", one, two)))
+
+
+def _from_data() -> onnx.ModelProto:
+    """Recurrent weights that depend on data."""
+    net = Net()
+    data, weight, recurrent, bias = _weights(net, "RNN")
+    factor = net.node("ReduceMean", data, keepdims=0)
+    inputs = data, weight, net.node("Mul", recurrent, factor), bias
+    return net.build(_read(net, net.node("RNN", *inputs, hidden_size=FULL, name="producer")))
+
+
+def _infinite() -> onnx.ModelProto:
+    net = Net()
+    data, weight, recurrent, _ = _weights(net, "RNN")
+    bias = net.constant(np.where(np.arange(2 * FULL) == 3, np.inf, 0.1).astype(np.float32)[None])
+    return net.build(_read(net, net.node("RNN", data, weight, recurrent, bias, hidden_size=FULL, name="producer")))
+
+
+def _single() -> onnx.ModelProto:
+    net = Net()
+    weights = net.constant(net.normal(1, 1, SIZE)), net.constant(net.normal(1, 1, 1))
+    hidden = net.node("RNN", net.input(5, "batch", SIZE), *weights, hidden_size=1, name="producer")
+    return net.build(net.matmul("consumer", net.node("Squeeze", hidden, net.ints(1)), net.normal(4, 1)))
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (_given, "starts from a state that is an input of the model"),
+        (_returned, "is an output of the model"),
+        (_computed, "starts from a state that is computed from data"),
+        (_shared, "uses its weight for something else too"),
+        (_from_data, "has recurrent weights that are computed from data"),
+        (_infinite, "has weights that are not finite"),
+        (_single, "has one independent channel only"),
+    ],
+)
+def test_units_that_stay(make: Callable[[], onnx.ModelProto], reason: str) -> None:
+    model = make()
+    assert {r.layer: r.reason for r in traced(model).refusals}["producer"] == reason
+    assert widths(condense(model, LOSSLESS).model) == widths(model)
+
+
+def test_an_encoder_whose_last_state_starts_a_decoder_stays() -> None:
+    reasons = {r.layer: r.reason for r in traced(_computed()).refusals}
+    assert reasons["encoder"] == "is read by a GRU, which starts from a state that is computed from data"
+
+
+@pytest.mark.parametrize("op", GATES)
+@pytest.mark.parametrize("directions", [1, 2])
+def test_nearly_equal_units_merge_at_a_threshold(op: str, directions: int) -> None:
+    """With equal gates and candidates the merge is by 1, and the small model is its twin."""
+    model = build("near", Form(op, directions=directions))
+    result = condense(model, Options(threshold=0.999, align=1))
+    assert widths(result.model)["producer"] == EXACT
+    proof = result.report.verification
+    assert proof is not None and proof.surgery_error <= 1e-6
+    assert 1e-5 < proof.approximation_error < 1e-2
+    (plan,) = (g for g in result.plan.groups if g.layers == ("producer",))
+    assert all(np.array(read.ratio)[list(COPIES)] == pytest.approx(1) for read in plan.reads)
+
+
+def test_opposite_units_take_the_opposite_column() -> None:
+    plan = condense(build("opposite", Form("LSTM", peepholes=True, initial="constant")), LOSSLESS).plan
+    (group,) = plan.groups
+    for read in group.reads:
+        assert sorted(set(read.ratio)) == pytest.approx([-1, 1])
+
+
+def test_a_plan_replays() -> None:
+    model = build("equal", Form("GRU", directions=2, initial="derived"))
+    result = condense(model, LOSSLESS)
+    assert_close(result.model, rewrite(model, Plan.from_json(*result.plan.to_json())), 1e-6)
+
+
+def test_states_of_zeros_are_left_out_and_the_attribute_follows() -> None:
+    small = condense(build("equal", Form("LSTM", initial="derived")), LOSSLESS).model
+    node = next(n for n in small.graph.node if n.op_type == "LSTM")
+    assert not any(node.input[5:7])
+    assert {a.name: a.i for a in node.attribute}["hidden_size"] == EXACT
+    assert "ConstantOfShape" not in {n.op_type for n in small.graph.node}
+
+
+def test_what_does_not_shrink_keeps_its_states() -> None:
+    model = build("shifted", Form("LSTM", initial="derived"))
+    assert "ConstantOfShape" in {n.op_type for n in condense(model, LOSSLESS).model.graph.node}
+
+
+def test_units_that_read_only_each_other_are_unread() -> None:
+    """Nobody else reads units 0 and 1, which read each other."""
+    net = Net()
+    data, weight, _, bias = _weights(net, "RNN")
+    recurrent = net.normal(1, FULL, FULL) * np.float32(0.4)
+    recurrent[:, 2:, :2] = 0
+    hidden = net.node("RNN", data, weight, net.constant(recurrent), bias, hidden_size=FULL, name="producer")
+    columns = net.normal(4, FULL)
+    columns[:, :2] = 0
+    model = net.build(net.matmul("consumer", net.node("Squeeze", hidden, net.ints(1)), columns))
+    small = condense(model, LOSSLESS).model
+    assert FULL - widths(small)["producer"] >= 2
+    assert_close(model, small, 1e-6)
+
+
+def test_a_residual_around_a_recurrent_node() -> None:
+    """Its units are the channels that it reads, as well."""
+    net = Net()
+    rows = net.normal(FULL, SIZE) * np.float32(0.4)
+    rows[list(COPIES)] = rows[[0, 1, 5]]
+    hidden = net.matmul("first", net.input(5, "batch", SIZE), rows)
+    node = planted_node(net, "equal", Form("GRU", size=FULL), hidden)[0]
+    model = net.build(
+        _read(net, net.node("Unsqueeze", net.node("Add", hidden, net.node("Squeeze", node, net.ints(1))), net.ints(1)))
+    )
+    small = condense(model, LOSSLESS).model
+    assert {k: v for k, v in widths(small).items() if k != "consumer"} == {"first": EXACT, "producer": EXACT}
+    assert_close(model, small, 2e-5)
+
+
+def test_the_width_of_recurrent_units_is_not_aligned() -> None:
+    assert widths(condense(build("equal", Form("LSTM")), Options(lossless=True, align=4)).model)["producer"] == EXACT
+
+
+def test_recurrent_weights_count() -> None:
+    """Every step multiplies W and R; a consumer reads what is sliced."""
+    model = build("equal", Form("GRU"))
+    trace = traced(model)
+    recurrent, consumer = 3 * FULL * (SIZE + FULL), 4 * FULL
+    assert trace.reached() == 1
+    assert count_macs(State(trace)) == 5 * 8 * (recurrent + consumer)
+    trace = traced(_given())
+    assert trace.reached() == 0
+    assert {r.layer: r.parameters for r in trace.refusals}["producer"] == recurrent
