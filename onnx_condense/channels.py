@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_condense.actions import Action, Contraction, Reader, Recurrent
 from onnx_condense.facts import Facts
-from onnx_condense.labels import UnionFind, atoms_of, signals_of
+from onnx_condense.labels import UnionFind, atoms_of, signals_of, varying
 from onnx_condense.movers import Labels
 from onnx_condense.signals import Ints, Signal
 
@@ -51,6 +51,7 @@ class Group:
 
     units: [n] unit ids in channel order. cells: index arrays into units; channels merge within a cell only.
     producers: node indices in topological order. layers: their names.
+    sides: sets of index arrays into units, of which each must lose equally many: directions of a recurrent node.
     """
 
     index: int
@@ -58,6 +59,7 @@ class Group:
     cells: tuple[Ints, ...]
     producers: tuple[int, ...]
     layers: tuple[str, ...]
+    sides: tuple[tuple[Ints, ...], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,9 +144,8 @@ def dependency_groups(
         if len(free) < 2:
             refused += [(n, pinned.get(int(units[0]), ONE_CHANNEL)) for n in nodes]
             continue
-        groups.append(
-            Group(len(groups), free, _cells(free, unit_of, slots, labels), nodes, tuple(name[n] for n in nodes))
-        )
+        cells, sides = _cells(free, unit_of, slots, labels), _sides(free, unit_of, slots, nodes)
+        groups.append(Group(len(groups), free, cells, nodes, tuple(name[n] for n in nodes), sides))
     return groups, refused
 
 
@@ -160,6 +161,13 @@ def _joined(producers: Sequence[tuple[int, Ints]], unit_of: Ints, pinned: Mappin
     roots = sets.roots().tolist()
     order = sorted(range(len(producers)), key=lambda n: (roots[n], n))
     return [list(members) for _, members in groupby(order, key=lambda n: roots[n])]
+
+
+def _sides(units: Ints, unit_of: Ints, slots: Sequence[Slot], producers: Sequence[int]) -> tuple[tuple[Ints, ...], ...]:
+    """The channels along every line of a weight that holds them on two axes."""
+    made = [s.labels for s in slots if s.role == "produced" and s.node in producers and len(varying(s.labels)) > 1]
+    lines = [unit_of[atoms_of(labels)].reshape(len(labels), -1) for labels in made]
+    return tuple(tuple(np.flatnonzero(np.isin(units, line)) for line in each) for each in lines)
 
 
 def _cells(units: Ints, unit_of: Ints, slots: Sequence[Slot], labels: Mapping[str, Labels]) -> tuple[Ints, ...]:

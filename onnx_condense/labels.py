@@ -7,10 +7,14 @@ its tensor; each axis has length 1 (nothing varies along it) or the tensor's ful
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from onnx_condense.movers import Labels
-from onnx_condense.signals import Ints
+from onnx_condense.signals import Bools, Ints
 
 SIGNAL_BITS = 32
 
@@ -36,6 +40,24 @@ def varying(labels: Labels) -> tuple[int, ...]:
 def aligned(labels: Labels, rank: int) -> Labels:
     """Leading axes added for broadcasting to a higher rank."""
     return labels.reshape((1,) * (rank - labels.ndim) + labels.shape)
+
+
+def narrow(array: NDArray[Any], masks: Mapping[int, Bools]) -> NDArray[Any]:
+    """What masks leave of an array: per axis [its length], or of the array's rank (sizes 1 broadcast) where equally
+    many places stay along every line of the axis, but not the same ones."""
+    for axis, mask in masks.items():
+        if mask.ndim == 1:
+            array = array.compress(mask, axis)
+            continue
+        lines = np.moveaxis(array, axis, -1)
+        stays = np.broadcast_to(np.moveaxis(mask, axis, -1), lines.shape)
+        array = np.moveaxis(lines[stays].reshape(*lines.shape[:-1], -1), -1, axis)
+    return array
+
+
+def remaining(mask: Bools, axis: int) -> int:
+    """How many places a mask of `narrow` leaves along its axis."""
+    return int(mask.sum(axis if mask.ndim > 1 else 0).flat[0])
 
 
 def occurrence(keys: Ints) -> Ints:

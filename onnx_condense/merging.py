@@ -160,6 +160,8 @@ def decide(
         if len(there) and not (main[there] == there).any():
             main[there[0]] = there[0]
     held = _align(main, cosine, before, _channels_per_unit(trace, group), align)
+    for sides in group.sides:
+        _balance(main, cosine, before, sides)
     main[~before] = np.flatnonzero(~before)
     reads = tuple(
         _read(judgement, trace, position, main, method, depthwise) for position in range(len(judgement.paths))
@@ -210,6 +212,19 @@ def _align(main: Ints, cosine: Floats, before: Bools, width: tuple[int, int, boo
     main[undone] = undone
     cosine[undone] = 1.0
     return tuple(sorted(undone.tolist()))
+
+
+def _balance(main: Ints, cosine: Floats, before: Bools, sides: Sequence[Ints]) -> None:
+    """Undoes merges, lowest cosine first, until every side loses equally many channels."""
+    while True:
+        removed = [side[(main[side] != side) & before[side]] for side in sides]
+        fewest = min(map(len, removed))
+        if all(len(gone) == fewest for gone in removed):
+            return
+        for gone in removed:
+            undone = gone[np.lexsort((gone, cosine[gone]))][: len(gone) - fewest]
+            main[undone] = undone
+            cosine[undone] = 1.0
 
 
 def _read(judgement: Judgement, trace: Trace, position: int, main: Ints, method: Method, depthwise: str) -> Read:

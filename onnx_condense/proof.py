@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,11 +12,10 @@ from onnx_condense.actions import Activation, Move, Window
 from onnx_condense.channels import Trace
 from onnx_condense.errors import InputError, VerificationError
 from onnx_condense.inputs import Feed
+from onnx_condense.labels import narrow
 from onnx_condense.options import Options
 from onnx_condense.report import VerificationReport
 from onnx_condense.rewrite import Written
-from onnx_condense.runtime import Array
-from onnx_condense.signals import Bools
 from onnx_condense.verify import Results, Verification, compare, nearest, results, surgery_limits, worse
 
 INNER_TENSORS = 24
@@ -133,8 +132,8 @@ def _inner_error(traced: Trace, feeds: Sequence[Feed], small: Written, twin: Wri
     if not names:
         return 0.0
     left, right = (results(_exposing(w.model, names), feeds, optimize=False, wanted=names) for w in (twin, small))
-    narrow = [{n: _narrow(value, small.alive.get(n, {})) for n, value in feed.items()} for feed in left]
-    return compare(narrow, right).error
+    wide = [{n: narrow(value, small.alive.get(n, {})) for n, value in feed.items()} for feed in left]
+    return compare(wide, right).error
 
 
 def _exposing(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
@@ -143,9 +142,3 @@ def _exposing(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     known = {o.name for o in probe.graph.output}
     probe.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in known)
     return probe
-
-
-def _narrow(value: Array, lines: Mapping[int, Bools]) -> Array:
-    for axis, line in lines.items():
-        value = value.compress(line, axis)
-    return value

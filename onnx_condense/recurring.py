@@ -42,7 +42,7 @@ class Recurring(Joining):
         self._add_slot(action.weight, "contracted", labels.reshape(-1), rank, action.weight_axis, padded=True)
 
     def _recurrent(self, action: Recurrent) -> None:
-        """Units are atoms, one per direction; as both directions have equally many, they go in pairs."""
+        """Every direction has units of its own."""
         names = [self.node.inputs[i].name for i in action.weights]
         if not all(np.isfinite(v).all() for v in self._parameters()):
             return self._refuse("has weights that are not finite")
@@ -55,7 +55,6 @@ class Recurring(Joining):
         if units < 2:
             return self.refused.append(Refusal(self._layer(), ONE_CHANNEL, self._size(action)))
         atoms = self.sets.grow(directions * units).reshape(directions, units)
-        self.sets.unite(np.broadcast_to(atoms[0], atoms.shape).reshape(-1), atoms.reshape(-1))
         self.producers.append((self.index, atoms.reshape(-1)))
         hidden, cells = (self._states(action, atoms) for _ in range(2))
         for position in action.weights:

@@ -7,15 +7,15 @@ down as a number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_condense import movers
-from onnx_condense.actions import Action, Filter, Move, Recurrent, Window
+from onnx_condense.actions import Action, Activation, Filter, Move, Recurrent, Window
 from onnx_condense.facts import Facts
-from onnx_condense.labels import atoms_of, varying
+from onnx_condense.labels import atoms_of, narrow, remaining, varying
 from onnx_condense.model_io import import_graph
 from onnx_condense.movers import Labels, Shape
 from onnx_condense.runtime import Array
@@ -48,7 +48,7 @@ class Reshaping:
         self.shapes = self._small_shapes()
 
     def _masks(self, labels: Labels, name: str) -> dict[int, Bools]:
-        """What is alive along each axis that loses something."""
+        """What is alive along each axis that loses something: a line, or one mask where the lines differ."""
         atoms = atoms_of(labels)
         mask = np.where(atoms >= 0, self.alive[self.trace.unit_of[atoms]], True)
         if mask.all():
@@ -60,16 +60,20 @@ class Reshaping:
         grid = np.ones_like(mask)
         for axis, line in masks.items():
             grid &= line.reshape([-1 if a == axis else 1 for a in range(mask.ndim)])
-        if not np.array_equal(grid, mask) or not all(line.any() for line in masks.values()):
-            raise Disagreement(np.unique(self.trace.unit_of[atoms[atoms >= 0]]), name)
-        return {axis: line for axis, line in masks.items() if not line.all()}
+        if np.array_equal(grid, mask) and mask.any():
+            return {axis: line for axis, line in masks.items() if not line.all()}
+        for axis in reversed(varying(labels)):
+            counts = mask.sum(axis)
+            if 0 < counts.min() == counts.max():
+                return {axis: mask}
+        raise Disagreement(np.unique(self.trace.unit_of[atoms[atoms >= 0]]), name)
 
     def _small_shapes(self) -> dict[str, Shape]:
         shapes = dict(self.facts.shapes)
         for name, labels in self.trace.labels.items():
             shape = list(shapes[name])
             for axis, line in self._masks(labels, name).items():
-                shape[axis] = int(line.sum())
+                shape[axis] = remaining(line, axis)
             shapes[name] = tuple(shape)
         return shapes
 
@@ -79,6 +83,7 @@ class Reshaping:
     def move(self) -> None:
         """Rewrites attributes and shape inputs for the smaller tensors."""
         for index, action in self.trace.actions.items():
+            self._check_lines(index, action)
             if isinstance(action, Filter):
                 self._regroup(index)
             elif isinstance(action, Window) and action.sized is not None:
@@ -90,6 +95,35 @@ class Reshaping:
             elif isinstance(action, Move):
                 self._move(index, action)
             self._keep_derived(index, action)
+
+    def _check_lines(self, index: int, action: Action) -> None:
+        """Where lines of a tensor keep different channels, what follows must be the same on the smaller tensor."""
+        node = self.facts.nodes[index]
+        names = [t.name for t in (*node.inputs, *node.outputs) if t.name in self.trace.labels]
+        masks = {name: self._masks(self.trace.labels[name], name) for name in names}
+        different = [name for name, each in masks.items() if any(mask.ndim > 1 for mask in each.values())]
+        if not different or isinstance(action, Recurrent) or (isinstance(action, Activation) and action.slope is None):
+            return
+        if isinstance(action, Move):
+            small = {name: narrow(self.trace.labels[name], masks[name]) for name in names}
+            moved = [movers.compress(labels) for labels in self._moved(index, action, small)]
+            wanted = [movers.compress(small[t.name]) for t in node.outputs if t.name in small]
+            if moved and len(moved) == len(wanted) and all(map(np.array_equal, moved, wanted)):
+                return
+        raise self._disagreement(different[0])
+
+    def _moved(self, index: int, action: Move, small: Mapping[str, Labels]) -> list[Labels]:
+        """The labels that a movement makes of the smaller tensors'; none where it may be another one on those."""
+        node = self.facts.nodes[index]
+        if action.name == "concat" and all(t.name in small for t in node.inputs):
+            shapes = [self.shapes[t.name] for t in node.inputs]
+            return [movers.concat([small[t.name] for t in node.inputs], shapes, action.parameters["axis"])]
+        parameters, source = dict(action.parameters), node.inputs[0].name
+        if action.name == "reshape":
+            parameters["shape"] = self.shapes[node.outputs[0].name]
+        if action.name not in ("reshape", "transpose", "slice", "gather", "split"):
+            return []
+        return movers.apply(action.name, parameters, small[source], self.shapes[source])
 
     def _keep_derived(self, index: int, action: Action) -> None:
         """A number that was computed from a shape (such as sqrt(d)) must not follow the slicing: it is written down."""
@@ -265,7 +299,10 @@ class Reshaping:
 
     def _alive_along(self, name: str, axis: int) -> Bools | None:
         labels = self.trace.labels.get(name)
-        return None if labels is None else self._masks(labels, name).get(axis)
+        line = None if labels is None else self._masks(labels, name).get(axis)
+        if line is not None and line.ndim > 1:
+            raise self._disagreement(name)
+        return line
 
     def _slice_data(self, index: int, action: Move) -> None:
         original = self.facts.nodes[index]

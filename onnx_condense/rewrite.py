@@ -16,7 +16,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_condense.actions import Contraction, Elementwise, Filter, Reader, Recurrent
-from onnx_condense.labels import atoms_of
+from onnx_condense.labels import atoms_of, narrow
 from onnx_condense.model_io import export_graph
 from onnx_condense.movers import Labels
 from onnx_condense.reshaping import Disagreement, Reshaping
@@ -31,7 +31,7 @@ class Written:
 
     macs: multiply-accumulates of its convolutions, recurrent nodes and matrix products with weights, on the
     traced shapes.
-    alive: tensor name -> what of the original's tensor it holds, per axis that lost something.
+    alive: tensor name -> what of the original's tensor it holds, per axis that lost something (see labels.narrow).
     """
 
     model: onnx.ModelProto
@@ -117,9 +117,7 @@ class _Writer(Reshaping):
 
     def _slice(self, index: int, position: int, labels: Labels) -> None:
         masks = self._masks(labels, self.facts.nodes[index].inputs[position].name)
-        value = self._value(index, position)
-        for axis, line in masks.items():
-            value = value.compress(line, axis)
+        value = narrow(self._value(index, position), masks)
         if masks:
             self.values[index, position] = np.ascontiguousarray(value).reshape(value.shape)
 

@@ -58,13 +58,18 @@ def _units(net: Net, relation: str, *shape: int) -> Array:
     return np.moveaxis(copies(relation, values), 0, -1)
 
 
+def _apart(values: Array, *axes: int) -> Array:
+    """Other units are copies in the second direction than in the first."""
+    return np.concatenate([values[:1], np.roll(values[1:], 3 * np.ones(len(axes), int), axes)])
+
+
 def _recurrent_rows(net: Net, relation: str, form: Form) -> Array:
     """[directions, gates · 8, 8]; unread units read nobody but themselves."""
     rows = _rows(net, relation, form, FULL)
     if relation == "unread":
         for copy in COPIES:
             rows[:, :, [u for u in range(FULL) if u != copy], copy] = 0
-    return rows.reshape(form.directions, -1, FULL)
+    return _apart(rows, 2, 3).reshape(form.directions, -1, FULL)
 
 
 def _initial(net: Net, relation: str, form: Form, data: str) -> str:
@@ -73,24 +78,24 @@ def _initial(net: Net, relation: str, form: Form, data: str) -> str:
     if form.initial == "derived":
         batch = net.node("Slice", net.node("Shape", data), net.ints(1), net.ints(2))
         return net.node("ConstantOfShape", net.node("Concat", net.ints(form.directions), batch, net.ints(FULL), axis=0))
-    values = _units(net, relation, form.directions, BATCH)
+    values = _apart(_units(net, relation, form.directions, BATCH), 2)
     return net.constant(values * 0 if form.initial == "zero" else values)
 
 
 def planted_node(net: Net, relation: str, form: Form, data: str, name: str = "producer") -> list[str]:
     """A recurrent node with 8 units, of which 3 are copies, in every direction; its outputs."""
     d = form.directions
-    inputs = [data, net.constant(_rows(net, relation, form, form.size).reshape(d, -1, form.size))]
+    inputs = [data, net.constant(_apart(_rows(net, relation, form, form.size), 2).reshape(d, -1, form.size))]
     inputs.append(net.constant(_recurrent_rows(net, relation, form)))
     bias = np.stack([_rows(net, relation, form), _rows(net, relation, form)], 1)
     if relation == "shifted":
         bias[:, 1, CANDIDATE[form.op], list(COPIES)] += np.float32(0.7)
-    inputs.append(net.constant(bias.reshape(d, -1)) if form.bias else "")
+    inputs.append(net.constant(_apart(bias, 3).reshape(d, -1)) if form.bias else "")
     inputs.append(net.constant(np.array([5, 3, 4, 5, 1, 2, 5, 4], dtype=np.int32)) if form.lengths else "")
     states = [_initial(net, relation, form, data) for _ in range(2 if form.op == "LSTM" else 1)]
     inputs += states
     if form.peepholes:
-        inputs.append(net.constant(_units(net, relation, d, 3).reshape(d, -1)))
+        inputs.append(net.constant(_apart(_units(net, relation, d, 3), 2).reshape(d, -1)))
     while not inputs[-1]:
         inputs.pop()
     attributes: dict[str, Any] = {"hidden_size": FULL}
@@ -118,8 +123,8 @@ def build(relation: str, form: Form) -> onnx.ModelProto:
     else:
         hidden = net.node("Transpose", hidden, perm=[1, 0, 2])
         hidden = net.node("Reshape", hidden, net.ints(-1, form.directions * FULL))
-    columns = np.stack([planted_columns(net, relation, 4) for _ in range(form.directions)], 1)
-    return net.build(net.matmul("consumer", hidden, columns.reshape(4, -1), net.normal(4)))
+    columns = _apart(np.stack([planted_columns(net, relation, 4) for _ in range(form.directions)]), 2)
+    return net.build(net.matmul("consumer", hidden, columns.swapaxes(0, 1).reshape(4, -1), net.normal(4)))
 
 
 FORMS = [

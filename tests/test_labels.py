@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnx_condense.labels import UnionFind, aligned, atoms_of, occurrence, pack, signals_of, varying
+from onnx_condense.labels import UnionFind, aligned, atoms_of, narrow, occurrence, pack, remaining, signals_of, varying
 
 quick = settings(max_examples=100, deadline=None, derandomize=True)
 atoms = st.integers(-1, 2**30)
@@ -57,3 +57,14 @@ def test_varying_and_aligned() -> None:
     assert varying(labels) == (0, 2)
     assert aligned(labels, 5).shape == (1, 1, 3, 1, 2)
     assert varying(np.zeros((1, 1), dtype=np.int64)) == ()
+
+
+def test_narrow_takes_lines_and_masks_whose_lines_differ() -> None:
+    array = np.arange(12).reshape(2, 3, 2)
+    line = np.array([True, False, True])
+    np.testing.assert_array_equal(narrow(array, {1: line, 2: np.array([False, True])}), [[[1], [5]], [[7], [11]]])
+    mask = np.array([[True, False, True], [False, True, True]])[:, :, None]
+    np.testing.assert_array_equal(narrow(array, {1: mask}), [[[0, 1], [4, 5]], [[8, 9], [10, 11]]])
+    assert remaining(line, 1) == remaining(mask, 1) == 2
+    turned = narrow(array.transpose(1, 2, 0), {0: mask.transpose(1, 2, 0)})
+    np.testing.assert_array_equal(turned, narrow(array, {1: mask}).transpose(1, 2, 0))

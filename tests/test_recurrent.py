@@ -189,3 +189,57 @@ def test_recurrent_weights_count() -> None:
     trace = traced(_given())
     assert trace.reached() == 0
     assert {r.layer: r.parameters for r in trace.refusals}["producer"] == recurrent
+
+
+def _both(*, uneven: int = 0, order: tuple[int, ...] = (0, 2, 1, 3)) -> onnx.ModelProto:
+    """Both directions of a GRU with other copies in each; `uneven` of the second's are none."""
+    model = build("equal", Form("GRU", directions=2))
+    weights = {t.name: t for t in model.graph.initializer}
+    node = next(n for n in model.graph.node if n.op_type == "GRU")
+    changed = onnx.numpy_helper.to_array(weights[node.input[1]]).copy()
+    changed.reshape(2, 3, FULL, SIZE)[1, :, [(c + 3) % FULL for c in COPIES[:uneven]]] += 0.5
+    weights[node.input[1]].CopyFrom(onnx.numpy_helper.from_array(changed, node.input[1]))
+    transpose = next(n for n in model.graph.node if n.op_type == "Transpose")
+    transpose.attribute[0].ints[:] = order
+    return model
+
+
+@pytest.mark.parametrize(("uneven", "width"), [(0, 5), (1, 6), (2, 7), (3, 8)])
+def test_both_directions_lose_equally_many_units(uneven: int, width: int) -> None:
+    model = _both(uneven=uneven)
+    small = condense(model, LOSSLESS).model
+    assert widths(small)["producer"] == width
+    assert_close(model, small, 2e-5)
+
+
+def test_directions_that_are_mixed_unit_by_unit_stay_where_they_differ() -> None:
+    """A Reshape that puts unit i of both directions side by side has no meaning for unlike units."""
+    model = _both(order=(0, 2, 3, 1))
+    result = condense(model, LOSSLESS)
+    assert widths(result.model)["producer"] == FULL
+    assert result.report.warnings
+
+
+def test_last_states_of_both_directions_side_by_side() -> None:
+    """As torch writes it: one state is taken after the other."""
+    net = Net()
+    _, last, _ = planted_node(net, "equal", Form("LSTM", directions=2), net.input(5, "batch", SIZE))
+    taken = [net.node("Gather", last, net.constant(np.int64(i)), axis=0) for i in (0, 1)]
+    halves = net.multiple("Split", last, outputs=2, axis=0)
+    halves = [net.node("Squeeze", half, net.ints(0)) for half in halves]
+    made = net.node("Concat", *taken, *halves[::-1], axis=-1)
+    model = net.build(net.matmul("consumer", made, net.normal(4, 4 * FULL)))
+    small = condense(model, LOSSLESS).model
+    assert widths(small)["producer"] == EXACT
+    assert_close(model, small, 2e-5)
+
+
+def test_directions_that_are_added_merge_where_both_are_copies() -> None:
+    """Units that meet at an Add are one channel: only unit 2 is a copy of unit 0 in both directions."""
+    net = Net()
+    hidden = planted_node(net, "equal", Form("RNN", directions=2), net.input(5, "batch", SIZE))[0]
+    halves = net.multiple("Split", hidden, outputs=2, axis=1)
+    model = net.build(_read(net, net.node("Add", *halves)))
+    small = condense(model, LOSSLESS).model
+    assert_close(model, small, 2e-5)
+    assert widths(small)["producer"] == FULL - 1
