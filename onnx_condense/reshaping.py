@@ -100,6 +100,8 @@ class Reshaping:
         """Where lines of a tensor keep different channels, what follows must be the same on the smaller tensor."""
         node = self.facts.nodes[index]
         names = [t.name for t in (*node.inputs, *node.outputs) if t.name in self.trace.labels]
+        if not any(len(varying(self.trace.labels[name])) > 1 for name in names):
+            return
         masks = {name: self._masks(self.trace.labels[name], name) for name in names}
         different = [name for name, each in masks.items() if any(mask.ndim > 1 for mask in each.values())]
         if not different or isinstance(action, Recurrent) or (isinstance(action, Activation) and action.slope is None):

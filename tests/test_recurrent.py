@@ -243,3 +243,23 @@ def test_directions_that_are_added_merge_where_both_are_copies() -> None:
     small = condense(model, LOSSLESS).model
     assert_close(model, small, 2e-5)
     assert widths(small)["producer"] == FULL - 1
+
+
+@pytest.mark.parametrize(
+    ("middle", "width"),
+    [
+        (lambda net, data: net.node("Relu", data), EXACT),
+        (lambda net, data: net.node("Mul", data, net.constant(net.normal(FULL))), FULL),
+    ],
+    ids=["function", "constant"],
+)
+def test_what_stands_between_unlike_directions(middle: Callable[[Net, str], str], width: int) -> None:
+    """A function of each element passes; a constant per unit would be another one in each direction."""
+    net = Net()
+    hidden = planted_node(net, "equal", Form("RNN", directions=2), net.input(5, "batch", SIZE))[0]
+    hidden = net.node("Transpose", middle(net, hidden), perm=[0, 2, 1, 3])
+    hidden = net.node("Reshape", hidden, net.ints(0, 0, -1))
+    model = net.build(net.matmul("consumer", hidden, net.normal(4, 2 * FULL)))
+    small = condense(model, LOSSLESS).model
+    assert widths(small)["producer"] == width
+    assert_close(model, small, 2e-5)
