@@ -96,6 +96,7 @@ class Recurrent:
     peepholes: input of [directions, 3 · units].
     states: inputs that are constant initial states, [directions, batch, units].
     zeros: inputs that are initial states of zeros, as they would be by default.
+    given: inputs that are initial states from data. held: why units stay where those do, completing "LAYER ...".
     """
 
     gates: int
@@ -106,6 +107,8 @@ class Recurrent:
     peepholes: int | None = None
     states: tuple[int, ...] = ()
     zeros: tuple[int, ...] = ()
+    given: tuple[int, ...] = ()
+    held: str = ""
 
     data: ClassVar[int] = 0
     data_axis: ClassVar[int] = 2

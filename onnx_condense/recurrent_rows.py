@@ -26,16 +26,13 @@ def recurrent(view: NodeView) -> Action:
     if not view.is_weight(1):
         return Refused("multiplies with weights that are computed from data")
     if not all(view.is_weight(i) for i in (2, 3, 7) if view.has(i)):
-        return _held(view, "has recurrent weights that are computed from data")
+        held = (2,) if view.is_weight(2) else ()
+        return Reader(0, 1, 2, 2, "has recurrent weights that are computed from data", held)
     initial = [i for i in (5, 6) if view.has(i)]
     zeros = tuple(i for i in initial if view.is_zero(i))
-    states = tuple(i for i in initial if i not in zeros)
-    for position in states:
-        if not view.is_weight(position):
-            given = view.is_given(position)
-            return _held(
-                view, f"starts from a state that is {'an input of the model' if given else 'computed from data'}"
-            )
+    states = tuple(i for i in initial if i not in zeros and view.is_weight(i))
+    given = tuple(i for i in initial if i not in zeros + states)
+    outside = any(view.is_given(i) for i in given)
     return Recurrent(
         gates=view.shape(2)[1] // view.shape(2)[2],
         candidate=CANDIDATES[view.node.op],
@@ -45,11 +42,9 @@ def recurrent(view: NodeView) -> Action:
         peepholes=7 if view.has(7) else None,
         states=states,
         zeros=zeros,
+        given=given,
+        held=f"starts from a state that is {'an input of the model' if outside else 'computed from data'}",
     )
-
-
-def _held(view: NodeView, reason: str) -> Reader:
-    return Reader(0, 1, 2, 2, reason, held=(2,) if view.is_weight(2) else ())
 
 
 def _kind(view: NodeView) -> Kind:

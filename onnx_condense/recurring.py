@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from onnx_condense.actions import Reader, Recurrent
 from onnx_condense.channels import ONE_CHANNEL, Refusal, Role, Slot
-from onnx_condense.joining import Joining
+from onnx_condense.joining import Joining, Operand
 from onnx_condense.labels import pack, varying
 from onnx_condense.movers import Labels
 from onnx_condense.signals import Ints, Recurrence
@@ -25,11 +27,11 @@ class Recurring(Joining):
         values = [self.facts.value(self.node.inputs[i]) for i in action.weights]
         return sum(v.size for v in values if v is not None)
 
-    def _read_data(self, action: Reader | Recurrent, elsewhere: str) -> None:
-        """The data's channels are contracted; those of other inputs are pinned for the reason `elsewhere`."""
+    def _read_data(self, action: Reader | Recurrent, elsewhere: str, others: tuple[int, ...] = ()) -> None:
+        """The data's channels are contracted; but for `others`, those of other inputs are pinned, for `elsewhere`."""
         labels = self.labels.get(self.node.inputs[action.data].name)
         for position, tensor in enumerate(self.node.inputs):
-            if position != action.data:
+            if position not in (action.data, *others):
                 self._pin_tensor(tensor.name, elsewhere)
         if labels is None:
             return
@@ -50,26 +52,38 @@ class Recurring(Joining):
             return self._refuse("uses its weight for something else too")
         if any(self.facts.is_generated(name) for name in names):
             return self._refuse("has weights that are computed from a shape, which slicing would have to write out")
-        self._read_data(action, f"is read by {self._me()} as something else than its data")
         directions, _, units = self._shape(self.node.inputs[2])
-        if units < 2:
-            return self.refused.append(Refusal(self._layer(), ONE_CHANNEL, self._size(action)))
+        starts = [self.labels.get(self.node.inputs[i].name) for i in action.given]
+        given = [x for x in starts if x is not None and x.shape == (directions, 1, units)]
+        if units < 2 or len(given) < len(starts):
+            return self._reader(Reader(0, 1, 2, 2, ONE_CHANNEL if units < 2 else action.held, (2,)))
+        self._read_data(action, f"is read by {self._me()} as something else than its data", action.given)
         atoms = self.sets.grow(directions * units).reshape(directions, units)
         self.producers.append((self.index, atoms.reshape(-1)))
-        hidden, cells = (self._states(action, atoms) for _ in range(2))
+        hidden = self._states(action, atoms)
         for position in action.weights:
             self._add_blocks(position, "produced", hidden, action.gates, 3)
-        self.slots.append(Slot(self.index, 2, "contracted", hidden[:, None], 2, padded=True))
         if action.bias is not None:
             self._add_blocks(action.bias, "carried", hidden, 2 * action.gates, 2)
         if action.peepholes is not None:
             self._add_blocks(action.peepholes, "carried", hidden, 3, 2)
         for position in action.states:
             self.slots.append(Slot(self.index, position, "carried", hidden[:, None]))
-        made = hidden[None, :, None], hidden[:, None], cells[:, None]
+        hidden, cells = (self._started(x[:, None], given) for x in (hidden, self._states(action, atoms)))
+        self.slots.append(Slot(self.index, 2, "contracted", hidden, 2, padded=True))
+        made = hidden[None], hidden, cells
         for tensor, labels in zip(self.node.outputs, made, strict=False):
             if tensor.name:
                 self._emit(labels, tensor.name)
+
+    def _started(self, labels: Labels, given: Sequence[Labels]) -> Labels:
+        """Units that start from data are the channels of that data, too: a relation holds for both or for none."""
+        for start in given:
+            left, right = (Operand(x, x.shape, None, -1) for x in (labels, start))
+            united = self._unite("choose", left, right)
+            assert united is not None
+            labels = united
+        return labels
 
     def _states(self, action: Recurrent, atoms: Ints) -> Labels:
         """[directions, units] of a function of all units; each direction has a signal of its own."""

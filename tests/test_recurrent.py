@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import pytest
-from planted import COPIES, EXACT, FULL, Net, assert_close, traced, widths
+from planted import COPIES, EXACT, FULL, Net, assert_close, planted_columns, traced, widths
 from planted_recurrent import GATES, SIZE, Form, build, planted_node
 
 from onnx_condense import Options, Plan, condense, rewrite
@@ -37,12 +37,15 @@ def _returned() -> onnx.ModelProto:
 
 
 def _computed() -> onnx.ModelProto:
-    """An initial state that is another node's last one."""
+    """An initial state that cannot shrink."""
     net = Net()
     data = net.input(5, "batch", SIZE)
-    _, last = planted_node(net, "equal", Form("GRU"), data, "encoder")
     weights = _weights(net, "GRU", data)
-    hidden = net.node("GRU", *weights, "", last, name="producer", hidden_size=FULL)
+    start = net.node(
+        "ReduceSum", net.node("Softmax", net.node("Slice", data, net.ints(0), net.ints(1), net.ints(0))), net.ints(2)
+    )
+    start = net.node("Expand", start, net.ints(1, 1, FULL))
+    hidden = net.node("GRU", *weights, "", start, name="producer", hidden_size=FULL)
     return net.build(_read(net, hidden))
 
 
@@ -100,9 +103,35 @@ def test_units_that_stay(make: Callable[[], onnx.ModelProto], reason: str) -> No
     assert widths(condense(model, LOSSLESS).model) == widths(model)
 
 
-def test_an_encoder_whose_last_state_starts_a_decoder_stays() -> None:
-    reasons = {r.layer: r.reason for r in traced(_computed()).refusals}
-    assert reasons["encoder"] == "is read by a GRU, which starts from a state that is computed from data"
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("relation", ["equal", "opposite", "shifted", "unread"])
+def test_units_that_start_from_data_are_channels_of_that_data(directions: int, relation: str) -> None:
+    """An encoder, whose last states start a decoder; both must have the same copies."""
+    net = Net()
+    data, form = net.input(5, "batch", SIZE), Form("LSTM", directions=directions)
+    _, last, cell = planted_node(net, relation, form, data, "encoder")
+    hidden = planted_node(net, relation, form, data)[0]
+    net.nodes[-1].input.extend(["", last, cell])
+    hidden = net.node("Reshape", net.node("Transpose", hidden, perm=[0, 2, 1, 3]), net.ints(0, 0, directions * FULL))
+    columns = [planted_columns(net, relation, 4) for _ in range(directions)]
+    columns = [np.roll(part, 3 * i, 1) for i, part in enumerate(columns)]
+    model = net.build(net.matmul("consumer", hidden, np.hstack(columns)))
+    small = condense(model, LOSSLESS).model
+    width = FULL if relation == "shifted" else EXACT
+    assert widths(small) == {"encoder": width, "producer": width, "consumer": 4}
+    assert_close(model, small, 2e-5)
+
+
+def test_copies_that_start_differently_stay() -> None:
+    net = Net()
+    data = net.input(5, "batch", SIZE)
+    start = net.matmul("start", net.node("Slice", data, net.ints(0), net.ints(1), net.ints(0)), net.normal(FULL, SIZE))
+    hidden = planted_node(net, "equal", Form("GRU"), data)[0]
+    net.nodes[-1].input.extend(["", start])
+    model = net.build(_read(net, hidden))
+    small = condense(model, LOSSLESS).model
+    assert widths(small) == widths(model)
+    assert "start" in {layer for group in traced(model).groups for layer in group.layers}
 
 
 @pytest.mark.parametrize("op", GATES)
