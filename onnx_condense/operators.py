@@ -28,7 +28,7 @@ from onnx_condense.actions import (
 )
 from onnx_condense.facts import Facts
 from onnx_condense.operator_rows import NodeView
-from onnx_condense.recurrent_rows import recurrent
+from onnx_condense.recurrent_rows import recurrent, reverse_sequence
 
 TABLE: Mapping[tuple[str, str], rows.Row] = {
     ("", op): row
@@ -142,6 +142,7 @@ TABLE: Mapping[tuple[str, str], rows.Row] = {
         "ReduceLogSumExp": rows.reduce(linear=True, mean=False, before=BOUNDED),
         "LpPool": rows.lp_pool,
         "GlobalLpPool": rows.lp_pool,
+        "ReverseSequence": reverse_sequence,
         "Resize": rows.resize,
         "Upsample": rows.resize,
         # data movement

@@ -1,8 +1,8 @@
-"""The row of LSTM, GRU and RNN."""
+"""The rows of LSTM, GRU and RNN, and of what stands around them."""
 
 from __future__ import annotations
 
-from onnx_condense.actions import Action, Kind, Reader, Recurrent, Refused
+from onnx_condense.actions import Action, Kind, Reader, Recurrent, Refused, Window
 from onnx_condense.operator_rows import NodeView
 
 CANDIDATES = {"LSTM": 3, "GRU": 2, "RNN": 0}
@@ -45,6 +45,11 @@ def recurrent(view: NodeView) -> Action:
         given=given,
         held=f"starts from a state that is {'an input of the model' if outside else 'computed from data'}",
     )
+
+
+def reverse_sequence(view: NodeView) -> Action:
+    """Steps change places, channels do not."""
+    return Window((view.attribute("batch_axis", 1), view.attribute("time_axis", 0)), linear=True)
 
 
 def _kind(view: NodeView) -> Kind:

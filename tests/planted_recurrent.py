@@ -8,7 +8,20 @@ from typing import Any
 
 import numpy as np
 import onnx
-from planted import ALWAYS, COPIES, FULL, HOMOGENEOUS, ODD, Array, Net, case, copies, planted_columns
+from planted import (
+    ALWAYS,
+    COPIES,
+    FULL,
+    HOMOGENEOUS,
+    LINEAR,
+    ODD,
+    Array,
+    Net,
+    case,
+    copies,
+    planted_columns,
+    planted_rows,
+)
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 CANDIDATE = {"LSTM": 3, "GRU": 2, "RNN": 0}
@@ -125,6 +138,15 @@ def build(relation: str, form: Form) -> onnx.ModelProto:
         hidden = net.node("Reshape", hidden, net.ints(-1, form.directions * FULL))
     columns = _apart(np.stack([planted_columns(net, relation, 4) for _ in range(form.directions)]), 2)
     return net.build(net.matmul("consumer", hidden, columns.swapaxes(0, 1).reshape(4, -1), net.normal(4)))
+
+
+@case("ReverseSequence", LINEAR)
+def _reversed(relation: str) -> onnx.ModelProto:
+    """Between two layers, over steps that differ in number."""
+    net = Net()
+    hidden = net.matmul("producer", net.input(STEPS, BATCH, SIZE), *planted_rows(net, relation, SIZE))
+    hidden = net.node("ReverseSequence", hidden, net.ints(5, 3, 4, 5, 1, 2, 5, 4))
+    return net.build(net.matmul("consumer", hidden, planted_columns(net, relation, 4), net.normal(4)))
 
 
 FORMS = [
