@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -52,6 +52,10 @@ class Contraction:
     """The data are row numbers of the weight, nothing is contracted: Gather from a table."""
 
     @property
+    def weights(self) -> tuple[int, ...]:
+        return (self.weight,)
+
+    @property
     def inner(self) -> str:
         """The letter that is contracted."""
         return next(letter for letter in self.data_axes if letter in self.weight_axes)
@@ -76,6 +80,7 @@ class Reader:
     """A consumer whose own channels stay: data's `data_axis` is contracted with `weight_axis` of the weight.
 
     reason: why its own channels stay, completing "LAYER ...". Constants are not folded into it.
+    held: inputs that are weights of its own channels alone.
     """
 
     data: int
@@ -83,6 +88,44 @@ class Reader:
     data_axis: int
     weight_axis: int
     reason: str
+    held: tuple[int, ...] = ()
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        return self.weight, *self.held
+
+
+@dataclass(frozen=True)
+class Recurrent:
+    """LSTM, GRU, RNN: units h(t) that follow from the data x(t) and from h(t-1), in one or two directions.
+
+    Input 0 is x, 1 is W [directions, gates · units, in], 2 is R [directions, gates · units, units].
+
+    candidate: the gate whose function is of `kind`, through to the unit; units with equal other gates are related
+    by their candidates.
+    bias: input of [directions, 2 · gates · units]: of W, then of R. apart: the candidate's two are not added up.
+    peepholes: input of [directions, 3 · units].
+    states: inputs that are constant initial states, [directions, batch, units].
+    zeros: inputs that are initial states of zeros, as they would be by default.
+    given: inputs that are initial states from data. held: why units stay where those do, completing "LAYER ...".
+    """
+
+    gates: int
+    candidate: int
+    kind: Kind
+    bias: int | None = None
+    apart: bool = False
+    peepholes: int | None = None
+    states: tuple[int, ...] = ()
+    zeros: tuple[int, ...] = ()
+    given: tuple[int, ...] = ()
+    held: str = ""
+
+    data: ClassVar[int] = 0
+    data_axis: ClassVar[int] = 2
+    weight: ClassVar[int] = 1
+    weight_axis: ClassVar[int] = 2
+    weights: ClassVar[tuple[int, ...]] = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -200,6 +243,7 @@ Action = (
     Contraction
     | Product
     | Reader
+    | Recurrent
     | Filter
     | Activation
     | Elementwise

@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_condense.actions import Action, Contraction
+from onnx_condense.actions import Action, Contraction, Reader, Recurrent
 from onnx_condense.balance import Balance, Partition
 from onnx_condense.facts import Facts
-from onnx_condense.labels import UnionFind, atoms_of, signals_of
+from onnx_condense.labels import UnionFind, atoms_of, signals_of, varying
 from onnx_condense.movers import Labels
 from onnx_condense.signals import Ints, Signal
 
@@ -22,11 +22,13 @@ Role = Literal["produced", "carried", "contracted"]
 
 @dataclass(frozen=True, eq=False)
 class Slot:
-    """A weight at one input of one node, with the labels along its axes (rank of the weight).
+    """A weight at one input of one node, with the labels along its axes.
+
+    They have the rank of the weight; where that is broadcast along axes on which channels lie, they have those as well.
 
     produced: its rows make the atoms. carried: it holds one parameter per atom. contracted: it reads the atoms.
-    `axis` is the labelled axis of a produced or contracted slot. `padded`: zeros from beyond a border are read too.
-    `groups`: of a convolution whose weight is seen by channel, [channels, ...] (see `state.by_channel`).
+    `axis` is the labelled axis of a produced or contracted slot; a recurrent weight's directions are labelled as well.
+    `padded`: zeros from beyond a border are read too. `groups`: of a convolution (see `state.by_channel`).
     """
 
     node: int
@@ -36,6 +38,11 @@ class Slot:
     axis: int = 0
     padded: bool = False
     groups: int = 1
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes of the weight that labels lie on."""
+        return varying(self.labels)
 
 
 @dataclass(frozen=True)
@@ -84,23 +91,30 @@ class Trace:
     untraced: int = 0
 
     def size(self, node: int) -> int:
-        """Parameters of a linear map's weight."""
+        """Parameters of a linear map's weights."""
+        return sum(self._sizes(node).values())
+
+    def _sizes(self, node: int) -> dict[tuple[int, int], int]:
+        """Parameters by (node, input)."""
         action = self.actions[node]
-        assert isinstance(action, Contraction)
-        value = self.facts.value(self.facts.nodes[node].inputs[action.weight])
-        return 0 if value is None else value.size
+        assert isinstance(action, Contraction | Reader | Recurrent)
+        values = {(node, i): self.facts.value(self.facts.nodes[node].inputs[i]) for i in action.weights}
+        return {place: value.size for place, value in values.items() if value is not None}
 
     def reached(self) -> float:
         """The share of the parameters of linear maps that is sliced when groups shrink."""
         free = np.concatenate([g.units for g in self.groups]) if self.groups else np.zeros(0, dtype=np.int64)
-        linear = [i for i, a in self.actions.items() if isinstance(a, Contraction) and not a.lookup]
+        sizes: dict[tuple[int, int], int] = {}
+        for node, action in self.actions.items():
+            if isinstance(action, Reader | Recurrent) or (isinstance(action, Contraction) and not action.lookup):
+                sizes |= self._sizes(node)
         touched = set()
         for slot in self.slots:
             atoms = atoms_of(slot.labels.reshape(-1))
             if slot.role != "carried" and np.isin(self.unit_of[atoms[atoms >= 0]], free).any():
-                touched.add(slot.node)
-        total = sum(self.size(n) for n in linear) + self.untraced
-        return sum(self.size(n) for n in linear if n in touched) / total if total else 0.0
+                touched.add((slot.node, slot.input))
+        total = sum(sizes.values()) + self.untraced
+        return sum(size for place, size in sizes.items() if place in touched) / total if total else 0.0
 
 
 def layer_name(node: gs.Node, index: int) -> str:

@@ -16,6 +16,7 @@ from onnx_condense.signals import (
     Modulated,
     Numbers,
     Pooled,
+    Recurrence,
     Restricted,
     Rows,
     Signal,
@@ -36,6 +37,8 @@ class Intervals(Numbers):
                 rows, bias = self._leaf(signal)
                 fixed = ~rows.any(1) & (np.ptp(bias, axis=1) == 0)
                 return np.where(fixed, bias[:, 0], nothing)
+            case Recurrence(kind=Kind.ODD | Kind.HOMOGENEOUS):
+                return np.where(self._gates(signal)[1].any(1), nothing, 0.0)
             case Restricted():
                 return self._restricted(signal).constants(signal.child)
             case Affine():

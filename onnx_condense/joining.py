@@ -278,6 +278,8 @@ class Joining(Ledger):
             behind = axis - (labels.ndim - value.ndim)
             if behind < 0 or value.shape[behind] == 1:
                 view = view.take([0], axis)
-        if view.size > 1:
+        if 1 < view.size < labels.size:  # lines may keep different channels: each gets numbers of its own
+            self.slots.append(Slot(self.index, position, "carried", labels))
+        elif view.size > 1:
             kept = view.reshape(view.shape[view.ndim - value.ndim :]) if view.ndim > value.ndim else view
             self.slots.append(Slot(self.index, position, "carried", kept))

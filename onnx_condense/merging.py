@@ -8,9 +8,11 @@ from typing import Literal
 
 import numpy as np
 
+from onnx_condense.actions import Reader, Recurrent
 from onnx_condense.balance import even_out
 from onnx_condense.channels import Group, Trace, layer_name
 from onnx_condense.factors import Factor, Rule, final_rules
+from onnx_condense.labels import atoms_of
 from onnx_condense.plan import GroupPlan, Read
 from onnx_condense.signals import Bools, Floats, Ints
 from onnx_condense.similarity import condense, ratios, similarity
@@ -58,7 +60,7 @@ def judge(state: State, group: Group, method: Method, depthwise: Literal["joint"
     tolerance = ROUNDING * _precision(trace, group)
     members, evaluators, alike = [], [], []
     if method in ("lossless", "auto"):
-        gone[kept] = state.unread(group, list(mine))[kept] > 0
+        gone[kept] = state.unread(group, list(mine))[kept]
     for cell in group.cells:
         cell = np.intersect1d(cell, kept[~gone[kept]])
         if method in ("lossless", "auto") and len(cell):
@@ -187,10 +189,11 @@ def _channels_per_unit(trace: Trace, group: Group) -> tuple[int, int, bool]:
     """(channels that stay in any case, channels per unit, whether convolutions touch them) of the first producer."""
     facts = trace.facts
     slot = next(s for s in trace.slots if s.role == "produced" and s.node == group.producers[0])
-    units = trace.unit_of[slot.labels.reshape(-1) >> 32]
+    units = trace.unit_of[atoms_of(np.unique(slot.labels))]
     mine = int(np.isin(units, group.units).sum())
-    readers = {p.slot.node for p in paths(trace, group)}
-    ranks = [len(facts.shapes.get(facts.nodes[n].outputs[0].name, ())) for n in (*group.producers, *readers)]
+    nodes = {*group.producers, *(p.slot.node for p in paths(trace, group))}
+    nodes = {n for n in nodes if not isinstance(trace.actions[n], Recurrent | Reader)}
+    ranks = [len(facts.shapes.get(facts.nodes[n].outputs[0].name, ())) for n in nodes]
     return len(units) - mine, max(1, mine // len(group.units)), any(r > 3 for r in ranks)
 
 

@@ -30,6 +30,9 @@ from onnx_condense.actions import (
 from onnx_condense.facts import Facts
 from onnx_condense.runtime import Array
 
+PARTS = ("Slice", "Split", "Gather", "Squeeze", "Unsqueeze", "Reshape", "Transpose", "Identity", "Cast")
+"""Operators whose output is a part of their first input."""
+
 
 class NodeView:
     """What a row may ask about a node."""
@@ -67,6 +70,19 @@ class NodeView:
 
     def output_shape(self, index: int = 0) -> tuple[int, ...]:
         return self._facts.shapes[self.node.outputs[index].name]
+
+    def is_zero(self, index: int) -> bool:
+        """Whether an input that no data reaches is all zeros, whatever the sizes of the model's inputs."""
+        name, value = self.node.inputs[index].name, self.value(index)
+        other = self._facts.other_value(name) if name in self._facts.derived else None
+        return value is not None and not value.any() and (other is None or not other.any())
+
+    def is_given(self, index: int) -> bool:
+        """Whether an input is one of the model's, maybe a part of it."""
+        tensor = self.node.inputs[index]
+        while tensor.inputs and tensor.inputs[0].op in PARTS:
+            tensor = tensor.inputs[0].inputs[0]
+        return any(tensor is given for given in self._facts.graph.inputs)
 
     def ints(self, attribute: str, index: int | None = None) -> list[int] | None:
         """Integers that old opsets keep in an attribute and new ones in an input; None when absent or not constant."""
@@ -186,12 +202,6 @@ def conv_transpose(view: NodeView) -> Action:
     strides = prod(view.attribute("strides", [1]))
     axes = "ni" + stars, "io" + dots, "no" + stars
     return Contraction(0, 1, bias, *axes, padded=True, scattered=strides, groups=group)
-
-
-def recurrent(view: NodeView) -> Action:
-    if not view.is_weight(1):
-        return Refused("multiplies with weights that are computed from data")
-    return Reader(0, 1, 2, 2, "has recurrent hidden units, which stay")
 
 
 def attention(view: NodeView) -> Action:

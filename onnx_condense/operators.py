@@ -30,6 +30,7 @@ from onnx_condense.actions import (
 )
 from onnx_condense.facts import Facts
 from onnx_condense.operator_rows import HEADS, TOGETHER, NodeView
+from onnx_condense.recurrent_rows import recurrent, reverse_sequence
 from onnx_condense.runtime import Array
 
 TABLE: Mapping[tuple[str, str], rows.Row] = {
@@ -41,9 +42,9 @@ TABLE: Mapping[tuple[str, str], rows.Row] = {
         "Einsum": rows.einsum,
         "Conv": rows.conv,
         "ConvTranspose": rows.conv_transpose,
-        "LSTM": rows.recurrent,
-        "GRU": rows.recurrent,
-        "RNN": rows.recurrent,
+        "LSTM": recurrent,
+        "GRU": recurrent,
+        "RNN": recurrent,
         # per-channel parameters
         "BatchNormalization": rows.batchnorm,
         "InstanceNormalization": rows.instance_normalization,
@@ -146,6 +147,7 @@ TABLE: Mapping[tuple[str, str], rows.Row] = {
         "Crop": rows.fixed(Window((2, 3), linear=True)),
         "LpPool": rows.lp_pool,
         "GlobalLpPool": rows.lp_pool,
+        "ReverseSequence": reverse_sequence,
         "Resize": rows.resize,
         "Upsample": rows.resize,
         # data movement

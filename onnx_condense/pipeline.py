@@ -87,7 +87,7 @@ class GroupAnalysis:
 class Analysis:
     """What could be condensed, and what not and why.
 
-    share: of the parameters of Gemm, MatMul and Conv weights, the part that is sliced when groups shrink.
+    share: of the parameters of linear and recurrent layers, the part that is sliced when groups shrink.
     """
 
     model: ModelFacts

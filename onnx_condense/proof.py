@@ -141,7 +141,7 @@ def _inner_error(traced: Trace, small: Written, twin: Written) -> float:
         for s in traced.slots
         if s.role == "contracted" and any(t.name in small.alive for t in nodes[s.node].inputs)
     }
-    names = [nodes[i].outputs[0].name for i in sorted(consumers)][:INNER_TENSORS]
+    names = [next(t.name for t in nodes[i].outputs if t.name) for i in sorted(consumers)][:INNER_TENSORS]
     if not names:
         return 0.0
     feed = [traced.facts.feed]

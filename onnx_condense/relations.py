@@ -20,6 +20,7 @@ from onnx_condense.signals import (
     Mapped,
     Modulated,
     Pooled,
+    Recurrence,
     Restricted,
     Rows,
     Shared,
@@ -46,6 +47,8 @@ class Relations(Intervals):
             case Rows():
                 rows, bias = self._leaf(signal)
                 return self._collinear(rows[j], rows[m], bias[j], bias[m])
+            case Recurrence():
+                return self._relate_recurrence(signal, j, m)
             case Shared():
                 one, zero = np.ones(len(j)), np.zeros(len(j))
                 return Relation(one, zero, np.ones(len(j), dtype=bool), one)
@@ -114,10 +117,26 @@ class Relations(Intervals):
         return Relation(ratio, self._clean(shifts.mean(1), size), exact, size)
 
     def _relate_activated(self, signal: Activated, j: Ints, m: Ints) -> Relation:
-        inner = self.relate(signal.child, j, m)
+        result = self._pass(signal.action.kind, self.relate(signal.child, j, m))
+        if signal.slope is not None:
+            slope = self._slopes(signal)
+            same = np.abs(slope[j] - slope[m]) <= self.tolerance * np.abs(slope[j])
+            result = replace(result, exact=result.exact & same)
+        return result
+
+    def _relate_recurrence(self, signal: Recurrence, j: Ints, m: Ints) -> Relation:
+        """Units whose other gates are equal are related by their candidates, in every step as in the one before."""
+        gates, candidates = self._gates(signal)
+        none = np.zeros((len(j), 1))
+        equal = self._collinear(gates[j], gates[m], none, none)
+        result = self._pass(signal.kind, self._collinear(candidates[j], candidates[m], none, none))
+        return replace(result, exact=result.exact & equal.exact & self._is_one(equal.ratio))
+
+    def _pass(self, kind: Kind, inner: Relation) -> Relation:
+        """A relation behind an elementwise function of a kind."""
         one, centred = self._is_one(inner.ratio), inner.constant == 0
         ratio = inner.ratio
-        match signal.action.kind:
+        match kind:
             case Kind.LINEAR:
                 return inner
             case Kind.HOMOGENEOUS:
@@ -129,9 +148,6 @@ class Relations(Intervals):
             case _:
                 passes = centred & one
         exact = inner.exact & (passes | (one & centred))
-        if signal.slope is not None:
-            slope = self._slopes(signal)
-            exact &= np.abs(slope[j] - slope[m]) <= self.tolerance * np.abs(slope[j])
         return Relation(ratio, np.zeros_like(ratio), exact, np.abs(ratio) + 1)
 
     def _relate_combined(self, signal: Combined, j: Ints, m: Ints) -> Relation:

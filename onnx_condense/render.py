@@ -92,7 +92,7 @@ def show_analysis(console: Console, analysis: Analysis) -> None:
         widths = [str(group.widths[t]) for t in thresholds]
         table.add_row(names(group.layers), str(group.width), *widths, _cosine(group.highest_cosine))
     console.print(table)
-    console.print(f"{analysis.share:.1%} of the parameters of Gemm, MatMul and Conv lie in dependency groups.")
+    console.print(f"{analysis.share:.1%} of the parameters of linear and recurrent layers lie in dependency groups.")
     _refusals(console, analysis.refusals)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_condense import movers
-from onnx_condense.actions import Action, Filter, Move, Padding, Product, Window
+from onnx_condense.actions import Action, Filter, Move, Padding, Product, Recurrent, Window
 from onnx_condense.facts import Facts
 from onnx_condense.labels import atoms_of, varying
 from onnx_condense.model_io import import_graph, unused_name
@@ -121,6 +121,8 @@ class Reshaping:
                 self._check_product(index, action)
             elif isinstance(action, Window) and action.sized is not None:
                 self._sized(index, *action.sized)
+            elif isinstance(action, Recurrent):
+                self._resize(index, action)
             elif isinstance(action, Move) and action.name == "expand":
                 self._expand(index)
             elif isinstance(action, Move):
@@ -180,6 +182,17 @@ class Reshaping:
         if self.facts.nodes[index].inputs[0].name in self._changed():
             self.nodes[index].attrs["group"] = self.shapes[self.facts.nodes[index].inputs[0].name][1]
             self.edited.add(id(self.nodes[index]))
+
+    def _resize(self, index: int, action: Recurrent) -> None:
+        """The attribute that counts the units; initial states of zeros, whose shape would too, are left out."""
+        node = self.nodes[index]
+        name = next(t.name for t in self.facts.nodes[index].outputs if t.name)
+        if self.shapes[name] == self.facts.shapes[name]:
+            return
+        node.attrs["hidden_size"] = self.shapes[name][-1]
+        for position in action.zeros:
+            node.inputs[position] = gs.Variable.empty()
+        self.edited.add(id(node))
 
     def _move(self, index: int, action: Move) -> None:
         original = self.facts.nodes[index]

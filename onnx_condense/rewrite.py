@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnx_condense.actions import Contraction, Elementwise, Filter
+from onnx_condense.actions import Contraction, Elementwise, Filter, Reader, Recurrent
 from onnx_condense.bodies import restore
 from onnx_condense.channels import Slot
 from onnx_condense.labels import atoms_of
@@ -31,8 +31,8 @@ class Written:
     """A model that was written from a state.
 
     model: the model. flat: the same with copies of its bodies (bodies.py).
-    macs: multiply-accumulates of its convolutions and matrix products with weights, on the traced shapes; those of
-        every body once.
+    macs: multiply-accumulates of its convolutions, recurrent nodes and matrix products with weights, on the traced
+        shapes; those of every body once.
     alive: tensor name -> what of the original's tensor it holds, where it lost something.
     """
 
@@ -138,6 +138,10 @@ class _Writer(Reshaping):
                     total += prod(self.shapes[self.facts.nodes[index].inputs[action.data].name]) * weight.size // inner
                     continue
                 each = weight.size // max(1, weight.shape[action.weight_axes.index(action.outer)])
+            elif isinstance(action, Recurrent | Reader):
+                data = self.shapes[self.facts.nodes[index].inputs[action.data].name]
+                total += prod(data) // data[action.data_axis] * sum(self._value(index, i).size for i in action.weights)
+                continue
             elif isinstance(action, Filter):
                 each = self._value(index, 1)[0].size
             else:
@@ -153,10 +157,13 @@ class _Writer(Reshaping):
         if kept is None:
             return
         value = self._value(slot.node, slot.input)
-        if slot.groups > 1 and kept.line is not None:
-            slices = by_channel(value, slot.axis, slot.groups)
-            value = from_channels(slices[kept.line], slot.axis, slot.groups)
-        else:
+        value = value.reshape((1,) * (slot.labels.ndim - value.ndim) + value.shape)
+        if kept.line is None:
+            value = np.broadcast_to(value, np.broadcast_shapes(value.shape, kept.mask.shape))
+        if slot.groups > 1 and slot.axes == (1,):
+            slices = kept.of(by_channel(value, slot.axes, slot.groups).swapaxes(0, 1)).swapaxes(0, 1)
+            value = from_channels(slices, slot.axes, value.shape, slot.groups)
+        elif value.shape[kept.axis] > 1:
             value = kept.of(value)
         self.values[slot.node, slot.input] = np.ascontiguousarray(value).reshape(value.shape)
 

@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_condense.actions import Activation
+from onnx_condense.actions import Activation, Kind
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
@@ -44,6 +44,19 @@ class Rows(Signal):
     atoms: Ints
     low: float
     high: float
+
+
+@dataclass(frozen=True, eq=False)
+class Recurrence(Signal):
+    """Units of one direction of a recurrent node, or its cells: atoms[i] is the unit at index `first` + i.
+
+    kind: of the function from a unit's candidate to the unit.
+    """
+
+    node: int
+    atoms: Ints
+    first: int
+    kind: Kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +156,8 @@ class Weights:
     """The weights that signals are evaluated on; state.State implements it with what was merged so far.
 
     rows(node): [produced, p] times alpha. row_bias(node): [produced]. taps(node): [outputs, p].
-    tap_bias(node): [outputs].
+    tap_bias(node): [outputs]. recurrence(node): [directions · units, p] of the gates that must be equal, with biases,
+    and [directions · units, q] of the candidate, with biases, peepholes and initial states.
     """
 
     def rows(self, node: int) -> Floats:
@@ -156,6 +170,9 @@ class Weights:
         raise NotImplementedError
 
     def tap_bias(self, node: int) -> Floats:
+        raise NotImplementedError
+
+    def recurrence(self, node: int) -> tuple[Floats, Floats]:
         raise NotImplementedError
 
 
@@ -228,3 +245,12 @@ class Numbers:
         where = signal.kernels[self.positions(signal.atoms)]
         taps = self.weights.taps(signal.node)
         return taps[where].reshape(len(where), -1), self.weights.tap_bias(signal.node)[where]
+
+    def _gates(self, signal: Recurrence) -> tuple[Floats, Floats]:
+        """[n, k·p] of the gates and [n, k·q] of the candidate of recurrent units."""
+        return self._once("gates", signal, self._read_gates)
+
+    def _read_gates(self, signal: Recurrence) -> tuple[Floats, Floats]:
+        where = signal.first + self.positions(signal.atoms)
+        gates, candidates = self.weights.recurrence(signal.node)
+        return gates[where].reshape(len(where), -1), candidates[where].reshape(len(where), -1)

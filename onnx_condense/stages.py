@@ -20,6 +20,7 @@ from onnx_condense.signals import (
     Mapped,
     Modulated,
     Pooled,
+    Recurrence,
     Restricted,
     Rows,
     Shared,
@@ -38,6 +39,14 @@ class Evaluator(Relations):
         match signal:
             case Rows():
                 return [Factor(*self._leaf(signal), frozenset({id(signal)}))]
+            case Recurrence():
+                gates, candidates = self._gates(signal)
+                none = np.zeros((len(gates), 1))
+                candidate = activate([Factor(candidates, none, frozenset({id(signal)}))], signal.kind)
+                if not gates.shape[1]:
+                    return candidate
+                leaves = frozenset({hash((id(signal), "gates"))})
+                return [Factor(gates, none, leaves, Rule.EQUAL, bent=True, open=False), *candidate]
             case Shared():
                 return [Factor(np.ones((len(self.units), 1)), np.zeros((len(self.units), 1)), frozenset({id(signal)}))]
             case Restricted():

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnx_condense.actions import Contraction
+from onnx_condense.actions import Contraction, Recurrent
 from onnx_condense.channels import Group, Slot, Trace
 from onnx_condense.labels import atoms_of, occurrence, signals_of
 from onnx_condense.plan import GroupPlan
 from onnx_condense.runtime import Array
-from onnx_condense.signals import Floats, Ints, Weights
+from onnx_condense.signals import Bools, Floats, Ints, Weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class Path:
     """The places of one weight's contracted axis that hold a group's channels through one signal.
 
     number: in order of first appearance. signal: index. units: group channel at each place. rank: how many earlier
-    places hold the same channel. places: indices along the axis.
+    places hold the same channel. places: indices into the flattened labels.
     """
 
     slot: Slot
@@ -52,18 +52,24 @@ def paths(trace: Trace, group: Group) -> Iterator[Path]:
             yield Path(slot, number, signal, units[places], occurrence(units[places]), places)
 
 
-def by_channel(weight: Array, axis: int, groups: int) -> Array:
-    """[channels, ...]: a weight's slices along the channels of an axis.
+def by_channel(weight: Array, axes: tuple[int, ...], groups: int = 1) -> Array:
+    """[channels, ...]: a weight's slices along the axes that its channels lie on.
 
     On its second axis the weight of a grouped convolution, [groups · a, b, ...], has the channels of one group; all are
     on the first of the view [groups · b, a, ...].
     """
-    return _swapped(weight, groups) if groups > 1 and axis == 1 else np.moveaxis(weight, axis, 0)
+    if groups > 1 and axes == (1,):
+        return _swapped(weight, groups)
+    moved = np.moveaxis(weight, axes, range(len(axes)))
+    return moved.reshape(-1, *moved.shape[len(axes) :])
 
 
-def from_channels(slices: Array, axis: int, groups: int) -> Array:
-    """The weight that `by_channel` is a view of."""
-    return _swapped(slices, groups) if groups > 1 and axis == 1 else np.moveaxis(slices, 0, axis)
+def from_channels(slices: Array, axes: tuple[int, ...], shape: tuple[int, ...], groups: int = 1) -> Array:
+    """The weight, of a shape, that has these slices (see `by_channel`)."""
+    if groups > 1 and axes == (1,):
+        return _swapped(slices, groups)
+    moved = slices.reshape(*(shape[axis] for axis in axes), *slices.shape[1:])
+    return np.moveaxis(moved, range(len(axes)), axes)
 
 
 def _swapped(weight: Array, groups: int) -> Array:
@@ -96,7 +102,7 @@ class State(Weights):
     def rows(self, node: int) -> Floats:
         action = self._contraction(node)
         weight = self.weight(node, action.weight)
-        rows = by_channel(weight, action.weight_axes.index(action.outer), action.groups)
+        rows = by_channel(weight, (action.weight_axes.index(action.outer),), action.groups)
         rows = rows.reshape(len(rows), -1)
         wide: Floats = rows.astype(np.float32) if rows.dtype.itemsize < 4 else rows.view()
         return wide if action.alpha == 1 else wide * action.alpha
@@ -118,6 +124,30 @@ class State(Weights):
             return self.weight(node, 2).astype(np.float64)
         return np.zeros(len(self.weight(node, 1)))
 
+    def recurrence(self, node: int) -> tuple[Floats, Floats]:
+        action = self.trace.actions[node]
+        assert isinstance(action, Recurrent)
+        directions, _, units = self.weight(node, 2).shape
+        blocks = [self._units(node, i, (directions, action.gates, units, -1)) for i in action.weights]
+        if action.bias is not None:
+            bias = self._units(node, action.bias, (directions, 2, action.gates, units))
+            blocks.append(bias.sum(1)[..., None])
+        gates = np.concatenate(blocks, -1)
+        others = np.moveaxis(np.delete(gates, action.candidate, 1), 1, 2)
+        candidate = [gates[:, action.candidate]]
+        if action.bias is not None and action.apart:
+            candidate.append(bias[:, 0, action.candidate, :, None])
+        if action.peepholes is not None:
+            peepholes = self._units(node, action.peepholes, (directions, 3, units))
+            candidate.append(peepholes.swapaxes(1, 2))
+        for position in action.states:
+            candidate.append(self.weight(node, position).astype(np.float64).swapaxes(1, 2))
+        count = directions * units
+        return others.reshape(count, -1), np.concatenate(candidate, -1).reshape(count, -1)
+
+    def _units(self, node: int, position: int, shape: tuple[int, ...]) -> Floats:
+        return self.weight(node, position).astype(np.float64).reshape(shape)
+
     def _contraction(self, node: int) -> Contraction:
         action = self.trace.actions[node]
         assert isinstance(action, Contraction)
@@ -129,25 +159,31 @@ class State(Weights):
         """Indices of the group's channels that are still there."""
         return np.flatnonzero(self.alive[group.units])
 
-    def unread(self, group: Group, mine: list[Path]) -> Floats:
-        """[n] 1 where every consumer's columns of the channel are zero."""
-        result = np.ones(len(group.units))
-        for path in mine:
-            columns = np.abs(self._columns(path)).max(axis=1)
-            np.minimum.at(result, path.units, (columns == 0).astype(float))
-        return result
+    def unread(self, group: Group, mine: list[Path]) -> Bools:
+        """[n] where every consumer's columns of the channel are zero, but for rows of channels that are unread too."""
+        result = np.ones(len(group.units), dtype=bool)
+        while True:
+            alive = self.alive.copy()
+            alive[group.units[result]] = False
+            found = np.ones_like(result)
+            for path in mine:
+                np.logical_and.at(found, path.units, ~self._columns(path, alive).any(axis=1))
+            if np.array_equal(found, result) or not found.any():
+                return found
+            result = found
 
-    def _columns(self, path: Path) -> Floats:
-        """[places, p]: what the consumer's remaining rows multiply each place with; taps are rows of their own."""
-        weight = self.weight(path.slot.node, path.slot.input)
-        for slot in self.trace.slots:
-            if slot.node == path.slot.node and slot.role == "produced":
-                alive = self.alive[self.trace.unit_of[atoms_of(slot.labels.reshape(-1))]]
-                rows = by_channel(weight, slot.axis, slot.groups)
-                rows = np.where(alive.reshape(-1, *[1] * (rows.ndim - 1)), rows, 0).astype(weight.dtype)
-                weight = from_channels(rows, slot.axis, slot.groups)
-        columns = by_channel(weight, path.slot.axis, path.slot.groups)[path.places]
-        return columns.reshape(len(columns), -1).astype(np.float64)
+    def _columns(self, path: Path, alive: Bools) -> Floats:
+        """[places, p]: what the consumer's alive rows multiply each place with; taps are rows of their own."""
+        slot = path.slot
+        weight = self.weight(slot.node, slot.input)
+        for other in self.trace.slots:
+            if (other.node, other.input, other.role) == (slot.node, slot.input, "produced"):
+                rows = by_channel(weight, other.axes, other.groups)
+                stays = alive[self.trace.unit_of[atoms_of(other.labels.reshape(-1))]]
+                rows = np.where(stays.reshape(-1, *[1] * (rows.ndim - 1)), rows, 0)
+                weight = from_channels(rows, other.axes, weight.shape, other.groups)
+        columns = by_channel(weight, slot.axes, slot.groups)[path.places]
+        return columns.reshape(len(columns), -1)
 
     def apply(self, group: Group, plan: GroupPlan) -> None:
         """Folds a group's merges into its consumers."""
@@ -167,7 +203,7 @@ class State(Weights):
     def _fold(self, path: Path, leaving: Ints, main: Ints, ratio: Floats, constant: Floats) -> None:
         slot = path.slot
         weight = self.weight(slot.node, slot.input)
-        columns = by_channel(weight, slot.axis, slot.groups).astype(np.float64)
+        columns = by_channel(weight, slot.axes, slot.groups).astype(np.float64)
         place_of = {
             (u, r): p for u, r, p in zip(path.units.tolist(), path.rank.tolist(), path.places.tolist(), strict=True)
         }
@@ -181,7 +217,8 @@ class State(Weights):
         np.add.at(columns, targets, ratio[units[merged]].reshape(-1, *spread) * columns[places[merged]])
         self._add_constant(slot, columns, places, constant[units])
         columns[places] = 0
-        self.folded[slot.node, slot.input] = from_channels(columns, slot.axis, slot.groups).astype(weight.dtype)
+        folded = from_channels(columns, slot.axes, weight.shape, slot.groups)
+        self.folded[slot.node, slot.input] = folded.astype(weight.dtype)
 
     def _add_constant(self, slot: Slot, columns: Floats, places: Ints, constant: Floats) -> None:
         """b + W · c: what constant parts of removed channels add to the consumer's bias."""

@@ -27,17 +27,18 @@ from onnx_condense.actions import (
     Padding,
     Product,
     Reader,
+    Recurrent,
     Refused,
     Window,
 )
 from onnx_condense.balance import balance
 from onnx_condense.channels import ONE_CHANNEL, Refusal, Trace, dependency_groups, layer_name
 from onnx_condense.facts import SHAPE_OPS, Facts
-from onnx_condense.joining import Joining
 from onnx_condense.labels import atoms_of, occurrence, pack, signals_of, varying
 from onnx_condense.ledger import Interval, unknown
 from onnx_condense.movers import Labels
 from onnx_condense.operators import read
+from onnx_condense.recurring import Recurring
 from onnx_condense.signals import (
     Activated,
     Centred,
@@ -58,7 +59,7 @@ def trace(facts: Facts) -> Trace:
     return _Tracer(facts).run()
 
 
-class _Tracer(Joining):
+class _Tracer(Recurring):
     def run(self) -> Trace:
         fixed = self.facts.static | self.facts.derived
         self.shared_weights = self._shared_weights()
@@ -97,6 +98,8 @@ class _Tracer(Joining):
                 self._product(action)
             case Reader():
                 self._reader(action)
+            case Recurrent():
+                self._recurrent(action)
             case Filter():
                 self._filter(action)
             case Normalization():
@@ -196,25 +199,6 @@ class _Tracer(Joining):
             if bias is not None and bias.ndim and bias.shape[-1] == count:
                 self._add_slot(action.bias, "carried", row, bias.ndim, bias.ndim - 1)
         self._emit(row.reshape([count if letter == action.outer else 1 for letter in action.output_axes]))
-
-    def _reader(self, action: Reader) -> None:
-        if not all(np.isfinite(v).all() for v in self._parameters()):
-            return self._refuse("has weights that are not finite")
-        rank = len(self._shape(self.node.inputs[action.weight]))
-        weights = [v for v in self._parameters() if v.ndim >= rank]
-        self.refused.append(Refusal(self._layer(), action.reason, sum(v.size for v in weights)))
-        labels = self.labels.get(self.node.inputs[action.data].name)
-        for position, tensor in enumerate(self.node.inputs):
-            if position != action.data:
-                self._pin_tensor(tensor.name, f"is read by {self._me()}, which {action.reason}")
-        if labels is None:
-            return
-        if varying(labels) != (action.data_axis,):
-            return self._pin(labels, f"varies along another axis at {self._me()}")
-        weight = self.node.inputs[action.weight].name
-        if weight in self.shared_weights:
-            return self._pin(labels, f"is read by {self._me()}, whose weight also reads something else")
-        self._add_slot(action.weight, "contracted", labels.reshape(-1), rank, action.weight_axis, padded=True)
 
     def _filter(self, action: Filter) -> None:
         labels = self._uniform(

@@ -7,9 +7,18 @@ import planted_cases
 import planted_fused
 import planted_graphs
 import planted_more
+import planted_recurrent
 import planted_rows
 from planted import CASES
 
-FAMILIES = (planted_balance, planted_cases, planted_fused, planted_graphs, planted_more, planted_rows)
+FAMILIES = (
+    planted_balance,
+    planted_cases,
+    planted_fused,
+    planted_graphs,
+    planted_more,
+    planted_recurrent,
+    planted_rows,
+)
 
 __all__ = ["CASES", "FAMILIES"]

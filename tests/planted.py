@@ -18,7 +18,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_condense.actions import Contraction, Reader
+from onnx_condense.actions import Contraction, Reader, Recurrent
 from onnx_condense.channels import Trace
 from onnx_condense.model_io import import_graph
 from onnx_condense.shuffles import trace_unshuffled
@@ -136,7 +136,7 @@ class Net:
 
 
 def widths(model: onnx.ModelProto) -> dict[str, int]:
-    """Output channels of every Gemm, MatMul and Conv with constant weights, by node name."""
+    """By node name: output channels of Gemm, MatMul and Conv with constant weights, units of recurrent nodes."""
     shapes = {t.name: tuple(t.dims) for t in model.graph.initializer}
     found = {}
     for node in model.graph.node:
@@ -147,6 +147,8 @@ def widths(model: onnx.ModelProto) -> dict[str, int]:
             terms, made = equation.partition("->")[0].split(","), equation.partition("->")[2]
             axis = next(i for i, letter in enumerate(terms[1]) if letter in made and letter not in terms[0])
             found[node.name] = shapes[node.input[1]][axis] if node.input[1] in shapes else 0
+        elif node.op_type in ("LSTM", "GRU", "RNN") and node.input[2] in shapes:
+            found[node.name] = shapes[node.input[2]][2]
         elif node.op_type == "ConvTranspose":
             found[node.name] = shapes[node.input[1]][1] * next((a.i for a in node.attribute if a.name == "group"), 1)
         elif node.op_type in ("Conv", "Gemm", "MatMul", "FusedMatMul", "Einsum") and node.input[1] in shapes:
@@ -200,10 +202,13 @@ def traced(model: onnx.ModelProto) -> Trace:
 
 def channel_values(state: State, path: Path, model: onnx.ModelProto) -> NDArray[np.float64]:
     """[channels at the path's places, values]: what a consumer reads along a path, in onnxruntime."""
-    action = state.trace.actions[path.slot.node]
-    assert isinstance(action, Contraction | Reader)
-    axis = action.data_axis if isinstance(action, Reader) else action.data_axes.index(action.inner)
-    name = state.trace.facts.nodes[path.slot.node].inputs[action.data].name
+    action, node = state.trace.actions[path.slot.node], state.trace.facts.nodes[path.slot.node]
+    assert isinstance(action, Contraction | Reader | Recurrent)
+    name = node.inputs[action.data].name
+    if isinstance(action, Recurrent) and path.slot.input == 2:  # what it reads is its own Y, of the step before
+        (values,) = run(model, signed_feed(model), [node.outputs[0].name])
+        return values.astype(np.float64).transpose(1, 3, 0, 2).reshape(-1, values[:, 0, :, 0].size)[path.places]
+    axis = action.data_axes.index(action.inner) if isinstance(action, Contraction) else action.data_axis
     (values,) = run(model, signed_feed(model), [name])
     moved = np.moveaxis(values.astype(np.float64), axis, 0)
     return moved.reshape(len(moved), -1)[path.places]

@@ -28,7 +28,7 @@ from onnx_condense import Options, VerificationError, condense
 from onnx_condense.balance import even_out
 from onnx_condense.channels import Group, Trace
 from onnx_condense.errors import CondenseError
-from onnx_condense.labels import atoms_of, varying
+from onnx_condense.labels import atoms_of
 from onnx_condense.pipeline import open_model
 from onnx_condense.plan import GroupPlan, Read
 from onnx_condense.proof import prove
@@ -91,23 +91,14 @@ def planted(path: Path, seed: int) -> tuple[onnx.ModelProto, int]:
         target, source = half(group, generator)
         count += len(target)
         for slot in trace.slots:
-            if slot.role == "contracted":
+            if slot.role == "contracted" or slot.labels.ndim > state.weight(slot.node, slot.input).ndim:
                 continue
             units = trace.unit_of[atoms_of(slot.labels.reshape(-1))]
             value = state.weight(slot.node, slot.input)
-            if slot.role == "produced":
-                slices = by_channel(value, slot.axis, slot.groups).copy()
-            else:
-                axes = varying(slot.labels)
-                moved = np.moveaxis(value, axes, range(len(axes)))
-                slices = moved.reshape(slot.labels.size, -1).copy()
+            slices = by_channel(value, slot.axes, slot.groups).copy()
             for j, m in zip(group.units[target], group.units[source], strict=True):
                 slices[units == j] = slices[units == m]
-            if slot.role == "produced":
-                value = from_channels(slices, slot.axis, slot.groups)
-            else:
-                value = np.moveaxis(slices.reshape(moved.shape), range(len(axes)), axes)
-            state.folded[slot.node, slot.input] = value
+            state.folded[slot.node, slot.input] = from_channels(slices, slot.axes, value.shape, slot.groups)
     return write(state, {}, expanded=True).model, count
 
 
