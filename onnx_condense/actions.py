@@ -107,7 +107,7 @@ class Recurrent:
     peepholes: input of [directions, 3 · units].
     states: inputs that are constant initial states, [directions, batch, units].
     zeros: inputs that are initial states of zeros, as they would be by default.
-    given: inputs that are initial states from data. held: why units stay where those do, completing "LAYER ...".
+    given: inputs that are initial states from data. reason: why units stay where those do, completing "LAYER ...".
     """
 
     gates: int
@@ -119,7 +119,7 @@ class Recurrent:
     states: tuple[int, ...] = ()
     zeros: tuple[int, ...] = ()
     given: tuple[int, ...] = ()
-    held: str = ""
+    reason: str = ""
 
     data: ClassVar[int] = 0
     data_axis: ClassVar[int] = 2

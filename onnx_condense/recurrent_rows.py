@@ -43,7 +43,7 @@ def recurrent(view: NodeView) -> Action:
         states=states,
         zeros=zeros,
         given=given,
-        held=f"starts from a state that is {'an input of the model' if outside else 'computed from data'}",
+        reason=f"starts from a state that is {'an input of the model' if outside else 'computed from data'}",
     )
 
 

@@ -56,7 +56,7 @@ class Recurring(Joining):
         starts = [self.labels.get(self.node.inputs[i].name) for i in action.given]
         given = [x for x in starts if x is not None and x.shape == (directions, 1, units)]
         if units < 2 or len(given) < len(starts):
-            return self._reader(Reader(0, 1, 2, 2, ONE_CHANNEL if units < 2 else action.held, (2,)))
+            return self._reader(Reader(0, 1, 2, 2, ONE_CHANNEL if units < 2 else action.reason, (2,)))
         self._read_data(action, f"is read by {self._me()} as something else than its data", action.given)
         atoms = self.sets.grow(directions * units).reshape(directions, units)
         self.producers.append((self.index, atoms.reshape(-1)))
