@@ -311,9 +311,10 @@ def pad(view: NodeView) -> Action:
         return Refused("pads by amounts that do not fit its input")
     used = tuple(sorted(a % rank for i, a in enumerate(axes) if pads[i] or pads[i + len(axes)]))
     number = view.value(2) if view.has(2) else np.asarray(view.attribute("value", 0.0))
-    if mode == "constant" and (number is None or number.any()):
-        return Refused("pads with another number than 0")
-    return Window(used, linear=True, padded=mode == "constant", across="adds channels")
+    if mode == "constant" and number is None:
+        return Refused("pads with a number that is computed from data")
+    before = BOUNDED if mode == "constant" and number is not None and number.any() else None
+    return Window(used, linear=True, padded=mode == "constant", across="adds channels", before=before)
 
 
 def softmax(view: NodeView) -> Action:
