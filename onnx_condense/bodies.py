@@ -24,8 +24,11 @@ from onnx_condense.runtime import run, session
 
 @dataclass(frozen=True)
 class Flat:
-    """A model with copies of its bodies. `feed` and `other` are its inputs, formal ones too; left: (layer, reason,
-    parameters of linear maps) of each body that is not copied."""
+    """A model with copies of its bodies.
+
+    feed, other: its inputs, formal ones too; in `other` a Loop is in its second iteration, so that what follows the
+    number of the iteration is seen to change. left: (layer, reason, parameters of linear maps) of bodies not copied.
+    """
 
     model: onnx.ModelProto
     feed: Feed
@@ -92,7 +95,8 @@ def _with_copy(flat: Flat, place: int, attribute: str, body: onnx.GraphProto) ->
     inner = {v.name for v in body.input} | {t.name for t in body.initializer}
     inner |= {name for n in body.node for name in n.output if name}
     names = {name: prefix + name for name in inner}
-    feeds = [_fed(flat.model, node, body, feed, names) for feed in (flat.feed, flat.other) if feed is not None]
+    other = flat.feed if flat.other is None and body.input else flat.other
+    feeds = [_fed(flat.model, node, body, f, names, turn) for turn, f in enumerate((flat.feed, other)) if f is not None]
     model = onnx.ModelProto()
     model.CopyFrom(flat.model)
     nodes = [_renamed(n, names) for n in body.node]
@@ -112,19 +116,14 @@ def _with_copy(flat: Flat, place: int, attribute: str, body: onnx.GraphProto) ->
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(outputs))
     _check_sizes(model, node, body, feeds, names)
     copied = Body(holder, attribute, prefix, {new: old for old, new in names.items()})
-    return replace(
-        flat,
-        model=model,
-        feed=feeds[0],
-        other=feeds[1] if flat.other is not None else None,
-        bodies=(*flat.bodies, copied),
-    )
+    second = feeds[1] if other is not None else None
+    return replace(flat, model=model, feed=feeds[0], other=second, bodies=(*flat.bodies, copied))
 
 
 def _fed(
-    model: onnx.ModelProto, node: onnx.NodeProto, body: onnx.GraphProto, feed: Feed, names: Mapping[str, str]
+    model: onnx.ModelProto, node: onnx.NodeProto, body: onnx.GraphProto, feed: Feed, names: Mapping[str, str], turn: int
 ) -> Feed:
-    """The feed with what the formal inputs of a body hold in the first iteration."""
+    """The feed with what the formal inputs of a body hold at first; `turn`: the number of the iteration."""
     if not body.input:
         return feed
     known = feed | {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name in node.input}
@@ -135,7 +134,7 @@ def _fed(
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
     if wanted:
         known |= dict(zip(wanted, run(session(probe, optimize=False), wanted, feed), strict=True))
-    values = formal_values(node, [known.get(name) for name in node.input])
+    values = formal_values(node, [known.get(name) for name in node.input], turn)
     if values is None or len(values) != len(body.input) or not all(isinstance(v, np.ndarray) for v in values):
         raise _Unsuitable("takes something else than tensors of numbers")
     return feed | {names[v.name]: value for v, value in zip(body.input, values, strict=True)}

@@ -126,7 +126,7 @@ class Ledger:
 
     def _me(self) -> str:
         """The node in a reason: by operator, so that reasons group."""
-        return f"{'an' if self.node.op[0] in 'AEIO' else 'a'} {self.node.op}"
+        return f"{'an' if self.node.op[0] in 'AEIOaeio' else 'a'} {self.node.op}"
 
     def _layer(self) -> str:
         return layer_name(self.node, self.index)

@@ -355,9 +355,11 @@ def pad(view: NodeView) -> Action:
         return Refused("pads by amounts that do not fit its input")
     used = tuple(sorted(a % rank for i, a in enumerate(axes) if pads[i] or pads[i + len(axes)]))
     number = view.value(2) if view.has(2) else np.asarray(view.attribute("value", 0.0))
-    if mode == "constant" and (number is None or number.any()):
-        return Refused("pads with another number than 0")
+    if mode == "constant" and number is None:
+        return Refused("pads with a number that is computed from data")
     padded = mode == "constant" and max(pads, default=0) > 0
+    if padded and number is not None and number.any():
+        return Window(used, linear=True, padded=True, across="adds channels", before=BOUNDED)
     window = Window(used, linear=True, padded=padded, across="adds channels")
     if not padded or min(pads) < 0:
         return window

@@ -288,11 +288,14 @@ def has_weights(body: onnx.GraphProto) -> bool:
     return bool(linear_weights(body.node)) or any(map(has_weights, inner))
 
 
-def formal_values(node: onnx.NodeProto, values: list[Array | None]) -> list[Array] | None:
-    """What the inputs of the body of a Loop or Scan (from opset 9) hold first, from the node's inputs; else None."""
+def formal_values(node: onnx.NodeProto, values: list[Array | None], turn: int) -> list[Array] | None:
+    """What the inputs of the body of a Loop or Scan (from opset 9) hold first, from the node's inputs; else None.
+
+    turn: the number of the iteration.
+    """
     if node.op_type == "Loop" and len(values) >= 2:
         proceed = np.array(True) if values[1] is None else values[1]
-        values = [np.array(0, dtype=np.int64), proceed, *values[2:]]
+        values = [np.array(turn, dtype=np.int64), proceed, *values[2:]]
     elif node.op_type == "Scan":
         attributes = {a.name: a for a in node.attribute}
         states = len(values) - attributes["num_scan_inputs"].i

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
-from planted import LINEAR, Net, case, planted_columns, planted_rows
+from planted import LINEAR, Net, case, conv_case, planted_columns, planted_rows
 from planted_more import UNSHIFTED
 
 
@@ -35,6 +36,11 @@ def _equations() -> None:
             return net.build(net.node("Einsum", *(parts if "ho" in second else parts[::-1]), equation=second))
 
 
+def _padded_with_ones(net: Net, data: str, relation: str) -> str:
+    return net.node("Pad", data, net.ints(0, 0, 1, 1, 0, 0, 1, 1), net.constant(np.float32(1)))
+
+
+conv_case("Pad", frozenset({"equal", "unread"}), _padded_with_ones, "with ones", "dead", side=3)
 for _side in ("right", "left"):
     _vector(_side)
 _equations()

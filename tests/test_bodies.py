@@ -256,3 +256,26 @@ def test_an_if_that_only_changes_shapes_keeps_bounds() -> None:
         check=False,
     )
     assert bounded_outputs(open_model(model, EXACT).trace) == {"y"}
+
+
+def test_sizes_that_follow_the_iteration_are_no_constants() -> None:
+    """The body takes one row more in every iteration, and reshapes to that many."""
+    body = """one = Constant<value_ints = [1]>() zero = Constant<value_ints = [0]>()
+        stop = Add(i, one) rows = Slice(x, zero, stop)
+        k = Gemm<transB = 1>(rows, w0, b0) r = Relu(k) d = Shape<end = 1>(r)
+        c = Constant<value_ints = [8]>() m = Concat<axis = 0>(d, c) u = Reshape(r, m)
+        v = Gemm<transB = 1>(u, w1) total = ReduceSum<keepdims = 1>(v, zero) h2 = Add(h, total)"""
+    model = build(
+        f"""g (float[4, 6] x, float[1, 6] s) => (float[1, 6] y) {{
+            n = Constant<value = int64 {{4}}>()
+            [loop] y = Loop (n, , s) <body = b (int64 i, bool p, float[1, 6] h) => (bool p2, float[1, 6] h2) {{
+                p2 = Identity(p)
+                {body}
+            }}>
+        }}""",
+        WEIGHTS,
+        check=False,
+    )
+    result = oc.condense(model, EXACT)
+    assert groups(result) == {"w0": (8, 5)}
+    assert_same(model, result, x=random(4, 6), s=random(1, 6, seed=2))

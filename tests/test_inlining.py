@@ -70,7 +70,7 @@ def test_a_function_whose_operators_mean_something_else_stays() -> None:
     """Softmax before opset 13 covers all axes behind its own."""
     result, _ = condensed(with_functions(act=11, relu="Softmax"))
     assert result.model is result.source.proto
-    assert result.report.refusals[0].reason == "is read by a act, which is not supported yet"
+    assert result.report.refusals[0].reason == "is read by an act, which is not supported yet"
 
 
 def test_a_function_of_constants_that_stays() -> None:
