@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_condense.actions import Action, Contraction
+from onnx_condense.actions import Action, Contraction, Refused
 from onnx_condense.facts import Facts
 from onnx_condense.labels import UnionFind, atoms_of, signals_of
 from onnx_condense.movers import Labels
@@ -76,16 +76,17 @@ class Trace:
     actions: Mapping[int, Action]
 
     def size(self, node: int) -> int:
-        """Parameters of a linear map's weight."""
-        action = self.actions[node]
-        assert isinstance(action, Contraction)
-        value = self.facts.value(self.facts.nodes[node].inputs[action.weight])
-        return 0 if value is None else value.size
+        """Parameters of a linear map's weight; of a refused operator's weights."""
+        action, inputs = self.actions[node], self.facts.nodes[node].inputs
+        if isinstance(action, Contraction):
+            value = self.facts.value(inputs[action.weight])
+            return 0 if value is None else value.size
+        return self.facts.parameters(inputs) if isinstance(action, Refused) else 0
 
     def reached(self) -> float:
-        """The share of the parameters of linear maps that is sliced when groups shrink."""
+        """The share of the parameters of linear maps, refused ones too, that is sliced when groups shrink."""
         free = np.concatenate([g.units for g in self.groups]) if self.groups else np.zeros(0, dtype=np.int64)
-        linear = [i for i, a in self.actions.items() if isinstance(a, Contraction) and not a.lookup]
+        linear = [i for i, a in self.actions.items() if not (isinstance(a, Contraction) and a.lookup)]
         touched = set()
         for slot in self.slots:
             atoms = atoms_of(slot.labels.reshape(-1))

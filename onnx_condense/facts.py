@@ -7,8 +7,9 @@ other shapes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnx_condense.inputs import Feed
+from onnx_condense.quantized import INTEGERS, Quantized
 from onnx_condense.runtime import Array, run, session
 
 SHAPE_OPS = ("Shape", "Size")
@@ -45,8 +47,10 @@ class Facts:
         self.opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
         self.initializers = {t.name: t for t in model.graph.initializer}
         self._values: dict[str, Array] = {}
+        self._stored: dict[str, Quantized | None] = {}
         self.types = _element_types(model)
         self.static, self.derived = self._classify()
+        self._index = {id(node): index for index, node in enumerate(self.nodes)}
         self._makers = {t.name: node for node in self.nodes for t in node.outputs if t.name}
         self.shapes = self._probe(feed)
         self._other = other
@@ -113,6 +117,57 @@ class Facts:
 
     def _is_constant_node(self, name: str) -> bool:
         return name in self._makers and self._makers[name].op == "Constant"
+
+    def parameters(self, tensors: Iterable[gs.Tensor]) -> int:
+        """How many numbers the weights among these tensors hold: constant matrices and kernels, floats or bytes."""
+        values = [self.value(t) for t in tensors if t.name in self.static]
+        return sum(v.size for v in values if v is not None and v.ndim > 1 and _is_weight(v.dtype))
+
+    def quantized(self, name: str) -> Quantized | None:
+        """How a constant is stored that a DequantizeLinear makes of integers for one reader; else None."""
+        if name not in self._stored:
+            self._stored[name] = self._read_quantized(name)
+        return self._stored[name]
+
+    def is_locked(self, name: str) -> bool:
+        """Whether a constant follows from integers in a way in which it could not be sliced and stay integers."""
+        value = self.value_by_name(name) if name in self.static else None
+        if value is None or value.size < 2 or self.quantized(name) is not None:
+            return False
+        makers = (self._makers.get(n) for n in self.upstream(name) | {name})
+        return any(maker is not None and maker.op == "DequantizeLinear" for maker in makers)
+
+    def _read_quantized(self, name: str) -> Quantized | None:
+        node = self._makers.get(name)
+        if node is None or node.op != "DequantizeLinear" or len(self.consumers(name)) != 1 or name not in self.static:
+            return None
+        leaf, source, maker = node.inputs[0].name, None, self._makers.get(node.inputs[0].name)
+        integers, parameters = self.value_by_name(leaf), self._scale_and_zero(node)
+        if len(self.consumers(leaf)) != 1:
+            return None
+        if maker is not None and maker.op == "QuantizeLinear":
+            leaf, same = maker.inputs[0].name, self._scale_and_zero(maker)
+            floats = self.value_by_name(leaf)
+            alike = len(same) == len(parameters) and all(map(np.array_equal, same, parameters))
+            if floats is None or not alike or len(self.consumers(leaf)) != 1:
+                return None
+            source = self._index[id(maker)], floats.dtype
+        if leaf not in self.initializers and not self._is_constant_node(leaf):
+            return None
+        if integers is None or integers.dtype not in INTEGERS or not parameters:
+            return None
+        scale, zero = parameters[0], parameters[-1] if len(parameters) > 1 else np.zeros_like(parameters[0], dtype=int)
+        axis = None if scale.size == 1 else int(node.attrs.get("axis", 1)) % integers.ndim
+        if axis is not None and scale.shape != (integers.shape[axis],):
+            return None
+        shape = [-1 if a == axis else 1 for a in range(integers.ndim)]
+        explicit = len(parameters) > 1
+        index = self._index[id(node)]
+        return Quantized(index, source, integers, scale.reshape(shape), zero.reshape(shape), axis, explicit)
+
+    def _scale_and_zero(self, node: gs.Node) -> list[Array]:
+        values = (self.value(t) for t in node.inputs[1:])
+        return [v for v in values if v is not None]
 
     def follows_inputs(self, name: str) -> bool:
         """Whether a derived value changes with the sizes of the inputs."""
@@ -235,6 +290,11 @@ class Facts:
         )
         found = run(session(model, optimize=False), wanted, {k: v for k, v in feed.items() if k in needed})
         return feed | {name: value for name, value in zip(wanted, found, strict=True) if value.size <= LARGE}
+
+
+def _is_weight(kind: np.dtype[Any]) -> bool:
+    """Floats, bfloat16 among them, and integers of a byte."""
+    return kind.kind in "fV" or (kind.kind in "iu" and kind.itemsize == 1)
 
 
 def _shape_value(node: onnx.NodeProto, shape: tuple[int, ...]) -> Array:

@@ -10,6 +10,8 @@ import numpy as np
 
 from onnx_condense.channels import Group, Trace, layer_name
 from onnx_condense.factors import Factor, Rule, final_rules
+from onnx_condense.integer_merges import inexact
+from onnx_condense.labels import atoms_of
 from onnx_condense.plan import GroupPlan, Read
 from onnx_condense.signals import Bools, Floats, Ints
 from onnx_condense.similarity import condense, ratios, similarity
@@ -29,10 +31,11 @@ Method = Literal["lossless", "auto", "ratio", "delete"]
 class Judgement:
     """How the channels of one group compare, before any threshold is applied.
 
-    members: per cell, the indices of channels still there. alike: per cell [k, k]. gone: channels that nobody reads or
-    that are constant. constants: per path (by position) the value of those.
+    state: the weights that were compared. members: per cell, the indices of channels still there. alike: per cell
+    [k, k]. gone: channels that nobody reads or that are constant. constants: per path (by position) the value of those.
     """
 
+    state: State
     group: Group
     paths: tuple[Path, ...]
     members: tuple[Ints, ...]
@@ -73,7 +76,7 @@ def judge(state: State, group: Group, method: Method, depthwise: Literal["joint"
             else []
         )
         alike.append(similarity(_unique(factors), len(cell)))
-    return Judgement(group, mine, tuple(members), tuple(evaluators), tuple(alike), gone, constants)
+    return Judgement(state, group, mine, tuple(members), tuple(evaluators), tuple(alike), gone, constants)
 
 
 def _precision(trace: Trace, group: Group) -> float:
@@ -153,18 +156,27 @@ def decide(
         cosine[cell[moved]] = alike[moved, local[moved]]
     before = np.zeros(n, dtype=bool)
     before[np.concatenate([*judgement.members, np.flatnonzero(judgement.gone)])] = True
+    if is_quantized(trace, group):
+        reads = _reads(judgement, trace, main, method, depthwise)
+        stays = inexact(judgement.state, judgement.paths, reads, main)
+        main[stays], cosine[stays] = stays, 1.0
     for cell in group.cells:  # a tensor keeps at least one channel of every cell
         there = cell[before[cell]]
         if len(there) and not (main[there] == there).any():
             main[there[0]] = there[0]
     held = _align(main, cosine, before, _channels_per_unit(trace, group), align)
     main[~before] = np.flatnonzero(~before)
-    reads = tuple(
-        _read(judgement, trace, position, main, method, depthwise) for position in range(len(judgement.paths))
-    )
+    reads = _reads(judgement, trace, main, method, depthwise)
     return GroupPlan(
         group.index, group.layers, tuple(main.tolist()), tuple(cosine.tolist()), judgement.highest, held, reads
     )
+
+
+def is_quantized(trace: Trace, group: Group) -> bool:
+    """Whether a weight that makes, carries or reads the group's channels is stored as integers."""
+    facts = trace.facts
+    stored = [s for s in trace.slots if facts.quantized(facts.nodes[s.node].inputs[s.input].name) is not None]
+    return any(np.isin(trace.unit_of[atoms_of(s.labels[s.labels >= 0])], group.units).any() for s in stored)
 
 
 def _exact(judgement: Judgement, trace: Trace, evaluator: Evaluator, cell: Ints, j: Ints, m: int) -> Bools:
@@ -207,6 +219,10 @@ def _align(main: Ints, cosine: Floats, before: Bools, width: tuple[int, int, boo
     main[undone] = undone
     cosine[undone] = 1.0
     return tuple(sorted(undone.tolist()))
+
+
+def _reads(judgement: Judgement, trace: Trace, main: Ints, method: Method, depthwise: str) -> tuple[Read, ...]:
+    return tuple(_read(judgement, trace, position, main, method, depthwise) for position in range(len(judgement.paths)))
 
 
 def _read(judgement: Judgement, trace: Trace, position: int, main: Ints, method: Method, depthwise: str) -> Read:

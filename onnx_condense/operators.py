@@ -27,7 +27,7 @@ from onnx_condense.actions import (
     Refused,
 )
 from onnx_condense.facts import Facts
-from onnx_condense.operator_rows import NodeView
+from onnx_condense.operator_rows import QUANTIZED, NodeView
 
 TABLE: Mapping[tuple[str, str], rows.Row] = {
     ("", op): row
@@ -72,6 +72,8 @@ TABLE: Mapping[tuple[str, str], rows.Row] = {
         "Or": rows.fixed(Elementwise("compare")),
         "Xor": rows.fixed(Elementwise("compare")),
         "Not": rows.fixed(BOUNDED),
+        "QuantizeLinear": rows.quantize,
+        "DequantizeLinear": rows.dequantize,
         "Neg": rows.fixed(Elementwise("neg")),
         "Relu": rows.fixed(RELU),
         "LeakyRelu": rows.fixed(Activation(Kind.HOMOGENEOUS)),
@@ -160,6 +162,18 @@ TABLE: Mapping[tuple[str, str], rows.Row] = {
     }.items()
 }
 
+QUANTIZED_OPERATORS = (
+    "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear",
+    # com.microsoft
+    "QGemm", "QLinearAdd", "QLinearAveragePool", "QLinearConcat", "QLinearGlobalAveragePool", "QLinearLeakyRelu",
+    "QLinearMul", "QLinearReduceMean", "QLinearSigmoid", "QLinearSoftmax", "QLinearWhere", "QAttention",
+    "QEmbedLayerNormalization", "QMoE", "QOrderedAttention", "QOrderedGelu", "QOrderedLayerNormalization",
+    "QOrderedLongformerAttention", "QOrderedMatMul", "QuantizeWithOrder", "DequantizeWithOrder", "DynamicQuantizeLSTM",
+    "DynamicQuantizeMatMul", "MatMulInteger16", "MatMulIntegerToFloat", "MatMulNBits", "MatMulBnb4", "MulInteger",
+    "GatherBlockQuantized", "ReduceSumInteger",
+)  # fmt: skip
+"""Operators on integers without a row: what they read is refused with an advice."""
+
 DEFAULT_DOMAINS = ("", "ai.onnx", None)
 
 
@@ -168,7 +182,9 @@ def read(node: gs.Node, facts: Facts) -> Action:
     domain = "" if node.domain in DEFAULT_DOMAINS else node.domain
     row = TABLE.get((domain, node.op))
     if row is None:
-        return Refused("is not supported yet")
+        return Refused(QUANTIZED if node.op in QUANTIZED_OPERATORS else "is not supported yet")
+    if any(facts.is_locked(t.name) for t in node.inputs):
+        return Refused(QUANTIZED)
     return row(NodeView(node, facts))
 
 

@@ -45,6 +45,7 @@ class Reshaping:
         self.edited: set[int] = set()
         self.taken = self.facts.names
         self.values: dict[tuple[int, int], Array] = {}
+        self.lines: dict[tuple[int, int], dict[int, Bools]] = {}
         self.shapes = self._small_shapes()
 
     def _masks(self, labels: Labels, name: str) -> dict[int, Bools]:

@@ -78,7 +78,7 @@ class _Writer(Reshaping):
             self._shift(index, shift)
         for slot in self.trace.slots:
             self._slice(slot.node, slot.input, slot.labels)
-        self._insert_values()
+        self._insert_values(self._stored())
         self._write_down()
         self.move()
         self._drop_unread()
@@ -115,6 +115,7 @@ class _Writer(Reshaping):
         value = self._value(index, position)
         for axis, line in masks.items():
             value = value.compress(line, axis)
+            self.lines.setdefault((index, position), {})[axis] = line
         if masks:
             self.values[index, position] = np.ascontiguousarray(value).reshape(value.shape)
 
@@ -127,8 +128,9 @@ class _Writer(Reshaping):
             self.nodes[index].attrs["beta"] = 1.0
             self._set_bias(index, shift.astype(kind))
         elif action.bias is not None:
-            bias = self._value(index, action.bias)
-            self._set_bias(index, (bias.astype(np.float64) + shift / action.beta).astype(bias.dtype))
+            bias = self.state.wide(index, action.bias) + shift / action.beta
+            floats = self.state.stored(index, action.bias) is None
+            self._set_bias(index, bias.astype(self._value(index, action.bias).dtype) if floats else bias)
         elif self.nodes[index].op in ("Conv", "Gemm", "ConvTranspose"):
             self._set_bias(index, (shift / action.beta).astype(kind))
         elif not self._shift_next(index, shift):
@@ -157,6 +159,8 @@ class _Writer(Reshaping):
         tensors = self.facts.nodes[following].inputs
         if len(tensors) != 2 or tensors[position].name not in self.facts.static:
             return False
+        if self.state.stored(following, position) is not None:
+            return False
         value = self._value(following, position)
         if not value.ndim or value.shape[-1] != len(shift) or self._produced_axis_is_last(index) is False:
             return False
@@ -180,10 +184,24 @@ class _Writer(Reshaping):
         self.graph.nodes.insert(next(i for i, n in enumerate(self.graph.nodes) if n is node) + 1, added)
         self.edited.add(id(node))
 
-    def _insert_values(self) -> None:
+    def _stored(self) -> dict[tuple[int, int], Array]:
+        """Where the new values go: what is quantized stays integers behind the same DequantizeLinear."""
+        found: dict[tuple[int, int], Array] = {}
+        for (index, position), value in self.values.items():
+            inputs = self.facts.nodes[index].inputs
+            stored = self.facts.quantized(inputs[position].name) if position < len(inputs) else None
+            if stored is None:
+                found[index, position] = value
+                continue
+            for axis, line in self.lines.get((index, position), {}).items():
+                stored = stored.taken(axis, np.flatnonzero(line))
+            found |= stored.inputs(value)
+        return found
+
+    def _insert_values(self, values: Mapping[tuple[int, int], Array]) -> None:
         """Puts new values into the graph; a weight that others read as it was gets a private copy."""
         by_name: dict[str, list[tuple[int, int]]] = {}
-        for index, position in sorted(self.values):
+        for index, position in sorted(values):
             by_name.setdefault(self.nodes[index].inputs[position].name, []).append((index, position))
         for name, places in by_name.items():
             uses = set(self.facts.consumers(name))
@@ -192,7 +210,7 @@ class _Writer(Reshaping):
             )
             made: list[tuple[Array, gs.Constant]] = []
             for index, position in places:
-                value = self.values[index, position]
+                value = values[index, position]
                 constant = next((c for v, c in made if v.shape == value.shape and np.array_equal(v, value)), None)
                 if constant is None:
                     stem = name or f"{self.nodes[index].outputs[0].name}_bias"

@@ -15,6 +15,7 @@ from onnx_condense.actions import Contraction
 from onnx_condense.channels import Group, Slot, Trace
 from onnx_condense.labels import atoms_of, occurrence, signals_of
 from onnx_condense.plan import GroupPlan
+from onnx_condense.quantized import Quantized
 from onnx_condense.runtime import Array
 from onnx_condense.signals import Floats, Ints, Weights
 
@@ -70,6 +71,15 @@ class State(Weights):
         value = self.trace.facts.value(self.trace.facts.nodes[node].inputs[position])
         assert value is not None
         return value
+
+    def stored(self, node: int, position: int) -> Quantized | None:
+        """How a weight input is stored that is quantized, None for floats."""
+        return self.trace.facts.quantized(self.trace.facts.nodes[node].inputs[position].name)
+
+    def wide(self, node: int, position: int) -> Floats:
+        """The value of a weight input in float64; a quantized one free of rounding."""
+        stored, value = self.stored(node, position), self.weight(node, position)
+        return value.astype(np.float64) if stored is None else stored.wide(value)
 
     # ---- numbers for signals (see signals.Weights)
 
@@ -145,7 +155,7 @@ class State(Weights):
     def _fold(self, path: Path, leaving: Ints, main: Ints, ratio: Floats, constant: Floats) -> None:
         slot = path.slot
         weight = self.weight(slot.node, slot.input)
-        columns = np.moveaxis(weight, slot.axis, 0).astype(np.float64)
+        columns = np.moveaxis(self.wide(slot.node, slot.input), slot.axis, 0)
         place_of = {
             (u, r): p for u, r, p in zip(path.units.tolist(), path.rank.tolist(), path.places.tolist(), strict=True)
         }
@@ -159,7 +169,11 @@ class State(Weights):
         np.add.at(columns, targets, ratio[units[merged]].reshape(-1, *spread) * columns[places[merged]])
         self._add_constant(slot, columns[places], constant[units])
         columns[places] = 0
-        self.folded[slot.node, slot.input] = np.moveaxis(columns, 0, slot.axis).astype(weight.dtype)
+        folded = np.moveaxis(columns, 0, slot.axis)
+        stored = self.stored(slot.node, slot.input)
+        if stored is not None:
+            folded = stored.values(stored.nearest(folded))
+        self.folded[slot.node, slot.input] = folded.astype(weight.dtype)
 
     def _add_constant(self, slot: Slot, columns: Floats, constant: Floats) -> None:
         """b + W · c: what constant parts of removed channels add to the consumer's bias."""
@@ -168,11 +182,15 @@ class State(Weights):
         action = self.trace.actions[slot.node]
         if not isinstance(action, Contraction):
             return
+        shift = self.shift_of(slot, action, columns, constant)
+        self.shift[slot.node] = self.shift.get(slot.node, 0.0) + shift
+
+    def shift_of(self, slot: Slot, action: Contraction, columns: Floats, constant: Floats) -> Floats:
+        """[outputs]: what constants [k] of channels with these columns [k, ...] add to the outputs."""
         produced = action.weight_axes.index(action.outer)
         behind = produced + 1 if produced < slot.axis else produced
         totals = np.moveaxis(columns, behind, 1).reshape(len(columns), columns.shape[behind], -1).sum(-1)
-        totals = totals / max(1, action.scattered)
-        self.shift[slot.node] = self.shift.get(slot.node, 0.0) + action.alpha * (constant @ totals)
+        return np.asarray(action.alpha * (constant @ totals) / max(1, action.scattered))
 
 
 def compose(first: GroupPlan, second: GroupPlan) -> GroupPlan:

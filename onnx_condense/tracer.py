@@ -67,6 +67,8 @@ class _Tracer(Joining):
             self._visit(action)
         for tensor in self.facts.graph.outputs:
             self._pin_tensor(tensor.name, "is an output of the model")
+            if tensor.name in self.facts.static:
+                self.refused.append(Refusal(tensor.name, "is computed from constants alone", 0))
             for name in self.facts.measured(tensor.name):
                 self._pin_tensor(name, "has a shape that is an output of the model")
         for name in self.facts.captured():

@@ -140,7 +140,9 @@ def widths(model: onnx.ModelProto) -> dict[str, int]:
     shapes = {t.name: tuple(t.dims) for t in model.graph.initializer}
     found = {}
     for node in model.graph.node:
-        if node.op_type == "Gather" and node.input[0] in shapes:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.input[0] in shapes:
+            shapes[node.output[0]] = shapes[node.input[0]]
+        elif node.op_type == "Gather" and node.input[0] in shapes:
             found[node.name] = shapes[node.input[0]][1]
         elif node.op_type == "ConvTranspose":
             found[node.name] = shapes[node.input[1]][1] * next((a.i for a in node.attribute if a.name == "group"), 1)

@@ -1,0 +1,84 @@
+"""Weights that are stored as integers, and what they can hold after a merge.
+
+value = (integer - zero point) · scale, the formula of DequantizeLinear (ONNX operator set 10 and later).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from onnx_condense.runtime import Array
+from onnx_condense.signals import Bools, Floats, Ints
+
+INTEGERS = (np.int8, np.uint8, np.int16, np.uint16, np.int32)
+"""Types of integers that weights may be sliced and folded in."""
+
+NEAR = 16 * float(np.finfo(np.float32).eps)
+"""A number this near to an integer, relative to its size, is one: scales are float32."""
+
+
+@dataclass(frozen=True, eq=False)
+class Quantized:
+    """A constant that a DequantizeLinear makes of integers.
+
+    node: index of the DequantizeLinear. source: index and type of the floats that a QuantizeLinear makes integers of,
+    None where integers are stored. scale, zero_point: of the integers' rank, of length 1 or full along each axis.
+    axis: along which they vary, None where they do not. explicit: whether the nodes name a zero point.
+    """
+
+    node: int
+    source: tuple[int, np.dtype[Any]] | None
+    integers: Array
+    scale: Floats
+    zero_point: Array
+    axis: int | None
+    explicit: bool
+
+    def values(self, integers: Array) -> Floats:
+        """What integers stand for, in float64."""
+        wide: Floats = (integers.astype(np.float64) - self.zero_point) * self.scale
+        return wide
+
+    def wide(self, value: Array) -> Floats:
+        """The float64 values of stored floats, free of their rounding."""
+        return self.values(self.nearest(value))
+
+    def nearest(self, value: Array) -> Array:
+        """The integers whose values are nearest; as stored where the value is."""
+        steps = (value.astype(np.float64) - self.values(self.integers)) / self.scale
+        limits = np.iinfo(self.integers.dtype)
+        integers = self.integers.astype(np.float64) + np.round(steps)
+        return np.clip(integers, limits.min, limits.max).astype(self.integers.dtype)
+
+    def holds(self, value: Floats) -> Bools:
+        """Where float64 values are values of integers of the type, to rounding."""
+        number = value / self.scale
+        whole = np.round(number)
+        limits = np.iinfo(self.integers.dtype)
+        near = np.abs(number - whole) <= np.minimum(0.05, NEAR * np.maximum(1, np.abs(number)))
+        inside = (whole + self.zero_point >= limits.min) & (whole + self.zero_point <= limits.max)
+        return np.asarray(near & inside)
+
+    def taken(self, axis: int, places: Ints) -> Quantized:
+        """What is left where only some places of an axis stay."""
+        integers, scale, zero_point = self.integers.take(places, axis), self.scale, self.zero_point
+        if axis == self.axis:
+            scale, zero_point = scale.take(places, axis), zero_point.take(places, axis)
+        return replace(self, integers=integers, scale=scale, zero_point=zero_point)
+
+    def inputs(self, value: Array) -> dict[tuple[int, int], Array]:
+        """(node index, input index) -> what must be stored there for a value."""
+        integers = self.nearest(value)
+        if self.source is None:
+            nodes, found = [self.node], {(self.node, 0): integers}
+        else:
+            index, kind = self.source
+            nodes, found = [self.node, index], {(index, 0): self.values(integers).astype(kind)}
+        if self.axis is not None:
+            found |= {(node, 1): self.scale.reshape(-1) for node in nodes}
+        if self.axis is not None and self.explicit:
+            found |= {(node, 2): self.zero_point.reshape(-1) for node in nodes}
+        return found
