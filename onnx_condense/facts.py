@@ -161,6 +161,8 @@ class Facts:
         if axis is not None and scale.shape != (integers.shape[axis],):
             return None
         shape = [-1 if a == axis else 1 for a in range(integers.ndim)]
+        if scale.dtype != np.float32 and (scale.dtype != np.float16 or integers.dtype.itemsize == 2):
+            return None  # the floats have fewer bits than the integers
         explicit = len(parameters) > 1
         index = self._index[id(node)]
         return Quantized(index, source, integers, scale.reshape(shape), zero.reshape(shape), axis, explicit)

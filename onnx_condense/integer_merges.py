@@ -47,6 +47,8 @@ class _Totals:
             slot = path.slot
             places = path.places[path.units == j]
             stored = self._state.stored(slot.node, slot.input)
+            if stored is not None and stored.integers.dtype.itemsize > 2:
+                return False
             if stored is not None and m >= 0:
                 for place, target in zip(places.tolist(), path.places[path.units == m].tolist(), strict=True):
                     key = slot.node, slot.input, target

@@ -47,8 +47,11 @@ class Quantized:
         return self.values(self.nearest(value))
 
     def nearest(self, value: Array) -> Array:
-        """The integers whose values are nearest; as stored where the value is."""
-        steps = (value.astype(np.float64) - self.values(self.integers)) / self.scale
+        """The integers whose values are nearest; as stored where the value is what is stored, rounded to its type."""
+        before = self.values(self.integers)
+        change = value.astype(np.float64) - before
+        rounding = 0.0 if value.dtype == np.float64 else 2 * float(np.finfo(value.dtype).eps)
+        steps = np.where(np.abs(change) <= rounding * np.abs(before), 0.0, change) / self.scale
         limits = np.iinfo(self.integers.dtype)
         integers = self.integers.astype(np.float64) + np.round(steps)
         return np.clip(integers, limits.min, limits.max).astype(self.integers.dtype)

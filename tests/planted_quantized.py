@@ -52,6 +52,12 @@ def stored(net: Net, values: Integers, scale: Any = 0.02, axis: int | None = Non
     return net.node("DequantizeLinear", leaf, *grid, **attributes)
 
 
+def dense_integers(net: Net, data: str, rows: Integers, bias: Integers | None = None, *, name: str) -> str:
+    """Gemm with rows [outputs, inputs] in steps of 0.02 and a bias in steps of 0.001."""
+    inputs = [data, stored(net, rows)] + ([] if bias is None else [stored(net, bias, 0.001)])
+    return net.node("Gemm", *inputs, name=name, transB=1)
+
+
 Body = Callable[[Net, str], str]
 
 
