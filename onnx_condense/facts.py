@@ -18,12 +18,15 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnx_condense.inputs import Feed
-from onnx_condense.quantized import INTEGERS, Quantized
+from onnx_condense.quantized import INTEGERS, Narrowed, Quantized
 from onnx_condense.runtime import Array, run, session
 
 SHAPE_OPS = ("Shape", "Size")
 NOT_CONSTANT = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial")
 NO_TENSOR = -1
+FLOATS = ("bfloat16", "float16", "float32", "float64")
+"""Types of weights."""
+
 LARGE = 2**26
 """Largest constant in elements that is computed ahead; beyond it a constant is treated as data."""
 
@@ -47,7 +50,7 @@ class Facts:
         self.opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
         self.initializers = {t.name: t for t in model.graph.initializer}
         self._values: dict[str, Array] = {}
-        self._stored: dict[str, Quantized | None] = {}
+        self._stored: dict[str, Quantized | Narrowed | None] = {}
         self.types = _element_types(model)
         self.static, self.derived = self._classify()
         self._index = {id(node): index for index, node in enumerate(self.nodes)}
@@ -123,16 +126,23 @@ class Facts:
         values = [self.value(t) for t in tensors if t.name in self.static]
         return sum(v.size for v in values if v is not None and v.ndim > 1 and _is_weight(v.dtype))
 
-    def quantized(self, name: str) -> Quantized | None:
-        """How a constant is stored that a DequantizeLinear makes of integers for one reader; else None."""
+    def stored(self, name: str) -> Quantized | Narrowed | None:
+        """How a constant is stored that one node makes, for one reader, of what takes less room; else None."""
         if name not in self._stored:
-            self._stored[name] = self._read_quantized(name)
+            self._stored[name] = self._read_quantized(name) or self._read_narrowed(name)
         return self._stored[name]
+
+    def float_type(self, name: str) -> np.dtype[Any] | None:
+        """The type that the numbers of a constant of floats were rounded to, None for every other tensor."""
+        value, stored = self.value_by_name(name) if name in self.static else None, self.stored(name)
+        if isinstance(stored, Narrowed):
+            return stored.kind
+        return value.dtype if value is not None and value.dtype.name in FLOATS else None
 
     def is_locked(self, name: str) -> bool:
         """Whether a constant follows from integers in a way in which it could not be sliced and stay integers."""
         value = self.value_by_name(name) if name in self.static else None
-        if value is None or value.size < 2 or self.quantized(name) is not None:
+        if value is None or value.size < 2 or isinstance(self.stored(name), Quantized):
             return False
         makers = (self._makers.get(n) for n in self.upstream(name) | {name})
         return any(maker is not None and maker.op == "DequantizeLinear" for maker in makers)
@@ -166,6 +176,17 @@ class Facts:
         explicit = len(parameters) > 1
         index = self._index[id(node)]
         return Quantized(index, source, integers, scale.reshape(shape), zero.reshape(shape), axis, explicit)
+
+    def _read_narrowed(self, name: str) -> Narrowed | None:
+        node, value = self._makers.get(name), self.value_by_name(name) if name in self.static else None
+        if node is None or node.op != "Cast" or value is None or len(self.consumers(name)) != 1:
+            return None
+        leaf, floats = node.inputs[0].name, self.value(node.inputs[0])
+        if len(self.consumers(leaf)) != 1 or not (leaf in self.initializers or self._is_constant_node(leaf)):
+            return None
+        if floats is None or floats.dtype.name not in FLOATS or floats.dtype.itemsize >= value.dtype.itemsize:
+            return None
+        return Narrowed(self._index[id(node)], floats.dtype)
 
     def _scale_and_zero(self, node: gs.Node) -> list[Array]:
         values = (self.value(t) for t in node.inputs[1:])

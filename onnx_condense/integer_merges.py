@@ -9,6 +9,7 @@ import numpy as np
 from onnx_condense.actions import Contraction
 from onnx_condense.channels import Slot
 from onnx_condense.plan import Read
+from onnx_condense.quantized import Quantized
 from onnx_condense.signals import Floats, Ints
 from onnx_condense.state import Path, State
 
@@ -47,9 +48,9 @@ class _Totals:
             slot = path.slot
             places = path.places[path.units == j]
             stored = self._state.stored(slot.node, slot.input)
-            if stored is not None and stored.integers.dtype.itemsize > 2:
+            if isinstance(stored, Quantized) and stored.integers.dtype.itemsize > 2:
                 return False
-            if stored is not None and m >= 0:
+            if isinstance(stored, Quantized) and m >= 0:
                 for place, target in zip(places.tolist(), path.places[path.units == m].tolist(), strict=True):
                     key = slot.node, slot.input, target
                     so_far = self._columns.get(key, self._all(slot)[target])
@@ -71,11 +72,12 @@ class _Totals:
         """The consumer's bias with a constant channel in it; None where it cannot hold that."""
         state, action = self._state, self._state.trace.actions[slot.node]
         assert isinstance(action, Contraction)
-        if action.bias is None or state.stored(slot.node, action.bias) is None:
-            floats = action.bias is not None or state.stored(slot.node, slot.input) is None
-            return np.zeros(1) if floats else None
+        if action.bias is None:
+            return None if isinstance(state.stored(slot.node, slot.input), Quantized) else np.zeros(1)
         stored = state.stored(slot.node, action.bias)
-        if stored is None or action.beta == 0:
+        if not isinstance(stored, Quantized):
+            return np.zeros(1)
+        if action.beta == 0:
             return None
         if bias is None:
             bias = state.wide(slot.node, action.bias).reshape(-1) + state.shift.get(slot.node, 0.0) / action.beta

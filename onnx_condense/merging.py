@@ -13,7 +13,8 @@ from onnx_condense.factors import Factor, Rule, final_rules
 from onnx_condense.integer_merges import inexact
 from onnx_condense.labels import atoms_of
 from onnx_condense.plan import GroupPlan, Read
-from onnx_condense.signals import Bools, Floats, Ints
+from onnx_condense.quantized import Quantized
+from onnx_condense.signals import Bools, Floats, Ints, epsilon
 from onnx_condense.similarity import condense, ratios, similarity
 from onnx_condense.stages import Evaluator
 from onnx_condense.state import Path, State, paths
@@ -23,6 +24,9 @@ CANDIDATE = 1 - 1e-4
 
 ROUNDING = 16
 """Exact means: within this many units of the weights' precision."""
+
+COARSE = 2
+"""The same for types of less than 32 bits: their weights are rounded results of wider ones."""
 
 Method = Literal["lossless", "auto", "ratio", "delete"]
 
@@ -57,7 +61,7 @@ def judge(state: State, group: Group, method: Method, depthwise: Literal["joint"
     kept = state.kept(group)
     gone = np.zeros(len(group.units), dtype=bool)
     constants = tuple(np.zeros(len(group.units)) for _ in mine)
-    tolerance = ROUNDING * _precision(trace, group)
+    tolerance = _tolerance(trace, group)
     members, evaluators, alike = [], [], []
     if method in ("lossless", "auto"):
         gone[kept] = state.unread(group, list(mine))[kept] > 0
@@ -79,10 +83,11 @@ def judge(state: State, group: Group, method: Method, depthwise: Literal["joint"
     return Judgement(state, group, mine, tuple(members), tuple(evaluators), tuple(alike), gone, constants)
 
 
-def _precision(trace: Trace, group: Group) -> float:
-    values = [trace.facts.value(t) for n in group.producers for t in trace.facts.nodes[n].inputs]
-    kinds = [v.dtype for v in values if v is not None and v.dtype.kind == "f"]
-    return max((float(np.finfo(np.dtype(k).name).eps) for k in kinds), default=float(np.finfo(np.float32).eps))
+def _tolerance(trace: Trace, group: Group) -> float:
+    """How far apart numbers may lie, relative to their size, that count as equal."""
+    types = {trace.facts.float_type(t.name) for n in group.producers for t in trace.facts.nodes[n].inputs}
+    found = [(COARSE if kind.itemsize < 4 else ROUNDING) * epsilon(kind) for kind in types if kind is not None]
+    return max(found, default=ROUNDING * epsilon(np.dtype(np.float32)))
 
 
 def _signals(mine: Sequence[Path], cell: Ints) -> list[int]:
@@ -175,7 +180,7 @@ def decide(
 def is_quantized(trace: Trace, group: Group) -> bool:
     """Whether a weight that makes, carries or reads the group's channels is stored as integers."""
     facts = trace.facts
-    stored = [s for s in trace.slots if facts.quantized(facts.nodes[s.node].inputs[s.input].name) is not None]
+    stored = [s for s in trace.slots if isinstance(facts.stored(facts.nodes[s.node].inputs[s.input].name), Quantized)]
     return any(np.isin(trace.unit_of[atoms_of(s.labels[s.labels >= 0])], group.units).any() for s in stored)
 
 

@@ -29,6 +29,9 @@ TAIL = 4 * float(np.finfo(np.float32).eps)
 INNER_LIMIT = 1e-3
 """Their limit: far above rounding of any of them, far below any error of the rewrite."""
 
+FOLDING = {"float16": 2e-2, "bfloat16": 1e-1}
+"""Error that rounding folded weights to these types may make, layer after layer."""
+
 ROUNDED_LIMIT = 1e-2
 """The same where activations are rounded to a grid: rounding of floats sometimes becomes a step of the grid."""
 
@@ -69,12 +72,13 @@ def prove(
     worst, limit = nearest(_settled(surgery, bounded), limits)
     approximation = compare(expected, condensed[:count])
     inner = _inner_error(traced, feeds[:1], small, twin)
-    if not worst <= limit or not inner <= _inner_limit(traced, limits):
+    if not worst <= limit or not inner <= _inner_limit(traced, noise, limits):
         raise VerificationError(
             f"the rewritten model is not what was planned (surgery error {max(worst, inner):.1e}, "
             f"limit {limit:.1e}): nothing is written; please report this model"
         )
-    lost, bound = nearest(_settled(approximation, bounded), limits)
+    folded = _folding_error(traced)
+    lost, bound = nearest(_settled(approximation, bounded), {n: max(limit, folded) for n, limit in limits.items()})
     if options.lossless and not lost <= bound:
         raise VerificationError(
             f"--lossless changed the outputs by {lost:.1e}, more than the limit {bound:.1e}: "
@@ -99,11 +103,19 @@ def prove(
     )
 
 
-def _inner_limit(traced: Trace, limits: Mapping[str, float]) -> float:
+def _inner_limit(traced: Trace, noise: Verification, limits: Mapping[str, float]) -> float:
     """With quantized weights the original's noise tells how far integers are from floats, nothing of rounding."""
     if any(is_quantized(traced, group) for group in traced.groups):
         return ROUNDED_LIMIT
-    return max(INNER_LIMIT, 100 * max(limits.values(), default=0.0))
+    own = [limits[o.name] * (1 if o.dtype in FOLDING else 100) for o in noise.outputs]
+    return max(INNER_LIMIT, *own) if own else INNER_LIMIT
+
+
+def _folding_error(traced: Trace) -> float:
+    """What --lossless may change where sums of weights are rounded to a short type."""
+    nodes, facts = traced.facts.nodes, traced.facts
+    kinds = (facts.float_type(nodes[s.node].inputs[s.input].name) for s in traced.slots if s.role == "contracted")
+    return max((FOLDING.get(kind.name, 0.0) for kind in kinds if kind is not None), default=0.0)
 
 
 def bounded_outputs(traced: Trace) -> set[str]:

@@ -1,7 +1,4 @@
-"""Weights that are stored as integers, and what they can hold after a merge.
-
-value = (integer - zero point) · scale, the formula of DequantizeLinear (ONNX operator set 10 and later).
-"""
+"""Weights that are stored in another type than they are used in, and what they can hold after a merge."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ NEAR = 16 * float(np.finfo(np.float32).eps)
 
 @dataclass(frozen=True, eq=False)
 class Quantized:
-    """A constant that a DequantizeLinear makes of integers.
+    """A constant that a DequantizeLinear makes of integers: value = (integer - zero point) · scale.
 
     node: index of the DequantizeLinear. source: index and type of the floats that a QuantizeLinear makes integers of,
     None where integers are stored. scale, zero_point: of the integers' rank, of length 1 or full along each axis.
@@ -44,6 +41,10 @@ class Quantized:
 
     def wide(self, value: Array) -> Floats:
         """The float64 values of stored floats, free of their rounding."""
+        return self.rounded(value)
+
+    def rounded(self, value: Array) -> Floats:
+        """The float64 values nearest to these that can be stored."""
         return self.values(self.nearest(value))
 
     def nearest(self, value: Array) -> Array:
@@ -85,3 +86,30 @@ class Quantized:
         if self.axis is not None and self.explicit:
             found |= {(node, 2): self.zero_point.reshape(-1) for node in nodes}
         return found
+
+
+@dataclass(frozen=True)
+class Narrowed:
+    """A constant that a Cast makes of narrower floats: float16 or bfloat16 weights of a float32 model.
+
+    node: index of the Cast. kind: type of what is stored.
+    """
+
+    node: int
+    kind: np.dtype[Any]
+
+    def wide(self, value: Array) -> Floats:
+        """The value in float64."""
+        return np.asarray(value, dtype=np.float64)
+
+    def rounded(self, value: Array) -> Floats:
+        """The float64 values nearest to these that can be stored."""
+        return value.astype(self.kind).astype(np.float64)
+
+    def taken(self, axis: int, places: Ints) -> Narrowed:
+        """What is left where only some places of an axis stay."""
+        return self
+
+    def inputs(self, value: Array) -> dict[tuple[int, int], Array]:
+        """(node index, input index) -> what must be stored there for a value."""
+        return {(self.node, 0): value.astype(self.kind)}

@@ -19,6 +19,7 @@ from onnx_condense.actions import Contraction, Elementwise, Filter
 from onnx_condense.labels import atoms_of
 from onnx_condense.model_io import export_graph
 from onnx_condense.movers import Labels
+from onnx_condense.quantized import Quantized
 from onnx_condense.reshaping import Disagreement, Reshaping
 from onnx_condense.runtime import Array
 from onnx_condense.signals import Bools, Floats
@@ -159,7 +160,7 @@ class _Writer(Reshaping):
         tensors = self.facts.nodes[following].inputs
         if len(tensors) != 2 or tensors[position].name not in self.facts.static:
             return False
-        if self.state.stored(following, position) is not None:
+        if isinstance(self.state.stored(following, position), Quantized):
             return False
         value = self._value(following, position)
         if not value.ndim or value.shape[-1] != len(shift) or self._produced_axis_is_last(index) is False:
@@ -185,11 +186,11 @@ class _Writer(Reshaping):
         self.edited.add(id(node))
 
     def _stored(self) -> dict[tuple[int, int], Array]:
-        """Where the new values go: what is quantized stays integers behind the same DequantizeLinear."""
+        """Where the new values go: what is stored as integers or narrower floats stays that, before the same node."""
         found: dict[tuple[int, int], Array] = {}
         for (index, position), value in self.values.items():
             inputs = self.facts.nodes[index].inputs
-            stored = self.facts.quantized(inputs[position].name) if position < len(inputs) else None
+            stored = self.facts.stored(inputs[position].name) if position < len(inputs) else None
             if stored is None:
                 found[index, position] = value
                 continue

@@ -55,4 +55,6 @@ def run(active: ort.InferenceSession, outputs: Sequence[str] | None, feed: Mappi
 
 def _reason(error: BaseException) -> str:
     text = first_line(error)
+    if "NOT_IMPLEMENTED" in text:
+        text += " (onnxruntime's CPU has no kernel for its types: convert the model to float32 first)"
     return text.split(" : ", 3)[-1] if text.startswith("[ONNXRuntimeError]") else text

@@ -15,7 +15,7 @@ from onnx_condense.actions import Contraction
 from onnx_condense.channels import Group, Slot, Trace
 from onnx_condense.labels import atoms_of, occurrence, signals_of
 from onnx_condense.plan import GroupPlan
-from onnx_condense.quantized import Quantized
+from onnx_condense.quantized import Narrowed, Quantized
 from onnx_condense.runtime import Array
 from onnx_condense.signals import Floats, Ints, Weights
 
@@ -72,9 +72,9 @@ class State(Weights):
         assert value is not None
         return value
 
-    def stored(self, node: int, position: int) -> Quantized | None:
-        """How a weight input is stored that is quantized, None for floats."""
-        return self.trace.facts.quantized(self.trace.facts.nodes[node].inputs[position].name)
+    def stored(self, node: int, position: int) -> Quantized | Narrowed | None:
+        """How a weight input is stored, None where it is stored as it is used."""
+        return self.trace.facts.stored(self.trace.facts.nodes[node].inputs[position].name)
 
     def wide(self, node: int, position: int) -> Floats:
         """The value of a weight input in float64; a quantized one free of rounding."""
@@ -172,7 +172,7 @@ class State(Weights):
         folded = np.moveaxis(columns, 0, slot.axis)
         stored = self.stored(slot.node, slot.input)
         if stored is not None:
-            folded = stored.values(stored.nearest(folded))
+            folded = stored.rounded(folded)
         self.folded[slot.node, slot.input] = folded.astype(weight.dtype)
 
     def _add_constant(self, slot: Slot, columns: Floats, constant: Floats) -> None:
