@@ -42,8 +42,19 @@ class Facts:
         derived: names of tensors that follow from constants and shapes (not from constants alone).
     """
 
-    def __init__(self, model: onnx.ModelProto, graph: gs.Graph, feed: Feed, other: Feed | None = None) -> None:
-        """`other`: a feed with other sizes on every symbolic axis, where the model takes one."""
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        graph: gs.Graph,
+        feed: Feed,
+        other: Feed | None = None,
+        inner: Mapping[str, onnx.NodeProto] | None = None,
+    ) -> None:
+        """`other`: a feed with other sizes on every symbolic axis, where the model takes one.
+
+        `inner`: what `qoperators.opened` opened in the model.
+        """
+        self.inner = inner or {}
         self.model = model
         self.graph = graph
         self.nodes: list[gs.Node] = list(graph.nodes)

@@ -25,6 +25,7 @@ from onnx_condense.model_io import Source
 from onnx_condense.options import INSPECT_THRESHOLDS, Options
 from onnx_condense.plan import Plan
 from onnx_condense.proof import prove, unchanged
+from onnx_condense.qoperators import opened as open_integers
 from onnx_condense.report import (
     ModelFacts,
     RefusalReport,
@@ -134,8 +135,7 @@ def condense(
     with clock("plan"):
         state = _decide(opened, builder, replay, expected)
     plan = replay or _plan(opened, builder, state)
-    folded = opened.trace.facts.model is not opened.source.proto
-    if dry_run or not (state.plans or folded):
+    if dry_run or not (state.plans or opened.folded):
         verification = None if dry_run else unchanged(expected, options)
         report = _report(opened, builder, state, None, verification, clock)
         return Result(opened.source.proto, plan, report, opened.source)
@@ -152,7 +152,7 @@ def rewrite(model: Model, plan: Plan) -> onnx.ModelProto:
     """Applies a plan to the model that it names, without verification. Raises PlanError for another model."""
     opened = open_model(model, Options(), replay=plan)
     state = Builder(opened.trace, opened.options, plan.align).replayed(plan)
-    if not state.plans and opened.trace.facts.model is opened.source.proto:
+    if not (state.plans or opened.folded):
         return opened.source.proto
     return write(state, model_io.provenance(opened.source, plan.options)).model
 
@@ -202,6 +202,7 @@ class Opened:
     """A model that is loaded and traced, with its verification inputs.
 
     other: a feed with other sizes on every symbolic axis. batch: size of a symbolic batch axis in the feeds.
+    folded: whether BatchNormalization was folded into other weights.
     """
 
     source: Source
@@ -210,6 +211,7 @@ class Opened:
     feeds: list[Feed]
     other: Feed | None
     batch: int
+    folded: bool
 
 
 def open_model(model: Model, options: Options, clock: _Clock | None = None, replay: Plan | None = None) -> Opened:
@@ -227,9 +229,10 @@ def open_model(model: Model, options: Options, clock: _Clock | None = None, repl
         feeds = make_feeds(working, specs, options.data, options.input_shape, options.seed)
         other = other_feed(working, specs, feeds[0], options.seed)
     with clock("trace"):
-        traced = trace(Facts(working, graph, feeds[0], other))
+        form, inner = open_integers(working)
+        traced = trace(Facts(form, model_io.import_graph(form) if inner else graph, feeds[0], other, inner))
     batches = [len(feeds[0][s.name]) for s in specs if s.dims and isinstance(s.dims[0], str)]
-    return Opened(source, options, traced, feeds, other, max([1, *batches]))
+    return Opened(source, options, traced, feeds, other, max([1, *batches]), working is not source.proto)
 
 
 def _replayed(options: Options, plan: Plan) -> Options:

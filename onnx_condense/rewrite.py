@@ -19,6 +19,7 @@ from onnx_condense.actions import Contraction, Elementwise, Filter
 from onnx_condense.labels import atoms_of
 from onnx_condense.model_io import export_graph
 from onnx_condense.movers import Labels
+from onnx_condense.qoperators import closed
 from onnx_condense.quantized import Quantized
 from onnx_condense.reshaping import Disagreement, Reshaping
 from onnx_condense.runtime import Array
@@ -30,11 +31,13 @@ from onnx_condense.state import State
 class Written:
     """A model that was written from a state.
 
+    traced: the model in the form in which it was traced, operators on integers opened.
     macs: multiply-accumulates of its convolutions and matrix products with weights, on the traced shapes.
     alive: tensor name -> what of the original's tensor it holds, per axis that lost something.
     """
 
     model: onnx.ModelProto
+    traced: onnx.ModelProto
     macs: int
     alive: Mapping[str, Mapping[int, Bools]]
 
@@ -86,7 +89,7 @@ class _Writer(Reshaping):
         macs = self.macs()
         model = export_graph(self.graph, self.facts.model, origin, self.edited, self._changed(), provenance)
         alive = {name: self._masks(self.trace.labels[name], name) for name in self._changed()}
-        return Written(model, macs, alive)
+        return Written(closed(model, self.facts.inner), model, macs, alive)
 
     def macs(self) -> int:
         """Output elements times the weights that each of them multiplies."""

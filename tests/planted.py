@@ -128,6 +128,7 @@ class Net:
             self.initializers,
         )
         opsets = [helper.make_opsetid("", self.opset)]
+        opsets += [helper.make_opsetid(domain, 1) for domain in sorted({n.domain for n in self.nodes if n.domain})]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=10 if self.opset >= 20 else 8)
         shaped = onnx.shape_inference.infer_shapes(model).graph.output
         for value, known in zip(model.graph.output, shaped, strict=True):
