@@ -155,7 +155,10 @@ def _inner_error(traced: Trace, feeds: Sequence[Feed], small: Written, twin: Wri
     names = [nodes[i].outputs[0].name for i in sorted(consumers)][:INNER_TENSORS]
     if not names:
         return 0.0
-    left, right = (results(_exposing(w.traced, names), feeds, optimize=False, wanted=names) for w in (twin, small))
+    left, right = (
+        results(_exposing(w.traced if traced.facts.inner else w.model, names), feeds, optimize=False, wanted=names)
+        for w in (twin, small)
+    )
     narrow = [{n: _narrow(value, small.alive.get(n, {})) for n, value in feed.items()} for feed in left]
     return compare(narrow, right).error
 
