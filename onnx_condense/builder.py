@@ -10,7 +10,7 @@ import numpy as np
 from onnx_condense.channels import Group, Trace, layer_name
 from onnx_condense.errors import PlanError, UsageError
 from onnx_condense.labels import atoms_of
-from onnx_condense.merging import Judgement, Method, decide, is_quantized, judge
+from onnx_condense.merging import Judgement, Method, decide, judge
 from onnx_condense.options import DEFAULT_THRESHOLD, Options
 from onnx_condense.plan import GroupPlan, Plan
 from onnx_condense.reshaping import Disagreement
@@ -39,7 +39,7 @@ class Builder:
         self._named: dict[int, list[str]] = {}
         self._check_globs()
         self.groups = [g for g in traced.groups if self._chosen(g)]
-        self.quantized = {g.index for g in self.groups if is_quantized(traced, g)}
+        self.quantized = {g.index for g in self.groups if traced.is_quantized(g)}
         self.thresholds = self._thresholds()
         self.uneven: list[str] = []
         self.held: dict[int, tuple[int, ...]] = {}

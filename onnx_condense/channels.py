@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import Literal
 
@@ -14,6 +15,7 @@ from onnx_condense.actions import Action, Contraction, Refused
 from onnx_condense.facts import Facts
 from onnx_condense.labels import UnionFind, atoms_of, signals_of
 from onnx_condense.movers import Labels
+from onnx_condense.quantized import Quantized
 from onnx_condense.signals import Ints, Signal
 
 Role = Literal["produced", "carried", "contracted"]
@@ -74,6 +76,17 @@ class Trace:
     unit_of: Ints
     labels: Mapping[str, Labels]
     actions: Mapping[int, Action]
+
+    @cached_property
+    def _quantized(self) -> Ints:
+        """The units that a weight makes, carries or reads that is stored as integers."""
+        names = ((s, self.facts.nodes[s.node].inputs[s.input].name) for s in self.slots)
+        labels = [s.labels[s.labels >= 0] for s, name in names if isinstance(self.facts.stored(name), Quantized)]
+        return np.unique(self.unit_of[atoms_of(np.concatenate([np.zeros(0, dtype=np.int64), *labels]))])
+
+    def is_quantized(self, group: Group) -> bool:
+        """Whether a weight that makes, carries or reads the group's channels is stored as integers."""
+        return bool(np.isin(group.units, self._quantized).any())
 
     def size(self, node: int) -> int:
         """Parameters of a linear map's weight; of a refused operator's weights."""

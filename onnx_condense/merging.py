@@ -11,9 +11,7 @@ import numpy as np
 from onnx_condense.channels import Group, Trace, layer_name
 from onnx_condense.factors import Factor, Rule, final_rules
 from onnx_condense.integer_merges import inexact
-from onnx_condense.labels import atoms_of
 from onnx_condense.plan import GroupPlan, Read
-from onnx_condense.quantized import Quantized
 from onnx_condense.signals import Bools, Floats, Ints, epsilon
 from onnx_condense.similarity import condense, ratios, similarity
 from onnx_condense.stages import Evaluator
@@ -161,7 +159,7 @@ def decide(
         cosine[cell[moved]] = alike[moved, local[moved]]
     before = np.zeros(n, dtype=bool)
     before[np.concatenate([*judgement.members, np.flatnonzero(judgement.gone)])] = True
-    if is_quantized(trace, group):
+    if trace.is_quantized(group):
         reads = _reads(judgement, trace, main, method, depthwise)
         stays = inexact(judgement.state, judgement.paths, reads, main)
         main[stays], cosine[stays] = stays, 1.0
@@ -175,13 +173,6 @@ def decide(
     return GroupPlan(
         group.index, group.layers, tuple(main.tolist()), tuple(cosine.tolist()), judgement.highest, held, reads
     )
-
-
-def is_quantized(trace: Trace, group: Group) -> bool:
-    """Whether a weight that makes, carries or reads the group's channels is stored as integers."""
-    facts = trace.facts
-    stored = [s for s in trace.slots if isinstance(facts.stored(facts.nodes[s.node].inputs[s.input].name), Quantized)]
-    return any(np.isin(trace.unit_of[atoms_of(s.labels[s.labels >= 0])], group.units).any() for s in stored)
 
 
 def _exact(judgement: Judgement, trace: Trace, evaluator: Evaluator, cell: Ints, j: Ints, m: int) -> Bools:

@@ -12,7 +12,6 @@ from onnx_condense.actions import Activation, Move, Window
 from onnx_condense.channels import Trace
 from onnx_condense.errors import InputError, VerificationError
 from onnx_condense.inputs import Feed
-from onnx_condense.merging import is_quantized
 from onnx_condense.options import Options
 from onnx_condense.report import VerificationReport
 from onnx_condense.rewrite import Written
@@ -105,7 +104,7 @@ def prove(
 
 def _inner_limit(traced: Trace, noise: Verification, limits: Mapping[str, float]) -> float:
     """With quantized weights the original's noise tells how far integers are from floats, nothing of rounding."""
-    if any(is_quantized(traced, group) for group in traced.groups):
+    if any(traced.is_quantized(group) for group in traced.groups):
         return ROUNDED_LIMIT
     own = [limits[o.name] * (1 if o.dtype in FOLDING else 100) for o in noise.outputs]
     return max(INNER_LIMIT, *own) if own else INNER_LIMIT
