@@ -10,7 +10,7 @@ import numpy as np
 from onnx_condense.channels import Group, Trace, layer_name
 from onnx_condense.errors import PlanError, UsageError
 from onnx_condense.labels import atoms_of
-from onnx_condense.merging import Judgement, decide, judge
+from onnx_condense.merging import Judgement, Method, decide, judge
 from onnx_condense.options import DEFAULT_THRESHOLD, Options
 from onnx_condense.plan import GroupPlan, Plan
 from onnx_condense.reshaping import Disagreement, Enlarged
@@ -27,6 +27,7 @@ class Builder:
         original: the state in which nothing is merged.
         uneven: tensors whose channels could not be removed evenly; their groups stay.
         enlarging: weights that the file only describes and that would make it larger; their groups stay.
+        quantized: indices of groups with weights that are stored as integers, which are only merged as --lossless does.
         held: group index -> channels whose merges alignment undid in the last build.
     """
 
@@ -39,6 +40,7 @@ class Builder:
         self._named: dict[int, list[str]] = {}
         self._check_globs()
         self.groups = [g for g in traced.groups if self._chosen(g)]
+        self.quantized = {g.index for g in self.groups if traced.is_quantized(g)}
         self.thresholds = self._thresholds()
         self.uneven: list[str] = []
         self.enlarging: list[str] = []
@@ -92,14 +94,19 @@ class Builder:
         plan = self._decide(self.judged(group), threshold, 1)
         return len(plan.keep)
 
+    def method(self, group: Group) -> Method:
+        """How a group is condensed: as the options say, or exactly."""
+        return "lossless" if group.index in self.quantized else self.options.method
+
     # weights near the largest float overflow in norms: such channels are not alike, and that is no error
     @np.errstate(over="ignore", invalid="ignore")
     def _judge(self, state: State, group: Group) -> Judgement:
-        return judge(state, group, self.options.method, self.options.depthwise)
+        return judge(state, group, self.method(group), self.options.depthwise)
 
     @np.errstate(over="ignore", invalid="ignore")
     def _decide(self, judgement: Judgement, threshold: float, align: int) -> GroupPlan:
-        return decide(judgement, self.trace, self.options.method, self.options.depthwise, threshold, align)
+        method = self.method(judgement.group)
+        return decide(judgement, self.trace, method, self.options.depthwise, threshold, align)
 
     def _pass(self, wanted: Mapping[int, float]) -> State:
         """One pass over the groups; --lossless repeats until nothing changes."""
@@ -112,7 +119,9 @@ class Builder:
             for group in self.groups:
                 if group.index in self._stay:
                     continue
-                judgement = self._judge(state, group) if cascading else self.judged(group)
+                judgement = (
+                    self._judge(state, group) if cascading or group.index in self.quantized else self.judged(group)
+                )
                 plan = self._decide(judgement, wanted[group.index], self.align)
                 self.held[group.index] = plan.held
                 if plan.shrinks:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_condense.actions import Action, Contraction, Reader, Recurrent
+from onnx_condense.actions import Action, Contraction, Reader, Recurrent, Refused
 from onnx_condense.balance import Balance, Partition
 from onnx_condense.facts import Facts
 from onnx_condense.labels import UnionFind, atoms_of, signals_of, varying
 from onnx_condense.movers import Labels
+from onnx_condense.quantized import Quantized
 from onnx_condense.signals import Ints, Signal
 
 Role = Literal["produced", "carried", "contracted"]
@@ -90,23 +92,37 @@ class Trace:
     balance: Balance
     untraced: int = 0
 
+    @cached_property
+    def _quantized(self) -> Ints:
+        """The units that a weight makes, carries or reads that is stored as integers."""
+        names = ((s, self.facts.nodes[s.node].inputs[s.input].name) for s in self.slots)
+        labels = [s.labels[s.labels >= 0] for s, name in names if isinstance(self.facts.stored(name), Quantized)]
+        return np.unique(self.unit_of[atoms_of(np.concatenate([np.zeros(0, dtype=np.int64), *labels]))])
+
+    def is_quantized(self, group: Group) -> bool:
+        """Whether a weight that makes, carries or reads the group's channels is stored as integers."""
+        return bool(np.isin(group.units, self._quantized).any())
+
     def size(self, node: int) -> int:
-        """Parameters of a linear map's weights."""
+        """Parameters of a linear map's weights; of a refused operator's."""
         return sum(self._sizes(node).values())
 
     def _sizes(self, node: int) -> dict[tuple[int, int], int]:
         """Parameters by (node, input)."""
-        action = self.actions[node]
-        assert isinstance(action, Contraction | Reader | Recurrent)
-        values = {(node, i): self.facts.value(self.facts.nodes[node].inputs[i]) for i in action.weights}
+        action, inputs = self.actions[node], self.facts.nodes[node].inputs
+        if isinstance(action, Refused):
+            return {(node, i): self.facts.parameters([tensor]) for i, tensor in enumerate(inputs)}
+        if not isinstance(action, Contraction | Reader | Recurrent):
+            return {}
+        values = {(node, i): self.facts.value(inputs[i]) for i in action.weights}
         return {place: value.size for place, value in values.items() if value is not None}
 
     def reached(self) -> float:
-        """The share of the parameters of linear maps that is sliced when groups shrink."""
+        """The share of the parameters of linear maps, refused ones too, that is sliced when groups shrink."""
         free = np.concatenate([g.units for g in self.groups]) if self.groups else np.zeros(0, dtype=np.int64)
         sizes: dict[tuple[int, int], int] = {}
         for node, action in self.actions.items():
-            if isinstance(action, Reader | Recurrent) or (isinstance(action, Contraction) and not action.lookup):
+            if not (isinstance(action, Contraction) and action.lookup):
                 sizes |= self._sizes(node)
         touched = set()
         for slot in self.slots:

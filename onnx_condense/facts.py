@@ -7,10 +7,11 @@ other shapes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,11 +20,15 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnx_condense.inputs import Feed
+from onnx_condense.quantized import INTEGERS, Narrowed, Quantized
 from onnx_condense.runtime import Array, run, session
 
 SHAPE_OPS = ("Shape", "Size")
 NOT_CONSTANT = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial")
 NO_TENSOR = -1
+FLOATS = ("bfloat16", "float16", "float32", "float64")
+"""Types of weights."""
+
 LARGE = 2**26
 """Largest constant in elements that is computed ahead; beyond it a constant is treated as data."""
 
@@ -62,8 +67,13 @@ class Facts:
         feed: Feed,
         other: Feed | None = None,
         bodies: tuple[Body, ...] = (),
+        inner: Mapping[str, onnx.NodeProto] | None = None,
     ) -> None:
-        """`other`: a feed with other sizes on every symbolic axis, where the model takes one."""
+        """`other`: a feed with other sizes on every symbolic axis, where the model takes one.
+
+        `bodies`, `inner`: what `bodies.flatten` copied and what `qoperators.opened` opened in the model.
+        """
+        self.inner = inner or {}
         self.model = model
         self.feed = feed
         self.bodies = bodies
@@ -73,11 +83,13 @@ class Facts:
         self.initializers = {t.name: t for t in model.graph.initializer}
         self.sparse = _sparse_sizes(model)
         self._values: dict[str, Array] = {}
+        self._stored: dict[str, Quantized | Narrowed | None] = {}
         self.types = _element_types(model)
         self.static, self.derived = self._classify()
+        self._index = {id(node): index for index, node in enumerate(self.nodes)}
         self._makers = {t.name: node for node in self.nodes for t in node.outputs if t.name}
         self.shapes = self._probe(feed)
-        self._other = other
+        self.other = other
         self._values.update(self._run_static(self.shapes))
 
     def value(self, tensor: gs.Tensor) -> Array | None:
@@ -145,6 +157,79 @@ class Facts:
     def _is_constant_node(self, name: str) -> bool:
         return name in self._makers and self._makers[name].op == "Constant"
 
+    def parameters(self, tensors: Iterable[gs.Tensor]) -> int:
+        """How many numbers the weights among these tensors hold: constant matrices and kernels, floats or bytes."""
+        names = [t.name for t in tensors]
+        values = [self.value_by_name(name) for name in names if name in self.static]
+        dense = sum(v.size for v in values if v is not None and v.ndim > 1 and _is_weight(v.dtype))
+        return dense + sum(self.sparse.get(name, 0) for name in names)
+
+    def stored(self, name: str) -> Quantized | Narrowed | None:
+        """How a constant is stored that one node makes, for one reader, of what takes less room; else None."""
+        if name not in self._stored:
+            self._stored[name] = self._read_quantized(name) or self._read_narrowed(name)
+        return self._stored[name]
+
+    def float_type(self, name: str) -> np.dtype[Any] | None:
+        """The type that the numbers of a constant of floats were rounded to, None for every other tensor."""
+        value, stored = self.value_by_name(name) if name in self.static else None, self.stored(name)
+        if isinstance(stored, Narrowed):
+            return stored.kind
+        return value.dtype if value is not None and value.dtype.name in FLOATS else None
+
+    def is_locked(self, name: str) -> bool:
+        """Whether a constant follows from integers in a way in which it could not be sliced and stay integers."""
+        value = self.value_by_name(name) if name in self.static else None
+        if value is None or value.size < 2 or isinstance(self.stored(name), Quantized):
+            return False
+        makers = (self._makers.get(n) for n in self.upstream(name) | {name})
+        return any(maker is not None and maker.op == "DequantizeLinear" for maker in makers)
+
+    def _read_quantized(self, name: str) -> Quantized | None:
+        node = self._makers.get(name)
+        if node is None or node.op != "DequantizeLinear" or len(self.consumers(name)) != 1 or name not in self.static:
+            return None
+        leaf, source, maker = node.inputs[0].name, None, self._makers.get(node.inputs[0].name)
+        integers, parameters = self.value_by_name(leaf), self._scale_and_zero(node)
+        if len(self.consumers(leaf)) != 1:
+            return None
+        if maker is not None and maker.op == "QuantizeLinear":
+            leaf, same = maker.inputs[0].name, self._scale_and_zero(maker)
+            floats = self.value_by_name(leaf)
+            alike = len(same) == len(parameters) and all(map(np.array_equal, same, parameters))
+            if floats is None or not alike or len(self.consumers(leaf)) != 1:
+                return None
+            source = self._index[id(maker)], floats.dtype
+        if leaf not in self.initializers and not self._is_constant_node(leaf):
+            return None
+        if integers is None or integers.dtype not in INTEGERS or not parameters:
+            return None
+        scale, zero = parameters[0], parameters[-1] if len(parameters) > 1 else np.zeros_like(parameters[0], dtype=int)
+        axis = None if scale.size == 1 else int(node.attrs.get("axis", 1)) % integers.ndim
+        if axis is not None and scale.shape != (integers.shape[axis],):
+            return None
+        shape = [-1 if a == axis else 1 for a in range(integers.ndim)]
+        if scale.dtype != np.float32 and (scale.dtype != np.float16 or integers.dtype.itemsize == 2):
+            return None  # the floats have fewer bits than the integers
+        explicit = len(parameters) > 1
+        index = self._index[id(node)]
+        return Quantized(index, source, integers, scale.reshape(shape), zero.reshape(shape), axis, explicit)
+
+    def _read_narrowed(self, name: str) -> Narrowed | None:
+        node, value = self._makers.get(name), self.value_by_name(name) if name in self.static else None
+        if node is None or node.op != "Cast" or value is None or len(self.consumers(name)) != 1:
+            return None
+        leaf, floats = node.inputs[0].name, self.value(node.inputs[0])
+        if len(self.consumers(leaf)) != 1 or not (leaf in self.initializers or self._is_constant_node(leaf)):
+            return None
+        if floats is None or floats.dtype.name not in FLOATS or floats.dtype.itemsize >= value.dtype.itemsize:
+            return None
+        return Narrowed(self._index[id(node)], floats.dtype)
+
+    def _scale_and_zero(self, node: gs.Node) -> list[Array]:
+        values = (self.value(t) for t in node.inputs[1:])
+        return [v for v in values if v is not None]
+
     def follows_inputs(self, name: str) -> bool:
         """Whether a derived value changes with the sizes of the inputs."""
         other = self.other_value(name)
@@ -152,21 +237,21 @@ class Facts:
 
     def other_value(self, name: str) -> Array | None:
         """The value of a derived tensor under the other sizes, None where there are none."""
-        return None if self._other is None else self._elsewhere[1][name]
+        return None if self.other is None else self._elsewhere[1][name]
 
     def other_shape(self, name: str) -> tuple[int, ...] | None:
         """The shape of a tensor under the other sizes, None where there are none."""
-        return None if self._other is None else self._elsewhere[0][name]
+        return None if self.other is None else self._elsewhere[0][name]
 
     @property
     def all_shapes(self) -> list[dict[str, tuple[int, ...]]]:
         """The shapes on the feed, and under the other sizes where there are any."""
-        return [self.shapes] if self._other is None else [self.shapes, self._elsewhere[0]]
+        return [self.shapes] if self.other is None else [self.shapes, self._elsewhere[0]]
 
     @cached_property
     def _elsewhere(self) -> tuple[dict[str, tuple[int, ...]], dict[str, Array]]:
-        assert self._other is not None
-        shapes = self._probe(self._other)
+        assert self.other is not None
+        shapes = self._probe(self.other)
         return shapes, self._run_static(shapes)
 
     def changing(self, name: str) -> NDArray[np.bool_]:
@@ -285,6 +370,11 @@ class Facts:
         found = run(session(model, optimize=False), wanted, fed)
         dense = [(name, value) for name, value in zip(wanted, found, strict=True) if isinstance(value, np.ndarray)]
         return feed | {name: value for name, value in dense if value.size <= LARGE}
+
+
+def _is_weight(kind: np.dtype[Any]) -> bool:
+    """Floats, bfloat16 among them, and integers of a byte."""
+    return kind.kind in "fV" or (kind.kind in "iu" and kind.itemsize == 1)
 
 
 def _shape_value(node: onnx.NodeProto, shape: tuple[int, ...]) -> Array:

@@ -58,9 +58,7 @@ class Ledger:
         """Pins whatever the node reads."""
         for tensor in self.node.inputs:
             self._pin_tensor(tensor.name, f"is read by {self._me()}, which {reason}")
-        sizes = [self.facts.value(t) for t in self.node.inputs if t.name in self.facts.static]
-        parameters = sum(v.size for v in sizes if v is not None and v.ndim > 1 and v.dtype.kind == "f")
-        parameters += sum(self.facts.sparse.get(t.name, 0) for t in self.node.inputs)
+        parameters = self.facts.parameters(self.node.inputs)
         if parameters:
             self.refused.append(Refusal(self._layer(), reason, parameters))
 

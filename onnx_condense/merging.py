@@ -12,9 +12,10 @@ from onnx_condense.actions import Reader, Recurrent
 from onnx_condense.balance import even_out
 from onnx_condense.channels import Group, Trace, layer_name
 from onnx_condense.factors import Factor, Rule, final_rules
+from onnx_condense.integer_merges import inexact
 from onnx_condense.labels import atoms_of
 from onnx_condense.plan import GroupPlan, Read
-from onnx_condense.signals import Bools, Floats, Ints
+from onnx_condense.signals import Bools, Floats, Ints, epsilon
 from onnx_condense.similarity import condense, ratios, similarity
 from onnx_condense.stages import Evaluator
 from onnx_condense.state import Path, State, paths
@@ -25,6 +26,9 @@ CANDIDATE = 1 - 1e-4
 ROUNDING = 16
 """Exact means: within this many units of the weights' precision."""
 
+COARSE = 2
+"""The same for types of less than 32 bits: their weights are rounded results of wider ones."""
+
 Method = Literal["lossless", "auto", "ratio", "delete"]
 
 
@@ -32,10 +36,11 @@ Method = Literal["lossless", "auto", "ratio", "delete"]
 class Judgement:
     """How the channels of one group compare, before any threshold is applied.
 
-    members: per cell, the indices of channels still there. alike: per cell [k, k]. gone: channels that nobody reads or
-    that are constant. constants: per path (by position) the value of those.
+    state: the weights that were compared. members: per cell, the indices of channels still there. alike: per cell
+    [k, k]. gone: channels that nobody reads or that are constant. constants: per path (by position) the value of those.
     """
 
+    state: State
     group: Group
     paths: tuple[Path, ...]
     members: tuple[Ints, ...]
@@ -57,7 +62,7 @@ def judge(state: State, group: Group, method: Method, depthwise: Literal["joint"
     kept = state.kept(group)
     gone = np.zeros(len(group.units), dtype=bool)
     constants = tuple(np.zeros(len(group.units)) for _ in mine)
-    tolerance = ROUNDING * _precision(trace, group)
+    tolerance = _tolerance(trace, group)
     members, evaluators, alike = [], [], []
     if method in ("lossless", "auto"):
         gone[kept] = state.unread(group, list(mine))[kept]
@@ -76,13 +81,14 @@ def judge(state: State, group: Group, method: Method, depthwise: Literal["joint"
             else []
         )
         alike.append(similarity(_unique(factors), len(cell)))
-    return Judgement(group, mine, tuple(members), tuple(evaluators), tuple(alike), gone, constants)
+    return Judgement(state, group, mine, tuple(members), tuple(evaluators), tuple(alike), gone, constants)
 
 
-def _precision(trace: Trace, group: Group) -> float:
-    values = [trace.facts.value(t) for n in group.producers for t in trace.facts.nodes[n].inputs]
-    kinds = [v.dtype for v in values if v is not None and v.dtype.kind == "f"]
-    return max((float(np.finfo(np.dtype(k).name).eps) for k in kinds), default=float(np.finfo(np.float32).eps))
+def _tolerance(trace: Trace, group: Group) -> float:
+    """How far apart numbers may lie, relative to their size, that count as equal."""
+    types = {trace.facts.float_type(t.name) for n in group.producers for t in trace.facts.nodes[n].inputs}
+    found = [(COARSE if kind.itemsize < 4 else ROUNDING) * epsilon(kind) for kind in types if kind is not None]
+    return max(found, default=ROUNDING * epsilon(np.dtype(np.float32)))
 
 
 def _signals(mine: Sequence[Path], cell: Ints) -> list[int]:
@@ -156,15 +162,17 @@ def decide(
         cosine[cell[moved]] = alike[moved, local[moved]]
     before = np.zeros(n, dtype=bool)
     before[np.concatenate([*judgement.members, np.flatnonzero(judgement.gone)])] = True
+    if trace.is_quantized(group):
+        reads = _reads(judgement, trace, main, method, depthwise)
+        stays = inexact(judgement.state, judgement.paths, reads, main)
+        main[stays], cosine[stays] = stays, 1.0
     for cell in group.cells:  # a tensor keeps at least one channel of every cell
         there = cell[before[cell]]
         if len(there) and not (main[there] == there).any():
             main[there[0]] = there[0]
     held = _hold_back(group, main, cosine, before, _channels_per_unit(trace, group), align)
     main[~before] = np.flatnonzero(~before)
-    reads = tuple(
-        _read(judgement, trace, position, main, method, depthwise) for position in range(len(judgement.paths))
-    )
+    reads = _reads(judgement, trace, main, method, depthwise)
     return GroupPlan(
         group.index, group.layers, tuple(main.tolist()), tuple(cosine.tolist()), judgement.highest, held, reads
     )
@@ -229,6 +237,10 @@ def _align(removed: Bools, cosine: Floats, before: Bools, width: tuple[int, int,
     result = removed.copy()
     result[leaving[np.lexsort((leaving, cosine[leaving]))][: wanted - kept]] = False
     return result
+
+
+def _reads(judgement: Judgement, trace: Trace, main: Ints, method: Method, depthwise: str) -> tuple[Read, ...]:
+    return tuple(_read(judgement, trace, position, main, method, depthwise) for position in range(len(judgement.paths)))
 
 
 def _read(judgement: Judgement, trace: Trace, position: int, main: Ints, method: Method, depthwise: str) -> Read:

@@ -208,19 +208,28 @@ def export_graph(
 
 
 def _exported(node: gs.Node, original: onnx.NodeProto) -> onnx.NodeProto:
-    """The message for a node that changed; attributes that are no plain numbers never do."""
+    """The message for a node that changed; attributes other than numbers and new constants never do."""
     proto = onnx.NodeProto()
     proto.CopyFrom(original)
     proto.op_type, proto.name, proto.domain = node.op, node.name, node.domain or ""
     proto.input[:] = [t.name for t in node.inputs]
     proto.output[:] = [t.name for t in node.outputs]
     del proto.attribute[:]
+    stated = {name: value for name, value in node.attrs.items() if _is_plain(value) or _is_new(value)}
     proto.attribute.extend(
-        a for a in original.attribute if a.type in UNKNOWN_TO_GRAPHSURGEON or not _is_plain(node.attrs.get(a.name, 0))
+        a
+        for a in original.attribute
+        if a.type in UNKNOWN_TO_GRAPHSURGEON or (a.name in node.attrs and a.name not in stated)
     )
-    numbers = {name: value for name, value in node.attrs.items() if _is_plain(value)}
-    proto.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in numbers.items())
+    for name, value in stated.items():
+        content = numpy_helper.from_array(value.values) if isinstance(value, gs.Constant) else value
+        proto.attribute.append(onnx.helper.make_attribute(name, content))
     return proto
+
+
+def _is_new(value: object) -> bool:
+    """A constant that was not read from the file."""
+    return isinstance(value, gs.Constant) and isinstance(value._values, np.ndarray)
 
 
 def _is_plain(value: object) -> bool:

@@ -60,6 +60,9 @@ class NodeView:
         """The element type of an input (TensorProto.DataType)."""
         return self._facts.types.get(self.node.inputs[index].name)
 
+    def type_of_output(self) -> int | None:
+        return self._facts.types.get(self.node.outputs[0].name)
+
     def is_weight(self, index: int) -> bool:
         """Whether an input is constant and can therefore be rewritten."""
         return self.has(index) and self.node.inputs[index].name in self._facts.static and self.value(index) is not None
@@ -94,10 +97,13 @@ class NodeView:
 
 FLOAT_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
 
+ANYTHING = (-np.inf, np.inf)
+
 INTEGER_TYPES = tuple(getattr(onnx.TensorProto, f"{sign}INT{bits}") for sign in ("", "U") for bits in (8, 16, 32, 64))
 
 HEADS = "has attention heads, which stay"
 TOGETHER = "normalizes channels together"
+QUANTIZED = "is quantized: condense the float model, then quantize it"
 
 Row = Callable[[NodeView], Action]
 
@@ -336,6 +342,38 @@ def cast(view: NodeView) -> Action:
 
 def cast_like(view: NodeView) -> Action:
     return Activation(Kind.LINEAR if view.type(1) in FLOAT_TYPES else Kind.BOUNDED)
+
+
+def quantize(view: NodeView) -> Action:
+    return _per_tensor(view, *_integer_limits(view.type_of_output()))
+
+
+def dequantize(view: NodeView) -> Action:
+    scale, zero = view.value(1), view.value(2) if view.has(2) else np.zeros(1)
+    if scale is None or scale.size != 1 or zero is None:
+        return _per_tensor(view, *ANYTHING)
+    ends = (np.array(_integer_limits(view.type(0))) - float(zero.reshape(-1)[0])) * float(scale.reshape(-1)[0])
+    return _per_tensor(view, float(ends.min()), float(ends.max()))
+
+
+def _integer_limits(kind: int | None) -> tuple[float, float]:
+    if kind is None or kind not in INTEGER_TYPES:
+        return ANYTHING
+    limits = np.iinfo(onnx.helper.tensor_dtype_to_np_dtype(kind))
+    return float(limits.min), float(limits.max)
+
+
+def _per_tensor(view: NodeView, low: float, high: float) -> Action:
+    """Rounding to a grid that is the same for every channel; with one grid per channel they stay."""
+    if not all(view.is_weight(i) for i in (1, 2) if view.has(i)):
+        return Refused("quantizes with a scale that is computed from data")
+    scale = view.shape(1)
+    if view.attribute("block_size", 0) or len(scale) > 1:
+        return Refused("quantizes in blocks")
+    if prod(scale) == 1:
+        return Activation(Kind.BOUNDED, low, high)
+    axis = view.attribute("axis", 1) % len(view.shape())
+    return Activation(Kind.BOUNDED, uniform_axes=(axis,), across="quantizes each channel with a scale of its own")
 
 
 def power(view: NodeView) -> Action:

@@ -29,7 +29,7 @@ from onnx_condense.actions import (
     Window,
 )
 from onnx_condense.facts import Facts
-from onnx_condense.operator_rows import HEADS, TOGETHER, NodeView
+from onnx_condense.operator_rows import HEADS, QUANTIZED, TOGETHER, NodeView
 from onnx_condense.recurrent_rows import recurrent, reverse_sequence
 from onnx_condense.runtime import Array
 
@@ -77,6 +77,8 @@ TABLE: Mapping[tuple[str, str], rows.Row] = {
         "Or": rows.fixed(Elementwise("compare")),
         "Xor": rows.fixed(Elementwise("compare")),
         "Not": rows.fixed(BOUNDED),
+        "QuantizeLinear": rows.quantize,
+        "DequantizeLinear": rows.dequantize,
         "Neg": rows.fixed(Elementwise("neg")),
         "Relu": rows.fixed(RELU),
         "LeakyRelu": rows.fixed(Activation(Kind.HOMOGENEOUS)),
@@ -184,6 +186,17 @@ TABLE: Mapping[tuple[str, str], rows.Row] = {
 
 ONE_MACHINE = ("com.microsoft.nchwc", "com.ms.internal.nhwc")
 """Domains of operators that onnxruntime writes for the machine that it runs on."""
+QUANTIZED_OPERATORS = (
+    "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear",
+    # com.microsoft
+    "QGemm", "QLinearAdd", "QLinearAveragePool", "QLinearConcat", "QLinearGlobalAveragePool", "QLinearLeakyRelu",
+    "QLinearMul", "QLinearReduceMean", "QLinearSigmoid", "QLinearSoftmax", "QLinearWhere", "QAttention",
+    "QEmbedLayerNormalization", "QMoE", "QOrderedAttention", "QOrderedGelu", "QOrderedLayerNormalization",
+    "QOrderedLongformerAttention", "QOrderedMatMul", "QuantizeWithOrder", "DequantizeWithOrder", "DynamicQuantizeLSTM",
+    "DynamicQuantizeMatMul", "MatMulInteger16", "MatMulIntegerToFloat", "MatMulNBits", "MatMulBnb4", "MulInteger",
+    "GatherBlockQuantized", "ReduceSumInteger",
+)  # fmt: skip
+"""Operators on integers without a row: what they read is refused with an advice."""
 
 DEFAULT_DOMAINS = ("", "ai.onnx", None)
 
@@ -197,7 +210,9 @@ def read(node: gs.Node, facts: Facts) -> Action:
         return Refused("was optimized for another machine: condense the model that it was made from")
     row = TABLE.get((domain, node.op))
     if row is None:
-        return Refused("is not supported yet")
+        return Refused(QUANTIZED if node.op in QUANTIZED_OPERATORS else "is not supported yet")
+    if any(facts.is_locked(t.name) for t in node.inputs):
+        return Refused(QUANTIZED)
     return row(NodeView(node, facts))
 
 

@@ -19,6 +19,7 @@ from onnx_condense.builder import Builder
 from onnx_condense.canonicalize import fold_batchnorm
 from onnx_condense.channels import Refusal, Trace
 from onnx_condense.errors import PlanError
+from onnx_condense.facts import Facts
 from onnx_condense.feeds import model_specs
 from onnx_condense.fused import unfuse
 from onnx_condense.inlining import inline
@@ -27,6 +28,7 @@ from onnx_condense.model_io import Source
 from onnx_condense.options import INSPECT_THRESHOLDS, Options
 from onnx_condense.plan import Plan
 from onnx_condense.proof import prove, unchanged
+from onnx_condense.qoperators import opened as open_integers
 from onnx_condense.report import (
     ModelFacts,
     RefusalReport,
@@ -231,9 +233,10 @@ def open_model(model: Model, options: Options, clock: _Clock | None = None, repl
         feeds = make_feeds(working, specs, options.data, options.input_shape, options.seed)
         other = other_feed(working, specs, feeds[0], options.seed)
     with clock("trace"):
-        flat = flatten(working, feeds[0], other)
+        form, inner = open_integers(working)
+        flat = flatten(form, feeds[0], other)
         graph = graph if flat.model is working else model_io.import_graph(flat.model)
-        traced = trace_unshuffled(flat.model, graph, flat.feed, flat.other, flat.bodies)
+        traced = trace_unshuffled(Facts(flat.model, graph, flat.feed, flat.other, flat.bodies, inner))
         left = [Refusal(*refusal) for refusal in flat.left]
         traced = replace(traced, refusals=(*traced.refusals, *left), untraced=sum(r.parameters for r in left))
     batches = [len(feeds[0][s.name]) for s in specs if s.dims and isinstance(s.dims[0], str)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -26,6 +26,12 @@ TAIL = 4 * float(np.finfo(np.float32).eps)
 
 INNER_LIMIT = 1e-3
 """Their limit: far above rounding of any of them, far below any error of the rewrite."""
+
+FOLDING = {"float16": 2e-2, "bfloat16": 1e-1}
+"""Error that rounding folded weights to these types may make, layer after layer."""
+
+ROUNDED_LIMIT = 1e-2
+"""The same where activations are rounded to a grid: rounding of floats sometimes becomes a step of the grid."""
 
 
 def prove(
@@ -64,12 +70,13 @@ def prove(
     worst, limit = nearest(_settled(surgery, bounded), limits)
     approximation = compare(expected, condensed[:count])
     inner = _inner_error(traced, small, twin)
-    if not worst <= limit or not inner <= max(INNER_LIMIT, 100 * max(limits.values(), default=0.0)):
+    if not worst <= limit or not inner <= _inner_limit(traced, noise, limits):
         raise VerificationError(
             f"the rewritten model is not what was planned (surgery error {max(worst, inner):.1e}, "
             f"limit {limit:.1e}): nothing is written; please report this model"
         )
-    lost, bound = nearest(_settled(approximation, bounded), limits)
+    folded = _folding_error(traced)
+    lost, bound = nearest(_settled(approximation, bounded), {n: max(limit, folded) for n, limit in limits.items()})
     if options.lossless and not lost <= bound:
         raise VerificationError(
             f"--lossless changed the outputs by {lost:.1e}, more than the limit {bound:.1e}: "
@@ -92,6 +99,21 @@ def prove(
         approximation.samples,
         options.data is None,
     )
+
+
+def _inner_limit(traced: Trace, noise: Verification, limits: Mapping[str, float]) -> float:
+    """With quantized weights the original's noise tells how far integers are from floats, nothing of rounding."""
+    if any(traced.is_quantized(group) for group in traced.groups):
+        return ROUNDED_LIMIT
+    own = [limits[o.name] * (1 if o.dtype in FOLDING else 100) for o in noise.outputs]
+    return max(INNER_LIMIT, *own) if own else INNER_LIMIT
+
+
+def _folding_error(traced: Trace) -> float:
+    """What --lossless may change where sums of weights are rounded to a short type."""
+    nodes, facts = traced.facts.nodes, traced.facts
+    kinds = (facts.float_type(nodes[s.node].inputs[s.input].name) for s in traced.slots if s.role == "contracted")
+    return max((FOLDING.get(kind.name, 0.0) for kind in kinds if kind is not None), default=0.0)
 
 
 def bounded_outputs(traced: Trace) -> set[str]:
@@ -145,7 +167,7 @@ def _inner_error(traced: Trace, small: Written, twin: Written) -> float:
     if not names:
         return 0.0
     feed = [traced.facts.feed]
-    left, right = (results(_exposing(w.flat, names), feed, optimize=False, wanted=names) for w in (twin, small))
+    left, right = (results(_exposing(w.traced, names), feed, optimize=False, wanted=names) for w in (twin, small))
     alive = small.alive
     narrow = [{n: alive[n].of(value) if n in alive else value for n, value in feed.items()} for feed in left]
     return compare(narrow, right).error

@@ -205,7 +205,7 @@ def group_reports(builder: Builder, state: State) -> tuple[GroupReport, ...]:
 
 
 def _group_report(builder: Builder, group: Group, plan: GroupPlan | None) -> GroupReport:
-    width, method = len(group.units), builder.options.method
+    width, method = len(group.units), builder.method(group)
     held = plan.held if plan else builder.held.get(group.index, ())
     pairs = zip(plan.main, plan.cosine, strict=True) if plan else ()
     merged = [cosine for i, (main, cosine) in enumerate(pairs) if main not in (i, -1)]
@@ -243,6 +243,11 @@ def warnings_for(verification: VerificationReport | None, options: Options, buil
     if builder.enlarging:
         names = ", ".join(builder.enlarging)
         found.append(f"writing down {names}, which the file only describes, would make it larger: their groups stay")
+    layers = [g.layers[0] for g in builder.groups if g.index in builder.quantized]
+    if layers:
+        named = f"{layers[0]} is" if len(layers) == 1 else f"{layers[0]} and {len(layers) - 1} more are"
+        advice = "only what stays exact on the integers is merged; condense the float model, then quantize it"
+        found.append(f"{named} quantized: {advice}")
     if verification is None:
         return tuple(found)
     error = verification.approximation_error

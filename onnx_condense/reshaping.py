@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_condense import movers
 from onnx_condense.actions import Action, Filter, Move, Padding, Product, Recurrent, Window
+from onnx_condense.channels import Slot
 from onnx_condense.facts import Facts
 from onnx_condense.labels import atoms_of, varying
 from onnx_condense.model_io import import_graph, unused_name
@@ -80,6 +81,7 @@ class Reshaping:
         self.edited: set[int] = set()
         self.taken = self.facts.names
         self.values: dict[tuple[int, int], Array] = {}
+        self.cuts: dict[tuple[int, int], list[tuple[Slot, Kept]]] = {}
         self.shapes = self._small_shapes()
 
     def _kept(self, labels: Labels, name: str) -> Kept | None:

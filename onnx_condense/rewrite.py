@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -20,6 +21,8 @@ from onnx_condense.bodies import restore
 from onnx_condense.channels import Slot
 from onnx_condense.labels import atoms_of
 from onnx_condense.model_io import export_graph
+from onnx_condense.qoperators import closed
+from onnx_condense.quantized import Quantized
 from onnx_condense.reshaping import Disagreement, Enlarged, Kept, Reshaping
 from onnx_condense.runtime import Array
 from onnx_condense.signals import Floats
@@ -30,14 +33,14 @@ from onnx_condense.state import State, by_channel, from_channels
 class Written:
     """A model that was written from a state.
 
-    model: the model. flat: the same with copies of its bodies (bodies.py).
+    traced: the model in the form in which it was traced: copies of bodies in it, operators on integers opened.
     macs: multiply-accumulates of its convolutions, recurrent nodes and matrix products with weights, on the traced
         shapes; those of every body once.
     alive: tensor name -> what of the original's tensor it holds, where it lost something.
     """
 
     model: onnx.ModelProto
-    flat: onnx.ModelProto
+    traced: onnx.ModelProto
     macs: int
     alive: Mapping[str, Kept]
 
@@ -100,6 +103,19 @@ def _check_tied(state: State) -> None:
             raise Disagreement(np.unique(state.trace.unit_of[atoms[atoms >= 0]]), name)
 
 
+def _alive_of(value: Array, slot: Slot, kept: Kept) -> Array:
+    """What is alive of a weight, or of numbers that are broadcast with it."""
+    value = value.reshape((1,) * (slot.labels.ndim - value.ndim) + value.shape)
+    if kept.line is None:
+        return kept.of(np.broadcast_to(value, np.broadcast_shapes(value.shape, kept.mask.shape)))
+    if slot.groups > 1 and slot.axes == (1,):
+        if value.shape[1] == 1:
+            return value
+        slices = by_channel(value, slot.axes, slot.groups)[kept.line]
+        return from_channels(slices, slot.axes, value.shape, slot.groups)
+    return kept.of(value) if value.shape[kept.axis] > 1 else value
+
+
 class _Writer(Reshaping):
     """described: new shapes of the constants that the file describes rather than holds."""
 
@@ -115,15 +131,16 @@ class _Writer(Reshaping):
             self._shift(index, shift)
         for slot in self.trace.slots:
             self._slice(slot)
-        self._insert_values()
+        self._insert_values(self._stored())
         self._write_down()
         self.move()
         macs = self.macs()
         shapes = self._changed() | self.described
-        flat = export_graph(self.graph, self.facts.model, origin, self.edited, shapes, provenance)
+        traced = export_graph(self.graph, self.facts.model, origin, self.edited, shapes, provenance)
         kept = {name: self._kept(self.trace.labels[name], name) for name in self._changed()}
         alive = {name: of for name, of in kept.items() if of is not None}
-        return Written(restore(flat, self.facts.model, self.facts.bodies), flat, macs, alive)
+        model = restore(closed(traced, self.facts.inner), self.facts.model, self.facts.bodies)
+        return Written(model, traced, macs, alive)
 
     def macs(self) -> int:
         """Output elements times the weights that each of them multiplies."""
@@ -156,16 +173,10 @@ class _Writer(Reshaping):
         kept = self._kept(slot.labels, self.facts.nodes[slot.node].inputs[slot.input].name)
         if kept is None:
             return
-        value = self._value(slot.node, slot.input)
-        value = value.reshape((1,) * (slot.labels.ndim - value.ndim) + value.shape)
-        if kept.line is None:
-            value = np.broadcast_to(value, np.broadcast_shapes(value.shape, kept.mask.shape))
-        if slot.groups > 1 and slot.axes == (1,):
-            slices = kept.of(by_channel(value, slot.axes, slot.groups).swapaxes(0, 1)).swapaxes(0, 1)
-            value = from_channels(slices, slot.axes, value.shape, slot.groups)
-        elif value.shape[kept.axis] > 1:
-            value = kept.of(value)
-        self.values[slot.node, slot.input] = np.ascontiguousarray(value).reshape(value.shape)
+        place = slot.node, slot.input
+        value = _alive_of(self._value(*place), slot, kept)
+        self.cuts.setdefault(place, []).append((slot, kept))
+        self.values[place] = np.ascontiguousarray(value).reshape(value.shape)
 
     def _shift(self, index: int, shift: Floats) -> None:
         """Adds constants of removed channels to a consumer's bias, in original shape."""
@@ -176,8 +187,9 @@ class _Writer(Reshaping):
             self.nodes[index].attrs["beta"] = 1.0
             self._set_bias(index, shift.astype(kind))
         elif action.bias is not None:
-            bias = self._value(index, action.bias)
-            self._set_bias(index, (bias.astype(np.float64) + shift / action.beta).astype(bias.dtype))
+            bias = self.state.wide(index, action.bias) + shift / action.beta
+            floats = self.state.stored(index, action.bias) is None
+            self._set_bias(index, bias.astype(self._value(index, action.bias).dtype) if floats else bias)
         elif self.nodes[index].op in ("Conv", "Gemm", "ConvTranspose"):
             self._set_bias(index, (shift / action.beta).astype(kind))
         elif not self._shift_next(index, shift):
@@ -206,6 +218,8 @@ class _Writer(Reshaping):
         tensors = self.facts.nodes[following].inputs
         if len(tensors) != 2 or tensors[position].name not in self.facts.static:
             return False
+        if isinstance(self.state.stored(following, position), Quantized):
+            return False
         value = self._value(following, position)
         if not value.ndim or value.shape[-1] != len(shift) or self._produced_axis_is_last(index) is False:
             return False
@@ -230,10 +244,26 @@ class _Writer(Reshaping):
         self.graph.nodes.insert(next(i for i, n in enumerate(self.graph.nodes) if n is node) + 1, added)
         self.edited.add(id(node))
 
-    def _insert_values(self) -> None:
+    def _stored(self) -> dict[tuple[int, int], Array]:
+        """Where the new values go: what is stored as integers or narrower floats stays that, before the same node."""
+        found: dict[tuple[int, int], Array] = {}
+        for (index, position), value in self.values.items():
+            inputs = self.facts.nodes[index].inputs
+            stored = self.facts.stored(inputs[position].name) if position < len(inputs) else None
+            if stored is None:
+                found[index, position] = value
+                continue
+            for slot, kept in self.cuts.get((index, position), ()):
+                if kept.line is None:
+                    raise Disagreement(np.unique(self.trace.unit_of[atoms_of(slot.labels)]), inputs[position].name)
+                stored = stored.sliced(partial(_alive_of, slot=slot, kept=kept))
+            found |= stored.inputs(value)
+        return found
+
+    def _insert_values(self, values: Mapping[tuple[int, int], Array]) -> None:
         """Puts new values into the graph; a weight that others read as it was gets a private copy."""
         by_name: dict[str, list[tuple[int, int]]] = {}
-        for index, position in sorted(self.values):
+        for index, position in sorted(values):
             by_name.setdefault(self.nodes[index].inputs[position].name, []).append((index, position))
         for name, places in by_name.items():
             uses = set(self.facts.consumers(name))
@@ -242,7 +272,7 @@ class _Writer(Reshaping):
             made: list[tuple[Array, gs.Tensor]] = []
             described = self.facts.is_generated(name) and self.facts.opset >= 9
             for index, position in places:
-                value = self.values[index, position]
+                value = values[index, position]
                 constant = next((c for v, c in made if v.shape == value.shape and np.array_equal(v, value)), None)
                 if constant is None and described and _is_uniform(value):
                     constant = self._filled(name, value, alone and not made)

@@ -59,4 +59,7 @@ def run(active: ort.InferenceSession, outputs: Sequence[str] | None, feed: Mappi
 
 def _reason(error: BaseException) -> str:
     text = str(error)
-    return first_line(PLACE.sub("", text.split(" : ", 3)[-1]) if text.startswith("[ONNXRuntimeError]") else text)
+    reason = first_line(PLACE.sub("", text.split(" : ", 3)[-1]) if text.startswith("[ONNXRuntimeError]") else text)
+    if "NOT_IMPLEMENTED" in text:
+        reason += " (onnxruntime's CPU has no kernel for its types: convert the model to float32 first)"
+    return reason

@@ -17,8 +17,7 @@ import onnx_graphsurgeon as gs
 from onnx_condense import model_io, movers
 from onnx_condense.actions import Move
 from onnx_condense.channels import Trace
-from onnx_condense.facts import Body, Facts
-from onnx_condense.inputs import Feed
+from onnx_condense.facts import Facts
 from onnx_condense.labels import varying
 from onnx_condense.movers import Labels, Shape
 from onnx_condense.signals import Ints
@@ -52,16 +51,14 @@ Link = tuple[int, int]
 Shapes = Mapping[str, Shape]
 
 
-def trace_unshuffled(
-    model: onnx.ModelProto, graph: gs.Graph, feed: Feed, other: Feed | None = None, bodies: tuple[Body, ...] = ()
-) -> Trace:
-    """The trace of a model, its shuffles replaced; arguments as of Facts."""
-    traced = trace(Facts(model, graph, feed, other, bodies))
+def trace_unshuffled(facts: Facts) -> Trace:
+    """The trace of a graph, its shuffles replaced."""
+    traced = trace(facts)
     found = find_shuffles(traced)
     if not found:
         return traced
-    plain = replace_shuffles(traced.facts, found)
-    return trace(Facts(plain, model_io.import_graph(plain), feed, other, bodies))
+    plain = replace_shuffles(facts, found)
+    return trace(Facts(plain, model_io.import_graph(plain), facts.feed, facts.other, facts.bodies, facts.inner))
 
 
 def find_shuffles(traced: Trace) -> list[Shuffle]:

@@ -28,6 +28,11 @@ S = TypeVar("S", bound="Signal")
 T = TypeVar("T")
 
 
+def epsilon(kind: np.dtype[Any]) -> float:
+    """The distance from 1 to the next number of a float type."""
+    return 2.0**-7 if kind.name == "bfloat16" else float(np.finfo(kind.name).eps)
+
+
 @dataclass(frozen=True, eq=False)
 class Signal:
     """Base of all signals; identity is what distinguishes two."""

@@ -15,6 +15,7 @@ from onnx_condense.actions import Contraction, Recurrent
 from onnx_condense.channels import Group, Slot, Trace
 from onnx_condense.labels import atoms_of, occurrence, signals_of
 from onnx_condense.plan import GroupPlan
+from onnx_condense.quantized import Narrowed, Quantized
 from onnx_condense.runtime import Array
 from onnx_condense.signals import Bools, Floats, Ints, Weights
 
@@ -96,6 +97,15 @@ class State(Weights):
         value = self.trace.facts.value(self.trace.facts.nodes[node].inputs[position])
         assert value is not None
         return value
+
+    def stored(self, node: int, position: int) -> Quantized | Narrowed | None:
+        """How a weight input is stored, None where it is stored as it is used."""
+        return self.trace.facts.stored(self.trace.facts.nodes[node].inputs[position].name)
+
+    def wide(self, node: int, position: int) -> Floats:
+        """The value of a weight input in float64; a quantized one free of rounding."""
+        stored, value = self.stored(node, position), self.weight(node, position)
+        return value.astype(np.float64) if stored is None else stored.wide(value)
 
     # ---- numbers for signals (see signals.Weights)
 
@@ -203,7 +213,7 @@ class State(Weights):
     def _fold(self, path: Path, leaving: Ints, main: Ints, ratio: Floats, constant: Floats) -> None:
         slot = path.slot
         weight = self.weight(slot.node, slot.input)
-        columns = by_channel(weight, slot.axes, slot.groups).astype(np.float64)
+        columns = by_channel(self.wide(slot.node, slot.input), slot.axes, slot.groups)
         place_of = {
             (u, r): p for u, r, p in zip(path.units.tolist(), path.rank.tolist(), path.places.tolist(), strict=True)
         }
@@ -215,9 +225,12 @@ class State(Weights):
         ]
         spread = (1,) * (columns.ndim - 1)
         np.add.at(columns, targets, ratio[units[merged]].reshape(-1, *spread) * columns[places[merged]])
-        self._add_constant(slot, columns, places, constant[units])
+        self._add_constant(slot, columns[places], places, constant[units])
         columns[places] = 0
         folded = from_channels(columns, slot.axes, weight.shape, slot.groups)
+        stored = self.stored(slot.node, slot.input)
+        if stored is not None:
+            folded = stored.rounded(folded)
         self.folded[slot.node, slot.input] = folded.astype(weight.dtype)
 
     def _add_constant(self, slot: Slot, columns: Floats, places: Ints, constant: Floats) -> None:
@@ -227,13 +240,18 @@ class State(Weights):
         action = self.trace.actions[slot.node]
         if not isinstance(action, Contraction):
             return
+        shift = self.shift_of(slot, action, columns, places, constant)
+        self.shift[slot.node] = self.shift.get(slot.node, 0.0) + shift
+
+    def shift_of(self, slot: Slot, action: Contraction, columns: Floats, places: Ints, constant: Floats) -> Floats:
+        """[outputs]: what constants [k] of channels with these columns [k, ...] at places [k] add to the outputs."""
         produced = action.weight_axes.index(action.outer)
         behind = produced + 1 if produced < slot.axis else produced
-        totals = np.moveaxis(columns[places], behind, 1).reshape(len(places), columns.shape[behind], -1).sum(-1)
+        totals = np.moveaxis(columns, behind, 1).reshape(len(places), columns.shape[behind], -1).sum(-1)
         totals = action.alpha / max(1, action.scattered) * constant[:, None] * totals
         shift = np.zeros((action.groups, totals.shape[1]))
-        np.add.at(shift, places * action.groups // len(columns), totals)
-        self.shift[slot.node] = self.shift.get(slot.node, 0.0) + shift.reshape(-1)
+        np.add.at(shift, places * action.groups // slot.labels.size, totals)
+        return shift.reshape(-1)
 
 
 def compose(first: GroupPlan, second: GroupPlan) -> GroupPlan:

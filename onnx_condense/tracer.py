@@ -73,6 +73,8 @@ class _Tracer(Recurring):
         for tensor in self.facts.graph.outputs:
             inside = self.facts.is_inside(tensor.name)
             self._pin_tensor(tensor.name, f"is an output of {'an If, Loop or Scan body' if inside else 'the model'}")
+            if tensor.name in self.facts.static:
+                self.refused.append(Refusal(tensor.name, "is computed from constants alone", 0))
             for name in self.facts.measured(tensor.name):
                 self._pin_tensor(name, "has a shape that is an output of the model")
         for name in self.facts.captured():

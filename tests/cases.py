@@ -7,6 +7,7 @@ import planted_cases
 import planted_fused
 import planted_graphs
 import planted_more
+import planted_quantized
 import planted_recurrent
 import planted_rows
 from planted import CASES
@@ -17,6 +18,7 @@ FAMILIES = (
     planted_fused,
     planted_graphs,
     planted_more,
+    planted_quantized,
     planted_recurrent,
     planted_rows,
 )

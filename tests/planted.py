@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_condense.actions import Contraction, Reader, Recurrent
 from onnx_condense.channels import Trace
+from onnx_condense.facts import Facts
 from onnx_condense.model_io import import_graph
 from onnx_condense.shuffles import trace_unshuffled
 from onnx_condense.state import Path, State
@@ -140,7 +141,9 @@ def widths(model: onnx.ModelProto) -> dict[str, int]:
     shapes = {t.name: tuple(t.dims) for t in model.graph.initializer}
     found = {}
     for node in model.graph.node:
-        if node.op_type == "Gather" and node.input[0] in shapes:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.input[0] in shapes:
+            shapes[node.output[0]] = shapes[node.input[0]]
+        elif node.op_type == "Gather" and node.input[0] in shapes:
             found[node.name] = shapes[node.input[0]][1]
         elif node.op_type == "Einsum":
             equation = next(a.s.decode() for a in node.attribute)
@@ -197,7 +200,7 @@ def assert_close(model: onnx.ModelProto, other: onnx.ModelProto, limit: float) -
 
 def traced(model: onnx.ModelProto) -> Trace:
     """The trace of a model, on `signed_feed`."""
-    return trace_unshuffled(model, import_graph(model), signed_feed(model))
+    return trace_unshuffled(Facts(model, import_graph(model), signed_feed(model)))
 
 
 def channel_values(state: State, path: Path, model: onnx.ModelProto) -> NDArray[np.float64]:

@@ -39,9 +39,10 @@ def disturbed(written: Written, name: str, by: float) -> Written:
     model.CopyFrom(written.model)
     for tensor in model.graph.initializer:
         if tensor.name == name:
-            value = numpy_helper.to_array(tensor) + np.float32(by)
+            value = numpy_helper.to_array(tensor)
+            value = value + value.dtype.type(by)
             tensor.CopyFrom(numpy_helper.from_array(value, name))
-    return replace(written, model=model, flat=model)
+    return replace(written, model=model, traced=model)
 
 
 def weight_names(written: Written) -> list[str]:
