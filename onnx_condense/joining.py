@@ -90,6 +90,7 @@ class Joining(Ledger):
 
     def _product(self, action: Product) -> None:
         """Channels along an axis that the output keeps are mapped by data; those that are summed stay."""
+        reason = f"is read by {self._me()}, which multiplies two tensors that both depend on data"
         carried = []
         for position, letters in enumerate((action.left, action.right)):
             labels = self.labels.get(self.node.inputs[position].name)
@@ -98,11 +99,11 @@ class Joining(Ledger):
             if all(letters[axis] in action.output for axis in varying(labels)):
                 carried.append((position, labels))
             else:
-                self._pin(labels, f"is read by {self._me()}, which multiplies two tensors that both depend on data")
+                self._pin(labels, reason)
         if len(carried) == 1:
             self._emit(self._multiplied(action, *carried[0]))
         for _, labels in carried[1:] and carried:
-            self._pin(labels, f"is read by {self._me()}, which multiplies two tensors that both have channels")
+            self._pin(labels, reason)
 
     def _multiplied(self, action: Product, position: int, labels: Labels) -> Labels:
         """Labels of one factor in the output. Along an axis that the other one has too, each meets data of its own."""
@@ -130,7 +131,8 @@ class Joining(Ledger):
         parts = []
         for position, (labels, shape) in enumerate(zip(inputs, shapes, strict=True)):
             value = self.facts.value(tensors[position]) if tensors[position].name in self.facts.static else None
-            if labels is None and not across and value is not None and value.dtype.kind == "f":
+            known = value is not None and value.dtype.kind == "f" and bool(np.isfinite(value).all())
+            if labels is None and not across and value is not None and known:
                 rows = np.moveaxis(value, axis, 0).reshape(shape[axis], -1)
                 labels = self._constant_channels(np.asarray(rows, dtype=np.float64))
                 self._add_slot(position, "carried", labels, len(shape), axis)

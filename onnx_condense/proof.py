@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
-from onnx_condense.actions import Activation, Move, Window
+from onnx_condense.actions import Activation, Move, Padding, Window
 from onnx_condense.channels import Trace
 from onnx_condense.errors import InputError, VerificationError
 from onnx_condense.inputs import Feed
@@ -101,7 +101,7 @@ def bounded_outputs(traced: Trace) -> set[str]:
     found = set()
     for output in traced.facts.graph.outputs:
         name = output.name
-        while name in makers and isinstance(traced.actions.get(makers[name]), Move | Window):
+        while name in makers and isinstance(traced.actions.get(makers[name]), Move | Padding | Window):
             name = traced.facts.nodes[makers[name]].inputs[0].name
         action = traced.actions.get(makers.get(name, -1))
         if isinstance(action, Activation) and np.isfinite([action.low, action.high]).all():
