@@ -90,6 +90,7 @@ class Joining(Ledger):
 
     def _product(self, action: Product) -> None:
         """Channels along an axis that the output keeps are mapped by data; those that are summed stay."""
+        reason = f"is read by {self._me()}, which multiplies two tensors that both depend on data"
         carried = []
         for position, letters in enumerate((action.left, action.right)):
             labels = self.labels.get(self.node.inputs[position].name)
@@ -97,7 +98,7 @@ class Joining(Ledger):
                 continue
             both = {a for a in varying(labels) if letters[a] in action.left and letters[a] in action.right}
             if any(letters[axis] not in action.output for axis in varying(labels)):
-                self._pin(labels, f"is read by {self._me()}, which multiplies two tensors that both depend on data")
+                self._pin(labels, reason)
             elif both == set(varying(labels)):
                 self._pin(labels, f"varies along a batch axis at {self._me()}")
             else:
@@ -106,7 +107,7 @@ class Joining(Ledger):
         if len(carried) == 1:
             self._emit(self._multiplied(action, *carried[0]))
         for _, labels in carried[1:] and carried:
-            self._pin(labels, f"is read by {self._me()}, which multiplies two tensors that both have channels")
+            self._pin(labels, reason)
 
     def _multiplied(self, action: Product, letters: str, labels: Labels) -> Labels:
         """Labels of one factor in the output."""
@@ -127,7 +128,8 @@ class Joining(Ledger):
         parts = []
         for position, (labels, shape) in enumerate(zip(inputs, shapes, strict=True)):
             value = self.facts.value(tensors[position]) if tensors[position].name in self.facts.static else None
-            if labels is None and not across and value is not None and value.dtype.kind == "f":
+            known = value is not None and value.dtype.kind == "f" and bool(np.isfinite(value).all())
+            if labels is None and not across and value is not None and known:
                 rows = np.moveaxis(value, axis, 0).reshape(shape[axis], -1)
                 labels = self._constant_channels(np.asarray(rows, dtype=np.float64))
                 self._add_slot(position, "carried", labels, len(shape), axis)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
-from onnx_condense.actions import Action, Activation, Kind, Move, Window
+from onnx_condense.actions import Action, Activation, Kind, Move, Padding, Window
 from onnx_condense.channels import Trace
 from onnx_condense.errors import InputError, VerificationError
 from onnx_condense.inputs import Feed
@@ -137,7 +137,7 @@ def bounded_outputs(traced: Trace) -> set[str]:
 
 
 def _keeps_bounds(action: Action | None) -> bool:
-    return isinstance(action, Move | Window) or (isinstance(action, Activation) and action.kind is Kind.LINEAR)
+    return isinstance(action, Move | Padding | Window) or (isinstance(action, Activation) and action.kind is Kind.LINEAR)
 
 
 def _settled(found: Verification, bounded: set[str]) -> Verification:

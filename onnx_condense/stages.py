@@ -95,7 +95,8 @@ class Evaluator(Relations):
         scale, shift, _ = self._parameters(signal)
         if factors and factors[-1].open:
             last = factors[-1]
-            rows = last.rows * scale if scale.shape[1] == 1 else np.hstack([last.rows * s[:, None] for s in scale.T])
+            columns = [s for s in scale.T if s.any()] or [scale[:, 0]]  # places of constants add nothing
+            rows = last.rows * scale if scale.shape[1] == 1 else np.hstack([last.rows * s[:, None] for s in columns])
             return [*factors[:-1], replace(last, rows=rows, bias=_moved(last.bias, scale, shift))]
         if np.ptp(scale, axis=0).max(initial=0) == 0 and np.ptp(shift, axis=0).max(initial=0) == 0:
             return factors

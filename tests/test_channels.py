@@ -150,7 +150,7 @@ def tied(net: Net, hidden: str) -> str:
         (unsupported, "Compress, which is not supported"),
         (normalized, "normalizes channels together"),
         (softmax, "mixes channels"),
-        (squared, "both have channels"),
+        (squared, "both depend on data"),
         (reduced, "reduces over channels"),
         (tied, "is an output of the model"),
     ],
