@@ -17,6 +17,9 @@ from onnx_condense.reshaping import Disagreement
 from onnx_condense.rewrite import check_shapes
 from onnx_condense.state import State, paths
 
+STAYS = 0
+"""In `Builder.multiples`: the group stays as it is."""
+
 
 class Builder:
     """From a trace and options to states.
@@ -26,6 +29,7 @@ class Builder:
         thresholds: group index -> threshold.
         original: the state in which nothing is merged.
         uneven: tensors whose channels could not be removed evenly; their groups stay.
+        multiples: group index -> multiple that a convolution's width is kept at; STAYS keeps all channels.
         held: group index -> channels whose merges alignment undid in the last build.
     """
 
@@ -39,6 +43,7 @@ class Builder:
         self._check_globs()
         self.groups = [g for g in traced.groups if self._chosen(g)]
         self.thresholds = self._thresholds()
+        self.multiples = dict.fromkeys(self.thresholds, align)
         self.uneven: list[str] = []
         self.held: dict[int, tuple[int, ...]] = {}
         self._judged: dict[int, Judgement] = {}
@@ -107,10 +112,12 @@ class Builder:
         while repeat:
             repeat = False
             for group in self.groups:
-                if group.index in self._stay:
+                multiple = self.multiples[group.index]
+                if group.index in self._stay or multiple == STAYS:
+                    self.held[group.index] = ()
                     continue
                 judgement = self._judge(state, group) if cascading else self.judged(group)
-                plan = self._decide(judgement, wanted[group.index], self.align)
+                plan = self._decide(judgement, wanted[group.index], multiple)
                 self.held[group.index] = plan.held
                 if plan.shrinks:
                     state.apply(group, plan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -157,7 +157,7 @@ def decide(
         there = cell[before[cell]]
         if len(there) and not (main[there] == there).any():
             main[there[0]] = there[0]
-    held = _align(main, cosine, before, _channels_per_unit(trace, group), align)
+    held = _align(main, cosine, before, _width(trace, group), align)
     main[~before] = np.flatnonzero(~before)
     reads = tuple(
         _read(judgement, trace, position, main, method, depthwise) for position in range(len(judgement.paths))
@@ -182,26 +182,41 @@ def _exact(judgement: Judgement, trace: Trace, evaluator: Evaluator, cell: Ints,
     return result
 
 
-def _channels_per_unit(trace: Trace, group: Group) -> tuple[int, int, bool]:
-    """(channels that stay in any case, channels per unit, whether convolutions touch them) of the first producer."""
+class _Width(NamedTuple):
+    """How a group's units make the width of its first producer.
+
+    fixed: channels that stay in any case. per_unit: channels per unit. parts: heads or convolution groups that share
+    the width evenly; each one's share is aligned. convolved: whether convolutions touch the channels.
+    """
+
+    fixed: int
+    per_unit: int
+    parts: int
+    convolved: bool
+
+    def fits(self, units: int, align: int) -> bool:
+        """Whether so many units make a width that is aligned, and evenly over the parts."""
+        return (self.fixed + units * self.per_unit) % (align * self.parts) == 0
+
+
+def _width(trace: Trace, group: Group) -> _Width:
     facts = trace.facts
     slot = next(s for s in trace.slots if s.role == "produced" and s.node == group.producers[0])
     units = trace.unit_of[slot.labels.reshape(-1) >> 32]
     mine = int(np.isin(units, group.units).sum())
     readers = {p.slot.node for p in paths(trace, group)}
     ranks = [len(facts.shapes.get(facts.nodes[n].outputs[0].name, ())) for n in (*group.producers, *readers)]
-    return len(units) - mine, max(1, mine // len(group.units)), any(r > 3 for r in ranks)
+    return _Width(len(units) - mine, max(1, mine // len(group.units)), 1, any(r > 3 for r in ranks))
 
 
-def _align(main: Ints, cosine: Floats, before: Bools, width: tuple[int, int, bool], align: int) -> tuple[int, ...]:
+def _align(main: Ints, cosine: Floats, before: Bools, width: _Width, align: int) -> tuple[int, ...]:
     """Undoes merges, lowest cosine first, until the width is a multiple of `align`; returns their channels."""
-    fixed, per_unit, convolved = width
     places = np.arange(len(main))
     removed = np.flatnonzero((main != places) & before)
-    if align <= 1 or not convolved or not len(removed):
+    if align <= 1 or not width.convolved or not len(removed):
         return ()
     kept = int(before.sum()) - len(removed)
-    wanted = next((k for k in range(kept, int(before.sum())) if (fixed + k * per_unit) % align == 0), int(before.sum()))
+    wanted = next((k for k in range(kept, int(before.sum())) if width.fits(k, align)), int(before.sum()))
     order = removed[np.lexsort((removed, cosine[removed]))]
     undone = order[: wanted - kept]
     main[undone] = undone
