@@ -136,14 +136,14 @@ def race(
 
     Args:
         loaders: one per model; each call makes a fresh session.
-        limit: seconds, loading included; `FEWEST` rounds are measured in any case.
+        limit: seconds after the first loading; `FEWEST` rounds are measured in any case.
         narrow: the race ends before the limit when every interval is at most this wide.
         seed: of the order within rounds.
         clock: seconds.
     """
     track = _Track(loaders, seed, clock)
-    end = clock() + limit
     loading = track.load()
+    end = clock() + limit
     reload = loading <= limit / 16  # eight blocks fit even if half of the time goes into loading
     length = max(limit / BLOCKS, loading if reload else 0.0)
     while True:
