@@ -176,10 +176,11 @@ def compare_latency(
     provider: str = CPU,
     seed: int = 0,
 ) -> Race:
-    """Races models that are known to run on the feeds."""
+    """Races models on the feeds. Raises InputError where one does not run."""
 
     def make(model: Path | bytes) -> Runner:
         active = session(model, threads=threads, provider=provider)
+        run(active, None, feeds[0])
         return lambda number: active.run(None, feeds[number % len(feeds)])
 
     return race([partial(make, model) for model in models], seconds, seed=seed)
@@ -245,6 +246,8 @@ def _check_runs(entered: Sequence[_Contestant], feeds: Sequence[Feed], threads: 
     """Raises InputError where a model does not take the first one's inputs."""
     for contestant in entered:
         active = session(contestant.file, threads=threads, provider=provider)
+        if provider not in active.get_providers():
+            raise InputError(f"{contestant.name} does not run on {provider}, onnxruntime chose another one: drop it")
         names = {value.name for value in active.get_inputs()}
         if names != feeds[0].keys():
             raise InputError(

@@ -12,7 +12,7 @@ from pathlib import Path
 from onnx_condense.alignment import block_width
 from onnx_condense.benchmark import batch_of, compare_latency, latency_feeds
 from onnx_condense.builder import STAYS, Builder
-from onnx_condense.errors import InputError, UsageError
+from onnx_condense.errors import InputError, UsageError, VerificationError
 from onnx_condense.inputs import Feed
 from onnx_condense.latency import MARGIN
 from onnx_condense.model_io import Source, save
@@ -44,6 +44,8 @@ def ensure_faster(
         feeds: inputs that it is known to run on.
         builder: its `multiples` are set to what was reached.
         decide: makes a state with the builder as it is.
+
+    Raises VerificationError where a candidate does not run.
     """
     rungs = (builder.align, math.lcm(builder.align, block_width()), STAYS)
     planned = dict(builder.multiples)
@@ -164,7 +166,12 @@ class _Track:
         found = []
         for setup in self.setups:
             pair = [self.original, self.candidate]
-            ratio = compare_latency(pair, setup.feeds, setup.threads, SECONDS).ratio(1)
+            try:
+                ratio = compare_latency(pair, setup.feeds, setup.threads, SECONDS).ratio(1)
+            except InputError as error:
+                raise VerificationError(
+                    f"the rewritten model does not run ({error}): nothing is written; please report this model"
+                ) from error
             batch = batch_of(setup.feeds[0])
             found.append(SetupLatency(setup.threads, batch, ratio.value, ratio.low, ratio.high))
             if self._slower(found[-1]):

@@ -168,6 +168,14 @@ def test_a_fixed_batch_is_not_another() -> None:
         oc.benchmark(fixed, batches=(8,))
 
 
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_provider_that_onnxruntime_does_not_take_after_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime falls back to the CPU in silence where a provider's libraries do not load."""
+    monkeypatch.setattr(room.onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    with pytest.raises(oc.InputError, match="CUDA"):
+        oc.benchmark(MODEL, provider="CUDAExecutionProvider")
+
+
 def test_models_must_take_the_same_inputs() -> None:
     renamed = builders.build("g (float[N, 8] z) => (float[N, 8] y) { y = Relu(z) }")
     with pytest.raises(oc.InputError, match="model 2 takes the inputs z"):

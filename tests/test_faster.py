@@ -230,6 +230,17 @@ def test_an_unstable_measurement_warns(cli: Cli, save: Save, script: SimpleNames
     assert "too unstable" in cli.ok("m.onnx", *FAST).err
 
 
+def test_a_candidate_that_does_not_run_is_an_error(
+    cli: Cli, save: Save, script: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*arguments: Any) -> Any:
+        raise oc.InputError("onnxruntime cannot run the model on these inputs")
+
+    monkeypatch.setattr(faster, "compare_latency", refuses)
+    save(network())
+    assert "report this model" in cli.fails(1, "m.onnx", *FAST)
+
+
 def test_a_slower_result_is_shown_only_beyond_the_margin(script: SimpleNamespace) -> None:
     for ratio, kept in ((1.02, 5), (1.024, 5), (1.03, 48)):
         script.rule = lambda wide, batch, ratio=ratio: ratio if min(wide.values()) < 48 else 1.0
