@@ -1,9 +1,9 @@
 """Latency races: interleaved rounds, ratios between models, intervals that hold on a noisy machine.
 
 A *run* is one inference. In a *round* every model runs once, or several times in a row where a run is short, in
-shuffled order. Rounds make up *blocks*: every block starts with fresh sessions where loading is cheap, because where a
-session's buffers happen to lie shifts its latency for good. A block gives one ratio per model (the median over its
-rounds), and blocks are what is resampled: neither bursts of noise nor an unlucky session pass for many observations.
+shuffled order. Rounds make up *blocks*: where loading is cheap every block starts with fresh sessions, because where a
+session's threads and buffers landed may shift its latency for good. A block gives one ratio per model (the median over
+its rounds), and blocks are what is resampled: neither noise in bursts nor one bad session pass for many observations.
 """
 
 from __future__ import annotations
