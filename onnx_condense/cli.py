@@ -339,7 +339,7 @@ def _verify(given: Sequence[str]) -> int:
 
 def _bench(given: Sequence[str]) -> int:
     arguments = _bench_parser().parse_args(given)
-    with _progress(False) as progress:
+    with _progress(False, moving=False) as progress:
         found = benchmark(
             *(Path(model) for model in arguments.models),
             threads=arguments.threads,
@@ -402,11 +402,14 @@ def _console() -> Console:
 
 
 @contextmanager
-def _progress(quiet: bool) -> Iterator[Progress | None]:
-    """A spinner with the stage's name, on a terminal only."""
+def _progress(quiet: bool, moving: bool = True) -> Iterator[Progress | None]:
+    """The stage's name, on a terminal only: with a spinner, or without where its thread would disturb a measurement."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
         yield None
+        return
+    if not moving:
+        yield lambda stage: console.print(stage, style="dim")
         return
     with console.status("starting") as status:
         yield lambda stage: status.update(stage)
