@@ -159,7 +159,8 @@ def benchmark(
             load = _Load()
             measured = compare_latency([c.file for c in entered], feeds, threads, seconds, provider, seed)
             busy = load.others()
-            progress(f"batch {batch}: profile")
+            if with_profile:
+                progress(f"batch {batch}: profile")
             profiles = [profile(c.file, feeds, threads, provider) for c in entered if with_profile]
             rows = [_row(c.name, measured, n, batch, footprints[n]) for n, c in enumerate(entered)]
             shapes = {name: tuple(array.shape) for name, array in feeds[0].items()}
