@@ -3,6 +3,7 @@
 import logging
 
 from onnx_condense._version import __version__
+from onnx_condense.benchmark import Benchmark, benchmark
 from onnx_condense.errors import CondenseError, InputError, PlanError, UsageError, VerificationError
 from onnx_condense.options import Options
 from onnx_condense.pipeline import Analysis, Result, analyze, condense, rewrite
@@ -12,6 +13,7 @@ from onnx_condense.verify import Verification, verify
 
 __all__ = [
     "Analysis",
+    "Benchmark",
     "CondenseError",
     "InputError",
     "Options",
@@ -24,6 +26,7 @@ __all__ = [
     "VerificationError",
     "__version__",
     "analyze",
+    "benchmark",
     "condense",
     "rewrite",
     "verify",

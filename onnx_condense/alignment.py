@@ -11,7 +11,13 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_condense.errors import InputError
+from onnx_condense.options import Options
 from onnx_condense.runtime import session
+
+ALIGNMENTS = {"avx2": 8, "avx512": 16, "arm64": 4}
+"""Host -> block width. That of arm64 is what its convolutions' vectors hold; nobody measured it."""
+
+UNMEASURED = ("arm64",)
 
 PROBE_FILTERS = 20
 """A multiple of 4 (else onnxruntime does not block at all), but of no block size in use."""
@@ -39,3 +45,13 @@ def block_width() -> int:
             return 1
     padded = max((t.dims[0] for t in optimized.graph.initializer if len(t.dims) == 4), default=PROBE_FILTERS)
     return next((width for width in (4, 8, 16, 32) if -(-PROBE_FILTERS // width) * width == padded > PROBE_FILTERS), 1)
+
+
+def width_multiple(options: Options) -> tuple[int, str]:
+    """The multiple that convolution widths are kept at, and who says so."""
+    if options.align_for is not None:
+        note = ", not measured" if options.align_for in UNMEASURED else ""
+        return ALIGNMENTS[options.align_for], f"--align-for {options.align_for}{note}"
+    if options.align == "auto":
+        return block_width(), "onnxruntime on this host"
+    return int(options.align), "--align"

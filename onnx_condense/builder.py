@@ -17,6 +17,9 @@ from onnx_condense.reshaping import Disagreement, Enlarged
 from onnx_condense.rewrite import check_shapes, check_size
 from onnx_condense.state import State, paths
 
+STAYS = 0
+"""In `Builder.multiples`: the group stays as it is."""
+
 
 class Builder:
     """From a trace and options to states.
@@ -28,6 +31,7 @@ class Builder:
         uneven: tensors whose channels could not be removed evenly; their groups stay.
         enlarging: weights that the file only describes and that would make it larger; their groups stay.
         quantized: indices of groups with weights that are stored as integers, which are only merged as --lossless does.
+        multiples: group index -> multiple that a convolution's width is kept at; STAYS keeps all channels.
         held: group index -> channels whose merges alignment undid in the last build.
     """
 
@@ -42,6 +46,7 @@ class Builder:
         self.groups = [g for g in traced.groups if self._chosen(g)]
         self.quantized = {g.index for g in self.groups if traced.is_quantized(g)}
         self.thresholds = self._thresholds()
+        self.multiples = dict.fromkeys(self.thresholds, align)
         self.uneven: list[str] = []
         self.enlarging: list[str] = []
         self.held: dict[int, tuple[int, ...]] = {}
@@ -117,12 +122,14 @@ class Builder:
         while repeat:
             repeat = False
             for group in self.groups:
-                if group.index in self._stay:
+                multiple = self.multiples[group.index]
+                if group.index in self._stay or multiple == STAYS:
+                    self.held[group.index] = ()
                     continue
                 judgement = (
                     self._judge(state, group) if cascading or group.index in self.quantized else self.judged(group)
                 )
-                plan = self._decide(judgement, wanted[group.index], self.align)
+                plan = self._decide(judgement, wanted[group.index], multiple)
                 self.held[group.index] = plan.held
                 if plan.shrinks:
                     state.apply(group, plan)

@@ -15,11 +15,14 @@ from rich.console import Console
 
 from onnx_condense import model_io
 from onnx_condense._version import __version__
+from onnx_condense.alignment import ALIGNMENTS
+from onnx_condense.benchmark import SECONDS, benchmark
 from onnx_condense.errors import CondenseError, InputError, UsageError
 from onnx_condense.options import Options
 from onnx_condense.pipeline import Progress, Result, analyze, condense
 from onnx_condense.plan import Plan
-from onnx_condense.render import show_analysis, show_report, show_verification
+from onnx_condense.render import show_analysis, show_benchmark, show_report, show_verification
+from onnx_condense.runtime import CPU
 from onnx_condense.verify import verify
 
 PROGRAM = "onnx-condense"
@@ -38,6 +41,8 @@ PLANNING = (
     "merge",
     "depthwise",
     "align",
+    "align_for",
+    "ensure_faster",
     "include",
     "exclude",
     "tolerance",
@@ -66,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _inspect(given[1:])
         if given[:1] == ["verify"]:
             return _verify(given[1:])
+        if given[:1] == ["bench"]:
+            return _bench(given[1:])
         return _condense(given)
     except CondenseError as error:
         return _fail(str(error), error.exit_code)
@@ -103,15 +110,14 @@ def _condense(given: Sequence[str]) -> int:
         console = _console()
         show_report(console, result.report)
         console.print(_closing(result, arguments.dry_run, written), soft_wrap=True)
-        for warning in result.report.warnings:
-            print(f"{PROGRAM}: warning: {warning}", file=sys.stderr)
+        _warn(result.report.warnings)
     return 0
 
 
 def _condense_parser() -> _Parser:
     parser = _Parser(
         PROGRAM,
-        description="One ONNX file in, a smaller and faster one out. See also: inspect, verify.",
+        description="One ONNX file in, a smaller and faster one out. See also: inspect, verify, bench.",
         epilog="Exit codes: 0 done; 1 verification or tolerance not met, nothing written; 2 bad input or usage.",
     )
     add = parser.add_argument
@@ -123,6 +129,10 @@ def _condense_parser() -> _Parser:
     add("--lossless", action="store_true", help="only what is exact to float rounding")
     add("--merge", choices=("auto", "ratio", "delete"), help="how condensed neurons merge (default auto)")
     add("--align", default="auto", metavar="auto|N", help="keep Conv widths at multiples (default auto: this host's)")
+    add(
+        "--align-for", choices=tuple(ALIGNMENTS), help="keep them at the multiple of another host (arm64: not measured)"
+    )
+    add("--ensure-faster", action="store_true", help="measure; widen or roll back what makes it slower")
     add("--tolerance", type=float, metavar="R", help="largest relative L2 error of the outputs")
     add("--sequential", action="store_true", help="layer after layer on already merged weights, as in the paper")
     add("--fold-batchnorm", action="store_true", help="fold BatchNormalization into the weights in the file")
@@ -170,6 +180,8 @@ def _options(arguments: argparse.Namespace) -> Options:
         merge=arguments.merge,
         depthwise=arguments.depthwise,
         align=_align(arguments.align),
+        align_for=arguments.align_for,
+        ensure_faster=arguments.ensure_faster,
         include=tuple(arguments.include),
         exclude=tuple(arguments.exclude),
         tolerance=arguments.tolerance,
@@ -272,12 +284,14 @@ def _report_json(result: Result, output: Path | None) -> dict[str, Any]:
 def _closing(result: Result, dry_run: bool, written: str) -> str:
     if dry_run:
         return "Dry run: no model was written."
+    if not result.changed and result.report.latency is not None and result.report.latency.rolled_back:
+        return f"Every reduction made it slower: {written} is the input, byte for byte."
     if not result.changed:
         return f"Nothing to condense: {written} is the input, byte for byte."
     return f"Wrote {written}"
 
 
-# ---------------------------------------------------------------------------------------------------- inspect, verify
+# ---------------------------------------------------------------------------------------- inspect, verify, bench
 
 
 def _inspect(given: Sequence[str]) -> int:
@@ -323,6 +337,64 @@ def _verify(given: Sequence[str]) -> int:
     return 0
 
 
+def _bench(given: Sequence[str]) -> int:
+    arguments = _bench_parser().parse_args(given)
+    with _progress(False, moving=False) as progress:
+        found = benchmark(
+            *(Path(model) for model in arguments.models),
+            threads=arguments.threads,
+            batches=_batches(arguments.batch),
+            input_shape=_shapes(arguments.input_shape),
+            provider=_provider(arguments.provider),
+            data=arguments.data,
+            seconds=arguments.seconds,
+            seed=arguments.seed,
+            with_profile=arguments.profile,
+            progress=progress,
+        )
+    if arguments.json:
+        print(json.dumps(found.to_json(), indent=1, allow_nan=False))
+    else:
+        show_benchmark(_console(), found)
+    _warn(found.warnings)
+    return 0
+
+
+def _bench_parser() -> _Parser:
+    parser = _Parser(
+        f"{PROGRAM} bench",
+        description="Latency of models in onnxruntime, in interleaved rounds; all are compared with the first.",
+        epilog="A model file named bench is reached as ./bench.",
+    )
+    add = parser.add_argument
+    add("models", nargs="+", metavar="MODEL", help="the first is what the others are compared with")
+    add("--threads", type=int, default=0, metavar="N", help="of onnxruntime (default 0: all cores)")
+    add("--batch", metavar="1,8,64", help="sizes of a symbolic batch axis (default 1)")
+    add("--provider", default=CPU, metavar="NAME", help="onnxruntime's execution provider (default CPU)")
+    add("--seconds", type=float, default=SECONDS, metavar="S", help="at most, per batch size (default 10)")
+    add("--profile", action="store_true", help="also show the time per operator type and node")
+    add("--json", action="store_true", help="print JSON instead of tables")
+    _inputs(parser)
+    return parser
+
+
+def _batches(text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(size) for size in text.split(",")) if text is not None else ()
+    except ValueError as error:
+        raise UsageError(f"--batch wants sizes like 1,8,64, not {text}") from error
+
+
+def _provider(name: str) -> str:
+    """onnxruntime's name of a provider: CUDA means CUDAExecutionProvider."""
+    return name if name.endswith("ExecutionProvider") else f"{name}ExecutionProvider"
+
+
+def _warn(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        print(f"{PROGRAM}: warning: {warning}", file=sys.stderr)
+
+
 def _console() -> Console:
     """Standard output; wide enough for whole names where it is no terminal."""
     console = Console()
@@ -330,11 +402,14 @@ def _console() -> Console:
 
 
 @contextmanager
-def _progress(quiet: bool) -> Iterator[Progress | None]:
-    """A spinner with the stage's name, on a terminal only."""
+def _progress(quiet: bool, moving: bool = True) -> Iterator[Progress | None]:
+    """The stage's name, on a terminal only: with a spinner, or without where its thread would disturb a measurement."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
         yield None
+        return
+    if not moving:
+        yield lambda stage: console.print(stage, style="dim")
         return
     with console.status("starting") as status:
         yield lambda stage: status.update(stage)

@@ -8,17 +8,15 @@ from typing import Literal
 
 import numpy as np
 
-from onnx_condense.actions import Reader, Recurrent
-from onnx_condense.balance import even_out
 from onnx_condense.channels import Group, Trace, layer_name
 from onnx_condense.factors import Factor, Rule, final_rules
 from onnx_condense.integer_merges import inexact
-from onnx_condense.labels import atoms_of
 from onnx_condense.plan import GroupPlan, Read
 from onnx_condense.signals import Bools, Floats, Ints, epsilon
 from onnx_condense.similarity import condense, ratios, similarity
 from onnx_condense.stages import Evaluator
 from onnx_condense.state import Path, State, paths
+from onnx_condense.widths import hold_back
 
 CANDIDATE = 1 - 1e-4
 """Cosine above which a pair is worth the exact test of --lossless."""
@@ -170,7 +168,7 @@ def decide(
         there = cell[before[cell]]
         if len(there) and not (main[there] == there).any():
             main[there[0]] = there[0]
-    held = _hold_back(group, main, cosine, before, _channels_per_unit(trace, group), align)
+    held = hold_back(trace, group, main, cosine, before, align)
     main[~before] = np.flatnonzero(~before)
     reads = _reads(judgement, trace, main, method, depthwise)
     return GroupPlan(
@@ -190,52 +188,6 @@ def _exact(judgement: Judgement, trace: Trace, evaluator: Evaluator, cell: Ints,
         result &= ~np.isinf(evaluator.constants(trace.signals[path.signal])[j])
         if path.slot.padded:
             result &= relation.constant == 0
-    return result
-
-
-def _channels_per_unit(trace: Trace, group: Group) -> tuple[int, int, bool]:
-    """(channels that stay in any case, channels per unit, whether convolutions touch them) of the first producer."""
-    facts = trace.facts
-    slot = next(s for s in trace.slots if s.role == "produced" and s.node == group.producers[0])
-    units = trace.unit_of[atoms_of(np.unique(slot.labels))]
-    mine = int(np.isin(units, group.units).sum())
-    nodes = {*group.producers, *(p.slot.node for p in paths(trace, group))}
-    nodes = {n for n in nodes if not isinstance(trace.actions[n], Recurrent | Reader)}
-    ranks = [len(facts.shapes.get(facts.nodes[n].outputs[0].name, ())) for n in nodes]
-    return len(units) - mine, max(1, mine // len(group.units)), any(r > 3 for r in ranks)
-
-
-def _hold_back(
-    group: Group, main: Ints, cosine: Floats, before: Bools, width: tuple[int, int, bool], align: int
-) -> tuple[int, ...]:
-    """Undoes merges, lowest cosine first, until all lines lose equally many and the width is a multiple of `align`.
-
-    Returns the channels that alignment held back.
-    """
-    wanted = (main != np.arange(len(main))) & before
-    even = removed = even_out(wanted, cosine, group.partitions)
-    while True:
-        aligned = even_out(_align(removed, cosine, before, width, align), cosine, group.partitions)
-        if np.array_equal(aligned, removed):
-            break
-        removed = aligned
-    undone = np.flatnonzero(wanted & ~removed)
-    main[undone] = undone
-    cosine[undone] = 1.0
-    return tuple(np.flatnonzero(even & ~removed).tolist())
-
-
-def _align(removed: Bools, cosine: Floats, before: Bools, width: tuple[int, int, bool], align: int) -> Bools:
-    """Which removals stand when the width is to be a multiple of `align`."""
-    fixed, per_unit, convolved = width
-    leaving = np.flatnonzero(removed)
-    if align <= 1 or not convolved or not len(leaving):
-        return removed
-    whole = int(before.sum())
-    kept = whole - len(leaving)
-    wanted = next((k for k in range(kept, whole) if (fixed + k * per_unit) % align == 0), whole)
-    result = removed.copy()
-    result[leaving[np.lexsort((leaving, cosine[leaving]))][: wanted - kept]] = False
     return result
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from numpy.typing import NDArray
 
@@ -18,6 +18,7 @@ INSPECT_THRESHOLDS = (0.999, 0.95, 0.88, 0.7)
 
 Merge = Literal["auto", "ratio", "delete"]
 Depthwise = Literal["joint", "kernel"]
+Host = Literal["avx2", "avx512", "arm64"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,9 @@ class Options:
             removes channels that nobody reads or that are constant. None means "auto".
         depthwise: "joint" judges every stage of a depthwise-separable block, "kernel" the depthwise taps alone.
         align: "auto" keeps Conv widths at multiples that onnxruntime wants on this host; a number is that multiple.
+        align_for: the multiple for another host: "avx2", "avx512" or "arm64" (not measured). Excludes `align`.
+        ensure_faster: measure the result against the original; dependency groups that make it slower are widened or
+            rolled back until it is not shown slower.
         include, exclude: globs over node or weight names; a group is taken when one of its layers matches
             `include` (empty: all) and none matches `exclude`.
         tolerance: bound of the approximation error, max over float outputs of ||a-b|| / ||a||.
@@ -48,6 +52,8 @@ class Options:
     merge: Merge | None = None
     depthwise: Depthwise = "joint"
     align: int | Literal["auto"] = "auto"
+    align_for: Host | None = None
+    ensure_faster: bool = False
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     tolerance: float | None = None
@@ -80,6 +86,12 @@ class Options:
             raise UsageError(f"--depthwise is joint or kernel, not {self.depthwise}")
         if self.align != "auto" and (not isinstance(self.align, int) or self.align < 1):
             raise UsageError(f"--align is auto or a positive whole number, not {self.align}: --align 1 turns it off")
+        if self.align_for not in (None, *get_args(Host)):
+            raise UsageError(f"--align-for is {', '.join(get_args(Host))}, not {self.align_for}")
+        if self.align_for is not None and self.align != "auto":
+            raise UsageError(f"--align-for {self.align_for} and --align {self.align} both state the multiple: drop one")
+        if self.align_for is not None and self.ensure_faster:
+            raise UsageError("--ensure-faster measures on this host, --align-for is for another one: drop one")
         if self.tolerance is not None and not self.tolerance >= 0:
             raise UsageError(f"--tolerance must be a number of at least 0, not {self.tolerance}")
 

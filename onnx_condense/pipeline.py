@@ -8,18 +8,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import onnx
 
 from onnx_condense import model_io
-from onnx_condense.alignment import block_width
+from onnx_condense.alignment import width_multiple
 from onnx_condense.bodies import flatten
 from onnx_condense.builder import Builder
 from onnx_condense.canonicalize import fold_batchnorm
 from onnx_condense.channels import Refusal, Trace
 from onnx_condense.errors import PlanError
 from onnx_condense.facts import Facts
+from onnx_condense.faster import ensure_faster
 from onnx_condense.feeds import model_specs
 from onnx_condense.fused import unfuse
 from onnx_condense.inlining import inline
@@ -30,6 +32,7 @@ from onnx_condense.plan import Plan
 from onnx_condense.proof import prove, unchanged
 from onnx_condense.qoperators import opened as open_integers
 from onnx_condense.report import (
+    LatencyReport,
     ModelFacts,
     RefusalReport,
     Report,
@@ -130,24 +133,30 @@ def condense(
     clock = _Clock(progress)
     opened = open_model(model, options, clock, replay)
     options = opened.options
-    builder = Builder(opened.trace, options, _alignment(options))
+    multiple, source = width_multiple(options) if replay is None else (replay.align, "the plan")
+    builder = Builder(opened.trace, options, multiple)
     expected: Results = []
     if not dry_run or options.tolerance is not None:
         with clock("verify"):
             expected = results(opened.source.proto, opened.feeds)
     with clock("plan"):
         state = _decide(opened, builder, replay, expected)
+    latency = None
+    if options.ensure_faster and state.plans:
+        with clock("measure"):
+            decide = partial(_decide, opened, builder, None, expected)
+            state, latency = ensure_faster(opened.source, opened.feeds, builder, decide)
     plan = replay or _plan(opened, builder, state)
     if dry_run or not (state.plans or opened.folded):
         verification = None if dry_run else unchanged(expected, options)
-        report = _report(opened, builder, state, None, verification, clock)
+        report = _report(opened, builder, state, None, verification, latency, source, clock)
         return Result(opened.source.proto, plan, report, opened.source)
     with clock("rewrite"):
         provenance = model_io.provenance(opened.source, plan.options)
         small, twin = write(state, provenance), write(state, provenance, expanded=True)
     with clock("verify"):
         proof = prove(opened.source.proto, expected, opened.trace, opened.feeds, opened.other, small, twin, options)
-    report = _report(opened, builder, state, small, proof, clock)
+    report = _report(opened, builder, state, small, proof, latency, source, clock)
     return Result(small.model, plan, report, opened.source)
 
 
@@ -253,10 +262,6 @@ def _replayed(options: Options, plan: Plan) -> Options:
     return replace(planned, data=options.data, seed=options.seed, tolerance=options.tolerance, input_shape=shapes)
 
 
-def _alignment(options: Options) -> int:
-    return block_width() if options.align == "auto" else int(options.align)
-
-
 def _decide(opened: Opened, builder: Builder, replay: Plan | None, expected: Results) -> State:
     if replay is not None:
         return builder.replayed(replay)
@@ -290,18 +295,22 @@ def _report(
     state: State,
     small: Written | None,
     verification: VerificationReport | None,
+    latency: LatencyReport | None,
+    align_source: str,
     clock: _Clock,
 ) -> Report:
     after = model_facts(small.model, small.macs // opened.batch) if small else None
     groups = group_reports(builder, state)
-    warnings = warnings_for(verification, opened.options, builder)
+    changed = {*latency.widened, *latency.rolled_back} if latency else set()
+    warnings = warnings_for(verification, latency, opened.options, builder)
     for warning in warnings:
         _log.warning(warning)
     return Report(
         _facts_before(opened),
         after,
         opened.options.to_json(),
-        alignment_report(builder.align, groups),
+        alignment_report(builder.align, align_source, [g for g in groups if g.layers[0] not in changed]),
+        latency,
         groups,
         refusal_reports(opened.trace),
         verification,

@@ -137,7 +137,8 @@ def bounded_outputs(traced: Trace) -> set[str]:
 
 
 def _keeps_bounds(action: Action | None) -> bool:
-    return isinstance(action, Move | Padding | Window) or (isinstance(action, Activation) and action.kind is Kind.LINEAR)
+    linear = isinstance(action, Activation) and action.kind is Kind.LINEAR
+    return linear or isinstance(action, Move | Padding | Window)
 
 
 def _settled(found: Verification, bounded: set[str]) -> Verification:

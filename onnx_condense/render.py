@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from rich.console import Console
 from rich.table import Table
 
+from onnx_condense.benchmark import BatchLatency, Benchmark, ModelLatency
 from onnx_condense.pipeline import Analysis
-from onnx_condense.report import GroupReport, ModelFacts, RefusalReport, Report
+from onnx_condense.profiling import Profile
+from onnx_condense.report import GroupReport, LatencyReport, ModelFacts, RefusalReport, Report
 from onnx_condense.verify import Verification
 
 LISTED = 3
 """Layers named per row; the rest is counted."""
+
+
+SLOWEST = 15
+"""Nodes listed of a profile."""
 
 
 def names(layers: tuple[str, ...]) -> str:
@@ -27,8 +35,12 @@ def show_report(console: Console, report: Report) -> None:
     console.print(table)
     _totals(console, report.input, report.output)
     _refusals(console, report.refusals)
+    if report.alignment.multiple > 1:
+        console.print(f"Conv widths are kept at multiples of {report.alignment.multiple} ({report.alignment.source}).")
     if report.alignment.advice:
         console.print(f"{report.alignment.advice[0].upper()}{report.alignment.advice[1:]}.")
+    if report.latency is not None:
+        _latency(console, report.latency)
     if report.verification is not None and report.output is not None:
         v = report.verification
         console.print(
@@ -38,6 +50,17 @@ def show_report(console: Console, report: Report) -> None:
             f"Approximation error {v.approximation_error:.3g} (relative L2) on {v.samples} "
             f"{'generated' if v.generated else 'given'} samples{_agreement(report)}."
         )
+
+
+def _latency(console: Console, latency: LatencyReport) -> None:
+    """The ratios that were measured, and what was undone for them."""
+    for layers, done in ((latency.widened, "Widened"), (latency.rolled_back, "Rolled back")):
+        if layers:
+            console.print(f"{done}, because it made the model slower: {', '.join(layers)}.")
+    for setup in latency.setups:
+        threads = f"{setup.threads} thread" if setup.threads else "all cores"
+        interval = f"{setup.ratio:.3f} ({setup.low:.3f} to {setup.high:.3f}) of the original's"
+        console.print(f"Latency at batch {setup.batch}, {threads}: {interval}.")
 
 
 def _agreement(report: Report) -> str:
@@ -104,3 +127,59 @@ def show_verification(console: Console, verification: Verification) -> None:
         cosine = "-" if output.cosine is None else f"{output.cosine:.6f}"
         table.add_row(output.name, f"{output.relative_l2:.3e}", f"{output.max_abs:.3e}", cosine, agreement)
     console.print(table)
+
+
+def show_benchmark(console: Console, found: Benchmark) -> None:
+    """One table per batch size, and the profiles side by side."""
+    threads = f"{found.threads} thread{'s' if found.threads > 1 else ''}" if found.threads else "all cores"
+    for batch in found.batches:
+        sizes = ", ".join(f"{name} {'x'.join(map(str, shape)) or 'scalar'}" for name, shape in batch.shapes.items())
+        title = f"Latency, {threads}, {found.provider.removesuffix('ExecutionProvider')}, {sizes}"
+        table = Table(
+            *("model", "median ms", "p90", "p99", "samples/s", "load ms", "memory MB", "ratio (95 %)", "verdict"),
+            title=title,
+            title_justify="left",
+        )
+        for model in batch.models:
+            memory = "-" if model.peak_memory is None else f"{model.peak_memory / 1e6:.1f}"
+            times = (_milliseconds(t) for t in (model.median, model.p90, model.p99))
+            rest = (f"{model.throughput:.4g}", _milliseconds(model.load_seconds), memory, *_ratio(model))
+            table.add_row(model.model, *times, *rest)
+        console.print(table)
+        if batch.profiles:
+            _profiles(console, batch)
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{1e3 * seconds:.4g}"
+
+
+def _ratio(model: ModelLatency) -> tuple[str, str]:
+    interval = "1" if model.verdict is None else f"{model.ratio:.3f} ({model.ratio_low:.3f} to {model.ratio_high:.3f})"
+    return interval, (model.verdict or "the first") if model.stable else "too unstable to be a result"
+
+
+def _profiles(console: Console, batch: BatchLatency) -> None:
+    """Time per operator type, then per node, of all models side by side."""
+    columns = [f"{model.model}, ms" for model in batch.models]
+    by_type = Table("operator", *columns, title="Time per operator type", title_justify="left")
+    for name in _slowest([profile.operators for profile in batch.profiles]):
+        by_type.add_row(name, *(_milliseconds(profile.operators.get(name)) for profile in batch.profiles))
+    console.print(by_type)
+    nodes = [{name: node.seconds for name, node in profile.nodes.items()} for profile in batch.profiles]
+    listed = _slowest(nodes)
+    title = f"Time per node, {min(SLOWEST, len(listed))} of {len(listed)}"
+    by_node = Table("node", "operator", *columns, title=title, title_justify="left")
+    for name in listed[:SLOWEST]:
+        by_node.add_row(name, _operator(batch.profiles, name), *(_milliseconds(times.get(name)) for times in nodes))
+    console.print(by_node)
+
+
+def _operator(profiles: tuple[Profile, ...], node: str) -> str:
+    return next(profile.nodes[node].operator for profile in profiles if node in profile.nodes)
+
+
+def _slowest(times: Sequence[Mapping[str, float]]) -> list[str]:
+    """Every name, the one that takes any model longest first."""
+    every = dict.fromkeys(name for one in times for name in one)
+    return sorted(every, key=lambda name: -max(one.get(name, 0.0) for one in times))

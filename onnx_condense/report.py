@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import onnxruntime
 from onnx_condense._version import __version__
 from onnx_condense.builder import Builder
 from onnx_condense.channels import Group, Trace
+from onnx_condense.latency import UNSTABLE, Interval
 from onnx_condense.model_io import serialize
 from onnx_condense.operators import constant_floats, running_statistics
 from onnx_condense.options import Options
@@ -87,9 +88,10 @@ class RefusalReport:
 
 @dataclass(frozen=True)
 class AlignmentReport:
-    """The multiple that convolution widths were kept at, how many merges that held back, and what to do about it."""
+    """The multiple that convolution widths were kept at, who says so, what that held back, and what to do about it."""
 
     multiple: int
+    source: str
     held_back: int
     advice: str | None
 
@@ -122,6 +124,45 @@ class VerificationReport:
 
 
 @dataclass(frozen=True)
+class SetupLatency:
+    """The result's latency divided by the original's, with its 95 % interval; threads 0: all cores."""
+
+    threads: int
+    batch: int
+    ratio: float
+    low: float
+    high: float
+
+    @property
+    def stable(self) -> bool:
+        """Whether the interval is narrow enough to be a result, or decides anyhow."""
+        found = Interval(self.ratio, self.low, self.high)
+        return found.verdict != "no measurable difference" or found.width <= UNSTABLE
+
+
+@dataclass(frozen=True)
+class LatencyReport:
+    """What --ensure-faster found.
+
+    Attributes:
+        setups: ratios of the result; empty where the original is returned.
+        widened: first layers of the groups that keep more channels than planned.
+        rolled_back: first layers of the groups that stay as they were.
+        candidates: how many were measured.
+    """
+
+    setups: tuple[SetupLatency, ...]
+    widened: tuple[str, ...]
+    rolled_back: tuple[str, ...]
+    candidates: int
+
+    @property
+    def stable(self) -> bool:
+        """Whether every ratio is a result."""
+        return all(setup.stable for setup in self.setups)
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything that a run found and did; `to_json` is the stable form."""
 
@@ -129,6 +170,7 @@ class Report:
     output: ModelFacts | None
     options: Mapping[str, Any]
     alignment: AlignmentReport
+    latency: LatencyReport | None
     groups: tuple[GroupReport, ...]
     refusals: tuple[RefusalReport, ...]
     verification: VerificationReport | None
@@ -188,15 +230,15 @@ def model_facts(
     return ModelFacts(str(path) if path else None, sha256, size, *count_parameters(model.graph), macs)
 
 
-def alignment_report(multiple: int, groups: tuple[GroupReport, ...]) -> AlignmentReport:
-    """What alignment held back, over all groups."""
+def alignment_report(multiple: int, source: str, groups: Sequence[GroupReport]) -> AlignmentReport:
+    """What alignment held back, over the groups that were kept at the multiple."""
     held = [group for group in groups if group.held_back]
     if not held:
-        return AlignmentReport(multiple, 0, None)
+        return AlignmentReport(multiple, source, 0, None)
     total = sum(group.held_back for group in held)
     places = ", ".join(group.layers[0] for group in held)
     advice = f"alignment to multiples of {multiple} held back {total} merges ({places}): --align 1 makes them"
-    return AlignmentReport(multiple, total, advice)
+    return AlignmentReport(multiple, source, total, advice)
 
 
 def group_reports(builder: Builder, state: State) -> tuple[GroupReport, ...]:
@@ -234,9 +276,13 @@ def refusal_reports(traced: Trace) -> tuple[RefusalReport, ...]:
     return tuple(sorted(reports, key=lambda r: (-r.parameters, r.reason)))
 
 
-def warnings_for(verification: VerificationReport | None, options: Options, builder: Builder) -> tuple[str, ...]:
+def warnings_for(
+    verification: VerificationReport | None, latency: LatencyReport | None, options: Options, builder: Builder
+) -> tuple[str, ...]:
     """What the user should know, each with what to do."""
     found = []
+    if latency is not None and not latency.stable:
+        found.append("the latency is too unstable to be a result: quiet the machine and run --ensure-faster again")
     if builder.uneven:
         names = ", ".join(builder.uneven)
         found.append(f"the channels of {names} cannot be removed evenly: their groups stay as they are")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -15,6 +16,8 @@ from onnx_condense.model_io import PROTOBUF_LIMIT, first_line
 
 Array = NDArray[Any]
 
+CPU = "CPUExecutionProvider"
+
 PLACE = re.compile(r"^\S+\.(cc|h):\d+ [^'\n]*?::[^'\n]*?\) (?=[A-Z])")
 """Where in its own source, and in which C++ function, onnxruntime found something: nothing to a user."""
 
@@ -22,17 +25,24 @@ ort.set_default_logger_severity(4)
 
 
 def session(
-    model: onnx.ModelProto | bytes, optimize: bool = True, threads: int = 0, save_to: str = ""
+    model: onnx.ModelProto | bytes | Path,
+    optimize: bool = True,
+    threads: int = 0,
+    save_to: str = "",
+    provider: str = CPU,
+    profile_to: str = "",
 ) -> ort.InferenceSession:
-    """A CPU session. Raises InputError when onnxruntime refuses the model.
+    """A session. Raises InputError when onnxruntime refuses the model.
 
     Args:
-        model: the model or its bytes.
+        model: the model, its bytes, or its file.
         optimize: all graph optimizations, or none.
         threads: of one operator; 0 leaves it to onnxruntime.
         save_to: where onnxruntime writes the graph that it optimized; "" for nowhere.
+        provider: onnxruntime's name of what executes.
+        profile_to: start of the path of the file that `end_profiling` writes; "" for no profile.
     """
-    if not isinstance(model, bytes):
+    if isinstance(model, onnx.ModelProto):
         if model.ByteSize() >= PROTOBUF_LIMIT:
             raise InputError("the model is larger than 2 GB: it cannot be verified in memory; split it")
         model = model.SerializeToString()
@@ -42,8 +52,12 @@ def session(
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     options.optimized_model_filepath = save_to
+    options.enable_profiling = bool(profile_to)
+    if profile_to:
+        options.profile_file_prefix = profile_to
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # else idle sessions burn the others' cores
     try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(model, options, providers=[provider])
     except Exception as error:  # onnxruntime's exception classes share no public base
         raise InputError(f"onnxruntime cannot load the model: {_reason(error)}") from error
 

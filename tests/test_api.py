@@ -21,6 +21,7 @@ from onnx_condense.model_io import serialize
 
 PUBLIC = [
     "Analysis",
+    "Benchmark",
     "CondenseError",
     "InputError",
     "Options",
@@ -33,13 +34,14 @@ PUBLIC = [
     "VerificationError",
     "__version__",
     "analyze",
+    "benchmark",
     "condense",
     "rewrite",
     "verify",
 ]
-FROZEN = [oc.Analysis, oc.Options, oc.Plan, oc.Report, oc.Result, oc.Verification]
+FROZEN = [oc.Analysis, oc.Benchmark, oc.Options, oc.Plan, oc.Report, oc.Result, oc.Verification]
 ERRORS = {oc.InputError: 2, oc.UsageError: 2, oc.PlanError: 2, oc.VerificationError: 1}
-FUNCTIONS = [oc.analyze, oc.condense, oc.rewrite, oc.verify]
+FUNCTIONS = [oc.analyze, oc.benchmark, oc.condense, oc.rewrite, oc.verify]
 
 MODEL = builders.mlp((8, 16, 16, 3), clusters=(5, 4))
 

@@ -16,7 +16,7 @@ import pytest
 from conftest import OUT, Cli, Save, read, shell, snapshot, widths
 
 import onnx_condense
-from onnx_condense import pipeline
+from onnx_condense import alignment
 
 SCRIPT = Path(sys.executable).with_name("onnx-condense")
 
@@ -249,7 +249,7 @@ def test_replay_gives_the_same_bytes(cli: Cli, save: Save, monkeypatch: pytest.M
     """The plan holds what was measured on the host: another host's block width changes nothing."""
     save(builders.convnet((3, 48, 48), clusters=6, noise=0.1))
     cli.ok("m.onnx", "--threshold", "0.9", "--align", "auto", "--plan", "p.json")
-    monkeypatch.setattr(pipeline, "block_width", lambda: 5)
+    monkeypatch.setattr(alignment, "block_width", lambda: 5)
     cli.ok("m.onnx", "--replay", "p.json", "-o", "again.onnx")
     assert Path("again.onnx").read_bytes() == Path(OUT).read_bytes() != Path("m.onnx").read_bytes()
 

@@ -23,13 +23,13 @@ import evaluate
 import matplotlib
 import onnx
 import onnxruntime
+from _readme import ROOT, fill
 
 from onnx_condense import Options, condense
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt
 
-ROOT = Path(__file__).resolve().parent.parent
 MODELS = ("surrogate_h2", "digits_conv_bn", "digits_mobilenet")
 THRESHOLDS = (0.999, 0.99, 0.97, 0.95, 0.92, 0.88, 0.8, 0.7)
 SHOWN = (0.999, 0.95, 0.88)
@@ -108,14 +108,6 @@ def main() -> None:
     print(*lines, sep="\n")
     fill("table", lines)
     fill("report", ["```json", example_report(), "```"])
-
-
-def fill(mark: str, lines: list[str]) -> None:
-    """Puts lines between <!-- mark --> and <!-- /mark --> of the README."""
-    path = ROOT / "README.md"
-    before, rest = path.read_text().split(f"<!-- {mark} -->\n")
-    after = rest.split(f"<!-- /{mark} -->")[1]
-    path.write_text(f"{before}<!-- {mark} -->\n" + "\n".join(lines) + f"\n<!-- /{mark} -->{after}")
 
 
 def example_report() -> str:
