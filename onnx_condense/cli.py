@@ -66,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _inspect(given[1:])
         if given[:1] == ["verify"]:
             return _verify(given[1:])
+        if given[:1] == ["auto"]:
+            return _auto(given[1:])
         return _condense(given)
     except CondenseError as error:
         return _fail(str(error), error.exit_code)
@@ -111,7 +113,7 @@ def _condense(given: Sequence[str]) -> int:
 def _condense_parser() -> _Parser:
     parser = _Parser(
         PROGRAM,
-        description="One ONNX file in, a smaller and faster one out. See also: inspect, verify.",
+        description="One ONNX file in, a smaller and faster one out. See also: inspect, verify, auto.",
         epilog="Exit codes: 0 done; 1 verification or tolerance not met, nothing written; 2 bad input or usage.",
     )
     add = parser.add_argument
@@ -121,19 +123,25 @@ def _condense_parser() -> _Parser:
     add("--threshold", type=float, metavar="T", help="neurons condense when their cosine is above T (default 0.88)")
     add("--layer-threshold", action="append", default=[], metavar="GLOB=T", help="another threshold for some layers")
     add("--lossless", action="store_true", help="only what is exact to float rounding")
-    add("--merge", choices=("auto", "ratio", "delete"), help="how condensed neurons merge (default auto)")
-    add("--align", default="auto", metavar="auto|N", help="keep Conv widths at multiples (default auto: this host's)")
+    _merging(parser)
     add("--tolerance", type=float, metavar="R", help="largest relative L2 error of the outputs")
     add("--sequential", action="store_true", help="layer after layer on already merged weights, as in the paper")
     add("--fold-batchnorm", action="store_true", help="fold BatchNormalization into the weights in the file")
     add("--dry-run", action="store_true", help="stop at the plan")
     add("--plan", metavar="PLAN.json", help="write the plan")
+    add("--report", metavar="FILE.json", help="write the report")
     add("--replay", metavar="PLAN.json", help="apply a plan instead of judging the model")
     add("--quiet", action="store_true", help="print errors only")
     _selection(parser)
     _inputs(parser)
     add("--version", action="version", version=f"{PROGRAM} {__version__}")
     return parser
+
+
+def _merging(parser: _Parser) -> None:
+    add = parser.add_argument
+    add("--merge", choices=("auto", "ratio", "delete"), help="how condensed neurons merge (default auto)")
+    add("--align", default="auto", metavar="auto|N", help="keep Conv widths at multiples (default auto: this host's)")
 
 
 def _selection(parser: _Parser) -> None:
@@ -146,7 +154,6 @@ def _selection(parser: _Parser) -> None:
     )
     add("--include", action="append", default=[], metavar="GLOB", help="only these layers (node or weight names)")
     add("--exclude", action="append", default=[], metavar="GLOB", help="not these layers; wins over --include")
-    add("--report", metavar="FILE.json", help="write the report")
 
 
 def _inputs(parser: _Parser) -> None:
@@ -283,6 +290,7 @@ def _closing(result: Result, dry_run: bool, written: str) -> str:
 def _inspect(given: Sequence[str]) -> int:
     parser = _Parser(f"{PROGRAM} inspect", description="What could be condensed, to which width, what not, and why.")
     parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("--report", metavar="FILE.json", help="write the report")
     _selection(parser)
     _inputs(parser)
     arguments = parser.parse_args(given)
@@ -321,6 +329,34 @@ def _verify(given: Sequence[str]) -> int:
     if not worst <= arguments.tolerance:
         return _fail(f"the models differ by {worst:.3g}, more than --tolerance {arguments.tolerance:g}", 1)
     return 0
+
+
+# ---------------------------------------------------------------------------------------------------- auto
+
+
+def _auto(given: Sequence[str]) -> int:
+    from onnx_condense.finetune import command  # other commands start without it
+
+    parser = _Parser(
+        f"{PROGRAM} auto",
+        description="Merges and trains in turn until the network is a fraction of its size; the same command resumes.",
+        epilog="Exit codes: 0 reached; 1 ended before, or the trainer failed; 2 bad input or usage.",
+    )
+    command.add_arguments(parser)
+    for add in (_merging, _selection, _inputs):
+        add(parser)
+    arguments = parser.parse_args(given)
+    options = Options(
+        merge=arguments.merge,
+        depthwise=arguments.depthwise,
+        align=_align(arguments.align),
+        include=tuple(arguments.include),
+        exclude=tuple(arguments.exclude),
+        data=arguments.data,
+        input_shape=_shapes(arguments.input_shape),
+        seed=arguments.seed,
+    )
+    return command.execute(arguments, options, _console())
 
 
 def _console() -> Console:

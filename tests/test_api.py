@@ -28,6 +28,7 @@ PUBLIC = [
     "PlanError",
     "Report",
     "Result",
+    "TrainerError",
     "UsageError",
     "Verification",
     "VerificationError",
@@ -38,7 +39,7 @@ PUBLIC = [
     "verify",
 ]
 FROZEN = [oc.Analysis, oc.Options, oc.Plan, oc.Report, oc.Result, oc.Verification]
-ERRORS = {oc.InputError: 2, oc.UsageError: 2, oc.PlanError: 2, oc.VerificationError: 1}
+ERRORS = {oc.InputError: 2, oc.UsageError: 2, oc.PlanError: 2, oc.TrainerError: 1, oc.VerificationError: 1}
 FUNCTIONS = [oc.analyze, oc.condense, oc.rewrite, oc.verify]
 
 MODEL = builders.mlp((8, 16, 16, 3), clusters=(5, 4))
