@@ -71,7 +71,7 @@ def gradients(weights: list[Array], x: Array, labels: NDArray[np.int64]) -> list
     return found
 
 
-def fit(weights: list[Array], rate: float, steps: int, seed: int, decay: float = 0.0) -> list[Array]:
+def fit(weights: list[Array], rate: float, steps: int, seed: int) -> list[Array]:
     """Adam for `steps` passes over the training images."""
     images, labels, _, _ = digits()
     generator = np.random.default_rng(seed)
@@ -85,7 +85,7 @@ def fit(weights: list[Array], rate: float, steps: int, seed: int, decay: float =
                 first[i] = 0.9 * first[i] + 0.1 * g
                 second[i] = 0.999 * second[i] + 0.001 * g * g
                 step = first[i] / (1 - 0.9**count) / (np.sqrt(second[i] / (1 - 0.999**count)) + 1e-8)
-                weights[i] = (weights[i] * np.float32(1 - rate * decay) - np.float32(rate) * step).astype(np.float32)
+                weights[i] = (weights[i] - np.float32(rate) * step).astype(np.float32)
     return weights
 
 
@@ -134,6 +134,22 @@ def write(model: onnx.ModelProto, weights: list[Array]) -> onnx.ModelProto:
     return model
 
 
+class Digits:
+    """The same trainer as a Python object (see onnx_condense.finetune.Trainer)."""
+
+    def train(
+        self, model: onnx.ModelProto, steps: int, learning_rate: float, done: int
+    ) -> tuple[onnx.ModelProto, dict[str, Any]]:
+        """The model after `steps` passes over the training images, and its accuracy."""
+        seed = zlib.crc32(model.SerializeToString(deterministic=True))
+        weights = fit(read(model), learning_rate, steps, seed)
+        return write(model, weights), {"score": score(weights)}
+
+    def evaluate(self, model: onnx.ModelProto) -> dict[str, Any]:
+        """The accuracy on the validation images."""
+        return {"score": score(read(model))}
+
+
 def arguments() -> argparse.Namespace:
     """What `onnx-condense auto` passes, and what --new wants."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -147,7 +163,6 @@ def arguments() -> argparse.Namespace:
     add("--new", type=Path, metavar="OUT.onnx", help="make and train a first network instead")
     add("--widths", default="128,64", help="of its hidden layers")
     add("--gamma", type=float, default=0.5)
-    add("--decay", type=float, default=0.0, help="decoupled weight decay")
     add("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -155,18 +170,19 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """One call."""
     given = arguments()
-    model = (
-        new([int(w) for w in given.widths.split(",")], given.gamma, given.seed) if given.new else onnx.load(given.model)
-    )
-    weights = read(model)
-    if not given.evaluate_only:
-        seed = zlib.crc32(model.SerializeToString(deterministic=True))
-        weights = fit(weights, given.learning_rate, given.steps, seed, given.decay)
-        onnx.save(write(model, weights), given.new or given.output)
-    if given.metrics:
-        given.metrics.write_text(json.dumps({"score": score(weights)}))
+    if given.new:
+        model = new([int(w) for w in given.widths.split(",")], given.gamma, given.seed)
     else:
-        print(f"accuracy {score(weights):.4f}")
+        model = onnx.load(given.model)
+    if given.evaluate_only:
+        metrics = Digits().evaluate(model)
+    else:
+        model, metrics = Digits().train(model, given.steps, given.learning_rate, 0)
+        onnx.save(model, given.new or given.output)
+    if given.metrics:
+        given.metrics.write_text(json.dumps(metrics))
+    else:
+        print(f"accuracy {metrics['score']:.4f}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Kills `onnx-condense auto` at random points until it is done, and compares the result with an undisturbed run's.
 
-    python tools/kill_auto.py [--kills 100] [--seed 0]
+    python tools/kill_auto.py [--kills 100] [--seed 0] [--brief]
 
 Every other kill falls at a random time (mostly while the trainer runs), the others at a random file operation in the
 run's folder (opening, renaming or removing a file, starting the trainer). When a run is done, the next one begins,
@@ -30,6 +30,7 @@ OPTIONS = (
     *("--learning-rate", "0.003:0.001", "--step-limit", "2", "--step-limit-growth", "1", "--last-step-limit", "3"),
     *("--threshold-start", "0.2", "--threshold-up", "0.7", "--main-step-limit", "20", "--quiet"),
 )
+BRIEF = ("--rounds", "1", "--test-every", "2")
 KILLER = """
 import os, signal, sys
 left, work = int(sys.argv.pop(1)), sys.argv.pop(1)
@@ -53,9 +54,9 @@ def first_network(folder: Path) -> Path:
     return path
 
 
-def command(model: Path, work: Path) -> list[str]:
+def command(model: Path, work: Path, brief: bool) -> list[str]:
     """The arguments of the run, the same at every start."""
-    return ["auto", str(model), "--work", str(work), "--trainer", TRAINER, *OPTIONS]
+    return ["auto", str(model), "--work", str(work), "--trainer", TRAINER, *OPTIONS, *(BRIEF if brief else ())]
 
 
 def killed(program: list[str], after: float | None) -> bool:
@@ -71,16 +72,16 @@ def killed(program: list[str], after: float | None) -> bool:
     return code == -signal.SIGKILL
 
 
-def disturbed(model: Path, work: Path, generator: random.Random, kills: int, seconds: float) -> int:
+def disturbed(arguments: list[str], work: Path, generator: random.Random, kills: int, seconds: float) -> int:
     """Runs to the end, with at most so many kills; returns how many there were."""
     done = 0
     while True:
-        main = [sys.executable, "-m", "onnx_condense", *command(model, work)]
+        main = [sys.executable, "-m", "onnx_condense", *arguments]
         after = None
         if done < kills and generator.random() < 0.5:
             after = generator.uniform(0, seconds)
         elif done < kills:
-            main = [sys.executable, "-c", KILLER, str(generator.randint(1, 150)), str(work), *command(model, work)]
+            main = [sys.executable, "-c", KILLER, str(generator.randint(1, 150)), str(work), *arguments]
         if not killed(main, after):
             return done
         done += 1
@@ -102,13 +103,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--brief", action="store_true", help="a shorter run")
     given = parser.parse_args()
     generator = random.Random(given.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = first_network(folder)
         start = time.perf_counter()
-        killed([sys.executable, "-m", "onnx_condense", *command(model, folder / "whole")], None)
+        killed([sys.executable, "-m", "onnx_condense", *command(model, folder / "whole", given.brief)], None)
         seconds = time.perf_counter() - start
         result = (folder / "whole" / "result.onnx").read_bytes()
         check(folder / "whole", result)
@@ -116,7 +118,7 @@ def main() -> None:
         kills = runs = 0
         while kills < given.kills:
             work = folder / f"run{runs}"
-            kills += disturbed(model, work, generator, given.kills - kills, seconds / 2)
+            kills += disturbed(command(model, work, given.brief), work, generator, given.kills - kills, seconds / 2)
             runs += 1
             check(work, result)
     steps = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
