@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import builders
@@ -17,7 +19,7 @@ import pytest
 from conftest import Cli, Save, snapshot
 
 from onnx_condense import Options
-from onnx_condense.finetune import Settings, run
+from onnx_condense.finetune import Settings, command, run
 from onnx_condense.finetune import status as status_module
 
 TOOLS = Path(__file__).parent.parent / "tools"
@@ -294,3 +296,17 @@ def test_the_example_trainers_gradients(monkeypatch: pytest.MonkeyPatch) -> None
         below = loss()
         weight[place] += 1e-6
         assert gradient[place] == pytest.approx((above - below) / 2e-6, abs=1e-7)
+
+
+def test_every_option_is_in_the_readme() -> None:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    options = {text for action in parser._actions for text in action.option_strings} - {"-h", "--help"}
+    readme = (TOOLS.parent / "README.md").read_text()
+    assert not {text for text in options if text not in readme}
+
+
+def test_every_constant_is_an_option() -> None:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    assert {f.name for f in fields(Settings)} <= {action.dest for action in parser._actions}
