@@ -454,6 +454,19 @@ def test_a_line_that_does_not_follow_is_refused(tmp_path: Path) -> None:
         go(tmp_path, Scripted(), settings)
 
 
+def test_a_journal_of_another_version_is_refused(tmp_path: Path) -> None:
+    settings = replace(PAPER, rounds=1)
+    go(tmp_path, Scripted(), settings)
+    journal = tmp_path / "work" / "journal.jsonl"
+    whole = journal.read_text()
+    for old, new in (('"version": 1', '"version": 2'), ('"rounds": 1', '"laps": 1'), ('"settings"', '"constants"')):
+        journal.write_text(whole.replace(old, new, 1))
+        with pytest.raises(InputError, match="another version"):
+            go(tmp_path, Scripted(), settings)
+        with pytest.raises(InputError, match="another version"):
+            status(tmp_path / "work")
+
+
 def test_old_models_go(tmp_path: Path) -> None:
     settings = replace(PAPER, rounds=6, keep_rounds=2, threshold_down=0.3)
     state = go(tmp_path, Wandering(0.9), replace(settings, criterion=(0.7, 0.7), layer_criterion=(0.7, 0.7)))

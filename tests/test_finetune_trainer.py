@@ -128,7 +128,7 @@ def test_a_trainer_that_outlived_its_run_is_ended(tmp_path: Path) -> None:
     program = [sys.executable, "-c", "import time; time.sleep(600)"]
     with subprocess.Popen(program, start_new_session=True) as process:
         stat = Path(f"/proc/{process.pid}/stat")
-        started = stat.read_text().rpartition(")")[2].split()[19] if stat.exists() else "?"
+        started = stat.read_text().rpartition(")")[2].split()[19] if stat.exists() else ""
         (tmp_path / "record").write_text(f"{process.pid} 1")
         end_orphan(tmp_path / "record")
         assert process.poll() is None, "another process of that number is left alone"

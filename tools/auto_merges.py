@@ -2,9 +2,9 @@
 
     python tools/auto_merges.py [--merges auto,ratio,delete] [--seeds 5]
 
-64-128-64-10 networks on the digits of models/digits.npz, trained by tools/digits_trainer.py for 140 passes from small
-weights (gamma = 1), then reduced until a quarter of the parameters is left, at most one point below the start (scores
-are accuracies on the 450 images that no trainer sees; the loop chooses by them, so they are no test of the result).
+Two kinds of networks on the digits of models/digits.npz, trained by tools/digits_trainer.py for 140 passes from small
+weights, then reduced until a quarter of the parameters is left, at most one point below the start (scores are
+accuracies on the 450 images that the trainer does not see; the loop chooses by them, so they are no test of the result).
 Writes tools/auto_merges.json, with the steps of every run, and fills the README's table.
 """
 
@@ -30,13 +30,14 @@ from onnx_condense import Options
 from onnx_condense.finetune import Settings, run
 
 TARGET, LOST = 0.25, 0.01
-WIDTHS, GAMMA = [128, 64], 1.0
+NETWORKS = (([128, 64], 1.0), ([96, 64, 48], 0.8))
+"""Hidden widths, and gamma of the first weights."""
 
 
-def first(seed: int) -> tuple[onnx.ModelProto, float]:
+def first(widths: list[int], gamma: float, seed: int) -> tuple[onnx.ModelProto, float]:
     """A trained network and its accuracy."""
     trainer = Digits()
-    model, _ = trainer.train(new(WIDTHS, GAMMA, seed), 100, 2e-3, 0)
+    model, _ = trainer.train(new(widths, gamma, seed), 100, 2e-3, 0)
     model, metrics = trainer.train(model, 40, 3e-4, 0)
     return model, metrics["score"]
 
@@ -65,6 +66,15 @@ def reduced(model: onnx.ModelProto, start: float, merge: Any) -> dict[str, Any]:
     return {"merge": merge, "reached": reached, "seconds": seconds} | numbers
 
 
+def _line(network: str, merge: str, rows: list[dict[str, Any]]) -> str:
+    steps = sorted(r["steps"] for r in rows)
+    lost = statistics.median(100 * (r["start"] - (r["score"] or 0)) for r in rows)
+    cells = [network, f"`{merge}`", f"{sum(r['reached'] for r in rows)} of {len(rows)}"]
+    cells.append(f"{statistics.median(steps):g} ({', '.join(map(str, steps))})")
+    cells += [f"{statistics.median(r['kept'] for r in rows):.1%}", f"{lost:+.1f}"]
+    return f"| {' | '.join(cells)} |"
+
+
 def main() -> None:
     """Measures, prints, fills."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -73,22 +83,21 @@ def main() -> None:
     given = parser.parse_args()
     logging.disable(logging.WARNING)
     rows = []
-    for seed in range(given.seeds):
-        model, start = first(seed)
-        rows += [reduced(model, start, merge) | {"seed": seed} for merge in given.merges.split(",")]
-        print(*(f"{r['merge']} {r['steps']} steps, {r['kept']:.1%}, {r['score']:.4f}" for r in rows[-3:]), sep="; ")
+    merges = given.merges.split(",")
+    for widths, gamma in NETWORKS:
+        for seed in range(given.seeds):
+            model, start = first(widths, gamma, seed)
+            for merge in merges:
+                row = reduced(model, start, merge) | {"network": f"64-{'-'.join(map(str, widths))}-10", "seed": seed}
+                print(row, flush=True)
+                rows.append(row)
     host = {"machine": platform.machine(), "cores": os.cpu_count(), "numpy": numpy.__version__}
     Path(__file__).with_suffix(".json").write_text(json.dumps({"host": host, "runs": rows}, indent=1) + "\n")
-    lines = ["| `--merge` | runs that reached it | training steps, median (all) | parameters kept | points lost |"]
-    lines.append("|---|---|---|---|---|")
-    for merge in given.merges.split(","):
-        mine = [r for r in rows if r["merge"] == merge]
-        steps = [r["steps"] for r in mine]
-        lost = statistics.median(100 * (r["start"] - r["score"]) for r in mine)
-        cells = [f"{sum(r['reached'] for r in mine)} of {len(mine)}"]
-        cells.append(f"{statistics.median(steps):g} ({', '.join(map(str, sorted(steps)))})")
-        cells += [f"{statistics.median(r['kept'] for r in mine):.1%}", f"{lost:+.1f}"]
-        lines.append(f"| `{merge}` | {' | '.join(cells)} |")
+    lines = ["| network | `--merge` | reached | training steps, median (all) | parameters kept | points lost |"]
+    lines.append("|---|---|---|---|---|---|")
+    for network in dict.fromkeys(r["network"] for r in rows):
+        for merge in merges:
+            lines.append(_line(network, merge, [r for r in rows if (r["network"], r["merge"]) == (network, merge)]))
     print(*lines, sep="\n")
     fill("merges", lines)
 

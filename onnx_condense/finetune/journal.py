@@ -120,8 +120,9 @@ class Folder:
         path = self.path / JOURNAL
         new = not path.exists()
         try:
-            with open(path, "ab", buffering=0) as file:
+            with open(path, "ab") as file:
                 file.write(data)
+                file.flush()
                 os.fsync(file.fileno())
             if new:
                 _sync(self.path)
@@ -183,10 +184,7 @@ class Folder:
 
     def publish(self, digest: str) -> None:
         """Makes RESULT a copy of a stored model."""
-        path = self.path / RESULT
-        data = self.bytes_of(digest)
-        if not path.exists() or path.read_bytes() != data:
-            model_io.write_atomically(path, data)
+        model_io.write_atomically(self.path / RESULT, self.bytes_of(digest))
 
     def _model(self, digest: str) -> Path:
         return self.path / MODELS / f"{digest}.onnx"

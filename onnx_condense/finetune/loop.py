@@ -17,9 +17,11 @@ from onnx_condense._version import __version__
 from onnx_condense.alignment import block_width
 from onnx_condense.builder import Builder
 from onnx_condense.channels import Group, Trace
-from onnx_condense.errors import InputError, TrainerError, UsageError, VerificationError
+from onnx_condense.errors import TrainerError, UsageError, VerificationError
 from onnx_condense.finetune.journal import Folder
 from onnx_condense.finetune.machine import (
+    FORMAT,
+    VERSION,
     Action,
     Decision,
     Evaluate,
@@ -32,6 +34,7 @@ from onnx_condense.finetune.machine import (
     apply,
     decide,
     replay,
+    settings_of,
 )
 from onnx_condense.finetune.settings import Settings
 from onnx_condense.finetune.trainer import Checked, Trainer
@@ -39,9 +42,6 @@ from onnx_condense.labels import atoms_of
 from onnx_condense.options import Options
 from onnx_condense.pipeline import condense, open_model
 from onnx_condense.report import count_parameters
-
-FORMAT = "onnx-condense-auto"
-VERSION = 1
 
 FAILURES = 3
 """Failed trainer calls in a row (retries not counted) that stop a run."""
@@ -121,13 +121,12 @@ def _condensing(options: Options) -> dict[str, Any]:
 
 
 def _check_same(folder: Folder, first: Event, sha256: str, settings: Settings, options: Options) -> None:
-    if first.get("format") != FORMAT or first.get("version") != VERSION:
-        raise InputError(f"the run in {folder.path} is of another version: start a new --work")
+    began = settings_of(first).to_json()
     if first["source_sha256"] != sha256:
         raise UsageError(f"the run in {folder.path} began with another model: use that one, or a new --work")
     asked = first["options"] | {"align": first["options"]["align_asked"]}
     asked.pop("align_asked")
-    for before, now in ((first["settings"], settings.to_json()), (asked, _condensing(options))):
+    for before, now in ((began, settings.to_json()), (asked, _condensing(options))):
         for name in sorted(before.keys() | now.keys()):
             if before.get(name) != now.get(name):
                 raise UsageError(
@@ -145,6 +144,7 @@ class _Loop:
     options: Options
     state: State
     watch: Watch | None
+    published: str = ""
 
     def run(self) -> State:
         self._tidy()
@@ -159,8 +159,10 @@ class _Loop:
 
     def _tidy(self) -> None:
         """What follows from the journal and is not in it: the published result, the models that may go."""
-        if self.state.result is not None:
-            self.folder.publish(self.state.result.model)
+        result = self.state.result
+        if result is not None and result.model != self.published:
+            self.folder.publish(result.model)
+            self.published = result.model
         self.folder.prune(self.state.models())
 
     def _outcome(self, action: Action) -> Event:
@@ -192,21 +194,25 @@ class _Loop:
 
     def _reduced(self, action: Reduce) -> Event:
         before = self._model()
-        line = {"event": "reduced", "layer": list(action.layer), "threshold": action.threshold}
-        try:
-            after = reduce_layer(before, action.layer, action.threshold, self.options)
-        except VerificationError as error:  # the surgery limit: the layer stays as it is
-            _log.warning("%s stays as it is: %s", action.layer[0], error)
-            after, line = before, line | {"refused": str(error)}
+        after, refused = self._reduce(before, action.layer, action.threshold)
         digest = self.state.now.model if after is before else self.folder.put(after)
-        return line | {"model": digest, "parameters": count_parameters(after.graph)[0]}
+        line = {"event": "reduced", "layer": list(action.layer), "threshold": action.threshold}
+        return line | {"model": digest, "parameters": count_parameters(after.graph)[0]} | refused
+
+    def _reduce(self, model: onnx.ModelProto, layer: Layer, threshold: float) -> tuple[onnx.ModelProto, dict[str, str]]:
+        """`reduce_layer`; above the surgery limit the layer stays as it is, and the line says so."""
+        try:
+            return reduce_layer(model, layer, threshold, self.options), {}
+        except VerificationError as error:
+            _log.warning("%s stays as it is: %s", layer[0], error)
+            return model, {"refused": str(error)}
 
     def _surveyed(self, action: Survey) -> Event:
         model = self._model()
         layers, last = survey(model, self.options, action.last_threshold is not None)
         size = None
         if last is not None and action.last_threshold is not None and self.state.settings.until is not None:
-            size = count_parameters(reduce_layer(model, last, action.last_threshold, self.options).graph)[0]
+            size = count_parameters(self._reduce(model, last, action.last_threshold)[0].graph)[0]
         return {"event": "surveyed", "layers": [list(x) for x in layers], "last": last, "last_parameters": size}
 
 

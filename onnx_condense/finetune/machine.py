@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from onnx_condense.errors import InputError
+from onnx_condense.errors import InputError, UsageError
 from onnx_condense.finetune.schedules import logit, sigmoid
 from onnx_condense.finetune.settings import Criteria, Settings
 
@@ -334,6 +334,20 @@ def _met(state: State) -> bool:
 
 
 # ---------------------------------------------------------------------------------------------------- what happened
+
+
+FORMAT = "onnx-condense-auto"
+VERSION = 1
+
+
+def settings_of(first: Event) -> Settings:
+    """The settings in a journal's first line. Raises InputError where another version wrote it."""
+    try:
+        if (first["format"], first["version"]) == (FORMAT, VERSION):
+            return Settings.from_json(first["settings"])
+    except (KeyError, TypeError, UsageError):
+        pass
+    raise InputError("the journal is of another version of onnx-condense: start a new --work")
 
 
 def replay(settings: Settings, events: Iterable[Event]) -> State:

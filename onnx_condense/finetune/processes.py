@@ -60,19 +60,19 @@ def run(
 def end_orphan(record: Path) -> None:
     """Kills the process group of a program that outlived the run that started it, as after a SIGKILL of that run."""
     try:
-        pid, started = record.read_text().split()
-        if started == _started(int(pid)):
+        pid, _, started = record.read_text().partition(" ")
+        if started and started == _started(int(pid)):
             os.killpg(int(pid), signal.SIGKILL)
     except (OSError, ValueError):
         return
 
 
 def _started(pid: int) -> str:
-    """When a process began, in clock ticks since boot, so that a number used again is not mistaken; "?" off Linux."""
+    """When a process began, in clock ticks since boot, so that a number used again is not mistaken; "" off Linux."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
-        return "?" if not Path("/proc/self/stat").exists() else "gone"
+        return ""
 
 
 def _last_words(log: Path) -> str:

@@ -15,8 +15,7 @@ from rich.text import Text
 
 from onnx_condense.errors import UsageError
 from onnx_condense.finetune.journal import RESULT, Folder
-from onnx_condense.finetune.machine import Event, Point, Round, State, apply, replay
-from onnx_condense.finetune.settings import Settings
+from onnx_condense.finetune.machine import Event, Point, Round, State, apply, replay, settings_of
 
 FORMAT = "onnx-condense-auto-status"
 VERSION = 1
@@ -51,7 +50,7 @@ def _events(folder: Folder) -> list[dict[str, Any]]:
 
 
 def _state(events: list[dict[str, Any]]) -> State:
-    return replay(Settings.from_json(events[0]["settings"]), events)
+    return replay(settings_of(events[0]), events)
 
 
 def _status(folder: Folder, events: list[dict[str, Any]]) -> dict[str, Any]:
@@ -65,7 +64,7 @@ def _status(folder: Folder, events: list[dict[str, Any]]) -> dict[str, Any]:
         "reason": state.reason or None,
         "start": _point(state.start),
         "now": _point(state.now),
-        "result": _point(state.result) and _point(state.result) | {"path": str(folder.path / RESULT)},
+        "result": _point(state.result) | {"path": str(folder.path / RESULT)} if state.result else None,
         "criterion": state.criterion if known else None,
         "layer_criterion": state.layer_criterion if known else None,
         "step_limit": state.limit,
@@ -91,8 +90,8 @@ def _round(row: Round) -> dict[str, Any]:
     return {name: getattr(row, name) for name in names}
 
 
-def _point(point: Point | None) -> dict[str, Any]:
-    return {} if point is None else {"model": point.model, "parameters": point.parameters, "score": point.score}
+def _point(point: Point) -> dict[str, Any]:
+    return {"model": point.model, "parameters": point.parameters, "score": point.score}
 
 
 # ---------------------------------------------------------------------------------------------------- words
@@ -210,7 +209,7 @@ class _Curves:
 
 def _curves(events: list[dict[str, Any]]) -> _Curves:
     curves = _Curves()
-    state = replay(Settings.from_json(events[0]["settings"]), [])
+    state = replay(settings_of(events[0]), [])
     for event in events:
         state = apply(state, event)
         step = state.total_steps
