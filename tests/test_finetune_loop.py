@@ -23,7 +23,8 @@ from onnx_condense.report import count_parameters
 
 Score = Callable[["Scripted"], float]
 
-PAPER = Settings(criterion=(0.88, 0.85), layer_criterion=(0.84, 0.81), last_criterion=0.8, deviation_score=0.5)
+PAPER = Settings((0.88, 0.85), (0.84, 0.81), last_criterion=0.8, deviation_score=0.5, last_step_limit=4)
+"""The paper's numbers, but for the last layer's steps: 200 of them take long."""
 PLAIN = Options(align=1)
 
 
@@ -178,14 +179,19 @@ def test_nothing_to_merge_needs_no_training(tmp_path: Path) -> None:
 
 
 def test_far_off_after_ten_steps_reverts_at_once(tmp_path: Path) -> None:
-    go(tmp_path, Scripted(shrunk(0.9, 0.49)), replace(PAPER, rounds=1, threshold_up=4.0), deep(3))
+    go(tmp_path, Scripted(shrunk(0.9, 0.49)), replace(PAPER, last_step_limit=200, rounds=1, threshold_up=4.0), deep(3))
     reverted = events(tmp_path / "work", "reverted")
     assert {(r["reason"], r["steps"]) for r in reverted} == {("deviation", 10)}
 
 
 def test_tests_fall_on_the_tenth_step_and_on_the_limit(tmp_path: Path) -> None:
     trainer = Scripted(shrunk(0.9, 0.6))
-    go(tmp_path, trainer, replace(PAPER, rounds=1, test_every=8, step_limit_growth=0, threshold_up=4.0), deep(2))
+    go(
+        tmp_path,
+        trainer,
+        replace(PAPER, last_step_limit=20, rounds=1, test_every=8, step_limit_growth=0, threshold_up=4.0),
+        deep(2),
+    )
     assert [steps for steps, _, _ in trainer.calls][:4] == [8, 2, 8, 2]
     assert [done for _, _, done in trainer.calls][:5] == [0, 8, 10, 18, 0]
 
