@@ -3,8 +3,8 @@
     python tools/auto_merges.py [--merges auto,ratio,delete] [--seeds 5]
 
 Two kinds of networks on the digits of models/digits.npz, trained by tools/digits_trainer.py for 140 passes from small
-weights, then reduced until a quarter of the parameters is left, at most one point below the start. Scores are accuracies
-on the 450 images that the trainer does not see; the loop chooses by them, so they are no test of the result.
+weights, then reduced until a quarter of the parameters is left, at most one point below the start. Scores are
+accuracies on the 450 images that the trainer does not see; the loop chooses by them, so they are no test of the result.
 Writes tools/auto_merges.json, with the steps of every run, and fills the README's table.
 """
 
