@@ -123,7 +123,7 @@ def _condense_parser() -> _Parser:
     add("--threshold", type=float, metavar="T", help="neurons condense when their cosine is above T (default 0.88)")
     add("--layer-threshold", action="append", default=[], metavar="GLOB=T", help="another threshold for some layers")
     add("--lossless", action="store_true", help="only what is exact to float rounding")
-    _merging(parser)
+    _merging(parser, "auto")
     add("--tolerance", type=float, metavar="R", help="largest relative L2 error of the outputs")
     add("--sequential", action="store_true", help="layer after layer on already merged weights, as in the paper")
     add("--fold-batchnorm", action="store_true", help="fold BatchNormalization into the weights in the file")
@@ -138,9 +138,9 @@ def _condense_parser() -> _Parser:
     return parser
 
 
-def _merging(parser: _Parser) -> None:
+def _merging(parser: _Parser, default: str) -> None:
     add = parser.add_argument
-    add("--merge", choices=("auto", "ratio", "delete"), help="how condensed neurons merge (default auto)")
+    add("--merge", choices=("auto", "ratio", "delete"), help=f"how condensed neurons merge (default {default})")
     add("--align", default="auto", metavar="auto|N", help="keep Conv widths at multiples (default auto: this host's)")
 
 
@@ -343,8 +343,9 @@ def _auto(given: Sequence[str]) -> int:
         epilog="Exit codes: 0 reached; 1 ended before, or the trainer failed; 2 bad input or usage.",
     )
     command.add_arguments(parser)
-    for add in (_merging, _selection, _inputs):
-        add(parser)
+    _merging(parser, command.DEFAULT_MERGE)
+    _selection(parser)
+    _inputs(parser)
     arguments = parser.parse_args(given)
     options = Options(
         merge=arguments.merge,

@@ -438,7 +438,7 @@ def test_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:
     ("change", "words"),
     [
         ({"settings": replace(PAPER, rounds=1, step_limit=19)}, "--step-limit 20, not 19"),
-        ({"options": replace(PLAIN, merge="delete")}, "--merge auto, not delete"),
+        ({"options": replace(PLAIN, merge="ratio")}, "--merge delete, not ratio"),
         ({"options": replace(PLAIN, align=4)}, "--align 1, not 4"),
         ({"model": deep(3)}, "another model"),
     ],

@@ -39,12 +39,15 @@ from onnx_condense.finetune.machine import (
 from onnx_condense.finetune.settings import Settings
 from onnx_condense.finetune.trainer import Checked, Trainer
 from onnx_condense.labels import atoms_of
-from onnx_condense.options import Options
+from onnx_condense.options import Merge, Options
 from onnx_condense.pipeline import condense, open_model
 from onnx_condense.report import count_parameters
 
 FAILURES = 3
 """Failed trainer calls in a row (retries not counted) that stop a run."""
+
+DEFAULT_MERGE: Merge = "delete"
+"""What reaches the target with the fewest training steps (tools/auto_merges.py); the paper's is "ratio"."""
 
 Watch = Callable[[State, Event], None]
 """Called after every step with the state that it led to and its journal line."""
@@ -69,7 +72,8 @@ def run(
         trainer: see Trainer.
         work: the run's folder; result.onnx in it is the smallest model so far that met its criterion.
         settings: the constants of the paper's method.
-        options: how layers are condensed (merge, depthwise, align, include, exclude, data, input_shape, seed).
+        options: how layers are condensed (merge, depthwise, align, include, exclude, data, input_shape, seed); no
+            merge means DEFAULT_MERGE.
         retries: how often a failed trainer call is repeated.
         watch: called after every step.
 
@@ -84,6 +88,7 @@ def run(
     settings, options = settings or Settings(), options or Options()
     if options.lossless or options.threshold is not None or options.layer_threshold or options.tolerance is not None:
         raise UsageError("auto chooses the thresholds: drop --threshold, --layer-threshold, --lossless and --tolerance")
+    options = replace(options, merge=options.merge or DEFAULT_MERGE)
     folder = Folder(Path(work))
     source = model_io.load(model)
     with folder.opened():
