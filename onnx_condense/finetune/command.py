@@ -17,8 +17,9 @@ from rich.console import Console
 from onnx_condense.errors import UsageError
 from onnx_condense.finetune.journal import RESULT, Folder
 from onnx_condense.finetune.loop import DEFAULT_MERGE, run
-from onnx_condense.finetune.machine import Event, State
+from onnx_condense.finetune.machine import Event
 from onnx_condense.finetune.settings import Settings
+from onnx_condense.finetune.state import State
 from onnx_condense.finetune.status import closing, describe, fell_short, plot, show, status
 from onnx_condense.finetune.trainer import CommandTrainer
 from onnx_condense.options import Options

@@ -26,9 +26,7 @@ from onnx_condense.finetune.machine import (
     Decision,
     Evaluate,
     Event,
-    Layer,
     Reduce,
-    State,
     Survey,
     Train,
     apply,
@@ -37,6 +35,7 @@ from onnx_condense.finetune.machine import (
     settings_of,
 )
 from onnx_condense.finetune.settings import Settings
+from onnx_condense.finetune.state import Layer, State
 from onnx_condense.finetune.trainer import Checked, Trainer
 from onnx_condense.labels import atoms_of
 from onnx_condense.options import Merge, Options

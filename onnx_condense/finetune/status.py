@@ -15,7 +15,8 @@ from rich.text import Text
 
 from onnx_condense.errors import UsageError
 from onnx_condense.finetune.journal import RESULT, Folder
-from onnx_condense.finetune.machine import Event, Point, Round, State, apply, replay, settings_of
+from onnx_condense.finetune.machine import Event, apply, replay, settings_of
+from onnx_condense.finetune.state import Point, Round, State
 
 FORMAT = "onnx-condense-auto-status"
 VERSION = 1
