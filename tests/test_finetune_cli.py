@@ -149,6 +149,23 @@ def test_a_run_that_falls_short_exits_1(cli: Cli, save: Save, idle: str) -> None
     assert cli.run("auto", "m.onnx", "--trainer", idle, "--work", "w", *options).code == 1
 
 
+def test_negative_scores(cli: Cli, save: Save, idle: str, tmp_path: Path) -> None:
+    small(save)
+    (tmp_path / "idle.py").write_text(IDLE.replace("0.9", "-0.5"))
+    command = ("auto", "m.onnx", "--trainer", idle, "--work", "w", *QUICK)
+    outcome = cli.run(*command)
+    assert outcome.code == 2 and "where scores are not positive, say --criterion" in outcome.error
+    explicit = (
+        "--criterion=-0.6:-0.7",
+        "--layer-criterion=-0.8",
+        "--last-criterion",
+        "-0.8",
+        "--deviation-score",
+        "-9",
+    )
+    cli.ok(*(*command[:-4], "--work", "v", *QUICK), *explicit)
+
+
 def test_a_file_named_auto_is_reached_by_its_path(cli: Cli, save: Save) -> None:
     save(builders.mlp((8, 16, 3), clusters=4), "auto")
     cli.ok("./auto", "-o", "out.onnx")

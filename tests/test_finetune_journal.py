@@ -117,6 +117,14 @@ def test_a_folder_with_other_files_is_left_alone(folder: Folder) -> None:
     assert [p.name for p in folder.path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_run_does_not_mind_files_beside_it(folder: Folder) -> None:
+    with folder.opened():
+        folder.append({"event": "begin"})
+    (folder.path / "figure.svg").write_text("")
+    with folder.opened():
+        assert (folder.path / "figure.svg").exists()
+
+
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "work").write_text("")
     with pytest.raises(UsageError, match="--work"), Folder(tmp_path / "work").opened():

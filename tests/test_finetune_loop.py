@@ -317,6 +317,20 @@ def test_names_that_look_like_globs(tmp_path: Path) -> None:
     assert all(e["steps"] for e in accepted), "each of them shrank, and only at its turn"
 
 
+def test_nodes_without_names_and_weights_outside(tmp_path: Path) -> None:
+    """Layers go by their weights' names then; the store keeps models whole."""
+    model = deep(2)
+    for node in model.graph.node:
+        node.name = ""
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="m.data", size_threshold=0)
+    state = run(path, Scripted(), tmp_path / "work", replace(PAPER, rounds=2), PLAIN)
+    assert [e["layer"] for e in events(tmp_path / "work", "accepted")] == [["w0"], ["w1"], ["w0"], ["w1"], ["w2"]]
+    result = onnx.load(tmp_path / "work" / "result.onnx")
+    assert state.result is not None and count_parameters(result.graph)[0] == state.result.parameters
+    assert builders.weight(result, "w0").shape == (5, 4)
+
+
 # ---------------------------------------------------------------------- trainers that fail
 
 

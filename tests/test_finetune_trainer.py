@@ -244,7 +244,15 @@ def test_scores_are_numbers() -> None:
 
 
 def test_further_metrics_are_kept_where_they_are_plain() -> None:
-    given = {"score": 1, "loss": np.float32(0.5), "nan": np.nan, "note": "x", "matrix": [[1]], "epoch": 3}
+    given = {
+        "score": 1,
+        "loss": np.float32(0.5),
+        "nan": np.nan,
+        "note": "x",
+        "matrix": [[1]],
+        "epoch": 3,
+        "log": "x" * 9999,
+    }
     assert further(given) == {"loss": 0.5, "note": "x", "epoch": 3}
     json.dumps(further(given), allow_nan=False)
 

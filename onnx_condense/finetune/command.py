@@ -55,7 +55,7 @@ NUMBERS = {
 SPANS = {
     "criterion": "score that begins a round, first and lowest (0.88:0.85, scaled)",
     "layer_criterion": "score after a layer's reduction, first and lowest (0.84:0.81, scaled)",
-    "learning_rate": "learning rate, first and lowest",
+    "learning_rate": "learning rate, first and lowest (0.01:0.0001)",
 }
 
 

@@ -45,16 +45,16 @@ class Folder:
     def opened(self) -> Iterator[None]:
         """Makes the folder, locks it for one writer, and clears what an interrupted run left half-made.
 
-        Raises UsageError when another run is at work in it, or when it holds other files.
+        Raises UsageError when another run is at work in it, or when it holds other files and no run.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             _sync(self.path.absolute().parent)
-            foreign = [p.name for p in self.path.iterdir() if p.name not in OURS and not _is_part(p)]
+            names = {p.name for p in self.path.iterdir() if not _is_part(p)}
         except OSError as error:
             raise UsageError(f"--work {self.path} cannot be used ({error.strerror}): name a folder") from error
-        if foreign:
-            raise UsageError(f"--work {self.path} holds other files ({min(foreign)}): name a folder of its own")
+        if JOURNAL not in names and names - OURS:
+            raise UsageError(f"--work {self.path} holds other files ({min(names - OURS)}): name a folder of its own")
         with self._locked():
             for place in (self.path, self.path / MODELS):
                 place.mkdir(exist_ok=True)

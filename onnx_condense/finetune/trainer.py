@@ -26,6 +26,9 @@ Metrics = Mapping[str, Any]
 STEPS_DONE = "ONNX_CONDENSE_STEPS_DONE"
 """Set for the command: training steps since the last reduction, for schedules of its own."""
 
+LONGEST = 300
+"""Characters of a further metric that the journal keeps."""
+
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -173,9 +176,15 @@ def score_of(metrics: Any) -> float:
 
 
 def further(metrics: Metrics) -> dict[str, Any]:
-    """The other metrics that the journal keeps: text and finite numbers."""
-    kept = {str(k): v.item() if isinstance(v, np.generic) else v for k, v in metrics.items() if k != "score"}
-    return {k: v for k, v in kept.items() if isinstance(v, str | int) or (isinstance(v, float) and math.isfinite(v))}
+    """The other metrics that the journal keeps: short text and finite numbers."""
+    plain = {str(k): v.item() if isinstance(v, np.generic) else v for k, v in metrics.items() if k != "score"}
+    return {name: value for name, value in plain.items() if _is_short(value)}
+
+
+def _is_short(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) or (isinstance(value, str) and len(value) <= LONGEST)
 
 
 def check_weights_only(sent: onnx.ModelProto, back: onnx.ModelProto) -> None:
