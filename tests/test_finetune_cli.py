@@ -67,7 +67,8 @@ def test_a_run_prints_its_turns_and_leaves_the_result(cli: Cli, save: Save, idle
     sizes = [builders.weight(onnx.load("w/result.onnx"), name).shape for name in ("w0", "w1", "w2")]
     assert sizes[0] == (5, 4) and sizes[2][1] < 8
     again = cli.ok("auto", "m.onnx", "--trainer", idle, "--work", "w", *QUICK)
-    assert "Done: all rounds" in again.out and again.written <= {"w/trainer.log"}
+    assert "going on in w after" in again.out and "Done: all rounds" in again.out
+    assert again.written <= {"w/trainer.log"}
 
 
 def test_the_digits_lose_most_parameters_and_little_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,6 +110,9 @@ def execute(arguments: argparse.Namespace, options: Options, console: Console) -
         if text is not None and not arguments.quiet:
             console.print(text, soft_wrap=True, markup=False, highlight=False)
 
+    done = len(folder.events())
+    if done and not arguments.quiet:
+        console.print(f"going on in {folder.path} after {done} steps", soft_wrap=True, markup=False, highlight=False)
     with _warnings(arguments.quiet), _terminated_like_interrupted():
         try:
             state = run(

@@ -226,8 +226,8 @@ class _Loop:
 def survey(model: onnx.ModelProto, options: Options, apart: bool) -> tuple[list[Layer], Layer | None]:
     """The layers of a model in topological order, and the group that the classifier reads.
 
-    A layer is a dependency group, known by its producers' names; groups with the same producers (the parts of a fused
-    projection) are one layer. `apart`: the classifier's group is not among the layers, whatever `include` says.
+    A layer is a dependency group, known by its producers' names; groups whose producers have the same names are one.
+    `apart`: the classifier's group is not among the layers, whatever `include` says.
     Raises UsageError for a glob that matches nothing.
     """
     opened = open_model(model, options)
