@@ -30,7 +30,18 @@ OPTIONS = (
     *("--learning-rate", "0.003:0.001", "--step-limit", "2", "--step-limit-growth", "1", "--last-step-limit", "3"),
     *("--threshold-start", "0.2", "--threshold-up", "0.7", "--main-step-limit", "20", "--quiet"),
 )
-BRIEF = ("--rounds", "1", "--test-every", "2")
+BRIEF = (
+    "--rounds",
+    "1",
+    "--test-every",
+    "2",
+    "--main-test-every",
+    "10",
+    "--last-criterion",
+    "0.87",
+    "--last-step-limit",
+    "2",
+)
 KILLER = """
 import os, signal, sys
 left, work = int(sys.argv.pop(1)), sys.argv.pop(1)
