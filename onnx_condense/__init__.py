@@ -4,7 +4,7 @@ import logging
 
 from onnx_condense._version import __version__
 from onnx_condense.benchmark import Benchmark, benchmark
-from onnx_condense.errors import CondenseError, InputError, PlanError, UsageError, VerificationError
+from onnx_condense.errors import CondenseError, InputError, PlanError, TrainerError, UsageError, VerificationError
 from onnx_condense.options import Options
 from onnx_condense.pipeline import Analysis, Result, analyze, condense, rewrite
 from onnx_condense.plan import Plan
@@ -21,6 +21,7 @@ __all__ = [
     "PlanError",
     "Report",
     "Result",
+    "TrainerError",
     "UsageError",
     "Verification",
     "VerificationError",

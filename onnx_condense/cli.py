@@ -73,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _verify(given[1:])
         if given[:1] == ["bench"]:
             return _bench(given[1:])
+        if given[:1] == ["auto"]:
+            return _auto(given[1:])
         return _condense(given)
     except CondenseError as error:
         return _fail(str(error), error.exit_code)
@@ -117,7 +119,7 @@ def _condense(given: Sequence[str]) -> int:
 def _condense_parser() -> _Parser:
     parser = _Parser(
         PROGRAM,
-        description="One ONNX file in, a smaller and faster one out. See also: inspect, verify, bench.",
+        description="One ONNX file in, a smaller and faster one out. See also: inspect, verify, bench, auto.",
         epilog="Exit codes: 0 done; 1 verification or tolerance not met, nothing written; 2 bad input or usage.",
     )
     add = parser.add_argument
@@ -127,8 +129,7 @@ def _condense_parser() -> _Parser:
     add("--threshold", type=float, metavar="T", help="neurons condense when their cosine is above T (default 0.88)")
     add("--layer-threshold", action="append", default=[], metavar="GLOB=T", help="another threshold for some layers")
     add("--lossless", action="store_true", help="only what is exact to float rounding")
-    add("--merge", choices=("auto", "ratio", "delete"), help="how condensed neurons merge (default auto)")
-    add("--align", default="auto", metavar="auto|N", help="keep Conv widths at multiples (default auto: this host's)")
+    _merging(parser, "auto")
     add(
         "--align-for", choices=tuple(ALIGNMENTS), help="keep them at the multiple of another host (arm64: not measured)"
     )
@@ -138,12 +139,19 @@ def _condense_parser() -> _Parser:
     add("--fold-batchnorm", action="store_true", help="fold BatchNormalization into the weights in the file")
     add("--dry-run", action="store_true", help="stop at the plan")
     add("--plan", metavar="PLAN.json", help="write the plan")
+    add("--report", metavar="FILE.json", help="write the report")
     add("--replay", metavar="PLAN.json", help="apply a plan instead of judging the model")
     add("--quiet", action="store_true", help="print errors only")
     _selection(parser)
     _inputs(parser)
     add("--version", action="version", version=f"{PROGRAM} {__version__}")
     return parser
+
+
+def _merging(parser: _Parser, default: str) -> None:
+    add = parser.add_argument
+    add("--merge", choices=("auto", "ratio", "delete"), help=f"how condensed neurons merge (default {default})")
+    add("--align", default="auto", metavar="auto|N", help="keep Conv widths at multiples (default auto: this host's)")
 
 
 def _selection(parser: _Parser) -> None:
@@ -156,7 +164,6 @@ def _selection(parser: _Parser) -> None:
     )
     add("--include", action="append", default=[], metavar="GLOB", help="only these layers (node or weight names)")
     add("--exclude", action="append", default=[], metavar="GLOB", help="not these layers; wins over --include")
-    add("--report", metavar="FILE.json", help="write the report")
 
 
 def _inputs(parser: _Parser) -> None:
@@ -297,6 +304,7 @@ def _closing(result: Result, dry_run: bool, written: str) -> str:
 def _inspect(given: Sequence[str]) -> int:
     parser = _Parser(f"{PROGRAM} inspect", description="What could be condensed, to which width, what not, and why.")
     parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("--report", metavar="FILE.json", help="write the report")
     _selection(parser)
     _inputs(parser)
     arguments = parser.parse_args(given)
@@ -393,6 +401,35 @@ def _provider(name: str) -> str:
 def _warn(warnings: Sequence[str]) -> None:
     for warning in warnings:
         print(f"{PROGRAM}: warning: {warning}", file=sys.stderr)
+
+
+# ---------------------------------------------------------------------------------------------------- auto
+
+
+def _auto(given: Sequence[str]) -> int:
+    from onnx_condense.finetune import command  # other commands start without it
+
+    parser = _Parser(
+        f"{PROGRAM} auto",
+        description="Merges and trains in turn until the network is a fraction of its size; the same command resumes.",
+        epilog="Exit codes: 0 reached; 1 ended before, or the trainer failed; 2 bad input or usage.",
+    )
+    command.add_arguments(parser)
+    _merging(parser, command.DEFAULT_MERGE)
+    _selection(parser)
+    _inputs(parser)
+    arguments = parser.parse_args(given)
+    options = Options(
+        merge=arguments.merge,
+        depthwise=arguments.depthwise,
+        align=_align(arguments.align),
+        include=tuple(arguments.include),
+        exclude=tuple(arguments.exclude),
+        data=arguments.data,
+        input_shape=_shapes(arguments.input_shape),
+        seed=arguments.seed,
+    )
+    return command.execute(arguments, options, _console())
 
 
 def _console() -> Console:

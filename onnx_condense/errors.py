@@ -27,3 +27,9 @@ class VerificationError(CondenseError):
     """The result is not right: the surgery limit or the tolerance was not met. Nothing is written."""
 
     exit_code = 1
+
+
+class TrainerError(CondenseError):
+    """The trainer of `auto` failed, or gave back something else than the same graph with finite weights and a score."""
+
+    exit_code = 1

@@ -1,0 +1,510 @@
+"""The automatic reduction with scripted trainers: schedules, thresholds, limits, reverts, failures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import builders
+import onnx
+import pytest
+
+from onnx_condense import InputError, Options, TrainerError, UsageError
+from onnx_condense.finetune import Settings, State, Trainer, run
+from onnx_condense.finetune.journal import Folder
+from onnx_condense.finetune.loop import survey
+from onnx_condense.finetune.schedules import sigmoid
+from onnx_condense.finetune.status import status
+from onnx_condense.report import count_parameters
+
+Score = Callable[["Scripted"], float]
+
+PAPER = Settings((0.88, 0.85), (0.84, 0.81), last_criterion=0.8, deviation_score=0.5, last_step_limit=4)
+"""The paper's numbers, but for the last layer's steps: 200 of them take long."""
+PLAIN = Options(align=1)
+
+
+class Scripted:
+    """A trainer that learns nothing: it returns the model as it is, and the scores that it is told to."""
+
+    def __init__(self, score: Score | float = 0.9) -> None:
+        self.score: Score = score if callable(score) else lambda _: score
+        self.parameters = 0
+        self.calls: list[tuple[int, float, int]] = []
+        self.models: list[str] = []
+
+    def _scored(self, model: onnx.ModelProto) -> dict[str, Any]:
+        self.parameters = count_parameters(model.graph)[0]
+        return {"score": self.score(self), "loss": 0.5}
+
+    def train(
+        self, model: onnx.ModelProto, steps: int, learning_rate: float, done: int
+    ) -> tuple[onnx.ModelProto, Mapping[str, Any]]:
+        self.calls.append((steps, learning_rate, done))
+        self.models.append(hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest())
+        return model, self._scored(model)
+
+    def evaluate(self, model: onnx.ModelProto) -> Mapping[str, Any]:
+        return self._scored(model)
+
+
+def deep(layers: int, width: int = 6, clusters: int = 5) -> onnx.ModelProto:
+    """An MLP of `layers` layers and one more that the classifier reads."""
+    return builders.mlp((4, *[width] * (layers + 1), 3), clusters=(clusters,) * (layers + 1))
+
+
+def events(folder: Path, kind: str) -> list[dict[str, Any]]:
+    return [e for e in Folder(folder).events() if e["event"] == kind]
+
+
+def go(
+    folder: Path,
+    trainer: Trainer,
+    settings: Settings = PAPER,
+    model: onnx.ModelProto | None = None,
+    options: Options = PLAIN,
+    **more: Any,
+) -> State:
+    return run(model or deep(2), trainer, folder / "work", settings, options, **more)
+
+
+# ---------------------------------------------------------------------- schedules
+
+
+def test_the_papers_criteria_before_every_round(tmp_path: Path) -> None:
+    go(tmp_path, Scripted(), replace(PAPER, rounds=7), deep(16))
+    rounds = status(tmp_path / "work")["rounds"]
+    assert [len(e["layers"]) for e in events(tmp_path / "work", "surveyed")] == [16] * 8
+    found = [(round(r["criterion"], 5), round(r["layer_criterion"], 5)) for r in rounds]
+    main = [0.88, 0.87837, 0.87343, 0.86641, 0.85904, 0.85315, 0.85018]
+    layer = [0.84, 0.83837, 0.83343, 0.82641, 0.81904, 0.81315, 0.81018]
+    assert found == list(zip(main, layer, strict=True))
+
+
+def test_the_learning_rate_falls_with_the_reductions_made(tmp_path: Path) -> None:
+    trainer = Scripted()
+    go(tmp_path, trainer, replace(PAPER, rounds=1, learning_rate_period=2), deep(4))
+    rates = [rate for _, rate, _ in trainer.calls]
+    assert rates[:4] == pytest.approx([1e-2, 1e-2, (1e-2 + 1e-4) / 2, 1e-4])
+    assert rates[4:] == pytest.approx([1e-4] * len(rates[4:])), "clamped after the period"
+
+
+def test_the_paper_scaled_to_the_starting_score(tmp_path: Path) -> None:
+    state = go(tmp_path, Scripted(0.79), Settings(rounds=1))
+    assert state.goals is not None
+    scale = 0.79 / 0.8816
+    found = (state.goals.main.start, state.goals.main.end, state.goals.layer.start, state.goals.layer.end)
+    assert found == pytest.approx([0.88 * scale, 0.85 * scale, 0.84 * scale, 0.81 * scale])
+    assert (state.goals.last, state.goals.deviation) == pytest.approx((0.8 * scale, 0.5 * scale))
+
+
+@pytest.mark.parametrize("score", [0.0, -3.5])
+def test_scores_that_are_not_positive_need_explicit_criteria(tmp_path: Path, score: float) -> None:
+    with pytest.raises(UsageError, match=r"--criterion, --layer-criterion, --last-criterion, --deviation-score"):
+        go(tmp_path, Scripted(score), Settings(rounds=1))
+    explicit = Settings((score - 1, -9), (score - 2, -9), last_criterion=-9, deviation_score=-20, rounds=1)
+    (tmp_path / "other").mkdir()
+    assert go(tmp_path / "other", Scripted(score), explicit).reason == "rounds"
+
+
+# ---------------------------------------------------------------------- thresholds, limits, reverts
+
+
+def shrunk(good: float, bad: float) -> Score:
+    """Scores that tell a reduced model from the first one."""
+    first: list[int] = []
+
+    def score(trainer: Scripted) -> float:
+        first.append(trainer.parameters)
+        return good if trainer.parameters == first[0] else bad
+
+    return score
+
+
+def test_failing_attempts_revert_bit_for_bit(tmp_path: Path) -> None:
+    model = deep(2)
+    state = go(
+        tmp_path,
+        Scripted(shrunk(0.9, 0.7)),
+        replace(PAPER, rounds=1, step_limit=2, last_step_limit=3, threshold_up=3.0),
+        model,
+    )
+    folder = Folder(tmp_path / "work")
+    assert state.now.model == state.start.model
+    assert folder.bytes_of(state.now.model) == model.SerializeToString(deterministic=True)
+    assert (folder.path / "result.onnx").read_bytes() == model.SerializeToString(deterministic=True)
+    reduced = [e["model"] for e in events(folder.path, "reduced")]
+    assert len(events(folder.path, "reverted")) == len([m for m in reduced if m != state.start.model]) > 4
+    kept = [e["threshold"] for e in events(folder.path, "accepted")]
+    assert all(t > 1 - 1e-5 for t in kept), "a layer is let go where nothing merges"
+
+
+def test_a_failure_raises_the_threshold_and_the_limit(tmp_path: Path) -> None:
+    failing = 3
+
+    def score(trainer: Scripted) -> float:
+        return 0.9 if trainer.parameters == first or len(reverts()) >= failing else 0.6
+
+    def reverts() -> list[dict[str, Any]]:
+        return events(tmp_path / "work", "reverted")
+
+    model = deep(3)
+    first = count_parameters(model.graph)[0]
+    state = go(tmp_path, Scripted(score), replace(PAPER, rounds=1), model)
+    assert [r["limit"] for r in reverts()] == [r["steps"] for r in reverts()] == [20, 30, 40]
+    assert [r["layer"] for r in reverts()] == [["fc0"]] * 3
+    thresholds = [e["threshold"] for e in events(tmp_path / "work", "reduced")][:5]
+    assert thresholds == pytest.approx([sigmoid(x) for x in (2, 2.5, 3, 3.5, 2)]), "each layer has its own"
+    assert state.limit == 50, "for good"
+
+
+def test_a_layer_that_hardly_shrinks_is_reduced_harder_next_time(tmp_path: Path) -> None:
+    go(tmp_path, Scripted(), replace(PAPER, rounds=3, least_removed=0.03), deep(2))
+    thresholds = [e["threshold"] for e in events(tmp_path / "work", "reduced") if e["layer"] == ["fc0"]]
+    removed = [e["small"] for e in events(tmp_path / "work", "accepted") if e["layer"] == ["fc0"]]
+    assert removed == [False, True, True]
+    assert thresholds == pytest.approx([sigmoid(2), sigmoid(2), sigmoid(1.5)])
+
+
+def test_nothing_to_merge_needs_no_training(tmp_path: Path) -> None:
+    trainer = Scripted()
+    state = go(tmp_path, trainer, replace(PAPER, rounds=2), builders.mlp((4, 6, 6, 6, 3)))
+    steps = [(e["layer"], e["steps"]) for e in events(tmp_path / "work", "accepted")]
+    assert steps[:4] == [(["fc0"], 0), (["fc1"], 0)] * 2
+    assert state.completed == 4, "they count as reductions made"
+
+
+def test_far_off_after_ten_steps_reverts_at_once(tmp_path: Path) -> None:
+    go(tmp_path, Scripted(shrunk(0.9, 0.49)), replace(PAPER, last_step_limit=200, rounds=1, threshold_up=4.0), deep(3))
+    reverted = events(tmp_path / "work", "reverted")
+    assert {(r["reason"], r["steps"]) for r in reverted} == {("deviation", 10)}
+
+
+def test_tests_fall_on_the_tenth_step_and_on_the_limit(tmp_path: Path) -> None:
+    trainer = Scripted(shrunk(0.9, 0.6))
+    go(
+        tmp_path,
+        trainer,
+        replace(PAPER, last_step_limit=20, rounds=1, test_every=8, step_limit_growth=0, threshold_up=4.0),
+        deep(2),
+    )
+    assert [steps for steps, _, _ in trainer.calls][:4] == [8, 2, 8, 2]
+    assert [done for _, _, done in trainer.calls][:5] == [0, 8, 10, 18, 0]
+
+
+def test_the_last_layer_of_a_round_has_limits_of_its_own(tmp_path: Path) -> None:
+    """Its criterion is 0.8 and its limit 200 steps, which a failure does not extend."""
+    model = deep(2)
+    first = count_parameters(model.graph)[0]
+    settings = replace(
+        PAPER, rounds=1, last_layer_threshold=None, last_step_limit=25, threshold_up=40.0, main_step_limit=1
+    )
+    go(tmp_path, Scripted(lambda t: 0.82 if t.parameters < first else 0.9), settings, model)
+    ends = {e["layer"][0]: e for e in events(tmp_path / "work", "accepted")}
+    assert [ends[f"fc{i}"]["steps"] for i in range(3)] == [0, 0, 1]
+    assert ends["fc2"]["criterion"] == 0.8
+    (tmp_path / "b").mkdir()
+    state = go(tmp_path / "b", Scripted(shrunk(0.9, 0.79)), settings, model)
+    last = [e for e in events(tmp_path / "b" / "work", "reverted") if e["layer"] == ["fc2"]]
+    assert [e["limit"] for e in last] == [25]
+    assert state.limit == 40, "two failures of other layers"
+
+
+# ---------------------------------------------------------------------- the classifier's group, the end
+
+
+def test_the_classifiers_group_comes_at_the_end_at_its_own_threshold(tmp_path: Path) -> None:
+    scores = iter([0.9, 0.9, 0.9, 0.81, 0.84, 0.83])
+    trainer = Scripted(lambda _: next(scores))
+    state = go(tmp_path, trainer, replace(PAPER, rounds=1, last_step_limit=3), deep(2))
+    assert [e["layer"] for e in events(tmp_path / "work", "reduced")] == [["fc0"], ["fc1"], ["fc2"]]
+    assert [round(e["threshold"], 12) for e in events(tmp_path / "work", "reduced")][2] == 0.4
+    assert state.now.score == 0.84, "it trains to its limit, and the best is taken"
+    assert state.result == state.now
+
+
+def test_off_makes_the_classifiers_group_one_of_the_layers(tmp_path: Path) -> None:
+    go(tmp_path, Scripted(), replace(PAPER, rounds=1, last_layer_threshold=None))
+    assert [e["layer"] for e in events(tmp_path / "work", "reduced")] == [["fc0"], ["fc1"], ["fc2"]]
+    assert not events(tmp_path / "work", "last layer")
+
+
+def test_rounds_begin_when_the_criterion_is_met(tmp_path: Path) -> None:
+    scores = iter([0.5, 0.86, 0.87, 0.885])
+    trainer = Scripted(lambda _: next(scores, 0.9))
+    go(tmp_path, trainer, replace(PAPER, rounds=1, main_test_every=7), deep(2))
+    assert [steps for steps, _, _ in trainer.calls][:3] == [7, 7, 7]
+    assert status(tmp_path / "work")["rounds"][0]["steps"] == 21 + 2
+
+
+def test_a_criterion_that_is_never_met_ends_the_run_with_the_best_before(tmp_path: Path) -> None:
+    model = deep(2)
+    first = count_parameters(model.graph)[0]
+    settings = replace(PAPER, main_step_limit=6, layer_criterion=(0.7, 0.7), last_criterion=0.86, threshold_up=4.0)
+    state = go(tmp_path, Scripted(lambda t: 0.9 if t.parameters == first else 0.75), settings, model)
+    assert state.reason == "criterion not met"
+    assert state.result == state.start, "the others scored below the last layer's criterion too"
+    assert state.now.parameters < first
+    (tmp_path / "b").mkdir()
+    state = go(tmp_path / "b", Scripted(0.2), settings, model)
+    assert (state.reason, state.result, state.rows) == ("criterion not met", None, ())
+    assert state.total_steps == 6
+
+
+def test_after_a_criterion_that_is_not_met_the_classifiers_group_still_goes(tmp_path: Path) -> None:
+    """As in the paper, whose last reduction began at 0.8313 where the criterion was 0.85018."""
+    model = deep(2)
+    first = count_parameters(model.graph)[0]
+    settings = replace(PAPER, main_step_limit=6, last_step_limit=2)
+    state = go(tmp_path, Scripted(lambda t: 0.9 if t.parameters == first else 0.845), settings, model)
+    assert state.reason == "criterion not met"
+    assert [e["layer"] for e in events(tmp_path / "work", "accepted")] == [["fc0"], ["fc1"], ["fc2"]]
+    assert state.result is not None and state.result.score == 0.845
+
+
+def test_until_counts_what_the_last_reduction_will_remove(tmp_path: Path) -> None:
+    model = deep(2, width=12, clusters=6)
+    state = go(tmp_path, Scripted(), replace(PAPER, until=0.99), model)
+    assert (state.reason, state.rows) == ("until", ()), "the classifier's group alone is enough"
+    assert state.result is not None and state.result.parameters < 0.99 * state.start.parameters
+    (tmp_path / "b").mkdir()
+    state = go(tmp_path / "b", Scripted(), replace(PAPER, until=0.4), model)
+    assert (state.reason, len(state.rows)) == ("until", 1)
+
+
+def test_rounds_that_remove_nothing_end_the_run(tmp_path: Path) -> None:
+    model = builders.mlp((40, 6, 6, 3))
+    state = go(tmp_path, Scripted(), replace(PAPER, patience=2), model)
+    assert (state.reason, len(state.rows)) == ("nothing left", 2)
+
+
+def test_one_group_only_is_the_classifiers(tmp_path: Path) -> None:
+    state = go(tmp_path, Scripted(), PAPER, builders.mlp((4, 8, 3), clusters=5))
+    assert (state.reason, state.rows) == ("no layers", ())
+    assert state.result is not None and state.result.parameters < state.start.parameters
+
+
+def test_the_group_of_the_classifier_in_a_residual_network() -> None:
+    """Its first producer comes early: the stream is read by the blocks too, and by the classifier last."""
+    text = """g (float[N, 8] x) => (float[N, 3] y) {
+        [stem] s = Gemm<transB = 1>(x, w0)
+        r = Relu(s)
+        [up] u = Gemm<transB = 1>(r, w1)
+        v = Relu(u)
+        [down] d = Gemm<transB = 1>(v, w2)
+        a = Add(s, d)
+        [top] y = Gemm<transB = 1>(a, w3)
+    }"""
+    shapes = [(8, 8), (6, 8), (8, 6), (3, 8)]
+    model = builders.build(text, {f"w{i}": builders.random(*shape, seed=i) for i, shape in enumerate(shapes)})
+    assert survey(model, PLAIN, True) == ([("up",)], ("stem", "down"))
+    assert survey(model, replace(PLAIN, include=("stem",)), True) == ([], ("stem", "down"))
+    assert survey(model, replace(PLAIN, exclude=("stem",)), True) == ([("up",)], None)
+    assert survey(model, PLAIN, False) == ([("stem", "down"), ("up",)], None)
+
+
+def test_names_that_look_like_globs(tmp_path: Path) -> None:
+    model = deep(2)
+    for number, node in enumerate(n for n in model.graph.node if n.op_type == "Gemm"):
+        node.name = ("a[1]", "a*", "a?", "head")[number]
+    go(tmp_path, Scripted(), replace(PAPER, rounds=1), model)
+    accepted = events(tmp_path / "work", "accepted")
+    assert [e["layer"] for e in accepted] == [["a[1]"], ["a*"], ["a?"]]
+    assert all(e["steps"] for e in accepted), "each of them shrank, and only at its turn"
+
+
+def test_nodes_without_names_and_weights_outside(tmp_path: Path) -> None:
+    """Layers go by their weights' names then; the store keeps models whole."""
+    model = deep(2)
+    for node in model.graph.node:
+        node.name = ""
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="m.data", size_threshold=0)
+    state = run(path, Scripted(), tmp_path / "work", replace(PAPER, rounds=2), PLAIN)
+    assert [e["layer"] for e in events(tmp_path / "work", "accepted")] == [["w0"], ["w1"], ["w0"], ["w1"], ["w2"]]
+    result = onnx.load(tmp_path / "work" / "result.onnx")
+    assert state.result is not None and count_parameters(result.graph)[0] == state.result.parameters
+    assert builders.weight(result, "w0").shape == (5, 4)
+
+
+# ---------------------------------------------------------------------- trainers that fail
+
+
+class Failing(Scripted):
+    """Fails at the calls that it is told to (both kinds count)."""
+
+    def __init__(self, *failing: int, score: Score | float = 0.9) -> None:
+        super().__init__(score)
+        self.failing, self.count = failing, -1
+
+    def _scored(self, model: onnx.ModelProto) -> dict[str, Any]:
+        self.count += 1
+        if self.count in self.failing:
+            raise RuntimeError("out of memory\nand more")
+        return super()._scored(model)
+
+
+def test_a_failed_call_is_repeated_once(tmp_path: Path) -> None:
+    trainer = Failing(0, 2)
+    state = go(tmp_path, trainer, replace(PAPER, rounds=1))
+    assert state.reason == "rounds" and not events(tmp_path / "work", "reverted")
+
+
+def test_the_first_score_must_come(tmp_path: Path) -> None:
+    with pytest.raises(TrainerError, match=r"RuntimeError: out of memory$"):
+        go(tmp_path, Failing(0, 1))
+    assert [e["event"] for e in Folder(tmp_path / "work").events()] == ["begin"]
+
+
+def test_an_attempt_whose_training_fails_is_reverted(tmp_path: Path) -> None:
+    state = go(tmp_path, Failing(1, 2), replace(PAPER, rounds=1))
+    (reverted,) = events(tmp_path / "work", "reverted")
+    assert (reverted["reason"], reverted["layer"]) == ("trainer", ["fc0"])
+    assert state.reason == "rounds"
+
+
+def test_failures_in_a_row_stop_the_run_which_can_go_on(tmp_path: Path) -> None:
+    settings = replace(PAPER, rounds=1)
+    with pytest.raises(TrainerError, match="out of memory"):
+        go(tmp_path, Failing(*range(1, 100)), settings)
+    assert len(events(tmp_path / "work", "reverted")) == 2
+    assert go(tmp_path, Scripted(), settings).reason == "rounds"
+
+
+def test_training_before_a_round_must_work(tmp_path: Path) -> None:
+    trainer = Failing(1, 2, score=0.5)
+    with pytest.raises(TrainerError):
+        go(tmp_path, trainer)
+    assert [e["event"] for e in Folder(tmp_path / "work").events()] == ["begin", "evaluated"]
+
+
+def test_a_layer_above_the_surgery_limit_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnx_condense.errors import VerificationError
+    from onnx_condense.finetune import loop
+
+    def refuse(*_: object, **__: object) -> None:
+        raise VerificationError("surgery error above the limit")
+
+    monkeypatch.setattr(loop, "condense", refuse)
+    state = go(tmp_path, Scripted(), replace(PAPER, rounds=1))
+    assert state.now.model == state.start.model
+    assert all("surgery" in e["refused"] for e in events(tmp_path / "work", "reduced"))
+
+
+# ---------------------------------------------------------------------- resuming
+
+
+class Wandering(Scripted):
+    """Changes the weights a little at every call, and scores by the model's bytes: some attempts fail."""
+
+    def train(
+        self, model: onnx.ModelProto, steps: int, learning_rate: float, done: int
+    ) -> tuple[onnx.ModelProto, Mapping[str, Any]]:
+        number = int(hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()[:8], 16)
+        bias = builders.weight(model, "b0").copy()
+        bias += 1e-3 * builders.random(*bias.shape, seed=number)
+        builders.set_weight(model, "b0", bias)
+        return model, {"score": 0.75 + number % 1000 / 10000}
+
+
+WANDERING = Settings((0.83, 0.82), (0.82, 0.81), 0.81, 0.1, step_limit=2, last_step_limit=3, rounds=2, threshold_up=2.0)
+
+
+def test_the_state_is_a_function_of_the_journal(tmp_path: Path) -> None:
+    from onnx_condense.finetune.machine import replay
+
+    def watch(state: State, _: Mapping[str, Any]) -> None:
+        folder = Folder(tmp_path / "work")
+        assert replay(WANDERING, json.loads(json.dumps(folder.events()))) == state
+        stored = {path.stem for path in (folder.path / "models").iterdir()}
+        assert stored == state.models(), "exactly what is needed is there"
+        assert len(stored) <= 5 + WANDERING.keep_rounds
+
+    state = go(tmp_path, Wandering(), WANDERING, watch=watch)
+    assert events(tmp_path / "work", "reverted"), "some attempts failed"
+    assert len(state.rows) == 2
+
+
+def test_a_run_goes_on_from_every_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after any line, or while writing it: the rest is the same."""
+    monkeypatch.setattr(Folder, "prune", lambda self, keep: None)
+    whole = go(tmp_path, Wandering(), WANDERING)
+    journal = tmp_path / "work" / "journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    for cut, line in list(enumerate(lines))[1::3]:
+        journal.write_bytes(b"".join(lines[:cut]) + line[: len(line) // 2])
+        assert go(tmp_path, Wandering(), WANDERING) == whole
+
+
+def test_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:
+    settings = replace(PAPER, rounds=1)
+    state = go(tmp_path, Scripted(), settings)
+    before = (tmp_path / "work" / "journal.jsonl").read_bytes()
+    assert go(tmp_path, Failing(0, 1, 2, 3), settings) == state
+    assert (tmp_path / "work" / "journal.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"settings": replace(PAPER, rounds=1, step_limit=19)}, "--step-limit 20, not 19"),
+        ({"options": replace(PLAIN, merge="ratio")}, "--merge delete, not ratio"),
+        ({"options": replace(PLAIN, align=4)}, "--align 1, not 4"),
+        ({"model": deep(3)}, "another model"),
+    ],
+)
+def test_another_command_does_not_resume(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    same: dict[str, Any] = {"settings": replace(PAPER, rounds=1), "options": PLAIN, "model": deep(2)}
+    go(tmp_path, Scripted(), **same)
+    with pytest.raises(UsageError, match=words):
+        go(tmp_path, Scripted(), **same | change)
+
+
+def test_a_line_that_does_not_follow_is_refused(tmp_path: Path) -> None:
+    settings = replace(PAPER, rounds=1)
+    go(tmp_path, Scripted(), settings)
+    journal = tmp_path / "work" / "journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:3], *lines[4:]]))
+    with pytest.raises(InputError, match="line 4"):
+        go(tmp_path, Scripted(), settings)
+
+
+def test_a_journal_of_another_version_is_refused(tmp_path: Path) -> None:
+    settings = replace(PAPER, rounds=1)
+    go(tmp_path, Scripted(), settings)
+    journal = tmp_path / "work" / "journal.jsonl"
+    whole = journal.read_text()
+    for old, new in (('"version": 1', '"version": 2'), ('"rounds": 1', '"laps": 1'), ('"settings"', '"constants"')):
+        journal.write_text(whole.replace(old, new, 1))
+        with pytest.raises(InputError, match="another version"):
+            go(tmp_path, Scripted(), settings)
+        with pytest.raises(InputError, match="another version"):
+            status(tmp_path / "work")
+
+
+def test_old_models_go(tmp_path: Path) -> None:
+    settings = replace(PAPER, rounds=6, keep_rounds=2, threshold_down=0.3)
+    state = go(tmp_path, Wandering(0.9), replace(settings, criterion=(0.7, 0.7), layer_criterion=(0.7, 0.7)))
+    assert len(state.round_models) == 2
+    assert len(list((tmp_path / "work" / "models").iterdir())) <= 5
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [Options(threshold=0.9), Options(lossless=True), Options(tolerance=0.1), Options(layer_threshold=(("*", 0.5),))],
+)
+def test_the_loop_chooses_thresholds_itself(tmp_path: Path, wrong: Options) -> None:
+    with pytest.raises(UsageError, match="chooses the thresholds"):
+        go(tmp_path, Scripted(), options=wrong)
+
+
+def test_globs_choose_the_layers(tmp_path: Path) -> None:
+    go(tmp_path, Scripted(), replace(PAPER, rounds=1), deep(3), replace(PLAIN, include=("fc[12]",)))
+    assert [e["layer"] for e in events(tmp_path / "work", "reduced")] == [["fc1"], ["fc2"], ["fc3"]]
+    with pytest.raises(UsageError, match="nothing_like_it"):
+        go(tmp_path / "b", Scripted(), PAPER, options=replace(PLAIN, include=("nothing_like_it",)))
