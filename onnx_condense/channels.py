@@ -16,6 +16,7 @@ from onnx_condense.balance import Balance, Partition
 from onnx_condense.facts import Facts
 from onnx_condense.labels import UnionFind, atoms_of, signals_of, varying
 from onnx_condense.movers import Labels
+from onnx_condense.operators import is_recurrent
 from onnx_condense.quantized import Quantized
 from onnx_condense.signals import Ints, Signal
 
@@ -118,11 +119,14 @@ class Trace:
         return {place: value.size for place, value in values.items() if value is not None}
 
     def reached(self) -> float:
-        """The share of the parameters of linear maps, refused ones too, that is sliced when groups shrink."""
+        """The share of the parameters of linear maps, refused ones too, that is sliced when groups shrink.
+
+        Recurrent nodes are left out, and so are tables of embeddings. Not a number where nothing is left.
+        """
         free = np.concatenate([g.units for g in self.groups]) if self.groups else np.zeros(0, dtype=np.int64)
         sizes: dict[tuple[int, int], int] = {}
         for node, action in self.actions.items():
-            if not (isinstance(action, Contraction) and action.lookup):
+            if not is_recurrent(self.facts.nodes[node]) and not (isinstance(action, Contraction) and action.lookup):
                 sizes |= self._sizes(node)
         touched = set()
         for slot in self.slots:
@@ -130,7 +134,7 @@ class Trace:
             if slot.role != "carried" and np.isin(self.unit_of[atoms[atoms >= 0]], free).any():
                 touched.add((slot.node, slot.input))
         total = sum(sizes.values()) + self.untraced
-        return sum(size for place, size in sizes.items() if place in touched) / total if total else 0.0
+        return sum(size for place, size in sizes.items() if place in touched) / total if total else np.nan
 
 
 def layer_name(node: gs.Node, index: int) -> str:

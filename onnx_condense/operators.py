@@ -289,7 +289,12 @@ def branch_sources(node: gs.Node, output: int) -> list[str]:
     return sources
 
 
-LINEAR = ("Gemm", "MatMul", "Einsum", "Conv", "ConvTranspose", "LSTM", "GRU", "RNN")
+RECURRENT = ("LSTM", "GRU", "RNN")
+LINEAR = ("Gemm", "MatMul", "Einsum", "Conv", "ConvTranspose", *RECURRENT)
+
+
+def is_recurrent(node: gs.Node) -> bool:
+    return node.op in RECURRENT
 
 
 def linear_weights(nodes: Iterable[onnx.NodeProto]) -> list[str]:

@@ -92,7 +92,8 @@ class GroupAnalysis:
 class Analysis:
     """What could be condensed, and what not and why.
 
-    share: of the parameters of linear and recurrent layers, the part that is sliced when groups shrink.
+    share: of the parameters of Gemm, MatMul and Conv (and their quantized forms), the part that is sliced when groups
+        shrink; not a number where there are none.
     """
 
     model: ModelFacts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
@@ -115,7 +116,8 @@ def show_analysis(console: Console, analysis: Analysis) -> None:
         widths = [str(group.widths[t]) for t in thresholds]
         table.add_row(names(group.layers), str(group.width), *widths, _cosine(group.highest_cosine))
     console.print(table)
-    console.print(f"{analysis.share:.1%} of the parameters of linear and recurrent layers lie in dependency groups.")
+    if math.isfinite(analysis.share):
+        console.print(f"{analysis.share:.1%} of the parameters of Gemm, MatMul and Conv lie in dependency groups.")
     _refusals(console, analysis.refusals)
 
 

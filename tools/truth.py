@@ -128,7 +128,7 @@ def main() -> int:
         start = time.perf_counter()
         try:
             trace = open_model(path, Options()).trace
-            row["reached"] = round(trace.reached(), 4)
+            row["reached"] = round(trace.reached(), 4) if np.isfinite(trace.reached()) else None
             shares.append(trace.reached())
             for refusal in trace.refusals:
                 reasons[refusal.reason] += refusal.parameters
@@ -146,8 +146,8 @@ def main() -> int:
         "models": len(rows),
         "loaded": len(shares),
         "failed": failed,
-        "reached_median": float(np.median(shares)),
-        "reached_mean": float(np.mean(shares)),
+        "reached_median": float(np.nanmedian(shares)),
+        "reached_mean": float(np.nanmean(shares)),
         "reasons": reasons.most_common(12),
     }
     print(json.dumps(summary))
