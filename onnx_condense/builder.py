@@ -9,7 +9,6 @@ import numpy as np
 
 from onnx_condense.channels import Group, Trace, layer_name
 from onnx_condense.errors import PlanError, UsageError
-from onnx_condense.labels import atoms_of
 from onnx_condense.merging import Judgement, Method, decide, judge
 from onnx_condense.options import DEFAULT_THRESHOLD, Options
 from onnx_condense.plan import GroupPlan, Plan
@@ -152,8 +151,7 @@ class Builder:
     def _names(self, group: Group) -> list[str]:
         """What a glob may match: the nodes that make or carry the group's channels, and their weights."""
         if group.index not in self._named:
-            atoms = [(s, self.trace.unit_of[atoms_of(s.labels)]) for s in self.trace.slots if s.role != "contracted"]
-            places = [(s.node, s.input) for s, units in atoms if np.isin(units, group.units).any()]
+            places = [(s.node, s.input) for s in self.trace.slots_of(group) if s.role != "contracted"]
             nodes = self.trace.facts.nodes
             names = [nodes[node].name for node, _ in places] + [nodes[node].inputs[i].name for node, i in places]
             self._named[group.index] = [*group.layers, *names]

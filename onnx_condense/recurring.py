@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnx_condense.actions import Reader, Recurrent
-from onnx_condense.channels import ONE_CHANNEL, Refusal, Role, Slot
+from onnx_condense.channels import Refusal, Role, Slot
+from onnx_condense.grouping import ONE_CHANNEL
 from onnx_condense.joining import Joining, Operand
 from onnx_condense.labels import pack, varying
 from onnx_condense.movers import Labels

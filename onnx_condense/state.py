@@ -40,7 +40,7 @@ def paths(trace: Trace, group: Group) -> Iterator[Path]:
     """Every path by which a consumer reads a group."""
     index = np.full(len(trace.unit_of), -1, dtype=np.int64)
     index[group.units] = np.arange(len(group.units))
-    for slot in trace.slots:
+    for slot in trace.slots_of(group):
         if slot.role != "contracted":
             continue
         row = slot.labels.reshape(-1)
@@ -186,12 +186,12 @@ class State(Weights):
         """[places, p]: what the consumer's alive rows multiply each place with; taps are rows of their own."""
         slot = path.slot
         weight = self.weight(slot.node, slot.input)
-        for other in self.trace.slots:
-            if (other.node, other.input, other.role) == (slot.node, slot.input, "produced"):
-                rows = by_channel(weight, other.axes, other.groups)
-                stays = alive[self.trace.unit_of[atoms_of(other.labels.reshape(-1))]]
-                rows = np.where(stays.reshape(-1, *[1] * (rows.ndim - 1)), rows, 0)
-                weight = from_channels(rows, other.axes, weight.shape, other.groups)
+        own = self.trace.made.get((slot.node, slot.input))
+        if own is not None:
+            rows = by_channel(weight, own.axes, own.groups)
+            stays = alive[self.trace.unit_of[atoms_of(own.labels.reshape(-1))]]
+            rows = np.where(stays.reshape(-1, *[1] * (rows.ndim - 1)), rows, 0)
+            weight = from_channels(rows, own.axes, weight.shape, own.groups)
         columns = by_channel(weight, slot.axes, slot.groups)[path.places]
         return columns.reshape(len(columns), -1)
 

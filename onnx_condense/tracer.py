@@ -32,8 +32,9 @@ from onnx_condense.actions import (
     Window,
 )
 from onnx_condense.balance import balance
-from onnx_condense.channels import ONE_CHANNEL, Refusal, Trace, dependency_groups, layer_name
+from onnx_condense.channels import Refusal, Trace, layer_name
 from onnx_condense.facts import SHAPE_OPS, Facts
+from onnx_condense.grouping import ONE_CHANNEL, dependency_groups
 from onnx_condense.labels import atoms_of, occurrence, pack, signals_of, varying
 from onnx_condense.ledger import Interval, unknown
 from onnx_condense.movers import Labels
