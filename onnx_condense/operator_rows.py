@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -16,14 +15,9 @@ from onnx_condense.actions import (
     MAGNITUDE,
     Action,
     Activation,
-    Contraction,
-    Filter,
     Kind,
-    Move,
     Normalization,
     Padding,
-    Product,
-    Reader,
     Refused,
     Window,
 )
@@ -110,111 +104,6 @@ Row = Callable[[NodeView], Action]
 
 def fixed(action: Action) -> Row:
     return lambda view: action
-
-
-def gemm(view: NodeView) -> Action:
-    trans_a, trans_b = view.attribute("transA", 0), view.attribute("transB", 0)
-    alpha, beta = float(view.attribute("alpha", 1.0)), float(view.attribute("beta", 1.0))
-    bias = 2 if view.has(2) else None
-    if bias is not None and not view.is_weight(bias):
-        return Refused("adds a bias that is computed from data")
-    if bias is not None and len(view.shape(bias)) == 2 and view.shape(bias)[0] > 1:
-        return Refused("adds a bias that varies along the batch")
-    if view.is_weight(1) and not view.is_weight(0):
-        return Contraction(
-            0, 1, bias, "in" if trans_a else "ni", "oi" if trans_b else "io", "no", alpha=alpha, beta=beta
-        )
-    if view.is_weight(0) and bias is None:
-        return Contraction(1, 0, None, "ni" if trans_b else "in", "io" if trans_a else "oi", "on", alpha=alpha)
-    if bias is None:
-        return Product("kn" if trans_a else "nk", "mk" if trans_b else "km", "nm")
-    return Refused("multiplies two tensors that both depend on data")
-
-
-def matmul(view: NodeView) -> Action:
-    """MatMul, and the FusedMatMul of onnxruntime."""
-    if view.attribute("transBatchA", 0) or view.attribute("transBatchB", 0):
-        return Refused("multiplies with the batch transposed")
-    alpha = float(view.attribute("alpha", 1.0))
-    left, right = (bool(view.attribute(name, 0)) for name in ("transA", "transB"))
-    ranks = [len(view.shape(i)) for i in (0, 1)]
-    if view.is_weight(0) and view.is_weight(1):
-        return Refused("multiplies two constants")
-    if not (view.is_weight(0) or view.is_weight(1)):
-        if min(ranks) < 2:
-            return Refused("multiplies with a vector that depends on data")
-        batch = "abcdefgh"[: max(ranks) - 2]
-        batches = [batch[len(batch) + 2 - rank :] for rank in ranks]
-        return Product(batches[0] + ("kn" if left else "nk"), batches[1] + ("mk" if right else "km"), batch + "nm")
-    data, weight = (0, 1) if view.is_weight(1) else (1, 0)
-    if ranks[weight] == 1:
-        axis = ranks[data] - 1 if data == 0 else max(ranks[data] - 2, 0)
-        return Reader(data, weight, axis, 0, "has one output channel only")
-    if ranks[weight] != 2 or ranks[data] < 2:
-        return Refused("multiplies with weights that have a batch dimension")
-    batch = "abcdefgh"[: ranks[data] - 2]
-    if data == 0:
-        return Contraction(
-            0, 1, None, batch + ("in" if left else "ni"), "oi" if right else "io", batch + "no", alpha=alpha
-        )
-    return Contraction(1, 0, None, batch + ("ni" if right else "in"), "io" if left else "oi", batch + "on", alpha=alpha)
-
-
-def einsum(view: NodeView) -> Action:
-    """Of two operands: a linear map with one axis contracted and one produced, or a product of data."""
-    terms = re.fullmatch(
-        r"([A-Za-z]+),([A-Za-z]+)->([A-Za-z]*)", _text(view.attribute("equation", "")).replace(" ", "")
-    )
-    if terms is None or len(view.node.inputs) != 2 or any(len(set(t)) < len(t) for t in terms.groups()):
-        return Refused("has an equation that is not understood")
-    left, right, output = terms.groups()
-    if not (view.is_weight(0) or view.is_weight(1)):
-        return Product(left, right, output)
-    data, weight = (0, 1) if view.is_weight(1) else (1, 0)
-    data_axes, weight_axes = (left, right) if weight == 1 else (right, left)
-    inner = [letter for letter in weight_axes if letter in data_axes and letter not in output]
-    outer = [letter for letter in weight_axes if letter in output and letter not in data_axes]
-    if len(inner) != 1 or len(outer) != 1 or len(weight_axes) != 2:
-        return Refused("multiplies with weights that have a batch dimension, or several axes to contract or produce")
-    return Contraction(data, weight, None, data_axes, weight_axes, output)
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def conv(view: NodeView) -> Action:
-    if not view.is_weight(1) or (view.has(2) and not view.is_weight(2)):
-        return Refused("convolves with weights that are computed from data")
-    group, shape = view.attribute("group", 1), view.shape(1)
-    channels = view.shape(0)[1]
-    pads = view.attribute("pads", [0])
-    padded = any(pads) or view.attribute("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
-    if group == channels and shape[1] == 1 and group > 1:
-        return Filter(shape[0] // group, padded)
-    stars, dots = "*" * (len(shape) - 2), "." * (len(shape) - 2)
-    bias = 2 if view.has(2) else None
-    return Contraction(0, 1, bias, "ni" + stars, "oi" + dots, "no" + stars, padded, groups=group)
-
-
-def conv_transpose(view: NodeView) -> Action:
-    if not view.is_weight(1) or (view.has(2) and not view.is_weight(2)):
-        return Refused("convolves with weights that are computed from data")
-    group, shape = view.attribute("group", 1), view.shape(1)
-    if group == shape[0] and shape[1] == 1 and group > 1:
-        return Filter(1, padded=True)
-    stars, dots = "*" * (len(shape) - 2), "." * (len(shape) - 2)
-    bias = 2 if view.has(2) else None
-    strides = prod(view.attribute("strides", [1]))
-    axes = "ni" + stars, "io" + dots, "no" + stars
-    return Contraction(0, 1, bias, *axes, padded=True, scattered=strides, groups=group)
-
-
-def attention(view: NodeView) -> Action:
-    """The Attention of onnxruntime: projects its input [batch, places, i] with [i, q + k + v]."""
-    if not view.is_weight(1):
-        return Refused("multiplies with weights that are computed from data")
-    return Reader(0, 1, 2, 0, HEADS)
 
 
 def batchnorm(view: NodeView) -> Action:
@@ -470,73 +359,3 @@ def reduce(linear: bool, mean: bool, before: Activation | None = None) -> Row:
         )
 
     return row
-
-
-def move(name: str, read: Callable[[NodeView], Mapping[str, Any] | None]) -> Row:
-    def row(view: NodeView) -> Action:
-        parameters = read(view)
-        if parameters is None:
-            return Refused("moves data by amounts that are computed from data")
-        return Move(name, parameters)
-
-    return row
-
-
-def sliced(view: NodeView) -> Mapping[str, Any] | None:
-    starts, ends = view.ints("starts", 1), view.ints("ends", 2)
-    if starts is None or ends is None:
-        return None
-    axes = view.ints("axes", 3) or list(range(len(starts)))
-    steps = view.ints("steps", 4) or [1] * len(starts)
-    rank = len(view.shape())
-    return {"slices": tuple((a % rank, s, e, t) for a, s, e, t in zip(axes, starts, ends, steps, strict=True))}
-
-
-def split(view: NodeView) -> Mapping[str, Any] | None:
-    axis = view.attribute("axis", 0) % len(view.shape())
-    return {"axis": axis, "sizes": tuple(view.output_shape(i)[axis] for i in range(len(view.node.outputs)))}
-
-
-def gather(view: NodeView) -> Action:
-    """By constant indices a movement; rows of a constant table by data: an embedding, which makes channels."""
-    axis = view.attribute("axis", 0) % len(view.shape())
-    indices, table = view.value(1), view.value(0) if view.is_weight(0) else None
-    if table is not None and table.ndim == 2 and axis == 0 and table.dtype.kind == "f" and indices is None:
-        places = "abcdefgh"[: len(view.shape(1))]
-        return Contraction(1, 0, None, places, "vo", places + "o", lookup=True)
-    if indices is None or table is not None:
-        return Refused("moves data by amounts that are computed from data")
-    return Move("gather", {"axis": axis, "indices": indices})
-
-
-def expand(view: NodeView) -> Mapping[str, Any] | None:
-    return None if view.value(1) is None else {"shape": view.output_shape()}
-
-
-def tile(view: NodeView) -> Mapping[str, Any] | None:
-    repeats = view.ints("repeats", 1)
-    return None if repeats is None else {"repeats": tuple(repeats)}
-
-
-def depth_to_space(view: NodeView) -> Mapping[str, Any]:
-    return {"block": int(view.attribute("blocksize")), "mode": view.attribute("mode", "DCR")}
-
-
-def space_to_depth(view: NodeView) -> Mapping[str, Any]:
-    return {"block": int(view.attribute("blocksize"))}
-
-
-def transpose(view: NodeView) -> Mapping[str, Any]:
-    return {"order": tuple(view.attribute("perm", range(len(view.shape()))[::-1]))}
-
-
-def reshape(view: NodeView) -> Mapping[str, Any] | None:
-    return {"shape": view.output_shape()}
-
-
-def concat(view: NodeView) -> Mapping[str, Any]:
-    return {"axis": view.attribute("axis", 1) % len(view.output_shape())}
-
-
-def shape_only(view: NodeView) -> Mapping[str, Any]:
-    return {"shape": view.output_shape()}

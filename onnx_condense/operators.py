@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from onnx_condense import linear_rows, movement_rows
 from onnx_condense import operator_rows as rows
 from onnx_condense.actions import (
     BOUNDED,
@@ -37,11 +38,11 @@ TABLE: Mapping[tuple[str, str], rows.Row] = {
     ("", op): row
     for op, row in {
         # linear maps
-        "Gemm": rows.gemm,
-        "MatMul": rows.matmul,
-        "Einsum": rows.einsum,
-        "Conv": rows.conv,
-        "ConvTranspose": rows.conv_transpose,
+        "Gemm": linear_rows.gemm,
+        "MatMul": linear_rows.matmul,
+        "Einsum": linear_rows.einsum,
+        "Conv": linear_rows.conv,
+        "ConvTranspose": linear_rows.conv_transpose,
         "LSTM": recurrent,
         "GRU": recurrent,
         "RNN": recurrent,
@@ -153,30 +154,30 @@ TABLE: Mapping[tuple[str, str], rows.Row] = {
         "Resize": rows.resize,
         "Upsample": rows.resize,
         # data movement
-        "Reshape": rows.move("reshape", rows.reshape),
-        "Flatten": rows.move("reshape", rows.shape_only),
-        "Squeeze": rows.move("reshape", rows.shape_only),
-        "Unsqueeze": rows.move("reshape", rows.shape_only),
-        "Transpose": rows.move("transpose", rows.transpose),
-        "Concat": rows.move("concat", rows.concat),
-        "Split": rows.move("split", rows.split),
-        "Slice": rows.move("slice", rows.sliced),
-        "Gather": rows.gather,
-        "Expand": rows.move("expand", rows.expand),
-        "Tile": rows.move("tile", rows.tile),
-        "DepthToSpace": rows.move("depth_to_space", rows.depth_to_space),
-        "SpaceToDepth": rows.move("space_to_depth", rows.space_to_depth),
+        "Reshape": movement_rows.move("reshape", movement_rows.reshape),
+        "Flatten": movement_rows.move("reshape", movement_rows.shape_only),
+        "Squeeze": movement_rows.move("reshape", movement_rows.shape_only),
+        "Unsqueeze": movement_rows.move("reshape", movement_rows.shape_only),
+        "Transpose": movement_rows.move("transpose", movement_rows.transpose),
+        "Concat": movement_rows.move("concat", movement_rows.concat),
+        "Split": movement_rows.move("split", movement_rows.split),
+        "Slice": movement_rows.move("slice", movement_rows.sliced),
+        "Gather": movement_rows.gather,
+        "Expand": movement_rows.move("expand", movement_rows.expand),
+        "Tile": movement_rows.move("tile", movement_rows.tile),
+        "DepthToSpace": movement_rows.move("depth_to_space", movement_rows.depth_to_space),
+        "SpaceToDepth": movement_rows.move("space_to_depth", movement_rows.space_to_depth),
         # what onnxruntime's optimizer writes (others: fused.py)
         "SimplifiedLayerNormalization": rows.layer_normalization,
     }.items()
 } | {
     ("com.microsoft", op): row
     for op, row in {
-        "FusedMatMul": rows.matmul,
+        "FusedMatMul": linear_rows.matmul,
         "Gelu": rows.fixed(UNBOUNDED),
         "FastGelu": rows.fixed(UNBOUNDED),
         "QuickGelu": rows.fixed(UNBOUNDED),
-        "Attention": rows.attention,
+        "Attention": linear_rows.attention,
         "MultiHeadAttention": rows.fixed(Refused(HEADS)),
         "SkipLayerNormalization": rows.fixed(Refused(TOGETHER)),
         "SkipSimplifiedLayerNormalization": rows.fixed(Refused(TOGETHER)),
