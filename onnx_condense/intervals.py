@@ -133,6 +133,9 @@ class Intervals(Numbers):
             case Combined("add", left, right):
                 (a, b), (c, d) = self.bounds(left), self.bounds(right)
                 return a + c, b + d
+            case Combined("choose", left, right):
+                (a, b), (c, d) = self.bounds(left), self.bounds(right)
+                return np.minimum(a, c), np.maximum(b, d)
         return everything
 
 
@@ -151,6 +154,8 @@ def _combine(operation: str, a: Floats, b: Floats) -> Floats:
             return np.maximum(a, b)
         case "min":
             return np.minimum(a, b)
+        case "choose":
+            return np.where(a == b, a, np.nan)
     return np.full(len(a), np.nan)
 
 

@@ -19,8 +19,11 @@ from onnx_condense.movers import Labels
 from onnx_condense.runtime import Array
 from onnx_condense.signals import (
     Affine,
+    Bools,
+    Combined,
     Floats,
     Ints,
+    Restricted,
     Signal,
 )
 
@@ -161,12 +164,35 @@ class Ledger:
             if (labels < 0).any():
                 self._pin(labels, f"is read by {self._me()} beside a tensor whose channels cannot be removed")
                 return None
-            if not np.array_equal(signals_of(first), signals_of(labels)):
+            alike: dict[bytes, list[int]] = {}
+            for place in range(labels.shape[axis]):
+                alike.setdefault(signals_of(labels.take([place], axis)).tobytes(), []).append(place)
+            if len(alike) > MOST_OCCURRENCES:
                 self._pin(labels, f"varies in space at {self._me()}")
                 return None
             self.sets.unite(atoms_of(first).reshape(-1), atoms_of(labels).reshape(-1))
-            labels = labels.take([0], axis)
+            parts = [labels.take(places, axis) for places in alike.values()]
+            labels = parts[0].take([0], axis) if len(parts) == 1 else self._chosen_from(parts, axis)
         return labels
+
+    def _chosen_from(self, parts: list[Labels], axis: int) -> Labels:
+        """Labels of parts that lie beside each other along an axis, as one: a relation must hold in each of them."""
+        result = parts[0].take([0], axis)
+        for number, part in enumerate(parts[1:]):
+            pairs = np.stack([signals_of(result), signals_of(part.take([0], axis))])
+            united = np.empty_like(result)
+            for key in np.unique(pairs.reshape(2, -1), axis=1).T:
+                mask = (pairs == key.reshape(2, *[1] * result.ndim)).all(0)
+                left, right = self.signals[key[0]], self._restricted(key[1], part, mask)
+                left = left if number else self._restricted(key[0], parts[0], mask)
+                signal = self._signal(Combined("choose", left, right))
+                united[mask] = pack(atoms_of(result[mask]), signal)
+            result = united
+        return result
+
+    def _restricted(self, signal: int, part: Labels, mask: Bools) -> Signal:
+        """A signal at the atoms of those channels of a part."""
+        return Restricted(self.signals[signal], np.unique(atoms_of(part[np.broadcast_to(mask, part.shape)])))
 
     def _pin(self, labels: Labels | None, reason: str) -> None:
         if labels is None:

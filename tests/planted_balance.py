@@ -9,6 +9,7 @@ import onnx
 from planted import (
     ALWAYS,
     COPIES,
+    EXACT,
     FULL,
     HOMOGENEOUS,
     LINEAR,
@@ -166,6 +167,19 @@ def _stacked(relation: str) -> onnx.ModelProto:
     one, other = (planted_columns(net, relation, 4) for _ in range(2))
     other[:, COPIES[0]] = 1.0
     return net.build(net.dense("consumer", stacked, np.concatenate([one, other], axis=1)))
+
+
+@case("MatMul", HOMOGENEOUS, "stacked branches", layers={"one": (FULL, EXACT), "other": (FULL, EXACT)})
+def _beside(relation: str) -> onnx.ModelProto:
+    """Two branches beside each other that one layer reads: a channel is a copy where it is one in both."""
+    net = Net()
+    data = net.input("batch", 6)
+    branches = [
+        net.node(op, net.dense(name, data, *planted_rows(net, relation, 6)))
+        for name, op in (("one", "Relu"), ("other", "LeakyRelu"))
+    ]
+    stacked = net.node("Concat", *(net.node("Unsqueeze", b, net.ints(1)) for b in branches), axis=1)
+    return net.build(net.matmul("consumer", stacked, planted_columns(net, relation, 4), net.normal(4)))
 
 
 assert MAINS[:4] == (0, 1, 0, 2), "each half holds one copy of a channel of its own"
