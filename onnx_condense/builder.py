@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -27,6 +27,7 @@ class Builder:
         original: the state in which nothing is merged.
         uneven: tensors whose channels could not be removed evenly; their groups stay.
         held: group index -> channels whose merges alignment undid in the last build.
+        refine: what is done to every state that is built.
     """
 
     def __init__(self, traced: Trace, options: Options, align: int) -> None:
@@ -41,6 +42,7 @@ class Builder:
         self.thresholds = self._thresholds()
         self.uneven: list[str] = []
         self.held: dict[int, tuple[int, ...]] = {}
+        self.refine: Callable[[State], None] | None = None
         self._judged: dict[int, Judgement] = {}
         self._stay: set[int] = set()
 
@@ -55,9 +57,12 @@ class Builder:
             state = self._pass(wanted)
             try:
                 check_shapes(state)
-                return state
             except Disagreement as problem:
                 self._set_aside(problem)
+                continue
+            if self.refine is not None:
+                self.refine(state)
+            return state
 
     def replayed(self, plan: Plan) -> State:
         """The state that a plan describes. Raises PlanError when the groups are not the plan's."""
@@ -72,6 +77,11 @@ class Builder:
             if known != {(r.node, r.input, r.path) for r in decided.reads}:
                 raise PlanError(f"the plan's consumers of {group.layers[0]} are not the model's: plan it again")
             state.apply(group, decided)
+        for refit in plan.refits:
+            try:
+                state.refit(refit)
+            except (ValueError, AssertionError) as problem:
+                raise PlanError(f"the plan does not fit the model ({problem}): plan it again") from problem
         try:
             check_shapes(state)
         except Disagreement as problem:
@@ -92,11 +102,11 @@ class Builder:
     # weights near the largest float overflow in norms: such channels are not alike, and that is no error
     @np.errstate(over="ignore", invalid="ignore")
     def _judge(self, state: State, group: Group) -> Judgement:
-        return judge(state, group, self.options.method, self.options.depthwise)
+        return judge(state, group, self.options.rule, self.options.depthwise)
 
     @np.errstate(over="ignore", invalid="ignore")
     def _decide(self, judgement: Judgement, threshold: float, align: int) -> GroupPlan:
-        return decide(judgement, self.trace, self.options.method, self.options.depthwise, threshold, align)
+        return decide(judgement, self.trace, self.options.rule, self.options.depthwise, threshold, align)
 
     def _pass(self, wanted: Mapping[int, float]) -> State:
         """One pass over the groups; --lossless repeats until nothing changes."""

@@ -9,14 +9,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from rich.console import Console
 
 from onnx_condense import model_io
 from onnx_condense._version import __version__
 from onnx_condense.errors import CondenseError, InputError, UsageError
-from onnx_condense.options import Options
+from onnx_condense.options import Merge, Options
 from onnx_condense.pipeline import Progress, Result, analyze, condense
 from onnx_condense.plan import Plan
 from onnx_condense.render import show_analysis, show_report, show_verification
@@ -121,7 +121,7 @@ def _condense_parser() -> _Parser:
     add("--threshold", type=float, metavar="T", help="neurons condense when their cosine is above T (default 0.88)")
     add("--layer-threshold", action="append", default=[], metavar="GLOB=T", help="another threshold for some layers")
     add("--lossless", action="store_true", help="only what is exact to float rounding")
-    add("--merge", choices=("auto", "ratio", "delete"), help="how condensed neurons merge (default auto)")
+    add("--merge", choices=get_args(Merge), help="what becomes of condensed neurons (default auto)")
     add("--align", default="auto", metavar="auto|N", help="keep Conv widths at multiples (default auto: this host's)")
     add("--tolerance", type=float, metavar="R", help="largest relative L2 error of the outputs")
     add("--sequential", action="store_true", help="layer after layer on already merged weights, as in the paper")

@@ -25,6 +25,7 @@ from onnx_condense.model_io import Source
 from onnx_condense.options import INSPECT_THRESHOLDS, Options
 from onnx_condense.plan import Plan
 from onnx_condense.proof import prove, unchanged
+from onnx_condense.refitting import Estimate, refit_by_moments
 from onnx_condense.report import (
     ModelFacts,
     RefusalReport,
@@ -127,6 +128,9 @@ def condense(
     opened = open_model(model, options, clock, replay)
     options = opened.options
     builder = Builder(opened.trace, options, _alignment(options))
+    if options.refits:
+        estimate = Estimate(opened.trace, opened.feeds[0], options.seed)
+        builder.refine = lambda state: refit_by_moments(state, estimate)
     expected: Results = []
     if not dry_run or options.tolerance is not None:
         with clock("verify"):
@@ -263,8 +267,11 @@ def _plan(opened: Opened, builder: Builder, state: State) -> Plan:
     options = opened.options
     shapes = {name: tuple(array.shape) for name, array in opened.feeds[0].items()}
     groups = tuple(state.plans[index] for index in sorted(state.plans))
+    refits = tuple(state.refits[place] for place in sorted(state.refits))
     named = options.to_json() | {"align": builder.align}
-    return Plan(opened.source.sha256, options.method, named, builder.align, shapes, options.fold_batchnorm, groups)
+    return Plan(
+        opened.source.sha256, options.method, named, builder.align, shapes, options.fold_batchnorm, groups, refits
+    )
 
 
 def _facts_before(opened: Opened) -> ModelFacts:
