@@ -36,6 +36,7 @@ PLANNING = (
     "layer_threshold",
     "lossless",
     "merge",
+    "calibration",
     "depthwise",
     "align",
     "include",
@@ -122,6 +123,11 @@ def _condense_parser() -> _Parser:
     add("--layer-threshold", action="append", default=[], metavar="GLOB=T", help="another threshold for some layers")
     add("--lossless", action="store_true", help="only what is exact to float rounding")
     add("--merge", choices=get_args(Merge), help="what becomes of condensed neurons (default auto)")
+    add(
+        "--calibration",
+        metavar="INPUTS.npz",
+        help="inputs to estimate from, without labels (as --data; a fifth verifies)",
+    )
     add("--align", default="auto", metavar="auto|N", help="keep Conv widths at multiples (default auto: this host's)")
     add("--tolerance", type=float, metavar="R", help="largest relative L2 error of the outputs")
     add("--sequential", action="store_true", help="layer after layer on already merged weights, as in the paper")
@@ -174,6 +180,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         exclude=tuple(arguments.exclude),
         tolerance=arguments.tolerance,
         data=arguments.data,
+        calibration=arguments.calibration,
         input_shape=_shapes(arguments.input_shape),
         sequential=arguments.sequential,
         fold_batchnorm=arguments.fold_batchnorm,
@@ -218,7 +225,7 @@ def _protect(arguments: argparse.Namespace, output: Path | None) -> None:
     if not source.exists():
         raise InputError(f"cannot read {source} (no such file): check the path")
     replay = getattr(arguments, "replay", None)
-    inputs = [Path(p) for p in (source, arguments.data, replay) if p]
+    inputs = [Path(p) for p in (source, arguments.data, getattr(arguments, "calibration", None), replay) if p]
     inputs += [source.with_name(name) for name in model_io.external_files(source)]
     inputs += [Path(replay).with_suffix(".npz")] if replay else []
     written: list[tuple[str, Path]] = []

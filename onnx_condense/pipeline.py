@@ -15,6 +15,7 @@ import onnx
 from onnx_condense import model_io
 from onnx_condense.alignment import block_width
 from onnx_condense.builder import Builder
+from onnx_condense.calibration import calibrate, held_back
 from onnx_condense.canonicalize import fold_batchnorm
 from onnx_condense.channels import Trace
 from onnx_condense.errors import PlanError
@@ -137,6 +138,9 @@ def condense(
             expected = results(opened.source.proto, opened.feeds)
     with clock("plan"):
         state = _decide(opened, builder, replay, expected)
+    if opened.calibration and options.refits and replay is None and state.plans:
+        with clock("calibrate"):
+            calibrate(state, opened.calibration, options.seed, clock.note)
     plan = replay or _plan(opened, builder, state)
     folded = opened.trace.facts.model is not opened.source.proto
     if dry_run or not (state.plans or folded):
@@ -191,11 +195,11 @@ class _Clock:
 
     def __init__(self, progress: Progress | None) -> None:
         self.seconds: dict[str, float] = {}
-        self._progress = progress or (lambda stage: None)
+        self.note = progress or (lambda stage: None)
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        self._progress(stage)
+        self.note(stage)
         start = time.perf_counter()
         yield
         self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start, 4)
@@ -206,6 +210,7 @@ class Opened:
     """A model that is loaded and traced, with its verification inputs.
 
     other: a feed with other sizes on every symbolic axis. batch: size of a symbolic batch axis in the feeds.
+    calibration: the inputs to estimate from; the feeds are a part of what was given where there are no others.
     """
 
     source: Source
@@ -214,6 +219,7 @@ class Opened:
     feeds: list[Feed]
     other: Feed | None
     batch: int
+    calibration: list[Feed]
 
 
 def open_model(model: Model, options: Options, clock: _Clock | None = None, replay: Plan | None = None) -> Opened:
@@ -228,12 +234,18 @@ def open_model(model: Model, options: Options, clock: _Clock | None = None, repl
         working = fold_batchnorm(source.proto) if options.fold_batchnorm else source.proto
         graph = model_io.import_graph(working)
         specs = model_specs(working, graph)
-        feeds = make_feeds(working, specs, options.data, options.input_shape, options.seed)
+        calibration: list[Feed] = []
+        if options.calibration is not None and replay is None:
+            calibration = make_feeds(working, specs, options.calibration, options.input_shape, options.seed)
+        if calibration and options.data is None:
+            calibration, feeds = held_back(calibration, all(s.dims and isinstance(s.dims[0], str) for s in specs))
+        else:
+            feeds = make_feeds(working, specs, options.data, options.input_shape, options.seed)
         other = other_feed(working, specs, feeds[0], options.seed)
     with clock("trace"):
         traced = trace(Facts(working, graph, feeds[0], other))
     batches = [len(feeds[0][s.name]) for s in specs if s.dims and isinstance(s.dims[0], str)]
-    return Opened(source, options, traced, feeds, other, max([1, *batches]))
+    return Opened(source, options, traced, feeds, other, max([1, *batches]), calibration)
 
 
 def _replayed(options: Options, plan: Plan) -> Options:

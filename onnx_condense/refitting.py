@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from onnx_condense.actions import Contraction, Normalization
+from onnx_condense.actions import Contraction, Filter, Normalization
 from onnx_condense.channels import Slot, Trace, layer_name
 from onnx_condense.errors import InputError
 from onnx_condense.inputs import Feed
@@ -27,9 +27,6 @@ from onnx_condense.statistics import Moments, Sums
 FEATURES = 2304
 """Most features of one consumer (256 channels of a 3x3 convolution): its normal equations take their square."""
 
-ROWS = 2**16
-"""Most rows that are summed per consumer; positions are drawn beyond it."""
-
 NOISE_ROWS = 2**14
 """Rows for synthetic inputs."""
 
@@ -41,9 +38,6 @@ NOISE = 2**25
 
 STRENGTH = 1e-3
 """Ridge strength without data, as a share of the mean variance."""
-
-FOLDS = 4
-"""Parts of the calibration samples; each is held back once."""
 
 EXACT = 1e-9
 """A consumer that loses at most this share of the variance of its output is left alone."""
@@ -78,8 +72,11 @@ class Site:
 
     def rows(self, data: Array) -> Floats:
         """[samples, positions, features] of what the consumer reads."""
-        moved = np.moveaxis(data, self.axis, -1) if self.windows is None else np.moveaxis(self.windows(data), 1, -1)
-        return _by_sample(moved)
+        return self.channels(data) if self.windows is None else _by_sample(np.moveaxis(self.windows(data), 1, -1))
+
+    def channels(self, data: Array) -> Floats:
+        """[samples, positions, channels] of what the consumer reads."""
+        return _by_sample(np.moveaxis(data, self.axis, -1))
 
     def targets(self, output: Array) -> Floats:
         """[samples, positions, outputs] of what the consumer makes."""
@@ -115,6 +112,16 @@ class Site:
         axis = self.outer if self.outer < self.slot.axis else self.outer - 1
         lines: Floats = np.moveaxis(constant.reshape(rest), axis, 0).reshape(rest[axis], -1).sum(1)
         return lines / max(1, self.scattered)
+
+    def spread(self, shift: Floats, like: Array) -> Floats:
+        """Constants of the flat rows that `bias` brings to this shift, all rows of an output alike; zeros for none."""
+        rest = [n for a, n in enumerate(like.shape) if a != self.slot.axis]
+        if self.outer is None or not shift.size:
+            return np.zeros(int(np.prod(rest)))
+        axis = self.outer if self.outer < self.slot.axis else self.outer - 1
+        each = shift * (max(1, self.scattered) * len(shift) / np.prod(rest))
+        line = each.reshape([-1 if a == axis else 1 for a in range(len(rest))])
+        return np.broadcast_to(line, rest).reshape(-1)
 
 
 def _by_sample(values: Array) -> Floats:
@@ -176,8 +183,9 @@ class Estimate:
 
     BatchNormalization states the mean and the deviation of every channel that it makes: it takes the statistics of the
     batch instead of those in the file, so that its outputs have them on synthetic inputs too. A linear map that no
-    BatchNormalization follows gets outputs of mean zero (in a folded file the bias cancels the mean of the inputs, and
-    which mean that was is lost): of those moments about zero are used, which a wrong scale of a layer does not change.
+    BatchNormalization follows, and that reads others, gets outputs of mean zero (in a folded file the bias cancels the
+    mean of the inputs, and which mean that was is lost): of those moments about zero are used, which a wrong scale of a
+    layer does not change.
     """
 
     def __init__(self, trace: Trace, feed: Feed, seed: int) -> None:
@@ -206,7 +214,9 @@ class Estimate:
         return [self._known[s.slot.node] for s in sites]
 
     def _measured(self, sites: Sequence[Site]) -> dict[int, Moments]:
-        model = standardized(self.trace.facts.model, self._normalized, self._free)
+        behind = self._behind_others()
+        centred = {index: form for index, form in self._free.items() if index in behind}
+        model = standardized(self.trace.facts.model, self._normalized, centred)
         sums = [Sums(site.slot.labels.size * site.taps, 0) for site in sites]
         generator = np.random.default_rng(self._seed)
         for site, total, values in zip(sites, sums, self._observed(model, sites), strict=True):
@@ -247,13 +257,27 @@ class Estimate:
     def _unnormalized(self) -> dict[int, tuple[int, int, int]]:
         """Linear maps that no BatchNormalization follows: node index -> (rank of output, produced axis, channels)."""
         facts, found = self.trace.facts, {}
-        for slot in self.trace.slots:
-            action = self.trace.actions[slot.node]
-            if slot.role != "produced" or not isinstance(action, Contraction) or action.lookup:
+        for index, action in self.trace.actions.items():
+            if isinstance(action, Contraction) and not action.lookup:
+                axis = action.output_axes.index(action.outer)
+            elif isinstance(action, Filter):
+                axis = 1
+            else:
                 continue
-            output = facts.nodes[slot.node].outputs[0].name
-            if any(index not in self._normalized for index, _ in facts.consumers(output)):
-                found[slot.node] = len(facts.shapes[output]), action.output_axes.index(action.outer), slot.labels.size
+            output = facts.nodes[index].outputs[0].name
+            if any(reader not in self._normalized for reader, _ in facts.consumers(output)):
+                found[index] = len(facts.shapes[output]), axis, facts.shapes[output][axis]
+        return found
+
+    def _behind_others(self) -> set[int]:
+        """Nodes whose inputs come through a linear map; what reads the model's inputs sees what was fed."""
+        reached: set[str] = set()
+        found: set[int] = set()
+        for index, node in enumerate(self.trace.facts.nodes):
+            if any(t.name in reached for t in node.inputs):
+                found.add(index)
+            if index in found or isinstance(self.trace.actions.get(index), Contraction | Filter):
+                reached.update(t.name for t in node.outputs if t.name)
         return found
 
 
@@ -272,7 +296,7 @@ def refit_by_moments(state: State, estimate: Estimate) -> None:
     """Refits every consumer of a state that lost channels, without data."""
     sites = lost(state)
     for site, known in zip(sites, estimate.moments(sites), strict=True):
-        whole = site.flat(_original(state, site)).astype(np.float64) * site.alpha
+        whole = site.flat(original_weight(state, site)).astype(np.float64) * site.alpha
         merged = site.flat(state.weight(site.slot.node, site.slot.input)).astype(np.float64) * site.alpha
         if not np.isfinite(known.xx).all():
             continue
@@ -284,18 +308,21 @@ def refit_by_moments(state: State, estimate: Estimate) -> None:
         weight = moments.ridge(prior, STRENGTH)
         source = estimate.source(site)
         constant = moments.constant(weight) if source == "batch-normalization" else None
-        _refit(state, site, weight, constant, source)
+        apply_refit(state, site, weight, constant, source)
 
 
-def _original(state: State, site: Site) -> Array:
+def original_weight(state: State, site: Site) -> Array:
+    """The weight of the model as it was."""
     value = state.trace.facts.value(state.trace.facts.nodes[site.slot.node].inputs[site.slot.input])
     assert value is not None
     return value
 
 
-def _refit(state: State, site: Site, weight: Floats, constant: Floats | None, source: Source) -> None:
-    """`weight`: flat, of the kept features, times alpha. `constant`: per flat row; None leaves the bias."""
-    like = _original(state, site)
+def apply_refit(state: State, site: Site, weight: Floats, constant: Floats | None, source: Source) -> None:
+    """Gives a consumer new weights in a state, where they are finite.
+
+    `weight`: flat, of the kept features, times alpha. `constant`: per flat row; None leaves the bias."""
+    like = original_weight(state, site)
     shift = np.asarray(state.shift.get(site.slot.node, np.zeros(0)))
     if constant is not None:
         shift = site.bias(constant, like)

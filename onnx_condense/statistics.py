@@ -100,7 +100,14 @@ class Fit:
     strength: float
 
 
-def fit(parts: Sequence[Sums], prior: Floats, constant: Floats, centred: bool, through: Floats | None = None) -> Fit:
+def fit(
+    parts: Sequence[Sums],
+    prior: Floats,
+    constant: Floats,
+    centred: bool,
+    through: Floats | None = None,
+    exact: float = 0.0,
+) -> Fit:
     """The least squares whose strength does best on held-back samples: each part in turn.
 
     The prior itself, with its constant or with a new one, is among the candidates (strength infinity): few samples do
@@ -109,6 +116,7 @@ def fit(parts: Sequence[Sums], prior: Floats, constant: Floats, centred: bool, t
     Args:
         parts: sums over disjoint samples. prior, constant: [t, f] and [t], the solution without samples.
         centred: whether a constant may be fitted. through: [t, u] targets are this times what was summed.
+        exact: a prior that loses at most this share of the variance of the targets is the result.
     """
 
     def moments(sums: Sums) -> Moments:
@@ -119,6 +127,10 @@ def fit(parts: Sequence[Sums], prior: Floats, constant: Floats, centred: bool, t
     untouched = Fit(prior, constant, np.inf)
     if len(filled) < 2:
         return untouched
+    whole = moments(Sums.joined(filled))
+    offset = whole.constant(prior) - constant if centred else np.zeros(1)
+    if whole.loss(prior) + float(offset @ offset) <= exact * float(np.trace(whole.yy)):
+        return untouched
     losses = np.zeros(2 + len(STRENGTHS))
     for held in filled:
         known, other = moments(Sums.joined([p for p in filled if p is not held])), moments(held)
@@ -128,7 +140,6 @@ def fit(parts: Sequence[Sums], prior: Floats, constant: Floats, centred: bool, t
             missed = other.constant(weight) - shift if centred else np.zeros(1)
             losses[number] += held.count * (other.loss(weight) + float(missed @ missed))
     best = int(np.argmin(losses))
-    whole = moments(Sums.joined(filled))
     if best == 0:
         return untouched
     strength = np.inf if best == 1 else STRENGTHS[best - 2]
