@@ -27,6 +27,7 @@ class Builder:
         original: the state in which nothing is merged.
         uneven: tensors whose channels could not be removed evenly; their groups stay.
         held: group index -> channels whose merges alignment undid in the last build.
+        stay: indices of those groups.
         refine: what is done to every state that is built.
     """
 
@@ -44,7 +45,7 @@ class Builder:
         self.held: dict[int, tuple[int, ...]] = {}
         self.refine: Callable[[State], None] | None = None
         self._judged: dict[int, Judgement] = {}
-        self._stay: set[int] = set()
+        self.stay: set[int] = set()
 
     def build(self, towards: float | Mapping[int, float]) -> State:
         """A state whose thresholds go from 1 (nothing merges, towards = 0) to what was asked for (towards = 1).
@@ -58,7 +59,7 @@ class Builder:
             try:
                 check_shapes(state)
             except Disagreement as problem:
-                self._set_aside(problem)
+                self.set_aside(problem)
                 continue
             if self.refine is not None:
                 self.refine(state)
@@ -117,7 +118,7 @@ class Builder:
         while repeat:
             repeat = False
             for group in self.groups:
-                if group.index in self._stay:
+                if group.index in self.stay:
                     continue
                 judgement = self._judge(state, group) if cascading else self.judged(group)
                 plan = self._decide(judgement, wanted[group.index], self.align)
@@ -127,11 +128,12 @@ class Builder:
                     repeat = method == "lossless"
         return state
 
-    def _set_aside(self, problem: Disagreement) -> None:
-        concerned = {g.index for g in self.trace.groups if np.isin(g.units, problem.units).any()} - self._stay
+    def set_aside(self, problem: Disagreement) -> None:
+        """Lets the groups whose shapes do not work out stay as they are. Raises the problem where none is concerned."""
+        concerned = {g.index for g in self.trace.groups if np.isin(g.units, problem.units).any()} - self.stay
         if not concerned:
             raise problem
-        self._stay |= concerned
+        self.stay |= concerned
         self.uneven.append(problem.name)
 
     def _thresholds(self) -> dict[int, float]:

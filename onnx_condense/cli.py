@@ -42,6 +42,7 @@ PLANNING = (
     "include",
     "exclude",
     "tolerance",
+    "budget",
     "sequential",
     "fold_batchnorm",
     "input_shape",
@@ -130,6 +131,7 @@ def _condense_parser() -> _Parser:
     )
     add("--align", default="auto", metavar="auto|N", help="keep Conv widths at multiples (default auto: this host's)")
     add("--tolerance", type=float, metavar="R", help="largest relative L2 error of the outputs")
+    add("--budget", metavar="params=F|macs=F", help="keep at most this share, for example params=0.7")
     add("--sequential", action="store_true", help="layer after layer on already merged weights, as in the paper")
     add("--fold-batchnorm", action="store_true", help="fold BatchNormalization into the weights in the file")
     add("--dry-run", action="store_true", help="stop at the plan")
@@ -179,6 +181,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         include=tuple(arguments.include),
         exclude=tuple(arguments.exclude),
         tolerance=arguments.tolerance,
+        budget=_pair(arguments.budget, float, "--budget", "params=F or macs=F") if arguments.budget else None,
         data=arguments.data,
         calibration=arguments.calibration,
         input_shape=_shapes(arguments.input_shape),

@@ -130,12 +130,21 @@ def standardized(
             add(_renamed(node, raw))
             lines, back = _lines(result.graph, number, raw, node.output[0], rank, axis, channels)
             mean, even = f"__mean_{number}", f"__even_{number}"
-            add(helper.make_node("GlobalAveragePool", [lines], [mean]))
+            add(_mean(result, number, lines, mean))
             add(helper.make_node("Sub", [lines, mean], [even]))
             result.graph.node.extend(back(even))
         else:
             add(node)
     return result
+
+
+def _mean(model: onnx.ModelProto, number: int, data: str, output: str) -> onnx.NodeProto:
+    """The mean over the last of three axes, an input of ReduceMean since opset 18."""
+    if next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")) < 18:
+        return helper.make_node("ReduceMean", [data], [output], axes=[2])
+    axes = f"__axes_{number}"
+    model.graph.initializer.append(numpy_helper.from_array(np.array([2]), axes))
+    return helper.make_node("ReduceMean", [data, axes], [output])
 
 
 def _renamed(node: onnx.NodeProto, output: str) -> onnx.NodeProto:

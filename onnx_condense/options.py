@@ -14,6 +14,9 @@ from onnx_condense.errors import UsageError
 DEFAULT_THRESHOLD = 0.88
 """The paper's condensation threshold (section 3.2.2)."""
 
+BUDGETS = ("params", "macs")
+"""What a budget may bound: parameters, or multiply-accumulates."""
+
 INSPECT_THRESHOLDS = (0.999, 0.95, 0.88, 0.7)
 
 Merge = Literal["auto", "calibrated", "moments", "ratio", "delete"]
@@ -37,6 +40,7 @@ class Options:
         include, exclude: globs over node or weight names; a group is taken when one of its layers matches
             `include` (empty: all) and none matches `exclude`.
         tolerance: bound of the approximation error, max over float outputs of ||a-b|| / ||a||.
+        budget: ("params", share) or ("macs", share): the share that is kept, 0 < share <= 1. Excludes thresholds.
         data: verification inputs: path of an .npz, or arrays by input name, samples on axis 0; None generates them.
         calibration: inputs that "calibrated" estimates from, in the forms of `data`; they verify too (a fifth, held
             back) where there is no `data`.
@@ -55,6 +59,7 @@ class Options:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     tolerance: float | None = None
+    budget: tuple[str, float] | None = None
     data: str | os.PathLike[str] | Mapping[str, NDArray[Any]] | None = None
     calibration: str | os.PathLike[str] | Mapping[str, NDArray[Any]] | None = None
     input_shape: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -86,12 +91,28 @@ class Options:
         if self.calibration is not None and (self.lossless or self.merge not in (None, "auto", "calibrated")):
             other = "--lossless" if self.lossless else f"--merge {self.merge}"
             raise UsageError(f"--calibration is not used with {other}: drop one of them")
+        if self.budget is not None:
+            self._check_budget(*self.budget)
         if self.depthwise not in ("joint", "kernel"):
             raise UsageError(f"--depthwise is joint or kernel, not {self.depthwise}")
         if self.align != "auto" and (not isinstance(self.align, int) or self.align < 1):
             raise UsageError(f"--align is auto or a positive whole number, not {self.align}: --align 1 turns it off")
         if self.tolerance is not None and not self.tolerance >= 0:
             raise UsageError(f"--tolerance must be a number of at least 0, not {self.tolerance}")
+
+    def _check_budget(self, unit: str, share: float) -> None:
+        if unit not in BUDGETS or not 0 < share <= 1:
+            raise UsageError(f"--budget is params=F or macs=F, the share 0 < F <= 1 to keep, not {unit}={share}")
+        excluded = {
+            "--threshold": self.threshold is not None,
+            "--layer-threshold": bool(self.layer_threshold),
+            "--lossless": self.lossless,
+            "--tolerance": self.tolerance is not None,
+            "--sequential": self.sequential,
+        }
+        for option, given in excluded.items():
+            if given:
+                raise UsageError(f"--budget decides the widths: drop {option}")
 
     @property
     def method(self) -> Literal["lossless"] | Merge:
@@ -116,9 +137,9 @@ class Options:
     def of_plan(content: Mapping[str, Any], align: int) -> Options:
         """The options of a plan, from what `to_json` wrote; the tolerance is not asked for again."""
         lossless = bool(content["lossless"])
-        merge = content["merge"]
+        merge, budget = content["merge"], content.get("budget")
         return Options(
-            threshold=content["threshold"],
+            threshold=None if budget else content["threshold"],
             layer_threshold=tuple((str(glob), float(value)) for glob, value in content["layer_threshold"]),
             lossless=lossless,
             merge=None if lossless else "auto" if merge == "calibrated" else merge,
@@ -126,6 +147,7 @@ class Options:
             align=align,
             include=tuple(content["include"]),
             exclude=tuple(content["exclude"]),
+            budget=None if budget is None else (str(budget[0]), float(budget[1])),
             sequential=content["sequential"],
             fold_batchnorm=content["fold_batchnorm"],
         )
@@ -133,8 +155,9 @@ class Options:
     def to_json(self) -> dict[str, Any]:
         """The options as JSON values, without the inputs."""
         named = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("data", "calibration")}
-        named["threshold"] = None if self.lossless else (self.threshold or DEFAULT_THRESHOLD)
+        named["threshold"] = None if self.lossless or self.budget else (self.threshold or DEFAULT_THRESHOLD)
         named["merge"] = self.method
+        named["budget"] = None if self.budget is None else list(self.budget)
         named["layer_threshold"] = [list(pair) for pair in self.layer_threshold]
         named["include"], named["exclude"] = list(self.include), list(self.exclude)
         named["input_shape"] = {name: list(shape) for name, shape in self.input_shape.items()}

@@ -26,6 +26,7 @@ from onnx_condense.model_io import Source
 from onnx_condense.options import INSPECT_THRESHOLDS, Options
 from onnx_condense.plan import Plan
 from onnx_condense.proof import prove, unchanged
+from onnx_condense.pruning import Pruner
 from onnx_condense.refitting import Estimate, refit_by_moments
 from onnx_condense.report import (
     ModelFacts,
@@ -33,6 +34,7 @@ from onnx_condense.report import (
     Report,
     VerificationReport,
     alignment_report,
+    count_parameters,
     finite,
     group_reports,
     model_facts,
@@ -129,15 +131,15 @@ def condense(
     opened = open_model(model, options, clock, replay)
     options = opened.options
     builder = Builder(opened.trace, options, _alignment(options))
+    estimate = Estimate(opened.trace, opened.feeds[0], options.seed)
     if options.refits:
-        estimate = Estimate(opened.trace, opened.feeds[0], options.seed)
         builder.refine = lambda state: refit_by_moments(state, estimate)
     expected: Results = []
     if not dry_run or options.tolerance is not None:
         with clock("verify"):
             expected = results(opened.source.proto, opened.feeds)
     with clock("plan"):
-        state = _decide(opened, builder, replay, expected)
+        state = _decide(opened, builder, replay, expected, estimate, clock.note)
     if opened.calibration and options.refits and replay is None and state.plans:
         with clock("calibrate"):
             calibrate(state, opened.calibration, options.seed, clock.note)
@@ -262,9 +264,20 @@ def _alignment(options: Options) -> int:
     return block_width() if options.align == "auto" else int(options.align)
 
 
-def _decide(opened: Opened, builder: Builder, replay: Plan | None, expected: Results) -> State:
+def _decide(
+    opened: Opened,
+    builder: Builder,
+    replay: Plan | None,
+    expected: Results,
+    estimate: Estimate,
+    progress: Progress,
+) -> State:
     if replay is not None:
         return builder.replayed(replay)
+    if opened.options.budget is not None:
+        unit, share = opened.options.budget
+        pruner = Pruner(builder, estimate, _measure(unit), opened.calibration[:1] or opened.feeds)
+        return pruner.fit(unit, share, progress)
     tolerance = opened.options.tolerance
     if tolerance is None:
         return builder.build(1.0)
@@ -273,6 +286,13 @@ def _decide(opened: Opened, builder: Builder, replay: Plan | None, expected: Res
         return compare(expected, results(write(state, {}).model, opened.feeds)).error if state.plans else 0.0
 
     return fit(builder, error, tolerance)
+
+
+def _measure(unit: str) -> Callable[[State], int]:
+    """What a budget bounds, of a state."""
+    if unit == "macs":
+        return lambda state: write(state, {}).macs
+    return lambda state: count_parameters(write(state, {}).model.graph)[0]
 
 
 def _plan(opened: Opened, builder: Builder, state: State) -> Plan:

@@ -6,7 +6,8 @@ of every channel of a convolution, or the channels alone where there are too man
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,8 @@ EXACT = 1e-9
 """A consumer that loses at most this share of the variance of its output is left alone."""
 
 Source = str
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +194,7 @@ class Estimate:
     def __init__(self, trace: Trace, feed: Feed, seed: int) -> None:
         self.trace = trace
         self._feed, self._seed = feed, seed
-        self._known: dict[int, Moments] = {}
+        self._known: dict[int, Moments | None] = {}
         self._normalized = self._normalizations()
         self._free = self._unnormalized()
 
@@ -206,35 +209,39 @@ class Estimate:
         ]
         return "weights" if any(node in self._free for node in makers) else "batch-normalization"
 
-    def moments(self, sites: Sequence[Site]) -> list[Moments]:
-        """The moments of all features of each site."""
+    def moments(self, sites: Sequence[Site]) -> list[Moments | None]:
+        """The moments of all features of each site; None where synthetic inputs make none that are finite."""
         wanted = [s for s in sites if s.slot.node not in self._known]
         if wanted:
             self._known.update(self._measured(wanted))
         return [self._known[s.slot.node] for s in sites]
 
-    def _measured(self, sites: Sequence[Site]) -> dict[int, Moments]:
+    def _measured(self, sites: Sequence[Site]) -> dict[int, Moments | None]:
         behind = self._behind_others()
         centred = {index: form for index, form in self._free.items() if index in behind}
         model = standardized(self.trace.facts.model, self._normalized, centred)
-        sums = [Sums(site.slot.labels.size * site.taps, 0) for site in sites]
+        values = self._observed(model, sites)
         generator = np.random.default_rng(self._seed)
-        for site, total, values in zip(sites, sums, self._observed(model, sites), strict=True):
-            for rows in _chunks(site, values, NOISE_ROWS, generator):
-                total.add(rows, rows[:, :0])
-        return {
-            site.slot.node: total.moments(self.source(site) == "batch-normalization")
-            for site, total in zip(sites, sums, strict=True)
-        }
+        return {site.slot.node: self._summed(site, values.get(site.data), generator) for site in sites}
 
-    def _observed(self, model: onnx.ModelProto, sites: Sequence[Site]) -> list[Array]:
-        """What each site reads on synthetic inputs; on the feed that was traced where the model takes no others."""
+    def _summed(self, site: Site, values: Array | None, generator: np.random.Generator) -> Moments | None:
+        if values is None or not np.isfinite(values).all():
+            return None
+        total = Sums(site.slot.labels.size * site.taps, 0)
+        for rows in _chunks(site, values, NOISE_ROWS, generator):
+            total.add(rows, rows[:, :0])
+        return total.moments(self.source(site) == "batch-normalization")
+
+    def _observed(self, model: onnx.ModelProto, sites: Sequence[Site]) -> Mapping[str, Array]:
+        """What sites read on synthetic inputs, else on the feed that was traced; nothing where neither runs."""
         names = [site.data for site in sites]
-        try:
-            (values,) = observe(model, names, [self._inputs(sites)])
-        except InputError:
-            (values,) = observe(model, names, [self._feed])
-        return [values[name] for name in names]
+        for feed in (self._inputs(sites), self._feed):
+            try:
+                (values,) = observe(model, names, [feed])
+                return values
+            except InputError as error:
+                _log.info("no moments from these inputs: %s", error)
+        return {}
 
     def _inputs(self, sites: Sequence[Site]) -> Feed:
         """Synthetic inputs, as many samples as a symbolic batch and the size of what is read allow."""
@@ -298,7 +305,7 @@ def refit_by_moments(state: State, estimate: Estimate) -> None:
     for site, known in zip(sites, estimate.moments(sites), strict=True):
         whole = site.flat(original_weight(state, site)).astype(np.float64) * site.alpha
         merged = site.flat(state.weight(site.slot.node, site.slot.input)).astype(np.float64) * site.alpha
-        if not np.isfinite(known.xx).all():
+        if known is None:
             continue
         kept = site.features(np.flatnonzero(state.reads(site.slot)))
         moments = known.of(kept).through(whole)

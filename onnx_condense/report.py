@@ -215,7 +215,7 @@ def _group_report(builder: Builder, group: Group, plan: GroupPlan | None) -> Gro
         width_after=len(plan.keep) if plan else width,
         highest_cosine=plan.highest if plan else builder.judged(group).highest,
         lowest_merged_cosine=min(merged) if merged else None,
-        threshold=None if method == "lossless" else builder.thresholds[group.index],
+        threshold=None if method == "lossless" or builder.options.budget else builder.thresholds[group.index],
         method=method if plan else "none",
         held_back=len(held),
         held_back_channels=held,

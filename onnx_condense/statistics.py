@@ -147,30 +147,35 @@ def fit(
     return Fit(weight, whole.constant(weight), strength)
 
 
-def eliminate(covariance: Floats, gram: Floats, strength: float) -> tuple[Ints, Floats]:
-    """The order in which channels go, and what their consumers have lost after each, E|G^½ (x - M x_K - c)|².
+def eliminate(readers: Sequence[tuple[Floats, Floats]], strength: float) -> tuple[Ints, Floats]:
+    """The order in which channels go, and what their consumers have lost after each, the sum of E|W (x - M x_K - c)|².
 
-    Backward greedy: with P = (C_KK + λI)⁻¹ and A = C[:, K] P, leaving out channel j costs a_jᵀ G a_j / P_jj, since the
-    residual covariance grows by a_j a_jᵀ / P_jj (a Schur complement). O(n³).
+    Backward greedy. With P = (C_KK + λI)⁻¹ and A = C[:, K] P, leaving out channel j costs a consumer a_jᵀ G a_j / P_jj,
+    since the residual covariance grows by a_j a_jᵀ / P_jj (a Schur complement). O(n³) per consumer.
 
     Args:
-        covariance: C [n, n] of the channels. gram: G [n, n], the sum over consumers of WᵀW.
+        readers: per consumer the covariance C [n, n] of the channels as it reads them, and G = WᵀW [n, n].
         strength: λ as a share of the mean variance.
     """
-    n = len(covariance)
-    scale = float(np.trace(covariance)) / max(1, n)
-    precision = np.linalg.inv(covariance + (strength * scale or 1.0) * np.eye(n))
-    weighed = np.array(gram, dtype=np.float64)  # A' G A, from which A itself is never needed
+    n = len(readers[0][0])
+    precisions, weighed = [], []  # the latter is A' G A, from which A itself is never needed
+    for covariance, gram in readers:
+        scale = float(np.trace(covariance)) / n
+        precisions.append(np.linalg.inv(covariance + (strength * scale or 1.0) * np.eye(n)))
+        weighed.append(np.array(gram, dtype=np.float64))
     left, order, losses, total = np.arange(n), [], [], 0.0
     while len(left):
-        cost = np.diag(weighed) / np.diag(precision)
+        cost = sum(np.diag(w) / np.diag(p) for w, p in zip(weighed, precisions, strict=True))
         worst = int(np.argmin(cost))
-        total += float(cost[worst])
+        total += float(np.asarray(cost)[worst])
         order.append(int(left[worst]))
         losses.append(total)
-        stay = np.arange(len(left)) != worst
-        step, column = precision[worst] / precision[worst, worst], weighed[:, worst].copy()
-        weighed -= np.outer(column, step) + np.outer(step, column) - column[worst] * np.outer(step, step)
-        precision = precision - np.outer(precision[worst], step)
-        weighed, precision, left = weighed[np.ix_(stay, stay)], precision[np.ix_(stay, stay)], left[stay]
+        stay = np.ix_(*[np.arange(len(left)) != worst] * 2)
+        for number, (w, p) in enumerate(zip(weighed, precisions, strict=True)):
+            step, column = p[worst] / p[worst, worst], w[:, worst].copy()
+            w -= np.outer(column - 0.5 * column[worst] * step, step)
+            w -= np.outer(step, column - 0.5 * column[worst] * step)
+            weighed[number] = w[stay]
+            precisions[number] = (p - np.outer(p[worst], step))[stay]
+        left = left[left != left[worst]]
     return np.array(order, dtype=np.int64), np.array(losses)

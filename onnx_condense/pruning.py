@@ -1,0 +1,196 @@
+"""Budgets on a traced model: what each group's consumers lose as it narrows, what a channel costs, and the state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from onnx_condense.actions import Contraction, Filter
+from onnx_condense.budget import Curve, Part, allocate, cost
+from onnx_condense.builder import Builder
+from onnx_condense.channels import Group
+from onnx_condense.errors import VerificationError
+from onnx_condense.inputs import Feed
+from onnx_condense.labels import atoms_of
+from onnx_condense.merging import chosen, widths_allowed
+from onnx_condense.refitting import STRENGTH, Estimate, site_of
+from onnx_condense.reshaping import Disagreement
+from onnx_condense.rewrite import check_shapes, write
+from onnx_condense.signals import Bools, Floats, Ints
+from onnx_condense.state import Path, State, paths
+from onnx_condense.statistics import eliminate
+from onnx_condense.verify import Results, compare, results
+
+PROBE = 0.25
+"""The share of a group's channels whose removal measures how much the outputs mind what its consumers lose."""
+
+CORRECTIONS = 8
+"""Times that the limit is lowered by what slicing left over (constants that no slot counts)."""
+
+
+class Pruner:
+    """Narrows the groups of a builder to a budget.
+
+    Args:
+        estimate: moments of what consumers read.
+        measure: parameters or multiply-accumulates of a state.
+        feeds: inputs on which the outputs' sensitivity is measured, expected: the original's outputs there.
+    """
+
+    def __init__(
+        self, builder: Builder, estimate: Estimate, measure: Callable[[State], int], feeds: Sequence[Feed]
+    ) -> None:
+        self.builder = builder
+        self.trace = builder.trace
+        self._estimate = estimate
+        self._measure = measure
+        self._feeds = feeds
+
+    def fit(self, unit: str, share: float, progress: Callable[[str], None]) -> State:
+        """The state that keeps at most this share. Raises VerificationError, naming what can be reached."""
+        before = self._measure(self.builder.original)
+        target = share * before
+        expected = results(self.trace.facts.model, self._feeds)
+        while True:
+            groups = [g for g in self.builder.groups if g.index not in self.builder.stay]
+            parts = self._parts(unit)
+            curves = self._curves(groups, expected, progress)
+            try:
+                return self._fit(curves, parts, target, before)
+            except Disagreement as problem:
+                self.builder.set_aside(problem)
+
+    def _fit(self, curves: dict[int, Curve], parts: list[Part], target: float, before: int) -> State:
+        limit = target - (before - cost(parts, {}))
+        for _ in range(CORRECTIONS):
+            removed = allocate(curves, parts, limit)
+            state = self.state({g: curves[g].order[:count] for g, count in removed.items() if count})
+            found = self._measure(state)
+            if found <= target:
+                return state
+            if all(count == curves[g].steps.max(initial=0) for g, count in removed.items()):
+                break
+            limit -= found - target
+        reached = found / before
+        raise VerificationError(
+            f"--budget cannot be met: the smallest that can be reached is {reached:.3f}; nothing is written; "
+            "ask for more, or align less (--align 1)"
+        )
+
+    def state(self, gone: dict[int, Ints]) -> State:
+        """The state without these channels, consumers refitted. Raises Disagreement where shapes do not work out."""
+        state = State(self.trace)
+        for group in self.builder.groups:
+            if group.index in gone:
+                keep = np.setdiff1d(np.arange(len(group.units)), gone[group.index])
+                state.apply(group, chosen(self.builder.judged(group), self.trace, keep, self.builder.options.depthwise))
+        check_shapes(state)
+        if self.builder.refine is not None:
+            self.builder.refine(state)
+        return state
+
+    # ---- curves
+
+    def _curves(self, groups: Sequence[Group], expected: Results, progress: Callable[[str], None]) -> dict[int, Curve]:
+        sites = [s for g in groups for p in paths(self.trace, g) if (s := site_of(self.trace, p.slot)) is not None]
+        self._estimate.moments(list({s.slot.node: s for s in sites}.values()))
+        curves = {}
+        for number, group in enumerate(groups, 1):
+            progress(f"plan {number}/{len(groups)}: {group.layers[0]}")
+            readers = self._readers(group)
+            order, losses = eliminate(readers, STRENGTH)
+            last = self._last(group, order)
+            order, losses = order[~last], np.maximum.accumulate(losses[~last])
+            steps = widths_allowed(self.trace, group, self.builder.align, len(order))
+            if not len(steps):
+                continue
+            probe = int(steps[min(len(steps) - 1, int(np.searchsorted(steps, PROBE * len(group.units))))])
+            state = self.state({group.index: order[:probe]})
+            error = compare(expected, results(write(state, {}).model, self._feeds)).error
+            scale = error**2 / losses[probe - 1] if losses[probe - 1] > 0 else 0.0
+            curves[group.index] = Curve(order, losses * scale, steps)
+        return curves
+
+    def _last(self, group: Group, order: Ints) -> Bools:
+        """Which places of the order hold the last channel of a cell, which stays."""
+        where = np.argsort(order)
+        last = np.zeros(len(order), dtype=bool)
+        for cell in group.cells:
+            last[where[cell].max()] = True
+        return last
+
+    def _readers(self, group: Group) -> list[tuple[Floats, Floats]]:
+        """Per consumer path: the covariance of the channels, and the Gram matrix of its weight."""
+        return [(self._covariance(group, path), self._gram(group, path)) for path in paths(self.trace, group)]
+
+    def _covariance(self, group: Group, path: Path) -> Floats:
+        n = len(group.units)
+        site = site_of(self.trace, path.slot)
+        if site is None:
+            return np.eye(n)
+        (moments,) = self._estimate.moments([site])
+        if moments is None:
+            return np.eye(n)
+        result = np.zeros((n, n))
+        for rank in np.unique(path.rank).tolist():
+            here = path.rank == rank
+            places, units = path.places[here], path.units[here]
+            for tap in range(site.taps):
+                features = places * site.taps + tap
+                result[np.ix_(units, units)] += moments.xx[np.ix_(features, features)] / site.taps
+        return result
+
+    def _gram(self, group: Group, path: Path) -> Floats:
+        weight = self.builder.original.weight(path.slot.node, path.slot.input)
+        rows = np.moveaxis(weight, path.slot.axis, -1).reshape(-1, weight.shape[path.slot.axis]).astype(np.float64)
+        result = np.zeros((len(group.units), len(group.units)))
+        for rank in np.unique(path.rank).tolist():
+            here = path.rank == rank
+            columns = rows[:, path.places[here]]
+            result[np.ix_(path.units[here], path.units[here])] += columns.T @ columns
+        return result
+
+    # ---- costs
+
+    def _parts(self, unit: str) -> list[Part]:
+        """Every weight that holds channels: its price per element, and which group slices which of its axes."""
+        index = np.full(len(self.trace.unit_of), -1, dtype=np.int64)
+        for group in self.builder.groups:
+            index[group.units] = group.index
+        parts: dict[tuple[int, int] | str, Part] = {}
+        for slot in self.trace.slots:
+            node = self.trace.facts.nodes[slot.node]
+            name = node.inputs[slot.input].name
+            value = self.trace.facts.value_by_name(name)
+            price = self._price(slot.node, slot.input, unit)
+            if value is None or not price:
+                continue
+            key: tuple[int, int] | str = name if unit == "params" else (slot.node, slot.input)
+            part = parts.get(key, Part(price, value.shape, ()))
+            atoms = atoms_of(slot.labels.reshape(-1))
+            owners = np.where(atoms >= 0, index[self.trace.unit_of[atoms]], -1)
+            for owner in np.unique(owners[owners >= 0]).tolist():
+                units = next(len(g.units) for g in self.builder.groups if g.index == owner)
+                axis = next((a for a, size in enumerate(slot.labels.shape) if size > 1), slot.axis)
+                piece = axis, owner, int((owners == owner).sum()) // units
+                if piece not in part.slices:
+                    part = Part(price, part.sizes, (*part.slices, piece))
+            parts[key] = part
+        return list(parts.values())
+
+    def _price(self, index: int, position: int, unit: str) -> float:
+        """What an element of a weight costs: 1, or how often it is multiplied."""
+        if unit == "params":
+            return 1.0
+        facts, action = self.trace.facts, self.trace.actions[index]
+        node = facts.nodes[index]
+        if position != 1 and not (isinstance(action, Contraction) and position == action.weight):
+            return 0.0
+        if isinstance(action, Contraction) and not action.lookup:
+            axes, name = (action.data_axes, action.data) if action.scattered else (action.output_axes, -1)
+            letter = action.inner if action.scattered else action.outer
+            shape = facts.shapes[node.outputs[0].name if name < 0 else node.inputs[name].name]
+            return float(np.prod(shape)) / shape[axes.index(letter)]
+        shape = facts.shapes[node.outputs[0].name]
+        return float(np.prod(shape)) / shape[1] if isinstance(action, Filter) else 0.0
