@@ -51,6 +51,9 @@ Model = str | os.PathLike[str] | onnx.ModelProto
 Progress = Callable[[str], None]
 """Called with the name of each stage as it begins."""
 
+ENOUGH = 32
+"""Calibration samples from which on they choose a budget's channels, too."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -276,7 +279,10 @@ def _decide(
         return builder.replayed(replay)
     if opened.options.budget is not None:
         unit, share = opened.options.budget
-        pruner = Pruner(builder, estimate, _measure(unit), opened.calibration[:1] or opened.feeds)
+        real = opened.calibration
+        if sum(len(next(iter(feed.values()))) for feed in real) >= ENOUGH:
+            estimate = Estimate(opened.trace, opened.feeds[0], opened.options.seed, real)
+        pruner = Pruner(builder, estimate, _measure(unit), real[:1] or opened.feeds)
         return pruner.fit(unit, share, progress)
     tolerance = opened.options.tolerance
     if tolerance is None:

@@ -52,7 +52,7 @@ class Refit:
     Attributes:
         node, input: index of the consuming node in the graph, and of its weight among the node's inputs.
         layer: the consumer's name, for people.
-        source: where the moments of its input come from: "calibration", "batch-normalization" or "noise".
+        source: where the moments of its input come from: "calibration", "batch-normalization" or "weights".
         weight: W' in the weight's own layout, its contracted axis without the channels that go.
         shift: what is added to the bias, one number per row; empty for a consumer whose bias stays.
     """

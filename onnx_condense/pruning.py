@@ -14,7 +14,7 @@ from onnx_condense.errors import VerificationError
 from onnx_condense.inputs import Feed
 from onnx_condense.labels import atoms_of
 from onnx_condense.merging import chosen, widths_allowed
-from onnx_condense.refitting import STRENGTH, Estimate, site_of
+from onnx_condense.refitting import STRENGTH, Estimate, refit_by_moments, site_of
 from onnx_condense.reshaping import Disagreement
 from onnx_condense.rewrite import check_shapes, write
 from onnx_condense.signals import Bools, Floats, Ints
@@ -22,8 +22,17 @@ from onnx_condense.state import Path, State, paths
 from onnx_condense.statistics import eliminate
 from onnx_condense.verify import Results, compare, results
 
-PROBE = 0.25
-"""The share of a group's channels whose removal measures how much the outputs mind what its consumers lose."""
+PROBES = (0.25, 0.5, 0.75, 1.0)
+"""Shares of a group's channels; the first whose removal is felt measures how much the outputs mind what is lost."""
+
+FELT = 1e-4
+"""Relative error of the outputs that counts as felt: many networks hold channels that nobody needs."""
+
+LEAST = 0.1
+"""Inputs that are not real may leave a layer idle that real ones need: losing all that a group's consumers read counts
+as at least this squared relative error then."""
+
+TINY = float(np.finfo(float).tiny)
 
 CORRECTIONS = 8
 """Times that the limit is lowered by what slicing left over (constants that no slot counts)."""
@@ -34,8 +43,8 @@ class Pruner:
 
     Args:
         estimate: moments of what consumers read.
-        measure: parameters or multiply-accumulates of a state.
-        feeds: inputs on which the outputs' sensitivity is measured, expected: the original's outputs there.
+        measure: parameters or multiply-accumulates of a state, whichever the budget bounds.
+        feeds: inputs on which the sensitivity of the outputs is measured.
     """
 
     def __init__(
@@ -80,14 +89,18 @@ class Pruner:
 
     def state(self, gone: dict[int, Ints]) -> State:
         """The state without these channels, consumers refitted. Raises Disagreement where shapes do not work out."""
+        state = self._narrowed(gone)
+        if self.builder.refine is not None:
+            self.builder.refine(state)
+        return state
+
+    def _narrowed(self, gone: dict[int, Ints]) -> State:
         state = State(self.trace)
         for group in self.builder.groups:
             if group.index in gone:
                 keep = np.setdiff1d(np.arange(len(group.units)), gone[group.index])
                 state.apply(group, chosen(self.builder.judged(group), self.trace, keep, self.builder.options.depthwise))
         check_shapes(state)
-        if self.builder.refine is not None:
-            self.builder.refine(state)
         return state
 
     # ---- curves
@@ -105,12 +118,23 @@ class Pruner:
             steps = widths_allowed(self.trace, group, self.builder.align, len(order))
             if not len(steps):
                 continue
-            probe = int(steps[min(len(steps) - 1, int(np.searchsorted(steps, PROBE * len(group.units))))])
-            state = self.state({group.index: order[:probe]})
-            error = compare(expected, results(write(state, {}).model, self._feeds)).error
-            scale = error**2 / losses[probe - 1] if losses[probe - 1] > 0 else 0.0
+            scale = self._scale(group, Curve(order, losses, steps), expected)
             curves[group.index] = Curve(order, losses * scale, steps)
         return curves
+
+    def _scale(self, group: Group, curve: Curve, expected: Results) -> float:
+        """The squared relative error of the outputs per loss of the group's consumers."""
+        least = 0.0 if self._estimate.real else LEAST / max(float(curve.losses[-1]), TINY)
+        for probe in PROBES:
+            at = int(np.searchsorted(curve.steps, probe * len(group.units)))
+            count = int(curve.steps[min(len(curve.steps) - 1, at)])
+            state = self._narrowed({group.index: curve.order[:count]})
+            if self.builder.options.refits:
+                refit_by_moments(state, self._estimate)
+            error = compare(expected, results(write(state, {}).model, self._feeds)).error
+            if error > FELT and curve.losses[count - 1] > 0:
+                return float(max(error**2 / curve.losses[count - 1], least))
+        return float(least or 1.0 / max(curve.losses[-1], TINY))
 
     def _last(self, group: Group, order: Ints) -> Bools:
         """Which places of the order hold the last channel of a cell, which stays."""

@@ -7,7 +7,7 @@ of every channel of a convolution, or the channels alone where there are too man
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -189,10 +189,13 @@ class Estimate:
     BatchNormalization follows, and that reads others, gets outputs of mean zero (in a folded file the bias cancels the
     mean of the inputs, and which mean that was is lost): of those moments about zero are used, which a wrong scale of a
     layer does not change.
+
+    Where real inputs are given, the model's own tensors on them are summed instead.
     """
 
-    def __init__(self, trace: Trace, feed: Feed, seed: int) -> None:
+    def __init__(self, trace: Trace, feed: Feed, seed: int, real: Sequence[Feed] = ()) -> None:
         self.trace = trace
+        self.real = real
         self._feed, self._seed = feed, seed
         self._known: dict[int, Moments | None] = {}
         self._normalized = self._normalizations()
@@ -200,6 +203,8 @@ class Estimate:
 
     def source(self, site: Site) -> Source:
         """What states the statistics of the channels that a site reads: "batch-normalization", or else "weights"."""
+        if self.real:
+            return "calibration"
         atoms = atoms_of(site.slot.labels.reshape(-1))
         units = self.trace.unit_of[atoms[atoms >= 0]]
         makers = [
@@ -217,20 +222,31 @@ class Estimate:
         return [self._known[s.slot.node] for s in sites]
 
     def _measured(self, sites: Sequence[Site]) -> dict[int, Moments | None]:
+        sums = {site.slot.node: Sums(site.slot.labels.size * site.taps, 0) for site in sites}
+        spoiled: set[int] = set()
+        generator = np.random.default_rng(self._seed)
+        most = max(1, NOISE_ROWS // max(1, len(self.real)))
+        for values in self._values(sites):
+            for site in sites:
+                if site.data not in values or not np.isfinite(values[site.data]).all():
+                    spoiled.add(site.slot.node)
+                    continue
+                for rows in _chunks(site, values[site.data], most, generator):
+                    sums[site.slot.node].add(rows, rows[:, :0])
+        return {
+            site.slot.node: None
+            if site.slot.node in spoiled
+            else sums[site.slot.node].moments(self.source(site) != "weights")
+            for site in sites
+        }
+
+    def _values(self, sites: Sequence[Site]) -> Iterable[Mapping[str, Array]]:
+        """What the sites read, feed by feed."""
+        if self.real:
+            return observe(self.trace.facts.model, [site.data for site in sites], self.real)
         behind = self._behind_others()
         centred = {index: form for index, form in self._free.items() if index in behind}
-        model = standardized(self.trace.facts.model, self._normalized, centred)
-        values = self._observed(model, sites)
-        generator = np.random.default_rng(self._seed)
-        return {site.slot.node: self._summed(site, values.get(site.data), generator) for site in sites}
-
-    def _summed(self, site: Site, values: Array | None, generator: np.random.Generator) -> Moments | None:
-        if values is None or not np.isfinite(values).all():
-            return None
-        total = Sums(site.slot.labels.size * site.taps, 0)
-        for rows in _chunks(site, values, NOISE_ROWS, generator):
-            total.add(rows, rows[:, :0])
-        return total.moments(self.source(site) == "batch-normalization")
+        return [self._observed(standardized(self.trace.facts.model, self._normalized, centred), sites)]
 
     def _observed(self, model: onnx.ModelProto, sites: Sequence[Site]) -> Mapping[str, Array]:
         """What sites read on synthetic inputs, else on the feed that was traced; nothing where neither runs."""
@@ -314,7 +330,7 @@ def refit_by_moments(state: State, estimate: Estimate) -> None:
             continue
         weight = moments.ridge(prior, STRENGTH)
         source = estimate.source(site)
-        constant = moments.constant(weight) if source == "batch-normalization" else None
+        constant = None if source == "weights" or site.outer is None else moments.constant(weight)
         apply_refit(state, site, weight, constant, source)
 
 

@@ -63,6 +63,7 @@ class GroupReport:
 
     layers: its producers. highest_cosine: between two of its channels. lowest_merged_cosine: None where nothing merged.
     held_back: how many merges alignment undid; held_back_channels: of which channels.
+    sources: where refitted consumers' moments come from: "calibration", "batch-normalization" or "weights".
     """
 
     layers: tuple[str, ...]
@@ -74,6 +75,7 @@ class GroupReport:
     method: str
     held_back: int
     held_back_channels: tuple[int, ...]
+    sources: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -201,10 +203,10 @@ def alignment_report(multiple: int, groups: tuple[GroupReport, ...]) -> Alignmen
 
 def group_reports(builder: Builder, state: State) -> tuple[GroupReport, ...]:
     """One row per group that the options chose."""
-    return tuple(_group_report(builder, group, state.plans.get(group.index)) for group in builder.groups)
+    return tuple(_group_report(builder, state, group, state.plans.get(group.index)) for group in builder.groups)
 
 
-def _group_report(builder: Builder, group: Group, plan: GroupPlan | None) -> GroupReport:
+def _group_report(builder: Builder, state: State, group: Group, plan: GroupPlan | None) -> GroupReport:
     width, method = len(group.units), builder.options.method
     held = plan.held if plan else builder.held.get(group.index, ())
     pairs = zip(plan.main, plan.cosine, strict=True) if plan else ()
@@ -219,6 +221,9 @@ def _group_report(builder: Builder, group: Group, plan: GroupPlan | None) -> Gro
         method=method if plan else "none",
         held_back=len(held),
         held_back_channels=held,
+        sources=tuple(
+            sorted({r.source for r in state.refits.values() if plan and any(r.node == q.node for q in plan.reads)})
+        ),
     )
 
 
