@@ -12,6 +12,8 @@ from onnx import helper, numpy_helper
 from onnx_condense.inputs import Feed
 from onnx_condense.runtime import Array, run, session
 
+Model = onnx.ModelProto
+
 PINK = 1.0
 """Exponent of the amplitude spectrum 1 / frequency of synthetic images, as natural images have it."""
 

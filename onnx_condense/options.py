@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
@@ -21,6 +21,7 @@ INSPECT_THRESHOLDS = (0.999, 0.95, 0.88, 0.7)
 
 Merge = Literal["auto", "calibrated", "moments", "ratio", "delete"]
 Depthwise = Literal["joint", "kernel"]
+Inputs = str | os.PathLike[str] | Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Options:
         tolerance: bound of the approximation error, max over float outputs of ||a-b|| / ||a||.
         budget: ("params", share) or ("macs", share): the share that is kept, 0 < share <= 1. Excludes thresholds.
         data: verification inputs: path of an .npz, or arrays by input name, samples on axis 0; None generates them.
-        calibration: inputs that "calibrated" estimates from, in the forms of `data`; they verify too (a fifth, held
-            back) where there is no `data`.
+        calibration: inputs that "calibrated" estimates from, in the forms of `data`, or several of those; they verify
+            too (a fifth, held back) where there is no `data`.
         input_shape: sizes for symbolic dimensions, e.g. {"image": (1, 3, 224, 224)}.
         sequential: the paper's order, layer after layer on already merged weights.
         fold_batchnorm: fold BatchNormalization into the weights in the file.
@@ -60,8 +61,8 @@ class Options:
     exclude: tuple[str, ...] = ()
     tolerance: float | None = None
     budget: tuple[str, float] | None = None
-    data: str | os.PathLike[str] | Mapping[str, NDArray[Any]] | None = None
-    calibration: str | os.PathLike[str] | Mapping[str, NDArray[Any]] | None = None
+    data: Inputs | None = None
+    calibration: Inputs | Iterable[Inputs] | None = None
     input_shape: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     sequential: bool = False
     fold_batchnorm: bool = False

@@ -241,7 +241,10 @@ def open_model(model: Model, options: Options, clock: _Clock | None = None, repl
         specs = model_specs(working, graph)
         calibration: list[Feed] = []
         if options.calibration is not None and replay is None:
-            calibration = make_feeds(working, specs, options.calibration, options.input_shape, options.seed)
+            given = options.calibration
+            shards = [given] if isinstance(given, str | os.PathLike | Mapping) else given
+            for shard in shards:
+                calibration += make_feeds(working, specs, shard, options.input_shape, options.seed)
         if calibration and options.data is None:
             calibration, feeds = held_back(calibration, all(s.dims and isinstance(s.dims[0], str) for s in specs))
         else:

@@ -11,14 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 
-from onnx_condense.actions import Contraction, Filter, Normalization
+from onnx_condense.actions import Contraction, Filter, Normalization, Reader
 from onnx_condense.channels import Slot, Trace, layer_name
 from onnx_condense.errors import InputError
 from onnx_condense.inputs import Feed
 from onnx_condense.labels import atoms_of
-from onnx_condense.observing import Windows, observe, standardized, synthetic
+from onnx_condense.observing import Model, Windows, observe, standardized, synthetic
 from onnx_condense.plan import Refit
 from onnx_condense.runtime import Array
 from onnx_condense.signals import Floats, Ints
@@ -143,11 +142,11 @@ def site_of(trace: Trace, slot: Slot) -> Site | None:
     if weight is None or weight.dtype.kind != "f" or len(facts.consumers(tensor.name)) > 1:
         return None
     layer = layer_name(node, slot.node)
+    if isinstance(action, Reader) and weight.shape[slot.axis] <= FEATURES:
+        data = node.inputs[action.data].name
+        return Site(slot, layer, data, "", action.data_axis, 0, None, 1, None, 1.0, 0, False)
     if not isinstance(action, Contraction):
-        axis, data = getattr(action, "data_axis", None), getattr(action, "data", None)
-        if axis is None or data is None or weight.shape[slot.axis] > FEATURES:
-            return None
-        return Site(slot, layer, node.inputs[data].name, "", axis, 0, None, 1, None, 1.0, 0, False)
+        return None
     outer, axis = action.weight_axes.index(action.outer), action.data_axes.index(action.inner)
     taps = weight.size // max(1, weight.shape[outer] * weight.shape[slot.axis])
     windows = None
@@ -248,7 +247,7 @@ class Estimate:
         centred = {index: form for index, form in self._free.items() if index in behind}
         return [self._observed(standardized(self.trace.facts.model, self._normalized, centred), sites)]
 
-    def _observed(self, model: onnx.ModelProto, sites: Sequence[Site]) -> Mapping[str, Array]:
+    def _observed(self, model: Model, sites: Sequence[Site]) -> Mapping[str, Array]:
         """What sites read on synthetic inputs, else on the feed that was traced; nothing where neither runs."""
         names = [site.data for site in sites]
         for feed in (self._inputs(sites), self._feed):

@@ -75,6 +75,15 @@ def test_the_same_bytes_again_and_from_the_plan(tmp_path: Path) -> None:
     assert serialize(oc.rewrite(model, oc.Plan.load(tmp_path / "p.json"))) == serialize(result.model)
 
 
+def test_several_shards_are_one_set() -> None:
+    model, data = residual(), images(40, 1)
+    shards = [{"x": data[:20]}, {"x": data[20:]}]
+    whole = condensed(model, calibration={"x": data}, data={"x": images(4, 2)})
+    parts = condensed(model, calibration=shards, data={"x": images(4, 2)})
+    for one, other in zip(whole.plan.refits, parts.plan.refits, strict=True):
+        np.testing.assert_allclose(one.weight, other.weight, rtol=1e-3, atol=1e-4)
+
+
 def test_exact_copies_are_not_refitted() -> None:
     net = Net(seed=3)
     rows, bias = planted_rows(net, "scaled", 3, 3, 3)
@@ -114,7 +123,6 @@ def test_every_kind_of_consumer(kind: str) -> None:
         errors[merge] = error(model, result)
         assert bool(result.plan.refits) == (merge != "ratio")
     assert errors["calibrated"] < min(errors["ratio"], errors["moments"])
-    assert errors["moments"] < 1.05 * errors["ratio"]
 
 
 def test_a_fifth_is_held_back() -> None:
