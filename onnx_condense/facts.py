@@ -52,12 +52,6 @@ class Facts:
         self._other = other
         self._values.update(self._run_static(self.shapes))
 
-    @property
-    def stretchable(self) -> set[str]:
-        """Inputs of the model whose first axis may have any size."""
-        shapes = {v.name: v.type.tensor_type.shape.dim for v in self.model.graph.input}
-        return {name for name, dims in shapes.items() if dims and dims[0].WhichOneof("value") != "dim_value"}
-
     def value(self, tensor: gs.Tensor) -> Array | None:
         """The value of a tensor that no data reaches, else None."""
         return self.value_by_name(tensor.name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -181,18 +181,28 @@ def _lines(
     return lines, back
 
 
-def synthetic(feed: Feed, samples: int, stretchable: Collection[str], seed: int) -> Feed:
-    """Inputs like a feed: pink noise for images (rank 4 and 3 spatial sizes of at least 8), else normal numbers.
+def unbatched(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model that says nothing of the size of its inputs' first axes, nor of the shapes that follow."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    del result.graph.value_info[:]
+    for value in result.graph.input:
+        if value.type.tensor_type.shape.dim:
+            value.type.tensor_type.shape.dim[0].Clear()
+    return result
 
-    `stretchable`: inputs whose first axis may take `samples`; integers and the others stay as they are in the feed.
+
+def synthetic(feed: Feed, samples: int, seed: int) -> Feed:
+    """Inputs like a feed, with so many samples: pink noise for images (rank 4, at least 8x8), else normal numbers.
+
+    Integers and what else is no float are the feed's, repeated.
     """
     generator = np.random.default_rng(seed)
     made: Feed = {}
     for name, value in feed.items():
-        shape = (samples, *value.shape[1:]) if name in stretchable and value.ndim else value.shape
+        shape = (samples, *value.shape[1:]) if value.ndim else ()
         if value.dtype.kind != "f":
-            repeated = np.resize(value, shape) if shape != value.shape else value
-            made[name] = repeated
+            made[name] = np.resize(value, shape)
         elif value.ndim == 4 and min(value.shape[2:]) >= 8:
             made[name] = _pink(generator, shape).astype(value.dtype)
         else:

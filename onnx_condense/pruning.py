@@ -61,12 +61,11 @@ class Pruner:
         before = self._measure(self.builder.original)
         target = share * before
         expected = results(self.trace.facts.model, self._feeds)
+        parts, curves = self._parts(unit), self._curves(expected, progress)
         while True:
-            groups = [g for g in self.builder.groups if g.index not in self.builder.stay]
-            parts = self._parts(unit)
-            curves = self._curves(groups, expected, progress)
+            free = {index: curve for index, curve in curves.items() if index not in self.builder.stay}
             try:
-                return self._fit(curves, parts, target, before)
+                return self._fit(free, parts, target, before)
             except Disagreement as problem:
                 self.builder.set_aside(problem)
 
@@ -105,7 +104,9 @@ class Pruner:
 
     # ---- curves
 
-    def _curves(self, groups: Sequence[Group], expected: Results, progress: Callable[[str], None]) -> dict[int, Curve]:
+    def _curves(self, expected: Results, progress: Callable[[str], None]) -> dict[int, Curve]:
+        """What the groups lose as they narrow; without those whose channels cannot be removed unevenly."""
+        groups = self.builder.groups
         sites = [s for g in groups for p in paths(self.trace, g) if (s := site_of(self.trace, p.slot)) is not None]
         self._estimate.moments(list({s.slot.node: s for s in sites}.values()))
         curves = {}
@@ -118,7 +119,12 @@ class Pruner:
             steps = widths_allowed(self.trace, group, self.builder.align, len(order))
             if not len(steps):
                 continue
-            scale = self._scale(group, Curve(order, losses, steps), expected)
+            try:
+                scale = self._scale(group, Curve(order, losses, steps), expected)
+            except Disagreement as problem:
+                self.builder.stay.add(group.index)
+                self.builder.uneven.append(problem.name)
+                continue
             curves[group.index] = Curve(order, losses * scale, steps)
         return curves
 
@@ -146,7 +152,9 @@ class Pruner:
 
     def _readers(self, group: Group) -> list[tuple[Floats, Floats]]:
         """Per consumer path: the covariance of the channels, and the Gram matrix of its weight."""
-        return [(self._covariance(group, path), self._gram(group, path)) for path in paths(self.trace, group)]
+        mine = list(paths(self.trace, group))
+        nobody = np.eye(len(group.units)), np.zeros((len(group.units), len(group.units)))
+        return [(self._covariance(group, path), self._gram(group, path)) for path in mine] or [nobody]
 
     def _covariance(self, group: Group, path: Path) -> Floats:
         n = len(group.units)

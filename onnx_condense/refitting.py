@@ -17,7 +17,7 @@ from onnx_condense.channels import Slot, Trace, layer_name
 from onnx_condense.errors import InputError
 from onnx_condense.inputs import Feed
 from onnx_condense.labels import atoms_of
-from onnx_condense.observing import Model, Windows, observe, standardized, synthetic
+from onnx_condense.observing import Model, Windows, observe, standardized, synthetic, unbatched
 from onnx_condense.plan import Refit
 from onnx_condense.runtime import Array
 from onnx_condense.signals import Floats, Ints
@@ -250,22 +250,22 @@ class Estimate:
     def _observed(self, model: Model, sites: Sequence[Site]) -> Mapping[str, Array]:
         """What sites read on synthetic inputs, else on the feed that was traced; nothing where neither runs."""
         names = [site.data for site in sites]
-        for feed in (self._inputs(sites), self._feed):
+        for batch, feed in ((unbatched(model), self._inputs(sites)), (model, self._feed)):
             try:
-                (values,) = observe(model, names, [feed])
+                (values,) = observe(batch, names, [feed])
                 return values
             except InputError as error:
                 _log.info("no moments from these inputs: %s", error)
         return {}
 
     def _inputs(self, sites: Sequence[Site]) -> Feed:
-        """Synthetic inputs, as many samples as a symbolic batch and the size of what is read allow."""
+        """Synthetic inputs, as many samples as the size of what is read allows."""
         facts = self.trace.facts
         each = sum(int(np.prod(facts.shapes[site.data][1:])) for site in sites)
         places = min(int(np.prod(facts.shapes[site.data][1:])) // site.slot.labels.size for site in sites)
         enough = max(NOISE_SAMPLES, NOISE_ROWS // max(1, places))
         count = max(2, min(enough, NOISE // max(1, each)))
-        return synthetic(self._feed, count, facts.stretchable, self._seed)
+        return synthetic(self._feed, count, self._seed)
 
     def _normalizations(self) -> dict[int, tuple[int, int, float]]:
         facts, found = self.trace.facts, {}

@@ -106,6 +106,29 @@ def _inputs(cli: Cli) -> str:
     return "inputs.npz"
 
 
+def test_channels_that_nobody_reads_go_for_nothing() -> None:
+    net = Net(seed=6)
+    data = net.input("batch", 10)
+    hidden = net.node("Relu", net.dense("first", data, net.normal(32, 10), net.normal(32)))
+    net.node("Relu", net.dense("loose", hidden, net.normal(32, 32)))
+    model = net.build(net.dense("head", hidden, net.normal(5, 32), net.normal(5)))
+    result = oc.condense(model, oc.Options(budget=("params", 0.6), align=1))
+    assert widths(result)["loose"] < 8 and result.report.verification is not None
+
+
+def test_groups_that_cannot_shrink_unevenly_stay() -> None:
+    """Halves of one convolution are added: a channel leaves both or the shapes disagree."""
+    net = Net(seed=6)
+    hidden = net.node("Relu", net.conv("first", net.input("batch", 3, 6, 6), net.normal(16, 3, 3, 3)))
+    shuffled = net.node("Reshape", hidden, net.ints(-1, 2, 8, 4, 4))
+    shuffled = net.node("Reshape", net.node("Transpose", shuffled, perm=[0, 2, 1, 3, 4]), net.ints(-1, 16, 4, 4))
+    hidden = net.node("Relu", net.conv("second", shuffled, net.normal(16, 16, 3, 3)))
+    model = net.build(net.conv("head", hidden, net.normal(4, 16, 1, 1)))
+    result = oc.condense(model, oc.Options(budget=("params", 0.7), align=1))
+    assert result.report.output is not None
+    assert result.report.output.parameters <= 0.7 * result.report.input.parameters
+
+
 @pytest.mark.parametrize("merge", ["ratio", "delete", "moments"])
 def test_every_merge_method_and_the_same_bytes_again(merge: Any) -> None:
     options = oc.Options(budget=("params", 0.6), align=1, merge=merge)

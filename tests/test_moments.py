@@ -31,6 +31,15 @@ def noisy_conv(normalized: bool, noise: float = 0.3, seed: int = 5) -> onnx.Mode
     return net.build(hidden)
 
 
+def test_a_fixed_batch_gets_as_many_samples() -> None:
+    model = noisy_conv(True)
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    plans = [oc.condense(m, oc.Options(threshold=0.85, align=1)).plan for m in (model, fixed)]
+    np.testing.assert_allclose(plans[0].refits[0].weight, plans[1].refits[0].weight, rtol=1e-4, atol=1e-5)
+
+
 def lost(model: onnx.ModelProto, data: np.ndarray, **options: Any) -> tuple[float, oc.Result]:
     result = oc.condense(model, oc.Options(align=1, **options), replay=None)
     return oc.verify(model, result.model, {"x": data}).outputs[0].relative_l2, result
@@ -39,7 +48,7 @@ def lost(model: onnx.ModelProto, data: np.ndarray, **options: Any) -> tuple[floa
 @pytest.mark.parametrize("normalized", [True, False])
 def test_moments_lose_less_than_ratios_and_deletion(normalized: bool) -> None:
     model = noisy_conv(normalized)
-    data = synthetic({"x": np.zeros((1, 3, 12, 12), dtype=np.float32)}, 16, {"x"}, seed=9)["x"]
+    data = synthetic({"x": np.zeros((1, 3, 12, 12), dtype=np.float32)}, 16, seed=9)["x"]
     errors = {m: lost(model, data, threshold=0.85, merge=m) for m in ("moments", "ratio", "delete")}
     widths = {m: [g.width_after for g in r.report.groups] for m, (_, r) in errors.items()}
     assert widths["moments"] == widths["ratio"] == widths["delete"] != [24]
