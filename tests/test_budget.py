@@ -113,11 +113,11 @@ def test_channels_that_nobody_reads_go_for_nothing() -> None:
     net.node("Relu", net.dense("loose", hidden, net.normal(32, 32)))
     model = net.build(net.dense("head", hidden, net.normal(5, 32), net.normal(5)))
     result = oc.condense(model, oc.Options(budget=("params", 0.6), align=1))
-    assert widths(result)["loose"] < 8 and result.report.verification is not None
+    assert widths(result)["loose"] < 16 and widths(result)["first"] == 32
 
 
 def test_groups_that_cannot_shrink_unevenly_stay() -> None:
-    """Halves of one convolution are added: a channel leaves both or the shapes disagree."""
+    """A channel shuffle in two halves, whose channels must leave both evenly."""
     net = Net(seed=6)
     hidden = net.node("Relu", net.conv("first", net.input("batch", 3, 6, 6), net.normal(16, 3, 3, 3)))
     shuffled = net.node("Reshape", hidden, net.ints(-1, 2, 8, 4, 4))
