@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -32,6 +32,8 @@ class Builder:
         quantized: indices of groups with weights that are stored as integers, which are only merged as --lossless does.
         multiples: group index -> multiple that a convolution's width is kept at; STAYS keeps all channels.
         held: group index -> channels whose merges alignment undid in the last build.
+        stay: indices of those groups.
+        refine: what is done to every state that is built.
     """
 
     def __init__(self, traced: Trace, options: Options, align: int) -> None:
@@ -49,8 +51,9 @@ class Builder:
         self.uneven: list[str] = []
         self.enlarging: list[str] = []
         self.held: dict[int, tuple[int, ...]] = {}
+        self.refine: Callable[[State], None] | None = None
         self._judged: dict[int, Judgement] = {}
-        self._stay: set[int] = set()
+        self.stay: set[int] = set()
 
     def build(self, towards: float | Mapping[int, float]) -> State:
         """A state whose thresholds go from 1 (nothing merges, towards = 0) to what was asked for (towards = 1).
@@ -64,9 +67,12 @@ class Builder:
             try:
                 check_shapes(state)
                 check_size(state)
-                return state
             except Disagreement as problem:
-                self._set_aside(problem)
+                self.set_aside(problem)
+                continue
+            if self.refine is not None:
+                self.refine(state)
+            return state
 
     def replayed(self, plan: Plan) -> State:
         """The state that a plan describes. Raises PlanError when the groups are not the plan's."""
@@ -81,6 +87,11 @@ class Builder:
             if known != {(r.node, r.input, r.path) for r in decided.reads}:
                 raise PlanError(f"the plan's consumers of {group.layers[0]} are not the model's: plan it again")
             state.apply(group, decided)
+        for refit in plan.refits:
+            try:
+                state.refit(refit)
+            except (ValueError, AssertionError) as problem:
+                raise PlanError(f"the plan does not fit the model ({problem}): plan it again") from problem
         try:
             check_shapes(state)
         except Disagreement as problem:
@@ -98,18 +109,18 @@ class Builder:
         plan = self._decide(self.judged(group), threshold, 1)
         return len(plan.keep)
 
-    def method(self, group: Group) -> Method:
+    def rule(self, group: Group) -> Method:
         """How a group is condensed: as the options say, or exactly."""
-        return "lossless" if group.index in self.quantized else self.options.method
+        return "lossless" if group.index in self.quantized else self.options.rule
 
     # weights near the largest float overflow in norms: such channels are not alike, and that is no error
     @np.errstate(over="ignore", invalid="ignore")
     def _judge(self, state: State, group: Group) -> Judgement:
-        return judge(state, group, self.method(group), self.options.depthwise)
+        return judge(state, group, self.rule(group), self.options.depthwise)
 
     @np.errstate(over="ignore", invalid="ignore")
     def _decide(self, judgement: Judgement, threshold: float, align: int) -> GroupPlan:
-        method = self.method(judgement.group)
+        method = self.rule(judgement.group)
         return decide(judgement, self.trace, method, self.options.depthwise, threshold, align)
 
     def _pass(self, wanted: Mapping[int, float]) -> State:
@@ -122,7 +133,7 @@ class Builder:
             repeat = False
             for group in self.groups:
                 multiple = self.multiples[group.index]
-                if group.index in self._stay or multiple == STAYS:
+                if group.index in self.stay or multiple == STAYS:
                     self.held[group.index] = ()
                     continue
                 judgement = (
@@ -135,11 +146,12 @@ class Builder:
                     repeat = method == "lossless"
         return state
 
-    def _set_aside(self, problem: Disagreement) -> None:
-        concerned = {g.index for g in self.trace.groups if np.isin(g.units, problem.units).any()} - self._stay
+    def set_aside(self, problem: Disagreement) -> None:
+        """Lets the groups whose shapes do not work out stay as they are. Raises the problem where none is concerned."""
+        concerned = {g.index for g in self.trace.groups if np.isin(g.units, problem.units).any()} - self.stay
         if not concerned:
             raise problem
-        self._stay |= concerned
+        self.stay |= concerned
         (self.enlarging if isinstance(problem, Enlarged) else self.uneven).append(problem.name)
 
     def _thresholds(self) -> dict[int, float]:

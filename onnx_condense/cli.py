@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from rich.console import Console
 
@@ -18,7 +18,7 @@ from onnx_condense._version import __version__
 from onnx_condense.alignment import ALIGNMENTS
 from onnx_condense.benchmark import SECONDS, benchmark
 from onnx_condense.errors import CondenseError, InputError, UsageError
-from onnx_condense.options import Options
+from onnx_condense.options import Merge, Options
 from onnx_condense.pipeline import Progress, Result, analyze, condense
 from onnx_condense.plan import Plan
 from onnx_condense.render import show_analysis, show_benchmark, show_report, show_verification
@@ -39,6 +39,7 @@ PLANNING = (
     "layer_threshold",
     "lossless",
     "merge",
+    "calibration",
     "depthwise",
     "align",
     "align_for",
@@ -46,6 +47,7 @@ PLANNING = (
     "include",
     "exclude",
     "tolerance",
+    "budget",
     "sequential",
     "fold_batchnorm",
     "input_shape",
@@ -131,10 +133,16 @@ def _condense_parser() -> _Parser:
     add("--lossless", action="store_true", help="only what is exact to float rounding")
     _merging(parser, "auto")
     add(
+        "--calibration",
+        metavar="INPUTS.npz",
+        help="inputs to estimate from, without labels (as --data; a fifth verifies)",
+    )
+    add(
         "--align-for", choices=tuple(ALIGNMENTS), help="keep them at the multiple of another host (arm64: not measured)"
     )
     add("--ensure-faster", action="store_true", help="measure; widen or roll back what makes it slower")
     add("--tolerance", type=float, metavar="R", help="largest relative L2 error of the outputs")
+    add("--budget", metavar="params=F|macs=F", help="keep at most this share, for example params=0.7")
     add("--sequential", action="store_true", help="layer after layer on already merged weights, as in the paper")
     add("--fold-batchnorm", action="store_true", help="fold BatchNormalization into the weights in the file")
     add("--dry-run", action="store_true", help="stop at the plan")
@@ -150,7 +158,7 @@ def _condense_parser() -> _Parser:
 
 def _merging(parser: _Parser, default: str) -> None:
     add = parser.add_argument
-    add("--merge", choices=("auto", "ratio", "delete"), help=f"how condensed neurons merge (default {default})")
+    add("--merge", choices=get_args(Merge), help=f"what becomes of condensed neurons (default {default})")
     add("--align", default="auto", metavar="auto|N", help="keep Conv widths at multiples (default auto: this host's)")
 
 
@@ -192,7 +200,9 @@ def _options(arguments: argparse.Namespace) -> Options:
         include=tuple(arguments.include),
         exclude=tuple(arguments.exclude),
         tolerance=arguments.tolerance,
+        budget=_pair(arguments.budget, float, "--budget", "params=F or macs=F") if arguments.budget else None,
         data=arguments.data,
+        calibration=arguments.calibration,
         input_shape=_shapes(arguments.input_shape),
         sequential=arguments.sequential,
         fold_batchnorm=arguments.fold_batchnorm,
@@ -237,7 +247,7 @@ def _protect(arguments: argparse.Namespace, output: Path | None) -> None:
     if not source.exists():
         raise InputError(f"cannot read {source} (no such file): check the path")
     replay = getattr(arguments, "replay", None)
-    inputs = [Path(p) for p in (source, arguments.data, replay) if p]
+    inputs = [Path(p) for p in (source, arguments.data, getattr(arguments, "calibration", None), replay) if p]
     inputs += [source.with_name(name) for name in model_io.external_files(source)]
     inputs += [Path(replay).with_suffix(".npz")] if replay else []
     written: list[tuple[str, Path]] = []

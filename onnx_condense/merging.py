@@ -176,6 +176,29 @@ def decide(
     )
 
 
+ALIKE = 0.5
+"""Cosine above which a channel that a budget takes is merged into another before its consumers are refitted."""
+
+
+def chosen(judgement: Judgement, trace: Trace, keep: Ints, depthwise: str) -> GroupPlan:
+    """The plan that keeps these channels: the others merge into the most alike of them, or go where none is alike."""
+    group, n = judgement.group, len(judgement.group.units)
+    main, cosine = np.full(n, -1), np.ones(n)
+    main[keep] = keep
+    for cell, alike in zip(judgement.members, judgement.alike, strict=True):
+        stays, goes = (np.flatnonzero(np.isin(cell, keep, invert=i)) for i in (False, True))
+        if not len(stays) or not len(goes):
+            continue
+        near = stays[np.argmax(alike[np.ix_(goes, stays)], axis=1)]
+        merged = alike[goes, near] > ALIKE
+        main[cell[goes[merged]]] = cell[near[merged]]
+        cosine[cell[goes[merged]]] = alike[goes, near][merged]
+    reads = tuple(_read(judgement, trace, p, main, "auto", depthwise) for p in range(len(judgement.paths)))
+    return GroupPlan(
+        group.index, group.layers, tuple(main.tolist()), tuple(cosine.tolist()), judgement.highest, (), reads
+    )
+
+
 def _exact(judgement: Judgement, trace: Trace, evaluator: Evaluator, cell: Ints, j: Ints, m: int) -> Bools:
     """Which of the channels j equal an affine function of channel m on every path, borders included."""
     result = np.ones(len(j), dtype=bool)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
@@ -14,11 +14,15 @@ from onnx_condense.errors import UsageError
 DEFAULT_THRESHOLD = 0.88
 """The paper's condensation threshold (section 3.2.2)."""
 
+BUDGETS = ("params", "macs")
+"""What a budget may bound: parameters, or multiply-accumulates."""
+
 INSPECT_THRESHOLDS = (0.999, 0.95, 0.88, 0.7)
 
-Merge = Literal["auto", "ratio", "delete"]
+Merge = Literal["auto", "calibrated", "moments", "ratio", "delete"]
 Depthwise = Literal["joint", "kernel"]
 Host = Literal["avx2", "avx512", "arm64"]
+Inputs = str | os.PathLike[str] | Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,10 @@ class Options:
         threshold: two neurons condense when their cosine is above it, 0 < threshold <= 1; None means 0.88.
         layer_threshold: thresholds for the layers that match a glob (node or weight names); the last match wins.
         lossless: merge only what is exact to float rounding. Excludes `threshold` and `merge`.
-        merge: "ratio" is the paper's merge, "delete" drops the condensed neurons, "auto" is "ratio" and also
-            removes channels that nobody reads or that are constant. None means "auto".
+        merge: what becomes of condensed neurons. "ratio" is the paper's merge, "delete" drops them. "moments" also
+            removes channels that nobody reads or that are constant, and gives consumers the weights that lose least
+            by what the model says of its own channels; "calibrated" by calibration inputs. "auto" is "calibrated"
+            with calibration inputs, else "moments". None means "auto".
         depthwise: "joint" judges every stage of a depthwise-separable block, "kernel" the depthwise taps alone.
         align: "auto" keeps Conv widths at multiples that onnxruntime wants on this host; a number is that multiple.
         align_for: the multiple for another host: "avx2", "avx512" or "arm64" (not measured). Excludes `align`.
@@ -39,7 +45,10 @@ class Options:
         include, exclude: globs over node or weight names; a group is taken when one of its layers matches
             `include` (empty: all) and none matches `exclude`.
         tolerance: bound of the approximation error, max over float outputs of ||a-b|| / ||a||.
+        budget: ("params", share) or ("macs", share): the share that is kept, 0 < share <= 1. Excludes thresholds.
         data: verification inputs: path of an .npz, or arrays by input name, samples on axis 0; None generates them.
+        calibration: inputs that "calibrated" estimates from, in the forms of `data`, or several of those; they verify
+            too (a fifth, held back) where there is no `data`.
         input_shape: sizes for symbolic dimensions, e.g. {"image": (1, 3, 224, 224)}.
         sequential: the paper's order, layer after layer on already merged weights.
         fold_batchnorm: fold BatchNormalization into the weights in the file.
@@ -57,7 +66,9 @@ class Options:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     tolerance: float | None = None
-    data: str | os.PathLike[str] | Mapping[str, NDArray[Any]] | None = None
+    budget: tuple[str, float] | None = None
+    data: Inputs | None = None
+    calibration: Inputs | Iterable[Inputs] | None = None
     input_shape: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     sequential: bool = False
     fold_batchnorm: bool = False
@@ -80,8 +91,15 @@ class Options:
             raise UsageError(
                 "--lossless decides by itself what is exact: drop --threshold, --layer-threshold and --merge"
             )
-        if self.merge not in (None, "auto", "ratio", "delete"):
-            raise UsageError(f"--merge is auto, ratio or delete, not {self.merge}")
+        if self.merge not in (None, *get_args(Merge)):
+            raise UsageError(f"--merge is {', '.join(get_args(Merge))}, not {self.merge}")
+        if self.merge == "calibrated" and self.calibration is None:
+            raise UsageError("--merge calibrated estimates from inputs: give them with --calibration")
+        if self.calibration is not None and (self.lossless or self.merge not in (None, "auto", "calibrated")):
+            other = "--lossless" if self.lossless else f"--merge {self.merge}"
+            raise UsageError(f"--calibration is not used with {other}: drop one of them")
+        if self.budget is not None:
+            self._check_budget(*self.budget)
         if self.depthwise not in ("joint", "kernel"):
             raise UsageError(f"--depthwise is joint or kernel, not {self.depthwise}")
         if self.align != "auto" and (not isinstance(self.align, int) or self.align < 1):
@@ -95,33 +113,64 @@ class Options:
         if self.tolerance is not None and not self.tolerance >= 0:
             raise UsageError(f"--tolerance must be a number of at least 0, not {self.tolerance}")
 
+    def _check_budget(self, unit: str, share: float) -> None:
+        if unit not in BUDGETS or not 0 < share <= 1:
+            raise UsageError(f"--budget is params=F or macs=F, the share 0 < F <= 1 to keep, not {unit}={share}")
+        excluded = {
+            "--threshold": self.threshold is not None,
+            "--layer-threshold": bool(self.layer_threshold),
+            "--lossless": self.lossless,
+            "--tolerance": self.tolerance is not None,
+            "--sequential": self.sequential,
+        }
+        for option, given in excluded.items():
+            if given:
+                raise UsageError(f"--budget decides the widths: drop {option}")
+
     @property
-    def method(self) -> Literal["lossless", "auto", "ratio", "delete"]:
+    def method(self) -> Literal["lossless"] | Merge:
         """How neurons are merged in this run."""
         return "lossless" if self.lossless else (self.merge or "auto")
+
+    @property
+    def rule(self) -> Literal["lossless", "auto", "ratio", "delete"]:
+        """How neurons are chosen, and what they become before consumers are refitted."""
+        match self.method:
+            case "lossless" | "ratio" | "delete" as method:
+                return method
+            case _:
+                return "auto"
+
+    @property
+    def refits(self) -> bool:
+        """Whether consumers get the weights that lose least."""
+        return self.rule == "auto"
 
     @staticmethod
     def of_plan(content: Mapping[str, Any], align: int) -> Options:
         """The options of a plan, from what `to_json` wrote; the tolerance is not asked for again."""
         lossless = bool(content["lossless"])
+        merge, budget = content["merge"], content.get("budget")
         return Options(
-            threshold=content["threshold"],
+            threshold=None if budget else content["threshold"],
             layer_threshold=tuple((str(glob), float(value)) for glob, value in content["layer_threshold"]),
             lossless=lossless,
-            merge=None if lossless else content["merge"],
+            merge=None if lossless else "auto" if merge == "calibrated" else merge,
             depthwise=content["depthwise"],
             align=align,
             include=tuple(content["include"]),
             exclude=tuple(content["exclude"]),
+            budget=None if budget is None else (str(budget[0]), float(budget[1])),
             sequential=content["sequential"],
             fold_batchnorm=content["fold_batchnorm"],
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The options as JSON values, without the data."""
-        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "data"}
-        named["threshold"] = None if self.lossless else (self.threshold or DEFAULT_THRESHOLD)
+        """The options as JSON values, without the inputs."""
+        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("data", "calibration")}
+        named["threshold"] = None if self.lossless or self.budget else (self.threshold or DEFAULT_THRESHOLD)
         named["merge"] = self.method
+        named["budget"] = None if self.budget is None else list(self.budget)
         named["layer_threshold"] = [list(pair) for pair in self.layer_threshold]
         named["include"], named["exclude"] = list(self.include), list(self.exclude)
         named["input_shape"] = {name: list(shape) for name, shape in self.input_shape.items()}

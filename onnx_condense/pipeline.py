@@ -17,6 +17,7 @@ from onnx_condense import model_io
 from onnx_condense.alignment import width_multiple
 from onnx_condense.bodies import flatten
 from onnx_condense.builder import Builder
+from onnx_condense.calibration import calibrate, held_back
 from onnx_condense.canonicalize import fold_batchnorm
 from onnx_condense.channels import Refusal, Trace
 from onnx_condense.errors import PlanError
@@ -30,7 +31,9 @@ from onnx_condense.model_io import Source
 from onnx_condense.options import INSPECT_THRESHOLDS, Options
 from onnx_condense.plan import Plan
 from onnx_condense.proof import prove, unchanged
+from onnx_condense.pruning import Pruner
 from onnx_condense.qoperators import opened as open_integers
+from onnx_condense.refitting import Estimate, refit_by_moments
 from onnx_condense.report import (
     LatencyReport,
     ModelFacts,
@@ -38,6 +41,7 @@ from onnx_condense.report import (
     Report,
     VerificationReport,
     alignment_report,
+    count_parameters,
     finite,
     group_reports,
     model_facts,
@@ -53,6 +57,9 @@ from onnx_condense.verify import Results, compare, results
 Model = str | os.PathLike[str] | onnx.ModelProto
 Progress = Callable[[str], None]
 """Called with the name of each stage as it begins."""
+
+ENOUGH = 32
+"""Calibration samples from which on they choose a budget's channels, too."""
 
 _log = logging.getLogger(__name__)
 
@@ -136,17 +143,23 @@ def condense(
     options = opened.options
     multiple, source = width_multiple(options) if replay is None else (replay.align, "the plan")
     builder = Builder(opened.trace, options, multiple)
+    estimate = Estimate(opened.trace, opened.trace.facts.feed, options.seed)
+    if options.refits:
+        builder.refine = lambda state: refit_by_moments(state, estimate)
     expected: Results = []
     if not dry_run or options.tolerance is not None:
         with clock("verify"):
             expected = results(opened.source.proto, opened.feeds)
     with clock("plan"):
-        state = _decide(opened, builder, replay, expected)
+        state = _decide(opened, builder, replay, expected, estimate, clock.note)
     latency = None
     if options.ensure_faster and state.plans:
         with clock("measure"):
-            decide = partial(_decide, opened, builder, None, expected)
+            decide = partial(_decide, opened, builder, None, expected, estimate, clock.note)
             state, latency = ensure_faster(opened.source, opened.feeds, builder, decide)
+    if opened.calibration and options.refits and replay is None and state.plans:
+        with clock("calibrate"):
+            calibrate(state, opened.calibration, options.seed, clock.note)
     plan = replay or _plan(opened, builder, state)
     if dry_run or not (state.plans or opened.folded):
         verification = None if dry_run else unchanged(expected, options)
@@ -200,11 +213,11 @@ class _Clock:
 
     def __init__(self, progress: Progress | None) -> None:
         self.seconds: dict[str, float] = {}
-        self._progress = progress or (lambda stage: None)
+        self.note = progress or (lambda stage: None)
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        self._progress(stage)
+        self.note(stage)
         start = time.perf_counter()
         yield
         self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start, 4)
@@ -216,6 +229,7 @@ class Opened:
 
     other: a feed with other sizes on every symbolic axis. batch: size of a symbolic batch axis in the feeds.
     folded: whether a BatchNormalization became part of the weights before it.
+    calibration: the inputs to estimate from; the feeds are a part of what was given where there are no others.
     """
 
     source: Source
@@ -225,6 +239,7 @@ class Opened:
     other: Feed | None
     batch: int
     folded: bool
+    calibration: list[Feed]
 
 
 def open_model(model: Model, options: Options, clock: _Clock | None = None, replay: Plan | None = None) -> Opened:
@@ -240,7 +255,16 @@ def open_model(model: Model, options: Options, clock: _Clock | None = None, repl
         working = fold_batchnorm(plain) if options.fold_batchnorm else plain
         graph = model_io.import_graph(working)
         specs = model_specs(working, graph)
-        feeds = make_feeds(working, specs, options.data, options.input_shape, options.seed)
+        calibration: list[Feed] = []
+        if options.calibration is not None and replay is None:
+            given = options.calibration
+            shards = [given] if isinstance(given, str | os.PathLike | Mapping) else given
+            for shard in shards:
+                calibration += make_feeds(working, specs, shard, options.input_shape, options.seed)
+        if calibration and options.data is None:
+            calibration, feeds = held_back(calibration, all(s.dims and isinstance(s.dims[0], str) for s in specs))
+        else:
+            feeds = make_feeds(working, specs, options.data, options.input_shape, options.seed)
         other = other_feed(working, specs, feeds[0], options.seed)
     with clock("trace"):
         form, inner = open_integers(working)
@@ -250,7 +274,7 @@ def open_model(model: Model, options: Options, clock: _Clock | None = None, repl
         left = [Refusal(*refusal) for refusal in flat.left]
         traced = replace(traced, refusals=(*traced.refusals, *left), untraced=sum(r.parameters for r in left))
     batches = [len(feeds[0][s.name]) for s in specs if s.dims and isinstance(s.dims[0], str)]
-    return Opened(source, options, traced, feeds, other, max([1, *batches]), working is not plain)
+    return Opened(source, options, traced, feeds, other, max([1, *batches]), working is not plain, calibration)
 
 
 def _replayed(options: Options, plan: Plan) -> Options:
@@ -263,9 +287,23 @@ def _replayed(options: Options, plan: Plan) -> Options:
     return replace(planned, data=options.data, seed=options.seed, tolerance=options.tolerance, input_shape=shapes)
 
 
-def _decide(opened: Opened, builder: Builder, replay: Plan | None, expected: Results) -> State:
+def _decide(
+    opened: Opened,
+    builder: Builder,
+    replay: Plan | None,
+    expected: Results,
+    estimate: Estimate,
+    progress: Progress,
+) -> State:
     if replay is not None:
         return builder.replayed(replay)
+    if opened.options.budget is not None:
+        unit, share = opened.options.budget
+        real = opened.calibration
+        if sum(len(next(iter(feed.values()))) for feed in real) >= ENOUGH:
+            estimate = Estimate(opened.trace, opened.feeds[0], opened.options.seed, real)
+        pruner = Pruner(builder, estimate, _measure(unit), real[:1] or opened.feeds)
+        return pruner.fit(unit, share, progress)
     tolerance = opened.options.tolerance
     if tolerance is None:
         return builder.build(1.0)
@@ -276,12 +314,22 @@ def _decide(opened: Opened, builder: Builder, replay: Plan | None, expected: Res
     return fit(builder, error, tolerance)
 
 
+def _measure(unit: str) -> Callable[[State], int]:
+    """What a budget bounds, of a state."""
+    if unit == "macs":
+        return lambda state: write(state, {}).macs
+    return lambda state: count_parameters(write(state, {}).model.graph)[0]
+
+
 def _plan(opened: Opened, builder: Builder, state: State) -> Plan:
     options = opened.options
     shapes = {name: tuple(array.shape) for name, array in opened.feeds[0].items()}
     groups = tuple(state.plans[index] for index in sorted(state.plans))
+    refits = tuple(state.refits[place] for place in sorted(state.refits))
     named = options.to_json() | {"align": builder.align}
-    return Plan(opened.source.sha256, options.method, named, builder.align, shapes, options.fold_batchnorm, groups)
+    return Plan(
+        opened.source.sha256, options.method, named, builder.align, shapes, options.fold_batchnorm, groups, refits
+    )
 
 
 def _facts_before(opened: Opened) -> ModelFacts:

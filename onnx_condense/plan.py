@@ -17,7 +17,7 @@ import numpy as np
 from onnx_condense.errors import PlanError
 from onnx_condense.model_io import write_atomically
 
-METHODS = ("lossless", "auto", "ratio", "delete")
+METHODS = ("lossless", "auto", "calibrated", "moments", "ratio", "delete")
 FORMAT = "onnx-condense-plan"
 VERSION = 1
 INLINE = 256
@@ -43,6 +43,34 @@ class Read:
     layer: str
     ratio: tuple[float, ...]
     constant: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Refit:
+    """Explicit weights (W', b') of one consumer, which replace what the merges of its groups would fold into it.
+
+    Attributes:
+        node, input: index of the consuming node in the graph, and of its weight among the node's inputs.
+        layer: the consumer's name, for people.
+        source: where the moments of its input come from: "calibration", "batch-normalization" or "weights".
+        weight: W' in the weight's own layout, its contracted axis without the channels that go.
+        shift: what is added to the bias, one number per row; empty for a consumer whose bias stays.
+    """
+
+    node: int
+    input: int
+    layer: str
+    source: str
+    weight: np.ndarray[Any, Any]
+    shift: np.ndarray[Any, Any]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Refit):
+            return NotImplemented
+        named = (self.node, self.input, self.layer, self.source) == (other.node, other.input, other.layer, other.source)
+        return named and np.array_equal(self.weight, other.weight) and np.array_equal(self.shift, other.shift)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -89,12 +117,13 @@ class Plan:
 
     Attributes:
         model_sha256: of the model file.
-        method: "lossless", "auto", "ratio" or "delete".
+        method: "lossless", "auto", "calibrated", "moments", "ratio" or "delete".
         options: the options of the run, for people and for provenance.
         align: the width multiple of convolutions that was used, as measured on the host that planned.
         input_shapes: shapes of the graph inputs that the model was traced with.
         fold_batchnorm: whether BatchNormalization is folded in the file before.
         groups: the groups that shrink.
+        refits: consumers with explicit weights, in graph order.
     """
 
     model_sha256: str
@@ -104,15 +133,17 @@ class Plan:
     input_shapes: Mapping[str, tuple[int, ...]]
     fold_batchnorm: bool
     groups: tuple[GroupPlan, ...]
+    refits: tuple[Refit, ...] = ()
 
     def to_json(self) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
         """The plan as a JSON object, and the long arrays that go beside it."""
         arrays: dict[str, np.ndarray[Any, Any]] = {}
 
-        def pack(key: str, values: tuple[float, ...] | tuple[int, ...]) -> Any:
-            if len(values) <= INLINE:
-                return list(values)
-            arrays[key] = np.asarray(values)
+        def pack(key: str, values: Any) -> Any:
+            array = np.asarray(values)
+            if array.size <= INLINE:
+                return array.tolist()
+            arrays[key] = array
             return {"array": key}
 
         groups = []
@@ -139,6 +170,17 @@ class Plan:
                     "reads": reads,
                 }
             )
+        refits = [
+            {
+                "node": r.node,
+                "input": r.input,
+                "layer": r.layer,
+                "source": r.source,
+                "weight": pack(f"refit.{number}.weight", r.weight),
+                "shift": pack(f"refit.{number}.shift", r.shift),
+            }
+            for number, r in enumerate(self.refits)
+        ]
         content = {
             "format": FORMAT,
             "version": VERSION,
@@ -149,6 +191,7 @@ class Plan:
             "input_shapes": {name: list(shape) for name, shape in self.input_shapes.items()},
             "fold_batchnorm": self.fold_batchnorm,
             "groups": groups,
+            "refits": refits,
         }
         return content, arrays
 
@@ -191,6 +234,13 @@ class Plan:
         def unpack(value: Any) -> tuple[Any, ...]:
             return tuple(arrays[value["array"]].tolist() if isinstance(value, dict) else value)
 
+        def numbers(value: Any) -> np.ndarray[Any, Any]:
+            array = np.asarray(arrays[value["array"]] if isinstance(value, dict) else value)
+            _expect(
+                array.dtype.kind in "fiV" and bool(np.isfinite(array.astype(float)).all()), "a weight is not finite"
+            )
+            return array
+
         _expect(content["method"] in METHODS, "unknown method")
         _expect(type(content["align"]) is int and content["align"] >= 1, "align is no number")
         _expect(isinstance(content["options"], dict), "options are no object")
@@ -214,6 +264,10 @@ class Plan:
         for group in groups:
             _validate(group)
         _expect(len({g.index for g in groups}) == len(groups), "a group comes twice")
+        refits = tuple(
+            Refit(r["node"], r["input"], r["layer"], r["source"], numbers(r["weight"]), numbers(r["shift"]))
+            for r in content.get("refits", ())
+        )
         return Plan(
             content["model_sha256"],
             content["method"],
@@ -222,6 +276,7 @@ class Plan:
             {name: _sizes(shape) for name, shape in content["input_shapes"].items()},
             content["fold_batchnorm"],
             groups,
+            refits,
         )
 
 

@@ -97,7 +97,7 @@ def prove(
         approximation.mismatched,
         approximation.outputs,
         approximation.samples,
-        options.data is None,
+        options.data is None and options.calibration is None,
     )
 
 
@@ -150,7 +150,18 @@ def _settled(found: Verification, bounded: set[str]) -> Verification:
 def unchanged(expected: Results, options: Options) -> VerificationReport:
     """The report for a model that stays as it is."""
     same = compare(expected, expected)
-    return VerificationReport(0.0, 0.0, 0.0, (), 0.0, 0.0, (), same.outputs, same.samples, options.data is None)
+    return VerificationReport(
+        0.0,
+        0.0,
+        0.0,
+        (),
+        0.0,
+        0.0,
+        (),
+        same.outputs,
+        same.samples,
+        options.data is None and options.calibration is None,
+    )
 
 
 def _inner_error(traced: Trace, small: Written, twin: Written) -> float:

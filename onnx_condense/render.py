@@ -82,6 +82,7 @@ def _cosine(value: float) -> str:
 
 def _method(group: GroupReport) -> str:
     parts = [group.method] if group.width_after < group.width_before else ["unchanged"]
+    parts += [f"by {source}" for source in group.sources]
     if group.threshold is not None:
         parts.append(f"T = {group.threshold:g}")
     if group.held_back:

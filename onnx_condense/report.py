@@ -64,6 +64,7 @@ class GroupReport:
 
     layers: its producers. highest_cosine: between two of its channels. lowest_merged_cosine: None where nothing merged.
     held_back: how many merges alignment undid; held_back_channels: of which channels.
+    sources: where refitted consumers' moments come from: "calibration", "batch-normalization" or "weights".
     """
 
     layers: tuple[str, ...]
@@ -75,6 +76,7 @@ class GroupReport:
     method: str
     held_back: int
     held_back_channels: tuple[int, ...]
+    sources: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -243,11 +245,11 @@ def alignment_report(multiple: int, source: str, groups: Sequence[GroupReport]) 
 
 def group_reports(builder: Builder, state: State) -> tuple[GroupReport, ...]:
     """One row per group that the options chose."""
-    return tuple(_group_report(builder, group, state.plans.get(group.index)) for group in builder.groups)
+    return tuple(_group_report(builder, state, group, state.plans.get(group.index)) for group in builder.groups)
 
 
-def _group_report(builder: Builder, group: Group, plan: GroupPlan | None) -> GroupReport:
-    width, method = len(group.units), builder.method(group)
+def _group_report(builder: Builder, state: State, group: Group, plan: GroupPlan | None) -> GroupReport:
+    width, method = len(group.units), "lossless" if builder.rule(group) == "lossless" else builder.options.method
     held = plan.held if plan else builder.held.get(group.index, ())
     pairs = zip(plan.main, plan.cosine, strict=True) if plan else ()
     merged = [cosine for i, (main, cosine) in enumerate(pairs) if main not in (i, -1)]
@@ -257,10 +259,13 @@ def _group_report(builder: Builder, group: Group, plan: GroupPlan | None) -> Gro
         width_after=len(plan.keep) if plan else width,
         highest_cosine=plan.highest if plan else builder.judged(group).highest,
         lowest_merged_cosine=min(merged) if merged else None,
-        threshold=None if method == "lossless" else builder.thresholds[group.index],
+        threshold=None if method == "lossless" or builder.options.budget else builder.thresholds[group.index],
         method=method if plan else "none",
         held_back=len(held),
         held_back_channels=held,
+        sources=tuple(
+            sorted({r.source for r in state.refits.values() if plan and any(r.node == q.node for q in plan.reads)})
+        ),
     )
 
 

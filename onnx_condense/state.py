@@ -14,7 +14,7 @@ import numpy as np
 from onnx_condense.actions import Contraction, Recurrent
 from onnx_condense.channels import Group, Slot, Trace
 from onnx_condense.labels import atoms_of, occurrence, signals_of
-from onnx_condense.plan import GroupPlan
+from onnx_condense.plan import GroupPlan, Refit
 from onnx_condense.quantized import Narrowed, Quantized
 from onnx_condense.runtime import Array
 from onnx_condense.signals import Bools, Floats, Ints, Weights
@@ -88,6 +88,7 @@ class State(Weights):
         self.folded: dict[tuple[int, int], Array] = {}
         self.shift: dict[int, Floats] = {}
         self.plans: dict[int, GroupPlan] = {}
+        self.refits: dict[tuple[int, int], Refit] = {}
 
     def weight(self, node: int, position: int) -> Array:
         """The value of a weight input, merges folded in."""
@@ -209,6 +210,30 @@ class State(Weights):
         self.alive[group.units[gone]] = False
         earlier = self.plans.get(group.index)
         self.plans[group.index] = plan if earlier is None else compose(earlier, plan)
+
+    def reads(self, slot: Slot) -> Bools:
+        """[places]: which places of a contracted axis hold a channel that is still there."""
+        atoms = atoms_of(slot.labels.reshape(-1))
+        return np.asarray((atoms < 0) | self.alive[self.trace.unit_of[atoms]])
+
+    def refit(self, refit: Refit) -> None:
+        """Gives a consumer explicit weights. Raises ValueError where they do not fit it."""
+        slot = next((s for s in self.trace.slots if (s.node, s.input) == (refit.node, refit.input)), None)
+        if slot is None or slot.role != "contracted":
+            raise ValueError(f"{refit.layer} reads no channels")
+        weight, kept = self.weight(slot.node, slot.input), self.reads(slot)
+        columns = np.moveaxis(np.zeros_like(weight), slot.axis, 0)
+        given = np.moveaxis(refit.weight, slot.axis, 0) if refit.weight.ndim == weight.ndim else refit.weight
+        if given.shape != (int(kept.sum()), *columns.shape[1:]):
+            raise ValueError(f"the weights of {refit.layer} have another shape")
+        columns[kept] = given.astype(weight.dtype)
+        self.folded[slot.node, slot.input] = np.moveaxis(columns, 0, slot.axis)
+        if refit.shift.size:
+            action = self._contraction(slot.node)
+            if refit.shift.shape != (weight.shape[action.weight_axes.index(action.outer)],):
+                raise ValueError(f"the bias of {refit.layer} has another length")
+            self.shift[slot.node] = refit.shift.astype(np.float64)
+        self.refits[slot.node, slot.input] = refit
 
     def _fold(self, path: Path, leaving: Ints, main: Ints, ratio: Floats, constant: Floats) -> None:
         slot = path.slot

@@ -44,6 +44,15 @@ def width(trace: Trace, group: Group) -> Width:
     return Width(len(units) - mine, max(1, mine // len(group.units)), parts, any(r > 3 for r in ranks))
 
 
+def widths_allowed(trace: Trace, group: Group, align: int, most: int) -> Ints:
+    """After how many removals (1 to `most`) all lines are even and the width is a multiple of `align`."""
+    whole = width(trace, group)
+    steps = np.arange(1, most + 1)
+    aligned = align > 1 and whole.convolved
+    fits = [whole.fits(len(group.units) - n, align) if aligned else n % whole.parts == 0 for n in steps.tolist()]
+    return np.asarray(steps[fits])
+
+
 def hold_back(trace: Trace, group: Group, main: Ints, cosine: Floats, before: Bools, align: int) -> tuple[int, ...]:
     """Undoes merges, lowest cosine first, until all lines lose equally many and the width is a multiple of `align`.
 

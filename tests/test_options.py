@@ -77,7 +77,7 @@ def test_options_are_frozen() -> None:
         Options().threshold = 0.5  # type: ignore[misc]
 
 
-def test_json_names_every_option_but_the_data() -> None:
+def test_json_names_every_option_but_the_inputs() -> None:
     options = Options(
         layer_threshold=(("fc0", 0.9),),
         include=("fc*",),
@@ -86,7 +86,7 @@ def test_json_names_every_option_but_the_data() -> None:
         tolerance=0.1,
     )
     content = options.to_json()
-    assert content.keys() == {f.name for f in dataclasses.fields(Options)} - {"data"}
+    assert content.keys() == {f.name for f in dataclasses.fields(Options)} - {"data", "calibration"}
     assert json.loads(json.dumps(content)) == content
     assert content["layer_threshold"] == [["fc0", 0.9]] and content["input_shape"] == {"x": [1, 8]}
     assert Options(lossless=True).to_json()["threshold"] is None

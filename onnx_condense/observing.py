@@ -1,0 +1,221 @@
+"""Runs models for what their consumers read: tensors inside a graph, windows of a convolution, synthetic inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from onnx_condense.inputs import Feed
+from onnx_condense.runtime import Array, run, session
+
+Model = onnx.ModelProto
+
+PINK = 1.0
+"""Exponent of the amplitude spectrum 1 / frequency of synthetic images, as natural images have it."""
+
+GREY = 0.9
+"""Share of a synthetic image's variance that its colours have in common."""
+
+
+def prefix(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """The part of a model that computes some of its tensors, with those as its outputs."""
+    makers = {output: node for node in model.graph.node for output in node.output if output}
+    needed: set[int] = set()
+    waiting = list(names)
+    while waiting:
+        node = makers.get(waiting.pop())
+        if node is not None and id(node) not in needed:
+            needed.add(id(node))
+            waiting += [*node.input, *(name for a in node.attribute for body in _bodies(a) for name in _read(body))]
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    del part.graph.node[:], part.graph.output[:]
+    part.graph.node.extend(node for node in model.graph.node if id(node) in needed)
+    part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return part
+
+
+def _bodies(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
+    return [body for body in (attribute.g, *attribute.graphs) if body.node]
+
+
+def _read(body: onnx.GraphProto) -> Iterator[str]:
+    yield from (output.name for output in body.output)
+    for node in body.node:
+        yield from node.input
+        yield from (name for a in node.attribute for inner in _bodies(a) for name in _read(inner))
+
+
+def observe(model: onnx.ModelProto, names: Sequence[str], feeds: Iterable[Feed]) -> Iterator[Mapping[str, Array]]:
+    """The values of tensors inside a model, feed by feed. Raises InputError."""
+    unique = list(dict.fromkeys(names))
+    given = {value.name for value in model.graph.input}
+    inner = [name for name in unique if name not in given]
+    active = session(prefix(model, inner)) if inner else None
+    read = {value.name for value in active.get_inputs()} if active is not None else set()
+    for feed in feeds:
+        known = {name: feed[name] for name in unique if name in given}
+        fed = {name: value for name, value in feed.items() if name in read}
+        found = run(active, inner, fed) if active is not None else []
+        yield known | dict(zip(inner, found, strict=True))
+
+
+class Windows:
+    """What a convolution multiplies at each output place: [n, c · taps, places...], computed by onnxruntime itself.
+
+    A depthwise convolution with the same attributes, whose kernels pick one tap each.
+    """
+
+    def __init__(self, model: onnx.ModelProto, index: int, kernel: Sequence[int]) -> None:
+        """`index`: of the Conv among the model's nodes. `kernel`: its spatial sizes."""
+        self._node, self._kernel = model.graph.node[index], tuple(kernel)
+        self._model = model
+        self._sessions: dict[int, Any] = {}
+
+    def __call__(self, data: Array) -> Array:
+        channels = data.shape[1]
+        if channels not in self._sessions:
+            self._sessions[channels] = session(self._picking(channels, data.ndim))
+        found: Array = run(self._sessions[channels], None, {"x": data.astype(np.float32)})[0]
+        return found
+
+    def _picking(self, channels: int, rank: int) -> onnx.ModelProto:
+        taps = int(np.prod(self._kernel))
+        picks = np.tile(np.eye(taps, dtype=np.float32).reshape(taps, 1, *self._kernel), (channels, *[1] * (rank - 1)))
+        node = onnx.NodeProto(op_type="Conv", input=["x", "w"], output=["y"])
+        node.attribute.extend(a for a in self._node.attribute if a.name != "group")
+        node.attribute.append(helper.make_attribute("group", channels))
+        graph = helper.make_graph(
+            [node],
+            "windows",
+            [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [None] * rank)],
+            [onnx.ValueInfoProto(name="y")],
+            [numpy_helper.from_array(picks, "w")],
+        )
+        return onnx.ModelProto(ir_version=8, graph=graph, opset_import=self._model.opset_import)
+
+
+def standardized(
+    model: onnx.ModelProto,
+    normalizations: Mapping[int, tuple[int, int, float]],
+    centred: Mapping[int, tuple[int, int, int]],
+) -> onnx.ModelProto:
+    """A model that takes the statistics of the batch that it is fed.
+
+    On any inputs every normalized channel then has the mean (shift) and the deviation (|scale|) that it had in
+    training. Written as InstanceNormalization of [1, channels, everything else], since onnxruntime does not train.
+
+    Args:
+        normalizations: BatchNormalizations, node index -> (rank of the input, channels, epsilon).
+        centred: nodes whose outputs get mean zero per channel,
+            node index -> (rank of the output, its channel axis, channels).
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    del result.graph.node[:]
+    add = result.graph.node.append
+    for number, node in enumerate(model.graph.node):
+        if number in normalizations:
+            rank, channels, epsilon = normalizations[number]
+            lines, back = _lines(result.graph, number, node.input[0], node.output[0], rank, 1, channels)
+            even = f"__even_{number}"
+            inputs = [lines, *node.input[1:3]]
+            add(helper.make_node("InstanceNormalization", inputs, [even], epsilon=epsilon))
+            result.graph.node.extend(back(even))
+        elif number in centred:
+            rank, axis, channels = centred[number]
+            raw = f"__raw_{number}"
+            add(_renamed(node, raw))
+            lines, back = _lines(result.graph, number, raw, node.output[0], rank, axis, channels)
+            mean, even = f"__mean_{number}", f"__even_{number}"
+            add(_mean(result, number, lines, mean))
+            add(helper.make_node("Sub", [lines, mean], [even]))
+            result.graph.node.extend(back(even))
+        else:
+            add(node)
+    return result
+
+
+def _mean(model: onnx.ModelProto, number: int, data: str, output: str) -> onnx.NodeProto:
+    """The mean over the last of three axes, an input of ReduceMean since opset 18."""
+    if next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")) < 18:
+        return helper.make_node("ReduceMean", [data], [output], axes=[2])
+    axes = f"__axes_{number}"
+    model.graph.initializer.append(numpy_helper.from_array(np.array([2]), axes))
+    return helper.make_node("ReduceMean", [data, axes], [output])
+
+
+def _renamed(node: onnx.NodeProto, output: str) -> onnx.NodeProto:
+    result = onnx.NodeProto()
+    result.CopyFrom(node)
+    result.output[0] = output
+    return result
+
+
+def _lines(
+    graph: onnx.GraphProto, number: int, data: str, output: str, rank: int, axis: int, channels: int
+) -> tuple[str, Callable[[str], list[onnx.NodeProto]]]:
+    """Adds nodes that bring data to [1, channels, everything else], and says which ones bring it back as `output`."""
+    turn = [axis, *(a for a in range(rank) if a != axis)]
+    flat, turned, shape, lines, whole = (f"__{part}_{number}" for part in ("flat", "turned", "shape", "lines", "whole"))
+    graph.initializer.append(numpy_helper.from_array(np.array([1, channels, -1]), flat))
+    graph.node.extend(
+        [
+            helper.make_node("Transpose", [data], [turned], perm=turn),
+            helper.make_node("Shape", [turned], [shape]),
+            helper.make_node("Reshape", [turned, flat], [lines]),
+        ]
+    )
+
+    def back(even: str) -> list[onnx.NodeProto]:
+        undo = [int(a) for a in np.argsort(turn)]
+        return [
+            helper.make_node("Reshape", [even, shape], [whole]),
+            helper.make_node("Transpose", [whole], [output], perm=undo),
+        ]
+
+    return lines, back
+
+
+def unbatched(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model that says nothing of the size of its inputs' first axes, nor of the shapes that follow."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    del result.graph.value_info[:]
+    for value in result.graph.input:
+        if value.type.tensor_type.shape.dim:
+            value.type.tensor_type.shape.dim[0].Clear()
+    return result
+
+
+def synthetic(feed: Feed, samples: int, seed: int) -> Feed:
+    """Inputs like a feed, with so many samples: pink noise for images (rank 4, at least 8x8), else normal numbers.
+
+    Integers and what else is no float are the feed's, repeated.
+    """
+    generator = np.random.default_rng(seed)
+    made: Feed = {}
+    for name, value in feed.items():
+        shape = (samples, *value.shape[1:]) if value.ndim else ()
+        if value.dtype.kind != "f":
+            made[name] = np.resize(value, shape)
+        elif value.ndim == 4 and min(value.shape[2:]) >= 8:
+            made[name] = _pink(generator, shape).astype(value.dtype)
+        else:
+            made[name] = generator.standard_normal(shape).astype(value.dtype)
+    return made
+
+
+def _pink(generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """[n, c, h, w] images of unit variance whose amplitudes fall with frequency."""
+    n, c, h, w = shape
+    frequency = np.sqrt(np.fft.fftfreq(h)[:, None] ** 2 + np.fft.rfftfreq(w)[None] ** 2)
+    frequency[0, 0] = 1 / max(h, w)
+    white = GREY**0.5 * generator.standard_normal((n, 1, h, w))
+    white = white + (1 - GREY) ** 0.5 * generator.standard_normal((n, c, h, w))
+    images = np.fft.irfft2(np.fft.rfft2(white) / frequency**PINK, s=(h, w))
+    return np.asarray(images / images.std())

@@ -1,0 +1,247 @@
+"""Budgets on a traced model: what each group's consumers lose as it narrows, what a channel costs, and the state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from onnx_condense.actions import Contraction, Filter
+from onnx_condense.budget import Curve, Part, allocate, cost
+from onnx_condense.builder import Builder
+from onnx_condense.channels import Group
+from onnx_condense.errors import VerificationError
+from onnx_condense.inputs import Feed
+from onnx_condense.labels import atoms_of, occurrence
+from onnx_condense.merging import chosen
+from onnx_condense.refitting import STRENGTH, Estimate, refit_by_moments, site_of
+from onnx_condense.reshaping import Disagreement
+from onnx_condense.rewrite import check_shapes, check_size, write
+from onnx_condense.signals import Bools, Floats, Ints
+from onnx_condense.state import Path, State, by_channel, paths
+from onnx_condense.statistics import eliminate
+from onnx_condense.verify import Results, compare, results
+from onnx_condense.widths import widths_allowed
+
+PROBES = (0.25, 0.5, 0.75, 1.0)
+"""Shares of a group's channels; the first whose removal is felt measures how much the outputs mind what is lost."""
+
+FELT = 1e-4
+"""Relative error of the outputs that counts as felt: many networks hold channels that nobody needs."""
+
+LEAST = 0.1
+"""Inputs that are not real may leave a layer idle that real ones need: losing all that a group's consumers read counts
+as at least this squared relative error then."""
+
+TINY = float(np.finfo(float).tiny)
+
+CORRECTIONS = 8
+"""Times that the limit is lowered by what slicing left over (constants that no slot counts)."""
+
+
+class Pruner:
+    """Narrows the groups of a builder to a budget.
+
+    Args:
+        estimate: moments of what consumers read.
+        measure: parameters or multiply-accumulates of a state, whichever the budget bounds.
+        feeds: inputs on which the sensitivity of the outputs is measured.
+    """
+
+    def __init__(
+        self, builder: Builder, estimate: Estimate, measure: Callable[[State], int], feeds: Sequence[Feed]
+    ) -> None:
+        self.builder = builder
+        self.trace = builder.trace
+        self._estimate = estimate
+        self._measure = measure
+        self._feeds = feeds
+
+    def fit(self, unit: str, share: float, progress: Callable[[str], None]) -> State:
+        """The state that keeps at most this share. Raises VerificationError, naming what can be reached."""
+        before = self._measure(self.builder.original)
+        target = share * before
+        expected = results(self.trace.facts.model, self._feeds)
+        parts, curves = self._parts(unit), self._curves(expected, progress)
+        while True:
+            free = {index: curve for index, curve in curves.items() if index not in self.builder.stay}
+            try:
+                return self._fit(free, parts, target, before)
+            except Disagreement as problem:
+                self.builder.set_aside(problem)
+
+    def _fit(self, curves: dict[int, Curve], parts: list[Part], target: float, before: int) -> State:
+        limit = target - (before - cost(parts, {}))
+        for _ in range(CORRECTIONS):
+            removed = allocate(curves, parts, limit)
+            state = self.state({g: curves[g].order[:count] for g, count in removed.items() if count})
+            found = self._measure(state)
+            if found <= target:
+                return state
+            if all(count == curves[g].steps.max(initial=0) for g, count in removed.items()):
+                break
+            limit -= found - target
+        reached = found / before
+        raise VerificationError(
+            f"--budget cannot be met: the smallest that can be reached is {reached:.3f}; nothing is written; "
+            "ask for more, or align less (--align 1)"
+        )
+
+    def state(self, gone: dict[int, Ints]) -> State:
+        """The state without these channels, consumers refitted. Raises Disagreement where shapes do not work out."""
+        state = self._narrowed(gone)
+        if self.builder.refine is not None:
+            self.builder.refine(state)
+        return state
+
+    def _narrowed(self, gone: dict[int, Ints]) -> State:
+        state = State(self.trace)
+        for group in self.builder.groups:
+            if group.index in gone:
+                keep = np.setdiff1d(np.arange(len(group.units)), gone[group.index])
+                state.apply(group, chosen(self.builder.judged(group), self.trace, keep, self.builder.options.depthwise))
+        check_shapes(state)
+        check_size(state)
+        return state
+
+    # ---- curves
+
+    def _curves(self, expected: Results, progress: Callable[[str], None]) -> dict[int, Curve]:
+        """What the groups lose as they narrow; without those whose channels cannot be removed unevenly."""
+        groups = [group for group in self.builder.groups if group.index not in self.builder.quantized]
+        sites = [s for g in groups for p in paths(self.trace, g) if (s := site_of(self.trace, p.slot)) is not None]
+        self._estimate.moments(list({s.slot.node: s for s in sites}.values()))
+        curves = {}
+        for number, group in enumerate(groups, 1):
+            progress(f"plan {number}/{len(groups)}: {group.layers[0]}")
+            readers = self._readers(group)
+            order, losses = eliminate(readers, STRENGTH)
+            last = self._last(group, order)
+            order, losses = _evened(group, order[~last], losses[~last])
+            steps = widths_allowed(self.trace, group, self.builder.align, len(order))
+            if not len(steps):
+                continue
+            try:
+                scale = self._scale(group, Curve(order, losses, steps), expected)
+            except Disagreement as problem:
+                self.builder.stay.add(group.index)
+                self.builder.uneven.append(problem.name)
+                continue
+            curves[group.index] = Curve(order, losses * scale, steps)
+        return curves
+
+    def _scale(self, group: Group, curve: Curve, expected: Results) -> float:
+        """The squared relative error of the outputs per loss of the group's consumers."""
+        least = 0.0 if self._estimate.real else LEAST / max(float(curve.losses[-1]), TINY)
+        for probe in PROBES:
+            at = int(np.searchsorted(curve.steps, probe * len(group.units)))
+            count = int(curve.steps[min(len(curve.steps) - 1, at)])
+            state = self._narrowed({group.index: curve.order[:count]})
+            if self.builder.options.refits:
+                refit_by_moments(state, self._estimate)
+            error = compare(expected, results(write(state, {}).model, self._feeds)).error
+            if error > FELT and curve.losses[count - 1] > 0:
+                return float(max(error**2 / curve.losses[count - 1], least))
+        return float(least or 1.0 / max(curve.losses[-1], TINY))
+
+    def _last(self, group: Group, order: Ints) -> Bools:
+        """Which places of the order hold the last channel of a cell, which stays."""
+        where = np.argsort(order)
+        last = np.zeros(len(order), dtype=bool)
+        for cell in group.cells:
+            last[where[cell].max()] = True
+        return last
+
+    def _readers(self, group: Group) -> list[tuple[Floats, Floats]]:
+        """Per consumer path: the covariance of the channels, and the Gram matrix of its weight."""
+        mine = list(paths(self.trace, group))
+        nobody = np.eye(len(group.units)), np.zeros((len(group.units), len(group.units)))
+        return [(self._covariance(group, path), self._gram(group, path)) for path in mine] or [nobody]
+
+    def _covariance(self, group: Group, path: Path) -> Floats:
+        n = len(group.units)
+        site = site_of(self.trace, path.slot)
+        if site is None:
+            return np.eye(n)
+        (moments,) = self._estimate.moments([site])
+        if moments is None:
+            return np.eye(n)
+        result = np.zeros((n, n))
+        for rank in np.unique(path.rank).tolist():
+            here = path.rank == rank
+            places, units = path.places[here], path.units[here]
+            for tap in range(site.taps):
+                features = places * site.taps + tap
+                result[np.ix_(units, units)] += moments.xx[np.ix_(features, features)] / site.taps
+        return result
+
+    def _gram(self, group: Group, path: Path) -> Floats:
+        slot = path.slot
+        slices = by_channel(self.builder.original.weight(slot.node, slot.input), slot.axes, slot.groups)
+        rows = slices.reshape(len(slices), -1).T.astype(np.float64)
+        result = np.zeros((len(group.units), len(group.units)))
+        for rank in np.unique(path.rank).tolist():
+            here = path.rank == rank
+            columns = rows[:, path.places[here]]
+            result[np.ix_(path.units[here], path.units[here])] += columns.T @ columns
+        return result
+
+    # ---- costs
+
+    def _parts(self, unit: str) -> list[Part]:
+        """Every weight that holds channels: its price per element, and which group slices which of its axes."""
+        index = np.full(len(self.trace.unit_of), -1, dtype=np.int64)
+        for group in self.builder.groups:
+            index[group.units] = group.index
+        parts: dict[tuple[int, int] | str, Part] = {}
+        for slot in self.trace.slots:
+            node = self.trace.facts.nodes[slot.node]
+            name = node.inputs[slot.input].name
+            value = self.trace.facts.value_by_name(name)
+            price = self._price(slot.node, slot.input, unit)
+            if value is None or not price:
+                continue
+            key: tuple[int, int] | str = name if unit == "params" else (slot.node, slot.input)
+            part = parts.get(key, Part(price, value.shape, ()))
+            atoms = atoms_of(slot.labels.reshape(-1))
+            owners = np.where(atoms >= 0, index[self.trace.unit_of[atoms]], -1)
+            for owner in np.unique(owners[owners >= 0]).tolist():
+                units = next(len(g.units) for g in self.builder.groups if g.index == owner)
+                axis = self.trace.balance.cut(slot.labels)[1]
+                lines = slot.groups if slot.axes == (1,) else slot.labels.size // slot.labels.shape[axis]
+                piece = axis - slot.labels.ndim, owner, int((owners == owner).sum()) / units / lines
+                if piece not in part.slices:
+                    part = Part(price, part.sizes, (*part.slices, piece))
+            parts[key] = part
+        return list(parts.values())
+
+    def _price(self, index: int, position: int, unit: str) -> float:
+        """What an element of a weight costs: 1, or how often it is multiplied."""
+        if unit == "params":
+            return 1.0
+        facts, action = self.trace.facts, self.trace.actions[index]
+        node = facts.nodes[index]
+        if position != 1 and not (isinstance(action, Contraction) and position == action.weight):
+            return 0.0
+        if isinstance(action, Contraction) and not action.lookup:
+            axes, name = (action.data_axes, action.data) if action.scattered else (action.output_axes, -1)
+            letter = action.inner if action.scattered else action.outer
+            shape = facts.shapes[node.outputs[0].name if name < 0 else node.inputs[name].name]
+            return float(np.prod(shape)) / shape[axes.index(letter)]
+        shape = facts.shapes[node.outputs[0].name]
+        return float(np.prod(shape)) / shape[1] if isinstance(action, Filter) else 0.0
+
+
+def _evened(group: Group, order: Ints, losses: Floats) -> tuple[Ints, Floats]:
+    """The order with channels of all lines in turn, and what has been lost after each, never falling."""
+    losses = np.maximum.accumulate(losses)
+    if not group.partitions:
+        return order, losses
+    line_of = np.zeros(len(group.units), dtype=np.int64)
+    for part in group.partitions:
+        line_of[part.units] = line_of[part.units] * len(part.units) + part.lines
+    turn = occurrence(line_of[order])
+    _, counts = np.unique(line_of[order], return_counts=True)
+    whole = turn < counts.min(initial=len(order))
+    chosen_order = np.flatnonzero(whole)[np.argsort(turn[whole], kind="stable")]
+    return order[chosen_order], np.maximum.accumulate(losses[chosen_order])

@@ -1,0 +1,361 @@
+"""Consumers that lost channels get the weights that lose least: `moments` without data, `calibrated` with inputs.
+
+A site is one consumer and what it reads. Its features are the elements that a row of its weight multiplies: every tap
+of every channel of a convolution, or the channels alone where there are too many taps.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_condense.actions import Contraction, Filter, Normalization, Reader
+from onnx_condense.channels import Slot, Trace, layer_name
+from onnx_condense.errors import InputError
+from onnx_condense.inputs import Feed
+from onnx_condense.labels import atoms_of
+from onnx_condense.observing import Model, Windows, observe, standardized, synthetic, unbatched
+from onnx_condense.plan import Refit
+from onnx_condense.runtime import Array
+from onnx_condense.signals import Floats, Ints
+from onnx_condense.state import State
+from onnx_condense.statistics import Moments, Sums
+
+FEATURES = 2304
+"""Most features of one consumer (256 channels of a 3x3 convolution): its normal equations take their square."""
+
+NOISE_ROWS = 2**14
+"""Rows for synthetic inputs."""
+
+NOISE_SAMPLES = 128
+"""Synthetic samples; more where each gives a few rows only."""
+
+NOISE = 2**25
+"""Numbers that consumers read from the synthetic inputs of one run at most."""
+
+STRENGTH = 1e-3
+"""Ridge strength without data, as a share of the mean variance."""
+
+EXACT = 1e-9
+"""A consumer that loses at most this share of the variance of its output is left alone."""
+
+Source = str
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """One consumer: its weight's slot, the tensor that it reads and the axis of the channels there.
+
+    windows: set where features are taps of a convolution. outer: the weight's produced axis, None where its rows stay.
+    direct: a row of the flat weight makes one output, so that the output itself can be the target.
+    """
+
+    slot: Slot
+    layer: str
+    data: str
+    output: str
+    axis: int
+    output_axis: int
+    outer: int | None
+    taps: int
+    windows: Windows | None
+    alpha: float
+    scattered: int
+    direct: bool
+
+    def features(self, places: Ints) -> Ints:
+        """The features of these places of the weight's contracted axis."""
+        return (places[:, None] * self.taps + np.arange(self.taps)).reshape(-1)
+
+    def rows(self, data: Array) -> Floats:
+        """[samples, positions, features] of what the consumer reads."""
+        return self.channels(data) if self.windows is None else _by_sample(np.moveaxis(self.windows(data), 1, -1))
+
+    def channels(self, data: Array) -> Floats:
+        """[samples, positions, channels] of what the consumer reads."""
+        return _by_sample(np.moveaxis(data, self.axis, -1))
+
+    def targets(self, output: Array) -> Floats:
+        """[samples, positions, outputs] of what the consumer makes."""
+        return _by_sample(np.moveaxis(output, self.output_axis, -1))
+
+    def flat(self, weight: Array) -> Floats:
+        """[rows, features]: the weight as a matrix."""
+        if self.windows is not None:
+            assert self.outer is not None
+            return np.moveaxis(weight, (self.outer, self.slot.axis), (0, 1)).reshape(weight.shape[self.outer], -1)
+        moved = np.moveaxis(weight, self.slot.axis, -1)
+        return moved.reshape(-1, moved.shape[-1])
+
+    def shaped(self, matrix: Floats, like: Array) -> Array:
+        """The inverse of `flat` for a weight like this one, with another number of channels."""
+        shape = list(like.shape)
+        shape[self.slot.axis] = matrix.shape[1] // self.taps
+        if self.windows is not None:
+            assert self.outer is not None
+            ends = [shape[self.outer], shape[self.slot.axis]]
+            rest = [n for a, n in enumerate(shape) if a not in (self.outer, self.slot.axis)]
+            return np.moveaxis(matrix.reshape(*ends, *rest), (0, 1), (self.outer, self.slot.axis)).astype(like.dtype)
+        rest = [n for a, n in enumerate(shape) if a != self.slot.axis]
+        return np.moveaxis(matrix.reshape(*rest, -1), -1, self.slot.axis).astype(like.dtype)
+
+    def bias(self, constant: Floats, like: Array) -> Floats:
+        """[produced]: what constants of the flat rows add to the bias."""
+        if self.outer is None:
+            return np.zeros(0)
+        if self.windows is not None:
+            return constant
+        rest = [n for a, n in enumerate(like.shape) if a != self.slot.axis]
+        axis = self.outer if self.outer < self.slot.axis else self.outer - 1
+        lines: Floats = np.moveaxis(constant.reshape(rest), axis, 0).reshape(rest[axis], -1).sum(1)
+        return lines / max(1, self.scattered)
+
+    def spread(self, shift: Floats, like: Array) -> Floats:
+        """Constants of the flat rows that `bias` brings to this shift, all rows of an output alike; zeros for none."""
+        rest = [n for a, n in enumerate(like.shape) if a != self.slot.axis]
+        if self.outer is None or not shift.size:
+            return np.zeros(int(np.prod(rest)))
+        axis = self.outer if self.outer < self.slot.axis else self.outer - 1
+        each = shift * (max(1, self.scattered) * len(shift) / np.prod(rest))
+        line = each.reshape([-1 if a == axis else 1 for a in range(len(rest))])
+        return np.broadcast_to(line, rest).reshape(-1)
+
+
+def _by_sample(values: Array) -> Floats:
+    """[samples, positions, channels]; what has no axis of samples is one."""
+    if values.ndim < 2:
+        return values.reshape(1, 1, -1)
+    return values.reshape(len(values), -1, values.shape[-1])
+
+
+def site_of(trace: Trace, slot: Slot) -> Site | None:
+    """The consumer behind a contracted slot, None where its weight cannot be refitted."""
+    facts = trace.facts
+    node, action = facts.nodes[slot.node], trace.actions[slot.node]
+    tensor = node.inputs[slot.input]
+    weight = facts.value(tensor)
+    if weight is None or weight.dtype.kind != "f" or len(facts.consumers(tensor.name)) > 1:
+        return None
+    if (
+        facts.stored(tensor.name) is not None
+        or facts.is_generated(tensor.name)
+        or facts.is_inside(node.outputs[0].name)
+    ):
+        return None
+    if slot.axes != (slot.axis,) or slot.groups > 1:
+        return None
+    layer = layer_name(node, slot.node)
+    if isinstance(action, Reader) and weight.shape[slot.axis] <= FEATURES:
+        data = node.inputs[action.data].name
+        return Site(slot, layer, data, "", action.data_axis, 0, None, 1, None, 1.0, 0, False)
+    if not isinstance(action, Contraction):
+        return None
+    outer, axis = action.weight_axes.index(action.outer), action.data_axes.index(action.inner)
+    taps = weight.size // max(1, weight.shape[outer] * weight.shape[slot.axis])
+    windows = None
+    if taps > 1 and not action.scattered and taps * weight.shape[slot.axis] <= FEATURES:
+        windows = Windows(facts.model, slot.node, weight.shape[2:])
+    elif weight.shape[slot.axis] > FEATURES:
+        return None
+    return Site(
+        slot,
+        layer,
+        node.inputs[action.data].name,
+        node.outputs[0].name,
+        axis,
+        action.output_axes.index(action.outer),
+        outer,
+        taps if windows else 1,
+        windows,
+        action.alpha,
+        action.scattered,
+        windows is not None or taps == 1,
+    )
+
+
+def lost(state: State) -> list[Site]:
+    """The consumers that lost channels, in graph order."""
+    slots = [s for s in state.trace.slots if s.role == "contracted" and not state.reads(s).all()]
+    sites = (site_of(state.trace, slot) for slot in sorted(slots, key=lambda s: (s.node, s.input)))
+    return [site for site in sites if site is not None]
+
+
+# ---------------------------------------------------------------------------------------------------- without data
+
+
+class Estimate:
+    """Moments of what consumers read, without data: synthetic inputs through a model whose statistics are kept.
+
+    BatchNormalization states the mean and the deviation of every channel that it makes: it takes the statistics of the
+    batch instead of those in the file, so that its outputs have them on synthetic inputs too. A linear map that no
+    BatchNormalization follows, and that reads others, gets outputs of mean zero (in a folded file the bias cancels the
+    mean of the inputs, and which mean that was is lost): of those moments about zero are used, which a wrong scale of a
+    layer does not change.
+
+    Where real inputs are given, the model's own tensors on them are summed instead.
+    """
+
+    def __init__(self, trace: Trace, feed: Feed, seed: int, real: Sequence[Feed] = ()) -> None:
+        self.trace = trace
+        self.real = real
+        self._feed, self._seed = feed, seed
+        self._known: dict[int, Moments | None] = {}
+        self._normalized = self._normalizations()
+        self._free = self._unnormalized()
+
+    def source(self, site: Site) -> Source:
+        """What states the statistics of the channels that a site reads: "batch-normalization", or else "weights"."""
+        if self.real:
+            return "calibration"
+        atoms = atoms_of(site.slot.labels.reshape(-1))
+        units = self.trace.unit_of[atoms[atoms >= 0]]
+        makers = [
+            s.node
+            for s in self.trace.slots
+            if s.role == "produced" and np.isin(self.trace.unit_of[atoms_of(s.labels.reshape(-1))], units).any()
+        ]
+        return "weights" if any(node in self._free for node in makers) else "batch-normalization"
+
+    def moments(self, sites: Sequence[Site]) -> list[Moments | None]:
+        """The moments of all features of each site; None where synthetic inputs make none that are finite."""
+        wanted = [s for s in sites if s.slot.node not in self._known]
+        if wanted:
+            self._known.update(self._measured(wanted))
+        return [self._known[s.slot.node] for s in sites]
+
+    def _measured(self, sites: Sequence[Site]) -> dict[int, Moments | None]:
+        sums = {site.slot.node: Sums(site.slot.labels.size * site.taps, 0) for site in sites}
+        spoiled: set[int] = set()
+        generator = np.random.default_rng(self._seed)
+        most = max(1, NOISE_ROWS // max(1, len(self.real)))
+        for values in self._values(sites):
+            for site in sites:
+                if site.data not in values or not np.isfinite(values[site.data]).all():
+                    spoiled.add(site.slot.node)
+                    continue
+                for rows in _chunks(site, values[site.data], most, generator):
+                    sums[site.slot.node].add(rows, rows[:, :0])
+        return {
+            site.slot.node: None
+            if site.slot.node in spoiled
+            else sums[site.slot.node].moments(self.source(site) != "weights")
+            for site in sites
+        }
+
+    def _values(self, sites: Sequence[Site]) -> Iterable[Mapping[str, Array]]:
+        """What the sites read, feed by feed."""
+        if self.real:
+            return observe(self.trace.facts.model, [site.data for site in sites], self.real)
+        behind = self._behind_others()
+        centred = {index: form for index, form in self._free.items() if index in behind}
+        return [self._observed(standardized(self.trace.facts.model, self._normalized, centred), sites)]
+
+    def _observed(self, model: Model, sites: Sequence[Site]) -> Mapping[str, Array]:
+        """What sites read on synthetic inputs, else on the feed that was traced; nothing where neither runs."""
+        names = [site.data for site in sites]
+        for batch, feed in ((unbatched(model), self._inputs(sites)), (model, self._feed)):
+            try:
+                (values,) = observe(batch, names, [feed])
+                return values
+            except InputError as error:
+                _log.info("no moments from these inputs: %s", error)
+        return {}
+
+    def _inputs(self, sites: Sequence[Site]) -> Feed:
+        """Synthetic inputs, as many samples as the size of what is read allows."""
+        facts = self.trace.facts
+        each = sum(int(np.prod(facts.shapes[site.data][1:])) for site in sites)
+        places = min(int(np.prod(facts.shapes[site.data][1:])) // site.slot.labels.size for site in sites)
+        enough = max(NOISE_SAMPLES, NOISE_ROWS // max(1, places))
+        count = max(2, min(enough, NOISE // max(1, each)))
+        return synthetic(self._feed, count, self._seed)
+
+    def _normalizations(self) -> dict[int, tuple[int, int, float]]:
+        facts, found = self.trace.facts, {}
+        for index, action in self.trace.actions.items():
+            if isinstance(action, Normalization) and action.var is not None:
+                shape = facts.shapes[facts.nodes[index].inputs[0].name]
+                if len(shape) >= 2:
+                    found[index] = len(shape), shape[1], action.epsilon
+        return found
+
+    def _unnormalized(self) -> dict[int, tuple[int, int, int]]:
+        """Linear maps that no BatchNormalization follows: node index -> (rank of output, produced axis, channels)."""
+        facts, found = self.trace.facts, {}
+        for index, action in self.trace.actions.items():
+            if isinstance(action, Contraction) and not action.lookup:
+                axis = action.output_axes.index(action.outer)
+            elif isinstance(action, Filter):
+                axis = 1
+            else:
+                continue
+            output = facts.nodes[index].outputs[0].name
+            if any(reader not in self._normalized for reader, _ in facts.consumers(output)):
+                found[index] = len(facts.shapes[output]), axis, facts.shapes[output][axis]
+        return found
+
+    def _behind_others(self) -> set[int]:
+        """Nodes whose inputs come through a linear map; what reads the model's inputs sees what was fed."""
+        reached: set[str] = set()
+        found: set[int] = set()
+        for index, node in enumerate(self.trace.facts.nodes):
+            if any(t.name in reached for t in node.inputs):
+                found.add(index)
+            if index in found or isinstance(self.trace.actions.get(index), Contraction | Filter):
+                reached.update(t.name for t in node.outputs if t.name)
+        return found
+
+
+def _chunks(site: Site, data: Array, most: int, generator: np.random.Generator) -> Iterator[Floats]:
+    """Rows of features, a few samples at a time; positions are drawn so that about `most` rows are left."""
+    samples = len(data) if site.windows is not None else 1
+    step = max(1, 2**22 // max(1, data[:1].size * site.taps)) if site.windows is not None else 1
+    for start in range(0, samples, step):
+        part = data[start : start + step] if site.windows is not None else data
+        rows = site.rows(part).reshape(-1, site.slot.labels.size * site.taps)
+        share = max(1, most * len(part) // samples) if site.windows is not None else most
+        yield rows if len(rows) <= share else rows[np.sort(generator.choice(len(rows), share, replace=False))]
+
+
+def refit_by_moments(state: State, estimate: Estimate) -> None:
+    """Refits every consumer of a state that lost channels, without data."""
+    sites = lost(state)
+    for site, known in zip(sites, estimate.moments(sites), strict=True):
+        whole = site.flat(original_weight(state, site)).astype(np.float64) * site.alpha
+        merged = site.flat(state.weight(site.slot.node, site.slot.input)).astype(np.float64) * site.alpha
+        if known is None:
+            continue
+        kept = site.features(np.flatnonzero(state.reads(site.slot)))
+        moments = known.of(kept).through(whole)
+        prior = min((merged[:, kept], whole[:, kept]), key=moments.loss)
+        if moments.loss(prior) <= EXACT * float(np.trace(moments.yy)):
+            continue
+        weight = moments.ridge(prior, STRENGTH)
+        source = estimate.source(site)
+        constant = None if source == "weights" or site.outer is None else moments.constant(weight)
+        apply_refit(state, site, weight, constant, source)
+
+
+def original_weight(state: State, site: Site) -> Array:
+    """The weight of the model as it was."""
+    value = state.trace.facts.value(state.trace.facts.nodes[site.slot.node].inputs[site.slot.input])
+    assert value is not None
+    return value
+
+
+def apply_refit(state: State, site: Site, weight: Floats, constant: Floats | None, source: Source) -> None:
+    """Gives a consumer new weights in a state, where they are finite.
+
+    `weight`: flat, of the kept features, times alpha. `constant`: per flat row; None leaves the bias."""
+    like = original_weight(state, site)
+    shift = np.asarray(state.shift.get(site.slot.node, np.zeros(0)))
+    if constant is not None:
+        shift = site.bias(constant, like)
+    shaped = site.shaped(weight / site.alpha, like)
+    if np.isfinite(shaped).all() and np.isfinite(shift).all():
+        state.refit(Refit(site.slot.node, site.slot.input, site.layer, source, shaped, shift))

@@ -1,0 +1,171 @@
+"""Budgets: widths by what consumers lose per unit saved, never above the target; an error where it is out of reach."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from conftest import Cli, Save
+from planted import Net
+
+import onnx_condense as oc
+from onnx_condense.budget import Curve, Part, allocate, cost
+from onnx_condense.model_io import serialize
+from onnx_condense.statistics import eliminate
+
+
+def network(redundant: int = 12, seed: int = 4) -> onnx.ModelProto:
+    """Two hidden convolutions; the first has `redundant` near copies among its 24 channels, the second none."""
+    net = Net(seed=seed)
+    mains = net.normal(24 - redundant, 3, 3, 3)
+    rows = np.concatenate([mains, mains[:redundant] + 0.02 * net.normal(redundant, 3, 3, 3)])
+    hidden = net.node("Relu", net.conv("first", net.input("batch", 3, 10, 10), rows, pads=[1] * 4))
+    hidden = net.node("Relu", net.conv("second", hidden, net.normal(24, 24, 3, 3), net.normal(24)))
+    hidden = net.node("Flatten", net.node("GlobalAveragePool", hidden))
+    return net.build(net.dense("head", hidden, net.normal(5, 24), net.normal(5)))
+
+
+def widths(result: oc.Result) -> dict[str, int]:
+    return {g.layers[0]: g.width_after for g in result.report.groups}
+
+
+@pytest.mark.parametrize("unit", ["params", "macs"])
+@pytest.mark.parametrize("share", [0.9, 0.6, 0.3])
+def test_at_most_the_share_and_close_to_it(unit: str, share: float) -> None:
+    result = oc.condense(network(), oc.Options(budget=(unit, share), align=1))
+    before, after = result.report.input, result.report.output
+    assert after is not None
+    kept = after.parameters / before.parameters if unit == "params" else after.macs / before.macs
+    channel = 9 * 24 / before.parameters
+    assert share - 0.01 - 2 * channel < kept <= share
+
+
+def test_redundant_channels_go_first() -> None:
+    found = widths(oc.condense(network(), oc.Options(budget=("params", 0.6), align=1)))
+    assert found["first"] <= 14 and found["second"] >= 22
+
+
+def test_budgets_lose_less_with_calibration_than_a_threshold_of_the_same_size() -> None:
+    model = network(0)
+    rng = np.random.default_rng(0)
+    given = {"x": rng.standard_normal((80, 3, 10, 10)).astype(np.float32)}
+    other = {"x": rng.standard_normal((20, 3, 10, 10)).astype(np.float32)}
+    by_threshold = oc.condense(model, oc.Options(threshold=0.35, merge="ratio", align=1, data=other))
+    assert by_threshold.report.output is not None and by_threshold.report.verification is not None
+    share = by_threshold.report.output.parameters / by_threshold.report.input.parameters
+    assert share < 0.9
+    by_budget = oc.condense(model, oc.Options(budget=("params", share), align=1, calibration=given, data=other))
+    assert by_budget.report.verification is not None
+    error = by_budget.report.verification.approximation_error
+    assert error < by_threshold.report.verification.approximation_error
+
+
+def test_a_group_with_unneeded_channels_is_not_emptied() -> None:
+    """A quarter of the first layer is dead: that removing it costs nothing does not make the rest free."""
+    net = Net(seed=6)
+    rows, bias = net.normal(32, 10), net.normal(32)
+    rows[:12], bias[:12] = 0.01 * rows[:12], -1.0
+    hidden = net.node("Relu", net.dense("first", net.input("batch", 10), rows, bias))
+    hidden = net.node("Relu", net.dense("second", hidden, net.normal(32, 32), net.normal(32)))
+    model = net.build(net.dense("head", hidden, net.normal(5, 32), net.normal(5)))
+    found = widths(oc.condense(model, oc.Options(budget=("params", 0.5), align=1)))
+    assert found["first"] >= 12 and found["second"] >= 12
+
+
+def test_alignment_is_respected() -> None:
+    result = oc.condense(network(), oc.Options(budget=("params", 0.7), align=8))
+    assert all(width % 8 == 0 for width in widths(result).values())
+    assert result.report.output is not None
+    assert result.report.output.parameters <= 0.7 * result.report.input.parameters
+
+
+def test_out_of_reach(cli: Cli, save: Save) -> None:
+    save(network())
+    message = cli.fails(1, "m.onnx", "--budget", "params=0.001", "--align", "1")
+    assert "smallest that can be reached is 0.0" in message
+    assert "0.4" in cli.fails(1, "m.onnx", "--budget", "params=0.3", "--align", "16")
+
+
+def test_command_line(cli: Cli, save: Save) -> None:
+    save(network())
+    cli.ok("m.onnx", "--budget", "params=0.6", "--align", "1", "--plan", "p.json", "--calibration", _inputs(cli))
+    assert oc.Plan.load("p.json").options["budget"] == ["params", 0.6]
+    cli.ok("m.onnx", "--replay", "p.json", "-o", "again.onnx")
+    assert (cli.folder / "again.onnx").read_bytes() == (cli.folder / "m.condensed.onnx").read_bytes()
+    for wrong in ("params", "params=2", "params=0", "bytes=0.5", "params=x"):
+        assert "--budget" in cli.fails(2, "m.onnx", "--budget", wrong, "--force")
+    for other in (["--threshold", "0.9"], ["--lossless"], ["--tolerance", "0.1"], ["--sequential"]):
+        assert other[0] in cli.fails(2, "m.onnx", "--budget", "params=0.6", "--force", *other)
+
+
+def _inputs(cli: Cli) -> str:
+    data = np.random.default_rng(0).standard_normal((20, 3, 10, 10)).astype(np.float32)
+    np.savez(cli.folder / "inputs.npz", x=data)
+    return "inputs.npz"
+
+
+def test_channels_that_nobody_reads_go_for_nothing() -> None:
+    net = Net(seed=6)
+    data = net.input("batch", 10)
+    hidden = net.node("Relu", net.dense("first", data, net.normal(32, 10), net.normal(32)))
+    net.node("Relu", net.dense("loose", hidden, net.normal(32, 32)))
+    model = net.build(net.dense("head", hidden, net.normal(5, 32), net.normal(5)))
+    result = oc.condense(model, oc.Options(budget=("params", 0.6), align=1))
+    assert widths(result)["loose"] < 16 and widths(result)["first"] == 32
+
+
+def test_groups_that_cannot_shrink_unevenly_stay() -> None:
+    """A channel shuffle in two halves, whose channels must leave both evenly."""
+    net = Net(seed=6)
+    hidden = net.node("Relu", net.conv("first", net.input("batch", 3, 6, 6), net.normal(16, 3, 3, 3)))
+    shuffled = net.node("Reshape", hidden, net.ints(-1, 2, 8, 4, 4))
+    shuffled = net.node("Reshape", net.node("Transpose", shuffled, perm=[0, 2, 1, 3, 4]), net.ints(-1, 16, 4, 4))
+    hidden = net.node("Relu", net.conv("second", shuffled, net.normal(16, 16, 3, 3)))
+    model = net.build(net.conv("head", hidden, net.normal(4, 16, 1, 1)))
+    result = oc.condense(model, oc.Options(budget=("params", 0.7), align=1))
+    assert result.report.output is not None
+    assert result.report.output.parameters <= 0.7 * result.report.input.parameters
+
+
+@pytest.mark.parametrize("merge", ["ratio", "delete", "moments"])
+def test_every_merge_method_and_the_same_bytes_again(merge: Any) -> None:
+    options = oc.Options(budget=("params", 0.6), align=1, merge=merge)
+    first, second = (oc.condense(network(), options) for _ in range(2))
+    assert serialize(first.model) == serialize(second.model)
+    assert bool(first.plan.refits) == (merge == "moments")
+
+
+# ------------------------------------------------------------------------------------------------------- numbers
+
+
+def test_elimination_counts_what_is_lost() -> None:
+    rng = np.random.default_rng(0)
+    readers = []
+    for _ in range(2):
+        rows, weight = rng.standard_normal((9, 9)), rng.standard_normal((4, 9))
+        readers.append((rows @ rows.T, weight.T @ weight))
+    order, losses = eliminate(readers, 1e-9)
+    assert sorted(order.tolist()) == list(range(9))
+    for gone in range(1, 9):
+        kept = order[gone:]
+        lost = 0.0
+        for c, gram in readers:
+            rest = c - c[:, kept] @ np.linalg.solve(c[np.ix_(kept, kept)], c[kept])
+            lost += float(np.trace(gram @ rest))
+        assert losses[gone - 1] == pytest.approx(lost, rel=1e-5)
+
+
+def test_allocation_takes_the_cheapest_saving() -> None:
+    """Two groups in a chain: removing one channel of either saves what the other's width makes of it."""
+    parts = [Part(1.0, (10, 4), ((0, 0, 1),)), Part(1.0, (10, 10), ((0, 1, 1), (1, 0, 1)))]
+    assert cost(parts, {0: 2, 1: 5}) == 8 * 4 + 5 * 8
+    steps = np.arange(1, 10)
+    cheap, dear = (Curve(np.arange(9), scale * steps.astype(float) ** 2, steps) for scale in (1.0, 100.0))
+    removed = allocate({0: dear, 1: cheap}, parts, 80.0)
+    assert removed[1] > removed[0] and cost(parts, removed) <= 80
+    everything = allocate({0: dear, 1: cheap}, parts, 0.0)
+    assert everything == {0: 9, 1: 9}
+    coarse = Curve(np.arange(9), steps.astype(float), np.array([4, 8]))
+    assert allocate({1: coarse}, parts, 130.0)[1] == 4
