@@ -185,6 +185,8 @@ class Builder:
                     raise UsageError(f"{option} {pattern} matches no node or weight: onnx-condense inspect names them")
 
     def _chosen(self, group: Group) -> bool:
+        if not (self.options.include or self.options.exclude):
+            return True
         names = self._names(group)
         included = not self.options.include or any(_matches(names, p) for p in self.options.include)
         return included and not any(_matches(names, p) for p in self.options.exclude)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -99,6 +99,27 @@ class Trace:
         labels = [s.labels[s.labels >= 0] for s, name in names if isinstance(self.facts.stored(name), Quantized)]
         return np.unique(self.unit_of[atoms_of(np.concatenate([np.zeros(0, dtype=np.int64), *labels]))])
 
+    @cached_property
+    def group_of(self) -> Ints:
+        """unit -> index of its group, -1 where it stays."""
+        result = np.full(len(self.unit_of), -1, dtype=np.int64)
+        for group in self.groups:
+            result[group.units] = group.index
+        return result
+
+    @cached_property
+    def _slots_of(self) -> Mapping[int, tuple[Slot, ...]]:
+        found: dict[int, list[Slot]] = {}
+        for slot in self.slots:
+            atoms = atoms_of(slot.labels[slot.labels >= 0])
+            for index in np.unique(self.group_of[self.unit_of[atoms]]).tolist():
+                found.setdefault(index, []).append(slot)
+        return {index: tuple(slots) for index, slots in found.items()}
+
+    def slots_of(self, group: Group) -> tuple[Slot, ...]:
+        """The weights that make, carry or read a group's channels."""
+        return self._slots_of.get(group.index, ())
+
     def is_quantized(self, group: Group) -> bool:
         """Whether a weight that makes, carries or reads the group's channels is stored as integers."""
         return bool(np.isin(group.units, self._quantized).any())
@@ -116,23 +137,6 @@ class Trace:
             return {}
         values = {(node, i): self.facts.value(inputs[i]) for i in action.weights}
         return {place: value.size for place, value in values.items() if value is not None}
-
-    @cached_property
-    def _slots_by_group(self) -> list[list[Slot]]:
-        found: list[list[Slot]] = [[] for _ in self.groups]
-        group_of = np.full(len(self.unit_of) + 1, -1, dtype=np.int64)
-        for group in self.groups:
-            group_of[group.units] = group.index
-        for slot in self.slots:
-            atoms = atoms_of(slot.labels.reshape(-1))
-            for index in np.unique(group_of[np.where(atoms >= 0, self.unit_of[atoms], -1)]).tolist():
-                if index >= 0:
-                    found[index].append(slot)
-        return found
-
-    def slots_of(self, group: Group) -> Sequence[Slot]:
-        """The weights that make, carry or read channels of a group."""
-        return self._slots_by_group[group.index]
 
     @cached_property
     def made(self) -> Mapping[tuple[int, int], Slot]:

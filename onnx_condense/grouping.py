@@ -14,8 +14,8 @@ from onnx_condense.movers import Labels
 from onnx_condense.signals import Ints
 
 ONE_CHANNEL = "has one independent channel only"
-LONELY = "stands alone, or beside what has no channels, in a group or head"
-ALIKE = "must keep as many channels as others, of which this is true"
+LONELY = "has one channel only in a group or head, or lies beside what has no channels"
+ALIKE = "must keep as many channels as others that share its groups or heads"
 
 
 def dependency_groups(

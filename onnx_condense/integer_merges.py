@@ -50,8 +50,14 @@ class _Totals:
             slot = path.slot
             places = path.places[path.units == j]
             stored = self._state.stored(slot.node, slot.input)
-            if isinstance(stored, Quantized) and (
-                stored.integers.dtype.itemsize > 2 or slot.axes != (slot.axis,) or (slot.groups > 1 and slot.axis == 1)
+            if (
+                m >= 0
+                and isinstance(stored, Quantized)
+                and (
+                    stored.integers.dtype.itemsize > 2
+                    or slot.axes != (slot.axis,)
+                    or (slot.groups > 1 and slot.axis == 1)
+                )
             ):
                 return False
             if isinstance(stored, Quantized) and m >= 0:

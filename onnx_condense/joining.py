@@ -53,9 +53,9 @@ class Joining(Ledger):
         names = [t.name for t in tensors]
         if len(names) == 1:
             return self._single(action.operation, self.labels.get(names[0]))
-        left = self._operand(tensors[0], len(shape))
-        for tensor in tensors[1:]:
-            right = self._operand(tensor, len(shape))
+        left = self._operand(0, len(shape))
+        for position in range(1, len(tensors)):
+            right = self._operand(position, len(shape))
             left = self._pair(action.operation, left, right, shape)
         if left.labels is not None:
             self._emit(left.labels)
@@ -63,7 +63,7 @@ class Joining(Ledger):
     def _chosen(self) -> None:
         """Where: a channel's relation must hold for the condition and for both choices."""
         shape = self._shape(self.node.outputs[0])
-        condition, left, right = (self._operand(t, len(shape)) for t in self.node.inputs)
+        condition, left, right = (self._operand(i, len(shape)) for i in range(3))
         choices = self._pair("choose", left, right, shape)
         result = self._pair("where", condition, choices, shape)
         if result.labels is not None:
@@ -80,11 +80,11 @@ class Joining(Ledger):
         if labels is not None:
             self._emit(labels)
 
-    def _operand(self, tensor: gs.Tensor, rank: int) -> Operand:
+    def _operand(self, position: int, rank: int) -> Operand:
+        tensor = self.node.inputs[position]
         labels = self.labels.get(tensor.name)
         shape = self._shape(tensor)
         value = self.facts.value(tensor) if tensor.name in self.facts.static else None
-        position = next(i for i, t in enumerate(self.node.inputs) if t is tensor)
         full = (1,) * (rank - len(shape)) + shape
         return Operand(None if labels is None else aligned(labels, rank), full, value, position)
 

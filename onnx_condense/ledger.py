@@ -127,7 +127,8 @@ class Ledger:
 
     def _me(self) -> str:
         """The node in a reason: by operator, so that reasons group."""
-        return f"{'an' if self.node.op[0] in 'AEIOaeio' else 'a'} {self.node.op}"
+        vowel = self.node.op[0] in "AEIOaeio" or self.node.op in ("LSTM", "RNN", "Unsqueeze", "Upsample")
+        return f"{'an' if vowel else 'a'} {self.node.op}"
 
     def _layer(self) -> str:
         return layer_name(self.node, self.index)

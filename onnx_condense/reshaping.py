@@ -100,7 +100,7 @@ class Reshaping:
         for part in self.trace.balance.partitions:
             alive = np.bincount(part.lines, self.alive[part.units] | (part.units < 0))
             if np.ptp(alive):
-                raise Disagreement(np.unique(part.units[part.units >= 0]), "a grouped weight")
+                raise Disagreement(np.unique(part.units[part.units >= 0]), "groups or heads")
         for name, labels in self.trace.labels.items():
             kept = self._kept(labels, name)
             if kept is not None:
@@ -218,7 +218,7 @@ class Reshaping:
         """Raises Disagreement unless the movement leads to what is alive of its output, each place where it belongs."""
         source, *others = [t.name for t in node.inputs if t.name in self.trace.labels]
         result = node.outputs[0].name
-        if others or result not in self.trace.labels:
+        if others or action.name == "concat" or result not in self.trace.labels:
             return
         kept = self._kept(self.trace.labels[source], source)
         if all(len(varying(self.trace.balance.cut(self.trace.labels[n])[0])) < 2 for n in (source, result)):
@@ -284,8 +284,19 @@ class Reshaping:
         name = original.outputs[0].name
         before, after = list(action.before), list(action.after)
         for axis, count in enumerate(action.before):
-            line = self._alive_along(name, axis)
-            if line is not None:
+            labels = self.trace.labels.get(name)
+            kept = None if labels is None else self._kept(labels, name)
+            if kept is None or kept.axis != axis or not (count or after[axis]):
+                continue
+            line = kept.line
+            if line is None:
+                size = kept.mask.shape[axis]
+                ranges = range(count), range(size - after[axis], size)
+                ends = [kept.mask.take(places, axis).sum(axis) for places in ranges]
+                if any(np.ptp(e) for e in ends):
+                    raise self._disagreement(name)
+                before[axis], after[axis] = (int(e.flat[0]) for e in ends)
+            else:
                 end = len(line) - after[axis]
                 before[axis], after[axis] = int(line[:count].sum()), int(line[end:].sum())
         if (tuple(before), tuple(after)) == (action.before, action.after):

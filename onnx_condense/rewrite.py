@@ -59,6 +59,7 @@ def check_shapes(state: State) -> None:
     """Raises Disagreement where `write` would."""
     _check_tied(state)
     writer = _Writer(state, False)
+    writer.check_scales()
     writer.move()
 
 
@@ -69,7 +70,7 @@ def check_size(state: State) -> None:
     if not described:
         return
     writer = _Writer(state, False)
-    excess = writer.write({}).model.ByteSize() - facts.model.ByteSize()
+    excess = writer.write({}).traced.ByteSize() - facts.model.ByteSize()
     written = {key: v.nbytes for key, v in writer.values.items() if key in described and not _is_uniform(v)}
     largest = sorted(written, key=lambda key: (-written[key], key))
     ends = np.cumsum([written[key] for key in largest])
@@ -122,6 +123,18 @@ class _Writer(Reshaping):
     def __init__(self, state: State, expanded: bool) -> None:
         super().__init__(state, expanded)
         self.described: dict[str, tuple[int, ...]] = {}
+
+    def check_scales(self) -> None:
+        """Raises Disagreement where integers of one scale would lose different channels."""
+        for slot in self.trace.slots:
+            name = _name(self.state, slot)
+            stored = self.facts.stored(name)
+            if not isinstance(stored, Quantized) or stored.axis is None:
+                continue
+            kept = self._kept(slot.labels, name)
+            grouped = slot.groups > 1 and slot.axes == (1,) and stored.axis == 1
+            if kept is not None and (kept.line is None or grouped):
+                raise Disagreement(np.unique(self.trace.unit_of[atoms_of(slot.labels)]), name)
 
     def write(self, provenance: Mapping[str, Any]) -> Written:
         origin = {id(node): index for index, node in enumerate(self.nodes)}
@@ -254,8 +267,6 @@ class _Writer(Reshaping):
                 found[index, position] = value
                 continue
             for slot, kept in self.cuts.get((index, position), ()):
-                if kept.line is None:
-                    raise Disagreement(np.unique(self.trace.unit_of[atoms_of(slot.labels)]), inputs[position].name)
                 stored = stored.sliced(partial(_alive_of, slot=slot, kept=kept))
             found |= stored.inputs(value)
         return found

@@ -6,19 +6,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from onnx_condense.actions import Reader, Recurrent
+from onnx_condense.actions import Contraction, Filter
 from onnx_condense.balance import even_out
 from onnx_condense.channels import Group, Trace
 from onnx_condense.labels import atoms_of
 from onnx_condense.signals import Bools, Floats, Ints
-from onnx_condense.state import paths
 
 
 class Width(NamedTuple):
     """How a group's units make the width of its first producer.
 
     fixed: channels that stay in any case. per_unit: channels per unit. parts: heads or convolution groups that share
-    the width evenly; each one's share is aligned. convolved: whether convolutions touch the channels.
+    the width evenly; each one's share is aligned. convolved: whether convolutions of images touch the channels.
     """
 
     fixed: int
@@ -33,15 +32,13 @@ class Width(NamedTuple):
 
 def width(trace: Trace, group: Group) -> Width:
     """The width of a group's first producer."""
-    facts = trace.facts
-    slot = next(s for s in trace.slots if s.role == "produced" and s.node == group.producers[0])
+    slot = next(s for s in trace.slots_of(group) if s.role == "produced" and s.node == group.producers[0])
     units = trace.unit_of[atoms_of(np.unique(slot.labels))]
     mine = int(np.isin(units, group.units).sum())
-    nodes = {*group.producers, *(p.slot.node for p in paths(trace, group))}
-    nodes = {n for n in nodes if not isinstance(trace.actions[n], Recurrent | Reader)}
-    ranks = [len(facts.shapes.get(facts.nodes[n].outputs[0].name, ())) for n in nodes]
+    actions = [trace.actions[slot.node] for slot in trace.slots_of(group)]
+    convolved = any(isinstance(a, Filter) or (isinstance(a, Contraction) and "**" in a.data_axes) for a in actions)
     parts = max((len(np.unique(p.lines)) for p in group.partitions), default=1)
-    return Width(len(units) - mine, max(1, mine // len(group.units)), parts, any(r > 3 for r in ranks))
+    return Width(len(units) - mine, max(1, mine // len(group.units)), parts, convolved)
 
 
 def widths_allowed(trace: Trace, group: Group, align: int, most: int) -> Ints:

@@ -199,7 +199,7 @@ def test_groups_of_one_channel_are_refused() -> None:
     hidden = net.conv("grouped", hidden, net.normal(4, 2, 1, 1), group=4)
     trace = traced(net.build(net.conv("head", hidden, net.normal(4, 4, 1, 1))))
     assert grouped(trace) == [("first",)]
-    assert "stands alone" in reasons(trace)["grouped"]
+    assert "one channel only" in reasons(trace)["grouped"]
 
 
 def test_channels_stacked_on_others_that_stay_are_refused() -> None:

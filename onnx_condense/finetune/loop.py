@@ -14,7 +14,7 @@ import onnx
 
 from onnx_condense import model_io
 from onnx_condense._version import __version__
-from onnx_condense.alignment import block_width
+from onnx_condense.alignment import width_multiple
 from onnx_condense.builder import Builder
 from onnx_condense.channels import Group, Trace
 from onnx_condense.errors import TrainerError, UsageError, VerificationError
@@ -87,6 +87,8 @@ def run(
     settings, options = settings or Settings(), options or Options()
     if options.lossless or options.threshold is not None or options.layer_threshold or options.tolerance is not None:
         raise UsageError("auto chooses the thresholds: drop --threshold, --layer-threshold, --lossless and --tolerance")
+    if options.ensure_faster or options.budget is not None:
+        raise UsageError("auto trains until a target is met: drop --ensure-faster and --budget")
     options = replace(options, merge=options.merge or DEFAULT_MERGE)
     folder = Folder(Path(work))
     source = model_io.load(model)
@@ -95,14 +97,14 @@ def run(
         if not events:
             events = [folder.append(_first(folder, source.proto, source.sha256, settings, options))]
         _check_same(folder, events[0], source.sha256, settings, options)
-        options = replace(options, align=events[0]["options"]["align"])
+        options = replace(options, align=events[0]["options"]["align"], align_for=None)
         loop = _Loop(folder, Checked(trainer, retries), options, replay(settings, events), watch)
         return loop.run()
 
 
 def _first(folder: Folder, model: onnx.ModelProto, sha256: str, settings: Settings, options: Options) -> dict[str, Any]:
     """The journal's first line: what the run is, so that only the same command resumes it."""
-    align = block_width() if options.align == "auto" else options.align
+    align = width_multiple(options)[0]
     return {
         "event": "begin",
         "format": FORMAT,
