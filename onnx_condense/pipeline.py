@@ -33,7 +33,7 @@ from onnx_condense.plan import Plan
 from onnx_condense.proof import prove, unchanged
 from onnx_condense.pruning import Pruner
 from onnx_condense.qoperators import opened as open_integers
-from onnx_condense.refitting import Estimate, refit_by_moments
+from onnx_condense.refitting import Estimate, refit_by_moments, refit_where_better
 from onnx_condense.report import (
     LatencyReport,
     ModelFacts,
@@ -144,12 +144,12 @@ def condense(
     multiple, source = width_multiple(options) if replay is None else (replay.align, "the plan")
     builder = Builder(opened.trace, options, multiple)
     estimate = Estimate(opened.trace, opened.trace.facts.feed, options.seed)
-    if options.refits:
-        builder.refine = lambda state: refit_by_moments(state, estimate)
-    expected: Results = []
-    if not dry_run or options.tolerance is not None:
-        with clock("verify"):
-            expected = results(opened.source.proto, opened.feeds)
+    with clock("verify"):
+        expected = results(opened.source.proto, opened.feeds)
+    if options.method == "auto" and options.budget is None:
+        builder.refine = lambda state: refit_where_better(state, estimate, partial(_error, opened, expected))
+    elif options.refits:
+        builder.refine = lambda state: refit_where_better(state, estimate, lambda _: 0.0)
     with clock("plan"):
         state = _decide(opened, builder, replay, expected, estimate, clock.note)
     latency = None
@@ -308,10 +308,12 @@ def _decide(
     if tolerance is None:
         return builder.build(1.0)
 
-    def error(state: State) -> float:
-        return compare(expected, results(write(state, {}).model, opened.feeds)).error if state.plans else 0.0
+    return fit(builder, partial(_error, opened, expected), tolerance)
 
-    return fit(builder, error, tolerance)
+
+def _error(opened: Opened, expected: Results, state: State) -> float:
+    """The approximation error of a state."""
+    return compare(expected, results(write(state, {}).model, opened.feeds)).error if state.plans else 0.0
 
 
 def _measure(unit: str) -> Callable[[State], int]:

@@ -7,7 +7,7 @@ of every channel of a convolution, or the channels alone where there are too man
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +43,8 @@ EXACT = 1e-9
 """A consumer that loses at most this share of the variance of its output is left alone."""
 
 Source = str
+UNSTATED: Source = "weights"
+"""Nothing states the statistics of the channels: they follow from the weights."""
 
 _log = logging.getLogger(__name__)
 
@@ -219,7 +221,7 @@ class Estimate:
             for s in self.trace.slots
             if s.role == "produced" and np.isin(self.trace.unit_of[atoms_of(s.labels.reshape(-1))], units).any()
         ]
-        return "weights" if any(node in self._free for node in makers) else "batch-normalization"
+        return UNSTATED if any(node in self._free for node in makers) else "batch-normalization"
 
     def moments(self, sites: Sequence[Site]) -> list[Moments | None]:
         """The moments of all features of each site; None where synthetic inputs make none that are finite."""
@@ -243,7 +245,7 @@ class Estimate:
         return {
             site.slot.node: None
             if site.slot.node in spoiled
-            else sums[site.slot.node].moments(self.source(site) != "weights")
+            else sums[site.slot.node].moments(self.source(site) != UNSTATED)
             for site in sites
         }
 
@@ -322,9 +324,21 @@ def _chunks(site: Site, data: Array, most: int, generator: np.random.Generator) 
         yield rows if len(rows) <= share else rows[np.sort(generator.choice(len(rows), share, replace=False))]
 
 
-def refit_by_moments(state: State, estimate: Estimate) -> None:
-    """Refits every consumer of a state that lost channels, without data."""
-    sites = lost(state)
+def refit_where_better(state: State, estimate: Estimate, error: Callable[[State], float]) -> None:
+    """As `refit_by_moments`; where nothing states the statistics, only if it makes the model's error smaller.
+
+    A folded file lost the means and deviations of its channels: what is assumed of them is far off for some models.
+    """
+    refit_by_moments(state, estimate, lambda source: source != UNSTATED)
+    before, saved = error(state), state.folds()
+    if refit_by_moments(state, estimate, lambda source: source == UNSTATED) and not error(state) <= before:
+        state.refold(saved)
+
+
+def refit_by_moments(state: State, estimate: Estimate, chosen: Callable[[Source], bool] = lambda source: True) -> int:
+    """Refits consumers of a state that lost channels, without data, and says how many. `chosen`: by source."""
+    sites = [site for site in lost(state) if chosen(estimate.source(site))]
+    refitted = 0
     for site, known in zip(sites, estimate.moments(sites), strict=True):
         whole = site.flat(original_weight(state, site)).astype(np.float64) * site.alpha
         merged = site.flat(state.weight(site.slot.node, site.slot.input)).astype(np.float64) * site.alpha
@@ -337,8 +351,10 @@ def refit_by_moments(state: State, estimate: Estimate) -> None:
             continue
         weight = moments.ridge(prior, STRENGTH)
         source = estimate.source(site)
-        constant = None if source == "weights" or site.outer is None else moments.constant(weight)
+        constant = None if source == UNSTATED or site.outer is None else moments.constant(weight)
         apply_refit(state, site, weight, constant, source)
+        refitted += 1
+    return refitted
 
 
 def original_weight(state: State, site: Site) -> Array:

@@ -207,7 +207,7 @@ def replace_shuffles(facts: Facts, found: Sequence[Shuffle]) -> onnx.ModelProto:
     for shuffle in found:
         node = nodes[shuffle.node]
         stem, source = node.outputs[0].name, tensors[shuffle.source]
-        channels = gs.Constant(name(f"{stem}_channels"), shuffle.indices)
+        channels = gs.Constant(name(f"{stem}_channels"), shuffle.indices.astype(np.int32))
         node.op, node.attrs, node.inputs = "Gather", {"axis": shuffle.axis}, [source, channels]
         if not isinstance(shuffle, Pick):
             continue

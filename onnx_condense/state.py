@@ -79,6 +79,9 @@ def _swapped(weight: Array, groups: int) -> Array:
     return swapped.reshape(-1, *swapped.shape[2:])
 
 
+Folds = tuple[dict[tuple[int, int], Array], dict[int, Floats], dict[tuple[int, int], Refit]]
+
+
 class State(Weights):
     """What the twin's weights are, given the merges applied so far."""
 
@@ -210,6 +213,14 @@ class State(Weights):
         self.alive[group.units[gone]] = False
         earlier = self.plans.get(group.index)
         self.plans[group.index] = plan if earlier is None else compose(earlier, plan)
+
+    def folds(self) -> Folds:
+        """What has been folded into consumers so far."""
+        return dict(self.folded), dict(self.shift), dict(self.refits)
+
+    def refold(self, folds: Folds) -> None:
+        """Goes back to what `folds` gave."""
+        self.folded, self.shift, self.refits = folds
 
     def reads(self, slot: Slot) -> Bools:
         """[places]: which places of a contracted axis hold a channel that is still there."""
