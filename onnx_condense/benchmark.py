@@ -51,7 +51,7 @@ class ModelLatency:
         load_seconds, peak_memory: see Footprint; None where they could not be measured.
         ratio: latency divided by the first model's, paired by round. ratio_low, ratio_high: its 95 % interval.
         verdict: of the ratio; None for the first model.
-        stable: whether this is a result: not so where time ran out while the interval was wide and without a verdict.
+        stable: whether this is a result: not so where time ran out while the interval was wide.
     """
 
     model: str
@@ -264,8 +264,6 @@ def _check_runs(entered: Sequence[_Contestant], feeds: Sequence[Feed], threads: 
 def _row(name: str, measured: Race, number: int, batch: int, taken: Footprint | None) -> ModelLatency:
     seconds, latency = measured.seconds[number], measured.latency(number)
     ratio = measured.ratio(number)
-    verdict = ratio.verdict if number else None
-    decided = verdict in ("faster", "slower")
     median, p90, p99 = (float(value) for value in np.percentile(seconds, (50, 90, 99)))
     return ModelLatency(
         model=name,
@@ -281,8 +279,8 @@ def _row(name: str, measured: Race, number: int, batch: int, taken: Footprint | 
         ratio=ratio.value,
         ratio_low=ratio.low,
         ratio_high=ratio.high,
-        verdict=verdict,
-        stable=decided or (ratio if number else latency).width <= UNSTABLE,
+        verdict=ratio.verdict if number else None,
+        stable=ratio.stable if number else latency.width <= UNSTABLE,
     )
 
 

@@ -29,6 +29,9 @@ NARROW = 0.02
 UNSTABLE = 0.1
 """An interval that is wider than this when time is up is no result."""
 
+UNSTABLE_VERDICT = 0.5
+"""The same for a ratio outside 1 ± MARGIN as a whole: which model is faster is known then, by how much is not."""
+
 BLOCKS = 24
 """Blocks that the time limit is divided into."""
 
@@ -82,6 +85,12 @@ class Interval:
         if self.low > 1 + MARGIN:
             return "slower"
         return "no measurable difference"
+
+    @property
+    def stable(self) -> bool:
+        """Whether a ratio of latencies is a result."""
+        decided = self.verdict != "no measurable difference"
+        return self.width <= (UNSTABLE_VERDICT if decided else UNSTABLE)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ import onnxruntime
 from onnx_condense._version import __version__
 from onnx_condense.builder import Builder
 from onnx_condense.channels import Group, Trace
-from onnx_condense.latency import UNSTABLE, Interval
+from onnx_condense.latency import Interval
 from onnx_condense.model_io import serialize
 from onnx_condense.operators import constant_floats, running_statistics
 from onnx_condense.options import Options
@@ -137,9 +137,8 @@ class SetupLatency:
 
     @property
     def stable(self) -> bool:
-        """Whether the interval is narrow enough to be a result, or decides anyhow."""
-        found = Interval(self.ratio, self.low, self.high)
-        return found.verdict != "no measurable difference" or found.width <= UNSTABLE
+        """Whether the interval is narrow enough to be a result."""
+        return Interval(self.ratio, self.low, self.high).stable
 
 
 @dataclass(frozen=True)

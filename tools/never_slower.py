@@ -31,7 +31,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_condense import CondenseError, Options, condense
 from onnx_condense.alignment import block_width
 from onnx_condense.benchmark import batch_of, compare_latency, latency_feeds
-from onnx_condense.latency import UNSTABLE
+from onnx_condense.latency import Interval
 
 MODELS = (
     "mobilenetv2_cifar10.onnx",
@@ -156,11 +156,8 @@ def line(row: dict[str, Any]) -> str:
     if "note" in row:
         return head + f"{row['note']} | | |"
     interval = f"{row['ratio']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
-    wide = (
-        ", unstable"
-        if row["verdict"] == "no measurable difference" and row["high"] > (1 + UNSTABLE) * row["low"]
-        else ""
-    )
+    stable = Interval(row["ratio"], row["low"], row["high"]).stable
+    wide = "" if stable else ", unstable"
     again = " (twice)" if "first" in row and row["verdict"] == "slower" else ""
     return head + f"{row['parameters']:.1%} | {row['ms'][0]:.3g} → {row['ms'][1]:.3g} | {interval}{wide}{again} |"
 
