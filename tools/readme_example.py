@@ -46,10 +46,10 @@ def score(model: onnx.ModelProto | Path, data: Path) -> float:
 
 
 def measure(stem: str) -> dict[str, Any]:
-    """One model: size and score at every threshold, by ratio merging and by deletion."""
+    """One model: size and score at every threshold: by default, by the paper's ratio and by deletion."""
     path, data = ROOT / "models" / f"{stem}.onnx", ROOT / "models" / f"{stem}.test.npz"
     rows = []
-    for merge in ("ratio", "delete"):
+    for merge in ("auto", "ratio", "delete"):
         for threshold in THRESHOLDS:
             done = condense(path, Options(threshold=threshold, merge=merge, align=1))
             before, after = done.report.input, done.report.output or done.report.input
@@ -74,7 +74,7 @@ def draw(results: list[dict[str, Any]], target: Path) -> None:
     figure, axes = plt.subplots(1, len(results), figsize=(11, 3.2), constrained_layout=True)
     for axis, result in zip(axes, results, strict=True):
         axis.axhline(result["score"], color="0.6", linewidth=0.8, label="original")
-        for merge, marker in (("ratio", "o-"), ("delete", "x--")):
+        for merge, marker in (("auto", "o-"), ("ratio", "s:"), ("delete", "x--")):
             rows = [r for r in result["rows"] if r["merge"] == merge]
             axis.plot([100 * r["parameters"] for r in rows], [max(r["score"], 0) for r in rows], marker, label=merge)
         axis.set_title(result["model"])
@@ -102,7 +102,7 @@ def main() -> None:
     lines = ["| model | score before | " + " | ".join(f"T = {t:g}: parameters kept, score" for t in SHOWN) + " |"]
     lines.append("|" + "---|" * (2 + len(SHOWN)))
     for result in results:
-        found = {r["threshold"]: r for r in result["rows"] if r["merge"] == "ratio"}
+        found = {r["threshold"]: r for r in result["rows"] if r["merge"] == "auto"}
         cells = [f"{found[t]['parameters']:.1%}, {found[t]['score']:.4f}" for t in SHOWN]
         lines.append(f"| `{result['model']}` | {result['score']:.4f} | {' | '.join(cells)} |")
     print(*lines, sep="\n")
