@@ -88,6 +88,7 @@ def activate(factors: list[Factor], kind: Kind) -> list[Factor]:
 def add(left: list[Factor], right: list[Factor]) -> list[Factor]:
     """Producers that are added form one concatenated vector with one ratio."""
     if {f.leaves for f in left} == {f.leaves for f in right}:
+        left, right = _distinct(left), _distinct(right)
         pairs = zip(left, sorted(right, key=lambda f: [g.leaves for g in left].index(f.leaves)), strict=True)
         return [
             replace(a, rule=a.rule.meet(b.rule), bent=a.bent or b.bent, open=False, virtual=False) for a, b in pairs

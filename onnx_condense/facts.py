@@ -237,7 +237,12 @@ class Facts:
 
     def other_value(self, name: str) -> Array | None:
         """The value of a derived tensor under the other sizes, None where there are none."""
-        return None if self.other is None else self._elsewhere[1][name]
+        return None if self.other is None else self._elsewhere[1].get(name)
+
+    def is_resized(self, name: str, axis: int) -> bool:
+        """Whether the size of an axis follows the sizes of the inputs, or is 0."""
+        shape, other = self.shapes[name], self.other_shape(name) or self.shapes[name]
+        return shape[axis] == 0 or len(shape) != len(other) or shape[axis] != other[axis]
 
     def other_shape(self, name: str) -> tuple[int, ...] | None:
         """The shape of a tensor under the other sizes, None where there are none."""

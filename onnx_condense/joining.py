@@ -123,6 +123,8 @@ class Joining(Ledger):
         shapes = [self._shape(t) for t in tensors]
         labelled = [labels for labels in inputs if labels is not None]
         across = {a for labels in labelled for a in varying(labels)} - {axis}
+        if any(labels is None and shape[axis] == 0 for labels, shape in zip(inputs, shapes, strict=True)):
+            return self._refuse("appends what is empty here, and maybe not at other sizes")
         if across and len(labelled) < len(tensors) and self._extended(axis, inputs):
             return
         parts = []
@@ -135,7 +137,14 @@ class Joining(Ledger):
                 self._add_slot(position, "carried", labels, len(shape), axis)
                 labels = labels.reshape([-1 if a == axis else 1 for a in range(len(shape))])
             parts.append(np.full([1] * len(shape), -1) if labels is None else labels)
-        self._emit(movers.concat(parts, shapes, axis))
+        joined = movers.concat(parts, shapes, axis)
+        resized = any(t.name in self.facts.shapes and self.facts.is_resized(t.name, axis) for t in tensors)
+        if resized:  # a part may be empty here and not at other sizes
+            united = self._uniform(joined, [axis])
+            if united is None:
+                return
+            joined = united
+        self._emit(joined)
 
     def _extended(self, axis: int, inputs: Sequence[Labels | None]) -> bool:
         """Concat of one tensor with constants along another axis than its channels, as seen by those; False if not."""
@@ -143,6 +152,8 @@ class Joining(Ledger):
         (labels, *others) = (x for x in inputs if x is not None)
         values = [self._along(labels, tensor) for tensor in tensors.values()]
         if others or labels.shape[axis] > 1 or not all(v is not None and np.isfinite(v).all() for v in values):
+            return False
+        if any(not self._same_length(tensor.name, axis) for tensor in tensors.values()):
             return False
         shifts = np.hstack([np.zeros((labels.size, 1)), *(v for v in values if v is not None)])
         scales = np.zeros_like(shifts)
@@ -156,6 +167,11 @@ class Joining(Ledger):
             if value is not None and tensor.name in self.facts.static:
                 self._carry(position, labels, value)
         return True
+
+    def _same_length(self, name: str, axis: int) -> bool:
+        """Whether a constant that is computed from shapes is as long along an axis at every size of the inputs."""
+        value, other = self.facts.value_by_name(name), self.facts.other_value(name)
+        return value is None or (value.shape[axis] > 0 and (other is None or other.shape[axis] == value.shape[axis]))
 
     def _along(self, labels: Labels, tensor: gs.Tensor) -> Floats | None:
         """[places, q]: a constant's values at each labelled place, the same at every size of the inputs; else None."""

@@ -114,6 +114,8 @@ class Ledger:
 
     def _function(self, index: int) -> Callable[[Floats], Floats]:
         facts = self.facts
+        if any(t.name in facts.derived for t in facts.nodes[index].inputs):
+            return unknown  # another function at other sizes
 
         def evaluate(values: Floats) -> Floats:
             return facts.evaluate(index, values)

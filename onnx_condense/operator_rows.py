@@ -61,6 +61,10 @@ class NodeView:
         """Whether an input is constant and can therefore be rewritten."""
         return self.has(index) and self.node.inputs[index].name in self._facts.static and self.value(index) is not None
 
+    def is_derived(self, index: int) -> bool:
+        """Whether an input is computed from shapes."""
+        return self.has(index) and self.node.inputs[index].name in self._facts.derived
+
     def shape(self, index: int = 0) -> tuple[int, ...]:
         value = self.value(index)
         return tuple(value.shape) if value is not None else self._facts.shapes[self.node.inputs[index].name]
@@ -199,6 +203,8 @@ def clip(view: NodeView) -> Action:
             return None if value is None else float(value.reshape(-1)[0])
         return float(view.attribute(attribute, default))
 
+    if view.is_derived(1) or view.is_derived(2):
+        return BOUNDED
     low, high = bound("min", 1, -np.inf), bound("max", 2, np.inf)
     if low is None or high is None:
         return Refused("clips to bounds that are computed from data")
@@ -269,7 +275,8 @@ def power(view: NodeView) -> Action:
     exponent = view.value(1)
     if exponent is None or exponent.size != 1:
         return Refused("raises to a power that is not one constant")
-    return Activation(Kind.LINEAR) if float(exponent.reshape(-1)[0]) == 1 else BOUNDED
+    first = float(exponent.reshape(-1)[0]) == 1 and not view.is_derived(1)
+    return Activation(Kind.LINEAR) if first else BOUNDED
 
 
 def pad(view: NodeView) -> Action:
@@ -284,11 +291,12 @@ def pad(view: NodeView) -> Action:
     number = view.value(2) if view.has(2) else np.asarray(view.attribute("value", 0.0))
     if mode == "constant" and number is None:
         return Refused("pads with a number that is computed from data")
-    padded = mode == "constant" and max(pads, default=0) > 0
+    computed = "pads" not in view.node.attrs and view.is_derived(1)  # zero here, maybe not at other sizes
+    padded = mode == "constant" and (computed or max(pads, default=0) > 0)
     if padded and number is not None and number.any():
         return Window(used, linear=True, padded=True, across="adds channels", before=BOUNDED)
     window = Window(used, linear=True, padded=padded, across="adds channels")
-    if not padded or min(pads) < 0:
+    if not padded or computed or min(pads) < 0:
         return window
     before, after = [0] * rank, [0] * rank
     for place, axis in enumerate(axes):

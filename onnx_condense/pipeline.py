@@ -33,7 +33,7 @@ from onnx_condense.plan import Plan
 from onnx_condense.proof import prove, unchanged
 from onnx_condense.pruning import Pruner
 from onnx_condense.qoperators import opened as open_integers
-from onnx_condense.refitting import Estimate, refit_by_moments, refit_where_better
+from onnx_condense.refitting import Estimate, refit_where_better
 from onnx_condense.report import (
     LatencyReport,
     ModelFacts,

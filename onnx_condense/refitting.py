@@ -271,7 +271,8 @@ class Estimate:
     def _inputs(self, sites: Sequence[Site]) -> Feed:
         """Synthetic inputs, as many samples as the size of what is read allows."""
         facts = self.trace.facts
-        each = sum(int(np.prod(facts.shapes[site.data][1:])) for site in sites)
+        largest = max(int(np.prod(shape[1:])) for shape in facts.shapes.values())
+        each = max(4 * largest, sum(int(np.prod(facts.shapes[site.data][1:])) for site in sites))
         places = min(int(np.prod(facts.shapes[site.data][1:])) // site.slot.labels.size for site in sites)
         enough = max(NOISE_SAMPLES, NOISE_ROWS // max(1, places))
         count = max(2, min(enough, NOISE // max(1, each)))

@@ -126,6 +126,8 @@ class _Tracer(Recurring):
         weight = self.node.inputs[action.weight]
         if not all(np.isfinite(v).all() for v in self._parameters()):
             return self._refuse("has weights that are not finite")
+        if any(v.size == 0 for v in self._parameters()):
+            return self._refuse("has weights without numbers")
         if any(t.name == weight.name for t in self.facts.graph.outputs):
             return self._refuse("has weights that are an output of the model")
         if weight.name in self.shared_weights and not self._tied_alike(weight.name):
@@ -150,6 +152,8 @@ class _Tracer(Recurring):
     def _tied_alike(self, name: str) -> bool:
         """Whether every reader of a shared weight is the same linear map of its data."""
         readers = [(self.facts.nodes[i], position) for i, position in self.facts.consumers(name)]
+        if any(t.name in self.facts.static for node, _ in readers for t in node.outputs):
+            return False
         uses = [(read(node, self.facts), position) for node, position in readers if node.op not in SHAPE_OPS]
         forms = {(a.weight_axes, a.groups) if isinstance(a, Contraction) and a.weight == p else None for a, p in uses}
         return len(forms) == 1 and None not in forms
@@ -338,6 +342,11 @@ class _Tracer(Recurring):
             labels = inputs[0]
             if labels is None:
                 return self._refuse("moves data by amounts that are computed from data")
+            source = self.node.inputs[0].name
+            resized = [a for a in action.indexed if self.facts.is_resized(source, a)]
+            labels = self._uniform(labels, resized)  # which places are taken is another matter at other sizes
+            if labels is None:
+                return
             self.fixed.append((labels, action.indexed))
             results = movers.apply(action.name, action.parameters, labels, self._shape(self.node.inputs[0]))
         except ValueError as error:

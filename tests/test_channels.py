@@ -244,3 +244,21 @@ def test_tracing_is_deterministic() -> None:
 
     one, two = traced(model()), traced(model())
     assert [g.units.tolist() for g in one.groups] == [g.units.tolist() for g in two.groups]
+
+
+def test_a_weight_without_numbers_is_refused() -> None:
+    net = Net()
+    nothing = net.node("Slice", net.input("batch", 3), net.ints(0), net.ints(0), net.ints(1))
+    hidden = net.node("MatMul", nothing, net.constant(np.zeros((0, 6))), name="empty")
+    trace = traced(net.build(net.dense("second", hidden, net.normal(4, 6), net.normal(4))))
+    assert grouped(trace) == []
+    assert "without numbers" in reasons(trace)["empty"]
+
+
+def test_a_weight_that_is_also_part_of_a_constant_is_refused() -> None:
+    net = Net()
+    data, shared = net.input("batch", 6), net.constant(net.normal(6, 6), "shared")
+    constant = net.node("ReduceSum", net.node("Concat", shared, shared, axis=0), keepdims=0)
+    hidden = net.node("Relu", net.node("MatMul", data, shared, name="first"))
+    trace = traced(net.build(net.dense("second", net.node("Mul", hidden, constant), net.normal(4, 6))))
+    assert "something else" in reasons(trace)["first"]

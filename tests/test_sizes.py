@@ -101,3 +101,98 @@ def test_a_number_that_follows_only_the_channels_is_written_down() -> None:
     small = same_everywhere(model)
     assert widths(small)["producer"] == EXACT
     assert_close(image(scaled, 2), condense(image(scaled, 2), Options(lossless=True, align=1)).model, 1e-5)
+
+
+# ------------------------------------------------------------------------ sequences of any length, down to one
+
+
+def sequence(build: Build, *lengths: int, relation: str = "scaled") -> None:
+    """MatMul with planted channels over [n, t, 6], what is built, and a MatMul; compared at lengths not seen."""
+    net = Net(opset=18)
+    rows, bias = planted_rows(net, relation, 6)
+    rows[7], bias[7] = 0.0, 0.8  # a constant channel besides
+    hidden = net.node("Relu", net.matmul("producer", net.input("n", "t", 6), rows, bias))
+    model = net.build(net.matmul("consumer", build(net, hidden), planted_columns(net, relation, 4), net.normal(4)))
+    small = condense(model, Options(lossless=True, align=1)).model
+    one, other = session(model), session(small)
+    for length in lengths or (64, 65, 11, 2, 1):
+        feed = {"x": np.random.default_rng(1).standard_normal((2, length, 6)).astype(np.float32)}
+        (a,), (b,) = run(one, None, feed), run(other, None, feed)
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def at_least(net: Net, data: str, length: int) -> str:
+    """max(0, length - T)."""
+    return net.node("Max", net.node("Sub", net.ints(length), dimension(net, data, 1)), net.ints(0))
+
+
+def padded_to_length(net: Net, data: str) -> str:
+    pads = net.node("Concat", net.ints(0, 0, 0, 0), at_least(net, data, 12), net.ints(0), axis=0)
+    return net.node("Pad", data, pads)
+
+
+def padded_with_numbers(net: Net, data: str) -> str:
+    pads = net.node("Concat", net.ints(0, 0, 0, 0), at_least(net, data, 12), net.ints(0), axis=0)
+    return net.node("Pad", data, pads, net.constant(0.5))
+
+
+def history(net: Net, *length: int) -> str:
+    return net.constant(net.normal(1, *length, FULL))
+
+
+def window_over_history(net: Net, data: str) -> str:
+    """The last three of what was before and what is now."""
+    batch = net.node("Concat", dimension(net, data, 0), net.ints(1, 1), axis=0)
+    before = net.node("Expand", history(net, 5), batch)
+    whole = net.node("Concat", before, data, axis=1)
+    return net.node("Slice", whole, net.ints(-3), net.ints(99), net.ints(1))
+
+
+def last_of_two(net: Net, data: str) -> str:
+    """Behind a tensor whose channels are others: which of both is read depends on the length."""
+    whole = net.node("Concat", net.node("Tanh", data), data, axis=1)
+    return net.node("Slice", whole, net.ints(-50), net.ints(999), net.ints(1))
+
+
+def fixed_place(net: Net, data: str) -> str:
+    whole = net.node("Concat", data, net.node("Tanh", data), axis=1)
+    return net.node("Gather", whole, net.ints(1), axis=1)
+
+
+def sometimes_empty(net: Net, data: str) -> str:
+    """Zeros up to a length of 50, none where it is longer."""
+    shape = net.node("Concat", dimension(net, data, 0), at_least(net, data, 50), net.ints(FULL), axis=0)
+    return net.node("Concat", data, net.node("Expand", net.constant(np.ones((1, 1, 1))), shape), axis=1)
+
+
+def clipped_by_length(net: Net, data: str) -> str:
+    length = net.node("Squeeze", net.node("Cast", dimension(net, data, 1), to=1), net.ints(0))
+    return net.node("Clip", data, net.constant(-1.0), length)
+
+
+@pytest.mark.parametrize("relation", ["scaled", "equal"])
+@pytest.mark.parametrize(
+    "build",
+    [
+        padded_to_length,
+        padded_with_numbers,
+        window_over_history,
+        last_of_two,
+        fixed_place,
+        sometimes_empty,
+        clipped_by_length,
+    ],
+)
+def test_sequences_of_any_length(build: Build, relation: str) -> None:
+    sequence(build, relation=relation)
+
+
+def test_padding_to_a_multiple() -> None:
+    """No zeros are added at the traced size, but at others."""
+
+    def padded(net: Net, data: str) -> str:
+        lacking = [net.node("Mod", net.node("Neg", dimension(net, data, axis)), net.ints(32)) for axis in (2, 3)]
+        return net.node("Pad", data, net.node("Concat", net.ints(0, 0, 0, 0, 0, 0), *lacking, axis=0))
+
+    same_everywhere(image(padded))

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from planted import Net, traced
+from planted import EXACT, FULL, Net, planted_rows, traced, widths
 
 from onnx_condense.merging import judge
 from onnx_condense.options import Depthwise, Options
@@ -185,3 +185,13 @@ def test_each_path_has_its_own_ratio() -> None:
     (plan,) = condense(model, Options(lossless=True, align=1)).plan.groups
     found = {read.layer: read.ratio[3] if plan.main[3] == 1 else 1 / read.ratio[1] for read in plan.reads}
     assert found == {"a": pytest.approx(2, rel=1e-6), "b": pytest.approx(2 * 4 / 2, rel=1e-6)}
+
+
+def test_a_sum_that_holds_a_branch_twice() -> None:
+    """relu((h + c) + h + h): the same producer on both sides of an Add, on one side twice."""
+    net = Net()
+    hidden = net.dense("producer", net.input("batch", 6), *planted_rows(net, "equal", 6))
+    once = net.node("Add", hidden, net.constant(np.full(FULL, 0.5)))
+    total = net.node("Relu", net.node("Add", net.node("Add", once, hidden), hidden))
+    model = net.build(net.dense("consumer", total, net.normal(4, FULL)))
+    assert widths(condense(model, Options(threshold=0.9, align=1)).model)["producer"] <= EXACT
