@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnx_condense.labels import atoms_of, varying
+from onnx_condense.labels import atoms_of, signals_of, varying
 from onnx_condense.movers import Labels, compress
 from onnx_condense.signals import Bools, Floats, Ints
 
@@ -81,7 +81,7 @@ def balance(
         units = units_along(labels, unit_of)
         if len(varying(units)) > 1:
             key = units.shape, units.tobytes()
-            found.setdefault(key, (units, set()))[1].update(axes)
+            found.setdefault(key, (units, set()))[1].update([*axes, *_mixed(labels, varying(units))])
     chosen: dict[frozenset[bytes], Partition] = {}
     for labels in blocks:
         _add(chosen, partition(np.where(labels >= 0, unit_of[atoms_of(labels)], -1), 1))
@@ -98,6 +98,13 @@ def balance(
         cuts[key] = cut
         _add(chosen, lines)
     return Balance(unit_of, cuts, tuple(chosen.values()))
+
+
+def _mixed(labels: Labels, axes: Sequence[int]) -> Sequence[int]:
+    """The axes along which channels are not computed alike, where there is one along which they are."""
+    signals = np.where(labels < 0, -1, signals_of(labels))
+    mixed = [a for a in axes if not np.array_equal(np.broadcast_to(signals.take([0], a), signals.shape), signals)]
+    return mixed if len(mixed) < len(axes) else []
 
 
 def _add(chosen: dict[frozenset[bytes], Partition], lines: Partition) -> None:
@@ -122,7 +129,9 @@ def even_out(removed: Bools, cosine: Floats, partitions: Sequence[Partition]) ->
             for line in np.flatnonzero(losses > losses.min()):
                 inside = np.bincount(part.units[part.lines == line], minlength=len(removed))
                 candidates = order[removed[order] & (inside[order] > 0)]
-                surplus = losses[line] - losses.min()
+                surplus = inside[removed].sum() - losses.min()
+                if surplus <= 0:  # its channels stand in a line that came before
+                    continue
                 given_up = candidates[: int(np.searchsorted(np.cumsum(inside[candidates]), surplus) + 1)]
                 removed[given_up] = False
                 changed = True

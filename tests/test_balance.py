@@ -33,6 +33,14 @@ def test_a_channel_that_fills_several_places_counts_as_often() -> None:
     assert not even_out(np.array([True, False, True, False, False]), np.ones(5), [wide]).any()
 
 
+def test_a_channel_in_two_lines_is_given_up_once() -> None:
+    """Keys and values that several heads share: each stands in two lines."""
+    shared = Partition(np.repeat(np.arange(4), 4), np.array([0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7]))
+    removed = np.zeros(8, dtype=bool)
+    removed[[1, 2, 5]] = True
+    assert even_out(removed, np.ones(8), [shared]).sum() == 2
+
+
 def test_a_transposed_tensor_holds_the_same_lines() -> None:
     units = np.arange(6).reshape(1, 2, 3)
     assert partition(units, 2).key == partition(units.transpose(0, 2, 1), 1).key
@@ -47,6 +55,12 @@ def test_the_axis_that_shrinks() -> None:
     assert (free.cut(labels)[1], free.cut(turned)[1]) == (2, 1)
     barred = balance([labels, turned], [(labels, (2,))], [], np.arange(6))
     assert (barred.cut(labels)[1], barred.cut(turned)[1]) == (1, 2)
+
+
+def test_branches_that_lie_along_the_last_axis() -> None:
+    """stack([a, b], -1): each branch is a line, not each pair."""
+    labels = pack(np.arange(6).reshape(3, 2), np.array([[7, 8]] * 3))
+    assert balance([labels], [], [], np.arange(6)).cut(labels)[1] == 0
 
 
 def test_united_channels_leave_one_axis() -> None:
