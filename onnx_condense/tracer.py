@@ -267,8 +267,12 @@ class _Tracer(Recurring):
         labels = self.labels.get(self.node.inputs[0].name)
         if labels is None:
             return
-        if set(action.uniform_axes) & set(varying(labels)):
+        mixed = [axis for axis in varying(labels) if axis in action.uniform_axes]
+        if mixed and len(mixed) == len(varying(labels)):
             return self._pin(labels, f"is read by {self._me()}, which {action.across}")
+        labels = self._uniform(labels, mixed)
+        if labels is None:
+            return
         if action.slope is None:
             function = self._function(self.index)
             keep = action.kind is Kind.LINEAR
