@@ -31,7 +31,7 @@ SIZES = (64, 32, 224, 16, 128, 256, 8, 4, 1)
 
 
 OTHER_SIZES: tuple[Callable[[int], int], ...] = (
-    lambda size: max(1, size // 2 - 1),
+    lambda size: size // 2 - 1 if size > 5 else size + 1,
     lambda size: size + 1,
     lambda size: size + 32,
     lambda size: 2 * size,
