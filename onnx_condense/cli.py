@@ -131,7 +131,7 @@ def _condense_parser() -> _Parser:
     add("--threshold", type=float, metavar="T", help="neurons condense when their cosine is above T (default 0.88)")
     add("--layer-threshold", action="append", default=[], metavar="GLOB=T", help="another threshold for some layers")
     add("--lossless", action="store_true", help="only what is exact to float rounding")
-    _merging(parser, "auto")
+    _merging(parser, "auto", get_args(Merge))
     add(
         "--calibration",
         metavar="INPUTS.npz",
@@ -156,9 +156,9 @@ def _condense_parser() -> _Parser:
     return parser
 
 
-def _merging(parser: _Parser, default: str) -> None:
+def _merging(parser: _Parser, default: str, choices: Sequence[str]) -> None:
     add = parser.add_argument
-    add("--merge", choices=get_args(Merge), help=f"what becomes of condensed neurons (default {default})")
+    add("--merge", choices=choices, help=f"what becomes of condensed neurons (default {default})")
     add("--align", default="auto", metavar="auto|N", help="keep Conv widths at multiples (default auto: this host's)")
 
 
@@ -425,7 +425,7 @@ def _auto(given: Sequence[str]) -> int:
         epilog="Exit codes: 0 reached; 1 ended before, or the trainer failed; 2 bad input or usage.",
     )
     command.add_arguments(parser)
-    _merging(parser, command.DEFAULT_MERGE)
+    _merging(parser, command.DEFAULT_MERGE, [m for m in get_args(Merge) if m != "calibrated"])
     _selection(parser)
     _inputs(parser)
     arguments = parser.parse_args(given)
