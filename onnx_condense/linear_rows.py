@@ -47,14 +47,17 @@ def matmul(view: NodeView) -> Action:
     if ranks[weight] == 1:
         axis = ranks[data] - 1 if data == 0 else max(ranks[data] - 2, 0)
         return Reader(data, weight, axis, 0, "has one output channel only")
-    if ranks[weight] != 2 or ranks[data] < 2:
+    leading = view.shape(weight)[:-2]
+    if prod(leading) > 1 or ranks[data] < ranks[weight]:
         return Refused("multiplies with weights that have a batch dimension")
+    dots = "." * len(leading)
     batch = "abcdefgh"[: ranks[data] - 2]
     if data == 0:
         return Contraction(
-            0, 1, None, batch + ("in" if left else "ni"), "oi" if right else "io", batch + "no", alpha=alpha
+            0, 1, None, batch + ("in" if left else "ni"), dots + ("oi" if right else "io"), batch + "no", alpha=alpha
         )
-    return Contraction(1, 0, None, batch + ("ni" if right else "in"), "io" if left else "oi", batch + "on", alpha=alpha)
+    weight_axes = dots + ("io" if left else "oi")
+    return Contraction(1, 0, None, batch + ("ni" if right else "in"), weight_axes, batch + "on", alpha=alpha)
 
 
 def einsum(view: NodeView) -> Action:

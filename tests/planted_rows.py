@@ -102,6 +102,16 @@ for _zeros in ("Pad", "Concat"):
         return net.build(net.conv("consumer", net.node("Add", main, short), columns, net.normal(4)))
 
 
+@case("MatMul", LINEAR, "weights with a leading axis")
+def _leading_axis(relation: str) -> onnx.ModelProto:
+    net = Net()
+    rows, bias = planted_rows(net, relation, 6)
+    weight = net.constant(rows.T[None], "producer.weight")
+    hidden = net.node("MatMul", net.input("batch", 5, 6), weight, name="producer")
+    columns = net.constant(planted_columns(net, relation, 4).T[None])
+    return net.build(net.node("MatMul", net.node("Add", hidden, net.constant(bias)), columns, name="consumer"))
+
+
 @case("Pad", UNSHIFTED, "of channels and places")
 def _padded(relation: str) -> onnx.ModelProto:
     net = Net()

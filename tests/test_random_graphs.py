@@ -75,7 +75,7 @@ class Generator:
         """Rows and biases, some of them copies: equal, scaled, opposite, zero or shifted."""
         rows = self.net.normal(outputs, *tail) / np.sqrt(np.prod(tail))
         bias = 0.5 * self.net.normal(outputs)
-        for _ in range(self.draw(st.integers(1, 4))):
+        for _ in range(self.draw(st.integers(2, 5))):
             j, m = self.draw(st.integers(0, outputs - 1)), self.draw(st.integers(0, outputs - 1))
             ratio = self.draw(st.sampled_from(RATIOS))
             if j != m:
@@ -245,6 +245,58 @@ class Generator:
         both = self.function(Tensor(self.net.node("Concat", *parts, axis=1), 1))
         return Tensor(self.net.node("Reshape", both.name, self.net.ints(0, 2 * width)), 2 * width)
 
+    def transposed(self, x: Tensor) -> Tensor:
+        """A ConvTranspose that keeps the side."""
+        self.layers += 1
+        outputs, net = self.width(), self.net
+        rows, bias = self.rows(outputs, x.channels, 3, 3)
+        inputs = net.constant(rows.swapaxes(0, 1)), net.constant(bias)
+        name = f"layer{self.layers}"
+        return Tensor(net.node("ConvTranspose", x.name, *inputs, name=name, pads=[1] * 4), outputs, x.side)
+
+    def framed(self, x: Tensor) -> Tensor:
+        """Larger and smaller again: Pad and Slice, Resize and MaxPool, Tile and AveragePool, DepthToSpace and back."""
+        net, side, kind = self.net, x.side, self.draw(st.sampled_from(["pad", "resize", "tile", "depth"]))
+        halved = {"kernel_shape": [2, 2], "strides": [2, 2]}
+        if kind == "pad" and self.opset >= 11:
+            wide = net.node(
+                "Pad", x.name, net.ints(0, 0, 1, 1, 0, 0, 0, 0), mode=self.draw(st.sampled_from(["constant", "edge"]))
+            )
+            name = net.node("Slice", wide, net.ints(0, 0), net.ints(side, side), net.ints(2, 3))
+        elif kind == "resize" and self.opset >= 11:
+            wide = net.node("Resize", x.name, "", net.constant(np.array([1.0, 1.0, 2.0, 2.0])), mode="nearest")
+            name = net.node("MaxPool", wide, **halved)
+        elif kind == "tile":
+            name = net.node("AveragePool", net.node("Tile", x.name, net.ints(1, 1, 2, 2)), **halved)
+        elif x.channels % 4 == 0:
+            wide = net.node("DepthToSpace", x.name, blocksize=2)
+            name = net.node("SpaceToDepth", wide, blocksize=2)
+        else:
+            name = net.node("InstanceNormalization", x.name, *(net.constant(np.ones(x.channels)) for _ in range(2)))
+        return Tensor(name, x.channels, side)
+
+    def recurrent(self, x: Tensor) -> Tensor:
+        """The features as a sequence of one step, or the places of a map, through an LSTM, GRU or RNN."""
+        net, steps = self.net, x.places or 1
+        if x.side:
+            lines = net.node("Reshape", x.name, net.ints(0, x.channels, steps))
+            lines = net.node("Transpose", lines, perm=[2, 0, 1])
+        else:
+            lines = net.node("Reshape", x.name, net.ints(1, -1, x.channels))
+        op, gates = self.draw(st.sampled_from([("LSTM", 4), ("GRU", 3), ("RNN", 1)]))
+        self.layers += 1
+        weights, again = (self.net.normal(1, gates, 6, n) / 3 for n in (x.channels, 6))
+        bias = self.net.normal(1, 2 * gates, 6) / 3
+        j, m = self.draw(st.integers(0, 5)), self.draw(st.integers(0, 5))
+        for value in (weights, again, bias):
+            value[:, :, j] = value[:, :, m]
+        flat = (net.constant(v.reshape(1, -1, *v.shape[3:])) for v in (weights, again, bias))
+        made = net.node(op, lines, *flat, name=f"layer{self.layers}", hidden_size=6)
+        made = net.node("Transpose", made, perm=[2, 1, 3, 0])  # [batch, directions, 6, steps]
+        if x.side:
+            return Tensor(net.node("Reshape", made, net.ints(0, 6, x.side, x.side)), 6, x.side)
+        return Tensor(net.node("Reshape", made, net.ints(0, 6)), 6)
+
     def reshaped(self, x: Tensor) -> Tensor:
         """There and back: through another shape, or through a place before the channels."""
         net = self.net
@@ -272,7 +324,7 @@ class Generator:
             return x
         net, kind = (
             self.net,
-            self.draw(st.sampled_from(["flatten", "reshape", "mean", "max", "global", "global max"])),
+            self.draw(st.sampled_from(["flatten", "reshape", "mean", "max", "global", "global max", "lp", "norm"])),
         )
         if kind == "flatten":
             return Tensor(net.node("Flatten", x.name), x.channels * x.places)
@@ -283,6 +335,13 @@ class Generator:
             extra = [] if stated else [net.ints(2, 3)]
             op = "ReduceMean" if kind == "mean" else "ReduceMax"
             return Tensor(net.node(op, x.name, *extra, keepdims=0, **stated), x.channels)
+        if kind == "norm":
+            stated = {"axes": [2, 3]} if self.opset < 18 else {}
+            extra = [] if stated else [net.ints(2, 3)]
+            op = self.draw(st.sampled_from(["ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceMin"]))
+            return Tensor(net.node(op, x.name, *extra, keepdims=0, **stated), x.channels)
+        if kind == "lp":
+            return Tensor(net.node("Flatten", net.node("GlobalLpPool", x.name)), x.channels)
         pooled = net.node("GlobalAveragePool" if kind == "global" else "GlobalMaxPool", x.name)
         return Tensor(net.node("Flatten", pooled), x.channels)
 
@@ -292,8 +351,8 @@ class Generator:
         x = self.layer(Tensor(self.net.input(*shape), 3 if side else 5, side))
         steps: list[Callable[[Tensor], Tensor]] = [
             self.function, self.affine, self.residual, self.gate, self.permuted, self.halves,
-            self.dense_block, self.reshaped, self.stacked,
-            *([self.depthwise, self.pool, self.grouped, self.attention] if side else []),
+            self.dense_block, self.reshaped, self.stacked, self.recurrent,
+            *([self.depthwise, self.pool, self.grouped, self.attention, self.transposed, self.framed] if side else []),
         ]  # fmt: skip
         for _ in range(self.draw(st.integers(1, 3))):
             for _ in range(self.draw(st.integers(1, 2))):
@@ -324,7 +383,7 @@ def test_lossless_keeps_the_function() -> None:
     removed: list[int] = []
 
     @given(models())
-    @examples(90)
+    @examples(120)
     def check(model: onnx.ModelProto) -> None:
         small = condense(model, Options(lossless=True, align=1)).model
         assert distance(model, small) <= 2e-5
@@ -347,7 +406,7 @@ def test_surgery_holds_at_any_threshold() -> None:
         st.sampled_from(kinds),
         st.booleans(),
     )
-    @examples(70)
+    @examples(90)
     def check(model: onnx.ModelProto, threshold: float, merge: Merge, depthwise: Depthwise, sequential: bool) -> None:
         options = Options(threshold=threshold, merge=merge, depthwise=depthwise, sequential=sequential, align=1)
         small = condense(model, options).model
@@ -363,7 +422,7 @@ def test_random_deletion() -> None:
     removed: list[int] = []
 
     @given(models(), st.integers(0, 2**16))
-    @examples(60)
+    @examples(90)
     def check(model: onnx.ModelProto, seed: int) -> None:
         rng = np.random.default_rng(seed)
         trace = traced(model)
