@@ -19,6 +19,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from onnx_condense.errors import InputError
 from onnx_condense.inputs import Feed
 from onnx_condense.quantized import INTEGERS, Narrowed, Quantized
 from onnx_condense.runtime import Array, run, session
@@ -232,8 +233,22 @@ class Facts:
 
     def follows_inputs(self, name: str) -> bool:
         """Whether a derived value changes with the sizes of the inputs."""
-        other = self.other_value(name)
-        return other is not None and not np.array_equal(other, self._values[name])
+        others = [self.other_value(name), self._tiny.get(name)]
+        return any(other is not None and not np.array_equal(other, self._values[name]) for other in others)
+
+    @cached_property
+    def _tiny(self) -> dict[str, Array]:
+        """Derived values where every size that follows the inputs is 1: min(T, 3) shows itself only for a small T."""
+        if self.other is None:
+            return {}
+        shapes = {
+            name: tuple(1 if self.is_resized(name, a) else n for a, n in enumerate(s))
+            for name, s in self.shapes.items()
+        }
+        try:
+            return self.values_under(shapes)
+        except InputError:
+            return {}
 
     def other_value(self, name: str) -> Array | None:
         """The value of a derived tensor under the other sizes, None where there are none."""

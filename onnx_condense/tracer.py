@@ -347,6 +347,10 @@ class _Tracer(Recurring):
             if labels is None:
                 return self._refuse("moves data by amounts that are computed from data")
             source = self.node.inputs[0].name
+            numbers = [t.name for t in self.node.inputs[1:] if t.name in self.facts.derived]
+            taken = any(labels.shape[axis] > 1 for axis in action.indexed)
+            if taken and any(self.facts.follows_inputs(name) for name in numbers):
+                return self._refuse("takes channels by numbers that follow the sizes of the inputs")
             resized = [a for a in action.indexed if self.facts.is_resized(source, a)]
             labels = self._uniform(labels, resized)  # which places are taken is another matter at other sizes
             if labels is None:

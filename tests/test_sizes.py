@@ -166,6 +166,13 @@ def sometimes_empty(net: Net, data: str) -> str:
     return net.node("Concat", data, net.node("Expand", net.constant(np.ones((1, 1, 1))), shape), axis=1)
 
 
+def channels_by_length(net: Net, data: str) -> str:
+    """Channels from min(T, 3) on, and as many before them."""
+    start = net.node("Min", dimension(net, data, 1), net.ints(3))
+    taken = net.node("Slice", data, start, net.node("Add", start, net.ints(4)), net.ints(2))
+    return net.node("Concat", taken, taken, axis=2)
+
+
 def clipped_by_length(net: Net, data: str) -> str:
     length = net.node("Squeeze", net.node("Cast", dimension(net, data, 1), to=1), net.ints(0))
     return net.node("Clip", data, net.constant(-1.0), length)
@@ -181,6 +188,7 @@ def clipped_by_length(net: Net, data: str) -> str:
         last_of_two,
         fixed_place,
         sometimes_empty,
+        channels_by_length,
         clipped_by_length,
     ],
 )
