@@ -125,6 +125,52 @@ class Generator:
             name = net.node(op, net.node("Tanh", name) if op == "Sinh" else name)
         return Tensor(name, x.channels, x.side)
 
+    def careful(self, x: Tensor) -> Tensor:
+        """Functions that need numbers of some range, and choices that do not jump where they change."""
+        net, name = self.net, x.name
+        calm = net.node("Mul", net.node("Softsign", name), net.constant(0.9))
+        kind = self.draw(st.sampled_from(["Asin", "Atanh", "Tan", "Acos", "Cosh", "Acosh", "Pow", "Shrink", "choice"]))
+        if kind == "Acosh":
+            name = net.node(kind, net.node("Add", net.node("Sigmoid", name), net.constant(1.5)))
+        elif kind == "Pow":
+            name = net.node(kind, calm, net.constant(2.0))
+        elif kind == "Shrink":
+            name = net.node(kind, name, lambd=0.5, bias=0.5)
+        elif kind == "choice":
+            zero = net.constant(0.0)
+            above, below = net.node("Greater", name, zero), net.node("Less", name, zero)
+            mask = net.node(self.draw(st.sampled_from(["And", "Or", "Xor"])), above, net.node("Not", below))
+            mask = net.node("Not", mask) if self.flag() else mask
+            name = net.node("Where", mask, name, net.node("Mul", name, net.constant(0.1)))
+        else:
+            name = net.node(kind, calm)
+        return Tensor(name, x.channels, x.side)
+
+    def along_lines(self, x: Tensor) -> Tensor:
+        """What mixes the places of a map, channel by channel."""
+        net, name = self.net, x.name
+        since = {"CumSum": 11, "Trilu": 14, "LayerNormalization": 17}
+        kinds = ["LogSoftmax", "LpNormalization", "MeanVarianceNormalization", "LpPool", "Expand", *since]
+        kind = self.draw(st.sampled_from([k for k in kinds if since.get(k, 0) <= self.opset]))
+        if kind in ("LogSoftmax", "LpNormalization"):
+            name = net.node(kind, name, axis=-1)
+        elif kind == "MeanVarianceNormalization":
+            name = net.node(kind, name, axes=[2, 3])
+        elif kind == "LpPool":
+            name = net.node(kind, name, kernel_shape=[1, 1])
+        elif kind == "CumSum":
+            name = net.node(kind, name, net.constant(np.array(3)))
+        elif kind == "LayerNormalization":
+            name = net.node(kind, name, net.constant(np.full(x.side, 0.5)))
+        elif kind == "Expand":
+            stated: dict[str, Any] = {"axes": [3]} if self.opset < 13 else {}
+            extra = [] if stated else [net.ints(3)]
+            name = net.node("ReduceSum", name, *extra, keepdims=1, **stated)
+            name = net.node("Expand", name, net.ints(1, x.channels, x.side, x.side))
+        else:
+            name = net.node(kind, name)
+        return Tensor(name, x.channels, x.side)
+
     def per_channel(self, x: Tensor, values: list[float]) -> NDArray[np.floating]:
         drawn = self.draw(st.lists(st.sampled_from(values), min_size=x.channels, max_size=x.channels))
         return np.array(drawn).reshape(-1, *[1] * (2 if x.side else 0))
@@ -338,7 +384,7 @@ class Generator:
         if kind == "norm":
             stated = {"axes": [2, 3]} if self.opset < 18 else {}
             extra = [] if stated else [net.ints(2, 3)]
-            op = self.draw(st.sampled_from(["ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceMin"]))
+            op = self.draw(st.sampled_from(["ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceMin", "ReduceLogSumExp"]))
             return Tensor(net.node(op, x.name, *extra, keepdims=0, **stated), x.channels)
         if kind == "lp":
             return Tensor(net.node("Flatten", net.node("GlobalLpPool", x.name)), x.channels)
@@ -351,8 +397,9 @@ class Generator:
         x = self.layer(Tensor(self.net.input(*shape), 3 if side else 5, side))
         steps: list[Callable[[Tensor], Tensor]] = [
             self.function, self.affine, self.residual, self.gate, self.permuted, self.halves,
-            self.dense_block, self.reshaped, self.stacked, self.recurrent,
-            *([self.depthwise, self.pool, self.grouped, self.attention, self.transposed, self.framed] if side else []),
+            self.dense_block, self.reshaped, self.stacked, self.recurrent, self.careful,
+            *([self.depthwise, self.pool, self.grouped, self.attention] if side else []),
+            *([self.transposed, self.framed, self.along_lines] if side else []),
         ]  # fmt: skip
         for _ in range(self.draw(st.integers(1, 3))):
             for _ in range(self.draw(st.integers(1, 2))):
