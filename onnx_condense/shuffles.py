@@ -23,6 +23,11 @@ from onnx_condense.movers import Labels, Shape
 from onnx_condense.signals import Ints
 from onnx_condense.tracer import trace
 
+INDEX = np.int32
+
+MOST_INDICES = 0.1
+"""Share of the file that indices may take: weights that are only described (ConstantOfShape) take hardly any."""
+
 CHAINED = ("reshape", "transpose", "gather", "slice", "split")
 
 
@@ -52,10 +57,11 @@ Shapes = Mapping[str, Shape]
 
 
 def trace_unshuffled(facts: Facts) -> Trace:
-    """The trace of a graph, its shuffles replaced."""
+    """The trace of a graph, its shuffles replaced, unless their indices would make a small file much larger."""
     traced = trace(facts)
     found = find_shuffles(traced)
-    if not found:
+    size = np.dtype(INDEX).itemsize * sum(shuffle.indices.size for shuffle in found)
+    if not found or size > MOST_INDICES * facts.model.ByteSize():
         return traced
     plain = replace_shuffles(facts, found)
     return trace(Facts(plain, model_io.import_graph(plain), facts.feed, facts.other, facts.bodies, facts.inner))
@@ -207,7 +213,7 @@ def replace_shuffles(facts: Facts, found: Sequence[Shuffle]) -> onnx.ModelProto:
     for shuffle in found:
         node = nodes[shuffle.node]
         stem, source = node.outputs[0].name, tensors[shuffle.source]
-        channels = gs.Constant(name(f"{stem}_channels"), shuffle.indices.astype(np.int32))
+        channels = gs.Constant(name(f"{stem}_channels"), shuffle.indices.astype(INDEX))
         node.op, node.attrs, node.inputs = "Gather", {"axis": shuffle.axis}, [source, channels]
         if not isinstance(shuffle, Pick):
             continue
