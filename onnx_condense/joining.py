@@ -56,7 +56,7 @@ class Joining(Ledger):
         left = self._operand(0, len(shape))
         for position in range(1, len(tensors)):
             right = self._operand(position, len(shape))
-            left = self._pair(action.operation, left, right, shape)
+            left = self._pair(action.operation, left, right)
         if left.labels is not None:
             self._emit(left.labels)
 
@@ -64,8 +64,8 @@ class Joining(Ledger):
         """Where: a channel's relation must hold for the condition and for both choices."""
         shape = self._shape(self.node.outputs[0])
         condition, left, right = (self._operand(i, len(shape)) for i in range(3))
-        choices = self._pair("choose", left, right, shape)
-        result = self._pair("where", condition, choices, shape)
+        choices = self._pair("choose", left, right)
+        result = self._pair("where", condition, choices)
         if result.labels is not None:
             self._emit(result.labels)
 
@@ -195,7 +195,7 @@ class Joining(Ledger):
             return pack(atoms, self._signal(Affine(Shared(), atoms, nothing[:, :1], flat, np.abs(flat))))
         return pack(atoms, self._signal(Affine(Shared(), atoms, values, nothing, nothing)))
 
-    def _pair(self, operation: str, left: Operand, right: Operand, shape: movers.Shape) -> Operand:
+    def _pair(self, operation: str, left: Operand, right: Operand) -> Operand:
         whole = np.broadcast_shapes(left.shape, right.shape)
         if left.labels is not None and right.labels is not None:
             return Operand(self._unite(operation, left, right), whole, None, -1)
