@@ -121,9 +121,7 @@ def apply(name: str, parameters: Mapping[str, Any], labels: Labels, shape: Shape
     raise KeyError(name)
 
 
-def reshape_target(
-    stated: Sequence[int] | None, source: Shape, target: Shape, small_source: Shape, small_target: Shape
-) -> list[int]:
+def reshape_target(stated: Sequence[int] | None, small_source: Shape, small_target: Shape) -> list[int]:
     """The shape input of a Reshape for the smaller tensor.
 
     -1 stays where it was; 0 ("copy this axis") stays where the axis is copied in the small model as well. `stated` is

@@ -255,9 +255,7 @@ class Reshaping:
             if original.inputs[1].name in self.facts.derived:
                 value = self._chain[original.inputs[1].name]
             stated = None if value is None else value.tolist()
-        wanted = movers.reshape_target(
-            stated, self._old(source), self._old(target), self.shapes[source], self.shapes[target]
-        )
+        wanted = movers.reshape_target(stated, self.shapes[source], self.shapes[target])
         if stated is not None and list(stated) == wanted:
             return
         if original.inputs[1:] and original.inputs[1].name in self.facts.derived:
