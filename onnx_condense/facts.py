@@ -21,6 +21,7 @@ from onnx import numpy_helper
 
 from onnx_condense.errors import InputError
 from onnx_condense.inputs import Feed
+from onnx_condense.model_io import opset_of
 from onnx_condense.quantized import INTEGERS, Narrowed, Quantized
 from onnx_condense.runtime import Array, run, session
 
@@ -80,7 +81,7 @@ class Facts:
         self.bodies = bodies
         self.graph = graph
         self.nodes: list[gs.Node] = list(graph.nodes)
-        self.opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+        self.opset = opset_of(model.opset_import)
         self.initializers = {t.name: t for t in model.graph.initializer}
         self.sparse = _sparse_sizes(model)
         self._values: dict[str, Array] = {}

@@ -13,6 +13,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnx_condense.model_io import opset_of
+
 DOMAIN = "com.microsoft"
 
 PARAMETERS: Mapping[str, Sequence[str]] = {
@@ -40,7 +42,7 @@ def unfuse(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+    opset = opset_of(model.opset_import)
     names = {name for node in model.graph.node for name in (*node.input, *node.output)}
     del result.graph.node[:]
     for node in model.graph.node:

@@ -14,7 +14,7 @@ import onnx
 from onnx import helper, inliner, numpy_helper
 
 from onnx_condense.facts import inferred_shapes
-from onnx_condense.model_io import drop_unread, names_read
+from onnx_condense.model_io import drop_unread, names_read, opset_of, unused_name
 from onnx_condense.runtime import Array
 
 
@@ -43,7 +43,7 @@ def _without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
 def _means_the_same(node: onnx.NodeProto, function: onnx.FunctionProto, versions: dict[str, int]) -> bool:
     if node.domain not in ("", "ai.onnx"):
         return True
-    imported = next((o.version for o in function.opset_import if o.domain in ("", "ai.onnx")), 1)
+    imported = opset_of(function.opset_import)
     try:
         known = [
             onnx.defs.get_schema(node.op_type, v, "").since_version for v in (imported, versions.get("", imported))
@@ -75,7 +75,7 @@ class _Sequences:
         graph = self.model.graph
         before = names_read(graph)
         self.shapes = inferred_shapes(self.model)
-        self.opset = next((o.version for o in self.model.opset_import if o.domain in ("", "ai.onnx")), 1)
+        self.opset = opset_of(self.model.opset_import)
         self.taken = before | {name for node in graph.node for name in node.output}
         self.constants = {t.name: t for t in graph.initializer}
         for node in graph.node:
@@ -176,7 +176,7 @@ class _Sequences:
         return None if value is None else int(value.reshape(-1)[0])
 
     def fresh(self, stem: str) -> str:
-        name = next(n for n in (stem, *(f"{stem}_{i}" for i in range(len(self.taken) + 1))) if n not in self.taken)
+        name = unused_name(stem, self.taken)
         self.taken.add(name)
         return name
 

@@ -159,6 +159,11 @@ def import_graph(proto: onnx.ModelProto) -> gs.Graph:
         raise InputError(f"the graph cannot be read ({first_line(error)}): check it with onnx.checker") from error
 
 
+def opset_of(imports: Iterable[onnx.OperatorSetIdProto]) -> int:
+    """The version of the standard operators among the opsets of a model or function; 1 where none is stated."""
+    return next((o.version for o in imports if o.domain in ("", "ai.onnx")), 1)
+
+
 def unused_name(stem: str, taken: Collection[str]) -> str:
     """The stem, or with a number, as a name that no tensor has."""
     numbered = (f"{stem}_{i}" for i in range(1, len(taken) + 2))

@@ -15,6 +15,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from onnx_condense.model_io import opset_of
+
 Place = tuple[int, int | None, int]
 """Positions of an operand, its scale (None: 1) and its zero point among a node's inputs."""
 
@@ -135,7 +137,7 @@ class _Opening:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.added: list[onnx.TensorProto] = []
-        self._opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+        self._opset = opset_of(model.opset_import)
         self._constants = {t.name: t for t in model.graph.initializer}
         self._numbers = count()
 
