@@ -4,7 +4,15 @@ import logging
 
 from onnx_condense._version import __version__
 from onnx_condense.benchmark import Benchmark, benchmark
-from onnx_condense.errors import CondenseError, InputError, PlanError, TrainerError, UsageError, VerificationError
+from onnx_condense.errors import (
+    CondenseError,
+    EvaluationError,
+    InputError,
+    PlanError,
+    TrainerError,
+    UsageError,
+    VerificationError,
+)
 from onnx_condense.options import Options
 from onnx_condense.pipeline import Analysis, Result, analyze, condense, rewrite
 from onnx_condense.plan import Plan
@@ -15,6 +23,7 @@ __all__ = [
     "Analysis",
     "Benchmark",
     "CondenseError",
+    "EvaluationError",
     "InputError",
     "Options",
     "Plan",

@@ -48,7 +48,8 @@ def cost(parts: Sequence[Part], removed: Mapping[int, int]) -> float:
 def allocate(curves: Mapping[int, Curve], parts: Sequence[Part], limit: float) -> dict[int, int]:
     """How many channels of each group go, so that all parts cost at most `limit` or no group can give more.
 
-    Greedy: every step is taken by the group that loses least per unit that it saves now.
+    Greedy: every step is taken by the group that loses least per unit that it saves now. What the last step saved
+    too much goes back to the group that gains most of it.
     """
     mine = {g: [p for p in parts if any(s[1] == g for s in p.slices)] for g in curves}
     neighbours = {g: {s[1] for p in mine[g] for s in p.slices} & set(curves) for g in curves}
@@ -81,6 +82,21 @@ def allocate(curves: Mapping[int, Curve], parts: Sequence[Part], limit: float) -
         total -= taken[2]
         for other in neighbours[group]:
             offers[other] = offer(other)
+
+    def returned(group: int) -> tuple[float, int, int, float] | None:
+        """(loss undone, group, channels gone after it, units that it costs) of the group's last step, where it fits."""
+        curve, now = curves[group], removed[group]
+        earlier = int(curve.steps[curve.steps < now].max(initial=0))
+        if not now:
+            return None
+        undone = float(curve.losses[now - 1]) - (float(curve.losses[earlier - 1]) if earlier else 0.0)
+        needed = cost(mine[group], removed | {group: earlier}) - cost(mine[group], removed)
+        return (undone, group, earlier, needed) if undone > 0 and 0 < needed <= limit - total else None
+
+    while found := [back for group in curves if (back := returned(group)) is not None]:
+        _, group, earlier, needed = max(found)
+        removed[group] = earlier
+        total += needed
     return removed
 
 

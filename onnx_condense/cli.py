@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -18,9 +18,10 @@ from onnx_condense._version import __version__
 from onnx_condense.alignment import ALIGNMENTS
 from onnx_condense.benchmark import SECONDS, benchmark
 from onnx_condense.errors import CondenseError, InputError, UsageError
-from onnx_condense.options import Merge, Options
+from onnx_condense.options import DEFAULT_TRIALS, Merge, Options
 from onnx_condense.pipeline import Progress, Result, analyze, condense
 from onnx_condense.plan import Plan
+from onnx_condense.processes import terminated_like_interrupted
 from onnx_condense.render import show_analysis, show_benchmark, show_report, show_verification
 from onnx_condense.runtime import CPU
 from onnx_condense.verify import verify
@@ -48,6 +49,9 @@ PLANNING = (
     "exclude",
     "tolerance",
     "budget",
+    "evaluate",
+    "max_drop",
+    "trials",
     "sequential",
     "fold_batchnorm",
     "input_shape",
@@ -103,7 +107,8 @@ def _condense(given: Sequence[str]) -> int:
     output = _output(arguments)
     _protect(arguments, output)
     replay = Plan.load(Path(arguments.replay)) if arguments.replay else None
-    with _progress(arguments.quiet) as progress:
+    ended = terminated_like_interrupted() if arguments.evaluate else nullcontext()
+    with _progress(arguments.quiet) as progress, ended:
         result = condense(Path(arguments.model), options, replay=replay, dry_run=arguments.dry_run, progress=progress)
     written = output.name if arguments.dry_run else _write(output, result)
     if arguments.plan:
@@ -142,7 +147,12 @@ def _condense_parser() -> _Parser:
     )
     add("--ensure-faster", action="store_true", help="measure; widen or roll back what makes it slower")
     add("--tolerance", type=float, metavar="R", help="largest relative L2 error of the outputs")
-    add("--budget", metavar="params=F|macs=F", help="keep at most this share, for example params=0.7")
+    add(
+        "--budget", metavar="params=F|macs=F|error=R", help="keep at most this share; or the smallest within this error"
+    )
+    add("--evaluate", metavar="CMD", help='prints a score, higher is better: "python score.py {model}"')
+    add("--max-drop", type=float, metavar="D", help="with --evaluate: how much the score may fall")
+    add("--trials", type=int, metavar="N", help=f"models evaluated at most (default {DEFAULT_TRIALS})")
     add("--sequential", action="store_true", help="layer after layer on already merged weights, as in the paper")
     add("--fold-batchnorm", action="store_true", help="fold BatchNormalization into the weights in the file")
     add("--dry-run", action="store_true", help="stop at the plan")
@@ -200,7 +210,10 @@ def _options(arguments: argparse.Namespace) -> Options:
         include=tuple(arguments.include),
         exclude=tuple(arguments.exclude),
         tolerance=arguments.tolerance,
-        budget=_pair(arguments.budget, float, "--budget", "params=F or macs=F") if arguments.budget else None,
+        budget=_pair(arguments.budget, float, "--budget", "params=F, macs=F or error=R") if arguments.budget else None,
+        evaluate=arguments.evaluate,
+        max_drop=arguments.max_drop,
+        trials=arguments.trials,
         data=arguments.data,
         calibration=arguments.calibration,
         input_shape=_shapes(arguments.input_shape),
@@ -303,6 +316,8 @@ def _closing(result: Result, dry_run: bool, written: str) -> str:
         return "Dry run: no model was written."
     if not result.changed and result.report.latency is not None and result.report.latency.rolled_back:
         return f"Every reduction made it slower: {written} is the input, byte for byte."
+    if not result.changed and result.report.search is not None:
+        return f"Nothing could be condensed within the bound: {written} is the input, byte for byte."
     if not result.changed:
         return f"Nothing to condense: {written} is the input, byte for byte."
     return f"Wrote {written}"

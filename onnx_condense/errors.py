@@ -33,3 +33,9 @@ class TrainerError(CondenseError):
     """The trainer of `auto` failed, or gave back something else than the same graph with finite weights and a score."""
 
     exit_code = 1
+
+
+class EvaluationError(CondenseError):
+    """What `evaluate` was to score a model with failed, or gave no finite number. Nothing is written."""
+
+    exit_code = 1

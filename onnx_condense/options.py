@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
@@ -14,8 +15,14 @@ from onnx_condense.errors import UsageError
 DEFAULT_THRESHOLD = 0.88
 """The paper's condensation threshold (section 3.2.2)."""
 
-BUDGETS = ("params", "macs")
-"""What a budget may bound: parameters, or multiply-accumulates."""
+SHARES = ("params", "macs")
+"""What a budget may keep a share of: parameters, or multiply-accumulates."""
+
+DEFAULT_TRIALS = 12
+"""Models evaluated at most, the original included."""
+
+PLACE = "{model}"
+"""In the command that evaluates: where the path of the model goes."""
 
 INSPECT_THRESHOLDS = (0.999, 0.95, 0.88, 0.7)
 
@@ -45,7 +52,12 @@ class Options:
         include, exclude: globs over node or weight names; a group is taken when one of its layers matches
             `include` (empty: all) and none matches `exclude`.
         tolerance: bound of the approximation error, max over float outputs of ||a-b|| / ||a||.
-        budget: ("params", share) or ("macs", share): the share that is kept, 0 < share <= 1. Excludes thresholds.
+        budget: ("params", share) or ("macs", share): the share that is kept, 0 < share <= 1. ("error", bound): the
+            smallest model found whose approximation error is at most that. Excludes thresholds.
+        evaluate: a command whose last line of output is a score, higher is better ("{model}" in it is replaced by the
+            path of a model), or a function of a model that returns one. With `max_drop`, asks for the smallest model
+            found whose score is at most that much below the original's. Excludes `budget` and thresholds.
+        trials: models that are evaluated at most (the original's score counts as one); None means 12.
         data: verification inputs: path of an .npz, or arrays by input name, samples on axis 0; None generates them.
         calibration: inputs that "calibrated" estimates from, in the forms of `data`, or several of those; they verify
             too (a fifth, held back) where there is no `data`.
@@ -67,6 +79,9 @@ class Options:
     exclude: tuple[str, ...] = ()
     tolerance: float | None = None
     budget: tuple[str, float] | None = None
+    evaluate: str | Callable[[Any], float] | None = None
+    max_drop: float | None = None
+    trials: int | None = None
     data: Inputs | None = None
     calibration: Inputs | Iterable[Inputs] | None = None
     input_shape: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -98,8 +113,7 @@ class Options:
         if self.calibration is not None and (self.lossless or self.merge not in (None, "auto", "calibrated")):
             other = "--lossless" if self.lossless else f"--merge {self.merge}"
             raise UsageError(f"--calibration is not used with {other}: drop one of them")
-        if self.budget is not None:
-            self._check_budget(*self.budget)
+        self._check_budget()
         if self.depthwise not in ("joint", "kernel"):
             raise UsageError(f"--depthwise is joint or kernel, not {self.depthwise}")
         if self.align != "auto" and (not isinstance(self.align, int) or self.align < 1):
@@ -113,19 +127,46 @@ class Options:
         if self.tolerance is not None and not self.tolerance >= 0:
             raise UsageError(f"--tolerance must be a number of at least 0, not {self.tolerance}")
 
-    def _check_budget(self, unit: str, share: float) -> None:
-        if unit not in BUDGETS or not 0 < share <= 1:
-            raise UsageError(f"--budget is params=F or macs=F, the share 0 < F <= 1 to keep, not {unit}={share}")
+    def _check_budget(self) -> None:
+        if self.budget is not None:
+            unit, amount = self.budget
+            if not (0 < amount <= 1 if unit in SHARES else unit == "error" and 0 <= amount < math.inf):
+                raise UsageError(
+                    "--budget is params=F or macs=F, the share 0 < F <= 1 to keep, or error=R, the largest error of "
+                    f"the outputs, not {unit}={amount}"
+                )
+        if (self.evaluate is None) != (self.max_drop is None):
+            raise UsageError("--evaluate and --max-drop go together: a score, and how much it may fall")
+        if self.max_drop is not None and not 0 <= self.max_drop < math.inf:
+            raise UsageError(f"--max-drop is what the score may fall by, at least 0, not {self.max_drop}")
+        if self.trials is not None and not self.searches:
+            raise UsageError("--trials bounds a search: it goes with --budget error=R or with --evaluate")
+        least = 1 if self.evaluate is None else 2
+        if self.trials is not None and self.trials < least:
+            raise UsageError(f"--trials is at least {least}{', the original included' * (least - 1)}: ask for more")
         excluded = {
+            "--budget": self.budget is not None and self.evaluate is not None,
             "--threshold": self.threshold is not None,
             "--layer-threshold": bool(self.layer_threshold),
             "--lossless": self.lossless,
             "--tolerance": self.tolerance is not None,
             "--sequential": self.sequential,
+            "--ensure-faster": self.ensure_faster,
         }
         for option, given in excluded.items():
-            if given:
-                raise UsageError(f"--budget decides the widths: drop {option}")
+            if self.budgeted and given:
+                decides = "--budget" if self.evaluate is None else "--evaluate"
+                raise UsageError(f"{decides} decides the widths: drop {option}")
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether widths follow from a budget or from a score, and not from thresholds."""
+        return self.budget is not None or self.evaluate is not None
+
+    @property
+    def searches(self) -> bool:
+        """Whether models of several sizes are evaluated."""
+        return self.evaluate is not None or (self.budget is not None and self.budget[0] == "error")
 
     @property
     def method(self) -> Literal["lossless"] | Merge:
@@ -152,7 +193,7 @@ class Options:
         lossless = bool(content["lossless"])
         merge, budget = content["merge"], content.get("budget")
         return Options(
-            threshold=None if budget else content["threshold"],
+            threshold=content["threshold"],
             layer_threshold=tuple((str(glob), float(value)) for glob, value in content["layer_threshold"]),
             lossless=lossless,
             merge=None if lossless else "auto" if merge == "calibrated" else merge,
@@ -161,6 +202,9 @@ class Options:
             include=tuple(content["include"]),
             exclude=tuple(content["exclude"]),
             budget=None if budget is None else (str(budget[0]), float(budget[1])),
+            evaluate=content.get("evaluate"),
+            max_drop=content.get("max_drop"),
+            trials=content.get("trials"),
             sequential=content["sequential"],
             fold_batchnorm=content["fold_batchnorm"],
         )
@@ -168,9 +212,12 @@ class Options:
     def to_json(self) -> dict[str, Any]:
         """The options as JSON values, without the inputs."""
         named = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("data", "calibration")}
-        named["threshold"] = None if self.lossless or self.budget else (self.threshold or DEFAULT_THRESHOLD)
+        named["threshold"] = None if self.lossless or self.budgeted else (self.threshold or DEFAULT_THRESHOLD)
         named["merge"] = self.method
         named["budget"] = None if self.budget is None else list(self.budget)
+        if callable(self.evaluate):
+            named["evaluate"] = f"{self.evaluate.__module__}.{getattr(self.evaluate, '__qualname__', 'object')}"
+        named["trials"] = (self.trials or DEFAULT_TRIALS) if self.searches else None
         named["layer_threshold"] = [list(pair) for pair in self.layer_threshold]
         named["include"], named["exclude"] = list(self.include), list(self.exclude)
         named["input_shape"] = {name: list(shape) for name, shape in self.input_shape.items()}

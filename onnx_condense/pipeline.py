@@ -21,6 +21,7 @@ from onnx_condense.calibration import calibrate, held_back
 from onnx_condense.canonicalize import fold_batchnorm
 from onnx_condense.channels import Refusal, Trace
 from onnx_condense.errors import PlanError
+from onnx_condense.evaluation import ApproximationError, Measure, scorer
 from onnx_condense.facts import Facts
 from onnx_condense.faster import ensure_faster
 from onnx_condense.feeds import model_specs
@@ -28,7 +29,7 @@ from onnx_condense.fused import unfuse
 from onnx_condense.inlining import inline
 from onnx_condense.inputs import Feed, make_feeds, other_feed
 from onnx_condense.model_io import Source
-from onnx_condense.options import INSPECT_THRESHOLDS, Options
+from onnx_condense.options import DEFAULT_TRIALS, INSPECT_THRESHOLDS, Options
 from onnx_condense.plan import Plan
 from onnx_condense.proof import prove, unchanged
 from onnx_condense.pruning import Pruner
@@ -39,6 +40,7 @@ from onnx_condense.report import (
     ModelFacts,
     RefusalReport,
     Report,
+    SearchReport,
     VerificationReport,
     alignment_report,
     count_parameters,
@@ -49,10 +51,11 @@ from onnx_condense.report import (
     warnings_for,
 )
 from onnx_condense.rewrite import Written, count_macs, write
+from onnx_condense.search import Candidate, goal_of, search
 from onnx_condense.shuffles import trace_unshuffled
 from onnx_condense.state import State
 from onnx_condense.tolerance import fit
-from onnx_condense.verify import Results, compare, results
+from onnx_condense.verify import Results, results
 
 Model = str | os.PathLike[str] | onnx.ModelProto
 Progress = Callable[[str], None]
@@ -135,10 +138,12 @@ def condense(
         InputError: the model or the data cannot be used.
         UsageError: a glob matches nothing, or options contradict each other.
         PlanError: the plan belongs to another model.
-        VerificationError: the surgery limit or the tolerance is not met.
+        VerificationError: the surgery limit, the tolerance or the budget is not met.
+        EvaluationError: what `evaluate` names failed, or gave no score.
     """
     options = options or Options()
     clock = _Clock(progress)
+    score = scorer(options) if replay is None else None
     opened = open_model(model, options, clock, replay)
     options = opened.options
     multiple, source = width_multiple(options) if replay is None else (replay.align, "the plan")
@@ -146,31 +151,35 @@ def condense(
     estimate = Estimate(opened.trace, opened.trace.facts.feed, options.seed)
     with clock("verify"):
         expected = results(opened.source.proto, opened.feeds)
-    if options.method == "auto" and options.budget is None:
+    if options.method == "auto" and not options.budgeted:
         builder.refine = lambda state: refit_where_better(state, estimate, partial(_error, opened, expected))
     elif options.refits:
         builder.refine = lambda state: refit_where_better(state, estimate, lambda _: 0.0)
+    latency = found = None
     with clock("plan"):
-        state = _decide(opened, builder, replay, expected, estimate, clock.note)
-    latency = None
+        if replay is not None:
+            state = builder.replayed(replay)
+        elif options.budgeted:
+            state, found = _budgeted(opened, builder, expected, estimate, score, clock)
+        else:
+            state = _decide(opened, builder, expected)
     if options.ensure_faster and state.plans:
         with clock("measure"):
-            decide = partial(_decide, opened, builder, None, expected, estimate, clock.note)
+            decide = partial(_decide, opened, builder, expected)
             state, latency = ensure_faster(opened.source, opened.feeds, builder, decide)
-    if opened.calibration and options.refits and replay is None and state.plans:
-        with clock("calibrate"):
-            calibrate(state, opened.calibration, options.seed, clock.note)
+    if replay is None and not options.budgeted:
+        _calibrate(opened, clock, state)
     plan = replay or _plan(opened, builder, state)
     if dry_run or not (state.plans or opened.folded):
         verification = None if dry_run else unchanged(expected, options)
-        report = _report(opened, builder, state, None, verification, latency, source, clock)
+        report = _report(opened, builder, state, None, verification, latency, found, source, clock)
         return Result(opened.source.proto, plan, report, opened.source)
     with clock("rewrite"):
         provenance = model_io.provenance(opened.source, plan.options)
         small, twin = write(state, provenance), write(state, provenance, expanded=True)
     with clock("verify"):
         proof = prove(opened.source.proto, expected, opened.trace, opened.feeds, opened.other, small, twin, options)
-    report = _report(opened, builder, state, small, proof, latency, source, clock)
+    report = _report(opened, builder, state, small, proof, latency, found, source, clock)
     return Result(small.model, plan, report, opened.source)
 
 
@@ -209,7 +218,7 @@ def analyze(model: Model, options: Options | None = None, progress: Progress | N
 
 
 class _Clock:
-    """Names the stages for the progress display and adds up their seconds."""
+    """Names the stages for the progress display and adds up their seconds; of a stage within a stage, once."""
 
     def __init__(self, progress: Progress | None) -> None:
         self.seconds: dict[str, float] = {}
@@ -218,9 +227,10 @@ class _Clock:
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         self.note(stage)
-        start = time.perf_counter()
+        start, before = time.perf_counter(), sum(self.seconds.values())
         yield
-        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start, 4)
+        inner = sum(self.seconds.values()) - before
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start - inner, 4)
 
 
 @dataclass(frozen=True)
@@ -287,33 +297,45 @@ def _replayed(options: Options, plan: Plan) -> Options:
     return replace(planned, data=options.data, seed=options.seed, tolerance=options.tolerance, input_shape=shapes)
 
 
-def _decide(
-    opened: Opened,
-    builder: Builder,
-    replay: Plan | None,
-    expected: Results,
-    estimate: Estimate,
-    progress: Progress,
-) -> State:
-    if replay is not None:
-        return builder.replayed(replay)
-    if opened.options.budget is not None:
-        unit, share = opened.options.budget
-        real = opened.calibration
-        if sum(len(next(iter(feed.values()))) for feed in real) >= ENOUGH:
-            estimate = Estimate(opened.trace, opened.feeds[0], opened.options.seed, real)
-        pruner = Pruner(builder, estimate, _measure(unit), real[:1] or opened.feeds)
-        return pruner.fit(unit, share, progress)
+def _decide(opened: Opened, builder: Builder, expected: Results) -> State:
+    """The state at the thresholds, or at those that the tolerance asks for."""
     tolerance = opened.options.tolerance
-    if tolerance is None:
-        return builder.build(1.0)
+    return builder.build(1.0) if tolerance is None else fit(builder, partial(_error, opened, expected), tolerance)
 
-    return fit(builder, partial(_error, opened, expected), tolerance)
+
+def _budgeted(
+    opened: Opened, builder: Builder, expected: Results, estimate: Estimate, score: Measure | None, clock: _Clock
+) -> tuple[State, SearchReport | None]:
+    """The state that meets a budget, and what was tried for it."""
+    options, real = opened.options, opened.calibration
+    goal = goal_of(options, score, ApproximationError(expected, opened.feeds), opened.source.proto, clock.note)
+    unit, share = options.budget if options.budget is not None and goal is None else ("params", 0.0)
+    if sum(len(next(iter(feed.values()))) for feed in real) >= ENOUGH:
+        estimate = Estimate(opened.trace, opened.feeds[0], options.seed, real)
+    pruner = Pruner(builder, estimate, unit, _measure(unit), real[:1] or opened.feeds, clock.note)
+    if goal is None:
+        return pruner.fit(share, partial(_calibrate, opened, clock)), None
+    make = partial(_candidate, opened, builder, clock)
+    return search(pruner, make, goal, options.trials or DEFAULT_TRIALS, clock.note)
+
+
+def _calibrate(opened: Opened, clock: _Clock, state: State) -> None:
+    """Refits a state on the calibration inputs, where there are any."""
+    if opened.calibration and opened.options.refits and state.plans:
+        with clock("calibrate"):
+            calibrate(state, opened.calibration, opened.options.seed, clock.note)
+
+
+def _candidate(opened: Opened, builder: Builder, clock: _Clock, state: State) -> Candidate:
+    """The very model that would be written for a state."""
+    _calibrate(opened, clock, state)
+    written = write(state, model_io.provenance(opened.source, _named(opened, builder)))
+    return Candidate(written.model, count_parameters(written.model.graph)[0], written.macs // opened.batch)
 
 
 def _error(opened: Opened, expected: Results, state: State) -> float:
     """The approximation error of a state."""
-    return compare(expected, results(write(state, {}).model, opened.feeds)).error if state.plans else 0.0
+    return ApproximationError(expected, opened.feeds)(write(state, {}).model) if state.plans else 0.0
 
 
 def _measure(unit: str) -> Callable[[State], int]:
@@ -323,12 +345,17 @@ def _measure(unit: str) -> Callable[[State], int]:
     return lambda state: count_parameters(write(state, {}).model.graph)[0]
 
 
+def _named(opened: Opened, builder: Builder) -> dict[str, Any]:
+    """The options of the plan, as JSON values."""
+    return opened.options.to_json() | {"align": builder.align}
+
+
 def _plan(opened: Opened, builder: Builder, state: State) -> Plan:
     options = opened.options
     shapes = {name: tuple(array.shape) for name, array in opened.feeds[0].items()}
     groups = tuple(state.plans[index] for index in sorted(state.plans))
     refits = tuple(state.refits[place] for place in sorted(state.refits))
-    named = options.to_json() | {"align": builder.align}
+    named = _named(opened, builder)
     return Plan(
         opened.source.sha256, options.method, named, builder.align, shapes, options.fold_batchnorm, groups, refits
     )
@@ -347,6 +374,7 @@ def _report(
     small: Written | None,
     verification: VerificationReport | None,
     latency: LatencyReport | None,
+    found: SearchReport | None,
     align_source: str,
     clock: _Clock,
 ) -> Report:
@@ -362,6 +390,7 @@ def _report(
         opened.options.to_json(),
         alignment_report(builder.align, align_source, [g for g in groups if g.layers[0] not in changed]),
         latency,
+        found,
         groups,
         refusal_reports(opened.trace),
         verification,

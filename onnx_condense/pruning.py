@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from onnx_condense.actions import Contraction, Filter
+from onnx_condense.actions import Contraction, Filter, Reader, Recurrent
 from onnx_condense.budget import Curve, Part, allocate, cost
 from onnx_condense.builder import Builder
 from onnx_condense.channels import Group
@@ -36,56 +36,89 @@ as at least this squared relative error then."""
 TINY = float(np.finfo(float).tiny)
 
 CORRECTIONS = 8
-"""Times that the limit is lowered by what slicing left over (constants that no slot counts)."""
+"""Times that the limit is corrected by what the parts do not count: constants that no slot holds, biases that come."""
+
+CLOSE = 0.01
+"""How far below the target a result may stay, as a share of the original, where widths allow it."""
 
 
 class Pruner:
-    """Narrows the groups of a builder to a budget.
+    """Narrows the groups of a builder to a share of the original's size.
 
     Args:
         estimate: moments of what consumers read.
-        measure: parameters or multiply-accumulates of a state, whichever the budget bounds.
+        unit: "params" or "macs". measure: how many of them a state has.
         feeds: inputs on which the sensitivity of the outputs is measured.
+        progress: called with the name of each stage.
     """
 
     def __init__(
-        self, builder: Builder, estimate: Estimate, measure: Callable[[State], int], feeds: Sequence[Feed]
+        self,
+        builder: Builder,
+        estimate: Estimate,
+        unit: str,
+        measure: Callable[[State], int],
+        feeds: Sequence[Feed],
+        progress: Callable[[str], None],
     ) -> None:
         self.builder = builder
         self.trace = builder.trace
+        self.before = measure(builder.original)
         self._estimate = estimate
         self._measure = measure
         self._feeds = feeds
+        self._parts = self._priced(unit)
+        self._curves = self._measured(results(self.trace.facts.model, feeds), progress)
 
-    def fit(self, unit: str, share: float, progress: Callable[[str], None]) -> State:
-        """The state that keeps at most this share. Raises VerificationError, naming what can be reached."""
-        before = self._measure(self.builder.original)
-        target = share * before
-        expected = results(self.trace.facts.model, self._feeds)
-        parts, curves = self._parts(unit), self._curves(expected, progress)
-        while True:
-            free = {index: curve for index, curve in curves.items() if index not in self.builder.stay}
-            try:
-                return self._fit(free, parts, target, before)
-            except Disagreement as problem:
-                self.builder.set_aside(problem)
+    def fit(self, share: float, finish: Callable[[State], None]) -> State:
+        """The state that keeps at most this share after `finish`.
 
-    def _fit(self, curves: dict[int, Curve], parts: list[Part], target: float, before: int) -> State:
-        limit = target - (before - cost(parts, {}))
+        Raises VerificationError where widths do not get that narrow, naming what can be reached.
+        """
+        target, over = share * self.before, 0.0
         for _ in range(CORRECTIONS):
-            removed = allocate(curves, parts, limit)
-            state = self.state({g: curves[g].order[:count] for g, count in removed.items() if count})
+            state, found = self.at(share - over)
+            if found > target:
+                break
+            finish(state)
             found = self._measure(state)
             if found <= target:
                 return state
-            if all(count == curves[g].steps.max(initial=0) for g, count in removed.items()):
-                break
-            limit -= found - target
-        reached = found / before
+            over += (found - target) / self.before  # biases that `finish` gave to consumers without one
         raise VerificationError(
-            f"--budget cannot be met: the smallest that can be reached is {reached:.3f}; nothing is written; "
-            "ask for more, or align less (--align 1)"
+            f"--budget cannot be met: the smallest that can be reached is {found / self.before:.3f}; nothing is "
+            "written; ask for more, or align less (--align 1)"
         )
+
+    def at(self, share: float) -> tuple[State, int]:
+        """The state that keeps at most this share, or the narrowest that there is; and how large it is."""
+        while True:
+            free = {index: curve for index, curve in self._curves.items() if index not in self.builder.stay}
+            try:
+                return self._nearest(free, share * self.before)
+            except Disagreement as problem:
+                self.builder.set_aside(problem)
+
+    def _nearest(self, curves: dict[int, Curve], target: float) -> tuple[State, int]:
+        best: tuple[State, int] | None = None
+        unpriced = self.before - cost(self._parts, {})
+        for _ in range(CORRECTIONS):
+            limit = target - unpriced
+            removed = allocate(curves, self._parts, limit)
+            state, found = self._sized(curves, removed)
+            priced = cost(self._parts, removed)
+            if found <= target and (best is None or found > best[1]):
+                best = state, found
+            if priced > limit:  # no group can give more
+                return best or (state, found)
+            if target - CLOSE * self.before <= found <= target or found - priced == unpriced:
+                break
+            unpriced = found - priced
+        return best or self._sized(curves, allocate(curves, self._parts, 0.0))
+
+    def _sized(self, curves: dict[int, Curve], removed: dict[int, int]) -> tuple[State, int]:
+        state = self.state({g: curves[g].order[:count] for g, count in removed.items() if count})
+        return state, self._measure(state)
 
     def state(self, gone: dict[int, Ints]) -> State:
         """The state without these channels, consumers refitted. Raises Disagreement where shapes do not work out."""
@@ -106,7 +139,7 @@ class Pruner:
 
     # ---- curves
 
-    def _curves(self, expected: Results, progress: Callable[[str], None]) -> dict[int, Curve]:
+    def _measured(self, expected: Results, progress: Callable[[str], None]) -> dict[int, Curve]:
         """What the groups lose as they narrow; without those whose channels cannot be removed unevenly."""
         groups = [group for group in self.builder.groups if group.index not in self.builder.quantized]
         sites = [s for g in groups for p in paths(self.trace, g) if (s := site_of(self.trace, p.slot)) is not None]
@@ -188,7 +221,7 @@ class Pruner:
 
     # ---- costs
 
-    def _parts(self, unit: str) -> list[Part]:
+    def _priced(self, unit: str) -> list[Part]:
         """Every weight that holds channels: its price per element, and which group slices which of its axes."""
         index = np.full(len(self.trace.unit_of), -1, dtype=np.int64)
         for group in self.builder.groups:
@@ -221,6 +254,9 @@ class Pruner:
             return 1.0
         facts, action = self.trace.facts, self.trace.actions[index]
         node = facts.nodes[index]
+        if isinstance(action, Recurrent | Reader):
+            shape = facts.shapes[node.inputs[action.data].name]
+            return float(np.prod(shape)) / shape[action.data_axis] if position in action.weights else 0.0
         if position != 1 and not (isinstance(action, Contraction) and position == action.weight):
             return 0.0
         if isinstance(action, Contraction) and not action.lookup:

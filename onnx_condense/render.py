@@ -11,7 +11,7 @@ from rich.table import Table
 from onnx_condense.benchmark import BatchLatency, Benchmark, ModelLatency
 from onnx_condense.pipeline import Analysis
 from onnx_condense.profiling import Profile
-from onnx_condense.report import GroupReport, LatencyReport, ModelFacts, RefusalReport, Report
+from onnx_condense.report import GroupReport, LatencyReport, ModelFacts, RefusalReport, Report, SearchReport
 from onnx_condense.verify import Verification
 
 LISTED = 3
@@ -42,6 +42,8 @@ def show_report(console: Console, report: Report) -> None:
         console.print(f"{report.alignment.advice[0].upper()}{report.alignment.advice[1:]}.")
     if report.latency is not None:
         _latency(console, report.latency)
+    if report.search is not None:
+        _search(console, report.search)
     if report.verification is not None and report.output is not None:
         v = report.verification
         console.print(
@@ -62,6 +64,17 @@ def _latency(console: Console, latency: LatencyReport) -> None:
         threads = f"{setup.threads} thread" if setup.threads else "all cores"
         interval = f"{setup.ratio:.3f} ({setup.low:.3f} to {setup.high:.3f}) of the original's"
         console.print(f"Latency at batch {setup.batch}, {threads}: {interval}.")
+
+
+def _search(console: Console, search: SearchReport) -> None:
+    """The candidates, and which of them no other one beats."""
+    limit = f"at {'most' if search.measure == 'error' else 'least'} {search.bound:.6g}"
+    title = f"Candidates, {search.evaluations} of at most {search.trials} evaluations"
+    table = Table("parameters", "MACs", search.measure, limit, "Pareto front", title=title, title_justify="left")
+    for candidate in search.candidates:
+        marks = ("yes" if mark else "no" for mark in (candidate.accepted, candidate.on_front))
+        table.add_row(f"{candidate.parameters:,}", f"{candidate.macs:,}", f"{candidate.value:.6g}", *marks)
+    console.print(table)
 
 
 def _agreement(report: Report) -> str:

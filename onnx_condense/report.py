@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +164,39 @@ class LatencyReport:
 
 
 @dataclass(frozen=True)
+class CandidateReport:
+    """A model that a search tried.
+
+    value: its approximation error, or its score. accepted: whether that is within the bound. on_front: whether no other
+    candidate is at most as large in parameters and MACs and at least as good, and better in one of them.
+    """
+
+    parameters: int
+    macs: int
+    value: float
+    accepted: bool
+    on_front: bool = False
+
+
+@dataclass(frozen=True)
+class SearchReport:
+    """What --budget error=R or --evaluate tried.
+
+    Attributes:
+        measure: "error" or "score".
+        bound: the largest error, or the lowest score, that is accepted.
+        trials, evaluations: how many evaluations there may be, and how many there were; the original's score is one.
+        candidates: the original and what was tried, largest first. The smallest that is accepted is the result.
+    """
+
+    measure: str
+    bound: float
+    trials: int
+    evaluations: int
+    candidates: tuple[CandidateReport, ...]
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything that a run found and did; `to_json` is the stable form."""
 
@@ -172,6 +205,7 @@ class Report:
     options: Mapping[str, Any]
     alignment: AlignmentReport
     latency: LatencyReport | None
+    search: SearchReport | None
     groups: tuple[GroupReport, ...]
     refusals: tuple[RefusalReport, ...]
     verification: VerificationReport | None
@@ -258,7 +292,7 @@ def _group_report(builder: Builder, state: State, group: Group, plan: GroupPlan 
         width_after=len(plan.keep) if plan else width,
         highest_cosine=plan.highest if plan else builder.judged(group).highest,
         lowest_merged_cosine=min(merged) if merged else None,
-        threshold=None if method == "lossless" or builder.options.budget else builder.thresholds[group.index],
+        threshold=None if method == "lossless" or builder.options.budgeted else builder.thresholds[group.index],
         method=method if plan else "none",
         held_back=len(held),
         held_back_channels=held,
@@ -266,6 +300,22 @@ def _group_report(builder: Builder, state: State, group: Group, plan: GroupPlan 
             sorted({r.source for r in state.refits.values() if plan and any(r.node == q.node for q in plan.reads)})
         ),
     )
+
+
+def pareto(tried: Sequence[CandidateReport], higher: bool) -> tuple[CandidateReport, ...]:
+    """Candidates, largest first, with those marked that no other one beats. `higher`: whether high values are good."""
+
+    def costs(candidate: CandidateReport) -> tuple[float, ...]:
+        value = -candidate.value if higher else candidate.value
+        return candidate.parameters, candidate.macs, value
+
+    def beaten(candidate: CandidateReport) -> bool:
+        mine = costs(candidate)
+        rivals = (costs(other) for other in tried)
+        return any(other != mine and all(a <= b for a, b in zip(other, mine, strict=True)) for other in rivals)
+
+    ranked = sorted(tried, key=lambda c: (-c.parameters, -c.macs))
+    return tuple(replace(candidate, on_front=not beaten(candidate)) for candidate in ranked)
 
 
 def refusal_reports(traced: Trace) -> tuple[RefusalReport, ...]:
@@ -301,10 +351,11 @@ def warnings_for(
     if verification is None:
         return tuple(found)
     error = verification.approximation_error
-    if options.tolerance is None and not error <= WARN_ABOVE:
-        found.append(
-            f"the outputs changed by {error:.2g} (relative L2): bound it with --tolerance, or raise --threshold"
-        )
+    if options.tolerance is None and not options.searches and not error <= WARN_ABOVE:
+        advice = "bound it with --tolerance, or raise --threshold"
+        if options.budgeted:
+            advice = f"bound it with --budget error={WARN_ABOVE:g} instead, or keep more"
+        found.append(f"the outputs changed by {error:.2g} (relative L2): {advice}")
     if verification.integer_outputs_changed:
         found.append(f"integer outputs changed: {', '.join(verification.integer_outputs_changed)}")
     return tuple(found)

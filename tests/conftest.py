@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,3 +133,16 @@ def read(path: Path | str) -> dict[str, Any]:
 def widths(report: Path | str) -> dict[str, tuple[int, int]]:
     """First layer of each group -> width before and after."""
     return {g["layers"][0]: (g["width_before"], g["width_after"]) for g in read(report)["groups"]}
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ended, or ends within five seconds."""
+    for _ in range(100):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False

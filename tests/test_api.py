@@ -23,6 +23,7 @@ PUBLIC = [
     "Analysis",
     "Benchmark",
     "CondenseError",
+    "EvaluationError",
     "InputError",
     "Options",
     "Plan",
@@ -42,6 +43,7 @@ PUBLIC = [
 ]
 FROZEN = [oc.Analysis, oc.Benchmark, oc.Options, oc.Plan, oc.Report, oc.Result, oc.Verification]
 ERRORS = {oc.InputError: 2, oc.UsageError: 2, oc.PlanError: 2, oc.TrainerError: 1, oc.VerificationError: 1}
+ERRORS |= {oc.EvaluationError: 1}
 FUNCTIONS = [oc.analyze, oc.benchmark, oc.condense, oc.rewrite, oc.verify]
 
 MODEL = builders.mlp((8, 16, 16, 3), clusters=(5, 4))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,13 @@ import builders
 import numpy as np
 import onnx
 import pytest
+from conftest import gone
 from onnx import numpy_helper
 
 from onnx_condense import InputError, TrainerError, UsageError
 from onnx_condense.finetune import CommandTrainer
-from onnx_condense.finetune.processes import end_orphan
 from onnx_condense.finetune.trainer import Checked, check_weights_only, further, score_of
+from onnx_condense.processes import end_orphan
 
 MODEL = builders.mlp((4, 6, 3))
 HEAD = """
@@ -107,19 +107,6 @@ def test_a_hang_ends_with_its_whole_process_group(make: Make, tmp_path: Path) ->
     with pytest.raises(TrainerError, match=r"more than 3 s.*--trainer-timeout"):
         trainer.evaluate(MODEL)
     assert gone(int((tmp_path / "pid").read_text()))
-
-
-def gone(pid: int) -> bool:
-    """Whether a process ended, or ends within five seconds."""
-    for _ in range(100):
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            return True
-        if state == "Z":
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def test_a_trainer_that_outlived_its_run_is_ended(tmp_path: Path) -> None:

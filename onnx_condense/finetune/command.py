@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -23,6 +21,7 @@ from onnx_condense.finetune.state import State
 from onnx_condense.finetune.status import closing, describe, fell_short, plot, show, status
 from onnx_condense.finetune.trainer import CommandTrainer
 from onnx_condense.options import Options
+from onnx_condense.processes import terminated_like_interrupted
 
 __all__ = ["DEFAULT_MERGE", "add_arguments", "execute"]
 
@@ -113,7 +112,7 @@ def execute(arguments: argparse.Namespace, options: Options, console: Console) -
     done = len(folder.events())
     if done and not arguments.quiet:
         console.print(f"going on in {folder.path} after {done} steps", soft_wrap=True, markup=False, highlight=False)
-    with _warnings(arguments.quiet), _terminated_like_interrupted():
+    with _warnings(arguments.quiet), terminated_like_interrupted():
         try:
             state = run(
                 Path(arguments.model),
@@ -146,20 +145,6 @@ def _status(arguments: argparse.Namespace, console: Console) -> int:
         except KeyboardInterrupt:
             return 0
     return 0
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does, so that its trainer ends too."""
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import onnx
 
 from onnx_condense import model_io
 from onnx_condense.errors import InputError, UsageError
-from onnx_condense.finetune.processes import end_orphan
+from onnx_condense.processes import end_orphan
 
 JOURNAL, MODELS, LOCK, SCRATCH, RESULT, LOG = "journal.jsonl", "models", "lock", "trainer", "result.onnx", "trainer.log"
 RECORD = "process"

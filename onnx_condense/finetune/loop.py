@@ -87,8 +87,8 @@ def run(
     settings, options = settings or Settings(), options or Options()
     if options.lossless or options.threshold is not None or options.layer_threshold or options.tolerance is not None:
         raise UsageError("auto chooses the thresholds: drop --threshold, --layer-threshold, --lossless and --tolerance")
-    if options.ensure_faster or options.budget is not None:
-        raise UsageError("auto trains until a target is met: drop --ensure-faster and --budget")
+    if options.ensure_faster or options.budgeted:
+        raise UsageError("auto trains until a target is met: drop --ensure-faster, --budget and --evaluate")
     options = replace(options, merge=options.merge or DEFAULT_MERGE)
     folder = Folder(Path(work))
     source = model_io.load(model)

@@ -15,9 +15,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnx_condense import model_io
+from onnx_condense import model_io, processes
 from onnx_condense.errors import InputError, TrainerError, UsageError
-from onnx_condense.finetune import processes
 from onnx_condense.finetune.journal import RECORD
 
 Metrics = Mapping[str, Any]
@@ -109,7 +108,15 @@ class CommandTrainer:
         numbers = {"--steps": str(steps), "--learning-rate": repr(learning_rate)}
         pairs = {name: str(path.absolute()) for name, path in files.items()} | numbers
         command = [*self.command, *(word for pair in pairs.items() for word in pair), *more]
-        processes.run(command, self.log, self.scratch / RECORD, self.timeout, {STEPS_DONE: str(done)})
+        processes.run(
+            command,
+            self.log,
+            self._failed,
+            "--trainer",
+            record=self.scratch / RECORD,
+            timeout=self.timeout,
+            more={STEPS_DONE: str(done)},
+        )
         try:
             content = json.loads(files["--metrics"].read_text())
         except FileNotFoundError as error:
@@ -117,6 +124,9 @@ class CommandTrainer:
         except ValueError as error:
             raise TrainerError(f"the trainer's metrics are no JSON ({model_io.first_line(error)})") from error
         return content if isinstance(content, Mapping) else {}
+
+    def _failed(self, what: str) -> TrainerError:
+        return TrainerError(f"the trainer {what}; all that it printed is in {self.log}")
 
 
 class Checked:

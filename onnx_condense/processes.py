@@ -1,0 +1,117 @@
+"""Programs that run in a process group of their own, and end with us: in time, on interruption, at the next start."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from onnx_condense.errors import CondenseError, UsageError
+
+LAST_WORDS = 4096
+"""How many bytes of what a program printed last are searched for its last line."""
+
+LONGEST = 300
+"""Characters of that line that an error quotes."""
+
+
+def run(
+    command: Sequence[str],
+    log: Path,
+    failed: Callable[[str], CondenseError],
+    option: str,
+    *,
+    errors: Path | None = None,
+    record: Path | None = None,
+    timeout: float | None = None,
+    more: Mapping[str, str] | None = None,
+) -> None:
+    """Runs a program to its end, or to the time limit; then its whole process group is killed.
+
+    Args:
+        command: the program and its arguments; no shell.
+        log: gets what it prints.
+        failed: makes the error to raise from what happened, as in "ended with code 1".
+        option: the command-line option that states the command.
+        errors: gets what it prints on stderr; None: `log` does.
+        record: says which process it is while it runs, for `end_orphan`.
+        timeout: seconds; None for no limit.
+        more: additions to the environment.
+
+    Raises:
+        UsageError: it cannot be started.
+        CondenseError: what `failed` makes, where it took too long or ended with an error.
+    """
+    with ExitStack() as files:
+        output = files.enter_context(open(log, "wb"))
+        try:
+            process = subprocess.Popen(
+                list(command),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT if errors is None else files.enter_context(open(errors, "wb")),
+                start_new_session=True,
+                env=os.environ | dict(more or {}),
+            )
+        except OSError as error:
+            raise UsageError(f"{option} {command[0]} cannot be started ({error.strerror}): check it") from error
+        try:
+            if record is not None:
+                record.write_text(f"{process.pid} {_started(process.pid)}")
+            code = process.wait(timeout)
+        except subprocess.TimeoutExpired as error:
+            raise failed(f"took more than {timeout:g} s: see {option}-timeout") from error
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            if record is not None:
+                record.unlink(missing_ok=True)
+    if code != 0:
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        words = last_line(errors or log) or last_line(log)
+        raise failed(f'{how} ("{words[:LONGEST]}")' if words else how)
+
+
+def end_orphan(record: Path) -> None:
+    """Kills the process group of a program that outlived the run that started it, as after a SIGKILL of that run."""
+    try:
+        pid, _, started = record.read_text().partition(" ")
+        if started and started == _started(int(pid)):
+            os.killpg(int(pid), signal.SIGKILL)
+    except (OSError, ValueError):
+        return
+
+
+def _started(pid: int) -> str:
+    """When a process began, in clock ticks since boot, so that a number used again is not mistaken; "" off Linux."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def last_line(log: Path) -> str:
+    """The last line that is not empty, near the end of what a program printed; "" for none."""
+    with open(log, "rb") as file:
+        file.seek(max(0, log.stat().st_size - LAST_WORDS))
+        lines = file.read().decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+@contextmanager
+def terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does, so that the program that it runs ends too."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,118 @@
+"""The smallest model within a bound on its error or its score, among those between the original and the narrowest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Literal
+
+from onnx_condense.evaluation import Measure
+from onnx_condense.observing import Model
+from onnx_condense.options import Options
+from onnx_condense.pruning import Pruner
+from onnx_condense.report import CandidateReport, SearchReport, pareto
+from onnx_condense.state import State
+
+CUTS = 2
+"""Candidates of a round. They cut the range that is left into equal parts and can be measured at once; always so many,
+so that the result does not depend on where they are measured."""
+
+FINE = 1e-3
+"""A range that is narrower than this share of the original's parameters is not cut further."""
+
+DECIMAL = 1e-12
+"""Relative difference that counts as none: scores are decimal numbers, and so is what they may fall by."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is measured on candidates, and what is accepted.
+
+    start: what it is for the original. bound: the largest error, or the lowest score. spent: evaluations so far.
+    """
+
+    kind: Literal["error", "score"]
+    measure: Measure
+    start: float
+    bound: float
+    spent: int
+
+    def accepts(self, value: float) -> bool:
+        """Whether a value is within the bound."""
+        if self.kind == "error":
+            return value <= self.bound
+        return value >= self.bound or math.isclose(value, self.bound, rel_tol=DECIMAL)
+
+
+def goal_of(
+    options: Options, score: Measure | None, error: Measure, original: Model, progress: Callable[[str], None]
+) -> Goal | None:
+    """The goal that the options name, None where they ask for no search; `score` is taken of the original here."""
+    if score is not None and options.max_drop is not None:
+        progress("evaluate the original")
+        start = score(original)
+        return Goal("score", score, start, start - options.max_drop, 1)
+    if options.budget is not None and options.searches:
+        return Goal("error", error, 0.0, options.budget[1], 0)
+    return None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What would be written for a state, and its size."""
+
+    model: Model
+    parameters: int
+    macs: int
+
+
+def search(
+    pruner: Pruner,
+    make: Callable[[State], Candidate],
+    goal: Goal,
+    trials: int,
+    progress: Callable[[str], None],
+    executor: Executor | None = None,
+) -> tuple[State, SearchReport]:
+    """The smallest state found that the goal accepts (the original, where none is), and what was tried.
+
+    A section search over the share of parameters kept: the range between the largest share refused and the smallest
+    share accepted above it is cut into equal parts. Which one is the smallest is decided by what was measured, so that
+    a score that does not fall evenly costs size, never the bound.
+
+    Args:
+        pruner: makes the states.
+        make: completes a state, and says what would be written.
+        goal: what is measured, and what is accepted.
+        trials: evaluations at most, those spent included.
+        progress: called with the name of each stage.
+        executor: measures the candidates of a round at once; None measures one after the other.
+    """
+    best = pruner.builder.original
+    original = make(best)
+    tried = [CandidateReport(original.parameters, original.macs, goal.start, True)]
+    smallest, spent, known = original.parameters, goal.spent, {_widths(best): True}
+    low, high = pruner.at(0.0)[1] / pruner.before, 1.0
+    while spent < trials and high - low > FINE:
+        cuts = min(CUTS, trials - spent)
+        shares = [high - (high - low) * cut / (cuts + 1) for cut in range(1, cuts + 1)]
+        progress(f"evaluate {spent + 1}/{trials}: " + ", ".join(f"{share:.1%}" for share in shares))
+        states = {share: pruner.at(share)[0] for share in shares}
+        new = {_widths(state): state for state in states.values() if _widths(state) not in known}
+        made = [make(state) for state in new.values()]
+        values = (executor.map if executor else map)(goal.measure, [candidate.model for candidate in made])
+        for (widths, state), candidate, value in zip(new.items(), made, values, strict=True):
+            spent, known[widths] = spent + 1, goal.accepts(value)
+            tried.append(CandidateReport(candidate.parameters, candidate.macs, value, known[widths]))
+            if known[widths] and candidate.parameters < smallest:
+                best, smallest = state, candidate.parameters
+        accepted = {share: known[_widths(state)] for share, state in states.items()}
+        high = min([high, *(share for share in shares if accepted[share])])
+        low = max([low, *(share for share in shares if share < high and not accepted[share])])
+    return best, SearchReport(goal.kind, goal.bound, trials, spent, pareto(tried, goal.kind == "score"))
+
+
+def _widths(state: State) -> tuple[tuple[int, int], ...]:
+    return tuple((index, len(plan.keep)) for index, plan in sorted(state.plans.items()))
