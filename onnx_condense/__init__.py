@@ -4,7 +4,15 @@ import logging
 
 from onnx_condense._version import __version__
 from onnx_condense.benchmark import Benchmark, benchmark
-from onnx_condense.errors import CondenseError, InputError, PlanError, TrainerError, UsageError, VerificationError
+from onnx_condense.errors import (
+    CondenseError,
+    InputError,
+    PlanError,
+    TrainerError,
+    UsageError,
+    VerificationError,
+    WorkerError,
+)
 from onnx_condense.options import Options
 from onnx_condense.pipeline import Analysis, Result, analyze, condense, rewrite
 from onnx_condense.plan import Plan
@@ -25,6 +33,7 @@ __all__ = [
     "UsageError",
     "Verification",
     "VerificationError",
+    "WorkerError",
     "__version__",
     "analyze",
     "benchmark",

@@ -33,3 +33,9 @@ class TrainerError(CondenseError):
     """The trainer of `auto` failed, or gave back something else than the same graph with finite weights and a score."""
 
     exit_code = 1
+
+
+class WorkerError(CondenseError):
+    """The workers of an executor died, or cannot be reached."""
+
+    exit_code = 1

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -17,7 +18,7 @@ from onnx_condense import model_io
 from onnx_condense.alignment import width_multiple
 from onnx_condense.bodies import flatten
 from onnx_condense.builder import Builder
-from onnx_condense.calibration import calibrate, held_back
+from onnx_condense.calibration import calibrate, measured
 from onnx_condense.canonicalize import fold_batchnorm
 from onnx_condense.channels import Refusal, Trace
 from onnx_condense.errors import PlanError
@@ -26,7 +27,7 @@ from onnx_condense.faster import ensure_faster
 from onnx_condense.feeds import model_specs
 from onnx_condense.fused import unfuse
 from onnx_condense.inlining import inline
-from onnx_condense.inputs import Feed, make_feeds, other_feed
+from onnx_condense.inputs import Feed, make_feeds, other_feed, sized
 from onnx_condense.model_io import Source
 from onnx_condense.options import INSPECT_THRESHOLDS, Options
 from onnx_condense.plan import Plan
@@ -49,6 +50,8 @@ from onnx_condense.report import (
     warnings_for,
 )
 from onnx_condense.rewrite import Written, count_macs, write
+from onnx_condense.shards import Calibration
+from onnx_condense.shards import opened as open_shards
 from onnx_condense.shuffles import trace_unshuffled
 from onnx_condense.state import State
 from onnx_condense.tolerance import fit
@@ -121,6 +124,7 @@ def condense(
     replay: Plan | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
+    executor: Executor | None = None,
 ) -> Result:
     """Condenses a model and proves the result with onnxruntime.
 
@@ -130,16 +134,19 @@ def condense(
         replay: a plan to apply instead of judging the model.
         dry_run: stop at the plan; the returned model is the input and nothing is verified.
         progress: called with the name of each stage.
+        executor: its workers read the shards of `options.calibration` (files, by their absolute paths) and sum over
+            them; the result is the same, bit for bit, with any number of workers and with none.
 
     Raises:
         InputError: the model or the data cannot be used.
         UsageError: a glob matches nothing, or options contradict each other.
         PlanError: the plan belongs to another model.
         VerificationError: the surgery limit or the tolerance is not met.
+        WorkerError: workers of the executor died.
     """
     options = options or Options()
     clock = _Clock(progress)
-    opened = open_model(model, options, clock, replay)
+    opened = open_model(model, options, clock, replay, executor)
     options = opened.options
     multiple, source = width_multiple(options) if replay is None else (replay.align, "the plan")
     builder = Builder(opened.trace, options, multiple)
@@ -157,7 +164,7 @@ def condense(
         with clock("measure"):
             decide = partial(_decide, opened, builder, None, expected, estimate, clock.note)
             state, latency = ensure_faster(opened.source, opened.feeds, builder, decide)
-    if opened.calibration and options.refits and replay is None and state.plans:
+    if opened.calibration.samples and options.refits and replay is None and state.plans:
         with clock("calibrate"):
             calibrate(state, opened.calibration, options.seed, clock.note)
     plan = replay or _plan(opened, builder, state)
@@ -239,10 +246,16 @@ class Opened:
     other: Feed | None
     batch: int
     folded: bool
-    calibration: list[Feed]
+    calibration: Calibration
 
 
-def open_model(model: Model, options: Options, clock: _Clock | None = None, replay: Plan | None = None) -> Opened:
+def open_model(
+    model: Model,
+    options: Options,
+    clock: _Clock | None = None,
+    replay: Plan | None = None,
+    executor: Executor | None = None,
+) -> Opened:
     """Loads and traces a model. Raises InputError, UsageError and PlanError as `condense` does."""
     clock = clock or _Clock(None)
     with clock("load"):
@@ -255,15 +268,12 @@ def open_model(model: Model, options: Options, clock: _Clock | None = None, repl
         working = fold_batchnorm(plain) if options.fold_batchnorm else plain
         graph = model_io.import_graph(working)
         specs = model_specs(working, graph)
-        calibration: list[Feed] = []
+        feeds: list[Feed] = []
+        calibration = Calibration()
         if options.calibration is not None and replay is None:
-            given = options.calibration
-            shards = [given] if isinstance(given, str | os.PathLike | Mapping) else given
-            for shard in shards:
-                calibration += make_feeds(working, specs, shard, options.input_shape, options.seed)
-        if calibration and options.data is None:
-            calibration, feeds = held_back(calibration, all(s.dims and isinstance(s.dims[0], str) for s in specs))
-        else:
+            shards, feeds = open_shards(sized(specs, options.input_shape), options.calibration, options.data is None)
+            calibration = Calibration(shards, executor)
+        if not feeds:
             feeds = make_feeds(working, specs, options.data, options.input_shape, options.seed)
         other = other_feed(working, specs, feeds[0], options.seed)
     with clock("trace"):
@@ -299,10 +309,10 @@ def _decide(
         return builder.replayed(replay)
     if opened.options.budget is not None:
         unit, share = opened.options.budget
-        real = opened.calibration
-        if sum(len(next(iter(feed.values()))) for feed in real) >= ENOUGH:
-            estimate = Estimate(opened.trace, opened.feeds[0], opened.options.seed, real)
-        pruner = Pruner(builder, estimate, _measure(unit), real[:1] or opened.feeds)
+        calibration, seed = opened.calibration, opened.options.seed
+        if calibration.samples >= ENOUGH:
+            estimate = Estimate(opened.trace, opened.feeds[0], seed, measured(opened.trace, calibration, seed))
+        pruner = Pruner(builder, estimate, _measure(unit), calibration.first() or opened.feeds)
         return pruner.fit(unit, share, progress)
     tolerance = opened.options.tolerance
     if tolerance is None:
