@@ -12,6 +12,7 @@ from onnx_condense.errors import (
     TrainerError,
     UsageError,
     VerificationError,
+    WorkerError,
 )
 from onnx_condense.options import Options
 from onnx_condense.pipeline import Analysis, Result, analyze, condense, rewrite
@@ -34,6 +35,7 @@ __all__ = [
     "UsageError",
     "Verification",
     "VerificationError",
+    "WorkerError",
     "__version__",
     "analyze",
     "benchmark",

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from onnx_condense.actions import Elementwise, Normalization
-from onnx_condense.inputs import Feed
+from onnx_condense.channels import Trace
 from onnx_condense.labels import atoms_of
-from onnx_condense.observing import observe
-from onnx_condense.refitting import EXACT, Site, apply_refit, lost, original_weight
+from onnx_condense.observing import Probe
+from onnx_condense.refitting import EXACT, NOISE_ROWS, Measure, Site, apply_refit, lost, original_weight, sums_of
 from onnx_condense.rewrite import write
 from onnx_condense.runtime import Array
-from onnx_condense.signals import Bools, Floats
+from onnx_condense.shards import Calibration, Shard
+from onnx_condense.signals import Bools, Floats, Ints
 from onnx_condense.state import State
 from onnx_condense.statistics import Sums, fit
 
@@ -23,34 +25,45 @@ ROWS = 2**16
 FOLDS = 4
 """Parts of the calibration samples; each is held back once."""
 
-HELD_BACK = 5
-"""One in so many calibration samples verifies, where there are no inputs for that."""
-
 CHUNK = 2**24
 """Numbers of one consumer's features that are held at a time."""
 
 FAINT = 1e-3
 """Channels that a normalization scales by less than this share of its largest are not corrected."""
 
-
-def held_back(feeds: Sequence[Feed], divisible: bool) -> tuple[list[Feed], list[Feed]]:
-    """(feeds to estimate from, feeds to verify on): every fifth sample is held back, where there are five.
-
-    `divisible`: whether a feed may be cut along the first axis; whole feeds are held back where it may not.
-    """
-    if not divisible:
-        kept = [feed for number, feed in enumerate(feeds) if number % HELD_BACK != HELD_BACK - 1]
-        return kept, list(feeds[HELD_BACK - 1 :: HELD_BACK]) or list(feeds)
-    rest, held = [], []
-    for feed in feeds:
-        out = np.arange(len(next(iter(feed.values())))) % HELD_BACK == HELD_BACK - 1
-        rest.append({name: value[~out] for name, value in feed.items()})
-        if out.any():
-            held.append({name: value[out] for name, value in feed.items()})
-    return rest, held or list(feeds)
+Progress = Callable[[str], None]
 
 
-def calibrate(state: State, feeds: Sequence[Feed], seed: int, progress: Callable[[str], None]) -> None:
+def measured(trace: Trace, calibration: Calibration, seed: int) -> Measure:
+    """What sums the original model's own tensors on calibration inputs."""
+
+    def measure(sites: Sequence[Site]) -> list[Sums | None]:
+        probe = Probe.of(trace.facts.model, [site.data for site in sites])
+        total: list[Sums | None] = []
+        for parts in calibration.each(_Reading(probe, tuple(sites), NOISE_ROWS / calibration.samples, seed)):
+            pairs = zip(total or parts, parts, strict=True)
+            total = [a and b and Sums.joined([a, b]) for a, b in pairs] if total else parts
+        return total
+
+    return measure
+
+
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """Sums, over a shard, of what sites read in the original model: `each` rows per sample."""
+
+    probe: Probe
+    sites: tuple[Site, ...]
+    each: float
+    seed: int
+
+    def __call__(self, shard: Shard) -> list[Sums | None]:
+        feeds = shard.feeds()
+        most = max(1, round(self.each * shard.kept / max(1, len(feeds))))
+        return sums_of(self.probe(feeds), self.sites, most, [self.seed, shard.first])
+
+
+def calibrate(state: State, calibration: Calibration, seed: int, progress: Progress) -> None:
     """Refits every consumer of a state that lost channels.
 
     Inputs come from the condensed prefix, targets from the original model: the whole kernel and bias, drawn toward
@@ -59,14 +72,15 @@ def calibrate(state: State, feeds: Sequence[Feed], seed: int, progress: Callable
     """
     sites = lost(state)
     for number, site in enumerate(sites, 1):
-        progress(f"calibrate {number}/{len(sites)}: {site.layer}")
-        parts = _sums(state, site, feeds, seed)
+        stage = f"calibrate {number}/{len(sites)}: {site.layer}"
+        progress(stage)
+        parts = _sums(state, site, calibration, seed, progress, stage)
         prior, constant = _prior(state, site)
         centred = site.outer is not None
         through = None
         if not site.direct:
             through = site.flat(original_weight(state, site)).astype(np.float64) * site.alpha
-        if parts is None or all(np.isfinite(part.products).all() for part in parts) is False:
+        if parts is None or not all(np.isfinite(part.products).all() for part in parts):
             continue
         found = fit(parts, prior, constant, centred, through, EXACT)
         if found.weight is not prior or found.constant is not constant:
@@ -89,34 +103,93 @@ def _prior(state: State, site: Site) -> tuple[Floats, Floats]:
     return weight, site.spread(np.asarray(state.shift.get(site.slot.node, np.zeros(0))), value)
 
 
-def _sums(state: State, site: Site, feeds: Sequence[Feed], seed: int) -> list[Sums] | None:
+def _sums(
+    state: State, site: Site, calibration: Calibration, seed: int, progress: Progress, stage: str
+) -> list[Sums] | None:
     """Sums over each fold of the samples; None where the condensed model's positions are not the original's."""
-    model, small = state.trace.facts.model, write(state, {}).traced
-    other = _beside(state, site)
+    beside = _beside(state, site)
     target = site.output if site.direct else site.data
-    beside = [] if other is None else [other[0]]
-    total = sum(len(next(iter(feed.values()))) for feed in feeds)
-    generator = np.random.default_rng(seed)
-    parts: list[Sums] = []
-    seen = 0
-    wanted = observe(model, [target, *beside], feeds), observe(small, [site.data, *beside], feeds)
-    for before, after in zip(*wanted, strict=True):
-        y = site.targets(before[target]) if site.direct else site.channels(before[target])
-        if other is not None:
-            y = y + other[1](before[other[0]], after[other[0]])
-        for start, x in _windows(site, after[site.data]):
-            goal = y[start : start + len(x)]
-            if x.shape[:2] != goal.shape[:2]:
-                return None
-            parts = parts or [Sums(x.shape[2], goal.shape[2]) for _ in range(FOLDS)]
-            most = max(1, ROWS // max(1, total))
-            if x.shape[1] > most:
-                drawn = np.sort(generator.choice(x.shape[1], most, replace=False))
-                x, goal = x[:, drawn], goal[:, drawn]
-            for sample, (left, right) in enumerate(zip(x, goal, strict=True), seen):
-                parts[sample % FOLDS].add(left, right)
-            seen += len(x)
-    return parts
+    others = [] if beside is None else [beside.name]
+    job = _Comparison(
+        site,
+        Probe.of(state.trace.facts.model, [target, *others]),
+        Probe.of(write(state, {}).traced, [site.data, *others]),
+        target,
+        beside,
+        max(1, ROWS // max(1, calibration.samples)),
+        seed,
+    )
+    total: list[Sums] = []
+    for number, parts in enumerate(calibration.each(job), 1):
+        if parts is None:
+            return None
+        total = [Sums.joined(pair) for pair in zip(total, parts, strict=True)] if total and parts else total or parts
+        if len(calibration.shards) > 1:
+            progress(f"{stage}, shard {number}/{len(calibration.shards)}")
+    return total
+
+
+@dataclass(frozen=True, eq=False)
+class _Beside:
+    """A tensor that a consumer's output is added to. scale: [outputs] from it to the output. alive: [outputs] kept."""
+
+    name: str
+    scale: Floats
+    alive: Bools
+
+    def lost(self, site: Site, before: Array, after: Array) -> Floats:
+        """[samples, positions, outputs]: what it lost, as the consumer's output would have to make up for it."""
+        whole = site.targets(before).astype(np.float64)
+        result = np.zeros_like(whole)
+        rest = site.targets(after)
+        if rest.shape == (*whole.shape[:2], int(self.alive.sum())):
+            result[..., self.alive] = whole[..., self.alive] - rest
+        return np.asarray(result * self.scale)
+
+
+@dataclass(frozen=True, eq=False)
+class _Comparison:
+    """Sums, over a shard, of what a consumer reads in the condensed model and of its targets in the original one.
+
+    before, after: the original and the condensed model up to there. most: positions that are taken per sample.
+    """
+
+    site: Site
+    before: Probe
+    after: Probe
+    target: str
+    beside: _Beside | None
+    most: int
+    seed: int
+
+    def __call__(self, shard: Shard) -> list[Sums] | None:
+        """Sums per fold of the samples, none of no samples; None where positions do not fit."""
+        site, feeds, parts = self.site, shard.feeds(), list[Sums]()
+        first = shard.first
+        for before, after in zip(self.before(feeds), self.after(feeds), strict=True):
+            y = site.targets(before[self.target]) if site.direct else site.channels(before[self.target])
+            if self.beside is not None:
+                y = y + self.beside.lost(site, before[self.beside.name], after[self.beside.name])
+            for start, x in _windows(site, after[site.data]):
+                goal = y[start : start + len(x)]
+                if x.shape[:2] != goal.shape[:2]:
+                    return None
+                parts = parts or [Sums(x.shape[2], goal.shape[2]) for _ in range(FOLDS)]
+                numbers = np.arange(first, first + len(x))
+                first += len(x)
+                drawn = self._drawn(numbers, x.shape[1])
+                for fold, part in enumerate(parts):
+                    mine = np.flatnonzero(numbers % FOLDS == fold)
+                    places = mine[:, None], drawn[mine]
+                    part.add(x[places].reshape(-1, x.shape[2]), goal[places].reshape(-1, goal.shape[2]))
+        return parts
+
+    def _drawn(self, numbers: Ints, positions: int) -> Ints:
+        """[samples, positions taken]: drawn for each sample by its number, whatever the shards are."""
+        if positions <= self.most:
+            return np.broadcast_to(np.arange(positions), (len(numbers), positions))
+        draws = (np.random.default_rng([self.seed, n]).choice(positions, self.most, replace=False) for n in numbers)
+        return np.sort(list(draws), axis=1)
 
 
 def _windows(site: Site, data: Array) -> Iterator[tuple[int, Floats]]:
@@ -129,8 +202,8 @@ def _windows(site: Site, data: Array) -> Iterator[tuple[int, Floats]]:
         yield start, site.rows(data[start : start + step])
 
 
-def _beside(state: State, site: Site) -> tuple[str, Callable[[Array, Array], Floats]] | None:
-    """The tensor that the output is added to, and how what it lost [samples, positions, outputs] follows from it."""
+def _beside(state: State, site: Site) -> _Beside | None:
+    """The tensor that the output is added to, through a normalization or directly."""
     trace, facts = state.trace, state.trace.facts
     if not site.direct:
         return None
@@ -151,18 +224,7 @@ def _beside(state: State, site: Site) -> tuple[str, Callable[[Array, Array], Flo
     if facts.shapes.get(other) != facts.shapes.get(site.output):
         return None
     faint = np.abs(scale) <= FAINT * np.abs(scale).max(initial=0)
-    inverse = np.where(faint, 0.0, 1 / np.where(faint, 1.0, scale))
-    alive = _alive_rows(state, site)
-
-    def loss(before: Array, after: Array) -> Floats:
-        whole = site.targets(before).astype(np.float64)
-        result = np.zeros_like(whole)
-        rest = site.targets(after)
-        if rest.shape == (*whole.shape[:2], int(alive.sum())):
-            result[..., alive] = whole[..., alive] - rest
-        return np.asarray(result * inverse)
-
-    return other, loss
+    return _Beside(other, np.where(faint, 0.0, 1 / np.where(faint, 1.0, scale)), _alive_rows(state, site))
 
 
 def _alive_rows(state: State, site: Site) -> Bools:

@@ -24,6 +24,7 @@ from onnx_condense.plan import Plan
 from onnx_condense.processes import terminated_like_interrupted
 from onnx_condense.render import show_analysis, show_benchmark, show_report, show_verification
 from onnx_condense.runtime import CPU
+from onnx_condense.shards import dask
 from onnx_condense.verify import verify
 
 PROGRAM = "onnx-condense"
@@ -108,8 +109,16 @@ def _condense(given: Sequence[str]) -> int:
     _protect(arguments, output)
     replay = Plan.load(Path(arguments.replay)) if arguments.replay else None
     ended = terminated_like_interrupted() if arguments.evaluate else nullcontext()
-    with _progress(arguments.quiet) as progress, ended:
-        result = condense(Path(arguments.model), options, replay=replay, dry_run=arguments.dry_run, progress=progress)
+    workers = dask(arguments.dask) if arguments.dask else nullcontext()
+    with _progress(arguments.quiet) as progress, ended, workers as executor:
+        result = condense(
+            Path(arguments.model),
+            options,
+            replay=replay,
+            dry_run=arguments.dry_run,
+            progress=progress,
+            executor=executor,
+        )
     written = output.name if arguments.dry_run else _write(output, result)
     if arguments.plan:
         result.plan.save(Path(arguments.plan))
@@ -139,9 +148,12 @@ def _condense_parser() -> _Parser:
     _merging(parser, "auto", get_args(Merge))
     add(
         "--calibration",
+        action="extend",
+        nargs="+",
         metavar="INPUTS.npz",
         help="inputs to estimate from, without labels (as --data; a fifth verifies)",
     )
+    add("--dask", metavar="ADDRESS", help="workers of a Dask cluster sum over the files of --calibration")
     add(
         "--align-for", choices=tuple(ALIGNMENTS), help="keep them at the multiple of another host (arm64: not measured)"
     )
@@ -260,7 +272,8 @@ def _protect(arguments: argparse.Namespace, output: Path | None) -> None:
     if not source.exists():
         raise InputError(f"cannot read {source} (no such file): check the path")
     replay = getattr(arguments, "replay", None)
-    inputs = [Path(p) for p in (source, arguments.data, getattr(arguments, "calibration", None), replay) if p]
+    read = [source, arguments.data, replay, *(getattr(arguments, "calibration", None) or [])]
+    inputs = [Path(p) for p in read if p]
     inputs += [source.with_name(name) for name in model_io.external_files(source)]
     inputs += [Path(replay).with_suffix(".npz")] if replay else []
     written: list[tuple[str, Path]] = []

@@ -39,3 +39,9 @@ class EvaluationError(CondenseError):
     """What `evaluate` was to score a model with failed, or gave no finite number. Nothing is written."""
 
     exit_code = 1
+
+
+class WorkerError(CondenseError):
+    """The workers of an executor died, or cannot be reached."""
+
+    exit_code = 1

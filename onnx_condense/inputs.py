@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
@@ -18,6 +18,9 @@ from onnx_condense.errors import InputError, UsageError
 from onnx_condense.runtime import Array, run, session
 
 Feed = dict[str, Array]
+Inputs = str | os.PathLike[str] | Mapping[str, Array]
+"""Path of an .npz, or arrays by input name: samples on axis 0."""
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 SAMPLES = 16
@@ -81,21 +84,29 @@ def input_specs(model: onnx.ModelProto, vocabularies: Mapping[str, int] | None =
 def make_feeds(
     model: onnx.ModelProto,
     specs: list[InputSpec],
-    data: str | os.PathLike[str] | Mapping[str, Array] | None,
+    data: Inputs | None,
     input_shape: Shapes,
     seed: int,
 ) -> list[Feed]:
     """The feeds that a model is verified on. Raises UsageError or InputError with what to do."""
+    specs = sized(specs, input_shape)
+    return read_feeds(specs, data) if data is not None else _generate(model, specs, seed)
+
+
+def sized(specs: Sequence[InputSpec], input_shape: Shapes) -> list[InputSpec]:
+    """The specs with the sizes that a user gives. Raises UsageError where they do not fit."""
     unknown = set(input_shape) - {spec.name for spec in specs}
     if unknown:
         raise UsageError(f"--input-shape names {sorted(unknown)[0]}, the inputs are {_names(specs)}")
-    specs = [_fill(spec, input_shape[spec.name]) if spec.name in input_shape else spec for spec in specs]
-    if data is not None:
-        return _split(specs, _read(specs, data))
-    return _generate(model, specs, seed)
+    return [_fill(spec, input_shape[spec.name]) if spec.name in input_shape else spec for spec in specs]
 
 
-def _names(specs: list[InputSpec]) -> str:
+def read_feeds(specs: Sequence[InputSpec], data: Inputs) -> list[Feed]:
+    """Samples of an .npz, or of arrays, in feeds of the batch size that the model wants. Raises InputError."""
+    return _split(specs, _read(specs, data))
+
+
+def _names(specs: Sequence[InputSpec]) -> str:
     return ", ".join(spec.name for spec in specs) or "none"
 
 
@@ -115,7 +126,7 @@ def _text(spec: InputSpec) -> str:
     return "x".join(str(d or "?") for d in spec.dims) or "scalar"
 
 
-def _read(specs: list[InputSpec], data: str | os.PathLike[str] | Mapping[str, Array]) -> dict[str, Array]:
+def _read(specs: Sequence[InputSpec], data: Inputs) -> dict[str, Array]:
     if isinstance(data, Mapping):
         arrays = {name: np.asarray(value) for name, value in data.items()}
     else:
@@ -133,7 +144,7 @@ def _read(specs: list[InputSpec], data: str | os.PathLike[str] | Mapping[str, Ar
     return {spec.name: arrays[spec.name].astype(spec.dtype, copy=False) for spec in specs}
 
 
-def _split(specs: list[InputSpec], arrays: dict[str, Array]) -> list[Feed]:
+def _split(specs: Sequence[InputSpec], arrays: dict[str, Array]) -> list[Feed]:
     """Cuts samples on axis 0 into feeds of the batch size that the model wants."""
     counts = set()
     for spec in specs:

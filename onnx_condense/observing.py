@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnx_condense.inputs import Feed
-from onnx_condense.runtime import Array, run, session
+from onnx_condense.runtime import Array, run, session, to_bytes
 
 Model = onnx.ModelProto
 
@@ -30,11 +31,15 @@ def prefix(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
         node = makers.get(waiting.pop())
         if node is not None and id(node) not in needed:
             needed.add(id(node))
-            waiting += [*node.input, *(name for a in node.attribute for body in _bodies(a) for name in _read(body))]
+            waiting += _read_by(node)
+    nodes = [node for node in model.graph.node if id(node) in needed]
+    read = {value.name for value in model.graph.input} | set(names)
+    read.update(name for node in nodes for name in _read_by(node))
     part = onnx.ModelProto()
     part.CopyFrom(model)
-    del part.graph.node[:], part.graph.output[:]
-    part.graph.node.extend(node for node in model.graph.node if id(node) in needed)
+    del part.graph.node[:], part.graph.output[:], part.graph.initializer[:]
+    part.graph.node.extend(nodes)
+    part.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in read)
     part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     return part
 
@@ -43,25 +48,47 @@ def _bodies(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
     return [body for body in (attribute.g, *attribute.graphs) if body.node]
 
 
-def _read(body: onnx.GraphProto) -> Iterator[str]:
-    yield from (output.name for output in body.output)
-    for node in body.node:
-        yield from node.input
-        yield from (name for a in node.attribute for inner in _bodies(a) for name in _read(inner))
+def _read_by(node: onnx.NodeProto) -> Iterator[str]:
+    """What a node reads, in its bodies, too."""
+    yield from node.input
+    for body in (body for attribute in node.attribute for body in _bodies(attribute)):
+        yield from (output.name for output in body.output)
+        yield from (name for inner in body.node for name in _read_by(inner))
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The part of a model that computes some of its tensors, as bytes: a worker in another process can run it.
+
+    names: the tensors. given: which of them are inputs of the model. part: "" where all are.
+    """
+
+    names: tuple[str, ...]
+    given: frozenset[str]
+    part: bytes
+
+    @staticmethod
+    def of(model: onnx.ModelProto, names: Sequence[str]) -> Probe:
+        """Raises InputError where the part is larger than protobuf allows."""
+        inputs = {value.name for value in model.graph.input}
+        inner = [name for name in dict.fromkeys(names) if name not in inputs]
+        return Probe(tuple(dict.fromkeys(names)), frozenset(inputs), to_bytes(prefix(model, inner)) if inner else b"")
+
+    def __call__(self, feeds: Iterable[Feed]) -> Iterator[Mapping[str, Array]]:
+        """The values of the tensors, feed by feed. Raises InputError."""
+        active = session(self.part) if self.part else None
+        read = {value.name for value in active.get_inputs()} if active is not None else set()
+        inner = [name for name in self.names if name not in self.given]
+        for feed in feeds:
+            known = {name: feed[name] for name in self.names if name in self.given}
+            fed = {name: value for name, value in feed.items() if name in read}
+            found = run(active, inner, fed) if active is not None else []
+            yield known | dict(zip(inner, found, strict=True))
 
 
 def observe(model: onnx.ModelProto, names: Sequence[str], feeds: Iterable[Feed]) -> Iterator[Mapping[str, Array]]:
     """The values of tensors inside a model, feed by feed. Raises InputError."""
-    unique = list(dict.fromkeys(names))
-    given = {value.name for value in model.graph.input}
-    inner = [name for name in unique if name not in given]
-    active = session(prefix(model, inner)) if inner else None
-    read = {value.name for value in active.get_inputs()} if active is not None else set()
-    for feed in feeds:
-        known = {name: feed[name] for name in unique if name in given}
-        fed = {name: value for name, value in feed.items() if name in read}
-        found = run(active, inner, fed) if active is not None else []
-        yield known | dict(zip(inner, found, strict=True))
+    return Probe.of(model, names)(feeds)
 
 
 class Windows:
@@ -73,8 +100,12 @@ class Windows:
     def __init__(self, model: onnx.ModelProto, index: int, kernel: Sequence[int]) -> None:
         """`index`: of the Conv among the model's nodes. `kernel`: its spatial sizes."""
         self._node, self._kernel = model.graph.node[index], tuple(kernel)
-        self._model = model
+        self._opsets = list(model.opset_import)
         self._sessions: dict[int, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Sessions stay in the process that made them."""
+        return self.__dict__ | {"_sessions": {}}
 
     def __call__(self, data: Array) -> Array:
         channels = data.shape[1]
@@ -96,7 +127,7 @@ class Windows:
             [onnx.ValueInfoProto(name="y")],
             [numpy_helper.from_array(picks, "w")],
         )
-        return onnx.ModelProto(ir_version=8, graph=graph, opset_import=self._model.opset_import)
+        return onnx.ModelProto(ir_version=8, graph=graph, opset_import=self._opsets)
 
 
 def standardized(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from numpy.typing import NDArray
-
 from onnx_condense.errors import UsageError
+from onnx_condense.inputs import Inputs
 
 DEFAULT_THRESHOLD = 0.88
 """The paper's condensation threshold (section 3.2.2)."""
@@ -29,7 +27,6 @@ INSPECT_THRESHOLDS = (0.999, 0.95, 0.88, 0.7)
 Merge = Literal["auto", "calibrated", "moments", "ratio", "delete"]
 Depthwise = Literal["joint", "kernel"]
 Host = Literal["avx2", "avx512", "arm64"]
-Inputs = str | os.PathLike[str] | Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ class Options:
         trials: models that are evaluated at most (the original's score counts as one); None means 12.
         data: verification inputs: path of an .npz, or arrays by input name, samples on axis 0; None generates them.
         calibration: inputs that "calibrated" estimates from, in the forms of `data`, or several of those; they verify
-            too (a fifth, held back) where there is no `data`.
+            too (a fifth, held back) where there is no `data`. Of several, files are read one at a time, when needed.
         input_shape: sizes for symbolic dimensions, e.g. {"image": (1, 3, 224, 224)}.
         sequential: the paper's order, layer after layer on already merged weights.
         fold_batchnorm: fold BatchNormalization into the weights in the file.

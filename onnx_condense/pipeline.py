@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -17,7 +18,7 @@ from onnx_condense import model_io
 from onnx_condense.alignment import width_multiple
 from onnx_condense.bodies import flatten
 from onnx_condense.builder import Builder
-from onnx_condense.calibration import calibrate, held_back
+from onnx_condense.calibration import calibrate, measured
 from onnx_condense.canonicalize import fold_batchnorm
 from onnx_condense.channels import Refusal, Trace
 from onnx_condense.errors import PlanError
@@ -27,7 +28,7 @@ from onnx_condense.faster import ensure_faster
 from onnx_condense.feeds import model_specs
 from onnx_condense.fused import unfuse
 from onnx_condense.inlining import inline
-from onnx_condense.inputs import Feed, make_feeds, other_feed
+from onnx_condense.inputs import Feed, make_feeds, other_feed, sized
 from onnx_condense.model_io import Source
 from onnx_condense.options import DEFAULT_TRIALS, INSPECT_THRESHOLDS, Options
 from onnx_condense.plan import Plan
@@ -52,6 +53,8 @@ from onnx_condense.report import (
 )
 from onnx_condense.rewrite import Written, count_macs, write
 from onnx_condense.search import Candidate, goal_of, search
+from onnx_condense.shards import Calibration
+from onnx_condense.shards import opened as open_shards
 from onnx_condense.shuffles import trace_unshuffled
 from onnx_condense.state import State
 from onnx_condense.tolerance import fit
@@ -124,6 +127,7 @@ def condense(
     replay: Plan | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
+    executor: Executor | None = None,
 ) -> Result:
     """Condenses a model and proves the result with onnxruntime.
 
@@ -133,6 +137,8 @@ def condense(
         replay: a plan to apply instead of judging the model.
         dry_run: stop at the plan; the returned model is the input and nothing is verified.
         progress: called with the name of each stage.
+        executor: its workers read the shards of `options.calibration` (files, by their absolute paths) and sum over
+            them; the result is the same, bit for bit, with any number of workers and with none.
 
     Raises:
         InputError: the model or the data cannot be used.
@@ -140,11 +146,12 @@ def condense(
         PlanError: the plan belongs to another model.
         VerificationError: the surgery limit, the tolerance or the budget is not met.
         EvaluationError: what `evaluate` names failed, or gave no score.
+        WorkerError: workers of the executor died.
     """
     options = options or Options()
     clock = _Clock(progress)
     score = scorer(options) if replay is None else None
-    opened = open_model(model, options, clock, replay)
+    opened = open_model(model, options, clock, replay, executor)
     options = opened.options
     multiple, source = width_multiple(options) if replay is None else (replay.align, "the plan")
     builder = Builder(opened.trace, options, multiple)
@@ -249,10 +256,16 @@ class Opened:
     other: Feed | None
     batch: int
     folded: bool
-    calibration: list[Feed]
+    calibration: Calibration
 
 
-def open_model(model: Model, options: Options, clock: _Clock | None = None, replay: Plan | None = None) -> Opened:
+def open_model(
+    model: Model,
+    options: Options,
+    clock: _Clock | None = None,
+    replay: Plan | None = None,
+    executor: Executor | None = None,
+) -> Opened:
     """Loads and traces a model. Raises InputError, UsageError and PlanError as `condense` does."""
     clock = clock or _Clock(None)
     with clock("load"):
@@ -265,15 +278,12 @@ def open_model(model: Model, options: Options, clock: _Clock | None = None, repl
         working = fold_batchnorm(plain) if options.fold_batchnorm else plain
         graph = model_io.import_graph(working)
         specs = model_specs(working, graph)
-        calibration: list[Feed] = []
+        feeds: list[Feed] = []
+        calibration = Calibration()
         if options.calibration is not None and replay is None:
-            given = options.calibration
-            shards = [given] if isinstance(given, str | os.PathLike | Mapping) else given
-            for shard in shards:
-                calibration += make_feeds(working, specs, shard, options.input_shape, options.seed)
-        if calibration and options.data is None:
-            calibration, feeds = held_back(calibration, all(s.dims and isinstance(s.dims[0], str) for s in specs))
-        else:
+            shards, feeds = open_shards(sized(specs, options.input_shape), options.calibration, options.data is None)
+            calibration = Calibration(shards, executor)
+        if not feeds:
             feeds = make_feeds(working, specs, options.data, options.input_shape, options.seed)
         other = other_feed(working, specs, feeds[0], options.seed)
     with clock("trace"):
@@ -307,21 +317,22 @@ def _budgeted(
     opened: Opened, builder: Builder, expected: Results, estimate: Estimate, score: Measure | None, clock: _Clock
 ) -> tuple[State, SearchReport | None]:
     """The state that meets a budget, and what was tried for it."""
-    options, real = opened.options, opened.calibration
+    options, calibration = opened.options, opened.calibration
     goal = goal_of(options, score, ApproximationError(expected, opened.feeds), opened.source.proto, clock.note)
     unit, share = options.budget if options.budget is not None and goal is None else ("params", 0.0)
-    if sum(len(next(iter(feed.values()))) for feed in real) >= ENOUGH:
+    if calibration.samples >= ENOUGH:
+        real = measured(opened.trace, calibration, options.seed)
         estimate = Estimate(opened.trace, opened.feeds[0], options.seed, real)
-    pruner = Pruner(builder, estimate, unit, _measure(unit), real[:1] or opened.feeds, clock.note)
+    pruner = Pruner(builder, estimate, unit, _measure(unit), calibration.first() or opened.feeds, clock.note)
     if goal is None:
         return pruner.fit(share, partial(_calibrate, opened, clock)), None
     make = partial(_candidate, opened, builder, clock)
-    return search(pruner, make, goal, options.trials or DEFAULT_TRIALS, clock.note)
+    return search(pruner, make, goal, options.trials or DEFAULT_TRIALS, clock.note, calibration.executor)
 
 
 def _calibrate(opened: Opened, clock: _Clock, state: State) -> None:
     """Refits a state on the calibration inputs, where there are any."""
-    if opened.calibration and opened.options.refits and state.plans:
+    if opened.calibration.samples and opened.options.refits and state.plans:
         with clock("calibrate"):
             calibrate(state, opened.calibration, opened.options.seed, clock.note)
 

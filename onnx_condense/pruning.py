@@ -165,7 +165,7 @@ class Pruner:
 
     def _scale(self, group: Group, curve: Curve, expected: Results) -> float:
         """The squared relative error of the outputs per loss of the group's consumers."""
-        least = 0.0 if self._estimate.real else LEAST / max(float(curve.losses[-1]), TINY)
+        least = 0.0 if self._estimate.real is not None else LEAST / max(float(curve.losses[-1]), TINY)
         for probe in PROBES:
             at = int(np.searchsorted(curve.steps, probe * len(group.units)))
             count = int(curve.steps[min(len(curve.steps) - 1, at)])

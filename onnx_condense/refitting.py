@@ -42,6 +42,9 @@ STRENGTH = 1e-3
 EXACT = 1e-9
 """A consumer that loses at most this share of the variance of its output is left alone."""
 
+Measure = Callable[[Sequence["Site"]], Sequence[Sums | None]]
+"""Sums of all features of sites; None where they are not finite."""
+
 Source = str
 UNSTATED: Source = "weights"
 """Nothing states the statistics of the channels: they follow from the weights."""
@@ -199,10 +202,10 @@ class Estimate:
     mean of the inputs, and which mean that was is lost): of those moments about zero are used, which a wrong scale of a
     layer does not change.
 
-    Where real inputs are given, the model's own tensors on them are summed instead.
+    `real`: what sums the model's own tensors on real inputs instead (see `sums_of`).
     """
 
-    def __init__(self, trace: Trace, feed: Feed, seed: int, real: Sequence[Feed] = ()) -> None:
+    def __init__(self, trace: Trace, feed: Feed, seed: int, real: Measure | None = None) -> None:
         self.trace = trace
         self.real = real
         self._feed, self._seed = feed, seed
@@ -212,7 +215,7 @@ class Estimate:
 
     def source(self, site: Site) -> Source:
         """What states the statistics of the channels that a site reads: "batch-normalization", or else "weights"."""
-        if self.real:
+        if self.real is not None:
             return "calibration"
         atoms = atoms_of(site.slot.labels.reshape(-1))
         units = self.trace.unit_of[atoms[atoms >= 0]]
@@ -231,28 +234,14 @@ class Estimate:
         return [self._known[s.slot.node] for s in sites]
 
     def _measured(self, sites: Sequence[Site]) -> dict[int, Moments | None]:
-        sums = {site.slot.node: Sums(site.slot.labels.size * site.taps, 0) for site in sites}
-        spoiled: set[int] = set()
-        generator = np.random.default_rng(self._seed)
-        most = max(1, NOISE_ROWS // max(1, len(self.real)))
-        for values in self._values(sites):
-            for site in sites:
-                if site.data not in values or not np.isfinite(values[site.data]).all():
-                    spoiled.add(site.slot.node)
-                    continue
-                for rows in _chunks(site, values[site.data], most, generator):
-                    sums[site.slot.node].add(rows, rows[:, :0])
+        found = sums_of(self._values(sites), sites, NOISE_ROWS, self._seed) if self.real is None else self.real(sites)
         return {
-            site.slot.node: None
-            if site.slot.node in spoiled
-            else sums[site.slot.node].moments(self.source(site) != UNSTATED)
-            for site in sites
+            site.slot.node: None if sums is None else sums.moments(self.source(site) != UNSTATED)
+            for site, sums in zip(sites, found, strict=True)
         }
 
-    def _values(self, sites: Sequence[Site]) -> Iterable[Mapping[str, Array]]:
-        """What the sites read, feed by feed."""
-        if self.real:
-            return observe(self.trace.facts.model, [site.data for site in sites], self.real)
+    def _values(self, sites: Sequence[Site]) -> list[Mapping[str, Array]]:
+        """What the sites read."""
         behind = self._behind_others()
         centred = {index: form for index, form in self._free.items() if index in behind}
         return [self._observed(standardized(self.trace.facts.model, self._normalized, centred), sites)]
@@ -312,6 +301,22 @@ class Estimate:
             if index in found or isinstance(self.trace.actions.get(index), Contraction | Filter):
                 reached.update(t.name for t in node.outputs if t.name)
         return found
+
+
+def sums_of(
+    values: Iterable[Mapping[str, Array]], sites: Sequence[Site], most: int, seed: int | Sequence[int]
+) -> list[Sums | None]:
+    """Sums of what each site reads, at most about so many rows of each item; None where something is not finite."""
+    result: list[Sums | None] = [Sums(site.slot.labels.size * site.taps, 0) for site in sites]
+    generator = np.random.default_rng(seed)
+    for known in values:
+        for number, (site, sums) in enumerate(zip(sites, result, strict=True)):
+            if site.data not in known or not np.isfinite(known[site.data]).all():
+                result[number] = None
+            elif sums is not None:
+                for rows in _chunks(site, known[site.data], most, generator):
+                    sums.add(rows, rows[:, :0])
+    return result
 
 
 def _chunks(site: Site, data: Array, most: int, generator: np.random.Generator) -> Iterator[Floats]:

@@ -24,6 +24,13 @@ PLACE = re.compile(r"^\S+\.(cc|h):\d+ [^'\n]*?::[^'\n]*?\) (?=[A-Z])")
 ort.set_default_logger_severity(4)
 
 
+def to_bytes(model: onnx.ModelProto) -> bytes:
+    """A model as onnxruntime takes it. Raises InputError where protobuf does not allow its size."""
+    if model.ByteSize() >= PROTOBUF_LIMIT:
+        raise InputError("the model is larger than 2 GB: it cannot be verified in memory; split it")
+    return model.SerializeToString()
+
+
 def session(
     model: onnx.ModelProto | bytes | Path,
     optimize: bool = True,
@@ -43,9 +50,7 @@ def session(
         profile_to: start of the path of the file that `end_profiling` writes; "" for no profile.
     """
     if isinstance(model, onnx.ModelProto):
-        if model.ByteSize() >= PROTOBUF_LIMIT:
-            raise InputError("the model is larger than 2 GB: it cannot be verified in memory; split it")
-        model = model.SerializeToString()
+        model = to_bytes(model)
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads

@@ -12,7 +12,6 @@ from conftest import Cli, Save
 from planted import Net, planted_columns, planted_rows
 
 import onnx_condense as oc
-from onnx_condense.calibration import held_back
 from onnx_condense.model_io import serialize
 
 Data = np.ndarray[Any, Any]
@@ -75,15 +74,6 @@ def test_the_same_bytes_again_and_from_the_plan(tmp_path: Path) -> None:
     assert serialize(oc.rewrite(model, oc.Plan.load(tmp_path / "p.json"))) == serialize(result.model)
 
 
-def test_several_shards_are_one_set() -> None:
-    model, data = residual(), images(40, 1)
-    shards = [{"x": data[:20]}, {"x": data[20:]}]
-    whole = condensed(model, calibration={"x": data}, data={"x": images(4, 2)})
-    parts = condensed(model, calibration=shards, data={"x": images(4, 2)})
-    for one, other in zip(whole.plan.refits, parts.plan.refits, strict=True):
-        np.testing.assert_allclose(one.weight, other.weight, rtol=1e-3, atol=1e-4)
-
-
 def test_exact_copies_are_not_refitted() -> None:
     net = Net(seed=3)
     rows, bias = planted_rows(net, "scaled", 3, 3, 3)
@@ -125,16 +115,6 @@ def test_every_kind_of_consumer(kind: str) -> None:
     assert errors["calibrated"] < min(errors["ratio"], errors["moments"])
 
 
-def test_a_fifth_is_held_back() -> None:
-    rest, held = held_back([{"x": np.arange(12)}, {"x": np.arange(4)}], True)
-    assert [f["x"].tolist() for f in held] == [[4, 9]]
-    assert [len(f["x"]) for f in rest] == [10, 4]
-    rest, held = held_back([{"x": np.full(1, i)} for i in range(6)], False)
-    assert [f["x"][0] for f in held] == [4] and [f["x"][0] for f in rest] == [0, 1, 2, 3, 5]
-    few = [{"x": np.arange(3)}]
-    assert held_back(few, True)[1] == few, "all of them verify where there are fewer than five"
-
-
 def test_command_line(cli: Cli, save: Save) -> None:
     save(residual())
     np.savez("inputs.npz", x=images(30, 1))
@@ -142,6 +122,8 @@ def test_command_line(cli: Cli, save: Save) -> None:
     assert oc.Plan.load("p.json").refits
     cli.ok("m.onnx", "--replay", "p.json", "-o", "again.onnx")
     assert Path("again.onnx").read_bytes() == Path("m.condensed.onnx").read_bytes()
+    protected = cli.fails(2, "m.onnx", "--calibration", "other.npz", "inputs.npz", "--plan", "inputs.npz", "--force")
+    assert "inputs.npz is an input" in protected
     assert "--calibration" in cli.fails(2, "m.onnx", "--merge", "calibrated", "--force")
     assert "--calibration" in cli.fails(2, "m.onnx", "--lossless", "--calibration", "inputs.npz", "--force")
     assert "--calibration" in cli.fails(2, "m.onnx", "--replay", "p.json", "--calibration", "inputs.npz", "--force")
