@@ -138,7 +138,8 @@ def condense(
         dry_run: stop at the plan; the returned model is the input and nothing is verified.
         progress: called with the name of each stage.
         executor: its workers read the shards of `options.calibration` (files, by their absolute paths) and sum over
-            them; the result is the same, bit for bit, with any number of workers and with none.
+            them, and evaluate the candidates of a search; the result is the same, bit for bit, with any number of
+            workers and with none.
 
     Raises:
         InputError: the model or the data cannot be used.
@@ -279,7 +280,7 @@ def open_model(
         graph = model_io.import_graph(working)
         specs = model_specs(working, graph)
         feeds: list[Feed] = []
-        calibration = Calibration()
+        calibration = Calibration((), executor)
         if options.calibration is not None and replay is None:
             shards, feeds = open_shards(sized(specs, options.input_shape), options.calibration, options.data is None)
             calibration = Calibration(shards, executor)

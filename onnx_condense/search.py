@@ -13,6 +13,7 @@ from onnx_condense.observing import Model
 from onnx_condense.options import Options
 from onnx_condense.pruning import Pruner
 from onnx_condense.report import CandidateReport, SearchReport, pareto
+from onnx_condense.shards import spread
 from onnx_condense.state import State
 
 CUTS = 2
@@ -102,7 +103,7 @@ def search(
         states = {share: pruner.at(share)[0] for share in shares}
         new = {_widths(state): state for state in states.values() if _widths(state) not in known}
         made = [make(state) for state in new.values()]
-        values = (executor.map if executor else map)(goal.measure, [candidate.model for candidate in made])
+        values = spread(executor, goal.measure, [candidate.model for candidate in made])
         for (widths, state), candidate, value in zip(new.items(), made, values, strict=True):
             spent, known[widths] = spent + 1, goal.accepts(value)
             tried.append(CandidateReport(candidate.parameters, candidate.macs, value, known[widths]))

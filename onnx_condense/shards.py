@@ -8,6 +8,7 @@ from concurrent.futures import BrokenExecutor, Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pickle import PicklingError
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from onnx_condense.errors import UsageError, WorkerError
 from onnx_condense.inputs import Feed, Inputs, InputSpec, read_feeds
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 TOO_LITTLE = ", perhaps of too little memory: start fewer of them, or cut the inputs into more shards"
 
@@ -69,12 +71,23 @@ class Calibration:
         The job is pickled for other processes. BLAS has one thread meanwhile, since sums are rounded in another way
         with more: the results are the same with and without an executor.
         """
-        run = map if self.executor is None else self.executor.map
         with threadpool_limits(1, "blas"):
-            try:
-                yield from run(partial(_on_one_thread, job), self.shards)
-            except BrokenExecutor as error:
-                raise WorkerError(f"a worker died{TOO_LITTLE}") from error
+            yield from spread(self.executor, partial(_on_one_thread, job), self.shards)
+
+
+def spread(executor: Executor | None, job: Callable[[Item], T], items: Sequence[Item]) -> Iterator[T]:
+    """What a job makes of every item, in their order; without an executor in this process.
+
+    Raises WorkerError where workers die, and UsageError where the job cannot be sent to them.
+    """
+    try:
+        yield from map(job, items) if executor is None else executor.map(job, items)
+    except BrokenExecutor as error:
+        raise WorkerError(f"a worker died{TOO_LITTLE}") from error
+    except (PicklingError, AttributeError) as error:  # the latter before Python 3.12, of local functions
+        if "pickle" not in str(error):
+            raise
+        raise UsageError(f"workers cannot be sent what they are to do ({error}): use a function of a module") from error
 
 
 def _on_one_thread(job: Callable[[Shard], T], shard: Shard) -> T:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,10 @@ from conftest import OUT, Cli, Save, gone, read, shell
 from test_budget import network
 
 import onnx_condense as oc
-from onnx_condense import pipeline
 from onnx_condense.model_io import serialize
 from onnx_condense.options import DEFAULT_TRIALS
 from onnx_condense.report import CandidateReport, count_parameters, pareto
-from onnx_condense.search import FINE, search
+from onnx_condense.search import FINE
 
 MODEL = network()
 PARAMETERS = count_parameters(MODEL.graph)[0]
@@ -297,20 +295,24 @@ def test_the_same_bytes_again_and_by_replay(options: Any, tmp_path: Path) -> Non
     assert serialize(oc.rewrite(MODEL, plan)) == serialize(first.model)
 
 
-def test_an_executor_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_executor_changes_nothing() -> None:
     options = oc.Options(evaluate=Scorer(), max_drop=0.2, align=1)
     alone = oc.condense(MODEL, options)
     threads = set()
 
     def score(model: onnx.ModelProto) -> float:
-        threads.add(os.getpid())
+        threads.add(threading.get_ident())
         return count_parameters(model.graph)[0] / PARAMETERS
 
     with ThreadPoolExecutor(3) as executor:
-        monkeypatch.setattr(pipeline, "search", partial(search, executor=executor))
-        together = oc.condense(MODEL, oc.Options(evaluate=score, max_drop=0.2, align=1))
-    assert threads and found(together) == found(alone)
+        together = oc.condense(MODEL, oc.Options(evaluate=score, max_drop=0.2, align=1), executor=executor)
+    assert threads - {threading.get_ident()} and found(together) == found(alone)
     assert [r.weight.tobytes() for r in together.plan.refits] == [r.weight.tobytes() for r in alone.plan.refits]
+
+
+def test_a_function_that_workers_cannot_import_is_bad_usage() -> None:
+    with ProcessPoolExecutor(1) as executor, pytest.raises(oc.UsageError, match="function of a module"):
+        oc.condense(MODEL, oc.Options(evaluate=lambda _: 1.0, max_drop=0.2), executor=executor)
 
 
 # ------------------------------------------------------------------------------------------------ the Pareto table
