@@ -34,6 +34,7 @@ PUBLIC = [
     "UsageError",
     "Verification",
     "VerificationError",
+    "WorkerError",
     "__version__",
     "analyze",
     "benchmark",
@@ -42,7 +43,8 @@ PUBLIC = [
     "verify",
 ]
 FROZEN = [oc.Analysis, oc.Benchmark, oc.Options, oc.Plan, oc.Report, oc.Result, oc.Verification]
-ERRORS = {oc.InputError: 2, oc.UsageError: 2, oc.PlanError: 2, oc.TrainerError: 1, oc.VerificationError: 1}
+FAILURES = (oc.EvaluationError, oc.TrainerError, oc.VerificationError, oc.WorkerError)
+ERRORS = dict.fromkeys((oc.InputError, oc.UsageError, oc.PlanError), 2) | dict.fromkeys(FAILURES, 1)
 ERRORS |= {oc.EvaluationError: 1}
 FUNCTIONS = [oc.analyze, oc.benchmark, oc.condense, oc.rewrite, oc.verify]
 
