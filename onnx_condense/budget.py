@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,6 +20,10 @@ class Curve:
     order: Ints
     losses: Floats
     steps: Ints
+
+    def lost(self, gone: int) -> float:
+        """What has been lost when so many channels are gone."""
+        return float(self.losses[gone - 1]) if gone else 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +49,34 @@ def cost(parts: Sequence[Part], removed: Mapping[int, int]) -> float:
     return total
 
 
-def allocate(curves: Mapping[int, Curve], parts: Sequence[Part], limit: float) -> dict[int, int]:
+def allocate(curves: Mapping[int, Curve], parts: Sequence[Part], limit: float, slack: float = np.inf) -> dict[int, int]:
     """How many channels of each group go, so that all parts cost at most `limit` or no group can give more.
+
+    Where the last step loses something and saves so much that more than `slack` is left of the limit, it is not taken,
+    and other groups give instead if that comes closer.
+    """
+    capped = dict(curves)
+    best, last = _descend(capped, parts, limit)
+    total = cost(parts, best)
+    for _ in range(EXCHANGES):
+        if last is None or total >= limit - slack:
+            break
+        group, taken = last
+        curve = capped[group]
+        capped[group] = replace(curve, steps=curve.steps[curve.steps < taken])
+        if curve.lost(taken) == curve.lost(int(capped[group].steps.max(initial=0))):
+            break
+        removed, last = _descend(capped, parts, limit)
+        found = cost(parts, removed)
+        if total < found <= limit:
+            best, total = removed, found
+    return best
+
+
+def _descend(
+    curves: Mapping[int, Curve], parts: Sequence[Part], limit: float
+) -> tuple[dict[int, int], tuple[int, int] | None]:
+    """(channels of each group that go, the group of the last step and how many of its channels had gone by then).
 
     Greedy: every step is taken by the group that loses least per unit that it saves now. What the last step saved
     too much goes back to the group that gains most of it.
@@ -59,18 +89,19 @@ def allocate(curves: Mapping[int, Curve], parts: Sequence[Part], limit: float) -
     def offer(group: int) -> tuple[float, int, float] | None:
         """(loss per unit saved, channels gone after the step, units saved) of the best next step."""
         curve, now = curves[group], removed[group]
-        before = float(curve.losses[now - 1]) if now else 0.0
+        before = curve.lost(now)
         best = None
         base = cost(mine[group], removed)
         for step in curve.steps[curve.steps > now][:LOOK_AHEAD].tolist():
             saved = base - cost(mine[group], removed | {group: step})
             if saved > 0:
-                price = (float(curve.losses[step - 1]) - before) / saved
+                price = (curve.lost(step) - before) / saved
                 if best is None or price < best[0]:
                     best = price, step, saved
         return best
 
     offers = {group: offer(group) for group in curves}
+    last = None
     while total > limit:
         open_ = [(o[0], group) for group, o in offers.items() if o is not None]
         if not open_:
@@ -79,6 +110,7 @@ def allocate(curves: Mapping[int, Curve], parts: Sequence[Part], limit: float) -
         taken = offers[group]
         assert taken is not None
         removed[group] = taken[1]
+        last = group, taken[1]
         total -= taken[2]
         for other in neighbours[group]:
             offers[other] = offer(other)
@@ -89,7 +121,7 @@ def allocate(curves: Mapping[int, Curve], parts: Sequence[Part], limit: float) -
         earlier = int(curve.steps[curve.steps < now].max(initial=0))
         if not now:
             return None
-        undone = float(curve.losses[now - 1]) - (float(curve.losses[earlier - 1]) if earlier else 0.0)
+        undone = curve.lost(now) - curve.lost(earlier)
         needed = cost(mine[group], removed | {group: earlier}) - cost(mine[group], removed)
         return (undone, group, earlier, needed) if undone > 0 and 0 < needed <= limit - total else None
 
@@ -97,8 +129,11 @@ def allocate(curves: Mapping[int, Curve], parts: Sequence[Part], limit: float) -
         _, group, earlier, needed = max(found)
         removed[group] = earlier
         total += needed
-    return removed
+    return removed, last
 
 
 LOOK_AHEAD = 2
 """Steps that a group may take at once: one step can be dear and the next one cheap."""
+
+EXCHANGES = 16
+"""Times that a last step is replaced by steps of other groups."""

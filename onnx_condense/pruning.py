@@ -104,7 +104,7 @@ class Pruner:
         unpriced = self.before - cost(self._parts, {})
         for _ in range(CORRECTIONS):
             limit = target - unpriced
-            removed = allocate(curves, self._parts, limit)
+            removed = allocate(curves, self._parts, limit, CLOSE * self.before)
             state, found = self._sized(curves, removed)
             priced = cost(self._parts, removed)
             if found <= target and (best is None or found > best[1]):

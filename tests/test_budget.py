@@ -42,6 +42,43 @@ def test_at_most_the_share_and_close_to_it(unit: str, share: float) -> None:
     assert share - 0.01 - 2 * channel < kept <= share
 
 
+def recurrent() -> onnx.ModelProto:
+    """An LSTM of 16 units, whose last states are read by a head."""
+    net = Net(seed=3)
+    weights = (net.constant(0.4 * net.normal(1, *shape)) for shape in ((64, 6), (64, 16)))
+    states = net.multiple("LSTM", net.input(5, "batch", 6), *weights, outputs=2, hidden_size=16, name="first")
+    hidden = net.node("Reshape", net.node("Transpose", states[1], perm=[1, 0, 2]), net.ints(-1, 16))
+    return net.build(net.dense("head", hidden, net.normal(4, 16)))
+
+
+@pytest.mark.parametrize("unit", ["params", "macs"])
+def test_recurrent_units_count(unit: str) -> None:
+    report = oc.condense(recurrent(), oc.Options(budget=(unit, 0.7), align=1)).report
+    assert report.output is not None
+    before, after = ((facts.parameters, facts.macs)[unit == "macs"] for facts in (report.input, report.output))
+    assert 0.7 - 2 / 16 < after / before <= 0.7  # a unit is more than a sixteenth
+
+
+def test_biases_that_calibration_adds_count() -> None:
+    """The second layer has no bias and gets one: a budget met exactly without it is not met with it."""
+    net = Net(seed=4)
+    hidden = net.node("Relu", net.conv("first", net.input("batch", 3, 10, 10), net.normal(16, 3, 3, 3)))
+    hidden = net.node("Relu", net.conv("second", hidden, net.normal(24, 16, 3, 3)))
+    hidden = net.node("Flatten", net.node("GlobalAveragePool", hidden))
+    model = net.build(net.dense("head", hidden, net.normal(5, 24)))
+    data = {"x": np.random.default_rng(0).standard_normal((30, 3, 10, 10)).astype(np.float32)}
+    before = oc.analyze(model).model.parameters
+
+    def size(merge: Any, share: float, calibration: Any = None) -> int:
+        output = oc.condense(model, oc.Options(budget=("params", share), align=1, merge=merge, calibration=calibration))
+        assert output.report.output is not None
+        return output.report.output.parameters
+
+    bare = size("delete", 0.7)
+    calibrated = size("auto", (bare + 0.5) / before, data)
+    assert bare - 0.07 * before < calibrated <= bare
+
+
 def test_redundant_channels_go_first() -> None:
     found = widths(oc.condense(network(), oc.Options(budget=("params", 0.6), align=1)))
     assert found["first"] <= 14 and found["second"] >= 22
@@ -169,3 +206,29 @@ def test_allocation_takes_the_cheapest_saving() -> None:
     assert everything == {0: 9, 1: 9}
     coarse = Curve(np.arange(9), steps.astype(float), np.array([4, 8]))
     assert allocate({1: coarse}, parts, 130.0)[1] == 4
+
+
+def test_what_the_last_step_saves_too_much_goes_back() -> None:
+    """The last step saves 10 where 6 are wanted; the other group gets four of its channels back."""
+    parts = [Part(1.0, (10, 10), ((0, 0, 1),)), Part(1.0, (50, 1), ((0, 1, 1),))]
+    coarse, fine = (
+        Curve(np.arange(n), loss * np.arange(1.0, n + 1), np.arange(1, n + 1)) for n, loss in ((9, 15), (49, 1))
+    )
+    removed = allocate({0: coarse, 1: fine}, parts, 95.0)
+    assert removed == {0: 1, 1: 45} and cost(parts, removed) == 95
+    unneeded = Curve(fine.order, 0 * fine.losses, fine.steps)
+    assert allocate({0: coarse, 1: unneeded}, parts, 95.0) == {0: 1, 1: 49}
+
+
+def test_a_last_step_that_saves_too_much_is_replaced() -> None:
+    """A channel of the cheap group saves 10 where 5 are wanted."""
+    parts = [Part(1.0, (10, 10), ((0, 0, 1),)), Part(1.0, (50, 1), ((0, 1, 1),))]
+    cheap, dear = (
+        Curve(np.arange(n), loss * np.arange(1.0, n + 1), np.arange(1, n + 1)) for n, loss in ((9, 1), (49, 1))
+    )
+    assert allocate({0: cheap, 1: dear}, parts, 145.0) == {0: 1, 1: 0}
+    assert allocate({0: cheap, 1: dear}, parts, 145.0, slack=2.0) == {0: 0, 1: 5}
+    assert allocate({0: cheap}, parts, 145.0, slack=2.0) == {0: 1}
+    assert allocate({0: cheap, 1: dear}, parts, 12.0, slack=0.5) == {0: 9, 1: 48}
+    free = Curve(cheap.order, 0 * cheap.losses, cheap.steps)
+    assert allocate({0: free, 1: dear}, parts, 145.0, slack=2.0) == {0: 1, 1: 0}
