@@ -145,14 +145,7 @@ def _condense_parser() -> _Parser:
     add("--threshold", type=float, metavar="T", help="neurons condense when their cosine is above T (default 0.88)")
     add("--layer-threshold", action="append", default=[], metavar="GLOB=T", help="another threshold for some layers")
     add("--lossless", action="store_true", help="only what is exact to float rounding")
-    _merging(parser, "auto", get_args(Merge))
-    add(
-        "--calibration",
-        action="extend",
-        nargs="+",
-        metavar="INPUTS.npz",
-        help="inputs to estimate from, without labels (as --data; a fifth verifies)",
-    )
+    _merging(parser, "auto")
     add("--dask", metavar="ADDRESS", help="workers of a Dask cluster sum over the files of --calibration")
     add(
         "--align-for", choices=tuple(ALIGNMENTS), help="keep them at the multiple of another host (arm64: not measured)"
@@ -178,9 +171,16 @@ def _condense_parser() -> _Parser:
     return parser
 
 
-def _merging(parser: _Parser, default: str, choices: Sequence[str]) -> None:
+def _merging(parser: _Parser, default: str) -> None:
     add = parser.add_argument
-    add("--merge", choices=choices, help=f"what becomes of condensed neurons (default {default})")
+    add("--merge", choices=get_args(Merge), help=f"what becomes of condensed neurons (default {default})")
+    add(
+        "--calibration",
+        action="extend",
+        nargs="+",
+        metavar="INPUTS.npz",
+        help="inputs to estimate from, without labels (as --data; a fifth verifies)",
+    )
     add("--align", default="auto", metavar="auto|N", help="keep Conv widths at multiples (default auto: this host's)")
 
 
@@ -453,7 +453,7 @@ def _auto(given: Sequence[str]) -> int:
         epilog="Exit codes: 0 reached; 1 ended before, or the trainer failed; 2 bad input or usage.",
     )
     command.add_arguments(parser)
-    _merging(parser, command.DEFAULT_MERGE, [m for m in get_args(Merge) if m != "calibrated"])
+    _merging(parser, f"{command.DEFAULT_MERGE}; calibrated with --calibration")
     _selection(parser)
     _inputs(parser)
     arguments = parser.parse_args(given)
@@ -464,6 +464,7 @@ def _auto(given: Sequence[str]) -> int:
         include=tuple(arguments.include),
         exclude=tuple(arguments.exclude),
         data=arguments.data,
+        calibration=arguments.calibration,
         input_shape=_shapes(arguments.input_shape),
         seed=arguments.seed,
     )

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import fields
 from pathlib import Path
 
@@ -16,7 +17,8 @@ import builders
 import numpy as np
 import onnx
 import pytest
-from conftest import Cli, Save, snapshot
+from conftest import Cli, Save, shell, snapshot
+from scripted import Scripted
 
 from onnx_condense import Options
 from onnx_condense.finetune import Settings, command, run
@@ -61,7 +63,7 @@ def test_a_run_prints_its_turns_and_leaves_the_result(cli: Cli, save: Save, idle
         "round 1: 1 layers",
         "fc0 at 0.8808",
         "the last layer, fc1",
-        "Done: all rounds",
+        "Done: all rounds are made. 55 of 139 parameters (39.6%), score 0.9000 where it was 0.9000: w/result.onnx",
     ):
         assert words in outcome.out
     sizes = [builders.weight(onnx.load("w/result.onnx"), name).shape for name in ("w0", "w1", "w2")]
@@ -92,20 +94,45 @@ def test_the_digits_lose_most_parameters_and_little_accuracy(tmp_path: Path, mon
     assert trainer.evaluate(written)["score"] == state.result.score
 
 
-def test_killed_runs_end_like_undisturbed_ones(tmp_path: Path) -> None:
-    program = [sys.executable, str(TOOLS / "kill_auto.py"), "--kills", "5", "--brief"]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=240, check=False, cwd=tmp_path)
+@pytest.mark.parametrize(("kills", "options"), [(5, ()), (2, ("--calibrated",))])
+def test_killed_runs_end_like_undisturbed_ones(tmp_path: Path, kills: int, options: tuple[str, ...]) -> None:
+    program = [sys.executable, str(TOOLS / "kill_auto.py"), "--kills", str(kills), "--brief", *options]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=600, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "5 kills" in done.stdout
+    assert f"{kills} kills" in done.stdout
 
 
-def test_ending_a_run_ends_its_trainer(tmp_path: Path, save: Save) -> None:
+def test_calibration_inputs_from_a_file(tmp_path: Path, save: Save, idle: str) -> None:
+    save(builders.mlp((4, 12, 12, 3), seed=3))
+    np.savez(tmp_path / "inputs.npz", x=builders.random(40, 4))
+    np.savez(tmp_path / "other.npz", x=builders.random(40, 4, seed=1))
+    run = ("auto", "m.onnx", "--trainer", idle, "--work", "w", "--align", "1", "--threshold-start=-1", *QUICK)
+    first = shell(*run, "--calibration", "inputs.npz", cwd=tmp_path)
+    assert first.code == 0 and first.err == "", first
+    assert '"merge": "calibrated"' in (tmp_path / "w" / "journal.jsonl").read_text()
+    again = shell(*run, "--calibration", "inputs.npz", "--merge", "calibrated", cwd=tmp_path)
+    assert again.code == 0 and again.written <= {"w/trainer.log"}
+    for options, words in {
+        ("--calibration", "other.npz"): "began with other --calibration inputs",
+        ("--calibration", "inputs.npz", "other.npz"): "began with other --calibration inputs",
+        ("--merge", "auto"): "began with --merge calibrated, not auto",
+        ("--merge", "calibrated"): "give them with --calibration",
+        ("--merge", "delete", "--calibration", "inputs.npz"): "not used with --merge delete",
+        ("--calibration", "none.npz"): "none.npz",
+        ("--calibration", "m.onnx", "--work", "v"): "pass an .npz",
+    }.items():
+        outcome = shell(*run, *options, cwd=tmp_path)
+        assert outcome.code == 2 and words in outcome.error
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_ending_a_run_ends_its_trainer(tmp_path: Path, save: Save, number: signal.Signals) -> None:
     small(save)
     (tmp_path / "hang.py").write_text("import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(600)")
     program = [sys.executable, "-m", "onnx_condense", "auto", "m.onnx", "--trainer", f"{sys.executable} hang.py"]
     with subprocess.Popen([*program, "--work", "w"], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as run:
         pid = wait_for(tmp_path / "pid")
-        run.send_signal(signal.SIGTERM)
+        run.send_signal(number)
         assert run.wait(30) == 1
         assert run.stderr is not None and "the same command goes on" in run.stderr.read()
     with pytest.raises(ProcessLookupError):
@@ -210,8 +237,8 @@ def done(cli: Cli, save: Save, idle: str) -> Cli:
 def test_the_status_as_json(done: Cli) -> None:
     content = json.loads(done.ok("auto", "--work", "w", "--status", "--json").out)
     (row,) = content["rounds"]
-    assert row.keys() >= {"criterion", "layer_criterion", "parameters", "score", "steps"}
-    assert (row["score"], row["steps"], row["reverts"]) == (0.9, 1, 0)
+    assert list(row) == ["criterion", "layer_criterion", "parameters", "score", "steps"]
+    assert (row["score"], row["steps"], content["reverts"]) == (0.9, 1, [0])
     assert row["criterion"] == pytest.approx(0.88 * 0.9 / 0.8816)
     assert content["start"]["parameters"] > row["parameters"] > content["result"]["parameters"]
     assert (content["phase"], content["running"], content["reason"]) == ("done", False, "rounds")
@@ -247,6 +274,19 @@ def test_the_figure(done: Cli) -> None:
     for words in ("score", "parameters", "threshold", "main criterion", "fc0"):
         assert f"<!-- {words} -->" in text
     assert "--plot" in done.fails(2, "auto", "--work", "w", "--status", "--plot", "f.docx")
+
+
+def test_the_figure_of_many_layers_with_long_names(tmp_path: Path) -> None:
+    """The legend leaves room for the curves: matplotlib warns where it does not."""
+    pytest.importorskip("matplotlib")
+    model = builders.mlp((4, *[6] * 18, 3), clusters=5)
+    for number, node in enumerate(model.graph.node):
+        node.name = f"/features/features.{number}/conv/conv.1/conv.1.0/Conv"
+    settings = Settings((0.88, 0.85), (0.84, 0.81), 0.8, 0.5, rounds=1, last_step_limit=1)
+    run(model, Scripted(), tmp_path / "w", settings, Options(align=1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        status_module.plot(tmp_path / "w", tmp_path / "f.png")
 
 
 def test_the_figure_without_matplotlib(done: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,22 @@ def test_models_are_kept_under_their_hash(folder: Folder) -> None:
             folder.get(digest)
 
 
+def test_a_full_disk_is_one_line_that_says_what_to_do(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with folder.opened():
+        digest = folder.put(MODEL)
+        monkeypatch.setattr("os.fsync", full)
+        for write in (
+            lambda: folder.put(builders.mlp((4, 5, 3))),
+            lambda: folder.publish(digest),
+            lambda: folder.append({"event": "begin"}),
+        ):
+            with pytest.raises(InputError, match=r"No space left on device\): make room and run the command again"):
+                write()
+
+
 def test_pruning_keeps_what_it_is_told(folder: Folder) -> None:
     with folder.opened():
         kept, gone = folder.put(MODEL), folder.put(builders.mlp((4, 5, 3)))
@@ -128,4 +144,10 @@ def test_a_run_does_not_mind_files_beside_it(folder: Folder) -> None:
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "work").write_text("")
     with pytest.raises(UsageError, match="--work"), Folder(tmp_path / "work").opened():
+        pass
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(folder: Folder) -> None:
+    (folder.path / "lock").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"cannot be written .*: check whose it is"), folder.opened():
         pass

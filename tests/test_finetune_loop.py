@@ -1,10 +1,7 @@
-"""The automatic reduction with scripted trainers: schedules, thresholds, limits, reverts, failures."""
+"""The automatic reduction with scripted trainers: schedules, thresholds, limits, reverts."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,65 +9,15 @@ from typing import Any
 import builders
 import onnx
 import pytest
+from scripted import PAPER, PLAIN, Score, Scripted, deep, events, go
 
-from onnx_condense import InputError, Options, TrainerError, UsageError
-from onnx_condense.finetune import Settings, State, Trainer, run
+from onnx_condense import Options, UsageError
+from onnx_condense.finetune import Settings, run
 from onnx_condense.finetune.journal import Folder
 from onnx_condense.finetune.loop import survey
 from onnx_condense.finetune.schedules import sigmoid
 from onnx_condense.finetune.status import status
 from onnx_condense.report import count_parameters
-
-Score = Callable[["Scripted"], float]
-
-PAPER = Settings((0.88, 0.85), (0.84, 0.81), last_criterion=0.8, deviation_score=0.5, last_step_limit=4)
-"""The paper's numbers, but for the last layer's steps: 200 of them take long."""
-PLAIN = Options(align=1)
-
-
-class Scripted:
-    """A trainer that learns nothing: it returns the model as it is, and the scores that it is told to."""
-
-    def __init__(self, score: Score | float = 0.9) -> None:
-        self.score: Score = score if callable(score) else lambda _: score
-        self.parameters = 0
-        self.calls: list[tuple[int, float, int]] = []
-        self.models: list[str] = []
-
-    def _scored(self, model: onnx.ModelProto) -> dict[str, Any]:
-        self.parameters = count_parameters(model.graph)[0]
-        return {"score": self.score(self), "loss": 0.5}
-
-    def train(
-        self, model: onnx.ModelProto, steps: int, learning_rate: float, done: int
-    ) -> tuple[onnx.ModelProto, Mapping[str, Any]]:
-        self.calls.append((steps, learning_rate, done))
-        self.models.append(hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest())
-        return model, self._scored(model)
-
-    def evaluate(self, model: onnx.ModelProto) -> Mapping[str, Any]:
-        return self._scored(model)
-
-
-def deep(layers: int, width: int = 6, clusters: int = 5) -> onnx.ModelProto:
-    """An MLP of `layers` layers and one more that the classifier reads."""
-    return builders.mlp((4, *[width] * (layers + 1), 3), clusters=(clusters,) * (layers + 1))
-
-
-def events(folder: Path, kind: str) -> list[dict[str, Any]]:
-    return [e for e in Folder(folder).events() if e["event"] == kind]
-
-
-def go(
-    folder: Path,
-    trainer: Trainer,
-    settings: Settings = PAPER,
-    model: onnx.ModelProto | None = None,
-    options: Options = PLAIN,
-    **more: Any,
-) -> State:
-    return run(model or deep(2), trainer, folder / "work", settings, options, **more)
-
 
 # ---------------------------------------------------------------------- schedules
 
@@ -329,169 +276,6 @@ def test_nodes_without_names_and_weights_outside(tmp_path: Path) -> None:
     result = onnx.load(tmp_path / "work" / "result.onnx")
     assert state.result is not None and count_parameters(result.graph)[0] == state.result.parameters
     assert builders.weight(result, "w0").shape == (5, 4)
-
-
-# ---------------------------------------------------------------------- trainers that fail
-
-
-class Failing(Scripted):
-    """Fails at the calls that it is told to (both kinds count)."""
-
-    def __init__(self, *failing: int, score: Score | float = 0.9) -> None:
-        super().__init__(score)
-        self.failing, self.count = failing, -1
-
-    def _scored(self, model: onnx.ModelProto) -> dict[str, Any]:
-        self.count += 1
-        if self.count in self.failing:
-            raise RuntimeError("out of memory\nand more")
-        return super()._scored(model)
-
-
-def test_a_failed_call_is_repeated_once(tmp_path: Path) -> None:
-    trainer = Failing(0, 2)
-    state = go(tmp_path, trainer, replace(PAPER, rounds=1))
-    assert state.reason == "rounds" and not events(tmp_path / "work", "reverted")
-
-
-def test_the_first_score_must_come(tmp_path: Path) -> None:
-    with pytest.raises(TrainerError, match=r"RuntimeError: out of memory$"):
-        go(tmp_path, Failing(0, 1))
-    assert [e["event"] for e in Folder(tmp_path / "work").events()] == ["begin"]
-
-
-def test_an_attempt_whose_training_fails_is_reverted(tmp_path: Path) -> None:
-    state = go(tmp_path, Failing(1, 2), replace(PAPER, rounds=1))
-    (reverted,) = events(tmp_path / "work", "reverted")
-    assert (reverted["reason"], reverted["layer"]) == ("trainer", ["fc0"])
-    assert state.reason == "rounds"
-
-
-def test_failures_in_a_row_stop_the_run_which_can_go_on(tmp_path: Path) -> None:
-    settings = replace(PAPER, rounds=1)
-    with pytest.raises(TrainerError, match="out of memory"):
-        go(tmp_path, Failing(*range(1, 100)), settings)
-    assert len(events(tmp_path / "work", "reverted")) == 2
-    assert go(tmp_path, Scripted(), settings).reason == "rounds"
-
-
-def test_training_before_a_round_must_work(tmp_path: Path) -> None:
-    trainer = Failing(1, 2, score=0.5)
-    with pytest.raises(TrainerError):
-        go(tmp_path, trainer)
-    assert [e["event"] for e in Folder(tmp_path / "work").events()] == ["begin", "evaluated"]
-
-
-def test_a_layer_above_the_surgery_limit_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from onnx_condense.errors import VerificationError
-    from onnx_condense.finetune import loop
-
-    def refuse(*_: object, **__: object) -> None:
-        raise VerificationError("surgery error above the limit")
-
-    monkeypatch.setattr(loop, "condense", refuse)
-    state = go(tmp_path, Scripted(), replace(PAPER, rounds=1))
-    assert state.now.model == state.start.model
-    assert all("surgery" in e["refused"] for e in events(tmp_path / "work", "reduced"))
-
-
-# ---------------------------------------------------------------------- resuming
-
-
-class Wandering(Scripted):
-    """Changes the weights a little at every call, and scores by their bytes: some attempts fail."""
-
-    def train(
-        self, model: onnx.ModelProto, steps: int, learning_rate: float, done: int
-    ) -> tuple[onnx.ModelProto, Mapping[str, Any]]:
-        bias = builders.weight(model, "b0").copy()
-        number = int(hashlib.sha256(b"9" + bias.tobytes()).hexdigest()[:8], 16)
-        bias += 1e-3 * builders.random(*bias.shape, seed=number)
-        builders.set_weight(model, "b0", bias)
-        return model, {"score": 0.75 + number % 1000 / 10000}
-
-
-WANDERING = Settings((0.83, 0.82), (0.82, 0.81), 0.81, 0.1, step_limit=2, last_step_limit=3, rounds=2, threshold_up=2.0)
-
-
-def test_the_state_is_a_function_of_the_journal(tmp_path: Path) -> None:
-    from onnx_condense.finetune.machine import replay
-
-    def watch(state: State, _: Mapping[str, Any]) -> None:
-        folder = Folder(tmp_path / "work")
-        assert replay(WANDERING, json.loads(json.dumps(folder.events()))) == state
-        stored = {path.stem for path in (folder.path / "models").iterdir()}
-        assert stored == state.models(), "exactly what is needed is there"
-        assert len(stored) <= 5 + WANDERING.keep_rounds
-
-    state = go(tmp_path, Wandering(), WANDERING, watch=watch)
-    assert events(tmp_path / "work", "reverted"), "some attempts failed"
-    assert len(state.rows) == 2
-
-
-def test_a_run_goes_on_from_every_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed after any line, or while writing it: the rest is the same."""
-    monkeypatch.setattr(Folder, "prune", lambda self, keep: None)
-    whole = go(tmp_path, Wandering(), WANDERING)
-    journal = tmp_path / "work" / "journal.jsonl"
-    lines = journal.read_bytes().splitlines(keepends=True)
-    for cut, line in list(enumerate(lines))[1::3]:
-        journal.write_bytes(b"".join(lines[:cut]) + line[: len(line) // 2])
-        assert go(tmp_path, Wandering(), WANDERING) == whole
-
-
-def test_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:
-    settings = replace(PAPER, rounds=1)
-    state = go(tmp_path, Scripted(), settings)
-    before = (tmp_path / "work" / "journal.jsonl").read_bytes()
-    assert go(tmp_path, Failing(0, 1, 2, 3), settings) == state
-    assert (tmp_path / "work" / "journal.jsonl").read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"settings": replace(PAPER, rounds=1, step_limit=19)}, "--step-limit 20, not 19"),
-        ({"options": replace(PLAIN, merge="ratio")}, "--merge delete, not ratio"),
-        ({"options": replace(PLAIN, align=4)}, "--align 1, not 4"),
-        ({"model": deep(3)}, "another model"),
-    ],
-)
-def test_another_command_does_not_resume(tmp_path: Path, change: dict[str, Any], words: str) -> None:
-    same: dict[str, Any] = {"settings": replace(PAPER, rounds=1), "options": PLAIN, "model": deep(2)}
-    go(tmp_path, Scripted(), **same)
-    with pytest.raises(UsageError, match=words):
-        go(tmp_path, Scripted(), **same | change)
-
-
-def test_a_line_that_does_not_follow_is_refused(tmp_path: Path) -> None:
-    settings = replace(PAPER, rounds=1)
-    go(tmp_path, Scripted(), settings)
-    journal = tmp_path / "work" / "journal.jsonl"
-    lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join([*lines[:3], *lines[4:]]))
-    with pytest.raises(InputError, match="line 4"):
-        go(tmp_path, Scripted(), settings)
-
-
-def test_a_journal_of_another_version_is_refused(tmp_path: Path) -> None:
-    settings = replace(PAPER, rounds=1)
-    go(tmp_path, Scripted(), settings)
-    journal = tmp_path / "work" / "journal.jsonl"
-    whole = journal.read_text()
-    for old, new in (('"version": 1', '"version": 2'), ('"rounds": 1', '"laps": 1'), ('"settings"', '"constants"')):
-        journal.write_text(whole.replace(old, new, 1))
-        with pytest.raises(InputError, match="another version"):
-            go(tmp_path, Scripted(), settings)
-        with pytest.raises(InputError, match="another version"):
-            status(tmp_path / "work")
-
-
-def test_old_models_go(tmp_path: Path) -> None:
-    settings = replace(PAPER, rounds=6, keep_rounds=2, threshold_down=0.3)
-    state = go(tmp_path, Wandering(0.9), replace(settings, criterion=(0.7, 0.7), layer_criterion=(0.7, 0.7)))
-    assert len(state.round_models) == 2
-    assert len(list((tmp_path / "work" / "models").iterdir())) <= 5
 
 
 @pytest.mark.parametrize(

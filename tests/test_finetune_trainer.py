@@ -132,15 +132,37 @@ def test_a_command_that_cannot_run_is_a_usage_error(tmp_path: Path, command: str
         Checked(CommandTrainer(command, tmp_path, tmp_path / "log"), retries=5).evaluate(MODEL)
 
 
-def test_a_full_disk_is_not_the_trainers_fault(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from onnx_condense import model_io
+def test_a_full_disk_is_not_the_trainers_fault(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
 
-    def full(path: Path, _: bytes) -> int:
-        raise InputError(f"cannot write {path} (No space left on device)")
+    trainer = make("pass")
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match=r"No space left on device\): make room"):
+        Checked(trainer, retries=0).evaluate(MODEL)
 
-    monkeypatch.setattr(model_io, "write_atomically", full)
-    with pytest.raises(InputError, match="No space left"):
-        Checked(make("pass"), retries=0).evaluate(MODEL)
+
+def test_a_disk_that_fills_up_meanwhile_is_not_the_trainers_fault(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(InputError, match="is full: make room and run the command again"):
+        Checked(make("sys.exit('No space left on device')"), retries=0).evaluate(MODEL)
+    trainer = make("pass")
+    trainer.scratch = tmp_path / "none"
+    with pytest.raises(InputError, match="cannot write in"):
+        Checked(trainer, retries=0).evaluate(MODEL)
+
+
+def test_what_a_failed_call_printed_outlives_the_next_call(make: Make, tmp_path: Path) -> None:
+    once = "if not os.path.exists('failed'):\n    open('failed', 'w')\n    sys.exit('out of memory')\n"
+    body = f"os.chdir({str(tmp_path)!r})\n{once}print('fine')\nmetrics({{'score': 1}})"
+    assert Checked(make(body), retries=1).evaluate(MODEL) == (1.0, {})
+    assert "out of memory" in (tmp_path / "log.failed").read_text()
+    assert (tmp_path / "log").read_text() == "fine\n"
 
 
 # ---------------------------------------------------------------------- checks

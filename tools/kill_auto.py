@@ -1,6 +1,6 @@
 """Kills `onnx-condense auto` at random points until it is done, and compares the result with an undisturbed run's.
 
-    python tools/kill_auto.py [--kills 100] [--seed 0] [--brief]
+    python tools/kill_auto.py [--kills 100] [--seed 0] [--brief] [--calibrated]
 
 Every other kill falls at a random time (mostly while the trainer runs), the others at a random file operation in the
 run's folder (opening, renaming or removing a file, starting the trainer). When a run is done, the next one begins,
@@ -17,7 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy
+from digits_trainer import digits
 
 from onnx_condense.finetune.journal import Folder
 from onnx_condense.finetune.machine import replay
@@ -65,9 +69,16 @@ def first_network(folder: Path) -> Path:
     return path
 
 
-def command(model: Path, work: Path, brief: bool) -> list[str]:
+def images(folder: Path) -> Path:
+    """64 digits without their labels."""
+    path = folder / "images.npz"
+    numpy.savez(path, input=digits()[0][:64])
+    return path
+
+
+def command(model: Path, work: Path, options: Sequence[str]) -> list[str]:
     """The arguments of the run, the same at every start."""
-    return ["auto", str(model), "--work", str(work), "--trainer", TRAINER, *OPTIONS, *(BRIEF if brief else ())]
+    return ["auto", str(model), "--work", str(work), "--trainer", TRAINER, *OPTIONS, *options]
 
 
 def killed(program: list[str], after: float | None) -> bool:
@@ -115,13 +126,18 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--brief", action="store_true", help="a shorter run")
+    parser.add_argument("--calibrated", action="store_true", help="with --calibration")
     given = parser.parse_args()
     generator = random.Random(given.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = first_network(folder)
+        options = [
+            *(BRIEF if given.brief else ()),
+            *(("--calibration", str(images(folder))) if given.calibrated else ()),
+        ]
         start = time.perf_counter()
-        killed([sys.executable, "-m", "onnx_condense", *command(model, folder / "whole", given.brief)], None)
+        killed([sys.executable, "-m", "onnx_condense", *command(model, folder / "whole", options)], None)
         seconds = time.perf_counter() - start
         result = (folder / "whole" / "result.onnx").read_bytes()
         check(folder / "whole", result)
@@ -129,7 +145,7 @@ def main() -> None:
         kills = runs = 0
         while kills < given.kills:
             work = folder / f"run{runs}"
-            kills += disturbed(command(model, work, given.brief), work, generator, given.kills - kills, seconds / 2)
+            kills += disturbed(command(model, work, options), work, generator, given.kills - kills, seconds / 2)
             runs += 1
             check(work, result)
     steps = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))

@@ -14,8 +14,9 @@ from rich.console import Console
 
 from onnx_condense.errors import UsageError
 from onnx_condense.finetune.journal import RESULT, Folder
-from onnx_condense.finetune.loop import DEFAULT_MERGE, run
+from onnx_condense.finetune.loop import run
 from onnx_condense.finetune.machine import Event
+from onnx_condense.finetune.origin import DEFAULT_MERGE
 from onnx_condense.finetune.settings import Settings
 from onnx_condense.finetune.state import State
 from onnx_condense.finetune.status import closing, describe, fell_short, plot, show, status

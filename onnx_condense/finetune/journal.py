@@ -25,8 +25,12 @@ from onnx_condense.processes import end_orphan
 JOURNAL, MODELS, LOCK, SCRATCH, RESULT, LOG = "journal.jsonl", "models", "lock", "trainer", "result.onnx", "trainer.log"
 RECORD = "process"
 """Within SCRATCH: which trainer process runs."""
-OURS = {JOURNAL, MODELS, LOCK, SCRATCH, RESULT, LOG}
+FAILED = ".failed"
+"""Added to the log's name, it says where the output of the last call that failed is kept."""
+OURS = {JOURNAL, MODELS, LOCK, SCRATCH, RESULT, LOG, LOG + FAILED}
 LOCK_TRIES = 10
+AGAIN = "make room and run the command again"
+"""What to do about a disk that is full."""
 
 Event = Mapping[str, Any]
 
@@ -68,7 +72,10 @@ class Folder:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        handle = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            handle = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise UsageError(f"--work {self.path} cannot be written ({error.strerror}): check whose it is") from error
         try:
             for left in range(LOCK_TRIES, -1, -1):  # --status holds it for a moment
                 if _lock(handle):
@@ -127,7 +134,7 @@ class Folder:
             if new:
                 _sync(self.path)
         except OSError as error:
-            raise InputError(f"cannot write {path} ({error.strerror}): make room and run the command again") from error
+            raise InputError(f"cannot write {path} ({error.strerror}): {AGAIN}") from error
         return line
 
     def _drop_torn_line(self) -> None:
@@ -155,7 +162,7 @@ class Folder:
         digest = hashlib.sha256(data).hexdigest()
         path = self._model(digest)
         if not path.exists():
-            model_io.write_atomically(path, data)
+            self._write(path, data)
             _sync(path.parent)
         return digest
 
@@ -184,7 +191,13 @@ class Folder:
 
     def publish(self, digest: str) -> None:
         """Makes RESULT a copy of a stored model."""
-        model_io.write_atomically(self.path / RESULT, self.bytes_of(digest))
+        self._write(self.path / RESULT, self.bytes_of(digest))
+
+    def _write(self, path: Path, data: bytes) -> None:
+        try:
+            model_io.write_atomically(path, data)
+        except InputError as error:
+            raise InputError(f"{str(error).rpartition(':')[0]}: {AGAIN}") from error
 
     def _model(self, digest: str) -> Path:
         return self.path / MODELS / f"{digest}.onnx"

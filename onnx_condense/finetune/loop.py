@@ -8,20 +8,16 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import onnx
 
 from onnx_condense import model_io
-from onnx_condense._version import __version__
 from onnx_condense.alignment import width_multiple
 from onnx_condense.builder import Builder
 from onnx_condense.channels import Group, Trace
-from onnx_condense.errors import TrainerError, UsageError, VerificationError
+from onnx_condense.errors import TrainerError, VerificationError
 from onnx_condense.finetune.journal import Folder
 from onnx_condense.finetune.machine import (
-    FORMAT,
-    VERSION,
     Action,
     Decision,
     Evaluate,
@@ -32,21 +28,18 @@ from onnx_condense.finetune.machine import (
     apply,
     decide,
     replay,
-    settings_of,
 )
+from onnx_condense.finetune.origin import check_inputs, check_same, first_line, taken
 from onnx_condense.finetune.settings import Settings
 from onnx_condense.finetune.state import Layer, State
 from onnx_condense.finetune.trainer import Checked, Trainer
 from onnx_condense.labels import atoms_of
-from onnx_condense.options import Merge, Options
+from onnx_condense.options import Options
 from onnx_condense.pipeline import condense, open_model
 from onnx_condense.report import count_parameters
 
 FAILURES = 3
 """Failed trainer calls in a row (retries not counted) that stop a run."""
-
-DEFAULT_MERGE: Merge = "delete"
-"""What reaches the target with the fewest training steps (tools/auto_merges.py); the paper's is "ratio"."""
 
 Watch = Callable[[State, Event], None]
 """Called after every step with the state that it led to and its journal line."""
@@ -71,8 +64,8 @@ def run(
         trainer: see Trainer.
         work: the run's folder; result.onnx in it is the smallest model so far that met its criterion.
         settings: the constants of the paper's method.
-        options: how layers are condensed (merge, depthwise, align, include, exclude, data, input_shape, seed); no
-            merge means DEFAULT_MERGE.
+        options: how layers are condensed (merge, calibration, depthwise, align, include, exclude, data, input_shape,
+            seed); no merge means DEFAULT_MERGE, or "calibrated" with calibration inputs.
         retries: how often a failed trainer call is repeated.
         watch: called after every step.
 
@@ -80,65 +73,26 @@ def run(
         The last state; its `result` names the smallest model that met its criterion.
 
     Raises:
-        UsageError: the folder belongs to a run with other settings or is in use; options do not fit the model.
-        InputError: the model cannot be used, or the folder is damaged.
+        UsageError: the folder belongs to a run with other settings or inputs, or is in use; options do not fit the
+            model.
+        InputError: the model or the inputs cannot be used, the disk is full, or the folder is damaged.
         TrainerError: the trainer failed where nothing can be reverted, or again and again. The same call resumes.
     """
-    settings, options = settings or Settings(), options or Options()
-    if options.lossless or options.threshold is not None or options.layer_threshold or options.tolerance is not None:
-        raise UsageError("auto chooses the thresholds: drop --threshold, --layer-threshold, --lossless and --tolerance")
-    if options.ensure_faster or options.budgeted:
-        raise UsageError("auto trains until a target is met: drop --ensure-faster, --budget and --evaluate")
-    options = replace(options, merge=options.merge or DEFAULT_MERGE)
+    settings, options = settings or Settings(), taken(options or Options())
     folder = Folder(Path(work))
     source = model_io.load(model)
     with folder.opened():
         events = folder.events()
         if not events:
-            events = [folder.append(_first(folder, source.proto, source.sha256, settings, options))]
-        _check_same(folder, events[0], source.sha256, settings, options)
-        options = replace(options, align=events[0]["options"]["align"], align_for=None)
-        loop = _Loop(folder, Checked(trainer, retries), options, replay(settings, events), watch)
+            survey(source.proto, options, False)  # inputs and globs that do not fit are said before hours pass
+            stored, size = folder.put(source.proto), count_parameters(source.proto.graph)[0]
+            align = width_multiple(options)[0]
+            events = [folder.append(first_line(stored, size, source.sha256, settings, options, align))]
+        first = events[0]
+        check_same(folder.path, first, source.sha256, settings, options)
+        options = replace(options, align=first["options"]["align"], align_for=None)
+        loop = _Loop(folder, Checked(trainer, retries), options, first, replay(settings, events), watch)
         return loop.run()
-
-
-def _first(folder: Folder, model: onnx.ModelProto, sha256: str, settings: Settings, options: Options) -> dict[str, Any]:
-    """The journal's first line: what the run is, so that only the same command resumes it."""
-    align = width_multiple(options)[0]
-    return {
-        "event": "begin",
-        "format": FORMAT,
-        "version": VERSION,
-        "tool": __version__,
-        "source_sha256": sha256,
-        "model": folder.put(model),
-        "parameters": count_parameters(model.graph)[0],
-        "settings": settings.to_json(),
-        "options": _condensing(options) | {"align": align, "align_asked": options.align},
-    }
-
-
-def _condensing(options: Options) -> dict[str, Any]:
-    """The options that matter here, as JSON values."""
-    content = options.to_json()
-    for name in ("threshold", "layer_threshold", "lossless", "tolerance", "sequential"):
-        content.pop(name)
-    return content
-
-
-def _check_same(folder: Folder, first: Event, sha256: str, settings: Settings, options: Options) -> None:
-    began = settings_of(first).to_json()
-    if first["source_sha256"] != sha256:
-        raise UsageError(f"the run in {folder.path} began with another model: use that one, or a new --work")
-    asked = first["options"] | {"align": first["options"]["align_asked"]}
-    asked.pop("align_asked")
-    for before, now in ((began, settings.to_json()), (asked, _condensing(options))):
-        for name in sorted(before.keys() | now.keys()):
-            if before.get(name) != now.get(name):
-                raise UsageError(
-                    f"the run in {folder.path} began with --{name.replace('_', '-')} {before.get(name)}, not "
-                    f"{now.get(name)}: repeat the same command to resume it, or start a new --work"
-                )
 
 
 @dataclass
@@ -148,6 +102,7 @@ class _Loop:
     folder: Folder
     trainer: Checked
     options: Options
+    first: Event
     state: State
     watch: Watch | None
     published: str = ""
@@ -178,8 +133,10 @@ class _Loop:
                 self.state.settings.criteria(score)  # raises before a line says so
                 return {"event": "evaluated", "score": score, "metrics": metrics}
             case Survey():
+                check_inputs(self.first, self.options)
                 return self._surveyed(action)
             case Reduce():
+                check_inputs(self.first, self.options)
                 return self._reduced(action)
             case Train():
                 return self._trained(action)
@@ -192,8 +149,10 @@ class _Loop:
         try:
             model, score, metrics = self.trainer.train(self._model(), action.steps, action.learning_rate, action.done)
         except TrainerError as error:
-            if self.state.attempt is None or self.state.failures + 1 >= FAILURES:
+            attempt = self.state.attempt
+            if attempt is None or self.state.failures + 1 >= FAILURES:
                 raise
+            self.trainer.evaluate(self.folder.get(attempt.save.model))  # raises where any call fails: then it is broken
             _log.warning("%s; the attempt is reverted", error)
             return numbers | {"failed": str(error)}
         return numbers | {"model": self.folder.put(model), "score": score, "metrics": metrics}

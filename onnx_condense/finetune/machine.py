@@ -201,7 +201,8 @@ def settings_of(first: Event) -> Settings:
             return Settings.from_json(first["settings"])
     except (KeyError, TypeError, UsageError):
         pass
-    raise InputError("the journal is of another version of onnx-condense: start a new --work")
+    writer = first.get("tool", "")
+    raise InputError(f"the journal is in the form of another version (begun by {writer}): use that, or a new --work")
 
 
 def replay(settings: Settings, events: Iterable[Event]) -> State:

@@ -24,6 +24,9 @@ VERSION = 1
 REFRESH = 1.0
 """Seconds between two looks at a run that is at work."""
 
+LEGEND_LINE = 0.18
+"""Height of a line of the figure's legend, in inches."""
+
 REASONS = {
     "until": "the wanted size is reached",
     "rounds": "all rounds are made",
@@ -37,10 +40,12 @@ def status(work: str | Path) -> dict[str, Any]:
     """What a run has done so far, as a JSON object; the run may be at work. Raises UsageError and InputError.
 
     "rounds" has one object per round, the one at work included: "criterion" and "layer_criterion" before it,
-    "parameters" and "score" after it, "steps" of training since the round before (failed attempts count), "reverts".
+    "parameters" and "score" after it, "steps" of training since the round before (failed attempts count). "reverts" has
+    the number of each round's failed attempts.
     """
     folder = Folder(Path(work))
-    return _status(folder, _events(folder))
+    events = _events(folder)
+    return _status(folder, events, _state(events))
 
 
 def _events(folder: Folder) -> list[dict[str, Any]]:
@@ -54,8 +59,7 @@ def _state(events: list[dict[str, Any]]) -> State:
     return replay(settings_of(events[0]), events)
 
 
-def _status(folder: Folder, events: list[dict[str, Any]]) -> dict[str, Any]:
-    state = _state(events)
+def _status(folder: Folder, events: list[dict[str, Any]], state: State) -> dict[str, Any]:
     known = state.goals is not None
     return {
         "format": FORMAT,
@@ -77,6 +81,7 @@ def _status(folder: Folder, events: list[dict[str, Any]]) -> dict[str, Any]:
             for layer in (*state.layers, *([state.last] if state.last else []))
         ],
         "rounds": [_round(row) for row in rows(state)],
+        "reverts": [row.reverts for row in rows(state)],
         "updated": events[-1]["at"],
     }
 
@@ -87,7 +92,7 @@ def rows(state: State) -> tuple[Round, ...]:
 
 
 def _round(row: Round) -> dict[str, Any]:
-    names = ("criterion", "layer_criterion", "parameters", "score", "steps", "reverts")
+    names = ("criterion", "layer_criterion", "parameters", "score", "steps")
     return {name: getattr(row, name) for name in names}
 
 
@@ -127,8 +132,9 @@ def closing(state: State) -> str:
     head = f"Done: {REASONS.get(state.reason, state.reason)}."
     if state.result is None:
         return f"{head} No model met its criterion."
-    share = state.result.parameters / state.start.parameters
-    return f"{head} {state.result.parameters} parameters ({share:.1%}), score {state.result.score:.4f}"
+    before, after = state.start, state.result
+    size = f"{after.parameters:,} of {before.parameters:,} parameters ({after.parameters / before.parameters:.1%})"
+    return f"{head} {size}, score {after.score:.4f} where it was {before.score:.4f}"
 
 
 def fell_short(state: State) -> bool:
@@ -162,8 +168,8 @@ def show(console: Console, work: str | Path) -> None:
 
 
 def _table(folder: Folder, events: list[dict[str, Any]]) -> Group:
-    state, content = _state(events), _status(folder, events)
-    table = Table(title=f"{folder.path}: {state.phase}{', at work' if content['running'] else ''}")
+    state = _state(events)
+    table = Table(title=f"{folder.path}: {state.phase}{', at work' if folder.busy() else ''}")
     for name in ("round", "criterion", "layer criterion", "parameters", "kept", "score", "steps", "reverts"):
         table.add_column(name, justify="right")
     table.add_row("start", "", "", *_sizes(state, state.start), "", "")
@@ -229,27 +235,30 @@ def _curves(events: list[dict[str, Any]]) -> _Curves:
 def plot(work: str | Path, target: Path) -> None:
     """Draws score, parameters and thresholds over training steps, as the paper's figure 6. Raises UsageError."""
     try:
+        from matplotlib import colormaps
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UsageError("--plot needs matplotlib: pip install 'onnx-condense[plot]'") from error
     curves = _curves(_events(Folder(Path(work))))
-    figure = Figure(figsize=(9, 9), layout="constrained")
+    names = list(curves.thresholds)
+    figure = Figure(figsize=(9, 9 + LEGEND_LINE * len(names) / 2), layout="constrained")
     score, size, threshold = figure.subplots(3, 1, sharex=True)
     score.plot(*_columns(curves.scores), linewidth=1, label="score")
     steps = [c[0] for c in curves.criteria]
     for column, name in ((1, "main criterion"), (2, "layer criterion")):
         score.step(steps, [c[column] for c in curves.criteria], where="post", linewidth=1, linestyle="--", label=name)
     size.step(*_columns(curves.sizes), where="post")
-    for name, points in list(curves.thresholds.items()):
-        threshold.plot(*_columns(points), "o-", markersize=3, linewidth=1, label=name)
+    for number, name in enumerate(names, 1):
+        color = colormaps["turbo"](number / (len(names) + 1))
+        threshold.plot(*_columns(curves.thresholds[name]), "o-", markersize=3, linewidth=1, label=name, color=color)
     for axis, name in ((score, "score"), (size, "parameters"), (threshold, "threshold")):
         axis.set_ylabel(name)
         for step in curves.rounds:
             axis.axvline(step, color="0.85", linewidth=0.8, zorder=0)
     size.set_ylim(bottom=0)
     score.legend(fontsize="small")
-    if curves.thresholds:
-        threshold.legend(fontsize="x-small", ncols=4)
+    if names:
+        figure.legend(*threshold.get_legend_handles_labels(), loc="outside lower left", fontsize="x-small", ncols=2)
     threshold.set_xlabel("training steps (vertical lines: rounds begin)")
     try:
         figure.savefig(target)

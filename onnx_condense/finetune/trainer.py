@@ -6,8 +6,10 @@ import json
 import logging
 import math
 import shlex
+import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -17,13 +19,16 @@ from onnx import numpy_helper
 
 from onnx_condense import model_io, processes
 from onnx_condense.errors import InputError, TrainerError, UsageError
-from onnx_condense.finetune.journal import RECORD
+from onnx_condense.finetune.journal import AGAIN, FAILED, RECORD
 
 Metrics = Mapping[str, Any]
 """What a trainer says of a model: {"score": higher is better, anything else}."""
 
 STEPS_DONE = "ONNX_CONDENSE_STEPS_DONE"
 """Set for the command: training steps since the last reduction, for schedules of its own."""
+
+ROOM = 2**20
+"""Bytes that a call needs on the disk beside its two models."""
 
 LONGEST = 300
 """Characters of a further metric that the journal keeps."""
@@ -36,7 +41,7 @@ class Trainer(Protocol):
     """What the loop needs of a trainer. Any exception counts as a failed call.
 
     The same call on the same model must give the same result if an interrupted run is to end like an undisturbed one:
-    take the seed from the model's bytes, not from the clock. Nothing but the models passes from call to call.
+    take the seed from the weights, not from the clock. Nothing but the models passes from call to call.
     """
 
     def train(
@@ -85,9 +90,9 @@ class CommandTrainer:
         self, model: onnx.ModelProto, steps: int, learning_rate: float, done: int
     ) -> tuple[onnx.ModelProto, Metrics]:
         """See Trainer. Raises TrainerError."""
-        with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
-            output = Path(folder) / "out.onnx"
-            metrics = self._call(Path(folder), model, steps, learning_rate, done)
+        with self._folder(model) as folder:
+            output = folder / "out.onnx"
+            metrics = self._call(folder, model, steps, learning_rate, done)
             if not output.exists():
                 raise TrainerError("the trainer wrote no model: it must write --output")
             try:
@@ -97,14 +102,27 @@ class CommandTrainer:
 
     def evaluate(self, model: onnx.ModelProto) -> Metrics:
         """See Trainer. Raises TrainerError."""
-        with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
-            return self._call(Path(folder), model, 0, 0.0, 0, "--evaluate-only")
+        with self._folder(model) as folder:
+            return self._call(folder, model, 0, 0.0, 0, "--evaluate-only")
+
+    @contextmanager
+    def _folder(self, model: onnx.ModelProto) -> Iterator[Path]:
+        """A folder for one call. Raises InputError where the disk is full: that is not the trainer's fault."""
+        try:
+            with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+                yield Path(folder)
+        except OSError as error:
+            raise InputError(f"cannot write in {self.scratch} ({error.strerror}): {AGAIN}") from error
+        except TrainerError as error:
+            if shutil.disk_usage(self.scratch).free < ROOM + 2 * model.ByteSize():
+                raise InputError(f"the disk that holds {self.scratch} is full: {AGAIN}") from error
+            raise
 
     def _call(
         self, folder: Path, model: onnx.ModelProto, steps: int, learning_rate: float, done: int, *more: str
     ) -> Metrics:
         files = {"--model": folder / "in.onnx", "--output": folder / "out.onnx", "--metrics": folder / "metrics.json"}
-        model_io.write_atomically(files["--model"], model_io.serialize(model))
+        files["--model"].write_bytes(model_io.serialize(model))
         numbers = {"--steps": str(steps), "--learning-rate": repr(learning_rate)}
         pairs = {name: str(path.absolute()) for name, path in files.items()} | numbers
         command = [*self.command, *(word for pair in pairs.items() for word in pair), *more]
@@ -126,7 +144,8 @@ class CommandTrainer:
         return content if isinstance(content, Mapping) else {}
 
     def _failed(self, what: str) -> TrainerError:
-        return TrainerError(f"the trainer {what}; all that it printed is in {self.log}")
+        kept = self.log.replace(self.log.with_name(self.log.name + FAILED))
+        return TrainerError(f"the trainer {what}; all that it printed is in {kept}")
 
 
 class Checked:
