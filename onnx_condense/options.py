@@ -45,7 +45,7 @@ class Options:
         align: "auto" keeps Conv widths at multiples that onnxruntime wants on this host; a number is that multiple.
         align_for: the multiple for another host: "avx2", "avx512" or "arm64" (not measured). Excludes `align`.
         ensure_faster: measure the result against the original; dependency groups that make it slower are widened or
-            rolled back until it is not shown slower.
+            rolled back until it is not shown slower, even if that exceeds a budget.
         include, exclude: globs over node or weight names; a group is taken when one of its layers matches
             `include` (empty: all) and none matches `exclude`.
         tolerance: bound of the approximation error, max over float outputs of ||a-b|| / ||a||.
@@ -148,7 +148,7 @@ class Options:
             "--lossless": self.lossless,
             "--tolerance": self.tolerance is not None,
             "--sequential": self.sequential,
-            "--ensure-faster": self.ensure_faster,
+            "--ensure-faster": self.ensure_faster and self.searches,
         }
         for option, given in excluded.items():
             if self.budgeted and given:

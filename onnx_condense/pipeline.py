@@ -164,18 +164,18 @@ def condense(
     elif options.refits:
         builder.refine = lambda state: refit_where_better(state, estimate, lambda _: 0.0)
     latency = found = None
+    again = partial(_decide, opened, builder, expected)
     with clock("plan"):
         if replay is not None:
             state = builder.replayed(replay)
         elif options.budgeted:
-            state, found = _budgeted(opened, builder, expected, estimate, score, clock)
+            state, found, again = _budgeted(opened, builder, expected, estimate, score, clock)
         else:
-            state = _decide(opened, builder, expected)
+            state = again()
     if options.ensure_faster and state.plans:
         with clock("measure"):
-            decide = partial(_decide, opened, builder, expected)
-            state, latency = ensure_faster(opened.source, opened.feeds, builder, decide)
-    if replay is None and not options.budgeted:
+            state, latency = ensure_faster(opened.source, opened.feeds, builder, again)
+    if replay is None and (latency is not None or not options.budgeted):
         _calibrate(opened, clock, state)
     plan = replay or _plan(opened, builder, state)
     if dry_run or not (state.plans or opened.folded):
@@ -316,8 +316,8 @@ def _decide(opened: Opened, builder: Builder, expected: Results) -> State:
 
 def _budgeted(
     opened: Opened, builder: Builder, expected: Results, estimate: Estimate, score: Measure | None, clock: _Clock
-) -> tuple[State, SearchReport | None]:
-    """The state that meets a budget, and what was tried for it."""
+) -> tuple[State, SearchReport | None, partial[State]]:
+    """The state that meets a budget, what was tried for it, and what makes it again with other multiples."""
     options, calibration = opened.options, opened.calibration
     goal = goal_of(options, score, ApproximationError(expected, opened.feeds), opened.source.proto, clock.note)
     unit, share = options.budget if options.budget is not None and goal is None else ("params", 0.0)
@@ -325,10 +325,14 @@ def _budgeted(
         real = measured(opened.trace, calibration, options.seed)
         estimate = Estimate(opened.trace, opened.feeds[0], options.seed, real)
     pruner = Pruner(builder, estimate, unit, _measure(unit), calibration.first() or opened.feeds, clock.note)
+    found = None
     if goal is None:
-        return pruner.fit(share, partial(_calibrate, opened, clock)), None
-    make = partial(_candidate, opened, builder, clock)
-    return search(pruner, make, goal, options.trials or DEFAULT_TRIALS, clock.note, calibration.executor)
+        state = pruner.fit(share, partial(_calibrate, opened, clock))
+    else:
+        make = partial(_candidate, opened, builder, clock)
+        trials = options.trials or DEFAULT_TRIALS
+        state, found = search(pruner, make, goal, trials, clock.note, calibration.executor)
+    return state, found, partial(pruner.loosened, state)
 
 
 def _calibrate(opened: Opened, clock: _Clock, state: State) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from onnx_condense.actions import Contraction, Filter, Reader, Recurrent
 from onnx_condense.budget import Curve, Part, allocate, cost
-from onnx_condense.builder import Builder
+from onnx_condense.builder import STAYS, Builder
 from onnx_condense.channels import Group
 from onnx_condense.errors import VerificationError
 from onnx_condense.inputs import Feed
@@ -89,6 +89,21 @@ class Pruner:
             f"--budget cannot be met: the smallest that can be reached is {found / self.before:.3f}; nothing is "
             "written; ask for more, or align less (--align 1)"
         )
+
+    def loosened(self, reached: State) -> State:
+        """A state that was reached, each group as wide as the builder's multiple for it asks for by now."""
+        gone: dict[int, Ints] = {}
+        for group in self.builder.groups:
+            multiple = self.builder.multiples[group.index]
+            if group.index not in reached.plans or multiple == STAYS:
+                continue
+            steps = self._curves[group.index].steps
+            count = len(group.units) - len(reached.plans[group.index].keep)
+            if multiple != self.builder.align:
+                count = int(np.intersect1d(steps, widths_allowed(self.trace, group, multiple, count)).max(initial=0))
+            if count:
+                gone[group.index] = self._curves[group.index].order[:count]
+        return self.state(gone)
 
     def at(self, share: float) -> tuple[State, int]:
         """The state that keeps at most this share, or the narrowest that there is; and how large it is."""

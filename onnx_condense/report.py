@@ -337,6 +337,8 @@ def warnings_for(
     found = []
     if latency is not None and not latency.stable:
         found.append("the latency is too unstable to be a result: quiet the machine and run --ensure-faster again")
+    if options.budget is not None and latency is not None and (latency.widened or latency.rolled_back):
+        found.append("groups that made it slower are wider than --budget asks for: drop --ensure-faster to meet it")
     if builder.uneven:
         names = ", ".join(builder.uneven)
         found.append(f"the channels of {names} cannot be removed evenly: their groups stay as they are")

@@ -279,3 +279,26 @@ def test_a_real_measurement(cli: Cli, save: Save, monkeypatch: pytest.MonkeyPatc
     latency = read("r.json")["latency"]
     assert latency["candidates"] >= 1
     assert all(setup["low"] <= setup["ratio"] <= setup["high"] for setup in latency["setups"])
+
+
+# ---------------------------------------------------------------------- budgets
+
+
+def test_a_budget_that_is_not_slower_is_met(script: SimpleNamespace) -> None:
+    result = oc.condense(network(), oc.Options(align=1, budget=("params", 0.5), ensure_faster=True))
+    alone = oc.condense(network(), oc.Options(align=1, budget=("params", 0.5)))
+    assert result.report.output is not None and result.report.output.parameters <= 0.5 * result.report.input.parameters
+    assert [len(g.keep) for g in result.plan.groups] == [len(g.keep) for g in alone.plan.groups]
+    assert not result.report.warnings
+
+
+@pytest.mark.parametrize("rule", [odd("w1"), lambda wide, batch: 1.5 if wide["w1"] < 48 else 0.7])
+def test_what_a_budget_makes_slower_is_widened_or_rolled_back(script: SimpleNamespace, rule: Rule) -> None:
+    script.rule = rule
+    result = oc.condense(network(), oc.Options(align=1, budget=("macs", 0.3), ensure_faster=True))
+    alone = oc.condense(network(), oc.Options(align=1, budget=("macs", 0.3)))
+    found = {w.name: w.dims[0] for w in result.model.graph.initializer if len(w.dims) == 4}
+    planned = {w.name: w.dims[0] for w in alone.model.graph.initializer if len(w.dims) == 4}
+    assert planned["w1"] % 16 and rule(found, 1) < 1
+    assert {n: k for n, k in found.items() if n != "w1"} == {n: k for n, k in planned.items() if n != "w1"}
+    assert any("--budget" in warning for warning in result.report.warnings)

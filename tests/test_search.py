@@ -254,7 +254,6 @@ def test_wrong_usage(cli: Cli, save: Save) -> None:
         ([*score, "--sequential"], "drop --sequential"),
         ([*score, "--ensure-faster"], "drop --ensure-faster"),
         (["--budget", "error=0.1", "--ensure-faster"], "drop --ensure-faster"),
-        (["--budget", "params=0.5", "--ensure-faster"], "drop --ensure-faster"),
         ([*score, "--replay", "p.json"], "drop --evaluate"),
     ):
         assert words in cli.fails(2, "m.onnx", *wrong), wrong
