@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,18 @@ from onnx_condense.actions import Elementwise, Normalization
 from onnx_condense.channels import Trace
 from onnx_condense.labels import atoms_of
 from onnx_condense.observing import Probe
-from onnx_condense.refitting import EXACT, NOISE_ROWS, Measure, Site, apply_refit, lost, original_weight, sums_of
+from onnx_condense.refitting import (
+    CHUNK,
+    EXACT,
+    NOISE_ROWS,
+    Measure,
+    Rows,
+    Site,
+    apply_refit,
+    lost,
+    original_weight,
+    sums_of,
+)
 from onnx_condense.rewrite import write
 from onnx_condense.runtime import Array
 from onnx_condense.shards import Calibration, Shard
@@ -24,9 +35,6 @@ ROWS = 2**16
 
 FOLDS = 4
 """Parts of the calibration samples; each is held back once."""
-
-CHUNK = 2**24
-"""Numbers of one consumer's features that are held at a time."""
 
 FAINT = 1e-3
 """Channels that a normalization scales by less than this share of its largest are not corrected."""
@@ -170,18 +178,20 @@ class _Comparison:
             y = site.targets(before[self.target]) if site.direct else site.channels(before[self.target])
             if self.beside is not None:
                 y = y + self.beside.lost(site, before[self.beside.name], after[self.beside.name])
-            for start, x in _windows(site, after[site.data]):
-                goal = y[start : start + len(x)]
-                if x.shape[:2] != goal.shape[:2]:
-                    return None
-                parts = parts or [Sums(x.shape[2], goal.shape[2]) for _ in range(FOLDS)]
-                numbers = np.arange(first, first + len(x))
-                first += len(x)
-                drawn = self._drawn(numbers, x.shape[1])
-                for fold, part in enumerate(parts):
-                    mine = np.flatnonzero(numbers % FOLDS == fold)
-                    places = mine[:, None], drawn[mine]
-                    part.add(x[places].reshape(-1, x.shape[2]), goal[places].reshape(-1, goal.shape[2]))
+            x = Rows(site, after[site.data])
+            if (x.samples, x.positions) != y.shape[:2]:
+                return None
+            parts = parts or [Sums(x.features, y.shape[2]) for _ in range(FOLDS)]
+            numbers = np.arange(first, first + x.samples)
+            first += x.samples
+            drawn = self._drawn(numbers, x.positions)
+            step = max(1, CHUNK // x.features)
+            for fold, part in enumerate(parts):
+                mine = np.flatnonzero(numbers % FOLDS == fold)
+                samples, positions = np.repeat(mine, drawn.shape[1]), drawn[mine].reshape(-1)
+                for start in range(0, len(samples), step):
+                    rows = samples[start : start + step], positions[start : start + step]
+                    part.add(x.at(*rows), y[rows])
         return parts
 
     def _drawn(self, numbers: Ints, positions: int) -> Ints:
@@ -190,16 +200,6 @@ class _Comparison:
             return np.broadcast_to(np.arange(positions), (len(numbers), positions))
         draws = (np.random.default_rng([self.seed, n]).choice(positions, self.most, replace=False) for n in numbers)
         return np.sort(list(draws), axis=1)
-
-
-def _windows(site: Site, data: Array) -> Iterator[tuple[int, Floats]]:
-    """(first sample, [samples, positions, features]), a few samples at a time."""
-    if site.windows is None:
-        yield 0, site.rows(data)
-        return
-    step = max(1, CHUNK // max(1, data[:1].size * site.taps))
-    for start in range(0, len(data), step):
-        yield start, site.rows(data[start : start + step])
 
 
 def _beside(state: State, site: Site) -> _Beside | None:

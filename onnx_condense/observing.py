@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -12,6 +11,7 @@ from onnx import helper, numpy_helper
 
 from onnx_condense.inputs import Feed
 from onnx_condense.runtime import Array, run, session, to_bytes
+from onnx_condense.signals import Ints
 
 Model = onnx.ModelProto
 
@@ -92,38 +92,37 @@ def observe(model: onnx.ModelProto, names: Sequence[str], feeds: Iterable[Feed])
 
 
 class Windows:
-    """What a convolution multiplies at each output place: [n, c · taps, places...], computed by onnxruntime itself.
+    """Which places of its input a convolution multiplies at each output place: onnxruntime itself says so.
 
-    A depthwise convolution with the same attributes, whose kernels pick one tap each.
+    A convolution of one channel with the same attributes, whose kernels pick one tap each, is fed the places' numbers.
     """
 
     def __init__(self, model: onnx.ModelProto, index: int, kernel: Sequence[int]) -> None:
         """`index`: of the Conv among the model's nodes. `kernel`: its spatial sizes."""
         self._node, self._kernel = model.graph.node[index], tuple(kernel)
         self._opsets = list(model.opset_import)
-        self._sessions: dict[int, Any] = {}
+        self._places: dict[tuple[int, ...], Ints] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Sessions stay in the process that made them."""
-        return self.__dict__ | {"_sessions": {}}
+    def places(self, sizes: tuple[int, ...]) -> Ints:
+        """[output places, taps]: numbers of input places, all axes flattened; -1 beyond the border.
 
-    def __call__(self, data: Array) -> Array:
-        channels = data.shape[1]
-        if channels not in self._sessions:
-            self._sessions[channels] = session(self._picking(channels, data.ndim))
-        found: Array = run(self._sessions[channels], None, {"x": data.astype(np.float32)})[0]
-        return found
+        `sizes`: of the input's spatial axes, whose product is below 2**24 (float32 counts that far).
+        """
+        if sizes not in self._places:
+            numbers = np.arange(1, np.prod(sizes) + 1, dtype=np.float32).reshape(1, 1, *sizes)
+            (found,) = run(session(self._picking()), None, {"x": numbers})
+            self._places[sizes] = found.reshape(found.shape[1], -1).T.astype(np.int64) - 1
+        return self._places[sizes]
 
-    def _picking(self, channels: int, rank: int) -> onnx.ModelProto:
+    def _picking(self) -> onnx.ModelProto:
         taps = int(np.prod(self._kernel))
-        picks = np.tile(np.eye(taps, dtype=np.float32).reshape(taps, 1, *self._kernel), (channels, *[1] * (rank - 1)))
+        picks = np.eye(taps, dtype=np.float32).reshape(taps, 1, *self._kernel)
         node = onnx.NodeProto(op_type="Conv", input=["x", "w"], output=["y"])
         node.attribute.extend(a for a in self._node.attribute if a.name != "group")
-        node.attribute.append(helper.make_attribute("group", channels))
         graph = helper.make_graph(
             [node],
             "windows",
-            [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [None] * rank)],
+            [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [None] * (2 + len(self._kernel)))],
             [onnx.ValueInfoProto(name="y")],
             [numpy_helper.from_array(picks, "w")],
         )
