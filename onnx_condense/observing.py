@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,19 +22,20 @@ GREY = 0.9
 """Share of a synthetic image's variance that its colours have in common."""
 
 
-def prefix(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """The part of a model that computes some of its tensors, with those as its outputs."""
+def prefix(model: onnx.ModelProto, names: Sequence[str], known: Collection[str] = ()) -> onnx.ModelProto:
+    """The part of a model that computes some of its tensors, from those that are known; they are its outputs."""
     makers = {output: node for node in model.graph.node for output in node.output if output}
     needed: set[int] = set()
     waiting = list(names)
     while waiting:
-        node = makers.get(waiting.pop())
+        name = waiting.pop()
+        node = makers.get(name) if name not in known else None
         if node is not None and id(node) not in needed:
             needed.add(id(node))
-            waiting += _read_by(node)
+            waiting += read_by(node)
     nodes = [node for node in model.graph.node if id(node) in needed]
     read = {value.name for value in model.graph.input} | set(names)
-    read.update(name for node in nodes for name in _read_by(node))
+    read.update(name for node in nodes for name in read_by(node))
     part = onnx.ModelProto()
     part.CopyFrom(model)
     del part.graph.node[:], part.graph.output[:], part.graph.initializer[:]
@@ -48,12 +49,24 @@ def _bodies(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
     return [body for body in (attribute.g, *attribute.graphs) if body.node]
 
 
-def _read_by(node: onnx.NodeProto) -> Iterator[str]:
+def read_by(node: onnx.NodeProto) -> Iterator[str]:
     """What a node reads, in its bodies, too."""
     yield from node.input
     for body in (body for attribute in node.attribute for body in _bodies(attribute)):
         yield from (output.name for output in body.output)
-        yield from (name for inner in body.node for name in _read_by(inner))
+        yield from (name for inner in body.node for name in read_by(inner))
+
+
+def with_inputs(part: bytes, known: Mapping[str, Array]) -> onnx.ModelProto:
+    """A part of a model with inputs of these types, and no others but those that have a default."""
+    model = onnx.ModelProto.FromString(part)
+    defaults = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name in defaults]
+    for name, value in known.items():
+        inputs.append(helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), None))
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    return model
 
 
 @dataclass(frozen=True)
