@@ -13,7 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 from onnx_condense.inputs import Feed
-from onnx_condense.observing import Model, prefix, read_by, with_inputs
+from onnx_condense.observing import Model, needed, prefix, read_by, with_inputs
 from onnx_condense.runtime import Array, run, session, to_bytes
 
 LIMIT = 2**30
@@ -55,6 +55,8 @@ class Chain:
         sessions: dict[int, Any] = {}
         for index, feed in enumerate(feeds):
             done, known = _LEFT.get((self.key, place, index), (0, feed))
+            if done > len(self.parts):  # a task that comes late: another worker has done it, the next ones followed
+                done, known = 0, feed
             for number, part in enumerate(self.parts[done:], done):
                 if number not in sessions:
                     sessions[number] = part.open(known)
@@ -79,7 +81,7 @@ class Cutter:
     def reach(self, model: Model, names: Collection[str]) -> Chain:
         """The chain up to these tensors. Raises InputError where a part is larger than protobuf allows."""
         missing = [name for name in dict.fromkeys(names) if name not in self._known]
-        nodes = prefix(model, missing, self._known).graph.node if missing else []
+        nodes = needed(model, missing, self._known)
         made = {name for node in nodes for name in node.output if name}
         self._done |= made
         later = {n for node in model.graph.node if not self._done.intersection(node.output) for n in read_by(node)}

@@ -22,27 +22,36 @@ GREY = 0.9
 """Share of a synthetic image's variance that its colours have in common."""
 
 
-def prefix(model: onnx.ModelProto, names: Sequence[str], known: Collection[str] = ()) -> onnx.ModelProto:
-    """The part of a model that computes some of its tensors, from those that are known; they are its outputs."""
+def needed(model: onnx.ModelProto, names: Iterable[str], known: Collection[str] = ()) -> list[onnx.NodeProto]:
+    """The nodes that compute some tensors of a model from those that are known."""
     makers = {output: node for node in model.graph.node for output in node.output if output}
-    needed: set[int] = set()
+    found: set[int] = set()
     waiting = list(names)
     while waiting:
         name = waiting.pop()
         node = makers.get(name) if name not in known else None
-        if node is not None and id(node) not in needed:
-            needed.add(id(node))
+        if node is not None and id(node) not in found:
+            found.add(id(node))
             waiting += read_by(node)
-    nodes = [node for node in model.graph.node if id(node) in needed]
+    return [node for node in model.graph.node if id(node) in found]
+
+
+def prefix(model: onnx.ModelProto, names: Sequence[str], known: Collection[str] = ()) -> onnx.ModelProto:
+    """The part of a model that computes some of its tensors, from those that are known; they are its outputs."""
+    nodes = needed(model, names, known)
     read = {value.name for value in model.graph.input} | set(names)
     read.update(name for node in nodes for name in read_by(node))
-    part = onnx.ModelProto()
-    part.CopyFrom(model)
-    del part.graph.node[:], part.graph.output[:], part.graph.initializer[:]
-    part.graph.node.extend(nodes)
-    part.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in read)
-    part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    return part
+    graph = onnx.GraphProto(
+        name=model.graph.name,
+        node=nodes,
+        input=model.graph.input,
+        output=[onnx.ValueInfoProto(name=name) for name in names],
+        value_info=model.graph.value_info,
+        initializer=[tensor for tensor in model.graph.initializer if tensor.name in read],
+        sparse_initializer=[t for t in model.graph.sparse_initializer if t.values.name in read],
+    )
+    opsets, functions = model.opset_import, model.functions
+    return onnx.ModelProto(ir_version=model.ir_version, opset_import=opsets, functions=functions, graph=graph)
 
 
 def _bodies(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
