@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnx_condense.actions import Elementwise, Normalization
+from onnx_condense.chains import Chain, Cutter
 from onnx_condense.channels import Trace
 from onnx_condense.labels import atoms_of
 from onnx_condense.observing import Probe
-from onnx_condense.refitting import EXACT, NOISE_ROWS, Measure, Site, apply_refit, lost, original_weight, sums_of
+from onnx_condense.refitting import (
+    CHUNK,
+    EXACT,
+    NOISE_ROWS,
+    Measure,
+    Rows,
+    Site,
+    apply_refit,
+    lost,
+    original_weight,
+    sums_of,
+)
 from onnx_condense.rewrite import write
 from onnx_condense.runtime import Array
 from onnx_condense.shards import Calibration, Shard
@@ -24,9 +36,6 @@ ROWS = 2**16
 
 FOLDS = 4
 """Parts of the calibration samples; each is held back once."""
-
-CHUNK = 2**24
-"""Numbers of one consumer's features that are held at a time."""
 
 FAINT = 1e-3
 """Channels that a normalization scales by less than this share of its largest are not corrected."""
@@ -70,22 +79,29 @@ def calibrate(state: State, calibration: Calibration, seed: int, progress: Progr
     what the state holds (the solution without data), as strongly as held-back samples ask for. Where the output is
     added to another tensor (a residual connection), what that tensor has lost is part of the target.
     """
-    sites = lost(state)
-    for number, site in enumerate(sites, 1):
-        stage = f"calibrate {number}/{len(sites)}: {site.layer}"
-        progress(stage)
-        parts = _sums(state, site, calibration, seed, progress, stage)
-        prior, constant = _prior(state, site)
-        centred = site.outer is not None
-        through = None
-        if not site.direct:
-            through = site.flat(original_weight(state, site)).astype(np.float64) * site.alpha
-        if parts is None or not all(np.isfinite(part.products).all() for part in parts):
-            continue
-        found = fit(parts, prior, constant, centred, through, EXACT)
-        if found.weight is not prior or found.constant is not constant:
-            known = _bias(state, site) if site.direct else np.zeros(1)
-            apply_refit(state, site, found.weight, found.constant - known if centred else None, "calibration")
+    sites, facts = lost(state), state.trace.facts
+    kept = (facts.shapes.keys() | facts.derived) - facts.static
+    with Cutter(facts.model, kept) as original, Cutter(facts.model, kept) as condensed:
+        for number, site in enumerate(sites, 1):
+            stage = f"calibrate {number}/{len(sites)}: {site.layer}"
+            progress(stage)
+            job = _comparison(state, site, original, condensed, max(1, ROWS // calibration.samples), seed)
+            parts = _sums(job, calibration, progress, stage)
+            if parts is not None and all(np.isfinite(part.products).all() for part in parts):
+                _refit(state, site, parts)
+
+
+def _refit(state: State, site: Site, parts: Sequence[Sums]) -> None:
+    """Gives a consumer the weights that held-back parts of the samples choose."""
+    prior, constant = _prior(state, site)
+    centred = site.outer is not None
+    through = None
+    if not site.direct:
+        through = site.flat(original_weight(state, site)).astype(np.float64) * site.alpha
+    found = fit(parts, prior, constant, centred, through, EXACT)
+    if found.weight is not prior or found.constant is not constant:
+        known = _bias(state, site) if site.direct else np.zeros(1)
+        apply_refit(state, site, found.weight, found.constant - known if centred else None, "calibration")
 
 
 def _bias(state: State, site: Site) -> Floats:
@@ -103,22 +119,18 @@ def _prior(state: State, site: Site) -> tuple[Floats, Floats]:
     return weight, site.spread(np.asarray(state.shift.get(site.slot.node, np.zeros(0))), value)
 
 
-def _sums(
-    state: State, site: Site, calibration: Calibration, seed: int, progress: Progress, stage: str
-) -> list[Sums] | None:
-    """Sums over each fold of the samples; None where the condensed model's positions are not the original's."""
+def _comparison(state: State, site: Site, original: Cutter, condensed: Cutter, most: int, seed: int) -> _Comparison:
+    """What is to be summed for a consumer, on chains that reach as far as it."""
     beside = _beside(state, site)
     target = site.output if site.direct else site.data
     others = [] if beside is None else [beside.name]
-    job = _Comparison(
-        site,
-        Probe.of(state.trace.facts.model, [target, *others]),
-        Probe.of(write(state, {}).traced, [site.data, *others]),
-        target,
-        beside,
-        max(1, ROWS // max(1, calibration.samples)),
-        seed,
-    )
+    before = original.reach(state.trace.facts.model, [target, *others])
+    after = condensed.reach(write(state, {}).traced, [site.data, *others])
+    return _Comparison(site, before, after, target, beside, most, seed)
+
+
+def _sums(job: _Comparison, calibration: Calibration, progress: Progress, stage: str) -> list[Sums] | None:
+    """Sums over each fold of the samples; None where the condensed model's positions are not the original's."""
     total: list[Sums] = []
     for number, parts in enumerate(calibration.each(job), 1):
         if parts is None:
@@ -151,12 +163,12 @@ class _Beside:
 class _Comparison:
     """Sums, over a shard, of what a consumer reads in the condensed model and of its targets in the original one.
 
-    before, after: the original and the condensed model up to there. most: positions that are taken per sample.
+    before, after: the original and the condensed model, as far as needed. most: positions that are taken per sample.
     """
 
     site: Site
-    before: Probe
-    after: Probe
+    before: Chain
+    after: Chain
     target: str
     beside: _Beside | None
     most: int
@@ -166,22 +178,24 @@ class _Comparison:
         """Sums per fold of the samples, none of no samples; None where positions do not fit."""
         site, feeds, parts = self.site, shard.feeds(), list[Sums]()
         first = shard.first
-        for before, after in zip(self.before(feeds), self.after(feeds), strict=True):
+        for before, after in zip(self.before(shard.first, feeds), self.after(shard.first, feeds), strict=True):
             y = site.targets(before[self.target]) if site.direct else site.channels(before[self.target])
             if self.beside is not None:
                 y = y + self.beside.lost(site, before[self.beside.name], after[self.beside.name])
-            for start, x in _windows(site, after[site.data]):
-                goal = y[start : start + len(x)]
-                if x.shape[:2] != goal.shape[:2]:
-                    return None
-                parts = parts or [Sums(x.shape[2], goal.shape[2]) for _ in range(FOLDS)]
-                numbers = np.arange(first, first + len(x))
-                first += len(x)
-                drawn = self._drawn(numbers, x.shape[1])
-                for fold, part in enumerate(parts):
-                    mine = np.flatnonzero(numbers % FOLDS == fold)
-                    places = mine[:, None], drawn[mine]
-                    part.add(x[places].reshape(-1, x.shape[2]), goal[places].reshape(-1, goal.shape[2]))
+            x = Rows(site, after[site.data])
+            if (x.samples, x.positions) != y.shape[:2]:
+                return None
+            parts = parts or [Sums(x.features, y.shape[2]) for _ in range(FOLDS)]
+            numbers = np.arange(first, first + x.samples)
+            first += x.samples
+            drawn = self._drawn(numbers, x.positions)
+            step = max(1, CHUNK // x.features)
+            for fold, part in enumerate(parts):
+                mine = np.flatnonzero(numbers % FOLDS == fold)
+                samples, positions = np.repeat(mine, drawn.shape[1]), drawn[mine].reshape(-1)
+                for start in range(0, len(samples), step):
+                    rows = samples[start : start + step], positions[start : start + step]
+                    part.add(x.at(*rows), y[rows])
         return parts
 
     def _drawn(self, numbers: Ints, positions: int) -> Ints:
@@ -190,16 +204,6 @@ class _Comparison:
             return np.broadcast_to(np.arange(positions), (len(numbers), positions))
         draws = (np.random.default_rng([self.seed, n]).choice(positions, self.most, replace=False) for n in numbers)
         return np.sort(list(draws), axis=1)
-
-
-def _windows(site: Site, data: Array) -> Iterator[tuple[int, Floats]]:
-    """(first sample, [samples, positions, features]), a few samples at a time."""
-    if site.windows is None:
-        yield 0, site.rows(data)
-        return
-    step = max(1, CHUNK // max(1, data[:1].size * site.taps))
-    for start in range(0, len(data), step):
-        yield start, site.rows(data[start : start + step])
 
 
 def _beside(state: State, site: Site) -> _Beside | None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -12,6 +11,7 @@ from onnx import helper, numpy_helper
 
 from onnx_condense.inputs import Feed
 from onnx_condense.runtime import Array, run, session, to_bytes
+from onnx_condense.signals import Ints
 
 Model = onnx.ModelProto
 
@@ -22,38 +22,60 @@ GREY = 0.9
 """Share of a synthetic image's variance that its colours have in common."""
 
 
-def prefix(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """The part of a model that computes some of its tensors, with those as its outputs."""
+def needed(model: onnx.ModelProto, names: Iterable[str], known: Collection[str] = ()) -> list[onnx.NodeProto]:
+    """The nodes that compute some tensors of a model from those that are known."""
     makers = {output: node for node in model.graph.node for output in node.output if output}
-    needed: set[int] = set()
+    found: set[int] = set()
     waiting = list(names)
     while waiting:
-        node = makers.get(waiting.pop())
-        if node is not None and id(node) not in needed:
-            needed.add(id(node))
-            waiting += _read_by(node)
-    nodes = [node for node in model.graph.node if id(node) in needed]
+        name = waiting.pop()
+        node = makers.get(name) if name not in known else None
+        if node is not None and id(node) not in found:
+            found.add(id(node))
+            waiting += read_by(node)
+    return [node for node in model.graph.node if id(node) in found]
+
+
+def prefix(model: onnx.ModelProto, names: Sequence[str], known: Collection[str] = ()) -> onnx.ModelProto:
+    """The part of a model that computes some of its tensors, from those that are known; they are its outputs."""
+    nodes = needed(model, names, known)
     read = {value.name for value in model.graph.input} | set(names)
-    read.update(name for node in nodes for name in _read_by(node))
-    part = onnx.ModelProto()
-    part.CopyFrom(model)
-    del part.graph.node[:], part.graph.output[:], part.graph.initializer[:]
-    part.graph.node.extend(nodes)
-    part.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in read)
-    part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    return part
+    read.update(name for node in nodes for name in read_by(node))
+    graph = onnx.GraphProto(
+        name=model.graph.name,
+        node=nodes,
+        input=model.graph.input,
+        output=[onnx.ValueInfoProto(name=name) for name in names],
+        value_info=model.graph.value_info,
+        initializer=[tensor for tensor in model.graph.initializer if tensor.name in read],
+        sparse_initializer=[t for t in model.graph.sparse_initializer if t.values.name in read],
+    )
+    opsets, functions = model.opset_import, model.functions
+    return onnx.ModelProto(ir_version=model.ir_version, opset_import=opsets, functions=functions, graph=graph)
 
 
 def _bodies(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
     return [body for body in (attribute.g, *attribute.graphs) if body.node]
 
 
-def _read_by(node: onnx.NodeProto) -> Iterator[str]:
+def read_by(node: onnx.NodeProto) -> Iterator[str]:
     """What a node reads, in its bodies, too."""
     yield from node.input
     for body in (body for attribute in node.attribute for body in _bodies(attribute)):
         yield from (output.name for output in body.output)
-        yield from (name for inner in body.node for name in _read_by(inner))
+        yield from (name for inner in body.node for name in read_by(inner))
+
+
+def with_inputs(part: bytes, known: Mapping[str, Array]) -> onnx.ModelProto:
+    """A part of a model with inputs of these types, and no others but those that have a default."""
+    model = onnx.ModelProto.FromString(part)
+    defaults = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name in defaults]
+    for name, value in known.items():
+        inputs.append(helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), None))
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    return model
 
 
 @dataclass(frozen=True)
@@ -92,38 +114,37 @@ def observe(model: onnx.ModelProto, names: Sequence[str], feeds: Iterable[Feed])
 
 
 class Windows:
-    """What a convolution multiplies at each output place: [n, c · taps, places...], computed by onnxruntime itself.
+    """Which places of its input a convolution multiplies at each output place: onnxruntime itself says so.
 
-    A depthwise convolution with the same attributes, whose kernels pick one tap each.
+    A convolution of one channel with the same attributes, whose kernels pick one tap each, is fed the places' numbers.
     """
 
     def __init__(self, model: onnx.ModelProto, index: int, kernel: Sequence[int]) -> None:
         """`index`: of the Conv among the model's nodes. `kernel`: its spatial sizes."""
         self._node, self._kernel = model.graph.node[index], tuple(kernel)
         self._opsets = list(model.opset_import)
-        self._sessions: dict[int, Any] = {}
+        self._places: dict[tuple[int, ...], Ints] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Sessions stay in the process that made them."""
-        return self.__dict__ | {"_sessions": {}}
+    def places(self, sizes: tuple[int, ...]) -> Ints:
+        """[output places, taps]: numbers of input places, all axes flattened; -1 beyond the border.
 
-    def __call__(self, data: Array) -> Array:
-        channels = data.shape[1]
-        if channels not in self._sessions:
-            self._sessions[channels] = session(self._picking(channels, data.ndim))
-        found: Array = run(self._sessions[channels], None, {"x": data.astype(np.float32)})[0]
-        return found
+        `sizes`: of the input's spatial axes, whose product is below 2**24 (float32 counts that far).
+        """
+        if sizes not in self._places:
+            numbers = np.arange(1, np.prod(sizes) + 1, dtype=np.float32).reshape(1, 1, *sizes)
+            (found,) = run(session(self._picking()), None, {"x": numbers})
+            self._places[sizes] = found.reshape(found.shape[1], -1).T.astype(np.int64) - 1
+        return self._places[sizes]
 
-    def _picking(self, channels: int, rank: int) -> onnx.ModelProto:
+    def _picking(self) -> onnx.ModelProto:
         taps = int(np.prod(self._kernel))
-        picks = np.tile(np.eye(taps, dtype=np.float32).reshape(taps, 1, *self._kernel), (channels, *[1] * (rank - 1)))
+        picks = np.eye(taps, dtype=np.float32).reshape(taps, 1, *self._kernel)
         node = onnx.NodeProto(op_type="Conv", input=["x", "w"], output=["y"])
         node.attribute.extend(a for a in self._node.attribute if a.name != "group")
-        node.attribute.append(helper.make_attribute("group", channels))
         graph = helper.make_graph(
             [node],
             "windows",
-            [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [None] * rank)],
+            [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [None] * (2 + len(self._kernel)))],
             [onnx.ValueInfoProto(name="y")],
             [numpy_helper.from_array(picks, "w")],
         )

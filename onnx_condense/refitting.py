@@ -36,6 +36,9 @@ NOISE_SAMPLES = 128
 NOISE = 2**25
 """Numbers that consumers read from the synthetic inputs of one run at most."""
 
+CHUNK = 2**22
+"""Numbers of one consumer's features that are taken at a time."""
+
 STRENGTH = 1e-3
 """Ridge strength without data, as a share of the mean variance."""
 
@@ -76,10 +79,6 @@ class Site:
     def features(self, places: Ints) -> Ints:
         """The features of these places of the weight's contracted axis."""
         return (places[:, None] * self.taps + np.arange(self.taps)).reshape(-1)
-
-    def rows(self, data: Array) -> Floats:
-        """[samples, positions, features] of what the consumer reads."""
-        return self.channels(data) if self.windows is None else _by_sample(np.moveaxis(self.windows(data), 1, -1))
 
     def channels(self, data: Array) -> Floats:
         """[samples, positions, channels] of what the consumer reads."""
@@ -138,6 +137,30 @@ def _by_sample(values: Array) -> Floats:
     return values.reshape(len(values), -1, values.shape[-1])
 
 
+class Rows:
+    """What a consumer reads, by sample and position of its output: a row of features each.
+
+    Without windows, positions are those of its input.
+    """
+
+    def __init__(self, site: Site, data: Array) -> None:
+        self._lines, self._places = site.channels(data), None
+        self.samples, self.positions, channels = self._lines.shape
+        self.features = channels * site.taps
+        if site.windows is not None:
+            self._places = site.windows.places(data.shape[2:])
+            self.positions = len(self._places)
+            border = np.zeros((self.samples, 1, channels), dtype=data.dtype)
+            self._lines = np.concatenate([self._lines, border], axis=1)
+
+    def at(self, samples: Ints, positions: Ints) -> Floats:
+        """[rows, features] of pairs of a sample and a position."""
+        if self._places is None:
+            return self._lines[samples, positions]
+        taps = self._lines[samples[:, None], self._places[positions]]
+        return taps.swapaxes(1, 2).reshape(len(taps), -1)
+
+
 def site_of(trace: Trace, slot: Slot) -> Site | None:
     """The consumer behind a contracted slot, None where its weight cannot be refitted."""
     facts = trace.facts
@@ -163,15 +186,22 @@ def site_of(trace: Trace, slot: Slot) -> Site | None:
     outer, axis = action.weight_axes.index(action.outer), action.data_axes.index(action.inner)
     taps = weight.size // max(1, weight.shape[outer] * weight.shape[slot.axis])
     windows = None
-    if taps > 1 and not action.scattered and taps * weight.shape[slot.axis] <= FEATURES:
+    data, output = node.inputs[action.data].name, node.outputs[0].name
+    moved = facts.shapes[data][2:] != facts.shapes[output][2:]
+    if (
+        (taps > 1 or moved)
+        and "." in action.weight_axes
+        and not action.scattered
+        and taps * weight.shape[slot.axis] <= FEATURES
+    ):
         windows = Windows(facts.model, slot.node, weight.shape[2:])
     elif weight.shape[slot.axis] > FEATURES:
         return None
     return Site(
         slot,
         layer,
-        node.inputs[action.data].name,
-        node.outputs[0].name,
+        data,
+        output,
         axis,
         action.output_axes.index(action.outer),
         outer,
@@ -314,20 +344,18 @@ def sums_of(
             if site.data not in known or not np.isfinite(known[site.data]).all():
                 result[number] = None
             elif sums is not None:
-                for rows in _chunks(site, known[site.data], most, generator):
+                for rows in _chunks(Rows(site, known[site.data]), most, generator):
                     sums.add(rows, rows[:, :0])
     return result
 
 
-def _chunks(site: Site, data: Array, most: int, generator: np.random.Generator) -> Iterator[Floats]:
-    """Rows of features, a few samples at a time; positions are drawn so that about `most` rows are left."""
-    samples = len(data) if site.windows is not None else 1
-    step = max(1, 2**22 // max(1, data[:1].size * site.taps)) if site.windows is not None else 1
-    for start in range(0, samples, step):
-        part = data[start : start + step] if site.windows is not None else data
-        rows = site.rows(part).reshape(-1, site.slot.labels.size * site.taps)
-        share = max(1, most * len(part) // samples) if site.windows is not None else most
-        yield rows if len(rows) <= share else rows[np.sort(generator.choice(len(rows), share, replace=False))]
+def _chunks(rows: Rows, most: int, generator: np.random.Generator) -> Iterator[Floats]:
+    """Rows of features, a few at a time; no more than `most` are drawn."""
+    total = rows.samples * rows.positions
+    drawn = np.arange(total) if total <= most else np.sort(generator.choice(total, most, replace=False))
+    step = max(1, CHUNK // rows.features)
+    for start in range(0, len(drawn), step):
+        yield rows.at(*np.divmod(drawn[start : start + step], rows.positions))
 
 
 def refit_where_better(state: State, estimate: Estimate, error: Callable[[State], float]) -> None:

@@ -84,7 +84,7 @@ def test_exact_copies_are_not_refitted() -> None:
     assert result.changed and result.plan.refits == ()
 
 
-@pytest.mark.parametrize("kind", ["gemm", "matmul", "flatten", "transposed", "fixed"])
+@pytest.mark.parametrize("kind", ["gemm", "matmul", "flatten", "transposed", "fixed", "strided", "uneven"])
 def test_every_kind_of_consumer(kind: str) -> None:
     net = Net(seed=8)
     rows = np.concatenate([mains := net.normal(6, 3, 3, 3), mains + 0.4 * net.normal(6, 3, 3, 3)])
@@ -103,6 +103,11 @@ def test_every_kind_of_consumer(kind: str) -> None:
         case "transposed":
             kernels = net.constant(net.normal(12, 4, 2, 2), "second.weight")
             model = net.build(net.node("ConvTranspose", hidden, kernels, name="second", strides=[2, 2]))
+        case "strided":
+            model = net.build(net.conv("second", hidden, net.normal(4, 12, 1, 1), net.normal(4), strides=[2, 2]))
+        case "uneven":
+            sizes = {"strides": [2, 1], "pads": [1, 0, 2, 1], "dilations": [1, 2]}
+            model = net.build(net.conv("second", hidden, net.normal(4, 12, 3, 2), net.normal(4), **sizes))
         case _:
             model = net.build(net.conv("second", hidden, net.normal(4, 12, 3, 3), net.normal(4)))
     errors = {}

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from conftest import Cli, Save
 from test_calibration import images, residual
 
 import onnx_condense as oc
-from onnx_condense import shards
+from onnx_condense import chains, shards
+from onnx_condense.chains import Chain, Cutter
 from onnx_condense.inputs import InputSpec
 from onnx_condense.model_io import serialize
 from onnx_condense.shards import held_back, opened
@@ -58,6 +60,29 @@ def test_any_number_of_workers_and_none_make_the_same_bytes(tmp_path: Path) -> N
         assert condensed(given, threads) == alone
     with processes(2) as pool:
         assert condensed(given, pool, budget=None, threshold=0.8) == condensed(given, budget=None, threshold=0.8)
+
+
+def test_what_does_not_fit_in_memory_is_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = files(tmp_path, 30, 70)
+    whole = condensed(given)
+    for limit in (0, 100_000):
+        monkeypatch.setattr(chains, "LIMIT", limit)
+        assert condensed(given) == whole
+    assert not chains._LEFT._entries, "nothing is left behind"
+
+
+def test_no_node_runs_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parts of a chain are disjoint, and hold only the weights that they use."""
+    seen: list[Chain] = []
+    reach = Cutter.reach
+    monkeypatch.setattr(Cutter, "reach", lambda *args: seen.append(reach(*args)) or seen[-1])
+    model = residual()
+    oc.condense(model, oc.Options(threshold=0.8, align=1, calibration={"x": images(20, 1)}))
+    for chain in seen[-2:]:
+        graphs = [onnx.ModelProto.FromString(part.model).graph for part in chain.parts if part.model]
+        names = [name for graph in graphs for node in graph.node for name in node.output]
+        assert len(graphs) > 1 and len(names) == len(set(names)) <= len(model.graph.node)
+        assert sum(len(graph.initializer) for graph in graphs) <= len(model.graph.initializer)
 
 
 def test_workers_read_files_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
