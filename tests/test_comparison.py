@@ -14,7 +14,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_condense.report import count_parameters
