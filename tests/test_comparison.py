@@ -121,7 +121,7 @@ def test_folding_averages_clusters_and_repairs_their_variance() -> None:
 def test_clusters_are_as_many_as_asked_for(count: int) -> None:
     vectors = np.random.default_rng(0).standard_normal((12, 3))
     for given in (vectors, np.ones_like(vectors)):
-        labels = _baselines.clusters(given, count, np.random.default_rng(0))
+        labels = _baselines.clusters(given, count)
         assert set(labels.tolist()) == set(range(count))
 
 
@@ -200,7 +200,8 @@ def test_missing_peers_are_skipped_with_what_to_install(images: Path, tmp_path: 
     [
         (lambda folder: {"--data": folder}, "no .npz, nor a folder with one or with a load.py"),
         (lambda folder: {"--only": "magic"}, "the methods are delete, merging"),
-        (lambda folder: {"--mean": "0,0,0,0"}, ""),
+        (lambda folder: {"--mean": "0,0,0,0"}, "one number, or one per channel of the images (1)"),
+        (lambda folder: {"--data": folder / "none.npz"}, "is no .npz"),
     ],
 )
 def test_bad_usage(images: Path, tmp_path: Path, change: Callable[[Path], dict[str, Any]], said: str) -> None:

@@ -5,6 +5,7 @@ Both are in the extra `peers`. Each function yields what the package offers: (na
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import sys
 import tempfile
@@ -78,7 +79,7 @@ def by_torch_pruning(model: onnx.ModelProto, target: float, module: str | None, 
     importance = torch_pruning.importance.MagnitudeImportance(p=2)
 
     def make(share: float, ignored: Sequence[str], everywhere: bool) -> torch.nn.Module:
-        network = _module(model, module)
+        network = copy.deepcopy(original)
         skipped = [m for n, m in network.named_modules() if n in ignored]
         torch_pruning.pruner.MagnitudePruner(
             network,

@@ -14,8 +14,9 @@ _baselines.py; `onnxsim` (structured L2), `torch-pruning` (magnitude); ours with
 Every method gets every setting that it offers, and its row is the setting with the best accuracy on 500 training images
 that no method saw: the three of _baselines.py one share of the channels for all layers as in their papers, the same but
 for residual streams, and our own widths (of `moments`); onnxsim and Torch-Pruning one share, one ranking over all
-layers, and the layers inside blocks alone; `ratio` the paper's one threshold, and our budget. Everything is at most as
-large as asked for; parameters are those of the written file over those of MODEL.
+layers, and (Torch-Pruning) the layers inside blocks alone; `ratio` the paper's one threshold, and our budget.
+Everything is at most as large as asked for; parameters are those of the written file over those of MODEL. Seconds are
+those of the chosen setting, the search for its size included, without evaluation.
 
 Rows are written as they are made: the same command goes on where it was interrupted. --only makes the rows of these
 methods again. Draws OUT.svg; --readme draws tools/compare_accuracy.svg and fills the README's table from all
@@ -31,6 +32,7 @@ import json
 import os
 import platform
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -46,6 +48,7 @@ from _readme import ROOT, fill
 
 from onnx_condense import CondenseError, Options, condense
 from onnx_condense.builder import Builder
+from onnx_condense.errors import InputError
 from onnx_condense.model_io import write_atomically
 from onnx_condense.pipeline import open_model
 from onnx_condense.report import count_parameters
@@ -58,8 +61,11 @@ SHOWN = (0.9, 0.7, 0.5)
 """Of the README's table."""
 
 BATCH = 100
+CALIBRATION = 1024
+"""Training images that the methods may see at most."""
+
 SELECTION = 500
-"""Training images that choose a method's setting."""
+"""Other training images, which choose a method's setting."""
 
 WANDA = 64
 VERIFIED = 16
@@ -98,7 +104,7 @@ class Images:
 
 
 def load(data: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """The four arrays. Raises ValueError where there are none."""
+    """The four arrays. Raises InputError where there are none."""
     if data.is_dir() and (data / "load.py").is_file():
         spec = importlib.util.spec_from_file_location("load", data / "load.py")
         assert spec is not None and spec.loader is not None
@@ -107,26 +113,30 @@ def load(data: Path) -> dict[str, np.ndarray[Any, Any]]:
         arrays = dict(module.load())
     else:
         found = sorted(data.glob("*.npz")) if data.is_dir() else [data]
-        if not found or not found[0].is_file():
-            raise ValueError(f"{data} is no .npz, nor a folder with one or with a load.py")
+        if not found or not zipfile.is_zipfile(found[0]):
+            raise InputError(f"{data} is no .npz, nor a folder with one or with a load.py")
         with np.load(found[0], allow_pickle=False) as archive:
             arrays = dict(archive)
     missing = {"train_x", "train_y", "test_x", "test_y"} - set(arrays)
     if missing:
-        raise ValueError(f"{data} lacks {', '.join(sorted(missing))}")
+        raise InputError(f"{data} lacks {', '.join(sorted(missing))}")
+    if len(arrays["train_x"]) <= CALIBRATION:
+        raise InputError(f"{data} has too few training images: calibration takes {CALIBRATION:,}, settings need more")
     return arrays
 
 
 def prepared(images: np.ndarray[Any, Any], mean: list[float], std: list[float], shape: list[int]) -> Any:
-    """[n, ...] as the model with inputs of this shape (0: any size) wants them. Raises ValueError where none fit."""
+    """[n, ...] as the model with inputs of this shape (0: any size) wants them. Raises InputError otherwise."""
     if images.ndim == 3:
         images = images[..., None]
+    if {len(mean), len(std)} - {1, images.shape[-1]}:
+        raise InputError(f"--mean and --std have one number, or one per channel of the images ({images.shape[-1]})")
     values = (images.astype(np.float32) / 255 - np.float32(mean)) / np.float32(std)
     if len(shape) != 4 or values.shape[3] == shape[1]:
         values = values.transpose(0, 3, 1, 2)
     sizes = [size or own for size, own in zip(shape[1:], values.shape[1:], strict=False)]
     if len(shape) < 2 or np.prod(sizes) != np.prod(values.shape[1:]):
-        raise ValueError(f"the images {images.shape[1:]} do not fit the model's input {shape}")
+        raise InputError(f"the images {images.shape[1:]} do not fit the model's input {shape}")
     return np.ascontiguousarray(values.reshape(len(values), *sizes), dtype=np.float32)
 
 
@@ -343,7 +353,7 @@ def compare(given: argparse.Namespace, target: Path, fail: Callable[[str], None]
     arrays = load(given.data)
     train = np.random.default_rng(given.seed).permutation(len(arrays["train_x"]))
     ready = partial(prepared, mean=given.mean, std=given.std, shape=shape)
-    chosen = train[-SELECTION:]
+    chosen = train[CALIBRATION:][-SELECTION:]
     head = {
         "model": given.model.stem,
         "sha256": hashlib.sha256(given.model.read_bytes()).hexdigest(),
@@ -359,15 +369,12 @@ def compare(given: argparse.Namespace, target: Path, fail: Callable[[str], None]
         model,
         Images(ready(arrays["test_x"][: given.samples]), arrays["test_y"][: given.samples]),
         Images(ready(arrays["train_x"][chosen]), arrays["train_y"][chosen]),
-        ready(arrays["train_x"][train[:1024]]),
+        ready(arrays["train_x"][train[:CALIBRATION]]),
         given.module,
-        {(row["method"], row["kept"]): row for row in known.get("rows", ())},
+        {(row["method"], row["kept"]): row for row in known.get("rows", ()) if row["method"] in METHODS},
     )
     host = f"{platform.machine()}, {os.cpu_count()} cores, onnxruntime {onnxruntime.__version__}"
     head |= {"host": host, "accuracy": float(np.mean(comparison.expected.argmax(1) == comparison.test.y))}
-    missing = [key for key in comparison.rows if key[0] not in METHODS]
-    for key in missing:
-        del comparison.rows[key]
     for method in given.only or METHODS:
         for share in given.kept:
             old = comparison.rows.get((method, share))
@@ -417,7 +424,7 @@ def main() -> None:
         target = given.json or ROOT / "tools" / f"compare_accuracy_{given.model.stem}.json"
         try:
             draw([compare(given, target, parser.error)], target.with_suffix(".svg"))
-        except (ValueError, OSError, CondenseError) as error:
+        except (OSError, CondenseError) as error:
             parser.error(str(error))
     if given.readme:
         results = [json.loads(path.read_text()) for path in sorted((ROOT / "tools").glob("compare_accuracy_*.json"))]
