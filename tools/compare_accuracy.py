@@ -1,0 +1,436 @@
+"""Accuracy at equal parameters kept, without any fine-tuning: ours, baselines of the literature, and real peers.
+
+    pip install '.[peers,plot]' && python tools/compare_accuracy.py MODEL --data DATA [--mean M,M,M] [--std S,S,S]
+        [--kept 0.9,0.8,0.7,0.6,0.5,0.4] [--only METHOD,...] [--module FILE:CLASS] [--samples N] [--json OUT] [--readme]
+
+MODEL is a classifier of images. DATA is an .npz with train_x, train_y, test_x, test_y, or a folder with one, or with a
+load.py whose load() returns them: images [n, height, width(, channels)] of 0 to 255, labels [n]. The model is fed
+(x / 255 - mean) / std. Calibration takes training images without their labels, one seed, the same for all.
+
+Data-free: `delete` (L1), `merging` (Kim et al. 2020), `folding` (Wang et al. 2025, with its data-free repair), all in
+_baselines.py; `onnxsim` (structured L2), `torch-pruning` (magnitude); ours with `ratio` and `moments`. Calibrated:
+`wanda` (onnxsim, 64 images), ours with `calibrated-64`, `-256`, `-1024`; these see so many images, no more.
+
+Every method gets every setting that it offers, and its row is the setting with the best accuracy on 500 training images
+that no method saw: the three of _baselines.py one share of the channels for all layers as in their papers, the same but
+for residual streams, and our own widths (of `moments`); onnxsim and Torch-Pruning one share, one ranking over all
+layers, and (Torch-Pruning) the layers inside blocks alone; `ratio` the paper's one threshold, and our budget.
+Everything is at most as large as asked for; parameters are those of the written file over those of MODEL. Seconds are
+those of the chosen setting, the search for its size included, without evaluation.
+
+Rows are written as they are made: the same command goes on where it was interrupted. --only makes the rows of these
+methods again. Draws OUT.svg; --readme draws tools/compare_accuracy.svg and fills the README's table from all
+tools/compare_accuracy_*.json (and needs no MODEL).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from _baselines import Method, Network, delete, fold, merge_neurons, narrowed
+from _peers import by_onnxsim, by_torch_pruning, tightest
+from _readme import ROOT, fill
+
+from onnx_condense import CondenseError, Options, condense
+from onnx_condense.builder import Builder
+from onnx_condense.errors import InputError
+from onnx_condense.model_io import write_atomically
+from onnx_condense.pipeline import open_model
+from onnx_condense.report import count_parameters
+from onnx_condense.rewrite import count_macs
+from onnx_condense.runtime import run, session
+from onnx_condense.state import State
+
+KEPT = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
+SHOWN = (0.9, 0.7, 0.5)
+"""Of the README's table."""
+
+BATCH = 100
+CALIBRATION = 1024
+"""Training images that the methods may see at most."""
+
+SELECTION = 500
+"""Other training images, which choose a method's setting."""
+
+WANDA = 64
+VERIFIED = 16
+"""Calibration images that ours verifies on, so that it sees no others."""
+
+METHODS = {
+    "delete": "delete, L1",
+    "merging": "neuron merging",
+    "folding": "k-means folding, repaired",
+    "onnxsim": "onnxsim 0.8, L2",
+    "torch-pruning": "Torch-Pruning, L2",
+    "ratio": "ours, ratio (the paper)",
+    "moments": "ours, moments",
+    "wanda": f"onnxsim 0.8, Wanda, {WANDA} images",
+    "calibrated-64": "ours, calibrated, 64 images",
+    "calibrated-256": "ours, calibrated, 256 images",
+    "calibrated-1024": "ours, calibrated, 1,024 images",
+}
+CALIBRATED = ("wanda", "calibrated-64", "calibrated-256", "calibrated-1024")
+BASELINES: dict[str, Method] = {"delete": delete, "merging": merge_neurons, "folding": fold}
+
+Row = dict[str, Any]
+Made = tuple[str, onnx.ModelProto, dict[str, Any]]
+"""(name of the setting, the model, what else its row says)."""
+
+
+# ---------------------------------------------------------------------------------------------------- data
+
+
+@dataclass(frozen=True)
+class Images:
+    """Inputs of a model and their labels."""
+
+    x: np.ndarray[Any, Any]
+    y: np.ndarray[Any, Any]
+
+
+def load(data: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """The four arrays. Raises InputError where there are none."""
+    if data.is_dir() and (data / "load.py").is_file():
+        spec = importlib.util.spec_from_file_location("load", data / "load.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        arrays = dict(module.load())
+    else:
+        found = sorted(data.glob("*.npz")) if data.is_dir() else [data]
+        if not found or not zipfile.is_zipfile(found[0]):
+            raise InputError(f"{data} is no .npz, nor a folder with one or with a load.py")
+        with np.load(found[0], allow_pickle=False) as archive:
+            arrays = dict(archive)
+    missing = {"train_x", "train_y", "test_x", "test_y"} - set(arrays)
+    if missing:
+        raise InputError(f"{data} lacks {', '.join(sorted(missing))}")
+    if len(arrays["train_x"]) <= CALIBRATION:
+        raise InputError(f"{data} has too few training images: calibration takes {CALIBRATION:,}, settings need more")
+    return arrays
+
+
+def prepared(images: np.ndarray[Any, Any], mean: list[float], std: list[float], shape: list[int]) -> Any:
+    """[n, ...] as the model with inputs of this shape (0: any size) wants them. Raises InputError otherwise."""
+    if images.ndim == 3:
+        images = images[..., None]
+    if {len(mean), len(std)} - {1, images.shape[-1]}:
+        raise InputError(f"--mean and --std have one number, or one per channel of the images ({images.shape[-1]})")
+    values = (images.astype(np.float32) / 255 - np.float32(mean)) / np.float32(std)
+    if len(shape) != 4 or values.shape[3] == shape[1]:
+        values = values.transpose(0, 3, 1, 2)
+    sizes = [size or own for size, own in zip(shape[1:], values.shape[1:], strict=False)]
+    if len(shape) < 2 or np.prod(sizes) != np.prod(values.shape[1:]):
+        raise InputError(f"the images {images.shape[1:]} do not fit the model's input {shape}")
+    return np.ascontiguousarray(values.reshape(len(values), *sizes), dtype=np.float32)
+
+
+def outputs(model: onnx.ModelProto, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """[n, classes] of the first output."""
+    active = session(model)
+    given = active.get_inputs()[0]
+    batch = given.shape[0] if isinstance(given.shape[0], int) else BATCH
+    parts = [x[start : start + batch] for start in range(0, len(x), batch)]
+    whole = [run(active, None, {given.name: np.resize(part, (batch, *part.shape[1:]))})[0] for part in parts]
+    return np.concatenate(whole).reshape(len(parts) * batch, -1)[: len(x)].astype(np.float64)
+
+
+# ---------------------------------------------------------------------------------------------------- methods
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One model with its images, and what the methods make of it.
+
+    rows: what is there already: (method, share) -> row.
+    """
+
+    model: onnx.ModelProto
+    test: Images
+    selection: Images
+    calibration: np.ndarray[Any, Any]
+    module: str | None
+    rows: dict[tuple[str, float], Row]
+
+    @cached_property
+    def network(self) -> Network:
+        return Network.of(self.model)
+
+    @cached_property
+    def expected(self) -> np.ndarray[Any, Any]:
+        return outputs(self.model, self.test.x)
+
+    @cached_property
+    def _input(self) -> str:
+        return str(self.model.graph.input[0].name)
+
+    def row(self, method: str, share: float) -> Row:
+        """Makes and measures; says why where the method cannot."""
+        try:
+            made = list(self._timed(self._made(method, share)))
+        except ImportError as error:
+            return {"method": method, "kept": share, "skipped": f"{error}: pip install '.[peers]'"}
+        except CondenseError as error:
+            return {"method": method, "kept": share, "skipped": str(error)}
+        if not made:
+            return {"method": method, "kept": share, "skipped": "does not get so small"}
+        scores = [self._accuracy(model, self.selection) if len(made) > 1 else 0.0 for (_, model, _), _ in made]
+        (setting, model, facts), seconds = made[int(np.argmax(scores))]
+        return (
+            {"method": method, "kept": share, "setting": setting} | self.measured(model) | {"seconds": seconds} | facts
+        )
+
+    def measured(self, model: onnx.ModelProto) -> Row:
+        """What the columns say of a model."""
+        found = outputs(model, self.test.x)
+        error = np.linalg.norm(found - self.expected) / np.linalg.norm(self.expected)
+        return {
+            "parameters": count_parameters(model.graph)[0] / self.network.parameters,
+            "macs": _macs(model) / _macs(self.model),
+            "accuracy": float(np.mean(found.argmax(1) == self.test.y)),
+            "agreement": float(np.mean(found.argmax(1) == self.expected.argmax(1))),
+            "error": float(error),
+        }
+
+    def _accuracy(self, model: onnx.ModelProto, images: Images) -> float:
+        return float(np.mean(outputs(model, images.x).argmax(1) == images.y))
+
+    def _timed(self, made: Iterator[Made]) -> Iterator[tuple[Made, float]]:
+        """Each with the seconds that it took, the search for its size included."""
+        start = time.perf_counter()
+        for entry in made:
+            yield entry, round(time.perf_counter() - start, 2)
+            start = time.perf_counter()
+
+    def _made(self, method: str, share: float) -> Iterator[Made]:
+        target = share * self.network.parameters
+        if method in BASELINES:
+            yield from self._baseline(BASELINES[method], share, target)
+        elif method == "onnxsim":
+            yield from ((*made, {}) for made in by_onnxsim(self.model, target, None))
+        elif method == "wanda":
+            batches = [{self._input: part} for part in np.split(self.calibration[:WANDA], 8)]
+            yield from ((*made, {}) for made in by_onnxsim(self.model, target, batches))
+        elif method == "torch-pruning":
+            inner = [name for group in self.network.inner for name in group.layers]
+            yield from ((*made, {}) for made in by_torch_pruning(self.model, target, self.module, inner))
+        elif method == "ratio":
+            yield self._ours(Options(budget=("params", share), merge="ratio", align=1), "our budget")
+            threshold = self._threshold(target)
+            if threshold is not None:
+                yield self._ours(Options(threshold=threshold, merge="ratio", align=1), "one threshold")
+        elif method == "moments":
+            yield self._ours(Options(budget=("params", share), merge="moments", align=1), "our budget")
+        else:
+            images = {self._input: self.calibration[: int(method.rpartition("-")[2])]}
+            few = {self._input: self.calibration[:VERIFIED]}
+            options = Options(budget=("params", share), merge="calibrated", align=1, calibration=images, data=few)
+            yield self._ours(options, "our budget")
+
+    def _ours(self, options: Options, setting: str) -> Made:
+        done = condense(self.model, options)
+        widths = {str(group.index): len(group.keep) for group in done.plan.groups}
+        return setting, done.model, {"widths": widths}
+
+    def _baseline(self, method: Method, share: float, target: float) -> Iterator[Made]:
+        network = self.network
+        yield "one share", narrowed(network, method, network.uniform(network.groups, target)).model, {}
+        if len(network.inner) < len(network.groups):
+            widths = network.uniform(network.inner, target)
+            if network.size(widths) <= target:
+                yield "inner layers", narrowed(network, method, widths).model, {}
+        if ("moments", share) not in self.rows:
+            self.rows["moments", share] = self.row("moments", share)
+        known = self.rows["moments", share].get("widths")
+        if known is not None:
+            widths = {int(index): width for index, width in known.items()}
+            yield "our widths", narrowed(network, method, widths).model, {}
+
+    def _threshold(self, target: float) -> float | None:
+        """The highest threshold at which the paper's condensation leaves at most so many parameters."""
+        opened = self.network.opened
+        builder = Builder(opened.trace, Options(threshold=0.01, merge="ratio", align=1), 1)
+
+        def size(share: float) -> int:
+            state = builder.build(share)
+            return int(self.network.size({g.index: len(state.kept(g)) for g in self.network.groups}))
+
+        share = tightest(lambda removed: removed, size, target)
+        return None if share is None else 1 - (1 - 0.01) * share
+
+
+def _macs(model: onnx.ModelProto) -> int:
+    opened = open_model(model, Options())
+    return count_macs(State(opened.trace)) // opened.batch
+
+
+# ---------------------------------------------------------------------------------------------------- results
+
+
+def save(path: Path, content: Row) -> None:
+    """The whole file or nothing; rows in the order of METHODS."""
+    order = list(METHODS)
+    rows = sorted(content["rows"], key=lambda row: (order.index(row["method"]), -row["kept"]))
+    write_atomically(path, (json.dumps(content | {"rows": rows}, indent=1) + "\n").encode())
+
+
+def draw(results: list[Row], target: Path) -> None:
+    """Accuracy over parameters kept: a line of panels per model, data-free methods left, calibrated ones right."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot as plt
+
+    plt.rcParams.update({"svg.hashsalt": "onnx-condense", "font.size": 9})
+    figure, panels = plt.subplots(
+        len(results), 2, figsize=(10, 3.6 * len(results)), sharey="row", squeeze=False, constrained_layout=True
+    )
+    for line, result in zip(panels, results, strict=True):
+        for axis, wanted in zip(line, (False, True), strict=True):
+            axis.axhline(100 * result["accuracy"], color="0.6", linewidth=0.8, label="original")
+            for number, (method, label) in enumerate(METHODS.items()):
+                rows = [r for r in result["rows"] if r["method"] == method and "skipped" not in r]
+                if rows and (method in CALIBRATED) is wanted:
+                    mine = label.startswith("ours")
+                    axis.plot(
+                        [100 * r["parameters"] for r in rows],
+                        [100 * r["accuracy"] for r in rows],
+                        color=f"C{number % 10}",
+                        marker="o" if mine else "x",
+                        linestyle="-" if mine else "--",
+                        linewidth=1.8 if mine else 1.1,
+                        markersize=4,
+                        label=label,
+                    )
+            axis.set_title(f"{result['model']}: {'with calibration images' if wanted else 'without data'}")
+            axis.set_xlabel("parameters kept, %")
+            axis.invert_xaxis()
+            axis.grid(color="0.92")
+            axis.legend(loc="lower left", fontsize=7.5)
+        line[0].set_ylabel("accuracy, %")
+    figure.savefig(target, metadata={"Date": None})
+    plt.close(figure)
+
+
+def readme(results: list[Row]) -> list[str]:
+    """The table: accuracy of every method on every model at some sizes."""
+    columns = [(result, share) for result in results for share in SHOWN]
+    heads = [f"{result['model']}, {share:.0%}" for result, share in columns]
+    lines = [f"| accuracy, % | data | {' | '.join(heads)} |", "|" + "---|" * (2 + len(heads))]
+    original = [f"{100 * result['accuracy']:.1f} at 100%" for result, _ in columns]
+    lines.append(f"| original | | {' | '.join(original)} |")
+    for method, label in METHODS.items():
+        cells = []
+        for result, share in columns:
+            row = next((r for r in result["rows"] if (r["method"], r["kept"]) == (method, share)), {})
+            cells.append(f"{100 * row['accuracy']:.1f}" if "accuracy" in row else "–")
+        lines.append(f"| {label} | {'images' if method in CALIBRATED else 'none'} | {' | '.join(cells)} |")
+    return lines
+
+
+# ---------------------------------------------------------------------------------------------------- command
+
+
+def compare(given: argparse.Namespace, target: Path, fail: Callable[[str], None]) -> Row:
+    """Makes the rows that are missing or asked for again, and returns everything."""
+    model = onnx.load(given.model)
+    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    arrays = load(given.data)
+    train = np.random.default_rng(given.seed).permutation(len(arrays["train_x"]))
+    ready = partial(prepared, mean=given.mean, std=given.std, shape=shape)
+    chosen = train[CALIBRATION:][-SELECTION:]
+    head = {
+        "model": given.model.stem,
+        "sha256": hashlib.sha256(given.model.read_bytes()).hexdigest(),
+        "images": min(given.samples, len(arrays["test_x"])),
+        "mean": given.mean,
+        "std": given.std,
+        "seed": given.seed,
+    }
+    known: Row = json.loads(target.read_text()) if target.exists() else {}
+    if known and any(known.get(key) != value for key, value in head.items()):
+        fail(f"{target} is of another model or of other images: name another file with --json, or remove it")
+    comparison = Comparison(
+        model,
+        Images(ready(arrays["test_x"][: given.samples]), arrays["test_y"][: given.samples]),
+        Images(ready(arrays["train_x"][chosen]), arrays["train_y"][chosen]),
+        ready(arrays["train_x"][train[:CALIBRATION]]),
+        given.module,
+        {(row["method"], row["kept"]): row for row in known.get("rows", ()) if row["method"] in METHODS},
+    )
+    host = f"{platform.machine()}, {os.cpu_count()} cores, onnxruntime {onnxruntime.__version__}"
+    head |= {"host": host, "accuracy": float(np.mean(comparison.expected.argmax(1) == comparison.test.y))}
+    for method in given.only or METHODS:
+        for share in given.kept:
+            old = comparison.rows.get((method, share))
+            if old is None or given.only:
+                comparison.rows[method, share] = comparison.row(method, share)
+                save(target, head | {"rows": list(comparison.rows.values())})
+            print(line(comparison.rows[method, share]), flush=True)
+    return head | {"rows": list(comparison.rows.values())}
+
+
+def line(row: Row) -> str:
+    """One row, for people."""
+    start = f"{METHODS[row['method']]:28} {row['kept']:4.0%}"
+    if "skipped" in row:
+        return f"{start}  skipped: {row['skipped']}"
+    return (
+        f"{start}  accuracy {row['accuracy']:.4f}  agreement {row['agreement']:.4f}  error {row['error']:.3f}  "
+        f"parameters {row['parameters']:.4f}  macs {row['macs']:.4f}  {row['seconds']:.1f} s  ({row['setting']})"
+    )
+
+
+def main() -> None:
+    """Command line entry point."""
+    parser = argparse.ArgumentParser(description="accuracy at equal parameters kept")
+    add = parser.add_argument
+
+    def numbers(text: str) -> list[float]:
+        return [float(part) for part in text.split(",")]
+
+    add("model", type=Path, nargs="?")
+    add("--data", type=Path)
+    add("--mean", type=numbers, default=[0.0])
+    add("--std", type=numbers, default=[1.0])
+    add("--kept", type=numbers, default=list(KEPT))
+    add("--only", type=lambda text: text.split(","), metavar="METHOD,...", help=", ".join(METHODS))
+    add("--module", metavar="FILE:CLASS", help="a torch module with the model's weights, for Torch-Pruning")
+    add("--samples", type=int, default=5000, help="test images at most")
+    add("--seed", type=int, default=0)
+    add("--json", type=Path)
+    add("--readme", action="store_true")
+    given = parser.parse_args()
+    if (given.model is None) is (given.data is not None) or (given.model is None and not given.readme):
+        parser.error("pass MODEL with --data DATA, or --readme alone")
+    if unknown := set(given.only or ()) - set(METHODS):
+        parser.error(f"--only {', '.join(sorted(unknown))}: the methods are {', '.join(METHODS)}")
+    if given.model is not None:
+        target = given.json or ROOT / "tools" / f"compare_accuracy_{given.model.stem}.json"
+        try:
+            draw([compare(given, target, parser.error)], target.with_suffix(".svg"))
+        except (OSError, CondenseError) as error:
+            parser.error(str(error))
+    if given.readme:
+        results = [json.loads(path.read_text()) for path in sorted((ROOT / "tools").glob("compare_accuracy_*.json"))]
+        draw(results, ROOT / "tools" / "compare_accuracy.svg")
+        fill("accuracy", readme(results))
+
+
+if __name__ == "__main__":
+    main()
