@@ -336,8 +336,9 @@ def _set_metadata(model: onnx.ModelProto, key: str, value: str) -> None:
 
 
 def provenance(source: Source, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What a condensed model says about its making."""
-    return {"version": __version__, "source_sha256": source.sha256, "options": dict(options)}
+    """What a condensed model says about its making: options that are off or empty go without saying."""
+    said = {name: value for name, value in options.items() if value not in (None, False, [], {})}
+    return {"version": __version__, "source_sha256": source.sha256, "options": said}
 
 
 def serialize(model: onnx.ModelProto) -> bytes:
