@@ -323,8 +323,8 @@ def _budgeted(
     unit, share = options.budget if options.budget is not None and goal is None else ("params", 0.0)
     if calibration.samples >= ENOUGH:
         real = measured(opened.trace, calibration, options.seed)
-        estimate = Estimate(opened.trace, opened.feeds[0], options.seed, real)
-    pruner = Pruner(builder, estimate, unit, _measure(unit), calibration.first() or opened.feeds, clock.note)
+        estimate = Estimate(opened.trace, opened.feeds[0], options.seed, real, estimate)
+    pruner = Pruner(builder, estimate, unit, _measure(unit), calibration.first(ENOUGH) or opened.feeds, clock.note)
     found = None
     if goal is None:
         state = pruner.fit(share, partial(_calibrate, opened, clock))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from onnx_condense.actions import Contraction, Filter, Reader, Recurrent
+from onnx_condense.actions import Contraction, Filter, Normalization, Reader, Recurrent
 from onnx_condense.budget import Curve, Part, allocate, cost
 from onnx_condense.builder import STAYS, Builder
 from onnx_condense.channels import Group
@@ -264,10 +264,10 @@ class Pruner:
         return list(parts.values())
 
     def _price(self, index: int, position: int, unit: str) -> float:
-        """What an element of a weight costs: 1, or how often it is multiplied."""
-        if unit == "params":
-            return 1.0
+        """What an element of a weight costs: 1 (running statistics: 0), or how often it is multiplied."""
         facts, action = self.trace.facts, self.trace.actions[index]
+        if unit == "params":
+            return 0.0 if isinstance(action, Normalization) and position in (action.mean, action.var) else 1.0
         node = facts.nodes[index]
         if isinstance(action, Recurrent | Reader):
             shape = facts.shapes[node.inputs[action.data].name]

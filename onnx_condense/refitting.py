@@ -232,12 +232,16 @@ class Estimate:
     mean of the inputs, and which mean that was is lost): of those moments about zero are used, which a wrong scale of a
     layer does not change.
 
-    `real`: what sums the model's own tensors on real inputs instead (see `sums_of`).
+    `real`: what sums the model's own tensors on real inputs instead (see `sums_of`). Covariances of few rows take in
+    those of `prior` as if it had seen as many rows as there are channels.
     """
 
-    def __init__(self, trace: Trace, feed: Feed, seed: int, real: Measure | None = None) -> None:
+    def __init__(
+        self, trace: Trace, feed: Feed, seed: int, real: Measure | None = None, prior: Estimate | None = None
+    ) -> None:
         self.trace = trace
         self.real = real
+        self._prior = prior
         self._feed, self._seed = feed, seed
         self._known: dict[int, Moments | None] = {}
         self._normalized = self._normalizations()
@@ -247,14 +251,18 @@ class Estimate:
         """What states the statistics of the channels that a site reads: "batch-normalization", or else "weights"."""
         if self.real is not None:
             return "calibration"
-        atoms = atoms_of(site.slot.labels.reshape(-1))
-        units = self.trace.unit_of[atoms[atoms >= 0]]
+        units = self._units(site)
         makers = [
             s.node
             for s in self.trace.slots
             if s.role == "produced" and np.isin(self.trace.unit_of[atoms_of(s.labels.reshape(-1))], units).any()
         ]
         return UNSTATED if any(node in self._free for node in makers) else "batch-normalization"
+
+    def _units(self, site: Site) -> Ints:
+        """The channels that a site reads, each once."""
+        atoms = atoms_of(site.slot.labels.reshape(-1))
+        return np.unique(self.trace.unit_of[atoms[atoms >= 0]])
 
     def moments(self, sites: Sequence[Site]) -> list[Moments | None]:
         """The moments of all features of each site; None where synthetic inputs make none that are finite."""
@@ -265,10 +273,16 @@ class Estimate:
 
     def _measured(self, sites: Sequence[Site]) -> dict[int, Moments | None]:
         found = sums_of(self._values(sites), sites, NOISE_ROWS, self._seed) if self.real is None else self.real(sites)
+        others = [None] * len(sites) if self._prior is None else self._prior.moments(sites)
         return {
-            site.slot.node: None if sums is None else sums.moments(self.source(site) != UNSTATED)
-            for site, sums in zip(sites, found, strict=True)
+            site.slot.node: None if sums is None else self._known_from(site, sums, other)
+            for site, sums, other in zip(sites, found, others, strict=True)
         }
+
+    def _known_from(self, site: Site, sums: Sums, other: Moments | None) -> Moments:
+        known = sums.moments(self.source(site) != UNSTATED)
+        channels = len(self._units(site))
+        return known if other is None else known.shrunk(other, channels / (channels + sums.count))
 
     def _values(self, sites: Sequence[Site]) -> list[Mapping[str, Array]]:
         """What the sites read."""

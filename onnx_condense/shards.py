@@ -61,9 +61,14 @@ class Calibration:
         """How many there are to estimate from."""
         return sum(shard.kept for shard in self.shards)
 
-    def first(self) -> list[Feed]:
-        """The first feed, none where there is none."""
-        return next((shard.feeds()[:1] for shard in self.shards if shard.kept), [])
+    def first(self, samples: int) -> list[Feed]:
+        """The first feeds that hold so many samples together; all feeds where there are fewer."""
+        found: list[Feed] = []
+        for feed in (feed for shard in self.shards if shard.kept for feed in shard.feeds()):
+            if sum(len(next(iter(f.values()))) for f in found) >= samples:
+                break
+            found.append(feed)
+        return found
 
     def each(self, job: Callable[[Shard], T]) -> Iterator[T]:
         """What a job makes of every shard, in their order. Raises WorkerError where workers die.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -64,6 +64,12 @@ class Moments:
     def of(self, kept: Ints) -> Moments:
         """Targets are all features, features the kept ones: the moments that choosing channels asks for."""
         return Moments(self.x[kept], self.x, self.xx[np.ix_(kept, kept)], self.xx[:, kept], self.xx)
+
+    def shrunk(self, other: Moments, share: float) -> Moments:
+        """Features' covariances with this share of another's, brought to the same mean variance; for no targets."""
+        size = float(np.trace(other.xx))
+        scale = float(np.trace(self.xx)) / size if size > 0 else 0.0
+        return replace(self, xx=(1 - share) * self.xx + share * scale * other.xx)
 
     def through(self, weight: Floats) -> Moments:
         """The moments with targets weight · y."""

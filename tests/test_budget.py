@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from conftest import Cli, Save
 from planted import Net
 
 import onnx_condense as oc
+from onnx_condense import pruning
 from onnx_condense.budget import Curve, Part, allocate, cost
 from onnx_condense.model_io import serialize
 from onnx_condense.statistics import eliminate
@@ -109,6 +111,51 @@ def test_a_group_with_unneeded_channels_is_not_emptied() -> None:
     model = net.build(net.dense("head", hidden, net.normal(5, 32), net.normal(5)))
     found = widths(oc.condense(model, oc.Options(budget=("params", 0.5), align=1)))
     assert found["first"] >= 12 and found["second"] >= 12
+
+
+def test_what_channels_cost_is_what_the_report_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Running statistics of BatchNormalization are no parameters, for the budget either."""
+    net = Net(seed=4)
+    hidden = net.conv("first", net.input("batch", 3, 8, 8), net.normal(16, 3, 3, 3))
+    hidden = net.batchnorm(hidden, np.ones(16), net.normal(16), np.zeros(16), np.ones(16))
+    model = net.build(net.conv("head", net.node("Relu", hidden), net.normal(4, 16, 3, 3)))
+    found = []
+    monkeypatch.setattr(
+        pruning, "allocate", lambda curves, parts, *limits: found.append(parts) or allocate(curves, parts, *limits)
+    )
+    result = oc.condense(model, oc.Options(budget=("params", 0.7), align=1))
+    assert cost(found[0], {}) == result.report.input.parameters
+
+
+def wide(batch: int | None = None) -> onnx.ModelProto:
+    """Two hidden layers of more neurons than a few samples can tell apart."""
+    net = Net(seed=8)
+    hidden = net.node("Relu", net.dense("first", net.input("batch", 24), net.normal(96, 24), net.normal(96)))
+    hidden = net.node("Sigmoid", net.dense("second", hidden, net.normal(96, 96) / 8, net.normal(96)))
+    model = net.build(net.dense("head", hidden, net.normal(5, 96), net.normal(5)))
+    if batch is not None:
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
+    return model
+
+
+def test_few_samples_choose_no_worse_than_none() -> None:
+    """32 samples span less than a third of the neurons: their covariance alone would find most of them free."""
+    rng = np.random.default_rng(0)
+    given, other = ({"x": rng.standard_normal((count, 24)).astype(np.float32)} for count in (32, 400))
+    options = oc.Options(budget=("params", 0.5), align=1, data=other)
+    few = oc.condense(wide(), dataclasses.replace(options, calibration=given))
+    none = oc.condense(wide(), options)
+    assert few.report.verification is not None and none.report.verification is not None
+    assert few.report.verification.approximation_error < 1.05 * none.report.verification.approximation_error
+
+
+def test_a_fixed_batch_is_judged_on_as_many_samples() -> None:
+    data = {"x": np.random.default_rng(0).standard_normal((32, 24)).astype(np.float32)}
+    found = [
+        widths(oc.condense(wide(batch), oc.Options(budget=("params", 0.5), align=1, calibration=data, data=data)))
+        for batch in (None, 1)
+    ]
+    assert found[0] == found[1]
 
 
 def test_alignment_is_respected() -> None:

@@ -70,3 +70,20 @@ def test_targets_through_a_weight() -> None:
     direct = fit(summed(x[:, :3], x @ weight.T), np.zeros((3, 3)), np.zeros(3), True)
     through = fit(summed(x[:, :3], x), np.zeros((3, 3)), np.zeros(3), True, through=weight)
     np.testing.assert_allclose(direct.weight, through.weight, atol=1e-10)
+
+
+def test_covariances_take_in_others_at_their_own_size() -> None:
+    x, other = RNG(0).standard_normal((12, 5)), RNG(1).standard_normal((900, 5)) * np.array([30, 10, 10, 10, 10])
+    known = [Sums(5, 0), Sums(5, 0)]
+    for sums, rows in zip(known, (x, other), strict=True):
+        sums.add(rows, rows[:, :0])
+    few, many = (sums.moments() for sums in known)
+    mixed = few.shrunk(many, 0.25)
+    assert np.trace(mixed.xx) == pytest.approx(np.trace(few.xx))
+    np.testing.assert_allclose(few.shrunk(many, 0).xx, few.xx)
+    whole = few.shrunk(many, 1).xx
+    np.testing.assert_allclose(whole / np.trace(whole), many.xx / np.trace(many.xx))
+    np.testing.assert_allclose(mixed.xx, 0.75 * few.xx + 0.25 * whole)
+    nothing = Sums(5, 0)
+    nothing.add(np.zeros((3, 5)), np.zeros((3, 0)))
+    np.testing.assert_allclose(few.shrunk(nothing.moments(), 0.5).xx, few.xx / 2)
