@@ -19,7 +19,8 @@ Everything is at most as large as asked for; parameters are those of the written
 those of the chosen setting, the search for its size included, without evaluation.
 
 Rows are written as they are made: the same command goes on where it was interrupted. --only makes the rows of these
-methods again. Draws OUT.svg; --readme draws tools/compare_accuracy.svg and fills the README's table from all
+methods again (the three baselines need the row of `moments`, which is made where it is missing); run one command per
+file at a time. Draws OUT.svg; --readme draws tools/compare_accuracy.svg and fills the README's table from all
 tools/compare_accuracy_*.json (and needs no MODEL).
 """
 
@@ -290,7 +291,10 @@ def save(path: Path, content: Row) -> None:
 
 
 def draw(results: list[Row], target: Path) -> None:
-    """Accuracy over parameters kept: a line of panels per model, data-free methods left, calibrated ones right."""
+    """Accuracy over parameters kept: a line of panels per model, data-free methods left, calibrated ones right.
+
+    `moments` is in both, for comparison.
+    """
     import matplotlib
 
     matplotlib.use("svg")
@@ -298,14 +302,20 @@ def draw(results: list[Row], target: Path) -> None:
 
     plt.rcParams.update({"svg.hashsalt": "onnx-condense", "font.size": 9})
     figure, panels = plt.subplots(
-        len(results), 2, figsize=(10, 3.6 * len(results)), sharey="row", squeeze=False, constrained_layout=True
+        len(results),
+        2,
+        figsize=(10, 3.6 * len(results)),
+        sharex="all",
+        sharey="row",
+        squeeze=False,
+        constrained_layout=True,
     )
     for line, result in zip(panels, results, strict=True):
         for axis, wanted in zip(line, (False, True), strict=True):
             axis.axhline(100 * result["accuracy"], color="0.6", linewidth=0.8, label="original")
             for number, (method, label) in enumerate(METHODS.items()):
                 rows = [r for r in result["rows"] if r["method"] == method and "skipped" not in r]
-                if rows and (method in CALIBRATED) is wanted:
+                if rows and ((method in CALIBRATED) is wanted or method == "moments"):
                     mine = label.startswith("ours")
                     axis.plot(
                         [100 * r["parameters"] for r in rows],
@@ -319,10 +329,11 @@ def draw(results: list[Row], target: Path) -> None:
                     )
             axis.set_title(f"{result['model']}: {'with calibration images' if wanted else 'without data'}")
             axis.set_xlabel("parameters kept, %")
-            axis.invert_xaxis()
+            axis.xaxis.set_tick_params(labelbottom=True)
             axis.grid(color="0.92")
             axis.legend(loc="lower left", fontsize=7.5)
         line[0].set_ylabel("accuracy, %")
+    panels[0, 0].invert_xaxis()
     figure.savefig(target, metadata={"Date": None})
     plt.close(figure)
 
@@ -330,10 +341,10 @@ def draw(results: list[Row], target: Path) -> None:
 def readme(results: list[Row]) -> list[str]:
     """The table: accuracy of every method on every model at some sizes."""
     columns = [(result, share) for result in results for share in SHOWN]
-    heads = [f"{result['model']}, {share:.0%}" for result, share in columns]
-    lines = [f"| accuracy, % | data | {' | '.join(heads)} |", "|" + "---|" * (2 + len(heads))]
-    original = [f"{100 * result['accuracy']:.1f} at 100%" for result, _ in columns]
-    lines.append(f"| original | | {' | '.join(original)} |")
+    heads = [f"`{result['model']}`, {share:.0%}" for result, share in columns]
+    lines = [f"| accuracy, %, of parameters kept | data | {' | '.join(heads)} |", "|" + "---|" * (2 + len(heads))]
+    original = [f"{100 * result['accuracy']:.1f}" for result, _ in columns]
+    lines.append(f"| original, 100% | | {' | '.join(original)} |")
     for method, label in METHODS.items():
         cells = []
         for result, share in columns:
