@@ -70,6 +70,16 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
+class _Files(argparse.Action):
+    """An option that may be repeated: a file, or a folder whose .npz files count."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+        files = sorted(map(str, Path(values).glob("*.npz"))) if Path(values).is_dir() else [values]
+        if not files:
+            raise InputError(f"{option} {values} holds no .npz file: name a file, or a folder with some")
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or []), *files])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code: 0 done, 1 not verified, 2 bad input or usage."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -176,10 +186,9 @@ def _merging(parser: _Parser, default: str) -> None:
     add("--merge", choices=get_args(Merge), help=f"what becomes of condensed neurons (default {default})")
     add(
         "--calibration",
-        action="extend",
-        nargs="+",
+        action=_Files,
         metavar="INPUTS.npz",
-        help="inputs to estimate from, without labels (as --data; a fifth verifies)",
+        help="inputs to estimate from, without labels (as --data; a fifth verifies), or a folder of such files",
     )
     add("--align", default="auto", metavar="auto|N", help="keep Conv widths at multiples (default auto: this host's)")
 

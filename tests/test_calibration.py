@@ -127,7 +127,9 @@ def test_command_line(cli: Cli, save: Save) -> None:
     assert oc.Plan.load("p.json").refits
     cli.ok("m.onnx", "--replay", "p.json", "-o", "again.onnx")
     assert Path("again.onnx").read_bytes() == Path("m.condensed.onnx").read_bytes()
-    protected = cli.fails(2, "m.onnx", "--calibration", "other.npz", "inputs.npz", "--plan", "inputs.npz", "--force")
+    protected = cli.fails(
+        2, "m.onnx", "--calibration", "other.npz", "--calibration", "inputs.npz", "--plan", "inputs.npz", "--force"
+    )
     assert "inputs.npz is an input" in protected
     assert "--calibration" in cli.fails(2, "m.onnx", "--merge", "calibrated", "--force")
     assert "--calibration" in cli.fails(2, "m.onnx", "--lossless", "--calibration", "inputs.npz", "--force")

@@ -114,7 +114,7 @@ def test_calibration_inputs_from_a_file(tmp_path: Path, save: Save, idle: str) -
     assert again.code == 0 and again.written <= {"w/trainer.log"}
     for options, words in {
         ("--calibration", "other.npz"): "began with other --calibration inputs",
-        ("--calibration", "inputs.npz", "other.npz"): "began with other --calibration inputs",
+        ("--calibration", "inputs.npz", "--calibration", "other.npz"): "began with other --calibration inputs",
         ("--merge", "auto"): "began with --merge calibrated, not auto",
         ("--merge", "calibrated"): "give them with --calibration",
         ("--merge", "delete", "--calibration", "inputs.npz"): "not used with --merge delete",

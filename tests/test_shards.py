@@ -149,10 +149,24 @@ def test_single_samples_are_held_back_across_shards_and_few_all_verify() -> None
     assert opened(SPECS, single, False)[1] == []
 
 
+def test_a_folder_is_its_files(tmp_path: Path, cli: Cli, save: Save) -> None:
+    save(residual())
+    (tmp_path / "shards").mkdir()
+    given = files(tmp_path / "shards", 30, 7)
+    options = ["--budget", "params=0.7", "--align", "1"]
+    cli.ok("--calibration", "shards", *options, "m.onnx")
+    cli.ok("m.onnx", *options, *(w for path in given for w in ("--calibration", str(path))), "-o", "named.onnx")
+    assert Path("m.condensed.onnx").read_bytes() == Path("named.onnx").read_bytes()
+    (tmp_path / "empty").mkdir()
+    assert "holds no .npz" in cli.fails(2, "m.onnx", "--calibration", "empty", "-o", "none.onnx")
+
+
 def test_errors(tmp_path: Path, cli: Cli, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
     save(residual())
     np.savez("good.npz", x=images(30, 1))
-    assert "cannot read missing.npz" in cli.fails(2, "m.onnx", "--calibration", "good.npz", "missing.npz")
+    assert "cannot read missing.npz" in cli.fails(
+        2, "--calibration", "good.npz", "--calibration", "missing.npz", "m.onnx"
+    )
     with pytest.raises(oc.InputError, match="lacks input x"):
         condensed([{"x": images(9, 1)}, {"y": images(9, 1)}])
     with processes(1) as pool, pytest.raises(oc.WorkerError, match="died"):
@@ -183,7 +197,8 @@ def test_dask(tmp_path: Path, cluster: Any, cli: Cli, save: Save) -> None:
     with shards.dask(cluster.scheduler_address) as executor:
         assert condensed(given, executor) == alone
     save(residual())
-    options = ["--budget", "params=0.7", "--align", "1", "--calibration", *map(str, given)]
+    options = ["--budget", "params=0.7", "--align", "1"]
+    options += [word for path in given for word in ("--calibration", str(path))]
     cli.ok("m.onnx", *options, "--dask", cluster.scheduler_address)
     cli.ok("m.onnx", *options, "-o", "alone.onnx")
     assert Path("m.condensed.onnx").read_bytes() == Path("alone.onnx").read_bytes()
