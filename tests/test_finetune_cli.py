@@ -17,7 +17,7 @@ import builders
 import numpy as np
 import onnx
 import pytest
-from conftest import Cli, Save, shell, snapshot
+from conftest import Cli, Save, listening, shell, snapshot
 from scripted import Scripted
 
 from onnx_condense import Options
@@ -130,10 +130,14 @@ def test_ending_a_run_ends_its_trainer(tmp_path: Path, save: Save, number: signa
     small(save)
     (tmp_path / "hang.py").write_text("import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(600)")
     program = [sys.executable, "-m", "onnx_condense", "auto", "m.onnx", "--trainer", f"{sys.executable} hang.py"]
-    with subprocess.Popen([*program, "--work", "w"], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as run:
-        pid = wait_for(tmp_path / "pid")
-        run.send_signal(number)
-        assert run.wait(30) == 1
+    options = {"cwd": tmp_path, "stderr": subprocess.PIPE, "text": True, "preexec_fn": listening}
+    with subprocess.Popen([*program, "--work", "w"], **options) as run:
+        try:
+            pid = wait_for(tmp_path / "pid")
+            run.send_signal(number)
+            assert run.wait(30) == 1
+        finally:
+            run.kill()
         assert run.stderr is not None and "the same command goes on" in run.stderr.read()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from conftest import OUT, Cli, Save, gone, read, shell
+from conftest import OUT, Cli, Save, gone, listening, read, shell
 from test_budget import network
 
 import onnx_condense as oc
@@ -267,7 +267,8 @@ def test_ctrl_c_ends_the_command_too(tmp_path: Path, save: Save) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         pid = tmp_path / "pid"
         pid.unlink(missing_ok=True)
-        with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        options = {"cwd": tmp_path, "stderr": subprocess.PIPE, "text": True, "preexec_fn": listening}
+        with subprocess.Popen(command, **options) as process:
             while not (pid.exists() and pid.read_text()):
                 assert process.poll() is None
                 time.sleep(0.05)
