@@ -21,7 +21,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatch
 from functools import partial
 from importlib.metadata import version
@@ -177,11 +177,16 @@ def rows_of(name: str, model: onnx.ModelProto, task: Task, known: dict[str, Any]
     yield row("original", lambda: model)
     for method in (L2, CALIBRATED):
         yield row(method, partial(by_onnxsim, model, task, method, sparsity))
-    for method, peer in CLASSES.items():
-        shares = [known[label].get("parameters", 1.0) for label in (peer, L2)]
-        share = next((share for share in shares if share <= 1 - FEWEST), None)
-        if share is not None:
-            yield row(method, partial(by_us, model, task, method, share))
+    for method in CLASSES:
+        peer = pair_of(method, known)
+        if peer is not None:
+            yield row(method, partial(by_us, model, task, method, known[peer]["parameters"]))
+
+
+def pair_of(method: str, known: Mapping[str, dict[str, Any]]) -> str | None:
+    """The row of onnxsim beside which one of ours stands: L2 where its own removes too little, None for neither."""
+    labels = (CLASSES[method], L2)
+    return next((label for label in labels if known[label].get("parameters", 1.0) <= 1 - FEWEST), None)
 
 
 def line(row: dict[str, Any], original: dict[str, Any]) -> str:
@@ -194,18 +199,24 @@ def line(row: dict[str, Any], original: dict[str, Any]) -> str:
 
 
 def summary(rows: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
-    """(average points lost by each method where its pair was made, networks where ours loses more than onnxsim)."""
-    accuracy = {(row["network"], row["method"]): row["accuracy"] for row in rows if "accuracy" in row}
+    """(average points lost by each method and its pair, networks where ours loses more than onnxsim)."""
+    networks: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        networks.setdefault(row["network"], {})[row["method"]] = row
     averages, worse = [], []
-    for ours, peer in CLASSES.items():
-        pairs = [n for n, method in accuracy if method == ours]
-        if not pairs:
-            continue
-        lost = {m: np.mean([accuracy[n, "original"] - accuracy[n, m] for n in pairs]) for m in (peer, ours)}
-        averages.append(f"{len(pairs)} networks: {peer} loses {lost[peer]:.2f} points, {ours} {lost[ours]:.2f}")
-        if ours in JUDGED:
-            behind = [(n, accuracy[n, ours], accuracy[n, peer]) for n in pairs if accuracy[n, ours] < accuracy[n, peer]]
-            worse += [f"worse than {peer}: {n}, {ours}: {mine:.2f} < {other:.2f}" for n, mine, other in behind]
+    for method, peer in CLASSES.items():
+        pairs: list[list[float]] = []
+        for name, known in networks.items():
+            pair = pair_of(method, known) if "accuracy" in known.get(method, {}) else None
+            if pair is not None:
+                found = [known[label]["accuracy"] for label in ("original", pair, method)]
+                pairs.append(found)
+                if method in JUDGED and found[2] < found[1]:
+                    worse.append(f"worse than {pair}: {name}, {method}: {found[2]:.2f} < {found[1]:.2f}")
+        if pairs:
+            whole, theirs, mine = np.mean(pairs, axis=0)
+            text = f"{peer} loses {whole - theirs:.2f} points, {method} {whole - mine:.2f}"
+            averages.append(f"{len(pairs)} networks: {text}")
     return averages, worse
 
 
