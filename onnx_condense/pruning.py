@@ -30,8 +30,8 @@ FELT = 1e-4
 """Relative error of the outputs that counts as felt: many networks hold channels that nobody needs."""
 
 LEAST = 0.1
-"""Inputs that are not real may leave a layer idle that real ones need: losing all that a group's consumers read counts
-as at least this squared relative error then."""
+"""Losing all that a group's consumers read counts as at least this squared relative error: a probe that takes idle
+channels says little of the others, and inputs that are not real may leave a layer idle that real ones need."""
 
 TINY = float(np.finfo(float).tiny)
 
@@ -180,7 +180,7 @@ class Pruner:
 
     def _scale(self, group: Group, curve: Curve, expected: Results) -> float:
         """The squared relative error of the outputs per loss of the group's consumers."""
-        least = 0.0 if self._estimate.real is not None else LEAST / max(float(curve.losses[-1]), TINY)
+        least = LEAST / max(float(curve.losses[-1]), TINY)
         for probe in PROBES:
             at = int(np.searchsorted(curve.steps, probe * len(group.units)))
             count = int(curve.steps[min(len(curve.steps) - 1, at)])

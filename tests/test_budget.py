@@ -113,6 +113,21 @@ def test_a_group_with_unneeded_channels_is_not_emptied() -> None:
     assert found["first"] >= 12 and found["second"] >= 12
 
 
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_no_layer_is_nearly_free(monkeypatch: pytest.MonkeyPatch, calibrated: bool) -> None:
+    """Outputs that hardly mind the first channels of a layer may mind the others: no probe makes the layer free."""
+    net = Net(seed=6)
+    hidden = net.node("Relu", net.dense("first", net.input("batch", 10), net.normal(32, 10), net.normal(32)))
+    model = net.build(net.dense("head", hidden, net.normal(5, 32), 3000 * net.normal(5)))
+    data = {"x": np.random.default_rng(0).standard_normal((64, 10)).astype(np.float32)} if calibrated else None
+    found = []
+    monkeypatch.setattr(
+        pruning, "allocate", lambda curves, *rest: found.append([*curves.values()]) or allocate(curves, *rest)
+    )
+    oc.condense(model, oc.Options(budget=("params", 0.7), align=1, calibration=data))
+    assert all(curve.losses[-1] > 0.99 * pruning.LEAST for curve in found[0])
+
+
 def test_what_channels_cost_is_what_the_report_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Running statistics of BatchNormalization are no parameters, for the budget either."""
     net = Net(seed=4)
