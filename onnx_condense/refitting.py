@@ -296,10 +296,21 @@ class Estimate:
         for batch, feed in ((unbatched(model), self._inputs(sites)), (model, self._feed)):
             try:
                 (values,) = observe(batch, names, [feed])
-                return values
+                return self._by_sample(values, sites)
             except InputError as error:
                 _log.info("no moments from these inputs: %s", error)
         return {}
+
+    def _by_sample(self, values: Mapping[str, Array], sites: Sequence[Site]) -> Mapping[str, Array]:
+        """The values; where a Reshape to a stated batch has put several samples into one, samples again."""
+        found: dict[str, Array] = {}
+        for site in sites:
+            value, sizes = values[site.data], self.trace.facts.shapes[site.data]
+            if value.shape[site.axis] != sizes[site.axis] and value.size % np.prod(sizes[1:]) == 0:
+                value = value.reshape(-1, *sizes[1:])
+            if value.shape[site.axis] == sizes[site.axis]:
+                found[site.data] = value
+        return found
 
     def _inputs(self, sites: Sequence[Site]) -> Feed:
         """Synthetic inputs, as many samples as the size of what is read allows."""

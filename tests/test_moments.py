@@ -40,6 +40,22 @@ def test_a_fixed_batch_gets_as_many_samples() -> None:
     np.testing.assert_allclose(plans[0].refits[0].weight, plans[1].refits[0].weight, rtol=1e-4, atol=1e-5)
 
 
+def test_a_reshape_to_a_stated_batch_keeps_samples_apart() -> None:
+    """[1, -1] makes one sample of as many as are fed; what the layer behind it reads is still one sample's."""
+
+    def network(stated: int) -> onnx.ModelProto:
+        net = Net(seed=3)
+        hidden = net.node("Relu", net.dense("first", net.input("batch", 10), net.normal(24, 10), net.normal(24)))
+        hidden = net.node("Reshape", hidden, net.constant(np.array([stated, -1 if stated > 0 else 24])))
+        return net.build(net.dense("head", hidden, net.normal(5, 24), net.normal(5)))
+
+    model = network(1)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    options = oc.Options(threshold=0.5, align=1, merge="moments")
+    (refit,), (same,) = (oc.condense(m, options).plan.refits for m in (model, network(-1)))
+    np.testing.assert_allclose(refit.weight, same.weight, rtol=1e-4, atol=1e-5)
+
+
 def lost(model: onnx.ModelProto, data: np.ndarray, **options: Any) -> tuple[float, oc.Result]:
     result = oc.condense(model, oc.Options(align=1, **options), replay=None)
     return oc.verify(model, result.model, {"x": data}).outputs[0].relative_l2, result
