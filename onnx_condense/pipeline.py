@@ -35,7 +35,7 @@ from onnx_condense.plan import Plan
 from onnx_condense.proof import prove, unchanged
 from onnx_condense.pruning import Pruner
 from onnx_condense.qoperators import opened as open_integers
-from onnx_condense.refitting import Estimate, refit_where_better
+from onnx_condense.refitting import Estimate, disturbed, lost, refit_where_better
 from onnx_condense.report import (
     LatencyReport,
     ModelFacts,
@@ -321,10 +321,12 @@ def _budgeted(
     options, calibration = opened.options, opened.calibration
     goal = goal_of(options, score, ApproximationError(expected, opened.feeds), opened.source.proto, clock.note)
     unit, share = options.budget if options.budget is not None and goal is None else ("params", 0.0)
+    known = estimate
     if calibration.samples >= ENOUGH:
         real = measured(opened.trace, calibration, options.seed)
-        estimate = Estimate(opened.trace, opened.feeds[0], options.seed, real, estimate)
-    pruner = Pruner(builder, estimate, unit, _measure(unit), calibration.first(ENOUGH) or opened.feeds, clock.note)
+        known = Estimate(opened.trace, opened.feeds[0], options.seed, real, estimate)
+    feeds = calibration.first(ENOUGH) or opened.feeds
+    pruner = Pruner(builder, known, estimate, unit, _measure(unit), feeds, clock.note)
     found = None
     if goal is None:
         state = pruner.fit(share, partial(_calibrate, opened, clock))
@@ -336,10 +338,12 @@ def _budgeted(
 
 
 def _calibrate(opened: Opened, clock: _Clock, state: State) -> None:
-    """Refits a state on the calibration inputs, where there are any."""
-    if opened.calibration.samples and opened.options.refits and state.plans:
+    """Refits a state on the calibration inputs, where there are any: consumers of chosen layers, of all if none are."""
+    options = opened.options
+    if opened.calibration.samples and options.refits and state.plans:
+        sites = lost(state) if options.include or options.exclude else disturbed(state)
         with clock("calibrate"):
-            calibrate(state, opened.calibration, opened.options.seed, clock.note)
+            calibrate(state, sites, opened.calibration, options.seed, clock.note)
 
 
 def _candidate(opened: Opened, builder: Builder, clock: _Clock, state: State) -> Candidate:

@@ -24,14 +24,14 @@ from onnx_condense.verify import Results, compare, results
 from onnx_condense.widths import widths_allowed
 
 PROBES = (0.25, 0.5, 0.75, 1.0)
-"""Shares of a group's channels; the first whose removal is felt measures how much the outputs mind what is lost."""
+"""Shares of a group's channels whose removal shows how much the outputs mind what is lost."""
 
 FELT = 1e-4
 """Relative error of the outputs that counts as felt: many networks hold channels that nobody needs."""
 
 LEAST = 0.1
-"""Losing all that a group's consumers read counts as at least this squared relative error: a probe that takes idle
-channels says little of the others, and inputs that are not real may leave a layer idle that real ones need."""
+"""On inputs that are not real, losing all that a group's consumers read counts as at least this squared relative error:
+they may leave a layer idle that real ones need."""
 
 TINY = float(np.finfo(float).tiny)
 
@@ -46,7 +46,8 @@ class Pruner:
     """Narrows the groups of a builder to a share of the original's size.
 
     Args:
-        estimate: moments of what consumers read.
+        estimate: moments of what consumers read. probing: those by which states are refitted whose errors are measured:
+            not of the feeds themselves, or what they lose would look less than it is.
         unit: "params" or "macs". measure: how many of them a state has.
         feeds: inputs on which the sensitivity of the outputs is measured.
         progress: called with the name of each stage.
@@ -56,6 +57,7 @@ class Pruner:
         self,
         builder: Builder,
         estimate: Estimate,
+        probing: Estimate,
         unit: str,
         measure: Callable[[State], int],
         feeds: Sequence[Feed],
@@ -64,7 +66,7 @@ class Pruner:
         self.builder = builder
         self.trace = builder.trace
         self.before = measure(builder.original)
-        self._estimate = estimate
+        self._estimate, self._probing = estimate, probing
         self._measure = measure
         self._feeds = feeds
         self._parts = self._priced(unit)
@@ -170,27 +172,39 @@ class Pruner:
             if not len(steps):
                 continue
             try:
-                scale = self._scale(group, Curve(order, losses, steps), expected)
+                errors = self._weighed(group, Curve(order, losses, steps), expected)
             except Disagreement as problem:
                 self.builder.stay.add(group.index)
                 self.builder.uneven.append(problem.name)
                 continue
-            curves[group.index] = Curve(order, losses * scale, steps)
+            curves[group.index] = Curve(order, errors, steps)
         return curves
 
-    def _scale(self, group: Group, curve: Curve, expected: Results) -> float:
-        """The squared relative error of the outputs per loss of the group's consumers."""
-        least = LEAST / max(float(curve.losses[-1]), TINY)
+    def _weighed(self, group: Group, curve: Curve, expected: Results) -> Floats:
+        """[m] the squared relative error of the outputs after each channel, from what its consumers lose.
+
+        On real inputs through every probe; on others in proportion to the first probe that is felt.
+        """
+        real = self._estimate.real is not None
+        each = curve.losses / max(float(curve.losses[-1]), TINY)
+        counts, errors = [0], [0.0]
         for probe in PROBES:
             at = int(np.searchsorted(curve.steps, probe * len(group.units)))
             count = int(curve.steps[min(len(curve.steps) - 1, at)])
-            state = self._narrowed({group.index: curve.order[:count]})
-            if self.builder.options.refits:
-                refit_by_moments(state, self._estimate)
-            error = compare(expected, results(write(state, {}).model, self._feeds)).error
-            if error > FELT and curve.losses[count - 1] > 0:
-                return float(max(error**2 / curve.losses[count - 1], least))
-        return float(least or 1.0 / max(curve.losses[-1], TINY))
+            error = self._error(group, curve.order[:count], expected)
+            if not real and error > FELT and each[count - 1] > 0:
+                return np.asarray(each * max(error**2 / each[count - 1], LEAST))
+            if count > counts[-1]:
+                counts.append(count)
+                errors.append(max(error**2, errors[-1]))
+        return each * FELT**2 + _through(curve.losses, counts, errors) if real else each * LEAST
+
+    def _error(self, group: Group, gone: Ints, expected: Results) -> float:
+        """The relative error of the outputs without these channels."""
+        state = self._narrowed({group.index: gone})
+        if self.builder.options.refits:
+            refit_by_moments(state, self._probing)
+        return compare(expected, results(write(state, {}).model, self._feeds)).error
 
     def _last(self, group: Group, order: Ints) -> Bools:
         """Which places of the order hold the last channel of a cell, which stays."""
@@ -296,3 +310,14 @@ def _evened(group: Group, order: Ints, losses: Floats) -> tuple[Ints, Floats]:
     whole = turn < counts.min(initial=len(order))
     chosen_order = np.flatnonzero(whole)[np.argsort(turn[whole], kind="stable")]
     return order[chosen_order], np.maximum.accumulate(losses[chosen_order])
+
+
+def _through(losses: Floats, counts: Sequence[int], errors: Sequence[float]) -> Floats:
+    """Losses that never fall, brought to these errors after so many channels; in proportion between them."""
+    result = np.full(len(losses), errors[-1])
+    before = np.concatenate([[0.0], losses])
+    for start, end, low, high in zip(counts, counts[1:], errors, errors[1:], strict=False):
+        part = before[start : end + 1] - before[start]
+        share = part / part[-1] if part[-1] > 0 else np.linspace(0, 1, len(part))
+        result[start:end] = (low + (high - low) * share)[1:]
+    return result

@@ -116,11 +116,11 @@ def rows_of(path: Path, name: str, given: argparse.Namespace, done: set[tuple[An
                 yield case | {"note": str(error)}
                 continue
             content = result.model.graph.SerializeToString(deterministic=True)
-            kept = (result.report.output or result.report.input).parameters / result.report.input.parameters
             if not result.changed or content in seen:
                 yield case | {"note": f"the same as {seen[content]}" if content in seen else "nothing to condense"}
                 continue
             seen[content] = f"{threshold:g} {depthwise}"
+            kept = (result.report.output or result.report.input).parameters / result.report.input.parameters
             with tempfile.TemporaryDirectory() as folder:
                 small = Path(folder) / "small.onnx"
                 onnx.save(result.model, small)
