@@ -20,6 +20,7 @@ from onnx_condense.refitting import (
     Rows,
     Site,
     apply_refit,
+    lost,
     original_weight,
     sums_of,
 )
@@ -71,14 +72,14 @@ class _Reading:
         return sums_of(self.probe(feeds), self.sites, most, [self.seed, shard.first])
 
 
-def calibrate(state: State, sites: Sequence[Site], calibration: Calibration, seed: int, progress: Progress) -> None:
-    """Refits consumers of a state, in graph order: those that lost channels, and those that read what has changed.
+def calibrate(state: State, calibration: Calibration, seed: int, progress: Progress) -> None:
+    """Refits every consumer of a state that lost channels.
 
     Inputs come from the condensed prefix, targets from the original model: the whole kernel and bias, drawn toward
     what the state holds (the solution without data), as strongly as held-back samples ask for. Where the output is
     added to another tensor (a residual connection), what that tensor has lost is part of the target.
     """
-    facts = state.trace.facts
+    sites, facts = lost(state), state.trace.facts
     kept = (facts.shapes.keys() | facts.derived) - facts.static
     with Cutter(facts.model, kept) as original, Cutter(facts.model, kept) as condensed:
         for number, site in enumerate(sites, 1):

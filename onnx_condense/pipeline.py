@@ -35,7 +35,7 @@ from onnx_condense.plan import Plan
 from onnx_condense.proof import prove, unchanged
 from onnx_condense.pruning import Pruner
 from onnx_condense.qoperators import opened as open_integers
-from onnx_condense.refitting import Estimate, disturbed, lost, refit_where_better
+from onnx_condense.refitting import Estimate, refit_where_better
 from onnx_condense.report import (
     LatencyReport,
     ModelFacts,
@@ -338,12 +338,10 @@ def _budgeted(
 
 
 def _calibrate(opened: Opened, clock: _Clock, state: State) -> None:
-    """Refits a state on the calibration inputs, where there are any: consumers of chosen layers, of all if none are."""
-    options = opened.options
-    if opened.calibration.samples and options.refits and state.plans:
-        sites = lost(state) if options.include or options.exclude else disturbed(state)
+    """Refits a state on the calibration inputs, where there are any."""
+    if opened.calibration.samples and opened.options.refits and state.plans:
         with clock("calibrate"):
-            calibrate(state, sites, opened.calibration, options.seed, clock.note)
+            calibrate(state, opened.calibration, opened.options.seed, clock.note)
 
 
 def _candidate(opened: Opened, builder: Builder, clock: _Clock, state: State) -> Candidate:

@@ -215,17 +215,7 @@ def site_of(trace: Trace, slot: Slot) -> Site | None:
 
 def lost(state: State) -> list[Site]:
     """The consumers that lost channels, in graph order."""
-    return _sites(state, lambda slot: not state.reads(slot).all())
-
-
-def disturbed(state: State) -> list[Site]:
-    """The consumers that lost channels and all that come after the first of them: what those read may have changed."""
-    first = min((site.slot.node for site in lost(state)), default=len(state.trace.facts.nodes))
-    return _sites(state, lambda slot: slot.node >= first)
-
-
-def _sites(state: State, chosen: Callable[[Slot], bool]) -> list[Site]:
-    slots = [slot for slot in state.trace.slots if slot.role == "contracted" and chosen(slot)]
+    slots = [s for s in state.trace.slots if s.role == "contracted" and not state.reads(s).all()]
     sites = (site_of(state.trace, slot) for slot in sorted(slots, key=lambda s: (s.node, s.input)))
     return [site for site in sites if site is not None]
 

@@ -66,17 +66,6 @@ def test_sources_and_verification() -> None:
     assert other.report.verification is not None and other.report.verification.samples == 7
 
 
-def test_what_reads_something_that_changed_is_refitted_too() -> None:
-    model = residual()
-    options = {"threshold": 0.8, "align": 1, "calibration": {"x": images(60, 1)}}
-    every = oc.condense(model, oc.Options(**options))
-    chosen = oc.condense(model, oc.Options(**options, exclude=("stem",)))
-    assert every.plan.groups == chosen.plan.groups
-    assert [r.layer for r in every.plan.refits] == ["a2", "b1", "b2", "head"]
-    assert [r.layer for r in chosen.plan.refits] == ["a2", "b2"]
-    assert error(model, every) < error(model, chosen)
-
-
 def test_the_same_bytes_again_and_from_the_plan(tmp_path: Path) -> None:
     model = residual()
     result = condensed(model, calibration={"x": images(20, 1)})
