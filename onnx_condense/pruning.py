@@ -70,7 +70,7 @@ class Pruner:
         self._measure = measure
         self._feeds = feeds
         self._parts = self._priced(unit)
-        self._curves = self._measured(results(self.trace.facts.model, feeds), progress)
+        self._curves = self._measured(results(write(builder.original, {}).model, feeds), progress)
 
     def fit(self, share: float, finish: Callable[[State], None]) -> State:
         """The state that keeps at most this share after `finish`.

@@ -279,3 +279,11 @@ def test_sizes_that_follow_the_iteration_are_no_constants() -> None:
     result = oc.condense(model, EXACT)
     assert groups(result) == {"w0": (8, 5)}
     assert_same(model, result, x=random(4, 6), s=random(1, 6, seed=2))
+
+
+@pytest.mark.parametrize("budget", [("params", 0.8), ("error", 0.5)])
+def test_a_budget_reaches_layers_in_both_branches(budget: tuple[str, float]) -> None:
+    model = branches(chain(source="h", out="ty"), chain("v0", "v1", "h", "ey", "b"))
+    result = oc.condense(model, oc.Options(budget=budget, align=1))
+    assert result.report.output is not None and result.report.verification is not None
+    assert result.report.output.parameters < 0.9 * result.report.input.parameters
