@@ -77,16 +77,17 @@ class Pruner:
 
         Raises VerificationError where widths do not get that narrow, naming what can be reached.
         """
-        target, over = share * self.before, 0.0
+        target, spare = share * self.before, 0.0
         for _ in range(CORRECTIONS):
-            state, found = self.at(share - over)
-            if found > target:
+            state, narrow = self.at((target - spare) / self.before)
+            found = narrow
+            if narrow > target:
                 break
             finish(state)
             found = self._measure(state)
             if found <= target:
                 return state
-            over += (found - target) / self.before  # biases that `finish` gave to consumers without one
+            spare = max(found - narrow, spare + found - target)  # biases that `finish` gave to consumers without one
         raise VerificationError(
             f"--budget cannot be met: the smallest that can be reached is {found / self.before:.3f}; nothing is "
             "written; ask for more, or align less (--align 1)"

@@ -81,6 +81,24 @@ def test_biases_that_calibration_adds_count() -> None:
     assert bare - 0.07 * before < calibrated <= bare
 
 
+def test_room_is_left_for_biases_at_once() -> None:
+    """Each refit adds twelve; states that are ever closer below what was asked for do not use up the corrections."""
+    pruner: Any = object.__new__(pruning.Pruner)
+    pruner.before, asked = 1000, []
+
+    def at(share: float) -> tuple[list[float], float]:
+        asked.append(1000 * share)
+        found = asked[-1] - 12 + 0.5 ** len(asked)
+        return [found], found
+
+    def finish(state: list[float]) -> None:
+        state[0] += 12
+
+    pruner.at, pruner._measure = at, lambda state: state[0]
+    assert pruner.fit(0.9, finish)[0] <= 900
+    assert len(asked) == 2
+
+
 def test_redundant_channels_go_first() -> None:
     found = widths(oc.condense(network(), oc.Options(budget=("params", 0.6), align=1)))
     assert found["first"] <= 14 and found["second"] >= 22
