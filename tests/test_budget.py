@@ -88,7 +88,7 @@ def test_room_is_left_for_biases_at_once() -> None:
 
     def at(share: float) -> tuple[list[float], float]:
         asked.append(1000 * share)
-        found = asked[-1] - 12 + 0.5 ** len(asked)
+        found = asked[-1] - 12 + 0.5 * len(asked)
         return [found], found
 
     def finish(state: list[float]) -> None:
