@@ -65,7 +65,7 @@ def ensure_faster(
     raised = [index for index, rung in choice.items() if rung]
     widened = tuple(names[index] for index in raised if index in state.plans)
     rolled_back = tuple(names[index] for index in raised if index not in state.plans)
-    return state, LatencyReport(track.known.get(_widths(state), ()), widened, rolled_back, track.candidates)
+    return state, LatencyReport(track.known.get(state.widths, ()), widened, rolled_back, track.candidates)
 
 
 def settle(groups: Sequence[int], rungs: int, passes: Callable[[Choice], bool]) -> dict[int, int]:
@@ -139,7 +139,7 @@ class _Track:
         """Whether a candidate is not shown to be slower, in any setup, than the bar."""
         if not state.plans:
             return True
-        key = _widths(state)
+        key = state.widths
         if key not in self.known:
             if self.candidates >= MOST:
                 return False
@@ -152,7 +152,7 @@ class _Track:
 
     def confirms(self, state: State) -> bool:
         """Measures once more whether a candidate is not slower than the original: it may have passed by luck."""
-        self.known.pop(_widths(state), None)
+        self.known.pop(state.widths, None)
         self.bar, self.candidates = {}, min(self.candidates, MOST - 1)
         return self.passes(state)
 
@@ -178,7 +178,3 @@ class _Track:
                 self.setups = [setup, *(other for other in self.setups if other is not setup)]
                 break
         return tuple(found)
-
-
-def _widths(state: State) -> tuple[tuple[int, int], ...]:
-    return tuple((index, len(plan.keep)) for index, plan in sorted(state.plans.items()))

@@ -94,14 +94,14 @@ def search(
     best = pruner.builder.original
     original = make(best)
     tried = [CandidateReport(original.parameters, original.macs, goal.start, True)]
-    smallest, spent, known = original.parameters, goal.spent, {_widths(best): True}
+    smallest, spent, known = original.parameters, goal.spent, {best.widths: True}
     low, high = pruner.at(0.0)[1] / pruner.before, 1.0
     while spent < trials and high - low > FINE:
         cuts = min(CUTS, trials - spent)
         shares = [high - (high - low) * cut / (cuts + 1) for cut in range(1, cuts + 1)]
         progress(f"evaluate {spent + 1}/{trials}: " + ", ".join(f"{share:.1%}" for share in shares))
         states = {share: pruner.at(share)[0] for share in shares}
-        new = {_widths(state): state for state in states.values() if _widths(state) not in known}
+        new = {state.widths: state for state in states.values() if state.widths not in known}
         made = [make(state) for state in new.values()]
         values = spread(executor, goal.measure, [candidate.model for candidate in made])
         for (widths, state), candidate, value in zip(new.items(), made, values, strict=True):
@@ -109,11 +109,7 @@ def search(
             tried.append(CandidateReport(candidate.parameters, candidate.macs, value, known[widths]))
             if known[widths] and candidate.parameters < smallest:
                 best, smallest = state, candidate.parameters
-        accepted = {share: known[_widths(state)] for share, state in states.items()}
+        accepted = {share: known[state.widths] for share, state in states.items()}
         high = min([high, *(share for share in shares if accepted[share])])
         low = max([low, *(share for share in shares if share < high and not accepted[share])])
     return best, SearchReport(goal.kind, goal.bound, trials, spent, pareto(tried, goal.kind == "score"))
-
-
-def _widths(state: State) -> tuple[tuple[int, int], ...]:
-    return tuple((index, len(plan.keep)) for index, plan in sorted(state.plans.items()))

@@ -222,6 +222,11 @@ class State(Weights):
         """Goes back to what `folds` gave."""
         self.folded, self.shift, self.refits = folds
 
+    @property
+    def widths(self) -> tuple[tuple[int, int], ...]:
+        """(group, channels that stay) of every group that lost channels: what a rewritten model's shapes follow from."""
+        return tuple((index, len(plan.keep)) for index, plan in sorted(self.plans.items()))
+
     def reads(self, slot: Slot) -> Bools:
         """[places]: which places of a contracted axis hold a channel that is still there."""
         atoms = atoms_of(slot.labels.reshape(-1))
