@@ -224,7 +224,7 @@ class State(Weights):
 
     @property
     def widths(self) -> tuple[tuple[int, int], ...]:
-        """(group, channels that stay) of every group that lost channels: what a rewritten model's shapes follow from."""
+        """(group, channels that stay) of every group that lost channels."""
         return tuple((index, len(plan.keep)) for index, plan in sorted(self.plans.items()))
 
     def reads(self, slot: Slot) -> Bools:
