@@ -89,6 +89,7 @@ class Facts:
         self.types = _element_types(model)
         self.static, self.derived = self._classify()
         self._index = {id(node): index for index, node in enumerate(self.nodes)}
+        self._made_at = {t.name: index for index, node in enumerate(self.nodes) for t in node.outputs if t.name}
         self._makers = {t.name: node for node in self.nodes for t in node.outputs if t.name}
         self.shapes = self._probe(feed)
         self.other = other
@@ -299,6 +300,10 @@ class Facts:
     def consumers(self, name: str) -> list[tuple[int, int]]:
         """(node index, input index) of every use of a tensor at the top level."""
         return self._uses.get(name, [])
+
+    def maker(self, name: str) -> int | None:
+        """Index of the node that makes a tensor at the top level; None of inputs and initializers."""
+        return self._made_at.get(name)
 
     def captured(self) -> Iterator[str]:
         """Names of outer tensors that If, Loop and Scan bodies read."""

@@ -67,6 +67,9 @@ Progress = Callable[[str], None]
 ENOUGH = 32
 """Calibration samples from which on they choose a budget's channels, too."""
 
+JUDGES = 64
+"""Most of them that measure what the outputs lose, and at most half of them all."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -321,12 +324,13 @@ def _budgeted(
     options, calibration = opened.options, opened.calibration
     goal = goal_of(options, score, ApproximationError(expected, opened.feeds), opened.source.proto, clock.note)
     unit, share = options.budget if options.budget is not None and goal is None else ("params", 0.0)
-    known = estimate
+    feeds = opened.feeds
     if calibration.samples >= ENOUGH:
-        real = measured(opened.trace, calibration, options.seed)
-        known = Estimate(opened.trace, opened.feeds[0], options.seed, real, estimate)
-    feeds = calibration.first(ENOUGH) or opened.feeds
-    pruner = Pruner(builder, known, estimate, unit, _measure(unit), feeds, clock.note)
+        judging, rest = calibration.split(min(JUDGES, calibration.samples // 2))
+        if rest.samples:
+            real = measured(opened.trace, rest, options.seed)
+            feeds, estimate = judging, Estimate(opened.trace, opened.feeds[0], options.seed, real, estimate)
+    pruner = Pruner(builder, estimate, unit, _measure(unit), feeds, clock.note)
     found = None
     if goal is None:
         state = pruner.fit(share, partial(_calibrate, opened, clock))

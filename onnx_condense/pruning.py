@@ -14,10 +14,11 @@ from onnx_condense.errors import VerificationError
 from onnx_condense.inputs import Feed
 from onnx_condense.labels import atoms_of, occurrence
 from onnx_condense.merging import chosen
-from onnx_condense.refitting import STRENGTH, Estimate, refit_by_moments, site_of
+from onnx_condense.refitting import STRENGTH, Estimate, refit_by_moments
 from onnx_condense.reshaping import Disagreement
 from onnx_condense.rewrite import check_shapes, check_size, write
 from onnx_condense.signals import Bools, Floats, Ints
+from onnx_condense.sites import site_of
 from onnx_condense.state import Path, State, by_channel, paths
 from onnx_condense.statistics import eliminate
 from onnx_condense.verify import Results, compare, results
@@ -46,8 +47,8 @@ class Pruner:
     """Narrows the groups of a builder to a share of the original's size.
 
     Args:
-        estimate: moments of what consumers read. probing: those by which states are refitted whose errors are measured:
-            not of the feeds themselves, or what they lose would look less than it is.
+        estimate: moments of what consumers read; not of the feeds themselves, or what they lose would look less than
+            it is.
         unit: "params" or "macs". measure: how many of them a state has.
         feeds: inputs on which the sensitivity of the outputs is measured.
         progress: called with the name of each stage.
@@ -57,7 +58,6 @@ class Pruner:
         self,
         builder: Builder,
         estimate: Estimate,
-        probing: Estimate,
         unit: str,
         measure: Callable[[State], int],
         feeds: Sequence[Feed],
@@ -66,8 +66,7 @@ class Pruner:
         self.builder = builder
         self.trace = builder.trace
         self.before = measure(builder.original)
-        self._estimate, self._probing = estimate, probing
-        self._measure = measure
+        self._estimate, self._measure = estimate, measure
         self._feeds = feeds
         self._parts = self._priced(unit)
         self._curves = self._measured(results(write(builder.original, {}).model, feeds), progress)
@@ -204,7 +203,7 @@ class Pruner:
         """The relative error of the outputs without these channels."""
         state = self._narrowed({group.index: gone})
         if self.builder.options.refits:
-            refit_by_moments(state, self._probing)
+            refit_by_moments(state, self._estimate)
         return compare(expected, results(write(state, {}).model, self._feeds)).error
 
     def _last(self, group: Group, order: Ints) -> Bools:

@@ -1,31 +1,24 @@
-"""Consumers that lost channels get the weights that lose least: `moments` without data, `calibrated` with inputs.
-
-A site is one consumer and what it reads. Its features are the elements that a row of its weight multiplies: every tap
-of every channel of a convolution, or the channels alone where there are too many taps.
-"""
+"""Consumers that lost channels get the weights that lose least: `moments`, without data."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_condense.actions import Contraction, Filter, Normalization, Reader
-from onnx_condense.channels import Slot, Trace, layer_name
+from onnx_condense.actions import Contraction, Filter, Normalization
+from onnx_condense.channels import Trace
 from onnx_condense.errors import InputError
 from onnx_condense.inputs import Feed
 from onnx_condense.labels import atoms_of
-from onnx_condense.observing import Model, Windows, observe, standardized, synthetic, unbatched
+from onnx_condense.observing import Model, observe, standardized, synthetic, unbatched
 from onnx_condense.plan import Refit
 from onnx_condense.runtime import Array
 from onnx_condense.signals import Floats, Ints
+from onnx_condense.sites import CHUNK, Rows, Site, lost, original_weight
 from onnx_condense.state import State
 from onnx_condense.statistics import Moments, Sums
-
-FEATURES = 2304
-"""Most features of one consumer (256 channels of a 3x3 convolution): its normal equations take their square."""
 
 NOISE_ROWS = 2**14
 """Rows for synthetic inputs."""
@@ -36,16 +29,13 @@ NOISE_SAMPLES = 128
 NOISE = 2**25
 """Numbers that consumers read from the synthetic inputs of one run at most."""
 
-CHUNK = 2**22
-"""Numbers of one consumer's features that are taken at a time."""
-
 STRENGTH = 1e-3
 """Ridge strength without data, as a share of the mean variance."""
 
 EXACT = 1e-9
 """A consumer that loses at most this share of the variance of its output is left alone."""
 
-Measure = Callable[[Sequence["Site"]], Sequence[Sums | None]]
+Measure = Callable[[Sequence[Site]], Sequence[Sums | None]]
 """Sums of all features of sites; None where they are not finite."""
 
 Source = str
@@ -53,174 +43,6 @@ UNSTATED: Source = "weights"
 """Nothing states the statistics of the channels: they follow from the weights."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class Site:
-    """One consumer: its weight's slot, the tensor that it reads and the axis of the channels there.
-
-    windows: set where features are taps of a convolution. outer: the weight's produced axis, None where its rows stay.
-    direct: a row of the flat weight makes one output, so that the output itself can be the target.
-    """
-
-    slot: Slot
-    layer: str
-    data: str
-    output: str
-    axis: int
-    output_axis: int
-    outer: int | None
-    taps: int
-    windows: Windows | None
-    alpha: float
-    scattered: int
-    direct: bool
-
-    def features(self, places: Ints) -> Ints:
-        """The features of these places of the weight's contracted axis."""
-        return (places[:, None] * self.taps + np.arange(self.taps)).reshape(-1)
-
-    def channels(self, data: Array) -> Floats:
-        """[samples, positions, channels] of what the consumer reads."""
-        return _by_sample(np.moveaxis(data, self.axis, -1))
-
-    def targets(self, output: Array) -> Floats:
-        """[samples, positions, outputs] of what the consumer makes."""
-        return _by_sample(np.moveaxis(output, self.output_axis, -1))
-
-    def flat(self, weight: Array) -> Floats:
-        """[rows, features]: the weight as a matrix."""
-        if self.windows is not None:
-            assert self.outer is not None
-            return np.moveaxis(weight, (self.outer, self.slot.axis), (0, 1)).reshape(weight.shape[self.outer], -1)
-        moved = np.moveaxis(weight, self.slot.axis, -1)
-        return moved.reshape(-1, moved.shape[-1])
-
-    def shaped(self, matrix: Floats, like: Array) -> Array:
-        """The inverse of `flat` for a weight like this one, with another number of channels."""
-        shape = list(like.shape)
-        shape[self.slot.axis] = matrix.shape[1] // self.taps
-        if self.windows is not None:
-            assert self.outer is not None
-            ends = [shape[self.outer], shape[self.slot.axis]]
-            rest = [n for a, n in enumerate(shape) if a not in (self.outer, self.slot.axis)]
-            return np.moveaxis(matrix.reshape(*ends, *rest), (0, 1), (self.outer, self.slot.axis)).astype(like.dtype)
-        rest = [n for a, n in enumerate(shape) if a != self.slot.axis]
-        return np.moveaxis(matrix.reshape(*rest, -1), -1, self.slot.axis).astype(like.dtype)
-
-    def bias(self, constant: Floats, like: Array) -> Floats:
-        """[produced]: what constants of the flat rows add to the bias."""
-        if self.outer is None:
-            return np.zeros(0)
-        if self.windows is not None:
-            return constant
-        rest = [n for a, n in enumerate(like.shape) if a != self.slot.axis]
-        axis = self.outer if self.outer < self.slot.axis else self.outer - 1
-        lines: Floats = np.moveaxis(constant.reshape(rest), axis, 0).reshape(rest[axis], -1).sum(1)
-        return lines / max(1, self.scattered)
-
-    def spread(self, shift: Floats, like: Array) -> Floats:
-        """Constants of the flat rows that `bias` brings to this shift, all rows of an output alike; zeros for none."""
-        rest = [n for a, n in enumerate(like.shape) if a != self.slot.axis]
-        if self.outer is None or not shift.size:
-            return np.zeros(int(np.prod(rest)))
-        axis = self.outer if self.outer < self.slot.axis else self.outer - 1
-        each = shift * (max(1, self.scattered) * len(shift) / np.prod(rest))
-        line = each.reshape([-1 if a == axis else 1 for a in range(len(rest))])
-        return np.broadcast_to(line, rest).reshape(-1)
-
-
-def _by_sample(values: Array) -> Floats:
-    """[samples, positions, channels]; what has no axis of samples is one."""
-    if values.ndim < 2:
-        return values.reshape(1, 1, -1)
-    return values.reshape(len(values), -1, values.shape[-1])
-
-
-class Rows:
-    """What a consumer reads, by sample and position of its output: a row of features each.
-
-    Without windows, positions are those of its input.
-    """
-
-    def __init__(self, site: Site, data: Array) -> None:
-        self._lines, self._places = site.channels(data), None
-        self.samples, self.positions, channels = self._lines.shape
-        self.features = channels * site.taps
-        if site.windows is not None:
-            self._places = site.windows.places(data.shape[2:])
-            self.positions = len(self._places)
-            border = np.zeros((self.samples, 1, channels), dtype=data.dtype)
-            self._lines = np.concatenate([self._lines, border], axis=1)
-
-    def at(self, samples: Ints, positions: Ints) -> Floats:
-        """[rows, features] of pairs of a sample and a position."""
-        if self._places is None:
-            return self._lines[samples, positions]
-        taps = self._lines[samples[:, None], self._places[positions]]
-        return taps.swapaxes(1, 2).reshape(len(taps), -1)
-
-
-def site_of(trace: Trace, slot: Slot) -> Site | None:
-    """The consumer behind a contracted slot, None where its weight cannot be refitted."""
-    facts = trace.facts
-    node, action = facts.nodes[slot.node], trace.actions[slot.node]
-    tensor = node.inputs[slot.input]
-    weight = facts.value(tensor)
-    if weight is None or weight.dtype.kind != "f" or len(facts.consumers(tensor.name)) > 1:
-        return None
-    if (
-        facts.stored(tensor.name) is not None
-        or facts.is_generated(tensor.name)
-        or facts.is_inside(node.outputs[0].name)
-    ):
-        return None
-    if slot.axes != (slot.axis,) or slot.groups > 1:
-        return None
-    layer = layer_name(node, slot.node)
-    if isinstance(action, Reader) and weight.shape[slot.axis] <= FEATURES:
-        data = node.inputs[action.data].name
-        return Site(slot, layer, data, "", action.data_axis, 0, None, 1, None, 1.0, 0, False)
-    if not isinstance(action, Contraction):
-        return None
-    outer, axis = action.weight_axes.index(action.outer), action.data_axes.index(action.inner)
-    taps = weight.size // max(1, weight.shape[outer] * weight.shape[slot.axis])
-    windows = None
-    data, output = node.inputs[action.data].name, node.outputs[0].name
-    moved = facts.shapes[data][2:] != facts.shapes[output][2:]
-    if (
-        (taps > 1 or moved)
-        and "." in action.weight_axes
-        and not action.scattered
-        and taps * weight.shape[slot.axis] <= FEATURES
-    ):
-        windows = Windows(facts.model, slot.node, weight.shape[2:])
-    elif weight.shape[slot.axis] > FEATURES:
-        return None
-    return Site(
-        slot,
-        layer,
-        data,
-        output,
-        axis,
-        action.output_axes.index(action.outer),
-        outer,
-        taps if windows else 1,
-        windows,
-        action.alpha,
-        action.scattered,
-        windows is not None or taps == 1,
-    )
-
-
-def lost(state: State) -> list[Site]:
-    """The consumers that lost channels, in graph order."""
-    slots = [s for s in state.trace.slots if s.role == "contracted" and not state.reads(s).all()]
-    sites = (site_of(state.trace, slot) for slot in sorted(slots, key=lambda s: (s.node, s.input)))
-    return [site for site in sites if site is not None]
-
-
-# ---------------------------------------------------------------------------------------------------- without data
 
 
 class Estimate:
@@ -369,7 +191,7 @@ def sums_of(
             if site.data not in known or not np.isfinite(known[site.data]).all():
                 result[number] = None
             elif sums is not None:
-                for rows in _chunks(Rows(site, known[site.data]), most, generator):
+                for rows in _chunks(Rows.of(site, known[site.data]), most, generator):
                     sums.add(rows, rows[:, :0])
     return result
 
@@ -414,13 +236,6 @@ def refit_by_moments(state: State, estimate: Estimate, chosen: Callable[[Source]
         apply_refit(state, site, weight, constant, source)
         refitted += 1
     return refitted
-
-
-def original_weight(state: State, site: Site) -> Array:
-    """The weight of the model as it was."""
-    value = state.trace.facts.value(state.trace.facts.nodes[site.slot.node].inputs[site.slot.input])
-    assert value is not None
-    return value
 
 
 def apply_refit(state: State, site: Site, weight: Floats, constant: Floats | None, source: Source) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pickle import PicklingError
 from typing import Any, TypeVar
@@ -34,7 +34,8 @@ class Shard:
     """Samples in a file, or in memory.
 
     source: path of an .npz, or arrays by input name. first: number of its first sample among those of all shards.
-    kept: samples to estimate from. holds_back: whether the others verify.
+    kept: samples to estimate from. holds_back: whether the others verify. skipped: samples at the beginning that are
+    used elsewhere.
     """
 
     source: Inputs
@@ -42,11 +43,13 @@ class Shard:
     first: int
     kept: int
     holds_back: bool
+    skipped: int = 0
 
     def feeds(self) -> list[Feed]:
         """The samples to estimate from; those of a file are read from it. Raises InputError."""
         feeds = read_feeds(self.specs, self.source)
-        return held_back(feeds, divisible(self.specs), self.first)[0] if self.holds_back else feeds
+        kept = held_back(feeds, divisible(self.specs), self.first)[0] if self.holds_back else feeds
+        return cut(kept, divisible(self.specs), self.skipped)[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,14 +64,17 @@ class Calibration:
         """How many there are to estimate from."""
         return sum(shard.kept for shard in self.shards)
 
-    def first(self, samples: int) -> list[Feed]:
-        """The first feeds that hold so many samples together; all feeds where there are fewer."""
+    def split(self, samples: int) -> tuple[list[Feed], Calibration]:
+        """The first so many samples, or all where there are fewer, in whole feeds of a fixed batch; and the others."""
         found: list[Feed] = []
-        for feed in (feed for shard in self.shards if shard.kept for feed in shard.feeds()):
-            if sum(len(next(iter(f.values()))) for f in found) >= samples:
-                break
-            found.append(feed)
-        return found
+        rest: list[Shard] = []
+        for shard in self.shards:
+            missing = samples - sum(map(_samples, found))
+            first = cut(shard.feeds(), divisible(shard.specs), missing)[0] if missing > 0 and shard.kept else []
+            taken = sum(map(_samples, first))
+            found += first
+            rest.append(replace(shard, skipped=taken, kept=shard.kept - taken))
+        return found, replace(self, shards=tuple(rest))
 
     def each(self, job: Callable[[Shard], T]) -> Iterator[T]:
         """What a job makes of every shard, in their order. Raises WorkerError where workers die.
@@ -143,6 +149,22 @@ def opened(
 def divisible(specs: Sequence[InputSpec]) -> bool:
     """Whether feeds may be cut along the first axis."""
     return all(spec.dims and isinstance(spec.dims[0], str) for spec in specs)
+
+
+def cut(feeds: Sequence[Feed], divisible: bool, samples: int) -> tuple[list[Feed], list[Feed]]:
+    """(the first so many samples, the others); feeds that are not divisible are taken whole."""
+    first: list[Feed] = []
+    rest: list[Feed] = []
+    for feed in feeds:
+        size = _samples(feed)
+        wanted = min(size, samples) if divisible else size * (samples > 0)
+        samples -= wanted
+        for start, end, into in ((0, wanted, first), (wanted, size, rest)):
+            if (start, end) == (0, size):
+                into.append(feed)
+            elif start < end:
+                into.append({name: value[start:end] for name, value in feed.items()})
+    return first, rest
 
 
 def held_back(feeds: Sequence[Feed], divisible: bool, first: int = 0) -> tuple[list[Feed], list[Feed]]:

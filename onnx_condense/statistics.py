@@ -99,11 +99,15 @@ class Moments:
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """y ≈ weight · x + constant, and which share of the variance of y is lost."""
+    """y ≈ weight · x + constant, of ridge strength `strength`: infinity for the prior's weight.
+
+    prior: whether the constant is the prior's, too.
+    """
 
     weight: Floats
     constant: Floats
     strength: float
+    prior: bool = False
 
 
 def fit(
@@ -130,7 +134,7 @@ def fit(
         return found if through is None else found.through(through)
 
     filled = [part for part in parts if part.count]
-    untouched = Fit(prior, constant, np.inf)
+    untouched = Fit(prior, constant, np.inf, prior=True)
     if len(filled) < 2:
         return untouched
     whole = moments(Sums.joined(filled))

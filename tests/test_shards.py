@@ -228,3 +228,17 @@ def test_dask_says_what_is_wrong(cli: Cli, save: Save, monkeypatch: pytest.Monke
         pass
     with pytest.raises(oc.WorkerError, match="over and over"), shards.dask(cluster.scheduler_address) as executor:
         list(shards.Calibration(opened(SPECS, ["inputs.npz"], False)[0], executor).each(_dies))
+
+
+@pytest.mark.parametrize("batch", ["batch", 5])
+def test_the_first_samples_and_the_others(batch: int | str, tmp_path: Path) -> None:
+    paths = files(tmp_path, 40, 5, 50)
+    given, _ = opened([InputSpec("x", np.dtype(np.float32), (batch, 3, 8, 8))], paths, holds_back=False)
+    everything = np.concatenate([feed["x"] for shard in given for feed in shard.feeds()])
+    for samples in (0, 1, 32, 41, 45, 46, 1000):
+        first, rest = shards.Calibration(given).split(samples)
+        others = [feed for shard in rest.shards for feed in shard.feeds()]
+        taken = sum(len(feed["x"]) for feed in first)
+        assert taken == min(95, samples if batch == "batch" else -(-samples // 5) * 5)
+        assert rest.samples == 95 - taken == sum(len(feed["x"]) for feed in others)
+        np.testing.assert_array_equal(np.concatenate([feed["x"] for feed in (*first, *others)]), everything)

@@ -1,0 +1,294 @@
+"""Producers refitted for the sake of the one consumer that reads them: Gauss-Newton steps on their rows.
+
+Where the outputs a = W₁x of a producer reach a consumer y = W₂h + c alone, through functions of single elements,
+h = f(a), whatever rows bring y closer to the original's are right. With the residual r of the consumer, the gradient
+of E|r|²/2 along W₁ is -E[δxᵀ], δ = f'(a) ∘ W₂ᵀr, and the Gauss-Newton matrix is taken as the Kronecker product of
+W₂ᵀW₂ ∘ E[f'f'ᵀ] and E[xxᵀ] (K-FAC: Martens and Grosse, 2015). f' is a difference quotient of what onnxruntime computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from onnx_condense.actions import Action, Activation, Contraction, Elementwise, Normalization
+from onnx_condense.chains import Part
+from onnx_condense.labels import atoms_of
+from onnx_condense.observing import Model, prefix
+from onnx_condense.refitting import apply_refit
+from onnx_condense.rewrite import write
+from onnx_condense.runtime import Array, to_bytes
+from onnx_condense.shards import Calibration, Shard
+from onnx_condense.signals import Bools, Floats
+from onnx_condense.sites import CHUNK, Rows, Site, original_weight, site_of
+from onnx_condense.state import State
+from onnx_condense.statistics import Moments, Sums
+from onnx_condense.targets import FOLDS, Comparison, alive_rows, made_by
+
+STEPS = 4
+"""Most Gauss-Newton steps."""
+
+PAYS = 0.99
+"""A step that leaves more than this share of the loss on held-back samples is the last."""
+
+ROWS = 2**14
+"""About so many rows are taken for the direction of a step."""
+
+DAMPING = 10.0
+"""Added to E[xxᵀ], as a share of its mean diagonal; few samples say little of most directions."""
+
+COUPLING = 1e-2
+"""Added to the other factor, as a share of its mean diagonal."""
+
+NEAR = 1e-2
+"""Half the width of the difference quotient, as a share of what the producer makes of the sample (quadratic mean)."""
+
+
+def producer_of(state: State, site: Site) -> Site | None:
+    """The linear map whose outputs reach a consumer alone, through functions of single elements; None of others."""
+    trace, facts = state.trace, state.trace.facts
+    path = _path(state, site.data)
+    if path is None or not site.direct or site.axis == 0:
+        return None
+    node, inner = path
+    names = {t.name for index in (node, *inner) for t in facts.nodes[index].outputs if t.name}
+    readers = {index for name in names for index, _ in facts.consumers(name)}
+    if readers != inner | {site.slot.node} or names & facts.read_outside or len({facts.shapes[n] for n in names}) > 1:
+        return None
+    slot = trace.reading(node)
+    found = None if slot is None else site_of(trace, slot)
+    if found is None or not found.direct or found.axis == 0 or found.output_axis != site.axis:
+        return None
+    if original_weight(state, found).dtype not in (np.float32, np.float64):
+        return None
+    return found if np.array_equal(made_by(state, found), atoms_of(site.slot.labels.reshape(-1))) else None
+
+
+def _path(state: State, name: str) -> tuple[int, set[int]] | None:
+    """The one linear map that makes a tensor, and the nodes between: functions of single elements."""
+    facts = state.trace.facts
+    makers, inner, waiting = set[int | None](), set[int](), [name]
+    while waiting:
+        index = facts.maker(waiting.pop())
+        if index is None or not _is_elementwise(state.trace.actions.get(index)):
+            makers.add(index)
+        elif index not in inner:
+            inner.add(index)
+            waiting += [t.name for t in facts.nodes[index].inputs if t.name and t.name not in facts.static]
+    first = makers.pop()
+    if first is None or makers or not isinstance(state.trace.actions.get(first), Contraction):
+        return None
+    return first, inner
+
+
+def _is_elementwise(action: Action | None) -> bool:
+    if isinstance(action, Activation):
+        return not action.uniform_axes
+    return isinstance(action, Elementwise) or (isinstance(action, Normalization) and action.var is not None)
+
+
+def link(model: Model, producer: Site, site: Site) -> Part:
+    """What is between what a producer reads, what it makes and what the consumer reads."""
+    return _part(model, producer.data, (producer.output, site.data))
+
+
+def _part(model: Model, reads: str, names: Sequence[str]) -> Part:
+    makes = tuple(dict.fromkeys(name for name in names if name != reads))
+    return Part(to_bytes(prefix(model, makes, {reads})) if makes else b"", (reads,), makes, tuple(names))
+
+
+@dataclass(frozen=True, eq=False)
+class _Held:
+    """What a consumer learns from all folds but the last, and the loss on that one. weight: [alive outputs, f]."""
+
+    weight: Floats
+    constant: Floats
+    loss: float
+
+    @staticmethod
+    def back(parts: Sequence[Sums], prior: Floats, strength: float, alive: Bools) -> _Held:
+        known, other = (_alive(s.moments(), alive) for s in (Sums.joined(parts[:-1]), parts[-1]))
+        weight = known.ridge(prior[alive], strength)
+        constant = known.constant(weight)
+        missed = other.constant(weight) - constant
+        return _Held(weight, constant, other.loss(weight) + float(missed @ missed))
+
+
+def _alive(moments: Moments, alive: Bools) -> Moments:
+    return replace(moments, y=moments.y[alive], yx=moments.yx[alive], yy=moments.yy[np.ix_(alive, alive)])
+
+
+def refine(
+    state: State,
+    producer: Site,
+    job: Comparison,
+    parts: list[Sums],
+    strength: float,
+    calibration: Calibration,
+    total: Callable[[Comparison], list[Sums] | None],
+) -> list[Sums]:
+    """Gives a producer rows with which its consumer loses less, and returns the sums over what that then reads.
+
+    Each step must lose less on the last fold of the samples, from which neither it nor the consumer has learned.
+
+    Args:
+        job, parts: what is summed for the consumer, and the sums by `total`. strength: of the consumer's least squares.
+    """
+    if not all(part.count for part in parts):
+        return parts
+    site, alive, prior = job.site, alive_rows(state, job.site), job.site.kept(state)
+    middle = _part(write(state, {}).traced, producer.output, (site.data,))
+    best = _Held.back(parts, prior, strength, alive)
+    for _ in range(STEPS):
+        step = _step(_Pieces(job, producer, middle, calibration.samples), best, alive, calibration)
+        if step is None:
+            break
+        rows, saved = producer.kept(state), state.folds()
+        rows[alive_rows(state, producer)] += step
+        apply_refit(state, producer, rows, None, "calibration")
+        trial = replace(job, link=link(write(state, {}).traced, producer, site))
+        sums = total(trial)
+        after = None if sums is None else _Held.back(sums, prior, strength, alive)
+        if sums is None or after is None or not after.loss < best.loss:
+            state.refold(saved)
+            break
+        paid, job, parts, best = after.loss < PAYS * best.loss, trial, sums, after
+        if not paid:
+            break
+    return parts
+
+
+def _step(pieces: _Pieces, fit: _Held, alive: Bools, calibration: Calibration) -> Floats | None:
+    """[channels, features] what to add to the producer's rows; None where there is no direction."""
+    slopes = _Slopes.joined(list(calibration.each(_Gradient(pieces, fit.weight, fit.constant, alive))))
+    if slopes is None or not np.isfinite(slopes.gradient).all():
+        return None
+    columns = fit.weight.reshape(len(fit.weight), len(slopes.bends), -1)
+    coupled = np.einsum("tki,tli->kl", columns, columns) * slopes.bends
+    if not (np.trace(coupled) > 0 and np.trace(slopes.inputs) > 0):
+        return None
+    outer, inner = _damped(coupled, COUPLING), _damped(slopes.inputs, DAMPING)
+    direction = np.linalg.solve(inner, np.linalg.solve(outer, slopes.gradient).T).T
+    length = sum(calibration.each(_Length(pieces, fit.weight, direction)))
+    along = float(np.sum(slopes.gradient * direction))
+    return direction * (along / length) if length > 0 and np.isfinite(along / length) else None
+
+
+def _damped(matrix: Floats, share: float) -> Floats:
+    return np.asarray(matrix + share * float(np.trace(matrix)) / len(matrix) * np.eye(len(matrix)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """Some samples. x: [samples, places, features] of the producer. bend: [samples, places, channels] f'.
+
+    h: what the consumer reads. y: [samples, positions, outputs] its targets.
+    """
+
+    x: Floats
+    bend: Floats
+    h: Rows
+    y: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class _Pieces:
+    """What a producer and its consumer see of a shard: some of the samples, and none of the last fold.
+
+    middle: what is between the two. samples: of the whole calibration.
+    """
+
+    job: Comparison
+    producer: Site
+    middle: Part
+    samples: int
+
+    def __call__(self, shard: Shard) -> Iterator[_Piece]:
+        """A few samples at a time; none where places or positions do not fit."""
+        site, active = self.job.site, None
+        for view in self.job.views(shard):
+            made, read = view.known[self.producer.output], view.known[site.data]
+            active = active or self.middle.open(view.known)
+            bend = self._bend(active, made)
+            x, h, y = Rows.of(self.producer, view.known[self.producer.data]), Rows.of(site, read), view.targets
+            if (x.samples, x.positions) != bend.shape[:2] or (h.samples, h.positions) != y.shape[:2]:
+                return
+            every = FOLDS * max(1, self.samples * x.positions // ROWS)
+            mine = np.flatnonzero((view.numbers % FOLDS < FOLDS - 1) & (view.numbers % every < FOLDS))
+            step = max(1, CHUNK // max(x.positions * x.features, h.positions * h.features))
+            for start in range(0, len(mine), step):
+                few = mine[start : start + step]
+                yield _Piece(x.of_samples(few).whole(), bend[few], h.of_samples(few), y[few])
+
+    def _bend(self, active: Any, made: Array) -> Floats:
+        """[samples, places, channels] f' at what the producer made."""
+        site = self.job.site
+        size = np.sqrt(np.mean(np.square(self.producer.targets(made)), axis=(1, 2)))
+        near = NEAR * np.where(size > 0, size, 1.0).astype(made.dtype).reshape(-1, *[1] * (made.ndim - 1))
+        ends = (made + near.astype(made.dtype), made - near.astype(made.dtype))
+        high, low = (self.middle.run(active, {self.producer.output: end})[site.data] for end in ends)
+        apart = self.producer.targets(ends[0] - ends[1])
+        return (site.channels(high) - site.channels(low)) / apart
+
+
+@dataclass(frozen=True, eq=False)
+class _Slopes:
+    """Sums of δxᵀ [channels, features], xxᵀ and f'f'ᵀ."""
+
+    gradient: Floats
+    inputs: Floats
+    bends: Floats
+
+    @staticmethod
+    def joined(parts: Sequence[_Slopes | None]) -> _Slopes | None:
+        """Over all shards; None of nothing."""
+        known = [part for part in parts if part is not None]
+        if not known:
+            return None
+        sums = (sum(getattr(part, name) for part in known) for name in ("gradient", "inputs", "bends"))
+        return _Slopes(*(np.asarray(s, dtype=np.float64) for s in sums))
+
+
+@dataclass(frozen=True, eq=False)
+class _Gradient:
+    """Sums, over a shard, for the direction of a step. weight, constant: of the consumer's alive outputs."""
+
+    pieces: _Pieces
+    weight: Floats
+    constant: Floats
+    alive: Bools
+
+    def __call__(self, shard: Shard) -> _Slopes | None:
+        result = None
+        for piece in self.pieces(shard):
+            h, weight = piece.h.whole(), self.weight.astype(piece.x.dtype)
+            rest = piece.y[..., self.alive] - h @ weight.T - self.constant.astype(h.dtype)
+            delta = _flat(piece.h.back(rest @ weight) * piece.bend)
+            x, bend = _flat(piece.x), _flat(piece.bend)
+            found = _Slopes(delta.T @ x, x.T @ x, bend.T @ bend)
+            result = found if result is None else _Slopes.joined([result, found])
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class _Length:
+    """The sum, over a shard, of the squares by which a direction changes the consumer's outputs."""
+
+    pieces: _Pieces
+    weight: Floats
+    direction: Floats
+
+    def __call__(self, shard: Shard) -> float:
+        result = 0.0
+        for piece in self.pieces(shard):
+            direction, weight = (part.astype(piece.x.dtype) for part in (self.direction, self.weight))
+            change = piece.h.other(piece.x @ direction.T * piece.bend).whole() @ weight.T
+            result += float(np.sum(change.astype(np.float64) ** 2))
+        return result
+
+
+def _flat(values: Floats) -> Floats:
+    return values.reshape(-1, values.shape[-1])
