@@ -49,9 +49,11 @@ class Read:
 class Refit:
     """Explicit weights (W', b') of one consumer, which replace what the merges of its groups would fold into it.
 
+    Or of a producer: the rows of the channels that stay are others then.
+
     Attributes:
-        node, input: index of the consuming node in the graph, and of its weight among the node's inputs.
-        layer: the consumer's name, for people.
+        node, input: index of the node in the graph, and of its weight among the node's inputs.
+        layer: its name, for people.
         source: where the moments of its input come from: "calibration", "batch-normalization" or "weights".
         weight: W' in the weight's own layout, its contracted axis without the channels that go.
         shift: what is added to the bias, one number per row; empty for a consumer whose bias stays.
@@ -123,7 +125,7 @@ class Plan:
         input_shapes: shapes of the graph inputs that the model was traced with.
         fold_batchnorm: whether BatchNormalization is folded in the file before.
         groups: the groups that shrink.
-        refits: consumers with explicit weights, in graph order.
+        refits: consumers and producers with explicit weights, in graph order.
     """
 
     model_sha256: str

@@ -56,7 +56,8 @@ def producer_of(state: State, site: Site) -> Site | None:
     node, inner = path
     names = {t.name for index in (node, *inner) for t in facts.nodes[index].outputs if t.name}
     readers = {index for name in names for index, _ in facts.consumers(name)}
-    if readers != inner | {site.slot.node} or names & facts.read_outside or len({facts.shapes[n] for n in names}) > 1:
+    shapes = {facts.shapes.get(name) for name in names}
+    if readers != inner | {site.slot.node} or names & facts.read_outside or len(shapes) > 1:
         return None
     slot = trace.reading(node)
     found = None if slot is None else site_of(trace, slot)
@@ -223,6 +224,7 @@ class _Pieces:
                 few = mine[start : start + step]
                 yield _Piece(x.of_samples(few).whole(), bend[few], h.of_samples(few), y[few])
 
+    @np.errstate(divide="ignore", invalid="ignore", over="ignore")  # there is no step along what is not finite
     def _bend(self, active: Any, made: Array) -> Floats:
         """[samples, places, channels] f' at what the producer made."""
         site = self.job.site
