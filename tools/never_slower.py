@@ -13,6 +13,7 @@ written as it comes, and rows that the file already holds are not measured again
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -83,6 +84,10 @@ def vgg() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
+KEYS = ("model", "threshold", "depthwise", "ensure_faster", "threads", "batch")
+"""What tells measurements apart."""
+
+
 def race(original: Path, small: Path, batch: int, threads: int, seconds: float) -> dict[str, Any] | None:
     """The ratio of the latencies at one batch size; None where the model has another one, or does not run at it."""
     try:
@@ -95,9 +100,10 @@ def race(original: Path, small: Path, batch: int, threads: int, seconds: float) 
     return row | {"ratio": ratio.value, "low": ratio.low, "high": ratio.high, "verdict": ratio.verdict}
 
 
-def rows_of(path: Path, name: str, given: argparse.Namespace, done: set[tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
-    """Every measurement of one model."""
-    seen: dict[bytes, str] = {}
+def rows_of(path: Path, name: str, given: argparse.Namespace, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Every measurement of one model that is not known yet; models of the same content are measured once."""
+    done = {tuple(row.get(key) for key in KEYS) for row in known}
+    seen = {row["content"]: f"{row['threshold']:g} {row['depthwise']}" for row in known if "content" in row}
     try:
         own = _own_batch(path)
     except CondenseError as error:
@@ -115,11 +121,11 @@ def rows_of(path: Path, name: str, given: argparse.Namespace, done: set[tuple[An
             except CondenseError as error:
                 yield case | {"note": str(error)}
                 continue
-            content = result.model.graph.SerializeToString(deterministic=True)
-            if not result.changed or content in seen:
-                yield case | {"note": f"the same as {seen[content]}" if content in seen else "nothing to condense"}
+            content = hashlib.sha256(result.model.graph.SerializeToString(deterministic=True)).hexdigest()
+            label = f"{threshold:g} {depthwise}"
+            if not result.changed or seen.setdefault(content, label) != label:
+                yield case | {"note": f"the same as {seen[content]}" if result.changed else "nothing to condense"}
                 continue
-            seen[content] = f"{threshold:g} {depthwise}"
             kept = (result.report.output or result.report.input).parameters / result.report.input.parameters
             with tempfile.TemporaryDirectory() as folder:
                 small = Path(folder) / "small.onnx"
@@ -135,7 +141,7 @@ def rows_of(path: Path, name: str, given: argparse.Namespace, done: set[tuple[An
                     if first["verdict"] == "slower":
                         again = race(path, small, batch, threads, 3 * given.seconds)
                         first = (again or first) | {"first": first}
-                    yield case | key | {"parameters": kept} | first
+                    yield case | key | {"parameters": kept, "content": content} | first
 
 
 def _own_batch(path: Path) -> int | None:
@@ -175,7 +181,6 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     if given.json and given.json.exists():
         rows = json.loads(given.json.read_text())["rows"]
-    keys = ("model", "threshold", "depthwise", "ensure_faster", "threads", "batch")
     print(", ".join(f"{name} {value}" for name, value in host.items()) + "\n")
     print("| model | T | depthwise | threads | batch | parameters | ms | ratio (95 %) |\n|" + "---|" * 8)
     with tempfile.TemporaryDirectory() as folder:
@@ -186,9 +191,8 @@ def main() -> int:
         for name, path in named:
             if given.only and not any(fnmatch(name, pattern) for pattern in given.only):
                 continue
-            done = {tuple(row.get(key) for key in keys) for row in rows}
             rows = [row for row in rows if row["model"] != name or "threads" in row]
-            for row in rows_of(path, name, given, done):
+            for row in rows_of(path, name, given, [row for row in rows if row["model"] == name]):
                 rows.append(row)
                 print(line(row), flush=True)
                 if given.json:
