@@ -13,7 +13,7 @@ from onnx_condense.labels import atoms_of
 from onnx_condense.runtime import Array
 from onnx_condense.shards import Shard
 from onnx_condense.signals import Bools, Floats, Ints
-from onnx_condense.sites import CHUNK, Rows, Site
+from onnx_condense.sites import CHUNK, Rows, Site, original_weight
 from onnx_condense.state import State
 from onnx_condense.statistics import Sums
 
@@ -140,9 +140,13 @@ def beside(state: State, site: Site) -> Beside | None:
 
 def alive_rows(state: State, site: Site) -> Bools:
     """[produced] which outputs of the consumer are still there."""
-    return np.asarray(state.alive[state.trace.unit_of[made_by(state, site)]])
+    atoms = made_by(state, site)
+    return np.asarray((atoms < 0) | state.alive[state.trace.unit_of[atoms]])
 
 
 def made_by(state: State, site: Site) -> Ints:
-    """[produced] the atoms of the consumer's outputs."""
-    return atoms_of(state.trace.made[site.slot.node, site.slot.input].labels.reshape(-1))
+    """[produced] the atoms of the consumer's outputs, -1 of what is no channel."""
+    slot = state.trace.made.get((site.slot.node, site.slot.input))
+    if slot is not None:
+        return atoms_of(slot.labels.reshape(-1))
+    return np.full(original_weight(state, site).shape[site.outer or 0], -1)

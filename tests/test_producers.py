@@ -32,7 +32,7 @@ def between(kind: str) -> onnx.ModelProto:
         return net.build(net.dense("second", hidden, net.normal(5, 12), net.normal(5)))
     made = net.conv("first", data, rows, net.normal(12), **pads)
     match kind:
-        case "relu":
+        case "relu" | "single":
             hidden = net.node("Relu", made)
         case "linear":
             hidden = made
@@ -50,7 +50,8 @@ def between(kind: str) -> onnx.ModelProto:
             hidden = net.node("Mul", made, net.node("Sigmoid", net.node("GlobalAveragePool", made)))
         case "twice":
             hidden = net.node("Relu", made)
-    last = net.conv("second", hidden, net.normal(4, 12, 3, 3), net.normal(4), **pads)
+    outputs = 1 if kind == "single" else 4
+    last = net.conv("second", hidden, net.normal(outputs, 12, 3, 3), net.normal(outputs), **pads)
     if kind == "twice":
         last = net.node("Add", last, net.conv("third", hidden, net.normal(4, 12, 1, 1)))
     return net.build(last)
@@ -61,7 +62,7 @@ def condensed(model: onnx.ModelProto) -> oc.Result:
     return oc.condense(model, options)
 
 
-@pytest.mark.parametrize("kind", ["relu", "linear", "normalized", "silu", "gemm"])
+@pytest.mark.parametrize("kind", ["relu", "linear", "normalized", "silu", "single", "gemm"])
 def test_rows_that_only_one_consumer_reads_lose_less(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = between(kind)
     changed = condensed(model)
