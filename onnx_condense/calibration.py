@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from onnx_condense.chains import Cutter
 from onnx_condense.channels import Trace
 from onnx_condense.observing import Probe
-from onnx_condense.producers import link, producer_of, refine
+from onnx_condense.producers import Total, link, producer_of, refine
 from onnx_condense.refitting import EXACT, NOISE_ROWS, Measure, apply_refit, sums_of
 from onnx_condense.rewrite import write
 from onnx_condense.shards import Calibration, Shard
@@ -23,6 +23,9 @@ from onnx_condense.targets import Comparison, beside
 
 ROWS = 2**16
 """Most rows that are summed per consumer; positions are drawn beyond it."""
+
+WORK = 3 * 2**31
+"""Most multiplications for the sums by which a producer's step is judged; positions are drawn beyond it."""
 
 Progress = Callable[[str], None]
 
@@ -70,16 +73,27 @@ def calibrate(state: State, calibration: Calibration, seed: int, progress: Progr
             stage = f"calibrate {number}/{len(sites)}: {site.layer}"
             progress(stage)
             producer = producer_of(state, site)
-            job = _comparison(state, site, producer, original, condensed, max(1, ROWS // calibration.samples), seed)
+            most = max(1, ROWS // calibration.samples)
+            few = max(1, WORK // site.kept(state).shape[1] ** 2 // calibration.samples) if producer else most
+            job = _comparison(state, site, producer, original, condensed, min(few, most), seed)
             total = partial(_sums, calibration=calibration, progress=progress, stage=stage)
             parts = total(job)
-            if parts is None:
-                continue
-            found = _fitted(state, site, parts)
-            if producer is not None and np.isfinite(found.strength):
-                parts = refine(state, producer, job, parts, found.strength, calibration, total)
-                found = _fitted(state, site, parts)
-            _apply(state, site, found)
+            if parts is not None and producer is not None:
+                job, parts = _refined(state, producer, job, parts, calibration, total)
+            if parts is not None and few < most and sum(part.count for part in parts) >= few * calibration.samples:
+                parts = total(replace(job, most=most))  # there are more positions
+            if parts is not None:
+                _apply(state, site, _fitted(state, site, parts))
+
+
+def _refined(
+    state: State, producer: Site, job: Comparison, parts: list[Sums], calibration: Calibration, total: Total
+) -> tuple[Comparison, list[Sums]]:
+    """Gives a producer other rows where the consumer then loses less: what is to be summed with them, and the sums."""
+    found = _fitted(state, job.site, parts)
+    if not np.isfinite(found.strength):
+        return job, parts
+    return refine(state, producer, job, parts, found.strength, calibration, total)
 
 
 def _fitted(state: State, site: Site, parts: Sequence[Sums]) -> Fit:

@@ -46,6 +46,9 @@ COUPLING = 1e-2
 NEAR = 1e-2
 """Half the width of the difference quotient, as a share of what the producer makes of the sample (quadratic mean)."""
 
+Total = Callable[[Comparison], list[Sums] | None]
+"""Sums over all samples; None where there are none that are finite."""
+
 
 def producer_of(state: State, site: Site) -> Site | None:
     """The linear map whose outputs reach a consumer alone, through functions of single elements; None of others."""
@@ -129,9 +132,9 @@ def refine(
     parts: list[Sums],
     strength: float,
     calibration: Calibration,
-    total: Callable[[Comparison], list[Sums] | None],
-) -> list[Sums]:
-    """Gives a producer rows with which its consumer loses less, and returns the sums over what that then reads.
+    total: Total,
+) -> tuple[Comparison, list[Sums]]:
+    """Gives a producer rows with which its consumer loses less: what is to be summed with them, and the sums.
 
     Each step must lose less on the last fold of the samples, from which neither it nor the consumer has learned.
 
@@ -139,7 +142,7 @@ def refine(
         job, parts: what is summed for the consumer, and the sums by `total`. strength: of the consumer's least squares.
     """
     if not all(part.count for part in parts):
-        return parts
+        return job, parts
     site, alive, prior = job.site, alive_rows(state, job.site), job.site.kept(state)
     middle = _part(write(state, {}).traced, producer.output, (site.data,))
     best = _Held.back(parts, prior, strength, alive)
@@ -159,7 +162,7 @@ def refine(
         paid, job, parts, best = after.loss < PAYS * best.loss, trial, sums, after
         if not paid:
             break
-    return parts
+    return job, parts
 
 
 def _step(pieces: _Pieces, fit: _Held, alive: Bools, calibration: Calibration) -> Floats | None:
