@@ -149,12 +149,10 @@ class Trace:
         action = self.actions.get(node)
         if found is not None or not isinstance(action, Contraction) or action.lookup:
             return found
-        weight, axis = (
-            self.facts.value(self.facts.nodes[node].inputs[action.weight]),
-            action.weight_axes.index(action.inner),
-        )
+        weight = self.facts.value(self.facts.nodes[node].inputs[action.weight])
         if weight is None:
             return None
+        axis = action.weight_axes.index(action.inner)
         shape = [size if a == axis else 1 for a, size in enumerate(weight.shape)]
         return Slot(node, action.weight, "contracted", np.full(shape, -1), axis, action.padded, action.groups)
 
