@@ -144,10 +144,15 @@ def refine(
     if not all(part.count for part in parts):
         return job, parts
     site, alive, prior = job.site, alive_rows(state, job.site), job.site.kept(state)
-    middle = _part(write(state, {}).traced, producer.output, (site.data,))
+    assert job.link is not None
+    middle = _part(Model.FromString(job.link.model), producer.output, (site.data,))
+    inputs = None
     best = _Held.back(parts, prior, strength, alive)
     for _ in range(STEPS):
-        step = _step(_Pieces(job, producer, middle, calibration.samples), best, alive, calibration)
+        pieces = _Pieces(job, producer, middle, calibration.samples)
+        slopes = _slopes(pieces, best, alive, inputs is None, calibration)
+        inputs = slopes.inputs if inputs is None and slopes is not None else inputs
+        step = None if slopes is None or inputs is None else _step(pieces, best, slopes, inputs, calibration)
         if step is None:
             break
         rows, saved = producer.kept(state), state.folds()
@@ -165,16 +170,19 @@ def refine(
     return job, parts
 
 
-def _step(pieces: _Pieces, fit: _Held, alive: Bools, calibration: Calibration) -> Floats | None:
+def _slopes(pieces: _Pieces, fit: _Held, alive: Bools, inputs: bool, calibration: Calibration) -> _Slopes | None:
+    return _Slopes.joined(list(calibration.each(_Gradient(pieces, fit.weight, fit.constant, alive, inputs))))
+
+
+def _step(pieces: _Pieces, fit: _Held, slopes: _Slopes, inputs: Floats, calibration: Calibration) -> Floats | None:
     """[channels, features] what to add to the producer's rows; None where there is no direction."""
-    slopes = _Slopes.joined(list(calibration.each(_Gradient(pieces, fit.weight, fit.constant, alive))))
-    if slopes is None or not np.isfinite(slopes.gradient).all():
+    if not np.isfinite(slopes.gradient).all():
         return None
     columns = fit.weight.reshape(len(fit.weight), len(slopes.bends), -1)
     coupled = np.einsum("tki,tli->kl", columns, columns) * slopes.bends
-    if not (np.trace(coupled) > 0 and np.trace(slopes.inputs) > 0):
+    if not (np.trace(coupled) > 0 and np.trace(inputs) > 0):
         return None
-    outer, inner = _damped(coupled, COUPLING), _damped(slopes.inputs, DAMPING)
+    outer, inner = _damped(coupled, COUPLING), _damped(inputs, DAMPING)
     direction = np.linalg.solve(inner, np.linalg.solve(outer, slopes.gradient).T).T
     length = sum(calibration.each(_Length(pieces, fit.weight, direction)))
     along = float(np.sum(slopes.gradient * direction))
@@ -241,7 +249,7 @@ class _Pieces:
 
 @dataclass(frozen=True, eq=False)
 class _Slopes:
-    """Sums of δxᵀ [channels, features], xxᵀ and f'f'ᵀ."""
+    """Sums of δxᵀ [channels, features], f'f'ᵀ, and xxᵀ where that was asked for."""
 
     gradient: Floats
     inputs: Floats
@@ -259,12 +267,16 @@ class _Slopes:
 
 @dataclass(frozen=True, eq=False)
 class _Gradient:
-    """Sums, over a shard, for the direction of a step. weight, constant: of the consumer's alive outputs."""
+    """Sums, over a shard, for the direction of a step. weight, constant: of the consumer's alive outputs.
+
+    inputs: whether xxᵀ is asked for, too; it is the same for every step.
+    """
 
     pieces: _Pieces
     weight: Floats
     constant: Floats
     alive: Bools
+    inputs: bool
 
     def __call__(self, shard: Shard) -> _Slopes | None:
         result = None
@@ -273,7 +285,7 @@ class _Gradient:
             rest = piece.y[..., self.alive] - h @ weight.T - self.constant.astype(h.dtype)
             delta = _flat(piece.h.back(rest @ weight) * piece.bend)
             x, bend = _flat(piece.x), _flat(piece.bend)
-            found = _Slopes(delta.T @ x, x.T @ x, bend.T @ bend)
+            found = _Slopes(delta.T @ x, x.T @ x if self.inputs else np.zeros(0), bend.T @ bend)
             result = found if result is None else _Slopes.joined([result, found])
         return result
 

@@ -115,9 +115,8 @@ def test_the_gradient_is_that_of_the_loss(kind: str, monkeypatch: pytest.MonkeyP
         learned.append(back(parts, prior, strength, alive))
         return learned[-1]
 
-    def step(pieces: Any, fit: Any, alive: Any, calibration: Any) -> Any:
-        (part,) = calibration.each(producers._Gradient(pieces, fit.weight, fit.constant, alive))
-        gradients.append(part.gradient / rows)
+    def step(_pieces: Any, _fit: Any, slopes: Any, *_: Any) -> Any:
+        gradients.append(slopes.gradient / rows)
         return short * gradients[0] / np.linalg.norm(gradients[0])
 
     monkeypatch.setattr(producers, "STEPS", 1)
