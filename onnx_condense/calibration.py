@@ -11,7 +11,7 @@ import numpy as np
 from onnx_condense.chains import Cutter
 from onnx_condense.channels import Trace
 from onnx_condense.observing import Probe
-from onnx_condense.producers import Total, link, producer_of, refine
+from onnx_condense.producers import link, producer_of, refine
 from onnx_condense.refitting import EXACT, NOISE_ROWS, Measure, apply_refit, sums_of
 from onnx_condense.rewrite import write
 from onnx_condense.shards import Calibration, Shard
@@ -77,32 +77,22 @@ def calibrate(state: State, calibration: Calibration, seed: int, progress: Progr
             few = max(1, WORK // site.kept(state).shape[1] ** 2 // calibration.samples) if producer else most
             job = _comparison(state, site, producer, original, condensed, min(few, most), seed)
             total = partial(_sums, calibration=calibration, progress=progress, stage=stage)
-            parts = total(job)
-            if parts is not None and producer is not None:
-                job, parts = _refined(state, producer, job, parts, calibration, total)
-            if parts is not None and few < most and sum(part.count for part in parts) >= few * calibration.samples:
+            first = parts = total(job)
+            if first is None:
+                continue
+            found = _fitted(state, site, first)
+            if producer is not None and np.isfinite(found.strength):
+                job, parts = refine(state, producer, job, first, found.strength, calibration, total)
+            if few < most and sum(part.count for part in first) >= few * calibration.samples:
                 parts = total(replace(job, most=most))  # there are more positions
             if parts is not None:
-                _apply(state, site, _fitted(state, site, parts))
-
-
-def _refined(
-    state: State, producer: Site, job: Comparison, parts: list[Sums], calibration: Calibration, total: Total
-) -> tuple[Comparison, list[Sums]]:
-    """Gives a producer other rows where the consumer then loses less: what is to be summed with them, and the sums."""
-    found = _fitted(state, job.site, parts)
-    if not np.isfinite(found.strength):
-        return job, parts
-    return refine(state, producer, job, parts, found.strength, calibration, total)
+                _apply(state, site, found if parts is first else _fitted(state, site, parts))
 
 
 def _fitted(state: State, site: Site, parts: Sequence[Sums]) -> Fit:
     """The weights that held-back parts of the samples choose for a consumer."""
     prior, constant = _prior(state, site)
-    through = None
-    if not site.direct:
-        through = site.flat(original_weight(state, site)).astype(np.float64) * site.alpha
-    return fit(parts, prior, constant, site.outer is not None, through, EXACT)
+    return fit(parts, prior, constant, site.outer is not None, None if site.direct else site.whole(state), EXACT)
 
 
 def _apply(state: State, site: Site, found: Fit) -> None:

@@ -143,18 +143,20 @@ class Trace:
         """(node, input) -> the slot of what that weight produces."""
         return {(slot.node, slot.input): slot for slot in self.slots if slot.role == "produced"}
 
-    def reading(self, node: int) -> Slot | None:
-        """What a linear map contracts; its labels are -1 where the data have no channels."""
-        found = next((s for s in self.slots if s.node == node and s.role == "contracted"), None)
+    def reading(self, node: int, position: int) -> Slot | None:
+        """What a weight contracts; labels are -1 where a linear map reads data without channels."""
+        for slot in self.slots:
+            if (slot.node, slot.input, slot.role) == (node, position, "contracted"):
+                return slot
         action = self.actions.get(node)
-        if found is not None or not isinstance(action, Contraction) or action.lookup:
-            return found
-        weight = self.facts.value(self.facts.nodes[node].inputs[action.weight])
+        if not isinstance(action, Contraction) or action.lookup or action.weight != position:
+            return None
+        weight = self.facts.value(self.facts.nodes[node].inputs[position])
         if weight is None:
             return None
         axis = action.weight_axes.index(action.inner)
         shape = [size if a == axis else 1 for a, size in enumerate(weight.shape)]
-        return Slot(node, action.weight, "contracted", np.full(shape, -1), axis, action.padded, action.groups)
+        return Slot(node, position, "contracted", np.full(shape, -1), axis, action.padded, action.groups)
 
     def reached(self) -> float:
         """The share of the parameters of linear maps, refused ones too, that is sliced when groups shrink.

@@ -89,7 +89,6 @@ class Facts:
         self.types = _element_types(model)
         self.static, self.derived = self._classify()
         self._index = {id(node): index for index, node in enumerate(self.nodes)}
-        self._made_at = {t.name: index for index, node in enumerate(self.nodes) for t in node.outputs if t.name}
         self._makers = {t.name: node for node in self.nodes for t in node.outputs if t.name}
         self.shapes = self._probe(feed)
         self.other = other
@@ -303,7 +302,7 @@ class Facts:
 
     def maker(self, name: str) -> int | None:
         """Index of the node that makes a tensor at the top level; None of inputs and initializers."""
-        return self._made_at.get(name)
+        return self._index[id(self._makers[name])] if name in self._makers else None
 
     def captured(self) -> Iterator[str]:
         """Names of outer tensors that If, Loop and Scan bodies read."""

@@ -62,7 +62,8 @@ def producer_of(state: State, site: Site) -> Site | None:
     shapes = {facts.shapes.get(name) for name in names}
     if readers != inner | {site.slot.node} or names & facts.read_outside or len(shapes) > 1:
         return None
-    slot = trace.reading(node)
+    action = trace.actions[node]
+    slot = trace.reading(node, action.weight) if isinstance(action, Contraction) else None
     found = None if slot is None else site_of(trace, slot)
     if found is None or not found.direct or found.axis == 0 or found.output_axis != site.axis:
         return None
@@ -113,7 +114,7 @@ class _Held:
     loss: float
 
     @staticmethod
-    def back(parts: Sequence[Sums], prior: Floats, strength: float, alive: Bools) -> _Held:
+    def of(parts: Sequence[Sums], prior: Floats, strength: float, alive: Bools) -> _Held:
         known, other = (_alive(s.moments(), alive) for s in (Sums.joined(parts[:-1]), parts[-1]))
         weight = known.ridge(prior[alive], strength)
         constant = known.constant(weight)
@@ -147,12 +148,12 @@ def refine(
     assert job.link is not None
     middle = _part(Model.FromString(job.link.model), producer.output, (site.data,))
     inputs = None
-    best = _Held.back(parts, prior, strength, alive)
+    best = _Held.of(parts, prior, strength, alive)
     for _ in range(STEPS):
         pieces = _Pieces(job, producer, middle, calibration.samples)
-        slopes = _slopes(pieces, best, alive, inputs is None, calibration)
-        inputs = slopes.inputs if inputs is None and slopes is not None else inputs
-        step = None if slopes is None or inputs is None else _step(pieces, best, slopes, inputs, calibration)
+        factors = _factors(pieces, best, alive, inputs is None, calibration)
+        inputs = factors.inputs if inputs is None and factors is not None else inputs
+        step = None if factors is None or inputs is None else _step(pieces, best, factors, inputs, calibration)
         if step is None:
             break
         rows, saved = producer.kept(state), state.folds()
@@ -160,7 +161,7 @@ def refine(
         apply_refit(state, producer, rows, None, "calibration")
         trial = replace(job, link=link(write(state, {}).traced, producer, site))
         sums = total(trial)
-        after = None if sums is None else _Held.back(sums, prior, strength, alive)
+        after = None if sums is None else _Held.of(sums, prior, strength, alive)
         if sums is None or after is None or not after.loss < best.loss:
             state.refold(saved)
             break
@@ -170,22 +171,22 @@ def refine(
     return job, parts
 
 
-def _slopes(pieces: _Pieces, fit: _Held, alive: Bools, inputs: bool, calibration: Calibration) -> _Slopes | None:
-    return _Slopes.joined(list(calibration.each(_Gradient(pieces, fit.weight, fit.constant, alive, inputs))))
+def _factors(pieces: _Pieces, fit: _Held, alive: Bools, inputs: bool, calibration: Calibration) -> _Factors | None:
+    return _Factors.joined(list(calibration.each(_Gradient(pieces, fit.weight, fit.constant, alive, inputs))))
 
 
-def _step(pieces: _Pieces, fit: _Held, slopes: _Slopes, inputs: Floats, calibration: Calibration) -> Floats | None:
+def _step(pieces: _Pieces, fit: _Held, factors: _Factors, inputs: Floats, calibration: Calibration) -> Floats | None:
     """[channels, features] what to add to the producer's rows; None where there is no direction."""
-    if not np.isfinite(slopes.gradient).all():
+    if not np.isfinite(factors.gradient).all():
         return None
-    columns = fit.weight.reshape(len(fit.weight), len(slopes.bends), -1)
-    coupled = np.einsum("tki,tli->kl", columns, columns) * slopes.bends
+    columns = fit.weight.reshape(len(fit.weight), len(factors.derivatives), -1)
+    coupled = np.einsum("tki,tli->kl", columns, columns) * factors.derivatives
     if not (np.trace(coupled) > 0 and np.trace(inputs) > 0):
         return None
     outer, inner = _damped(coupled, COUPLING), _damped(inputs, DAMPING)
-    direction = np.linalg.solve(inner, np.linalg.solve(outer, slopes.gradient).T).T
+    direction = np.linalg.solve(inner, np.linalg.solve(outer, factors.gradient).T).T
     length = sum(calibration.each(_Length(pieces, fit.weight, direction)))
-    along = float(np.sum(slopes.gradient * direction))
+    along = float(np.sum(factors.gradient * direction))
     return direction * (along / length) if length > 0 and np.isfinite(along / length) else None
 
 
@@ -195,13 +196,13 @@ def _damped(matrix: Floats, share: float) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class _Piece:
-    """Some samples. x: [samples, places, features] of the producer. bend: [samples, places, channels] f'.
+    """Some samples. x: [samples, places, features] of the producer. derivative: [samples, places, channels] f'.
 
     h: what the consumer reads. y: [samples, positions, outputs] its targets.
     """
 
     x: Floats
-    bend: Floats
+    derivative: Floats
     h: Rows
     y: Floats
 
@@ -224,19 +225,19 @@ class _Pieces:
         for view in self.job.views(shard):
             made, read = view.known[self.producer.output], view.known[site.data]
             active = active or self.middle.open(view.known)
-            bend = self._bend(active, made)
+            derivative = self._derivative(active, made)
             x, h, y = Rows.of(self.producer, view.known[self.producer.data]), Rows.of(site, read), view.targets
-            if (x.samples, x.positions) != bend.shape[:2] or (h.samples, h.positions) != y.shape[:2]:
+            if (x.samples, x.positions) != derivative.shape[:2] or (h.samples, h.positions) != y.shape[:2]:
                 return
             every = FOLDS * max(1, self.samples * x.positions // ROWS)
             mine = np.flatnonzero((view.numbers % FOLDS < FOLDS - 1) & (view.numbers % every < FOLDS))
             step = max(1, CHUNK // max(x.positions * x.features, h.positions * h.features))
             for start in range(0, len(mine), step):
                 few = mine[start : start + step]
-                yield _Piece(x.of_samples(few).whole(), bend[few], h.of_samples(few), y[few])
+                yield _Piece(x.of_samples(few).whole(), derivative[few], h.of_samples(few), y[few])
 
     @np.errstate(divide="ignore", invalid="ignore", over="ignore")  # there is no step along what is not finite
-    def _bend(self, active: Any, made: Array) -> Floats:
+    def _derivative(self, active: Any, made: Array) -> Floats:
         """[samples, places, channels] f' at what the producer made."""
         site = self.job.site
         size = np.sqrt(np.mean(np.square(self.producer.targets(made)), axis=(1, 2)))
@@ -248,21 +249,21 @@ class _Pieces:
 
 
 @dataclass(frozen=True, eq=False)
-class _Slopes:
+class _Factors:
     """Sums of δxᵀ [channels, features], f'f'ᵀ, and xxᵀ where that was asked for."""
 
     gradient: Floats
     inputs: Floats
-    bends: Floats
+    derivatives: Floats
 
     @staticmethod
-    def joined(parts: Sequence[_Slopes | None]) -> _Slopes | None:
+    def joined(parts: Sequence[_Factors | None]) -> _Factors | None:
         """Over all shards; None of nothing."""
         known = [part for part in parts if part is not None]
         if not known:
             return None
-        sums = (sum(getattr(part, name) for part in known) for name in ("gradient", "inputs", "bends"))
-        return _Slopes(*(np.asarray(s, dtype=np.float64) for s in sums))
+        sums = (sum(getattr(part, name) for part in known) for name in ("gradient", "inputs", "derivatives"))
+        return _Factors(*(np.asarray(s, dtype=np.float64) for s in sums))
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,15 +279,15 @@ class _Gradient:
     alive: Bools
     inputs: bool
 
-    def __call__(self, shard: Shard) -> _Slopes | None:
+    def __call__(self, shard: Shard) -> _Factors | None:
         result = None
         for piece in self.pieces(shard):
             h, weight = piece.h.whole(), self.weight.astype(piece.x.dtype)
             rest = piece.y[..., self.alive] - h @ weight.T - self.constant.astype(h.dtype)
-            delta = _flat(piece.h.back(rest @ weight) * piece.bend)
-            x, bend = _flat(piece.x), _flat(piece.bend)
-            found = _Slopes(delta.T @ x, x.T @ x if self.inputs else np.zeros(0), bend.T @ bend)
-            result = found if result is None else _Slopes.joined([result, found])
+            delta = _flat(piece.h.adjoint(rest @ weight) * piece.derivative)
+            x, derivative = _flat(piece.x), _flat(piece.derivative)
+            found = _Factors(delta.T @ x, x.T @ x if self.inputs else np.zeros(0), derivative.T @ derivative)
+            result = found if result is None else _Factors.joined([result, found])
         return result
 
 
@@ -302,7 +303,7 @@ class _Length:
         result = 0.0
         for piece in self.pieces(shard):
             direction, weight = (part.astype(piece.x.dtype) for part in (self.direction, self.weight))
-            change = piece.h.other(piece.x @ direction.T * piece.bend).whole() @ weight.T
+            change = piece.h.other(piece.x @ direction.T * piece.derivative).whole() @ weight.T
             result += float(np.sum(change.astype(np.float64) ** 2))
         return result
 

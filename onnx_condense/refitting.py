@@ -221,13 +221,12 @@ def refit_by_moments(state: State, estimate: Estimate, chosen: Callable[[Source]
     sites = [site for site in lost(state) if chosen(estimate.source(site))]
     refitted = 0
     for site, known in zip(sites, estimate.moments(sites), strict=True):
-        whole = site.flat(original_weight(state, site)).astype(np.float64) * site.alpha
-        merged = site.flat(state.weight(site.slot.node, site.slot.input)).astype(np.float64) * site.alpha
         if known is None:
             continue
+        whole = site.whole(state)
         kept = site.features(np.flatnonzero(state.reads(site.slot)))
         moments = known.of(kept).through(whole)
-        prior = min((merged[:, kept], whole[:, kept]), key=moments.loss)
+        prior = min((site.kept(state), whole[:, kept]), key=moments.loss)
         if moments.loss(prior) <= EXACT * float(np.trace(moments.yy)):
             continue
         weight = moments.ridge(prior, STRENGTH)

@@ -83,6 +83,10 @@ class Site:
         places = self.features(np.flatnonzero(state.reads(self.slot)))
         return self.flat(value).astype(np.float64)[:, places] * self.alpha
 
+    def whole(self, state: State) -> Floats:
+        """[rows, features]: the weight of the original, times alpha."""
+        return self.flat(original_weight(state, self)).astype(np.float64) * self.alpha
+
     def bias(self, constant: Floats, like: Array) -> Floats:
         """[produced]: what constants of the flat rows add to the bias."""
         if self.outer is None:
@@ -126,9 +130,9 @@ class Rows:
     @staticmethod
     def of(site: Site, data: Array) -> Rows:
         lines = site.channels(data)
-        return (
-            Rows(lines, None) if site.windows is None else Rows(_bordered(lines), site.windows.places(data.shape[2:]))
-        )
+        if site.windows is None:
+            return Rows(lines, None)
+        return Rows(_bordered(lines), site.windows.places(data.shape[2:]))
 
     @property
     def samples(self) -> int:
@@ -164,8 +168,8 @@ class Rows:
         """Rows of the same windows over other lines, given without the place of zeros."""
         return Rows(lines if self.taps is None else _bordered(lines), self.taps)
 
-    def back(self, rows: Floats) -> Floats:
-        """[samples, places, channels]: the adjoint of `whole`, sums of what rows have for each place."""
+    def adjoint(self, rows: Floats) -> Floats:
+        """[samples, places, channels]: of `whole`, sums of what rows have for each place."""
         if self.taps is None:
             return rows
         result = np.zeros((len(rows), *self.lines.shape[1:]), dtype=rows.dtype)

@@ -234,10 +234,8 @@ class State(Weights):
 
     def refit(self, refit: Refit) -> None:
         """Gives a consumer explicit weights. Raises ValueError where they do not fit it."""
-        place = refit.node, refit.input
-        slot = next((s for s in self.trace.slots if (s.node, s.input, s.role) == (*place, "contracted")), None)
-        slot = slot or self.trace.reading(refit.node)
-        if slot is None or slot.input != refit.input:
+        slot = self.trace.reading(refit.node, refit.input)
+        if slot is None:
             raise ValueError(f"{refit.layer} reads no channels")
         weight, kept = self.weight(slot.node, slot.input), self.reads(slot)
         columns = np.moveaxis(np.zeros_like(weight), slot.axis, 0)

@@ -149,4 +149,5 @@ def made_by(state: State, site: Site) -> Ints:
     slot = state.trace.made.get((site.slot.node, site.slot.input))
     if slot is not None:
         return atoms_of(slot.labels.reshape(-1))
-    return np.full(original_weight(state, site).shape[site.outer or 0], -1)
+    assert site.outer is not None
+    return np.full(original_weight(state, site).shape[site.outer], -1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import planted_balance
 import planted_cases
+import planted_compounds
 import planted_fused
 import planted_graphs
 import planted_more
@@ -15,6 +16,7 @@ from planted import CASES
 FAMILIES = (
     planted_balance,
     planted_cases,
+    planted_compounds,
     planted_fused,
     planted_graphs,
     planted_more,
