@@ -3,7 +3,6 @@
 import logging
 
 from onnx_condense._version import __version__
-from onnx_condense.benchmark import Benchmark, benchmark
 from onnx_condense.errors import (
     CondenseError,
     EvaluationError,
@@ -14,11 +13,12 @@ from onnx_condense.errors import (
     VerificationError,
     WorkerError,
 )
+from onnx_condense.merging.plan import Plan
 from onnx_condense.options import Options
 from onnx_condense.pipeline import Analysis, Result, analyze, condense, rewrite
-from onnx_condense.plan import Plan
-from onnx_condense.report import Report
-from onnx_condense.verify import Verification, verify
+from onnx_condense.proving.compare import Verification, verify
+from onnx_condense.report.values import Report
+from onnx_condense.timing.benchmark import Benchmark, benchmark
 
 __all__ = [
     "Analysis",

@@ -2,7 +2,7 @@
 
 import sys
 
-from onnx_condense.cli import main
+from onnx_condense.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

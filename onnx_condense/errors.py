@@ -1,5 +1,7 @@
 """The errors a caller may catch. Each message is one line that says what to do next."""
 
+from __future__ import annotations
+
 
 class CondenseError(Exception):
     """Base class of every error that this package raises on purpose.
@@ -45,3 +47,9 @@ class WorkerError(CondenseError):
     """The workers of an executor died, or cannot be reached."""
 
     exit_code = 1
+
+
+def first_line(error: BaseException | str) -> str:
+    """The first line of an error's text, for messages of one line."""
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__

@@ -5,16 +5,49 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from enum import StrEnum
 from typing import Any, Literal, get_args
 
 from onnx_condense.errors import UsageError
-from onnx_condense.inputs import Inputs
+from onnx_condense.model.inputs import Inputs
 
 DEFAULT_THRESHOLD = 0.88
 """The paper's condensation threshold (section 3.2.2)."""
 
-SHARES = ("params", "macs")
-"""What a budget may keep a share of: parameters, or multiply-accumulates."""
+
+class Unit(StrEnum):
+    """What a budget may keep a share of."""
+
+    PARAMS = "params"
+    MACS = "macs"
+    """Multiply-accumulates."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Keep at most this share of the units."""
+
+    unit: Unit
+    share: float
+
+
+@dataclass(frozen=True)
+class ErrorBound:
+    """The smallest model whose approximation error is at most this."""
+
+    bound: float
+
+
+@dataclass(frozen=True)
+class ScoreDrop:
+    """The smallest model whose score is at most this much below the original's."""
+
+    most: float
+
+
+Goal = Share | ErrorBound | ScoreDrop
+"""What decides the widths where thresholds do not."""
+
 
 DEFAULT_TRIALS = 12
 """Models evaluated at most, the original included."""
@@ -127,7 +160,7 @@ class Options:
     def _check_budget(self) -> None:
         if self.budget is not None:
             unit, amount = self.budget
-            if not (0 < amount <= 1 if unit in SHARES else unit == "error" and 0 <= amount < math.inf):
+            if not (0 < amount <= 1 if unit in tuple(Unit) else unit == "error" and 0 <= amount < math.inf):
                 raise UsageError(
                     "--budget is params=F or macs=F, the share 0 < F <= 1 to keep, or error=R, the largest error of "
                     f"the outputs, not {unit}={amount}"
@@ -154,6 +187,16 @@ class Options:
             if self.budgeted and given:
                 decides = "--budget" if self.evaluate is None else "--evaluate"
                 raise UsageError(f"{decides} decides the widths: drop {option}")
+
+    @property
+    def goal(self) -> Goal | None:
+        """What decides the widths, None where thresholds do."""
+        if self.max_drop is not None:
+            return ScoreDrop(self.max_drop)
+        if self.budget is None:
+            return None
+        unit, amount = self.budget
+        return ErrorBound(amount) if unit == "error" else Share(Unit(unit), amount)
 
     @property
     def budgeted(self) -> bool:

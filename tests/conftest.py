@@ -17,7 +17,7 @@ from typing import Any
 import onnx
 import pytest
 
-from onnx_condense.cli import main
+from onnx_condense.cli.main import main
 
 PREFIX = "onnx-condense: error: "
 

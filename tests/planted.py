@@ -18,12 +18,13 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_condense.actions import Contraction, Reader, Recurrent
-from onnx_condense.channels import Trace
-from onnx_condense.facts import Facts
-from onnx_condense.model_io import import_graph
-from onnx_condense.shuffles import trace_unshuffled
-from onnx_condense.state import Path, State
+from onnx_condense.merging.paths import Path
+from onnx_condense.merging.twin import Twin
+from onnx_condense.model.facts import Facts
+from onnx_condense.model.surgeon import import_graph
+from onnx_condense.operators.actions import Contraction, Reader, Recurrent
+from onnx_condense.tracing.shuffles import trace_unshuffled
+from onnx_condense.tracing.trace import Trace
 
 Array = NDArray[np.float32]
 
@@ -203,9 +204,9 @@ def traced(model: onnx.ModelProto) -> Trace:
     return trace_unshuffled(Facts(model, import_graph(model), signed_feed(model)))
 
 
-def channel_values(state: State, path: Path, model: onnx.ModelProto) -> NDArray[np.float64]:
+def channel_values(twin: Twin, path: Path, model: onnx.ModelProto) -> NDArray[np.float64]:
     """[channels at the path's places, values]: what a consumer reads along a path, in onnxruntime."""
-    action, node = state.trace.actions[path.slot.node], state.trace.facts.nodes[path.slot.node]
+    action, node = twin.trace.actions[path.slot.node], twin.trace.facts.nodes[path.slot.node]
     assert isinstance(action, Contraction | Reader | Recurrent)
     name = node.inputs[action.data].name
     if isinstance(action, Recurrent) and path.slot.input == 2:  # what it reads is its own Y, of the step before

@@ -11,9 +11,9 @@ import builders
 import onnx
 
 from onnx_condense import Options
+from onnx_condense.auto.folder import Folder
 from onnx_condense.finetune import Settings, State, Trainer, run
-from onnx_condense.finetune.journal import Folder
-from onnx_condense.report import count_parameters
+from onnx_condense.operators.queries import count_parameters
 
 Score = Callable[["Scripted"], float]
 

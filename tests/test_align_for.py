@@ -9,9 +9,9 @@ import pytest
 from conftest import Cli, Save, read, widths
 
 import onnx_condense as oc
-from onnx_condense import alignment
+from onnx_condense.merging.widths import Width
 from onnx_condense.options import Host
-from onnx_condense.widths import Width
+from onnx_condense.planning import alignment
 
 
 @pytest.mark.parametrize(("host", "multiple"), [("avx2", 8), ("avx512", 16), ("arm64", 4)])

@@ -8,8 +8,8 @@ import builders
 import pytest
 
 import onnx_condense as oc
-from onnx_condense import alignment
 from onnx_condense.errors import InputError
+from onnx_condense.planning import alignment
 
 
 def test_the_width_is_a_block_size_and_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:

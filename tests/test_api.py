@@ -17,7 +17,7 @@ import pytest
 from conftest import Save, snapshot
 
 import onnx_condense as oc
-from onnx_condense.model_io import serialize
+from onnx_condense.model.protos import serialize
 
 PUBLIC = [
     "Analysis",

@@ -6,9 +6,9 @@ import numpy as np
 from planted import Net, traced
 
 from onnx_condense import Options, condense
-from onnx_condense.balance import Partition, balance, even_out, partition
-from onnx_condense.labels import pack
-from onnx_condense.reshaping import Kept
+from onnx_condense.rewriting.kept import Kept
+from onnx_condense.tracing.balance import Partition, balance, even_out, partition
+from onnx_condense.tracing.labels import pack
 
 LINES = Partition(np.array([0, 0, 0, 1, 1, 1]), np.arange(6))
 

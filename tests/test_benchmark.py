@@ -14,14 +14,14 @@ import pytest
 from conftest import Save
 
 import onnx_condense as oc
-from onnx_condense import footprint as memory
-from onnx_condense.footprint import footprint
-from onnx_condense.inputs import make_feeds
-from onnx_condense.latency import Race
-from onnx_condense.profiling import KERNEL, profile, summarize
-from onnx_condense.runtime import CPU
+from onnx_condense.model.inputs import make_feeds
+from onnx_condense.model.runtime import CPU
+from onnx_condense.timing import footprint as memory
+from onnx_condense.timing.footprint import footprint
+from onnx_condense.timing.profile import KERNEL, profile, summarize
+from onnx_condense.timing.race import Race
 
-room = importlib.import_module("onnx_condense.benchmark")  # the package's name for it is the function
+room = importlib.import_module("onnx_condense.timing.benchmark")  # the package's name for it is the function
 MODEL = builders.mlp((8, 16, 3))
 
 

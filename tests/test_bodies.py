@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from planted import run
 
 import onnx_condense as oc
-from onnx_condense.model_io import serialize
-from onnx_condense.pipeline import open_model
-from onnx_condense.proof import bounded_outputs
+from onnx_condense.model.protos import serialize
+from onnx_condense.prepare import open_model
+from onnx_condense.proving.surgery import bounded_outputs
 
 Array = NDArray[np.float32]
 

@@ -12,10 +12,10 @@ from conftest import Cli, Save
 from planted import Net
 
 import onnx_condense as oc
-from onnx_condense import pruning
-from onnx_condense.budget import Curve, Part, allocate, cost
-from onnx_condense.model_io import serialize
-from onnx_condense.statistics import eliminate
+from onnx_condense.model.protos import serialize
+from onnx_condense.planning import budget as pruning
+from onnx_condense.planning.allocation import Curve, Part, allocate, cost
+from onnx_condense.refitting.moments import eliminate
 
 
 def network(redundant: int = 12, seed: int = 4) -> onnx.ModelProto:
@@ -91,10 +91,10 @@ def test_room_is_left_for_biases_at_once() -> None:
         found = asked[-1] - 12 + 0.5 * len(asked)
         return [found], found
 
-    def finish(state: list[float]) -> None:
-        state[0] += 12
+    def finish(twin: list[float]) -> None:
+        twin[0] += 12
 
-    pruner.at, pruner._measure = at, lambda state: state[0]
+    pruner.at, pruner._measure = at, lambda twin: twin[0]
     assert pruner.fit(0.9, finish)[0] <= 900
     assert len(asked) == 2
 

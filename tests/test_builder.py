@@ -9,8 +9,8 @@ import pytest
 from planted import Net
 
 from onnx_condense import Options, UsageError, condense
-from onnx_condense.builder import Builder
-from onnx_condense.pipeline import open_model
+from onnx_condense.planning.thresholds import Builder
+from onnx_condense.prepare import open_model
 
 
 def builder(model: onnx.ModelProto, options: Options) -> Builder:

@@ -12,7 +12,7 @@ from conftest import Cli, Save
 from planted import Net, planted_columns, planted_rows
 
 import onnx_condense as oc
-from onnx_condense.model_io import serialize
+from onnx_condense.model.protos import serialize
 
 Data = np.ndarray[Any, Any]
 

@@ -11,7 +11,7 @@ import pytest
 from planted import Net, assert_close, widths
 
 from onnx_condense import Options, condense
-from onnx_condense.canonicalize import fold_batchnorm
+from onnx_condense.forms.batchnorm import fold_batchnorm
 
 
 def operators(model: onnx.ModelProto) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 from planted import Net, traced
 
-from onnx_condense.channels import Trace
+from onnx_condense.tracing.trace import Trace
 
 
 def grouped(trace: Trace) -> list[tuple[str, ...]]:

@@ -16,7 +16,7 @@ import pytest
 from conftest import OUT, Cli, Save, read, shell, snapshot, widths
 
 import onnx_condense
-from onnx_condense import alignment
+from onnx_condense.planning import alignment
 
 SCRIPT = Path(sys.executable).with_name("onnx-condense")
 

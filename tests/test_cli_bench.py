@@ -10,8 +10,8 @@ import builders
 import pytest
 from conftest import Cli, Save, shell
 
-from onnx_condense.cli import _bench_parser
-from onnx_condense.footprint import Footprint
+from onnx_condense.cli.main import _bench_parser
+from onnx_condense.timing.footprint import Footprint
 
 LARGE = {"u": builders.random(8, 40000), "v": builders.random(40000, 3)}
 QUICK = ("--seconds", "0.2", "--threads", "1")
@@ -21,7 +21,7 @@ QUICK = ("--seconds", "0.2", "--threads", "1")
 def no_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Load time and memory take a process each, which is slow: only tests that show them start one."""
     if "side_by_side" not in request.node.name:
-        room = importlib.import_module("onnx_condense.benchmark")
+        room = importlib.import_module("onnx_condense.timing.benchmark")
         monkeypatch.setattr(room, "footprint", lambda *given: Footprint(0.1, 1000))
 
 

@@ -10,8 +10,8 @@ import onnx
 import pytest
 from conftest import OUT, Cli, Save, read, snapshot, widths
 
-from onnx_condense import proof
-from onnx_condense.alignment import block_width
+from onnx_condense.planning.alignment import block_width
+from onnx_condense.proving import surgery as proof
 
 # ---------------------------------------------------------------------- what a run does
 

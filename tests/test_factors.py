@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_condense.actions import Kind
-from onnx_condense.factors import Factor, Rule, activate, add, final_rules, multiply
+from onnx_condense.algebra.stages import Factor, Rule, activate, add, final_rules, multiply
+from onnx_condense.operators.actions import Kind
 
 RNG = np.random.default_rng(0)
 

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import onnx_condense as oc
-from onnx_condense import faster
-from onnx_condense.faster import MOST, settle
-from onnx_condense.latency import Interval
+from onnx_condense.planning import never_slower as faster
+from onnx_condense.planning.never_slower import MOST, settle
+from onnx_condense.timing.race import Interval
 
 TOP = 2
 """The highest of three rungs: the group stays as it was."""

@@ -21,8 +21,9 @@ from conftest import Cli, Save, listening, shell, snapshot
 from scripted import Scripted
 
 from onnx_condense import Options
-from onnx_condense.finetune import Settings, command, run
-from onnx_condense.finetune import status as status_module
+from onnx_condense.auto import status as status_module
+from onnx_condense.cli import auto as command
+from onnx_condense.finetune import Settings, run
 
 TOOLS = Path(__file__).parent.parent / "tools"
 DIGITS = f"'{sys.executable}' '{TOOLS / 'digits_trainer.py'}'"

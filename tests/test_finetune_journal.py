@@ -8,7 +8,7 @@ import builders
 import pytest
 
 from onnx_condense import InputError, UsageError
-from onnx_condense.finetune.journal import Folder
+from onnx_condense.auto.folder import Folder
 
 MODEL = builders.mlp((4, 6, 3))
 

@@ -12,12 +12,12 @@ import pytest
 from scripted import PAPER, PLAIN, Score, Scripted, deep, events, go
 
 from onnx_condense import Options, UsageError
+from onnx_condense.auto.folder import Folder
+from onnx_condense.auto.loop import survey
+from onnx_condense.auto.schedules import sigmoid
+from onnx_condense.auto.status import status
 from onnx_condense.finetune import Settings, run
-from onnx_condense.finetune.journal import Folder
-from onnx_condense.finetune.loop import survey
-from onnx_condense.finetune.schedules import sigmoid
-from onnx_condense.finetune.status import status
-from onnx_condense.report import count_parameters
+from onnx_condense.operators.queries import count_parameters
 
 # ---------------------------------------------------------------------- schedules
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from onnx_condense.auto.machine import Decision, Evaluate, Reduce, Survey, Train, apply, decide, replay
 from onnx_condense.finetune import Settings, State
-from onnx_condense.finetune.machine import Decision, Evaluate, Reduce, Survey, Train, apply, decide, replay
 
 LAYERS = [["a"], ["b", "c"], ["d"]]
 BEGIN = {"event": "begin", "model": "m0", "parameters": 10_000}

@@ -14,9 +14,10 @@ import pytest
 from scripted import PAPER, PLAIN, Failing, Scripted, Wandering, deep, events, go
 
 from onnx_condense import InputError, Options, TrainerError, UsageError
-from onnx_condense.finetune import Settings, State, origin
-from onnx_condense.finetune.journal import Folder
-from onnx_condense.finetune.status import status
+from onnx_condense.auto import identity as origin
+from onnx_condense.auto.folder import Folder
+from onnx_condense.auto.status import status
+from onnx_condense.finetune import Settings, State
 
 # ---------------------------------------------------------------------- trainers that fail
 
@@ -71,8 +72,8 @@ def test_training_before_a_round_must_work(tmp_path: Path) -> None:
 
 
 def test_a_layer_above_the_surgery_limit_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnx_condense.auto import loop
     from onnx_condense.errors import VerificationError
-    from onnx_condense.finetune import loop
 
     def refuse(*_: object, **__: object) -> None:
         raise VerificationError("surgery error above the limit")
@@ -89,7 +90,7 @@ WANDERING = Settings((0.83, 0.82), (0.82, 0.81), 0.81, 0.1, step_limit=2, last_s
 
 
 def test_the_state_is_a_function_of_the_journal(tmp_path: Path) -> None:
-    from onnx_condense.finetune.machine import replay
+    from onnx_condense.auto.machine import replay
 
     def watch(state: State, _: Mapping[str, Any]) -> None:
         folder = Folder(tmp_path / "work")

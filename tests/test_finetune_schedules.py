@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from onnx_condense import UsageError
+from onnx_condense.auto.schedules import Cosine, logit, sigmoid
 from onnx_condense.finetune import Settings
-from onnx_condense.finetune.schedules import Cosine, logit, sigmoid
 
 
 def test_every_criterion_of_the_paper() -> None:

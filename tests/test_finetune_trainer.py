@@ -17,8 +17,8 @@ from conftest import gone
 from onnx import numpy_helper
 
 from onnx_condense import InputError, TrainerError, UsageError
+from onnx_condense.auto.trainer import Checked, check_weights_only, further, score_of
 from onnx_condense.finetune import CommandTrainer
-from onnx_condense.finetune.trainer import Checked, check_weights_only, further, score_of
 from onnx_condense.processes import end_orphan
 
 MODEL = builders.mlp((4, 6, 3))

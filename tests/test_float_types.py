@@ -16,7 +16,7 @@ from test_proof import condensed, disturbed, proof
 
 from onnx_condense import InputError, Options, VerificationError, condense
 from onnx_condense.errors import CondenseError
-from onnx_condense.state import State
+from onnx_condense.merging.twin import Twin
 
 LOSSLESS = Options(lossless=True, align=1)
 NEAR = Options(threshold=0.9, align=1)
@@ -146,14 +146,14 @@ def test_lossless_in_float64_is_exact_to_float64() -> None:
 def test_folding_float64_in_float32_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     net = Net()
     model = retyped(net.build(dense(net, "equal")), TensorProto.DOUBLE)
-    before = State._fold
+    before = Twin._fold
 
-    def coarse(self: State, path: object, *rest: object) -> None:
+    def coarse(self: Twin, path: object, *rest: object) -> None:
         before(self, path, *rest)  # type: ignore[arg-type]
         for key, value in self.folded.items():
             self.folded[key] = value.astype(np.float32).astype(np.float64) * (1 + 1e-8)
 
-    monkeypatch.setattr(State, "_fold", coarse)
+    monkeypatch.setattr(Twin, "_fold", coarse)
     with pytest.raises(VerificationError, match="lossless"):
         condense(model, LOSSLESS)
 

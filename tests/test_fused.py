@@ -13,7 +13,7 @@ from cases import CASES
 from planted import Net, assert_close, planted_columns, planted_rows, run, signed_feed, widths
 
 from onnx_condense import Options, analyze, condense
-from onnx_condense.fused import DOMAIN, PARTS, unfuse
+from onnx_condense.forms.fused import DOMAIN, PARTS, unfuse
 
 NET = {case.name: case.build for case in CASES}
 

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from planted import run
 
 import onnx_condense as oc
-from onnx_condense.model_io import serialize
+from onnx_condense.model.protos import serialize
 
 EXACT = oc.Options(lossless=True, align=1)
 ROWS = clustered(8, 7, 5)[[0, 5, 1, 6, 2, 7, 3, 4]]

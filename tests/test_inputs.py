@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import onnx_condense as oc
-from onnx_condense.inputs import Feed, input_specs, make_feeds
+from onnx_condense.model.inputs import Feed, input_specs, make_feeds
 
 
 def feeds(

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnx_condense.labels import UnionFind, aligned, atoms_of, occurrence, pack, signals_of, varying
+from onnx_condense.tracing.labels import UnionFind, aligned, atoms_of, occurrence, pack, signals_of, varying
 
 quick = settings(max_examples=100, deadline=None, derandomize=True)
 atoms = st.integers(-1, 2**30)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from onnx_condense import latency
-from onnx_condense.latency import BLOCKS, ENOUGH, FEWEST, NARROW, Interval, Race, Runner, interval, race
+from onnx_condense.timing import race as latency
+from onnx_condense.timing.race import BLOCKS, ENOUGH, FEWEST, NARROW, Interval, Race, Runner, interval, race
 
 
 @dataclass

@@ -8,10 +8,11 @@ import pytest
 from numpy.typing import NDArray
 from planted import Net, traced
 
-from onnx_condense.channels import Trace
-from onnx_condense.merging import Judgement, Method, decide, judge
-from onnx_condense.plan import GroupPlan
-from onnx_condense.state import State
+from onnx_condense.merging.deciding import decide
+from onnx_condense.merging.judging import Judgement, Method, judge
+from onnx_condense.merging.plan import GroupPlan
+from onnx_condense.merging.twin import Twin
+from onnx_condense.tracing.trace import Trace
 
 
 def dense(rows: NDArray[np.floating], bias: NDArray[np.floating], columns: NDArray[np.floating]) -> onnx.ModelProto:
@@ -28,7 +29,7 @@ def conv(rows: NDArray[np.floating], columns: NDArray[np.floating]) -> onnx.Mode
 
 def judged(model: onnx.ModelProto, method: Method) -> tuple[Judgement, Trace]:
     trace = traced(model)
-    return judge(State(trace), trace.groups[0], method, "joint"), trace
+    return judge(Twin(trace), trace.groups[0], method, "joint"), trace
 
 
 def decided(model: onnx.ModelProto, method: Method, threshold: float = 0.9, align: int = 1) -> GroupPlan:

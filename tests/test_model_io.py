@@ -13,7 +13,10 @@ from conftest import snapshot
 from onnx import TensorProto, helper
 
 import onnx_condense as oc
-from onnx_condense import model_io
+from onnx_condense.documents import write_atomically
+from onnx_condense.model import files as model_io
+from onnx_condense.model.protos import serialize
+from onnx_condense.model.surgeon import export_graph, import_graph
 
 
 def described() -> onnx.ModelProto:
@@ -127,16 +130,16 @@ def test_unused_initializers_and_their_order_stay() -> None:
 
 def test_output_is_deterministic() -> None:
     model = builders.convnet((3, 16), clusters=4)
-    first, second = (model_io.serialize(oc.condense(model, oc.Options(align=1)).model) for _ in range(2))
+    first, second = (serialize(oc.condense(model, oc.Options(align=1)).model) for _ in range(2))
     assert first == second
 
 
 def test_import_and_export_without_a_change_is_the_identity() -> None:
     for model in (described(), builders.convnet(batchnorm=True), builders.separable()):
-        graph = model_io.import_graph(model)
+        graph = import_graph(model)
         origin = {id(node): index for index, node in enumerate(graph.nodes)}
-        again = model_io.export_graph(graph, model, origin, (), {}, {})
-        assert model_io.serialize(again) == model_io.serialize(model)
+        again = export_graph(graph, model, origin, (), {}, {})
+        assert serialize(again) == serialize(model)
 
 
 # ---------------------------------------------------------------------- loading
@@ -197,7 +200,7 @@ def test_a_file_is_written_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(oc.InputError, match="No space left"):
-        model_io.write_atomically(path, b"new")
+        write_atomically(path, b"new")
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
     assert path.read_bytes() == b"old"
 
@@ -205,7 +208,7 @@ def test_a_file_is_written_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch:
 def test_a_written_file_has_the_usual_permissions(tmp_path: Path) -> None:
     mask = os.umask(0o027)
     try:
-        assert model_io.write_atomically(tmp_path / "m.onnx", b"12345") == 5
+        assert write_atomically(tmp_path / "m.onnx", b"12345") == 5
     finally:
         os.umask(mask)
     assert (tmp_path / "m.onnx").stat().st_mode & 0o777 == 0o640

@@ -12,8 +12,8 @@ import pytest
 from planted import Net, planted_columns, planted_rows
 
 import onnx_condense as oc
-from onnx_condense.model_io import serialize
-from onnx_condense.observing import synthetic
+from onnx_condense.model.protos import serialize
+from onnx_condense.refitting.synthetic import synthetic
 
 
 def noisy_conv(normalized: bool, noise: float = 0.3, seed: int = 5) -> onnx.ModelProto:

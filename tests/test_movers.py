@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnx_condense import movers
-from onnx_condense.movers import Labels, Shape
+from onnx_condense.arrays import Labels, Shape
+from onnx_condense.operators import moves as movers
 
 quick = settings(max_examples=150, deadline=None, derandomize=True)
 

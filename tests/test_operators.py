@@ -9,7 +9,7 @@ from cases import CASES
 from planted import RELATIONS, Case, assert_close, run, signed_feed, widths
 
 from onnx_condense import Options, condense
-from onnx_condense.operators import TABLE
+from onnx_condense.operators.table import TABLE
 
 TESTS = [(case, relation) for case in CASES for relation in RELATIONS if relation not in case.silent]
 

@@ -15,8 +15,8 @@ import pytest
 from conftest import Cli, Save, snapshot
 
 import onnx_condense as oc
-from onnx_condense.model_io import serialize
-from onnx_condense.plan import INLINE
+from onnx_condense.merging.plan import INLINE
+from onnx_condense.model.protos import serialize
 
 MODEL = builders.mlp((8, 16, 16, 3), clusters=(5, 4))
 LONG = builders.mlp((8, INLINE + 44, 3), clusters=12)

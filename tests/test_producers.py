@@ -14,13 +14,13 @@ from planted import Net
 from test_calibration import error, images
 
 import onnx_condense as oc
-from onnx_condense import producers
-from onnx_condense.model_io import serialize
-from onnx_condense.pipeline import open_model
-from onnx_condense.producers import producer_of
-from onnx_condense.sites import Rows, site_of
-from onnx_condense.state import State
-from onnx_condense.statistics import Sums
+from onnx_condense.merging.twin import Twin
+from onnx_condense.model.protos import serialize
+from onnx_condense.prepare import open_model
+from onnx_condense.refitting import producers
+from onnx_condense.refitting.consumer import Rows, site_of
+from onnx_condense.refitting.moments import Sums
+from onnx_condense.refitting.producers import producer_of
 
 
 def between(kind: str) -> onnx.ModelProto:
@@ -158,7 +158,7 @@ def test_the_producer_of_a_consumer() -> None:
         slots = {s.node: s for s in opened.trace.slots if s.role == "contracted"}
         site = site_of(opened.trace, slots[max(slots)])
         assert site is not None
-        producer = producer_of(State(opened.trace), site)
+        producer = producer_of(Twin(opened.trace), site)
         found[kind] = None if producer is None else producer.layer
     assert found.pop("relu") == found.pop("silu") == "first"
     assert set(found.values()) == {None}

@@ -12,20 +12,19 @@ from onnx import numpy_helper
 from planted import Net, planted_columns, planted_rows
 
 from onnx_condense import Options, VerificationError
-from onnx_condense.builder import Builder
-from onnx_condense.pipeline import Opened, open_model
-from onnx_condense.proof import prove
-from onnx_condense.report import VerificationReport
-from onnx_condense.rewrite import Written, write
-from onnx_condense.verify import results
+from onnx_condense.planning.thresholds import Builder
+from onnx_condense.prepare import Opened, open_model
+from onnx_condense.proving.compare import results
+from onnx_condense.proving.surgery import VerificationReport, prove
+from onnx_condense.rewriting.writer import Written, write
 
 
 def condensed(model: onnx.ModelProto, options: Options) -> tuple[Opened, Written, Written]:
     """(what was opened, small model, twin) of a run."""
     opened = open_model(model, options)
-    state = Builder(opened.trace, options, 1).build(1.0)
-    assert state.plans
-    return opened, write(state, {}), write(state, {}, expanded=True)
+    twin = Builder(opened.trace, options, 1).build(1.0)
+    assert twin.plans
+    return opened, write(twin, {}), write(twin, {}, expanded=True)
 
 
 def proof(opened: Opened, small: Written, twin: Written, options: Options) -> VerificationReport:

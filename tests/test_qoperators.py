@@ -13,7 +13,7 @@ from planted import EXACT, FULL, Net, run, signed_feed
 from planted_quantized import integer_columns, integer_rows, integers
 
 from onnx_condense import Options, condense
-from onnx_condense.qoperators import FORMS, PREFIX, closed, opened
+from onnx_condense.forms.integers import FORMS, PREFIX, closed, opened
 
 EXACTLY = Options(lossless=True, align=1)
 CONTRIB = "com.microsoft"

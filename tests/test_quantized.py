@@ -18,12 +18,12 @@ from planted import FULL, Net, run, traced
 from planted_quantized import dense_integers, integers, rounded, stored
 
 from onnx_condense import Options, VerificationError, analyze, condense
-from onnx_condense.builder import Builder
-from onnx_condense.pipeline import open_model
-from onnx_condense.proof import prove
-from onnx_condense.quantized import Quantized
-from onnx_condense.rewrite import write
-from onnx_condense.verify import results
+from onnx_condense.model.storage import Quantized
+from onnx_condense.planning.thresholds import Builder
+from onnx_condense.prepare import open_model
+from onnx_condense.proving.compare import results
+from onnx_condense.proving.surgery import prove
+from onnx_condense.rewriting.writer import write
 
 MODEL = Path(__file__).parent.parent / "models" / "digits_conv_bn.onnx"
 ADVICE = "condense the float model, then quantize it"
@@ -260,10 +260,10 @@ def test_one_wrong_integer_is_found(layer: int) -> None:
     hidden = rounded(net, net.node("Relu", dense_integers(net, data, rows, name="producer")))
     model = net.build(rounded(net, dense_integers(net, hidden, columns, name="consumer")))
     opened = open_model(model, EXACTLY)
-    state = Builder(opened.trace, EXACTLY, 1).build(1.0)
-    small, twin = write(state, {}), write(state, {}, expanded=True)
+    twin = Builder(opened.trace, EXACTLY, 1).build(1.0)
+    small, expanded = write(twin, {}), write(twin, {}, expanded=True)
     expected = results(model, opened.feeds)
-    prove(model, expected, opened.trace, opened.feeds, opened.other, small, twin, EXACTLY)
+    prove(model, expected, opened.trace, opened.feeds, opened.other, small, expanded, EXACTLY)
     wrong = onnx.ModelProto()
     wrong.CopyFrom(small.model)
     tensor = [t for t in wrong.graph.initializer if len(t.dims) > 1][layer]
@@ -271,7 +271,7 @@ def test_one_wrong_integer_is_found(layer: int) -> None:
     value[0, 0] += 9
     tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
     with pytest.raises(VerificationError, match="surgery"):
-        prove(model, expected, opened.trace, opened.feeds, opened.other, replace(small, model=wrong), twin, EXACTLY)
+        prove(model, expected, opened.trace, opened.feeds, opened.other, replace(small, model=wrong), expanded, EXACTLY)
 
 
 # ------------------------------------------------------------------------------------------ numbers

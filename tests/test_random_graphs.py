@@ -16,13 +16,14 @@ from planted import run, signed_feed, traced, widths
 from random_graphs import examples, models
 
 from onnx_condense import Options, condense
-from onnx_condense.balance import even_out
-from onnx_condense.merging import decide, judge
+from onnx_condense.merging.deciding import decide
+from onnx_condense.merging.judging import judge
+from onnx_condense.merging.plan import Read
+from onnx_condense.merging.twin import Twin
 from onnx_condense.options import Depthwise, Merge
-from onnx_condense.plan import Read
-from onnx_condense.reshaping import Disagreement
-from onnx_condense.rewrite import write
-from onnx_condense.state import State
+from onnx_condense.rewriting.kept import Disagreement
+from onnx_condense.rewriting.writer import write
+from onnx_condense.tracing.balance import even_out
 
 
 def distance(a: onnx.ModelProto, b: onnx.ModelProto) -> float:
@@ -81,24 +82,24 @@ def test_random_deletion() -> None:
         trace = traced(model)
         stay: set[int] = set()
         while True:
-            state = State(trace)
+            twin = Twin(trace)
             for group in trace.groups:
                 if group.index in stay:
                     continue
-                plan = decide(judge(state, group, "delete", "joint"), trace, "delete", "joint", 1.0, 1)
+                plan = decide(judge(twin, group, "delete", "joint"), trace, "delete", "joint", 1.0, 1)
                 gone = np.zeros(plan.width, dtype=bool)
                 for cell in group.cells:
                     gone[rng.permutation(cell)[: len(cell) // 2]] = True
                 gone = even_out(gone, np.ones(plan.width), group.partitions)
                 main = np.where(gone, -1, np.arange(plan.width))
                 reads = tuple(deleted(read, main) for read in plan.reads)
-                state.apply(group, replace(plan, main=tuple(main.tolist()), reads=reads))
+                twin.apply(group, replace(plan, main=tuple(main.tolist()), reads=reads))
             try:
-                small = write(state, {})
+                small = write(twin, {})
                 break
             except Disagreement as problem:
                 stay |= {g.index for g in trace.groups if np.isin(g.units, problem.units).any()}
-        twin = write(state, {}, expanded=True)
+        twin = write(twin, {}, expanded=True)
         assert distance(twin.model, small.model) <= 1e-5
         removed.append(sum(widths(model).values()) - sum(widths(small.model).values()))
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from onnx_condense import Options, condense
-from onnx_condense.cli import _condense_parser
+from onnx_condense.cli.main import _condense_parser
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -11,8 +11,8 @@ from planted import COPIES, EXACT, FULL, Net, assert_close, planted_columns, tra
 from planted_recurrent import GATES, SIZE, Form, build, planted_node
 
 from onnx_condense import Options, Plan, condense, rewrite
-from onnx_condense.rewrite import count_macs
-from onnx_condense.state import State
+from onnx_condense.merging.twin import Twin
+from onnx_condense.rewriting.writer import count_macs
 
 LOSSLESS = Options(lossless=True, align=1)
 
@@ -214,7 +214,7 @@ def test_recurrent_weights_count() -> None:
     trace = traced(model)
     recurrent, consumer = 3 * FULL * (SIZE + FULL), 4 * FULL
     assert trace.reached() == 1
-    assert count_macs(State(trace)) == 5 * 8 * (recurrent + consumer)
+    assert count_macs(Twin(trace)) == 5 * 8 * (recurrent + consumer)
     trace = traced(_given())
     assert trace.reached() == 0
     assert {r.layer: r.parameters for r in trace.refusals}["producer"] == recurrent

@@ -9,10 +9,11 @@ from cases import CASES
 from numpy.typing import NDArray
 from planted import RELATIONS, Case, Net, channel_values, planted_rows, traced
 
-from onnx_condense.relations import Relations
-from onnx_condense.signals import Signal
-from onnx_condense.stages import Evaluator
-from onnx_condense.state import State, paths
+from onnx_condense.algebra.evaluator import Evaluator
+from onnx_condense.algebra.relations import Relations
+from onnx_condense.algebra.signals import Signal
+from onnx_condense.merging.paths import paths
+from onnx_condense.merging.twin import Twin
 
 Doubles = NDArray[np.float64]
 
@@ -33,21 +34,21 @@ def test_what_is_said_of_channels_is_true(case: Case) -> None:
     for relation in RELATIONS:
         model = case.build(relation)
         trace = traced(model)
-        state = State(trace)
+        twin = Twin(trace)
         for group in trace.groups:
             for path in paths(trace, group):
                 for cell in group.cells:
                     inside = np.flatnonzero(np.isin(path.units, cell) & (path.rank == 0))
                     if not len(inside):
                         continue
-                    values = channel_values(state, path, model)[inside]
+                    values = channel_values(twin, path, model)[inside]
                     order = np.argsort(path.units[inside])
-                    said += check(state, trace.signals[path.signal], group.units[cell], values[order])
+                    said += check(twin, trace.signals[path.signal], group.units[cell], values[order])
     assert bool(said) == bool(case.passes)
 
 
-def check(state: State, signal: Signal, units: NDArray[np.int64], values: Doubles) -> int:
-    evaluator = Evaluator(state, state.trace.unit_of, units, TOLERANCE)
+def check(twin: Twin, signal: Signal, units: NDArray[np.int64], values: Doubles) -> int:
+    evaluator = Evaluator(twin, twin.trace.unit_of, units, TOLERANCE)
     j, m = pairs(len(units))
     found = evaluator.relate(signal, j, m)
     numbers = np.asarray(np.isfinite(values).all(1))  # the logarithm of an opposite channel is none
@@ -78,7 +79,7 @@ def chain(relation: str, *steps: str) -> tuple[Relations, Signal, Net]:
     trace = traced(net.build(net.dense("consumer", hidden, net.normal(4, 8))))
     (group,) = trace.groups
     (path,) = paths(trace, group)
-    return Evaluator(State(trace), trace.unit_of, group.units, TOLERANCE), trace.signals[path.signal], net
+    return Evaluator(Twin(trace), trace.unit_of, group.units, TOLERANCE), trace.signals[path.signal], net
 
 
 COPY, MAIN = np.array([2]), np.array([0])
@@ -135,7 +136,7 @@ def late_affine(scale: Doubles, shift: Doubles) -> tuple[Relations, Signal]:
     trace = traced(net.build(net.conv("consumer", hidden, net.normal(4, 8, 1, 1))))
     (group,) = trace.groups
     (path,) = paths(trace, group)
-    return Evaluator(State(trace), trace.unit_of, group.units, TOLERANCE), trace.signals[path.signal]
+    return Evaluator(Twin(trace), trace.unit_of, group.units, TOLERANCE), trace.signals[path.signal]
 
 
 def test_affine_after_the_activation() -> None:

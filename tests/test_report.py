@@ -15,7 +15,8 @@ from conftest import Cli, Save, snapshot
 from onnx import helper, numpy_helper
 
 import onnx_condense as oc
-from onnx_condense.report import count_parameters, finite
+from onnx_condense.documents import finite
+from onnx_condense.operators.queries import count_parameters
 
 FACTS = {"path", "sha256", "bytes", "parameters", "parameters_with_running_statistics", "macs"}
 

@@ -10,11 +10,12 @@ from onnx import TensorProto, helper, numpy_helper
 from planted import COPIES, EXACT, FULL, MAINS, Net, assert_close, planted_columns, planted_rows, traced, widths
 
 from onnx_condense import Options, condense, rewrite
-from onnx_condense.channels import Trace
-from onnx_condense.merging import decide, judge
-from onnx_condense.reshaping import Disagreement
-from onnx_condense.rewrite import check_shapes, write
-from onnx_condense.state import State
+from onnx_condense.merging.deciding import decide
+from onnx_condense.merging.judging import judge
+from onnx_condense.merging.twin import Twin
+from onnx_condense.rewriting.kept import Disagreement
+from onnx_condense.rewriting.writer import check_shapes, write
+from onnx_condense.tracing.trace import Trace
 
 LOSSLESS = Options(lossless=True, align=1)
 
@@ -417,11 +418,11 @@ def shuffle() -> Trace:
     return traced(net.build(net.dense("consumer", hidden, net.normal(4, 6))))
 
 
-def removing(trace: Trace, *gone: int) -> State:
-    state = State(trace)
+def removing(trace: Trace, *gone: int) -> Twin:
+    twin = Twin(trace)
     for group in trace.groups:
-        state.alive[group.units[list(gone)]] = False
-    return state
+        twin.alive[group.units[list(gone)]] = False
+    return twin
 
 
 def test_ragged_removal_is_a_disagreement() -> None:
@@ -449,11 +450,11 @@ def test_a_channel_shuffle_is_right_or_refused() -> None:
 def test_macs_and_alive() -> None:
     """6 -> 8 -> 4 features for 8 samples."""
     trace = traced(annotated())
-    state = State(trace)
-    assert write(state, {}).macs == 8 * (6 * 8 + 8 * 4)
-    plan = decide(judge(state, trace.groups[0], "lossless", "joint"), trace, "lossless", "joint", 1.0, 1)
-    state.apply(trace.groups[0], plan)
-    written = write(state, {})
+    twin = Twin(trace)
+    assert write(twin, {}).macs == 8 * (6 * 8 + 8 * 4)
+    plan = decide(judge(twin, trace.groups[0], "lossless", "joint"), trace, "lossless", "joint", 1.0, 1)
+    twin.apply(trace.groups[0], plan)
+    written = write(twin, {})
     assert written.macs == 8 * (6 * 5 + 5 * 4)
     assert [kept.count for kept in written.alive.values()] == [EXACT, EXACT]
 

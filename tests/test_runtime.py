@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from onnx_condense import InputError
-from onnx_condense.runtime import run, session
+from onnx_condense.model.runtime import run, session
 
 
 def test_a_model_that_onnxruntime_refuses() -> None:

@@ -20,10 +20,10 @@ from conftest import OUT, Cli, Save, gone, listening, read, shell
 from test_budget import network
 
 import onnx_condense as oc
-from onnx_condense.model_io import serialize
+from onnx_condense.model.protos import serialize
+from onnx_condense.operators.queries import count_parameters
 from onnx_condense.options import DEFAULT_TRIALS
-from onnx_condense.report import CandidateReport, count_parameters, pareto
-from onnx_condense.search import FINE
+from onnx_condense.planning.search import FINE, CandidateReport, pareto
 
 MODEL = network()
 PARAMETERS = count_parameters(MODEL.graph)[0]

@@ -19,11 +19,12 @@ from conftest import Cli, Save
 from test_calibration import images, residual
 
 import onnx_condense as oc
-from onnx_condense import chains, shards
-from onnx_condense.chains import Chain, Cutter
-from onnx_condense.inputs import InputSpec
-from onnx_condense.model_io import serialize
-from onnx_condense.shards import held_back, opened
+from onnx_condense.model.inputs import InputSpec
+from onnx_condense.model.protos import serialize
+from onnx_condense.refitting import samples as shards
+from onnx_condense.refitting import staged as chains
+from onnx_condense.refitting.samples import held_back, opened
+from onnx_condense.refitting.staged import Chain, Cutter
 
 SPECS = [InputSpec("x", np.dtype(np.float32), ("batch", 3, 8, 8))]
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from onnx_condense import similarity as module
-from onnx_condense.factors import Factor, Rule
-from onnx_condense.similarity import condense, ratios, similarity
+from onnx_condense.algebra.stages import Factor, Rule
+from onnx_condense.merging import similarity as module
+from onnx_condense.merging.similarity import condense, ratios, similarity
 
 Doubles = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ import pytest
 from planted import EXACT, FULL, Net, assert_close, planted_columns, planted_rows, widths
 
 from onnx_condense import Options, condense
-from onnx_condense.runtime import run, session
+from onnx_condense.model.runtime import run, session
 
 Build = Callable[[Net, str], str]
 

@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from planted import EXACT, FULL, Net, planted_rows, traced, widths
 
-from onnx_condense.merging import judge
+from onnx_condense.merging.judging import judge
+from onnx_condense.merging.twin import Twin
 from onnx_condense.options import Depthwise, Options
 from onnx_condense.pipeline import condense
-from onnx_condense.state import State
 
 Doubles = NDArray[np.float64]
 
@@ -32,7 +32,7 @@ def closeness(vectors: Doubles) -> Doubles:
 def alike(model: onnx.ModelProto, depthwise: Depthwise = "joint") -> Doubles:
     trace = traced(model)
     (group,) = [g for g in trace.groups if "producer" in g.layers]
-    (found,) = judge(State(trace), group, "ratio", depthwise).alike
+    (found,) = judge(Twin(trace), group, "ratio", depthwise).alike
     return found.astype(np.float64)
 
 

@@ -12,11 +12,13 @@ from cases import CASES
 from planted import Case, Net, assert_close, planted_rows, traced, widths
 
 from onnx_condense import Options, Plan, condense, rewrite
-from onnx_condense.channels import Group, Trace
-from onnx_condense.merging import decide, judge
-from onnx_condense.plan import GroupPlan
-from onnx_condense.rewrite import write
-from onnx_condense.state import State, compose, paths
+from onnx_condense.merging.deciding import decide
+from onnx_condense.merging.judging import judge
+from onnx_condense.merging.paths import paths
+from onnx_condense.merging.plan import GroupPlan
+from onnx_condense.merging.twin import Twin, compose
+from onnx_condense.rewriting.writer import write
+from onnx_condense.tracing.trace import Group, Trace
 
 LOSSLESS = Options(lossless=True, align=1)
 
@@ -29,44 +31,44 @@ def chain(function: str = "Identity") -> onnx.ModelProto:
 
 def planned(trace: Trace, main: list[int], ratio: list[float], constant: list[float]) -> tuple[Group, GroupPlan]:
     group = trace.groups[0]
-    state = State(trace)
-    blank = decide(judge(state, group, "ratio", "joint"), trace, "ratio", "joint", 1.0, 1)
+    twin = Twin(trace)
+    blank = decide(judge(twin, group, "ratio", "joint"), trace, "ratio", "joint", 1.0, 1)
     reads = tuple(replace(r, ratio=tuple(ratio), constant=tuple(constant)) for r in blank.reads)
     return group, replace(blank, main=tuple(main), cosine=(0.9,) * len(main), reads=reads)
 
 
 def test_apply_folds_columns_and_constants() -> None:
     trace = traced(chain())
-    state = State(trace)
-    before = state.weight(2, 1).copy()
-    bias = state.row_bias(2)
-    state.apply(*planned(trace, [0, 1, 0, 3, -1, 5], [1, 1, 2.5, 1, 0, 1], [0, 0, 0.5, 0, -2, 0]))
-    after = state.weight(2, 1)
+    twin = Twin(trace)
+    before = twin.weight(2, 1).copy()
+    bias = twin.row_bias(2)
+    twin.apply(*planned(trace, [0, 1, 0, 3, -1, 5], [1, 1, 2.5, 1, 0, 1], [0, 0, 0.5, 0, -2, 0]))
+    after = twin.weight(2, 1)
     np.testing.assert_allclose(after[:, 0], before[:, 0] + 2.5 * before[:, 2], rtol=1e-6)
     assert not after[:, [2, 4]].any()
     np.testing.assert_array_equal(after[:, [1, 3, 5]], before[:, [1, 3, 5]])
-    np.testing.assert_allclose(state.row_bias(2), bias + 0.5 * before[:, 2] - 2 * before[:, 4], rtol=1e-6)
-    assert state.kept(trace.groups[0]).tolist() == [0, 1, 3, 5]
+    np.testing.assert_allclose(twin.row_bias(2), bias + 0.5 * before[:, 2] - 2 * before[:, 4], rtol=1e-6)
+    assert twin.kept(trace.groups[0]).tolist() == [0, 1, 3, 5]
 
 
 def test_apply_leaves_the_model_and_other_states_alone() -> None:
     trace = traced(chain())
-    state, other = State(trace), State(trace)
-    before = state.weight(2, 1).copy()
-    state.apply(*planned(trace, [0, 0, 2, 3, 4, 5], [1, 3, 1, 1, 1, 1], [0] * 6))
+    twin, other = Twin(trace), Twin(trace)
+    before = twin.weight(2, 1).copy()
+    twin.apply(*planned(trace, [0, 0, 2, 3, 4, 5], [1, 3, 1, 1, 1, 1], [0] * 6))
     np.testing.assert_array_equal(other.weight(2, 1), before)
     assert other.alive.all() and not other.plans
-    np.testing.assert_array_equal(State(trace).weight(2, 1), before)
+    np.testing.assert_array_equal(Twin(trace).weight(2, 1), before)
 
 
 def test_the_twin_and_the_small_model_are_one_function() -> None:
     trace = traced(chain("Tanh"))
-    state = State(trace)
-    state.apply(*planned(trace, [0, 1, 0, 3, -1, 3], [1, 1, 2.5, 1, 0, -1], [0, 0, 0.5, 0, -2, 0]))
-    small, twin = write(state, {}).model, write(state, {}, expanded=True).model
-    assert widths(twin) == {"first": 6, "second": 3}
+    twin = Twin(trace)
+    twin.apply(*planned(trace, [0, 1, 0, 3, -1, 3], [1, 1, 2.5, 1, 0, -1], [0, 0, 0.5, 0, -2, 0]))
+    small, expanded = write(twin, {}).model, write(twin, {}, expanded=True).model
+    assert widths(expanded) == {"first": 6, "second": 3}
     assert widths(small) == {"first": 3, "second": 3}
-    assert_close(twin, small, 1e-6)
+    assert_close(expanded, small, 1e-6)
 
 
 def test_compose_is_one_plan_after_the_other() -> None:
@@ -78,7 +80,7 @@ def test_compose_is_one_plan_after_the_other() -> None:
     assert both.main == (0, 0, 0, -1, -1, 5)
     assert both.reads[0].ratio == (1, 4, 8, 0, 0, 1)
     assert both.reads[0].constant == (0, 0.25, 2 * 0.25 + 0.5, 7, -3 * 7 + 1, 0)
-    one, two = State(trace), State(trace)
+    one, two = Twin(trace), Twin(trace)
     one.apply(group, first)
     one.apply(group, second)
     two.apply(group, both)
@@ -96,7 +98,7 @@ def test_unread() -> None:
     b[:, [1, 2]] = 0
     trace = traced(net.build(net.dense("a", hidden, a), net.dense("b", hidden, b)))
     group = trace.groups[0]
-    found = State(trace).unread(group, list(paths(trace, group)))
+    found = Twin(trace).unread(group, list(paths(trace, group)))
     assert found.tolist() == [0, 1, 0, 0]
 
 
@@ -106,9 +108,9 @@ def test_rows_with_alpha_and_beta() -> None:
     data = net.input("batch", 5)
     hidden = net.node("Gemm", data, net.constant(rows.T), net.constant(bias), alpha=0.5, beta=3.0, name="first")
     trace = traced(net.build(net.dense("second", hidden, net.normal(3, 4))))
-    state = State(trace)
-    np.testing.assert_allclose(state.rows(0), 0.5 * rows, rtol=1e-6)
-    np.testing.assert_allclose(state.row_bias(0), 3 * bias, rtol=1e-6)
+    twin = Twin(trace)
+    np.testing.assert_allclose(twin.rows(0), 0.5 * rows, rtol=1e-6)
+    np.testing.assert_allclose(twin.row_bias(0), 3 * bias, rtol=1e-6)
 
 
 def test_paths_after_concat() -> None:

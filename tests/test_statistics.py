@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_condense.statistics import STRENGTHS, Sums, fit
+from onnx_condense.refitting.moments import STRENGTHS, Sums, fit
 
 RNG = np.random.default_rng
 

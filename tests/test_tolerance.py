@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from onnx_condense.tolerance import STEPS, fit
+from onnx_condense.planning.tolerance import STEPS, fit
 
 
 class Costs:
@@ -26,8 +26,8 @@ class Costs:
         plans = {index: "plan" for index, share in shares.items() if share > 0}
         return SimpleNamespace(shares=shares, plans=plans, trace=SimpleNamespace(groups=groups))
 
-    def error(self, state: Any) -> float:
-        shares: dict[int, float] = state.shares
+    def error(self, twin: Any) -> float:
+        shares: dict[int, float] = twin.shares
         return sum(self.costs[index] * share for index, share in shares.items())
 
     def fit(self, tolerance: float) -> Any:

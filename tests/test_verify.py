@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 import onnx_condense as oc
-from onnx_condense.verify import OutputComparison, compare, results, surgery_limits
+from onnx_condense.proving.compare import OutputComparison, compare, results, surgery_limits
 
 NAN, INF = float("nan"), float("inf")
 

@@ -24,17 +24,18 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.cluster.vq import kmeans2
 
 from onnx_condense import Options
-from onnx_condense.actions import Contraction, Filter, Normalization
-from onnx_condense.channels import Group, Slot, Trace, layer_name
-from onnx_condense.labels import atoms_of, occurrence
-from onnx_condense.merging import judge, stages
-from onnx_condense.pipeline import Opened, open_model
-from onnx_condense.plan import GroupPlan, Read
-from onnx_condense.report import count_parameters
-from onnx_condense.reshaping import Disagreement
-from onnx_condense.rewrite import Written, check_shapes, write
-from onnx_condense.signals import Floats, Ints
-from onnx_condense.state import Path, State, by_channel, from_channels, paths
+from onnx_condense.arrays import Floats, Ints
+from onnx_condense.merging.judging import judge, stages
+from onnx_condense.merging.paths import Path, by_channel, from_channels, paths
+from onnx_condense.merging.plan import GroupPlan, Read
+from onnx_condense.merging.twin import Twin
+from onnx_condense.operators.actions import Contraction, Filter, Normalization
+from onnx_condense.operators.queries import count_parameters
+from onnx_condense.prepare import Opened, open_model
+from onnx_condense.rewriting.kept import Disagreement
+from onnx_condense.rewriting.writer import Written, check_shapes, write
+from onnx_condense.tracing.labels import atoms_of, occurrence
+from onnx_condense.tracing.trace import Group, Slot, Trace, layer_name
 
 Widths = Mapping[int, int]
 """Group index -> channels that stay; the other groups stay whole."""
@@ -126,16 +127,16 @@ def _corput(number: int) -> float:
     return sum(int(digit) / 2**place for place, digit in enumerate(reversed(f"{number:b}"), 1))
 
 
-Method = Callable[[Network, Widths], State]
+Method = Callable[[Network, Widths], Twin]
 
 
 def narrowed(network: Network, method: Method, widths: Widths) -> Written:
     """The model at these widths; groups whose shapes do not work out stay whole."""
     while True:
-        state = method(network, widths)
+        twin = method(network, widths)
         try:
-            check_shapes(state)
-            return write(state, {})
+            check_shapes(twin)
+            return write(twin, {})
         except Disagreement as problem:
             concerned = {g.index for g in network.groups if np.isin(g.units, problem.units).any()} & set(widths)
             if not concerned:
@@ -148,14 +149,14 @@ def _shares(group: Group, width: int) -> list[tuple[Ints, int]]:
     return [(cell, min(len(cell), max(1, round(len(cell) * width / len(group.units))))) for cell in group.cells]
 
 
-def _plan(state: State, group: Group, main: Ints, reads: Mapping[int, tuple[Floats, Floats]]) -> GroupPlan:
+def _plan(twin: Twin, group: Group, main: Ints, reads: Mapping[int, tuple[Floats, Floats]]) -> GroupPlan:
     """`reads`: signal -> (ratio, constant) [n] of what leaves; 0 and 0 where it says nothing."""
     n = len(group.units)
     nothing = (main == np.arange(n)).astype(float), np.zeros(n)
 
     def read(path: Path) -> Read:
         ratio, constant = reads.get(path.signal, nothing)
-        slot, node = path.slot, state.trace.facts.nodes[path.slot.node]
+        slot, node = path.slot, twin.trace.facts.nodes[path.slot.node]
         name = layer_name(node, slot.node)
         return Read(slot.node, slot.input, path.number, name, tuple(ratio.tolist()), tuple(constant.tolist()))
 
@@ -166,42 +167,42 @@ def _plan(state: State, group: Group, main: Ints, reads: Mapping[int, tuple[Floa
         (1.0,) * n,
         1.0,
         (),
-        tuple(read(path) for path in paths(state.trace, group)),
+        tuple(read(path) for path in paths(twin.trace, group)),
     )
 
 
 # ---------------------------------------------------------------------------------------------------- by norm
 
 
-def _norms(state: State, group: Group) -> Floats:
+def _norms(twin: Twin, group: Group) -> Floats:
     """[n] L1 norms of what makes the channels, added over layers."""
     total = np.zeros(len(group.units))
-    for slot in state.trace.slots_of(group):
+    for slot in twin.trace.slots_of(group):
         if slot.role == "produced":
-            units, slices = _slices(state, group, slot)
+            units, slices = _slices(twin, group, slot)
             np.add.at(total, units[units >= 0], np.abs(slices[units >= 0]).sum(1))
     return total
 
 
-def _largest(state: State, group: Group, width: int) -> Ints:
+def _largest(twin: Twin, group: Group, width: int) -> Ints:
     """[n] each of the channels with the largest norms, -1 for the others."""
-    norms, main = _norms(state, group), np.full(len(group.units), -1)
+    norms, main = _norms(twin, group), np.full(len(group.units), -1)
     for cell, count in _shares(group, width):
         stays = cell[np.argsort(-norms[cell], kind="stable")[:count]]
         main[stays] = stays
     return main
 
 
-def delete(network: Network, widths: Widths) -> State:
+def delete(network: Network, widths: Widths) -> Twin:
     """Keeps the channels of the largest L1 norms."""
-    original, state = State(network.opened.trace), State(network.opened.trace)
+    original, twin = Twin(network.opened.trace), Twin(network.opened.trace)
     for group in network.groups:
         if group.index in widths:
-            state.apply(group, _plan(state, group, _largest(original, group, widths[group.index]), {}))
-    return state
+            twin.apply(group, _plan(twin, group, _largest(original, group, widths[group.index]), {}))
+    return twin
 
 
-def merge_neurons(network: Network, widths: Widths) -> State:
+def merge_neurons(network: Network, widths: Widths) -> Twin:
     """Keeps the same channels as `delete`, and approximates the others by them.
 
     A channel w, BatchNormalization folded in, is taken for s · v of the channel v that stays with the least
@@ -210,7 +211,7 @@ def merge_neurons(network: Network, widths: Widths) -> State:
     least cosine counts, scales are multiplied and bias distances added.
     """
     trace = network.opened.trace
-    original, state = State(trace), State(trace)
+    original, twin = Twin(trace), Twin(trace)
     for group in network.groups:
         if group.index not in widths:
             continue
@@ -244,14 +245,14 @@ def merge_neurons(network: Network, widths: Widths) -> State:
                 ratio, constant = scales.setdefault(signal, ((main >= 0).astype(float), np.zeros(len(main))))
                 found = evaluator.approximate(trace.signals[signal], product[rows, near], goes, stays[near])
                 ratio[cell[goes]], constant[cell[goes]] = (np.where(merged, part, 0.0) for part in found)
-        state.apply(group, _plan(state, group, main, scales))
-    return state
+        twin.apply(group, _plan(twin, group, main, scales))
+    return twin
 
 
 # ---------------------------------------------------------------------------------------------------- folding
 
 
-def fold(network: Network, widths: Widths) -> State:
+def fold(network: Network, widths: Widths) -> Twin:
     """K-means clusters of channels become their centres.
 
     What makes and carries the channels of a cluster is averaged, what reads them is added up. Before, the division by
@@ -261,23 +262,23 @@ def fold(network: Network, widths: Widths) -> State:
     Clustered are all numbers that make, carry and read a channel, robustly scaled, as in the authors' code.
     """
     trace = network.opened.trace
-    state = State(trace)
-    gains = _normalize(state)
+    twin = Twin(trace)
+    gains = _normalize(twin)
     chosen = []
     for group in network.groups:
         if group.index in widths:
-            vectors = _vectors(state, group)
+            vectors = _vectors(twin, group)
             labels = np.zeros(len(group.units), dtype=np.int64)
             for cell, count in _shares(group, widths[group.index]):
                 labels[cell] = labels.max() + 1 + clusters(vectors[cell], count)
             chosen.append(
-                (group, labels, {s.node: _correlation(state, group, s, labels) for s in _makers(trace, group)})
+                (group, labels, {s.node: _correlation(twin, group, s, labels) for s in _makers(trace, group)})
             )
     for group, labels, correlations in chosen:
         _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
         ones = np.ones(len(labels)), np.zeros(len(labels))
         signals = {path.signal: ones for path in paths(trace, group)}
-        state.apply(group, _plan(state, group, first[inverse], signals))
+        twin.apply(group, _plan(twin, group, first[inverse], signals))
         count = np.bincount(inverse)
         for slot in trace.slots_of(group):
             if slot.role == "contracted":
@@ -286,8 +287,8 @@ def fold(network: Network, widths: Widths) -> State:
             maker = gains.get((slot.node, slot.input))
             if maker in correlations:
                 scale = np.sqrt(count / np.maximum(1 + (count - 1) * correlations[maker], 1e-3))[inverse]
-            _average(state, group, slot, inverse, scale)
-    return state
+            _average(twin, group, slot, inverse, scale)
+    return twin
 
 
 def clusters(vectors: Floats, count: int) -> Ints:
@@ -315,12 +316,12 @@ def _makers(trace: Trace, group: Group) -> list[Slot]:
     return [s for s in found if s.role == "produced" or (isinstance(trace.actions[s.node], Filter) and s.input == 1)]
 
 
-def _normalize(state: State) -> dict[tuple[int, int], int]:
+def _normalize(twin: Twin) -> dict[tuple[int, int], int]:
     """Makes what BatchNormalization divides by and subtracts part of the layer before, in place, and the variance 1.
 
     Returns where the gain of each layer is: (node, input) of gamma, or of the layer's own weight -> the layer's node.
     """
-    trace = state.trace
+    trace = twin.trace
     gains = {}
     for index, action in trace.actions.items():
         if not isinstance(action, Contraction | Filter):
@@ -335,27 +336,27 @@ def _normalize(state: State) -> dict[tuple[int, int], int]:
         if not isinstance(after, Normalization) or after.var is None or after.mean is None or node.op != "Conv":
             continue
         norm = uses[0][0]
-        deviation = np.sqrt(state.weight(norm, after.var).astype(np.float64) + after.epsilon)
+        deviation = np.sqrt(twin.weight(norm, after.var).astype(np.float64) + after.epsilon)
         for place in (position, 2):
             if place < len(node.inputs) and node.inputs[place].name:
-                weight = state.weight(index, place)
+                weight = twin.weight(index, place)
                 scaled = weight / deviation.reshape(-1, *[1] * (weight.ndim - 1))
-                state.folded[index, place] = scaled.astype(weight.dtype)
-        mean = state.weight(norm, after.mean)
-        state.folded[norm, after.mean] = (mean / deviation).astype(mean.dtype)
-        state.folded[norm, after.var] = np.full_like(mean, 1 - after.epsilon)
+                twin.folded[index, place] = scaled.astype(weight.dtype)
+        mean = twin.weight(norm, after.mean)
+        twin.folded[norm, after.mean] = (mean / deviation).astype(mean.dtype)
+        twin.folded[norm, after.var] = np.full_like(mean, 1 - after.epsilon)
         del gains[index, position]
         gains[norm, after.scale] = index
     return gains
 
 
-def _slices(state: State, group: Group, slot: Slot) -> tuple[Ints, Floats]:
+def _slices(twin: Twin, group: Group, slot: Slot) -> tuple[Ints, Floats]:
     """Of a weight: the group's channel at each place (-1: another's), and [places, p] what belongs to it."""
-    index = np.full(len(state.trace.unit_of) + 1, -1, dtype=np.int64)
+    index = np.full(len(twin.trace.unit_of) + 1, -1, dtype=np.int64)
     index[group.units] = np.arange(len(group.units))
     atoms = atoms_of(slot.labels.reshape(-1))
-    units = index[np.where(atoms >= 0, state.trace.unit_of[atoms], len(index) - 1)]
-    slices = by_channel(state.weight(slot.node, slot.input), slot.axes, slot.groups)
+    units = index[np.where(atoms >= 0, twin.trace.unit_of[atoms], len(index) - 1)]
+    slices = by_channel(twin.weight(slot.node, slot.input), slot.axes, slot.groups)
     return units, slices.reshape(len(slices), -1).astype(np.float64)
 
 
@@ -368,17 +369,17 @@ def _of_channels(units: Ints, slices: Floats, n: int) -> Floats:
     return result.reshape(n, -1)
 
 
-def _vectors(state: State, group: Group) -> Floats:
+def _vectors(twin: Twin, group: Group) -> Floats:
     """[n, p]: everything that makes, carries and reads each channel, each number over its interquartile range."""
     n = len(group.units)
-    whole = np.hstack([_of_channels(*_slices(state, group, slot), n) for slot in state.trace.slots_of(group)])
+    whole = np.hstack([_of_channels(*_slices(twin, group, slot), n) for slot in twin.trace.slots_of(group)])
     low, middle, high = np.percentile(whole, [25, 50, 75], axis=0)
     return np.asarray((whole - middle) / np.where(high == low, 1, high - low))
 
 
-def _correlation(state: State, group: Group, slot: Slot, labels: Ints) -> Floats:
+def _correlation(twin: Twin, group: Group, slot: Slot, labels: Ints) -> Floats:
     """Per cluster: the mean cosine of two of its rows; 1 for one alone."""
-    rows = _of_channels(*_slices(state, group, slot), len(group.units))
+    rows = _of_channels(*_slices(twin, group, slot), len(group.units))
     unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(float).tiny)
     result = []
     for label in np.unique(labels):
@@ -388,12 +389,12 @@ def _correlation(state: State, group: Group, slot: Slot, labels: Ints) -> Floats
     return np.array(result)
 
 
-def _average(state: State, group: Group, slot: Slot, labels: Ints, scale: Floats) -> None:
+def _average(twin: Twin, group: Group, slot: Slot, labels: Ints, scale: Floats) -> None:
     """Gives every channel the mean of its cluster's slices, times a scale [n]."""
-    weight = state.weight(slot.node, slot.input)
+    weight = twin.weight(slot.node, slot.input)
     slices = by_channel(weight, slot.axes, slot.groups)
     result = slices.astype(np.float64)
-    units, _ = _slices(state, group, slot)
+    units, _ = _slices(twin, group, slot)
     inside = np.flatnonzero(units >= 0)
     rank = occurrence(units[inside])
     for turn in np.unique(rank):
@@ -404,6 +405,6 @@ def _average(state: State, group: Group, slot: Slot, labels: Ints, scale: Floats
         count = np.bincount(mine, minlength=len(total)).reshape(-1, *[1] * (slices.ndim - 1))
         mean = (total / np.maximum(count, 1))[mine]
         result[places] = mean * scale[units[places]].reshape(-1, *[1] * (slices.ndim - 1))
-    state.folded[slot.node, slot.input] = from_channels(result, slot.axes, weight.shape, slot.groups).astype(
+    twin.folded[slot.node, slot.input] = from_channels(result, slot.axes, weight.shape, slot.groups).astype(
         weight.dtype
     )

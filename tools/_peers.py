@@ -18,7 +18,7 @@ import onnx
 import onnxruntime
 
 from onnx_condense.errors import InputError
-from onnx_condense.report import count_parameters
+from onnx_condense.operators.queries import count_parameters
 
 BISECTIONS = 9
 

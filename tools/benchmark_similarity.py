@@ -20,8 +20,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_condense.factors import Factor, Rule
-from onnx_condense.similarity import condense, similarity
+from onnx_condense.algebra.stages import Factor, Rule
+from onnx_condense.merging.similarity import condense, similarity
 
 THRESHOLD = 0.88
 

@@ -48,14 +48,14 @@ from _peers import by_onnxsim, by_torch_pruning, tightest
 from _readme import ROOT, fill
 
 from onnx_condense import CondenseError, Options, condense
-from onnx_condense.builder import Builder
+from onnx_condense.documents import write_atomically
 from onnx_condense.errors import InputError
-from onnx_condense.model_io import write_atomically
-from onnx_condense.pipeline import open_model
-from onnx_condense.report import count_parameters
-from onnx_condense.rewrite import count_macs
-from onnx_condense.runtime import run, session
-from onnx_condense.state import State
+from onnx_condense.merging.twin import Twin
+from onnx_condense.model.runtime import run, session
+from onnx_condense.operators.queries import count_parameters
+from onnx_condense.planning.thresholds import Builder
+from onnx_condense.prepare import open_model
+from onnx_condense.rewriting.writer import count_macs
 
 KEPT = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 SHOWN = (0.9, 0.7, 0.5)
@@ -268,8 +268,8 @@ class Comparison:
         builder = Builder(opened.trace, Options(threshold=0.01, merge="ratio", align=1), 1)
 
         def size(share: float) -> int:
-            state = builder.build(share)
-            return int(self.network.size({g.index: len(state.kept(g)) for g in self.network.groups}))
+            twin = builder.build(share)
+            return int(self.network.size({g.index: len(twin.kept(g)) for g in self.network.groups}))
 
         share = tightest(lambda removed: removed, size, target)
         return None if share is None else 1 - (1 - 0.01) * share
@@ -277,7 +277,7 @@ class Comparison:
 
 def _macs(model: onnx.ModelProto) -> int:
     opened = open_model(model, Options())
-    return count_macs(State(opened.trace)) // opened.batch
+    return count_macs(Twin(opened.trace)) // opened.batch
 
 
 # ---------------------------------------------------------------------------------------------------- results

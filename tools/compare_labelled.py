@@ -35,7 +35,7 @@ import onnxsim
 from numpy.typing import NDArray
 
 from onnx_condense import CondenseError, Options, condense
-from onnx_condense.report import count_parameters
+from onnx_condense.operators.queries import count_parameters
 
 Array = NDArray[Any]
 

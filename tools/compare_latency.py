@@ -34,7 +34,7 @@ from never_slower import vgg
 from onnx import numpy_helper
 
 from onnx_condense import Options, benchmark, condense
-from onnx_condense.report import count_parameters
+from onnx_condense.operators.queries import count_parameters
 
 MODELS = ("mobilenetv2_cifar10.onnx", "resnet56_cifar10.onnx")
 STEPS = 10

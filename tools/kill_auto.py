@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy
 from digits_trainer import digits
 
-from onnx_condense.finetune.journal import Folder
-from onnx_condense.finetune.machine import replay
-from onnx_condense.finetune.settings import Settings
+from onnx_condense.auto.folder import Folder
+from onnx_condense.auto.machine import replay
+from onnx_condense.auto.settings import Settings
 
 TOOLS = Path(__file__).resolve().parent
 TRAINER = f"'{sys.executable}' '{TOOLS / 'digits_trainer.py'}'"
@@ -56,7 +56,7 @@ def hook(event, arguments):
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(hook)
-from onnx_condense.cli import main
+from onnx_condense.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -30,9 +30,9 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_condense import CondenseError, Options, condense
-from onnx_condense.alignment import block_width
-from onnx_condense.benchmark import batch_of, compare_latency, latency_feeds
-from onnx_condense.latency import Interval
+from onnx_condense.planning.alignment import block_width
+from onnx_condense.timing.benchmark import batch_of, compare_latency, latency_feeds
+from onnx_condense.timing.race import Interval
 
 MODELS = (
     "mobilenetv2_cifar10.onnx",

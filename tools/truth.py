@@ -25,18 +25,19 @@ import numpy as np
 import onnx
 
 from onnx_condense import Options, VerificationError, condense
-from onnx_condense.balance import even_out
-from onnx_condense.channels import Group, Trace
+from onnx_condense.arrays import Ints
 from onnx_condense.errors import CondenseError
-from onnx_condense.labels import atoms_of
-from onnx_condense.pipeline import open_model
-from onnx_condense.plan import GroupPlan, Read
-from onnx_condense.proof import prove
-from onnx_condense.reshaping import Disagreement
-from onnx_condense.rewrite import write
-from onnx_condense.signals import Ints
-from onnx_condense.state import State, by_channel, from_channels, paths
-from onnx_condense.verify import results
+from onnx_condense.merging.paths import by_channel, from_channels, paths
+from onnx_condense.merging.plan import GroupPlan, Read
+from onnx_condense.merging.twin import Twin
+from onnx_condense.prepare import open_model
+from onnx_condense.proving.compare import results
+from onnx_condense.proving.surgery import prove
+from onnx_condense.rewriting.kept import Disagreement
+from onnx_condense.rewriting.writer import write
+from onnx_condense.tracing.balance import even_out
+from onnx_condense.tracing.labels import atoms_of
+from onnx_condense.tracing.trace import Group, Trace
 
 
 def half(group: Group, generator: np.random.Generator) -> tuple[Ints, Ints]:
@@ -65,41 +66,41 @@ def deletion(path: Path, seed: int) -> dict[str, Any]:
     expected = results(opened.source.proto, opened.feeds)
     stay: set[int] = set()
     while True:
-        state, generator = State(opened.trace), np.random.default_rng(seed)
+        twin, generator = Twin(opened.trace), np.random.default_rng(seed)
         for group in opened.trace.groups:
             removed, _ = half(group, generator)
             if group.index not in stay and len(removed):
-                state.apply(group, deletion_plan(opened.trace, group, removed))
+                twin.apply(group, deletion_plan(opened.trace, group, removed))
         try:
-            small, twin = write(state, {}), write(state, {}, expanded=True)
+            small, expanded = write(twin, {}), write(twin, {}, expanded=True)
             break
         except Disagreement as problem:
             found = {g.index for g in opened.trace.groups if np.isin(g.units, problem.units).any()} - stay
             if not found:
                 raise
             stay |= found
-    proof = prove(opened.source.proto, expected, opened.trace, opened.feeds, opened.other, small, twin, Options())
+    proof = prove(opened.source.proto, expected, opened.trace, opened.feeds, opened.other, small, expanded, Options())
     return {"uneven": len(stay), "surgery_error": proof.surgery_error, "inner_error": proof.inner_error}
 
 
 def planted(path: Path, seed: int) -> tuple[onnx.ModelProto, int]:
     """The model with copies planted in every group, and how many channels became copies."""
     opened = open_model(path, Options(align=1, seed=seed))
-    trace, generator, state = opened.trace, np.random.default_rng(seed), State(opened.trace)
+    trace, generator, twin = opened.trace, np.random.default_rng(seed), Twin(opened.trace)
     count = 0
     for group in trace.groups:
         target, source = half(group, generator)
         count += len(target)
         for slot in trace.slots:
-            if slot.role == "contracted" or slot.labels.ndim > state.weight(slot.node, slot.input).ndim:
+            if slot.role == "contracted" or slot.labels.ndim > twin.weight(slot.node, slot.input).ndim:
                 continue
             units = trace.unit_of[atoms_of(slot.labels.reshape(-1))]
-            value = state.weight(slot.node, slot.input)
+            value = twin.weight(slot.node, slot.input)
             slices = by_channel(value, slot.axes, slot.groups).copy()
             for j, m in zip(group.units[target], group.units[source], strict=True):
                 slices[units == j] = slices[units == m]
-            state.folded[slot.node, slot.input] = from_channels(slices, slot.axes, value.shape, slot.groups)
-    return write(state, {}, expanded=True).model, count
+            twin.folded[slot.node, slot.input] = from_channels(slices, slot.axes, value.shape, slot.groups)
+    return write(twin, {}, expanded=True).model, count
 
 
 def copies(path: Path, seed: int) -> dict[str, Any]:

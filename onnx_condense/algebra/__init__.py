@@ -1,0 +1,1 @@
+"""Algebra: what the value of a channel is, as an expression over weights, and what follows from it. Numpy only."""

@@ -1,0 +1,135 @@
+"""Stages: the vectors whose directions decide whether two channels condense, and the algebra of joining them.
+
+Producers that are added form one concatenated vector with one ratio. Stages in series (expansion, depthwise) or
+multiplied (gates) are judged one by one: similarity is their minimum, the ratio their product.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from functools import reduce
+
+import numpy as np
+
+from onnx_condense.arrays import Floats
+from onnx_condense.operators.actions import Kind
+
+
+class Rule(IntEnum):
+    """How two vectors must agree, and the ratio that their merge takes."""
+
+    ANY = 0
+    """Collinear: |cos|, ratio ± the norms' ratio. Purely linear paths."""
+    POSITIVE = 1
+    """Same direction: cos, ratio of the norms. The paper's rule (sections 2.1.2 to 2.1.4)."""
+    ODD = 2
+    """Equal or opposite: |2<u,v>| / (|u|² + |v|²), ratio ±1."""
+    EQUAL = 3
+    """Equal: 2<u,v> / (|u|² + |v|²), ratio 1."""
+
+    def meet(self, other: Rule) -> Rule:
+        """The weakest rule that implies both."""
+        return Rule.EQUAL if {self, other} == {Rule.POSITIVE, Rule.ODD} else max(self, other)
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """One stage of a channel: vectors [n, p] with bias [n, q], of one product of stages.
+
+    leaves: the producers it comes from. bent: a non-homogeneous function has been applied to it. open: no function has
+    been applied yet, an affine still enters it. virtual: it is only the affine after the last function.
+    taps: it is a depthwise kernel. prefix: stages before this one, by whose norms its bias is measured.
+    """
+
+    rows: Floats
+    bias: Floats
+    leaves: frozenset[int]
+    rule: Rule = Rule.ANY
+    bent: bool = False
+    open: bool = True
+    virtual: bool = False
+    taps: bool = False
+    prefix: tuple[frozenset[int], ...] = ()
+
+    def with_bias(self) -> Floats:
+        """[n, p + q]: a new array of rows and biases."""
+        return np.hstack([self.rows, self.bias.astype(self.rows.dtype)])
+
+
+def final_rules(factors: list[Factor]) -> list[Factor]:
+    """Stages in series or multiplied: one that passed a non-homogeneous function must be equal."""
+    if len(factors) > 1:
+        factors = [replace(f, rule=Rule.EQUAL) if f.bent else f for f in factors]
+    free = {f.leaves: np.linalg.norm(f.with_bias(), axis=1) for f in factors if f.rule is not Rule.EQUAL}
+    result = []
+    for factor in factors:
+        norms = [free[key] for key in factor.prefix if key in free]
+        scale = reduce(np.multiply, norms, np.ones(len(factor.rows)))
+        result.append(replace(factor, bias=factor.bias / np.where(scale == 0, 1, scale)[:, None], prefix=()))
+    return result
+
+
+def activate(factors: list[Factor], kind: Kind) -> list[Factor]:
+    if kind is Kind.LINEAR:
+        return factors
+    single = len(factors) == 1
+    rules = {
+        Kind.HOMOGENEOUS: Rule.POSITIVE,
+        Kind.ABSOLUTE: Rule.POSITIVE,
+        Kind.UNBOUNDED: Rule.POSITIVE,
+        Kind.ODD: Rule.ODD if single else Rule.EQUAL,
+        Kind.BOUNDED: Rule.EQUAL,
+    }
+    bent = kind not in (Kind.HOMOGENEOUS, Kind.ABSOLUTE)
+    return [replace(f, rule=f.rule.meet(rules[kind]), bent=f.bent or bent, open=False, virtual=False) for f in factors]
+
+
+def add(left: list[Factor], right: list[Factor]) -> list[Factor]:
+    """Producers that are added form one concatenated vector with one ratio."""
+    if {f.leaves for f in left} == {f.leaves for f in right}:
+        left, right = _distinct(left), _distinct(right)
+        pairs = zip(left, sorted(right, key=lambda f: [g.leaves for g in left].index(f.leaves)), strict=True)
+        return [
+            replace(a, rule=a.rule.meet(b.rule), bent=a.bent or b.bent, open=False, virtual=False) for a, b in pairs
+        ]
+    left, right = [f for f in left if not f.virtual], [f for f in right if not f.virtual]
+    free_left = [f for f in left if f.rule is not Rule.EQUAL]
+    free_right = [f for f in right if f.rule is not Rule.EQUAL]
+    if len(left) == len(right) == 1 and left[0].open and right[0].open:
+        a, b = left[0], right[0]
+        rows, bias = np.hstack([a.rows, b.rows]), a.bias.sum(1, keepdims=True) + b.bias.sum(1, keepdims=True)
+        if a.bias.shape[1] > 1 or b.bias.shape[1] > 1:
+            bias = a.bias + b.bias if a.bias.shape == b.bias.shape else np.hstack([a.bias, b.bias])
+        return [Factor(rows, bias, a.leaves | b.leaves, a.rule.meet(b.rule), a.bent or b.bent)]
+    if len(free_left) <= 1 and len(free_right) <= 1 and free_left + free_right:
+        free = free_left + free_right
+        rows = np.hstack([f.with_bias() for f in free])
+        leaves = frozenset().union(*(f.leaves for f in free))
+        rule = reduce(Rule.meet, (f.rule for f in free))
+        if len(free) == 1:
+            rule = Rule.EQUAL
+        joined = Factor(
+            rows, np.zeros((len(rows), 1)), leaves, rule, any(f.bent for f in free), open=rule is not Rule.EQUAL
+        )
+        return [f for f in _distinct(left + right) if f.rule is Rule.EQUAL] + [joined]
+    return [replace(f, rule=Rule.EQUAL, open=False) for f in _distinct(left + right)]
+
+
+def multiply(left: list[Factor], right: list[Factor]) -> list[Factor]:
+    """Stages that are multiplied are judged one by one; a function of one signal (x · sigmoid(x)) is one stage."""
+    left = [replace(f, open=False, virtual=False) for f in left]
+    right = [replace(f, open=False, virtual=False) for f in right]
+    if len(left) == len(right) == 1 and left[0].leaves == right[0].leaves:
+        a, b = sorted((left[0], right[0]), key=lambda f: f.rule)
+        unbounded = a.rule in (Rule.ANY, Rule.POSITIVE) and b.rule in (Rule.ODD, Rule.EQUAL)
+        return [replace(a, rule=Rule.POSITIVE if unbounded else Rule.EQUAL, bent=True)]
+    return _distinct(left + right)
+
+
+def _distinct(factors: list[Factor]) -> list[Factor]:
+    found: dict[frozenset[int], Factor] = {}
+    for factor in factors:
+        other = found.get(factor.leaves)
+        found[factor.leaves] = factor if other is None else replace(other, rule=Rule.EQUAL)
+    return list(found.values())

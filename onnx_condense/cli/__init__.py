@@ -1,0 +1,1 @@
+"""The command line: arguments to options, reports to the terminal."""

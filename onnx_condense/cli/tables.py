@@ -1,0 +1,203 @@
+"""Reports as tables on a terminal; nothing is computed here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from onnx_condense.pipeline import Analysis
+from onnx_condense.planning.never_slower import LatencyReport
+from onnx_condense.planning.search import SearchReport
+from onnx_condense.proving.compare import Verification
+from onnx_condense.report.values import GroupReport, ModelFacts, RefusalReport, Report
+from onnx_condense.timing.benchmark import BatchLatency, Benchmark, ModelLatency
+from onnx_condense.timing.profile import Profile
+
+LISTED = 3
+"""Layers named per row; the rest is counted."""
+
+
+SLOWEST = 15
+"""Nodes listed of a profile."""
+
+
+def names(layers: tuple[str, ...]) -> str:
+    """Layer names, the first few and how many more."""
+    more = f" (+{len(layers) - LISTED} more)" if len(layers) > LISTED else ""
+    return ", ".join(layers[:LISTED]) + more
+
+
+def show_report(console: Console, report: Report) -> None:
+    """The groups, the totals, both errors, the refusals."""
+    table = Table("layers", "channels", "highest cosine", "method", title="Dependency groups", title_justify="left")
+    for group in report.groups:
+        table.add_row(names(group.layers), _widths(group), _cosine(group.highest_cosine), _method(group))
+    console.print(table)
+    _totals(console, report.input, report.output)
+    _refusals(console, report.refusals)
+    if report.alignment.multiple > 1:
+        console.print(f"Conv widths are kept at multiples of {report.alignment.multiple} ({report.alignment.source}).")
+    if report.alignment.advice:
+        console.print(f"{report.alignment.advice[0].upper()}{report.alignment.advice[1:]}.")
+    if report.latency is not None:
+        _latency(console, report.latency)
+    if report.search is not None:
+        _search(console, report.search)
+    if report.verification is not None and report.output is not None:
+        v = report.verification
+        console.print(
+            f"Surgery error {v.surgery_error:.1e} (limit {v.surgery_limit:.1e}): the rewrite is what was planned."
+        )
+        console.print(
+            f"Approximation error {v.approximation_error:.3g} (relative L2) on {v.samples} "
+            f"{'generated' if v.generated else 'given'} samples{_agreement(report)}."
+        )
+
+
+def _latency(console: Console, latency: LatencyReport) -> None:
+    """The ratios that were measured, and what was undone for them."""
+    for layers, done in ((latency.widened, "Widened"), (latency.rolled_back, "Rolled back")):
+        if layers:
+            console.print(f"{done}, because it made the model slower: {', '.join(layers)}.")
+    for setup in latency.setups:
+        threads = f"{setup.threads} thread" if setup.threads else "all cores"
+        interval = f"{setup.ratio:.3f} ({setup.low:.3f} to {setup.high:.3f}) of the original's"
+        console.print(f"Latency at batch {setup.batch}, {threads}: {interval}.")
+
+
+def _search(console: Console, search: SearchReport) -> None:
+    """The candidates, and which of them no other one beats."""
+    limit = f"at {'most' if search.measure == 'error' else 'least'} {search.bound:.6g}"
+    title = f"Candidates, {search.evaluations} of at most {search.trials} evaluations"
+    table = Table("parameters", "MACs", search.measure, limit, "Pareto front", title=title, title_justify="left")
+    for candidate in search.candidates:
+        marks = ("yes" if mark else "no" for mark in (candidate.accepted, candidate.on_front))
+        table.add_row(f"{candidate.parameters:,}", f"{candidate.macs:,}", f"{candidate.value:.6g}", *marks)
+    console.print(table)
+
+
+def _agreement(report: Report) -> str:
+    assert report.verification is not None
+    found = [o.top1_agreement for o in report.verification.outputs if o.top1_agreement is not None]
+    return f", top-1 agreement {min(found):.1%}" if found else ""
+
+
+def _widths(group: GroupReport) -> str:
+    if group.width_after == group.width_before:
+        return str(group.width_before)
+    return f"{group.width_before} → {group.width_after}"
+
+
+def _cosine(value: float) -> str:
+    return "-" if value <= -1 else f"{value:.3f}"
+
+
+def _method(group: GroupReport) -> str:
+    parts = [group.method] if group.width_after < group.width_before else ["unchanged"]
+    parts += [f"by {source}" for source in group.sources]
+    if group.threshold is not None:
+        parts.append(f"T = {group.threshold:g}")
+    if group.held_back:
+        parts.append(f"{group.held_back} held back")
+    return ", ".join(parts)
+
+
+def _totals(console: Console, before: ModelFacts, after: ModelFacts | None) -> None:
+    table = Table("", "before", "after", "left", title="Totals", title_justify="left")
+    for label, name in (("parameters", "parameters"), ("MACs", "macs"), ("bytes", "bytes")):
+        old, new = getattr(before, name), getattr(after, name) if after else None
+        left = f"{new / old:.1%}" if new is not None and old else "-"
+        table.add_row(label, f"{old:,}", f"{new:,}" if new is not None else "-", left)
+    console.print(table)
+
+
+def _refusals(console: Console, refusals: tuple[RefusalReport, ...]) -> None:
+    if not refusals:
+        return
+    table = Table("layers that stay", "because it", "parameters", title="Not condensed", title_justify="left")
+    for refusal in refusals:
+        table.add_row(names(refusal.layers), refusal.reason, f"{refusal.parameters:,}")
+    console.print(table)
+
+
+def show_analysis(console: Console, analysis: Analysis) -> None:
+    """Widths at several thresholds per group, and the reasons for the rest."""
+    thresholds = sorted({t for g in analysis.groups for t in g.widths}, reverse=True)
+    columns = [f"at {t:g}" for t in thresholds]
+    table = Table("layers", "channels", *columns, "highest cosine", title="Could be condensed", title_justify="left")
+    for group in analysis.groups:
+        widths = [str(group.widths[t]) for t in thresholds]
+        table.add_row(names(group.layers), str(group.width), *widths, _cosine(group.highest_cosine))
+    console.print(table)
+    if math.isfinite(analysis.share):
+        console.print(f"{analysis.share:.1%} of the parameters of Gemm, MatMul and Conv lie in dependency groups.")
+    _refusals(console, analysis.refusals)
+
+
+def show_verification(console: Console, verification: Verification) -> None:
+    """One row per output."""
+    table = Table("output", "relative L2", "max abs", "cosine", "top-1 agreement")
+    for output in verification.outputs:
+        agreement = "-" if output.top1_agreement is None else f"{output.top1_agreement:.1%}"
+        cosine = "-" if output.cosine is None else f"{output.cosine:.6f}"
+        table.add_row(output.name, f"{output.relative_l2:.3e}", f"{output.max_abs:.3e}", cosine, agreement)
+    console.print(table)
+
+
+def show_benchmark(console: Console, found: Benchmark) -> None:
+    """One table per batch size, and the profiles side by side."""
+    threads = f"{found.threads} thread{'s' if found.threads > 1 else ''}" if found.threads else "all cores"
+    for batch in found.batches:
+        sizes = ", ".join(f"{name} {'x'.join(map(str, shape)) or 'scalar'}" for name, shape in batch.shapes.items())
+        title = f"Latency, {threads}, {found.provider.removesuffix('ExecutionProvider')}, {sizes}"
+        table = Table(
+            *("model", "median ms", "p90", "p99", "samples/s", "load ms", "memory MB", "ratio (95 %)", "verdict"),
+            title=title,
+            title_justify="left",
+        )
+        for model in batch.models:
+            memory = "-" if model.peak_memory is None else f"{model.peak_memory / 1e6:.1f}"
+            times = (_milliseconds(t) for t in (model.median, model.p90, model.p99))
+            rest = (f"{model.throughput:.4g}", _milliseconds(model.load_seconds), memory, *_ratio(model))
+            table.add_row(model.model, *times, *rest)
+        console.print(table)
+        if batch.profiles:
+            _profiles(console, batch)
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{1e3 * seconds:.4g}"
+
+
+def _ratio(model: ModelLatency) -> tuple[str, str]:
+    interval = "1" if model.verdict is None else f"{model.ratio:.3f} ({model.ratio_low:.3f} to {model.ratio_high:.3f})"
+    return interval, (model.verdict or "the first") if model.stable else "too unstable to be a result"
+
+
+def _profiles(console: Console, batch: BatchLatency) -> None:
+    """Time per operator type, then per node, of all models side by side."""
+    columns = [f"{model.model}, ms" for model in batch.models]
+    by_type = Table("operator", *columns, title="Time per operator type", title_justify="left")
+    for name in _slowest([profile.operators for profile in batch.profiles]):
+        by_type.add_row(name, *(_milliseconds(profile.operators.get(name)) for profile in batch.profiles))
+    console.print(by_type)
+    nodes = [{name: node.seconds for name, node in profile.nodes.items()} for profile in batch.profiles]
+    listed = _slowest(nodes)
+    title = f"Time per node, {min(SLOWEST, len(listed))} of {len(listed)}"
+    by_node = Table("node", "operator", *columns, title=title, title_justify="left")
+    for name in listed[:SLOWEST]:
+        by_node.add_row(name, _operator(batch.profiles, name), *(_milliseconds(times.get(name)) for times in nodes))
+    console.print(by_node)
+
+
+def _operator(profiles: tuple[Profile, ...], node: str) -> str:
+    return next(profile.nodes[node].operator for profile in profiles if node in profile.nodes)
+
+
+def _slowest(times: Sequence[Mapping[str, float]]) -> list[str]:
+    """Every name, the one that takes any model longest first."""
+    every = dict.fromkeys(name for one in times for name in one)
+    return sorted(every, key=lambda name: -max(one.get(name, 0.0) for one in times))

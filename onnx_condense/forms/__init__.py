@@ -1,0 +1,1 @@
+"""Forms: what a model is brought into before it is traced, and brought back from after it was written."""

@@ -1,0 +1,63 @@
+"""Folds BatchNormalization into the weights before it, in the file (--fold-batchnorm)."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import numpy_helper
+
+from onnx_condense.model.surgeon import export_graph, import_graph
+from onnx_condense.operators.actions import Normalization
+from onnx_condense.operators.queries import foldable
+
+
+def fold_batchnorm(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model in which every BatchNormalization that alone reads a Conv or Gemm is part of its weights.
+
+    W' = W · s and b' = (b - mean) · s + shift with s = scale / sqrt(var + epsilon), per output channel. The model
+    itself where there is none to fold.
+    """
+    graph = import_graph(model)
+    origin = {id(node): index for index, node in enumerate(graph.nodes)}
+    edited: set[int] = set()
+    outputs = {t.name for t in graph.outputs}
+    if graph.opset is not None and graph.opset < 7:  # normalized with statistics of the batch
+        return model
+    for normalization in list(graph.nodes):
+        pair = foldable(normalization)
+        if pair is None or normalization.inputs[0].name in outputs:
+            continue
+        producer, axis, epsilon = pair
+        scale, shift, mean, var = (constant_value(t) for t in normalization.inputs[1:5])
+        slope = Normalization(epsilon).gain(scale, var)
+        weight = constant_value(producer.inputs[1])
+        kind = producer.inputs[1].values.dtype
+        bias = (
+            constant_value(producer.inputs[2])
+            if len(producer.inputs) > 2 and producer.inputs[2].name
+            else np.zeros(len(slope))
+        )
+        spread = [-1 if a == axis else 1 for a in range(weight.ndim)]
+        stem = producer.outputs[0].name
+        folded = (weight * slope.reshape(spread)).astype(kind), ((bias - mean) * slope + shift).astype(kind)
+        while len(producer.inputs) < 3:
+            producer.inputs.append(gs.Variable.empty())
+        producer.inputs[1] = gs.Constant(f"{stem}_folded_weight", folded[0])
+        producer.inputs[2] = gs.Constant(f"{stem}_folded_bias", folded[1])
+        result = normalization.outputs[0]
+        normalization.inputs.clear()
+        normalization.outputs.clear()
+        producer.outputs = [result]
+        edited.add(id(producer))
+        graph.nodes = [n for n in graph.nodes if n is not normalization]
+    if not edited:
+        return model
+    return export_graph(graph, model, origin, edited, {}, {})
+
+
+def constant_value(tensor: gs.Constant) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """A constant's value in float64, leaving the constant as it was read."""
+    values = tensor._values
+    array = numpy_helper.to_array(values.tensor) if hasattr(values, "tensor") else values
+    return np.asarray(array, dtype=np.float64)

@@ -1,0 +1,222 @@
+"""If, Loop and Scan: every body is traced as a copy beside the graph that holds it, and written back into its node.
+
+The flat graph is the graph as it is plus, for each body, its nodes with prefixed names. Formal inputs become inputs,
+body outputs become outputs (so they stay), and captured tensors stay because the body itself still reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from onnx_condense.errors import InputError
+from onnx_condense.model.facts import Body
+from onnx_condense.model.inputs import Feed
+from onnx_condense.model.protos import drop_unread, names_read
+from onnx_condense.model.runtime import run, session
+from onnx_condense.operators.queries import formal_values, has_weights, linear_weights
+
+
+@dataclass(frozen=True)
+class Flat:
+    """A model with copies of its bodies.
+
+    feed, other: its inputs, formal ones too; in `other` a Loop is in its second iteration, so that what follows the
+    number of the iteration is seen to change. left: (layer, reason, parameters of linear maps) of bodies not copied.
+    """
+
+    model: onnx.ModelProto
+    feed: Feed
+    other: Feed | None
+    bodies: tuple[Body, ...] = ()
+    left: tuple[tuple[str, str, int], ...] = ()
+
+
+def flatten(model: onnx.ModelProto, feed: Feed, other: Feed | None) -> Flat:
+    """The flat graph of a model. A body whose copy does not run on the feeds, or not at equal sizes every time, stays.
+
+    The model itself where no body holds weights. Raises InputError where the model does not run.
+    """
+    flat, place = Flat(model, feed, other), 0
+    while place < len(flat.model.graph.node):
+        node = flat.model.graph.node[place]
+        for name, body in reversed(list(_bodies(node))):
+            if has_weights(body):
+                try:
+                    flat = _with_copy(flat, place, name, body)
+                except (_Unsuitable, InputError) as error:
+                    why = str(error) if isinstance(error, _Unsuitable) else "does not run on the verification inputs"
+                    layer, size = node.name or f"{node.op_type}_{place}", _parameters(flat.model, body)
+                    flat = replace(flat, left=(*flat.left, (layer, f"has a body that {why}", size)))
+        place += 1
+    return flat
+
+
+def restore(flat: onnx.ModelProto, before: onnx.ModelProto, bodies: tuple[Body, ...]) -> onnx.ModelProto:
+    """The model with every copy that differs from `before` (the flat model as it was) back in its node."""
+    if not bodies:
+        return flat
+    model, old = onnx.ModelProto(), onnx.ModelProto()
+    model.CopyFrom(flat)
+    old.CopyFrom(before)
+    for body in reversed(bodies):
+        nodes, tensors = _taken(model.graph, body.prefix)
+        holder = next((n for n in model.graph.node if body.holder in n.output), None)
+        if holder is None or (nodes, tensors) == _taken(old.graph, body.prefix):
+            continue
+        for attribute in holder.attribute:
+            if attribute.name == body.attribute:
+                _refill(attribute.g, nodes, tensors, body)
+    drop_unread(model, names_read(before.graph))
+    return model
+
+
+class _Unsuitable(Exception):
+    """Completes "has a body that ..."."""
+
+
+def _bodies(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
+    yield from ((a.name, a.g) for a in node.attribute if a.type == onnx.AttributeProto.GRAPH)
+
+
+def _with_copy(flat: Flat, place: int, attribute: str, body: onnx.GraphProto) -> Flat:
+    node = flat.model.graph.node[place]
+    if flat.model.ir_version < 4 or body.sparse_initializer:
+        raise _Unsuitable("is written in a way that is not supported")
+    holder = next(name for name in node.output if name)
+    taken = _all_names(flat.model.graph)
+    stems = (f"{node.name or node.op_type}.{attribute}{suffix}/" for suffix in ("", *map(str, range(len(taken) + 1))))
+    prefix = next(stem for stem in stems if not any(name.startswith(stem) for name in taken))
+    inner = {v.name for v in body.input} | {t.name for t in body.initializer}
+    inner |= {name for n in body.node for name in n.output if name}
+    names = {name: prefix + name for name in inner}
+    other = flat.feed if flat.other is None and body.input else flat.other
+    feeds = [_fed(flat.model, node, body, f, names, turn) for turn, f in enumerate((flat.feed, other)) if f is not None]
+    model = onnx.ModelProto()
+    model.CopyFrom(flat.model)
+    nodes = [_renamed(n, names) for n in body.node]
+    before, after = list(model.graph.node[: place + 1]), list(model.graph.node[place + 1 :])
+    del model.graph.node[:]
+    model.graph.node.extend([*before, *nodes, *after])
+    for tensor in body.initializer:
+        model.graph.initializer.add().CopyFrom(tensor)
+        model.graph.initializer[-1].name = names[tensor.name]
+    for value in body.input:
+        array = feeds[0][names[value.name]]
+        kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        sizes: list[None] = [None] * array.ndim
+        model.graph.input.append(onnx.helper.make_tensor_value_info(names[value.name], kind, sizes))
+    made = {name for n in body.node for name in n.output}
+    outputs = [names[v.name] for v in body.output if v.name in made]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(outputs))
+    _check_sizes(model, node, body, feeds, names)
+    copied = Body(holder, attribute, prefix, {new: old for old, new in names.items()})
+    second = feeds[1] if other is not None else None
+    return replace(flat, model=model, feed=feeds[0], other=second, bodies=(*flat.bodies, copied))
+
+
+def _fed(
+    model: onnx.ModelProto, node: onnx.NodeProto, body: onnx.GraphProto, feed: Feed, names: Mapping[str, str], turn: int
+) -> Feed:
+    """The feed with what the formal inputs of a body hold at first; `turn`: the number of the iteration."""
+    if not body.input:
+        return feed
+    known = feed | {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name in node.input}
+    wanted = [name for name in dict.fromkeys(node.input) if name and name not in known]
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    del probe.graph.output[:]
+    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+    if wanted:
+        known |= dict(zip(wanted, run(session(probe, optimize=False), wanted, feed), strict=True))
+    values = formal_values(node, [known.get(name) for name in node.input], turn)
+    if values is None or len(values) != len(body.input) or not all(isinstance(v, np.ndarray) for v in values):
+        raise _Unsuitable("takes something else than tensors of numbers")
+    return feed | {names[v.name]: value for v, value in zip(body.input, values, strict=True)}
+
+
+def _check_sizes(
+    model: onnx.ModelProto, node: onnx.NodeProto, body: onnx.GraphProto, feeds: Iterable[Feed], names: Mapping[str, str]
+) -> None:
+    """The copy runs, and what a Loop or Scan carries keeps its sizes: they are those of every iteration."""
+    first = 1 if node.op_type == "Loop" else 0
+    carried = len(node.input) - 2 if node.op_type == "Loop" else len(body.input)
+    if node.op_type == "Scan":
+        carried -= next(a.i for a in node.attribute if a.name == "num_scan_inputs")
+    skipped = 2 if node.op_type == "Loop" else 0
+    runner = session(model, optimize=False)
+    wanted = [o.name for o in model.graph.output]
+    for feed in feeds:
+        found = feed | dict(zip(wanted, run(runner, wanted, feed), strict=True))
+        for value, result in zip(body.input[skipped:][:carried], body.output[first:], strict=False):
+            after = found.get(names.get(result.name, result.name))
+            if after is not None and after.shape != found[names[value.name]].shape:
+                raise _Unsuitable("carries tensors whose sizes change from one iteration to the next")
+
+
+def _all_names(graph: onnx.GraphProto) -> set[str]:
+    names = names_read(graph) | {t.name for t in graph.initializer} | {v.name for v in graph.input}
+    for node in graph.node:
+        names.update(node.output)
+        for _, body in _bodies(node):
+            names |= _all_names(body)
+    return names
+
+
+def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
+    """A copy of a node with other tensor names, in its bodies too (where they do not mean something else)."""
+    result = onnx.NodeProto()
+    result.CopyFrom(node)
+    result.input[:] = [names.get(name, name) for name in node.input]
+    result.output[:] = [names.get(name, name) for name in node.output]
+    for _, body in _bodies(result):
+        own = {v.name for v in body.input} | {t.name for t in body.initializer}
+        own |= {name for n in body.node for name in n.output}
+        outer = {old: new for old, new in names.items() if old not in own}
+        nodes = [_renamed(n, outer) for n in body.node]
+        del body.node[:]
+        body.node.extend(nodes)
+        for value in body.output:
+            value.name = outer.get(value.name, value.name)
+    return result
+
+
+def _owned(names: Iterable[str], prefix: str) -> bool:
+    return any(name.startswith(prefix) for name in names)
+
+
+def _taken(graph: onnx.GraphProto, prefix: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """Takes what belongs to a copy out of a graph."""
+    nodes = [node for node in graph.node if _owned(node.output, prefix)]
+    tensors = [tensor for tensor in graph.initializer if _owned([tensor.name], prefix)]
+    for node in nodes:
+        graph.node.remove(node)
+    for tensor in tensors:
+        graph.initializer.remove(tensor)
+    for values in (graph.input, graph.output, graph.value_info):
+        for value in [v for v in values if _owned([v.name], prefix)]:
+            values.remove(value)
+    return nodes, tensors
+
+
+def _refill(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], tensors: list[onnx.TensorProto], body: Body) -> None:
+    """Puts a copy in the place of a body. Stated sizes of inner tensors, which may be wrong now, are left out."""
+    del graph.node[:]
+    graph.node.extend(_renamed(node, body.names) for node in nodes)
+    del graph.initializer[:]
+    for tensor in tensors:
+        tensor.name = body.names.get(tensor.name, tensor.name)
+        graph.initializer.append(tensor)
+    del graph.value_info[:]
+
+
+def _parameters(model: onnx.ModelProto, body: onnx.GraphProto) -> int:
+    """Numbers in the weights of the linear maps of a body, nested ones too."""
+    sizes = {t.name: prod(t.dims) for t in (*model.graph.initializer, *body.initializer)}
+    nested = sum(_parameters(model, inner) for node in body.node for _, inner in _bodies(node))
+    return nested + sum(sizes.get(name, 0) for name in linear_weights(body.node))

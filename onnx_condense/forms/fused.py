@@ -1,0 +1,142 @@
+"""Fused operators that onnxruntime's optimizer writes, taken apart into the operators that they fuse.
+
+Exact: the parts are what was fused (operators of com.microsoft, version 1), and onnxruntime fuses them again when it
+loads the model. So no other room knows a linear map with an activation in one node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from onnx_condense.model.protos import opset_of
+
+DOMAIN = "com.microsoft"
+
+PARAMETERS: Mapping[str, Sequence[str]] = {
+    "Relu": (),
+    "Sigmoid": (),
+    "Tanh": (),
+    "Softplus": (),
+    "Softsign": (),
+    "LeakyRelu": ("alpha",),
+    "Elu": ("alpha",),
+    "ThresholdedRelu": ("alpha",),
+    "HardSigmoid": ("alpha", "beta"),
+    "Selu": ("alpha", "gamma"),
+    "Clip": ("min", "max"),
+}
+"""Activation -> the names of its numbers, in the order of `activation_params`."""
+
+UNLIMITED = {"min": float(np.finfo(np.float32).min), "max": float(np.finfo(np.float32).max)}
+"""Bounds of a Clip that are not stated."""
+
+
+def unfuse(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model without fused operators, its tensors named as before; the model itself where there is none."""
+    if not any(_is_fused(node) for node in model.graph.node):
+        return model
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    opset = opset_of(model.opset_import)
+    names = {name for node in model.graph.node for name in (*node.input, *node.output)}
+    del result.graph.node[:]
+    for node in model.graph.node:
+        result.graph.node.extend(PARTS[node.op_type](_Splitter(node, opset, names)) if _is_fused(node) else [node])
+    return result
+
+
+def _is_fused(node: onnx.NodeProto) -> bool:
+    alone = node.op_type == "FastGelu" and len(node.input) < 2
+    return node.domain == DOMAIN and node.op_type in PARTS and not alone and _activation(node) in (None, *PARAMETERS)
+
+
+def _activation(node: onnx.NodeProto) -> str | None:
+    return next((a.s.decode() for a in node.attribute if a.name == "activation"), None)
+
+
+class _Splitter:
+    """Makes the parts of one fused node, in order; the last one has its output."""
+
+    def __init__(self, node: onnx.NodeProto, opset: int, names: set[str]) -> None:
+        self.node = node
+        self.opset = opset
+        self.attributes = {a.name: a for a in node.attribute}
+        self._names = names
+        self._made: list[onnx.NodeProto] = []
+
+    def has(self, index: int) -> bool:
+        return index < len(self.node.input) and bool(self.node.input[index])
+
+    def add(self, op: str, inputs: Sequence[str], domain: str = "", **attributes: Any) -> str:
+        """A part; returns the name of its output."""
+        stem = f"{self.node.output[0]}_{op}"
+        output = next(n for n in (stem, *(f"{stem}_{i}" for i in range(len(self._names)))) if n not in self._names)
+        self._names.add(output)
+        name = f"{self.node.name}_{op}" if self._made and self.node.name else self.node.name
+        self._made.append(helper.make_node(op, inputs, [output], name=name, domain=domain, **attributes))
+        return output
+
+    def like(self, op: str, inputs: Sequence[str], domain: str = "") -> str:
+        """A part that has the fused node's attributes, but for those of the activation."""
+        output = self.add(op, inputs, domain)
+        self._made[-1].attribute.extend(a for name, a in self.attributes.items() if not name.startswith("activation"))
+        return output
+
+    def activate(self, data: str, numbers: Mapping[str, float]) -> None:
+        """The activation, with those of its numbers that are stated."""
+        op = _activation(self.node)
+        if op is None:
+            return
+        if op != "Clip" or self.opset < 11:
+            self.add(op, [data], "", **numbers)
+            return
+        bounds = [self.add("Constant", [], value_float=numbers.get(end, limit)) for end, limit in UNLIMITED.items()]
+        self.add(op, [data, *bounds])
+
+    def finish(self) -> Iterator[onnx.NodeProto]:
+        """The parts."""
+        self._made[-1].output[0] = self.node.output[0]
+        yield from self._made
+
+
+def _conv(fused: _Splitter) -> Iterator[onnx.NodeProto]:
+    """FusedConv: activation(Conv(X, W, B) + Z)."""
+    data = fused.like("Conv", fused.node.input[: 3 if fused.has(2) else 2])
+    if fused.has(3):
+        data = fused.add("Add", [data, fused.node.input[3]])
+    stated = fused.attributes.get("activation_params")
+    names = PARAMETERS[_activation(fused.node) or "Relu"]
+    fused.activate(data, dict(zip(names, stated.floats if stated is not None else (), strict=False)))
+    return fused.finish()
+
+
+def _gemm(fused: _Splitter) -> Iterator[onnx.NodeProto]:
+    """FusedGemm: activation(Gemm(A, B, C)); the activation's attributes follow "activation_"."""
+    data = fused.like("Gemm", fused.node.input)
+    names = PARAMETERS[_activation(fused.node) or "Relu"]
+    stated = {name: fused.attributes.get(f"activation_{name}") for name in names}
+    fused.activate(data, {name: value.f for name, value in stated.items() if value is not None})
+    return fused.finish()
+
+
+def _biased(op: str) -> Callable[[_Splitter], Iterator[onnx.NodeProto]]:
+    """A function of X + B."""
+
+    def parts(fused: _Splitter) -> Iterator[onnx.NodeProto]:
+        fused.add(op, [fused.add("Add", fused.node.input[:2])], DOMAIN)
+        return fused.finish()
+
+    return parts
+
+
+PARTS: Mapping[str, Callable[[_Splitter], Iterator[onnx.NodeProto]]] = {
+    "FusedConv": _conv,
+    "FusedGemm": _gemm,
+    "BiasGelu": _biased("Gelu"),
+    "FastGelu": _biased("FastGelu"),
+}

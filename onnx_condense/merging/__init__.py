@@ -1,0 +1,1 @@
+"""Merging: which channels are alike, which stay, and what is folded where. Numpy only."""

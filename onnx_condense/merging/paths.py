@@ -1,0 +1,72 @@
+"""The places at which consumers read a group's channels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_condense.arrays import Array, Ints
+from onnx_condense.operators.actions import Role
+from onnx_condense.tracing.labels import atoms_of, occurrence, signals_of
+from onnx_condense.tracing.trace import Group, Slot, Trace
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """The places of one weight's contracted axis that hold a group's channels through one signal.
+
+    number: in order of first appearance. signal: index. units: group channel at each place. rank: how many earlier
+    places hold the same channel. places: indices into the flattened labels.
+    """
+
+    slot: Slot
+    number: int
+    signal: int
+    units: Ints
+    rank: Ints
+    places: Ints
+
+
+def paths(trace: Trace, group: Group) -> Iterator[Path]:
+    """Every path by which a consumer reads a group."""
+    index = np.full(len(trace.unit_of), -1, dtype=np.int64)
+    index[group.units] = np.arange(len(group.units))
+    for slot in trace.slots_of(group):
+        if slot.role is not Role.CONTRACTED:
+            continue
+        row = slot.labels.reshape(-1)
+        atoms = atoms_of(row)
+        units = np.where(atoms >= 0, index[trace.unit_of[atoms]], -1)
+        inside = np.flatnonzero(units >= 0)
+        sources = signals_of(row)
+        for number, signal in enumerate(dict.fromkeys(sources[inside].tolist())):
+            places = inside[sources[inside] == signal]
+            yield Path(slot, number, signal, units[places], occurrence(units[places]), places)
+
+
+def by_channel(weight: Array, axes: tuple[int, ...], groups: int = 1) -> Array:
+    """[channels, ...]: a weight's slices along the axes that its channels lie on.
+
+    On its second axis the weight of a grouped convolution, [groups · a, b, ...], has the channels of one group; all are
+    on the first of the view [groups · b, a, ...].
+    """
+    if groups > 1 and axes == (1,):
+        return _swapped(weight, groups)
+    moved = np.moveaxis(weight, axes, range(len(axes)))
+    return moved.reshape(-1, *moved.shape[len(axes) :])
+
+
+def from_channels(slices: Array, axes: tuple[int, ...], shape: tuple[int, ...], groups: int = 1) -> Array:
+    """The weight, of a shape, that has these slices (see `by_channel`)."""
+    if groups > 1 and axes == (1,):
+        return _swapped(slices, groups)
+    moved = slices.reshape(*(shape[axis] for axis in axes), *slices.shape[1:])
+    return np.moveaxis(moved, range(len(axes)), axes)
+
+
+def _swapped(weight: Array, groups: int) -> Array:
+    """[groups · a, b, ...] as [groups · b, a, ...]; its own inverse."""
+    swapped = weight.reshape(groups, -1, *weight.shape[1:]).swapaxes(1, 2)
+    return swapped.reshape(-1, *swapped.shape[2:])

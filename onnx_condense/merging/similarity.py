@@ -1,0 +1,102 @@
+"""Cosines and the greedy condensation groups of the paper (sections 2.1.2 to 2.1.4). Numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from onnx_condense.algebra.stages import Factor, Rule
+from onnx_condense.arrays import Bools, Floats, Ints
+
+BLOCK = 512
+"""Rows per block of the Gram product; memory beyond the result is a few blocks and one copy of the vectors."""
+
+SMALL = 2**22
+"""Up to this many weights a layer is judged in float64; beyond it in the precision of its weights."""
+
+
+def similarity(factors: Sequence[Factor], n: int) -> Floats:
+    """[n, n]: the minimum over all stages of how alike two channels are, clipped to [-1, 1]; -1 without any stage.
+
+    The diagonal is -1: a neuron is not its own neighbour.
+    """
+    small = n * max((f.rows.shape[1] for f in factors), default=0) <= SMALL
+    result = np.empty((n, n), dtype=np.float64 if small else np.float32)
+    if not factors:
+        result.fill(-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for number, factor in enumerate(factors):
+            _lower(result, factor, first=number == 0)
+    np.fill_diagonal(result, -1)
+    return result
+
+
+def _lower(result: Floats, factor: Factor, first: bool) -> None:
+    """Takes the minimum with one stage (or stores the first), upper triangle by blocks of rows, mirrored."""
+    vectors = factor.with_bias().astype(result.dtype, copy=False)
+    squares = np.einsum("ij,ij->i", vectors, vectors)
+    directional = factor.rule in (Rule.ANY, Rule.POSITIVE)
+    if directional:
+        lengths = np.sqrt(squares)
+        vectors /= np.where(lengths == 0, 1, lengths)[:, None]
+    for start in range(0, len(vectors), BLOCK):
+        rows = slice(start, start + BLOCK)
+        gram = vectors[rows] @ vectors[start:].T
+        if not directional:
+            sums = squares[rows, None] + squares[None, start:]
+            gram *= 2 / np.where(sums == 0, 1, sums)
+        if factor.rule in (Rule.ANY, Rule.ODD):
+            np.abs(gram, out=gram)
+        np.fmax(gram, -1, out=gram)  # a NaN becomes -1: not alike
+        np.minimum(gram, 1, out=gram)
+        part = result[rows, start:]
+        np.copyto(part, gram if first else np.minimum(part, gram))
+        for column in range(start, len(vectors), BLOCK):
+            columns = slice(column, column + BLOCK)
+            result[columns, rows] = result[rows, columns].T
+
+
+def ratios(factor: Factor, j: Ints, m: Ints) -> Floats:
+    """What channel j is of its main channel m by one stage: ||v_j|| / ||v_m||, signed where the path is linear.
+
+    Paper, section 2.1.4, with the sign and the bounded activations of `Rule`.
+    """
+    if factor.rule is Rule.EQUAL:
+        return np.ones(len(j))
+    left, right = (np.hstack([factor.rows[i], factor.bias[i]]).astype(np.float64) for i in (j, m))
+    below = np.linalg.norm(right, axis=1)
+    ratio = np.linalg.norm(left, axis=1) / np.where(below == 0, 1, below)
+    if factor.rule is Rule.POSITIVE:
+        return np.asarray(ratio)
+    sign = np.where(np.einsum("ij,ij->i", left, right) < 0, -1.0, 1.0)
+    return sign if factor.rule is Rule.ODD else sign * ratio
+
+
+Confirm = Callable[[Ints, int], Bools]
+
+
+def condense(alike: Floats, threshold: float, confirm: Confirm | None = None) -> Ints:
+    """[n]: the main neuron of every neuron, itself where it is one.
+
+    The main neuron is the ungrouped one with the most ungrouped neighbours above the threshold (itself not counted,
+    ties to the lowest index); they are its group (paper, section 2.1.4). `confirm(members, main)` turns members away.
+    """
+    n = len(alike)
+    main = np.arange(n)
+    counts = np.zeros(n, dtype=np.int64)
+    for start in range(0, n, BLOCK):
+        counts[start : start + BLOCK] = np.count_nonzero(alike[start : start + BLOCK] > threshold, axis=1)
+    open_ = np.ones(n, dtype=bool)
+    while True:
+        chosen = int(np.argmax(np.where(open_, counts, -1)))
+        if not open_[chosen] or counts[chosen] < 1:
+            return main
+        members = np.flatnonzero(open_ & (alike[chosen] > threshold))
+        if confirm is not None:
+            members = members[confirm(members, chosen)]
+        main[members] = chosen
+        taken = np.append(members, chosen)
+        open_[taken] = False
+        for start in range(0, len(taken), BLOCK):
+            counts -= np.count_nonzero(alike[taken[start : start + BLOCK]] > threshold, axis=0)

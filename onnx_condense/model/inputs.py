@@ -1,0 +1,262 @@
+"""Verification inputs: from the user's .npz, or generated, signed and seeded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from math import prod
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import onnx
+from onnx.helper import tensor_dtype_to_np_dtype
+
+from onnx_condense.arrays import Array
+from onnx_condense.errors import InputError, UsageError
+from onnx_condense.model.runtime import run, session
+
+Feed = dict[str, Array]
+Inputs = str | os.PathLike[str] | Mapping[str, Array]
+"""Path of an .npz, or arrays by input name: samples on axis 0."""
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+SAMPLES = 16
+"""Samples in one feed of a model with a symbolic batch axis; feeds of a model with a fixed one are at most half."""
+
+ELEMENTS = 2**18
+"""Numbers that generated inputs hold at most, so that image models are not run many times."""
+
+SIZES = (64, 32, 224, 16, 128, 256, 8, 4, 1)
+"""Sizes tried, in this order, for symbolic dimensions other than the batch."""
+
+
+OTHER_SIZES: tuple[Callable[[int], int], ...] = (
+    lambda size: size // 2 - 1 if size > 5 else size + 1,
+    lambda size: size + 1,
+    lambda size: size + 32,
+    lambda size: 2 * size,
+    lambda size: max(1, size // 2),
+)
+"""How symbolic sizes are changed to see what follows them; the first change that the model takes is used."""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One graph input: its dims are numbers, names of symbolic dimensions, or "" where nothing is said."""
+
+    name: str
+    dtype: np.dtype[np.generic]
+    dims: tuple[int | str, ...]
+    vocabulary: int | None = None
+
+    def with_sizes(self, sizes: Mapping[int, int]) -> InputSpec:
+        """The spec with sizes filled in for symbolic dims (axis -> size)."""
+        rank = len(self.dims)
+        known = {axis % rank: size for axis, size in sizes.items() if -rank <= axis < rank}
+        dims = tuple(known.get(i, d) if isinstance(d, str) and i else d for i, d in enumerate(self.dims))
+        return replace(self, dims=dims)
+
+
+def input_specs(model: onnx.ModelProto, vocabularies: Mapping[str, int] | None = None) -> list[InputSpec]:
+    """The inputs that a caller must feed. Raises InputError for what is no tensor of numbers.
+
+    `vocabularies` names, for an integer input, how many rows the table has that it indexes.
+    """
+    known = {t.name for t in model.graph.initializer} | {t.values.name for t in model.graph.sparse_initializer}
+    specs = []
+    for value in model.graph.input:
+        if value.name in known:
+            continue
+        kind = value.type.tensor_type
+        if not value.type.HasField("tensor_type") or kind.elem_type in (0, onnx.TensorProto.STRING):
+            raise InputError(f"input {value.name} is not a tensor of numbers: such models are not supported")
+        dims = tuple(
+            d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else d.dim_param for d in kind.shape.dim
+        )
+        dtype = np.dtype(tensor_dtype_to_np_dtype(kind.elem_type))
+        specs.append(InputSpec(value.name, dtype, dims, (vocabularies or {}).get(value.name)))
+    return specs
+
+
+def make_feeds(
+    model: onnx.ModelProto,
+    specs: list[InputSpec],
+    data: Inputs | None,
+    input_shape: Shapes,
+    seed: int,
+) -> list[Feed]:
+    """The feeds that a model is verified on. Raises UsageError or InputError with what to do."""
+    specs = sized(specs, input_shape)
+    return read_feeds(specs, data) if data is not None else _generate(model, specs, seed)
+
+
+def sized(specs: Sequence[InputSpec], input_shape: Shapes) -> list[InputSpec]:
+    """The specs with the sizes that a user gives. Raises UsageError where they do not fit."""
+    unknown = set(input_shape) - {spec.name for spec in specs}
+    if unknown:
+        raise UsageError(f"--input-shape names {sorted(unknown)[0]}, the inputs are {_names(specs)}")
+    return [_fill(spec, input_shape[spec.name]) if spec.name in input_shape else spec for spec in specs]
+
+
+def read_feeds(specs: Sequence[InputSpec], data: Inputs) -> list[Feed]:
+    """Samples of an .npz, or of arrays, in feeds of the batch size that the model wants. Raises InputError."""
+    return _split(specs, _read(specs, data))
+
+
+def _names(specs: Sequence[InputSpec]) -> str:
+    return ", ".join(spec.name for spec in specs) or "none"
+
+
+def _fill(spec: InputSpec, shape: tuple[int, ...]) -> InputSpec:
+    given = "x".join(map(str, shape))
+    if spec.dims and len(shape) != len(spec.dims):
+        raise UsageError(
+            f"--input-shape {spec.name}={given} has {len(shape)} dimensions, the model's has {len(spec.dims)}"
+        )
+    for size, dim in zip(shape, spec.dims, strict=False):
+        if size < 1 or (isinstance(dim, int) and dim != size):
+            raise UsageError(f"--input-shape {spec.name}={given} does not fit the model's {_text(spec)}")
+    return InputSpec(spec.name, spec.dtype, tuple(shape), spec.vocabulary)
+
+
+def _text(spec: InputSpec) -> str:
+    return "x".join(str(d or "?") for d in spec.dims) or "scalar"
+
+
+def _read(specs: Sequence[InputSpec], data: Inputs) -> dict[str, Array]:
+    if isinstance(data, Mapping):
+        arrays = {name: np.asarray(value) for name, value in data.items()}
+    else:
+        try:
+            with Path(data).open("rb") as handle, np.load(handle, allow_pickle=False) as file:
+                arrays = {spec.name: file[spec.name] for spec in specs if spec.name in file.files}
+        except (OSError, ValueError, EOFError, TypeError, AttributeError, BadZipFile) as error:
+            raise InputError(f"cannot read {data}: pass an .npz with one array per input ({_names(specs)})") from error
+    missing = [spec.name for spec in specs if spec.name not in arrays]
+    if missing:
+        raise InputError(f"the data lacks input {missing[0]}: it needs one array per input ({_names(specs)})")
+    for spec in specs:
+        if arrays[spec.name].dtype.kind not in "fiubV":
+            raise InputError(f"the data for {spec.name} is not numbers: pass an array of {spec.dtype.name}")
+    return {spec.name: arrays[spec.name].astype(spec.dtype, copy=False) for spec in specs}
+
+
+def _split(specs: Sequence[InputSpec], arrays: dict[str, Array]) -> list[Feed]:
+    """Cuts samples on axis 0 into feeds of the batch size that the model wants."""
+    counts = set()
+    for spec in specs:
+        array, rank = arrays[spec.name], len(spec.dims)
+        if array.ndim == rank + 1 or (rank and array.ndim == rank):
+            fits = zip(
+                array.shape[array.ndim - rank + (array.ndim == rank) :], spec.dims[(array.ndim == rank) :], strict=True
+            )
+            if all(isinstance(dim, str) or dim == size for size, dim in fits):
+                counts.add(_samples(spec, array))
+                continue
+        raise InputError(
+            f"data for {spec.name} has shape {'x'.join(map(str, array.shape))}, "
+            f"the model wants {_text(spec)} with samples on axis 0"
+        )
+    if 0 in counts:
+        raise InputError(
+            f"the data holds fewer samples than one batch of the model (inputs {_names(specs)}): add samples"
+        )
+    if len(counts) != 1:
+        raise InputError(f"the arrays for {_names(specs)} hold different numbers of samples: make them equal")
+    feeds = []
+    for index in range(counts.pop()):
+        feeds.append({spec.name: _chunk(spec, arrays[spec.name], index) for spec in specs})
+    return feeds
+
+
+def _batch(spec: InputSpec) -> int:
+    return spec.dims[0] if isinstance(spec.dims[0], int) else 4 * SAMPLES
+
+
+def _samples(spec: InputSpec, array: Array) -> int:
+    """How many feeds an array makes; a last one that is too short for a fixed batch is left out."""
+    if array.ndim > len(spec.dims):
+        return len(array)
+    fixed = isinstance(spec.dims[0], int)
+    return len(array) // _batch(spec) if fixed else -(-len(array) // _batch(spec))
+
+
+def _chunk(spec: InputSpec, array: Array, index: int) -> Array:
+    if array.ndim > len(spec.dims):
+        return np.asarray(array[index])
+    return array[index * _batch(spec) : (index + 1) * _batch(spec)]
+
+
+def _generate(model: onnx.ModelProto, specs: list[InputSpec], seed: int) -> list[Feed]:
+    """Standard normal floats, integers within their vocabulary. Symbolic sizes are tried until onnxruntime runs."""
+    others = sorted({d for spec in specs for axis, d in enumerate(spec.dims) if isinstance(d, str) and (axis or not d)})
+    batches = {spec.dims[0] for spec in specs if spec.dims and isinstance(spec.dims[0], str)} - set(others)
+    per_sample = max(1, sum(prod(d for d in spec.dims if isinstance(d, int)) for spec in specs))
+    room = max(1, ELEMENTS // per_sample)
+    feeds = 1 if batches else min(SAMPLES // 2, room)
+    runner = session(model, optimize=False)
+    last: InputError | None = None
+    for sizes in _candidates(len(others)):
+        for batch in (max(2, min(SAMPLES, room)), 1) if batches else (1,):
+            symbols = dict(zip(others, sizes, strict=True)) | {name: batch for name in batches}
+            made = [_random_feed(specs, symbols, seed + index) for index in range(feeds)]
+            try:
+                run(runner, None, made[0])
+            except InputError as error:
+                last = last or error
+                continue
+            return made
+    hint = "give the sizes with --input-shape, or inputs with --data"
+    raise InputError(f"no generated inputs run ({last}): {hint}") from last
+
+
+def other_feed(model: onnx.ModelProto, specs: list[InputSpec], feed: Feed, seed: int) -> Feed | None:
+    """A feed with another size on every symbolic axis (the same name: the same size), None where nothing else runs."""
+    sizes = {
+        d or f"{s.name}:{i}": feed[s.name].shape[i] for s in specs for i, d in enumerate(s.dims) if isinstance(d, str)
+    }
+    if not sizes:
+        return None
+    runner = session(model, optimize=False)
+    for change in OTHER_SIZES:
+        symbols = {name: change(size) for name, size in sizes.items()}
+        made = [
+            replace(
+                s, dims=tuple(symbols[d or f"{s.name}:{i}"] if isinstance(d, str) else d for i, d in enumerate(s.dims))
+            )
+            for s in specs
+        ]
+        other = _random_feed(made, {}, seed)
+        try:
+            run(runner, None, other)
+        except InputError:
+            continue
+        return other
+    return None
+
+
+def _candidates(count: int) -> list[tuple[int, ...]]:
+    """Sizes for `count` symbolic dimensions: all equal first, then mixed ones for up to two dimensions."""
+    equal = [(size,) * count for size in SIZES] if count else [()]
+    mixed = [c for c in product(SIZES, repeat=count) if c not in equal] if count == 2 else []
+    return equal + mixed
+
+
+def _random_feed(specs: list[InputSpec], symbols: Mapping[str, int], seed: int) -> Feed:
+    generator = np.random.default_rng(seed)
+    return {
+        spec.name: _random(generator, spec, [d if isinstance(d, int) else symbols[d] for d in spec.dims])
+        for spec in specs
+    }
+
+
+def _random(generator: np.random.Generator, spec: InputSpec, shape: list[int]) -> Array:
+    if spec.dtype.kind in "iu":
+        return generator.integers(0, spec.vocabulary or 2, shape).astype(spec.dtype)
+    if spec.dtype.kind == "b":
+        return generator.integers(0, 2, shape).astype(bool)
+    return generator.standard_normal(shape).astype(spec.dtype)

@@ -1,0 +1,81 @@
+"""The one door to onnxruntime: quiet sessions, clear errors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import onnx
+import onnxruntime as ort
+
+from onnx_condense.arrays import Array
+from onnx_condense.errors import InputError, first_line
+from onnx_condense.model.protos import PROTOBUF_LIMIT
+
+CPU = "CPUExecutionProvider"
+
+PLACE = re.compile(r"^\S+\.(cc|h):\d+ [^'\n]*?::[^'\n]*?\) (?=[A-Z])")
+"""Where in its own source, and in which C++ function, onnxruntime found something: nothing to a user."""
+
+ort.set_default_logger_severity(4)
+
+
+def to_bytes(model: onnx.ModelProto) -> bytes:
+    """A model as onnxruntime takes it. Raises InputError where protobuf does not allow its size."""
+    if model.ByteSize() >= PROTOBUF_LIMIT:
+        raise InputError("the model is larger than 2 GB: it cannot be verified in memory; split it")
+    return model.SerializeToString()
+
+
+def session(
+    model: onnx.ModelProto | bytes | Path,
+    optimize: bool = True,
+    threads: int = 0,
+    save_to: str = "",
+    provider: str = CPU,
+    profile_to: str = "",
+) -> ort.InferenceSession:
+    """A session. Raises InputError when onnxruntime refuses the model.
+
+    Args:
+        model: the model, its bytes, or its file.
+        optimize: all graph optimizations, or none.
+        threads: of one operator; 0 leaves it to onnxruntime.
+        save_to: where onnxruntime writes the graph that it optimized; "" for nowhere.
+        provider: onnxruntime's name of what executes.
+        profile_to: start of the path of the file that `end_profiling` writes; "" for no profile.
+    """
+    if isinstance(model, onnx.ModelProto):
+        model = to_bytes(model)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    options.optimized_model_filepath = save_to
+    options.enable_profiling = bool(profile_to)
+    if profile_to:
+        options.profile_file_prefix = profile_to
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # else idle sessions burn the others' cores
+    try:
+        return ort.InferenceSession(model, options, providers=[provider])
+    except Exception as error:  # onnxruntime's exception classes share no public base
+        raise InputError(f"onnxruntime cannot load the model: {_reason(error)}") from error
+
+
+def run(active: ort.InferenceSession, outputs: Sequence[str] | None, feed: Mapping[str, Array]) -> list[Array]:
+    """Runs a session. Raises InputError when the inputs do not fit the model."""
+    try:
+        result: list[Array] = active.run(list(outputs) if outputs is not None else None, dict(feed))
+    except Exception as error:
+        raise InputError(f"onnxruntime cannot run the model on these inputs: {_reason(error)}") from error
+    return result
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error)
+    reason = first_line(PLACE.sub("", text.split(" : ", 3)[-1]) if text.startswith("[ONNXRuntimeError]") else text)
+    if "NOT_IMPLEMENTED" in text:
+        reason += " (onnxruntime's CPU has no kernel for its types: convert the model to float32 first)"
+    return reason

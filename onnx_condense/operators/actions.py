@@ -1,0 +1,568 @@
+"""What an operator does to channels: the actions that rows of the operator table turn nodes into, and their answers.
+
+Other floors ask an action; none of them looks at which operator, or which class of action, it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from math import prod
+
+import numpy as np
+
+from onnx_condense.arrays import Floats, Labels, Shape
+
+Interval = tuple[float, float]
+"""Bounds of every element of a tensor."""
+
+ANYTHING: Interval = (-np.inf, np.inf)
+
+
+class Role(StrEnum):
+    """What an input of a node is to channels."""
+
+    PRODUCED = "produced"
+    """Its rows make them."""
+    CARRIED = "carried"
+    """It holds one parameter for each of them."""
+    CONTRACTED = "contracted"
+    """It reads them."""
+
+
+class Operation(StrEnum):
+    """How values of two tensors become one, element by element."""
+
+    ADD = "add"
+    SUB = "sub"
+    MUL = "mul"
+    DIV = "div"
+    MAX = "max"
+    MIN = "min"
+    COMPARE = "compare"
+    """Any function that is the same for every channel: Greater, And and the like."""
+    NEG = "neg"
+    """Of one tensor."""
+    CHOOSE = "choose"
+    """One or the other, place by place."""
+    WHERE = "where"
+    """A condition, and what is chosen by it."""
+
+
+class Kind(Enum):
+    """What an elementwise function lets pass exactly (design: activation classes; f is applied per element)."""
+
+    LINEAR = "linear"
+    """f(x) = x: any relation between two channels passes."""
+    HOMOGENEOUS = "homogeneous"
+    """f(s x) = s f(x) for s > 0: Relu, LeakyRelu, PRelu."""
+    ABSOLUTE = "absolute"
+    """f(s x) = |s| f(x): Abs."""
+    ODD = "odd"
+    """f(-x) = -f(x): Tanh, Erf, Softsign, Clip(-a, a). Bounded: beyond exactness rows must be equal or opposite."""
+    UNBOUNDED = "unbounded"
+    """Nearly homogeneous far from zero: ReLU6, Gelu, Silu, Elu. Beyond exactness it takes the paper's ratio."""
+    BOUNDED = "bounded"
+    """Everything else, Sigmoid first: beyond exactness rows must be nearly equal."""
+
+
+class Action:
+    """What may be asked of every action. The answers here are those of an action that has nothing to do with it."""
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        """The inputs that it multiplies data with."""
+        return ()
+
+    @property
+    def linear_map(self) -> Contraction | None:
+        """Itself where it is a linear map that makes channels."""
+        return None
+
+    @property
+    def recurrent(self) -> Recurrent | None:
+        """Itself where it has units that follow from themselves."""
+        return None
+
+    @property
+    def reader(self) -> Reader | None:
+        """Itself where it reads channels, and its own stay."""
+        return None
+
+    @property
+    def move(self) -> Move | None:
+        """Itself where it moves data."""
+        return None
+
+    @property
+    def refused(self) -> bool:
+        """Whether it is not understood."""
+        return False
+
+    @property
+    def lookup(self) -> bool:
+        """Whether its data are row numbers of its weight: Gather from a table."""
+        return False
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether every element of its output follows from the elements at the same place of its inputs."""
+        return False
+
+    @property
+    def statistics(self) -> tuple[int, ...]:
+        """The inputs that state the mean and the variance of what it reads: those of BatchNormalization."""
+        return ()
+
+    @property
+    def normalization(self) -> Normalization | None:
+        """Itself where it normalizes by statistics that it states."""
+        return None
+
+    @property
+    def states_statistics(self) -> bool:
+        """Whether it states the mean and the variance of what it reads."""
+        return bool(self.statistics)
+
+    @property
+    def adds(self) -> bool:
+        """Whether it adds up its inputs."""
+        return False
+
+    @property
+    def convolves(self) -> bool:
+        """Whether it is a convolution of images."""
+        return False
+
+    @property
+    def made_axis(self) -> int | None:
+        """The axis of its output along which a linear map has its channels."""
+        return None
+
+    @property
+    def bounded(self) -> bool:
+        """Whether its output lies between two numbers, whatever it reads."""
+        return False
+
+    @property
+    def keeps_bounds(self) -> bool:
+        """Whether its output lies between the bounds of its first input, zero included."""
+        return False
+
+    def image(self, ends: Sequence[Interval]) -> Interval:
+        """Bounds of its outputs, from those of its inputs."""
+        return ANYTHING
+
+    def multiplications(self, position: int, inputs: Sequence[Shape], output: Shape) -> int:
+        """How often each element of the weight at an input is multiplied.
+
+        Args:
+            position: of the weight among the inputs.
+            inputs: shapes of the inputs; () for what is left out.
+            output: shape of the first output.
+        """
+        return 0
+
+
+@dataclass(frozen=True)
+class Contraction(Action):
+    """A linear map: letters name axes. In data and weight: contracted; in weight and output: produced; in data and
+    output: carried; "*" is a window axis along which channels must not vary; "." is an axis of the weight alone.
+
+    y = alpha · (data ∘ weight) + beta · bias
+    """
+
+    data: int
+    weight: int
+    bias: int | None
+    data_axes: str
+    weight_axes: str
+    output_axes: str
+    padded: bool = False
+    alpha: float = 1.0
+    beta: float = 1.0
+    scattered: int = 0
+    """ConvTranspose: output places per input place; every input place multiplies the whole weight. 0 for the others."""
+    groups: int = 1
+    """Grouped convolution: channels and outputs fall into as many blocks, each reading the block of its own."""
+    from_table: bool = False
+    """The data are row numbers of the weight, nothing is contracted: Gather from a table."""
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        return (self.weight,)
+
+    @property
+    def linear_map(self) -> Contraction | None:
+        return self
+
+    @property
+    def lookup(self) -> bool:
+        return self.from_table
+
+    @property
+    def convolves(self) -> bool:
+        return "**" in self.data_axes
+
+    @property
+    def made_axis(self) -> int | None:
+        return None if self.from_table else self.output_axis
+
+    @property
+    def inner(self) -> str:
+        """The letter that is contracted."""
+        return next(letter for letter in self.data_axes if letter in self.weight_axes)
+
+    @property
+    def outer(self) -> str:
+        """The letter that is produced."""
+        return next(letter for letter in self.weight_axes if letter in self.output_axes)
+
+    @property
+    def data_axis(self) -> int:
+        """The axis of the data that is contracted."""
+        return self.data_axes.index(self.inner)
+
+    @property
+    def output_axis(self) -> int:
+        """The axis of the output that is produced."""
+        return self.output_axes.index(self.outer)
+
+    def axis(self, role: Role) -> int:
+        """The axis of the weight that is contracted or produced."""
+        return self.weight_axes.index(self.inner if role is Role.CONTRACTED else self.outer)
+
+    def multiplications(self, position: int, inputs: Sequence[Shape], output: Shape) -> int:
+        if position != self.weight or self.from_table:
+            return 0
+        if self.scattered:
+            return prod(inputs[self.data]) // max(1, inputs[self.data][self.data_axis])
+        return prod(output) // max(1, output[self.output_axis])
+
+
+@dataclass(frozen=True)
+class Product(Action):
+    """A product of two tensors of data, inputs 0 and 1: letters name axes, those that the output lacks are summed."""
+
+    left: str
+    right: str
+    output: str
+
+
+@dataclass(frozen=True)
+class Reader(Action):
+    """A consumer whose own channels stay: data's `data_axis` is contracted with `weight_axis` of the weight.
+
+    reason: why its own channels stay, completing "LAYER ...". Constants are not folded into it.
+    held: inputs that are weights of its own channels alone.
+    """
+
+    data: int
+    weight: int
+    data_axis: int
+    weight_axis: int
+    reason: str
+    held: tuple[int, ...] = ()
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        return self.weight, *self.held
+
+    @property
+    def reader(self) -> Reader | None:
+        return self
+
+    def multiplications(self, position: int, inputs: Sequence[Shape], output: Shape) -> int:
+        return _per_line(self, position, inputs)
+
+
+@dataclass(frozen=True)
+class Recurrent(Action):
+    """LSTM, GRU, RNN: units h(t) that follow from the data x(t) and from h(t-1), in one or two directions.
+
+    Input 0 is x, 1 is W [directions, gates · units, in], 2 is R [directions, gates · units, units].
+
+    candidate: the gate whose function is of `kind`, through to the unit; units with equal other gates are related
+    by their candidates.
+    bias: input of [directions, 2 · gates · units]: of W, then of R. apart: the candidate's two are not added up.
+    peepholes: input of [directions, 3 · units].
+    states: inputs that are constant initial states, [directions, batch, units].
+    zeros: inputs that are initial states of zeros, as they would be by default.
+    given: inputs that are initial states from data. reason: why units stay where those do, completing "LAYER ...".
+    """
+
+    gates: int
+    candidate: int
+    kind: Kind
+    bias: int | None = None
+    apart: bool = False
+    peepholes: int | None = None
+    states: tuple[int, ...] = ()
+    zeros: tuple[int, ...] = ()
+    given: tuple[int, ...] = ()
+    reason: str = ""
+
+    @property
+    def data(self) -> int:
+        return 0
+
+    @property
+    def data_axis(self) -> int:
+        return 2
+
+    @property
+    def weight(self) -> int:
+        return 1
+
+    @property
+    def weight_axis(self) -> int:
+        return 2
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        return 1, 2
+
+    @property
+    def recurrent(self) -> Recurrent | None:
+        return self
+
+    def multiplications(self, position: int, inputs: Sequence[Shape], output: Shape) -> int:
+        return _per_line(self, position, inputs)
+
+
+def _per_line(action: Reader | Recurrent, position: int, inputs: Sequence[Shape]) -> int:
+    """Every element of a weight multiplies each line of data once."""
+    data = inputs[action.data]
+    return prod(data) // max(1, data[action.data_axis]) if position in action.weights else 0
+
+
+@dataclass(frozen=True)
+class Filter(Action):
+    """Depthwise Conv: every data channel has `multiplier` kernels of its own."""
+
+    multiplier: int
+    padded: bool
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        return (1,)
+
+    @property
+    def convolves(self) -> bool:
+        return True
+
+    @property
+    def made_axis(self) -> int | None:
+        return 1
+
+    def multiplications(self, position: int, inputs: Sequence[Shape], output: Shape) -> int:
+        return prod(output) // max(1, output[1]) if position == 1 else 0
+
+
+@dataclass(frozen=True)
+class Activation(Action):
+    """An elementwise function of one tensor. `slope` is the input that holds one parameter per channel (PRelu).
+
+    low, high: bounds of its output; flat: (from, to) outside of which it is constant (Relu: below 0).
+    uniform_axes: it mixes the places along these axes (Softmax), on which channels may not lie: it `across`.
+    """
+
+    kind: Kind
+    low: float = -np.inf
+    high: float = np.inf
+    flat: tuple[float, float] = (-np.inf, np.inf)
+    slope: int | None = None
+    uniform_axes: tuple[int, ...] = ()
+    across: str = "mixes channels"
+
+    @property
+    def pointwise(self) -> bool:
+        return not self.uniform_axes
+
+    @property
+    def bounded(self) -> bool:
+        return bool(np.isfinite([self.low, self.high]).all())
+
+    @property
+    def keeps_bounds(self) -> bool:
+        return self.kind is Kind.LINEAR
+
+    def image(self, ends: Sequence[Interval]) -> Interval:
+        if self.slope is not None:
+            return ANYTHING
+        low, high = ends[0] if ends and (self.kind is Kind.LINEAR or self.flat != ANYTHING) else ANYTHING
+        return float(np.clip(low, self.low, self.high)), float(np.clip(high, self.low, self.high))
+
+
+@dataclass(frozen=True)
+class Elementwise(Action):
+    """Neg, or add, sub, mul, div, max, min or compare with broadcasting."""
+
+    operation: Operation
+
+    @property
+    def adds(self) -> bool:
+        return self.operation is Operation.ADD
+
+    @property
+    def pointwise(self) -> bool:
+        return True
+
+    def image(self, ends: Sequence[Interval]) -> Interval:
+        if self.operation is Operation.ADD:
+            return sum(low for low, _ in ends), sum(high for _, high in ends)
+        if self.operation is Operation.MUL and all(low >= 0 for low, _ in ends):
+            return 0.0, np.inf
+        return ANYTHING
+
+
+@dataclass(frozen=True)
+class Normalization(Action):
+    """y = (x - mean) · scale / sqrt(var + epsilon) + shift, per channel on axis 1: BatchNormalization in inference.
+
+    scale, shift, mean, var are input indices. Without mean and var it takes the channel's own: InstanceNormalization.
+    """
+
+    epsilon: float
+    scale: int = 1
+    shift: int = 2
+    mean: int | None = 3
+    var: int | None = 4
+
+    @property
+    def statistics(self) -> tuple[int, ...]:
+        return () if self.mean is None or self.var is None else (self.mean, self.var)
+
+    @property
+    def normalization(self) -> Normalization | None:
+        return self if self.states_statistics else None
+
+    @property
+    def pointwise(self) -> bool:
+        return self.states_statistics
+
+    def gain(self, scale: Floats, var: Floats) -> Floats:
+        """[channels, ...] what it multiplies a channel with: scale / sqrt(var + epsilon)."""
+        return np.asarray(scale / np.sqrt(var + self.epsilon))
+
+
+@dataclass(frozen=True)
+class Window(Action):
+    """Pooling and the like: channels pass, `axes` are mixed. Linear (AveragePool) or monotone (MaxPool).
+
+    `padded`: zeros from beyond the border enter the mean, so a constant channel is no longer constant.
+    `dropped`: axes that vanish from the shape.
+    """
+
+    axes: tuple[int, ...]
+    linear: bool
+    padded: bool = False
+    dropped: bool = False
+    scale_free: bool = True
+    """Whether a constant passes unchanged: true of a mean, not of a sum."""
+    across: str = ""
+    """What it does when channels lie on one of the axes, for which they are pinned; empty: they are united."""
+    before: Activation | None = None
+    """A function of each element before they are mixed."""
+    sized: tuple[int, tuple[int, ...]] | None = None
+    """(input index, axes): an input that states the sizes of these output axes."""
+
+    @property
+    def keeps_bounds(self) -> bool:
+        return True
+
+    def image(self, ends: Sequence[Interval]) -> Interval:
+        if not self.scale_free or self.before is not None or not ends:
+            return ANYTHING
+        return with_zero(ends[0]) if self.padded else ends[0]
+
+
+@dataclass(frozen=True)
+class Padding(Action):
+    """Zeros before and after every axis, in numbers of places. Along an axis of channels they are new channels.
+
+    stated: the axes that the amounts are stated for, in their order. window: what it is along the other axes.
+    """
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    stated: tuple[int, ...]
+    window: Window
+
+    @property
+    def keeps_bounds(self) -> bool:
+        return True
+
+    def image(self, ends: Sequence[Interval]) -> Interval:
+        return with_zero(ends[0]) if ends else ANYTHING
+
+
+class Move(Action):
+    """Data movement (moves.py): what it does to data it does to labels."""
+
+    @property
+    def move(self) -> Move | None:
+        return self
+
+    @property
+    def keeps_bounds(self) -> bool:
+        return True
+
+    @property
+    def indexed(self) -> tuple[int, ...]:
+        """The axes of the input along which places are taken by their number."""
+        return ()
+
+    @property
+    def chained(self) -> bool:
+        """Whether several of its kind in a row may only permute or pick channels (shuffles.py)."""
+        return False
+
+    @property
+    def permutes(self) -> bool:
+        """Whether it brings axes into another order."""
+        return False
+
+    @property
+    def states_shape(self) -> bool:
+        """Whether the node states the shape of its output."""
+        return False
+
+    def image(self, ends: Sequence[Interval]) -> Interval:
+        return ends[0] if ends else ANYTHING
+
+    def to(self, shape: Shape) -> Move:
+        """The same movement of a tensor of another size, to this shape."""
+        return self
+
+    def moved(self, labels: Labels, shape: Shape) -> list[Labels]:
+        """Labels of each output, from those of the input, a tensor of that shape. Raises ValueError."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Refused(Action):
+    """This use of the operator is not understood: `reason` completes the sentence "NODE ..."."""
+
+    reason: str
+
+    @property
+    def refused(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class Chosen(Action):
+    """Where: data (input 1 or 2) chosen by a condition (input 0)."""
+
+
+def with_zero(ends: Interval) -> Interval:
+    """Bounds of what is either between these bounds or zero."""
+    return min(ends[0], 0.0), max(ends[1], 0.0)
+
+
+RELU = Activation(Kind.HOMOGENEOUS, 0.0, flat=(0.0, np.inf))
+UNBOUNDED = Activation(Kind.UNBOUNDED)
+BOUNDED = Activation(Kind.BOUNDED)
+MAGNITUDE = Activation(Kind.ABSOLUTE, 0.0)

@@ -1,0 +1,64 @@
+"""The rows of LSTM, GRU and RNN, and of what stands around them."""
+
+from __future__ import annotations
+
+from onnx_condense.operators.actions import Action, Kind, Reader, Recurrent, Refused, Window
+from onnx_condense.operators.view import NodeView
+
+CANDIDATES = {"LSTM": 3, "GRU": 2, "RNN": 0}
+"""Among the gates of the weights (iofc, zrh, i): the one that the others scale."""
+
+DEFAULTS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
+"""Functions of one direction (ONNX operators LSTM-14, GRU-14, RNN-14)."""
+
+KINDS = {
+    "tanh": Kind.ODD,
+    "scaledtanh": Kind.ODD,
+    "softsign": Kind.ODD,
+    "relu": Kind.HOMOGENEOUS,
+    "leakyrelu": Kind.HOMOGENEOUS,
+}
+
+
+def recurrent(view: NodeView) -> Action:
+    if view.attribute("layout", 0):
+        return Refused("has its batch in front of its steps")
+    if not view.is_weight(1):
+        return Refused("multiplies with weights that are computed from data")
+    if not all(view.is_weight(i) for i in (2, 3, 7) if view.has(i)):
+        held = (2,) if view.is_weight(2) else ()
+        return Reader(0, 1, 2, 2, "has recurrent weights that are computed from data", held)
+    initial = [i for i in (5, 6) if view.has(i)]
+    zeros = tuple(i for i in initial if view.is_zero(i))
+    states = tuple(i for i in initial if i not in zeros and view.is_weight(i))
+    given = tuple(i for i in initial if i not in zeros + states)
+    outside = any(view.is_given(i) for i in given)
+    return Recurrent(
+        gates=view.shape(2)[1] // view.shape(2)[2],
+        candidate=CANDIDATES[view.node.op],
+        kind=_kind(view),
+        bias=3 if view.has(3) else None,
+        apart=bool(view.attribute("linear_before_reset", 0)),
+        peepholes=7 if view.has(7) else None,
+        states=states,
+        zeros=zeros,
+        given=given,
+        reason=f"starts from a state that is {'an input of the model' if outside else 'computed from data'}",
+    )
+
+
+def reverse_sequence(view: NodeView) -> Action:
+    """Steps change places, channels do not."""
+    return Window((view.attribute("batch_axis", 1), view.attribute("time_axis", 0)), linear=True)
+
+
+def _kind(view: NodeView) -> Kind:
+    """What passes from the candidate to the unit, where all functions on the way agree."""
+    defaults = DEFAULTS[view.node.op]
+    names = view.attribute("activations", defaults)
+    gate = len(defaults) > 1
+    functions = [name for i, name in enumerate(names) if i % len(defaults) or not gate]
+    kinds = {KINDS.get(name.lower(), Kind.BOUNDED) for name in functions}
+    if kinds == {Kind.HOMOGENEOUS} and ("clip" in view.node.attrs or view.has(7)):
+        return Kind.BOUNDED
+    return kinds.pop() if len(kinds) == 1 else Kind.BOUNDED

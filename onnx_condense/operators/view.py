@@ -1,0 +1,101 @@
+"""What a row of the operator table may ask about a node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnx_condense.arrays import Array
+from onnx_condense.model.facts import Facts
+from onnx_condense.operators.actions import (
+    Action,
+)
+
+PARTS = ("Slice", "Split", "Gather", "Squeeze", "Unsqueeze", "Reshape", "Transpose", "Identity", "Cast")
+"""Operators whose output is a part of their first input."""
+
+
+class NodeView:
+    """What a row may ask about a node."""
+
+    def __init__(self, node: gs.Node, facts: Facts) -> None:
+        self.node = node
+        self.opset = facts.opset
+        self._facts = facts
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        return self.node.attrs.get(name, default)
+
+    def has(self, index: int) -> bool:
+        return index < len(self.node.inputs) and bool(self.node.inputs[index].name)
+
+    def is_used(self, output: int) -> bool:
+        """Whether an optional output is read or is an output of the model."""
+        tensors = self.node.outputs[output : output + 1]
+        return any(t.outputs or any(t is o for o in self._facts.graph.outputs) for t in tensors if t.name)
+
+    def value(self, index: int) -> Array | None:
+        return self._facts.value(self.node.inputs[index]) if self.has(index) else None
+
+    def type(self, index: int) -> int | None:
+        """The element type of an input (TensorProto.DataType)."""
+        return self._facts.types.get(self.node.inputs[index].name)
+
+    def type_of_output(self) -> int | None:
+        return self._facts.types.get(self.node.outputs[0].name)
+
+    def is_weight(self, index: int) -> bool:
+        """Whether an input is constant and can therefore be rewritten."""
+        return self.has(index) and self.node.inputs[index].name in self._facts.static and self.value(index) is not None
+
+    def is_derived(self, index: int) -> bool:
+        """Whether an input is computed from shapes."""
+        return self.has(index) and self.node.inputs[index].name in self._facts.derived
+
+    def shape(self, index: int = 0) -> tuple[int, ...]:
+        value = self.value(index)
+        return tuple(value.shape) if value is not None else self._facts.shapes[self.node.inputs[index].name]
+
+    def output_shape(self, index: int = 0) -> tuple[int, ...]:
+        return self._facts.shapes[self.node.outputs[index].name]
+
+    def is_zero(self, index: int) -> bool:
+        """Whether an input that no data reaches is all zeros, whatever the sizes of the model's inputs."""
+        name, value = self.node.inputs[index].name, self.value(index)
+        other = self._facts.other_value(name) if name in self._facts.derived else None
+        return value is not None and not value.any() and (other is None or not other.any())
+
+    def is_given(self, index: int) -> bool:
+        """Whether an input is one of the model's, maybe a part of it."""
+        tensor = self.node.inputs[index]
+        while tensor.inputs and tensor.inputs[0].op in PARTS:
+            tensor = tensor.inputs[0].inputs[0]
+        return any(tensor is given for given in self._facts.graph.inputs)
+
+    def ints(self, attribute: str, index: int | None = None) -> list[int] | None:
+        """Integers that old opsets keep in an attribute and new ones in an input; None when absent or not constant."""
+        if attribute in self.node.attrs:
+            return [int(v) for v in np.atleast_1d(self.node.attrs[attribute])]
+        value = self.value(index) if index is not None else None
+        return None if value is None else [int(v) for v in value.reshape(-1)]
+
+
+FLOAT_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
+
+ANYTHING = (-np.inf, np.inf)
+
+INTEGER_TYPES = tuple(getattr(onnx.TensorProto, f"{sign}INT{bits}") for sign in ("", "U") for bits in (8, 16, 32, 64))
+
+HEADS = "has attention heads, which stay"
+TOGETHER = "normalizes channels together"
+QUANTIZED = "is quantized: condense the float model, then quantize it"
+
+Row = Callable[[NodeView], Action]
+
+
+def fixed(action: Action) -> Row:
+    return lambda view: action

@@ -1,0 +1,1 @@
+"""Planning: how wide each group is to be."""

@@ -1,0 +1,57 @@
+"""Which multiple of channels onnxruntime's blocked convolutions want on this host (design, section 7)."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from onnx_condense.errors import InputError
+from onnx_condense.model.runtime import session
+from onnx_condense.options import Options
+
+ALIGNMENTS = {"avx2": 8, "avx512": 16, "arm64": 4}
+"""Host -> block width. That of arm64 is what its convolutions' vectors hold; nobody measured it."""
+
+UNMEASURED = ("arm64",)
+
+PROBE_FILTERS = 20
+"""A multiple of 4 (else onnxruntime does not block at all), but of no block size in use."""
+
+
+@cache
+def block_width() -> int:
+    """Asks onnxruntime: optimizes a small Conv and reads to which multiple it padded the filters; 1 if it does not."""
+    weight = numpy_helper.from_array(np.ones((PROBE_FILTERS, 16, 3, 3), dtype=np.float32), "w")
+    shape = [1, 16, 8, 8]
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])],
+        "probe",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, PROBE_FILTERS, 8, 8])],
+        [weight],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "optimized.onnx"
+        try:
+            session(model, save_to=str(path))
+            optimized = onnx.load(path)
+        except (InputError, OSError):
+            return 1
+    padded = max((t.dims[0] for t in optimized.graph.initializer if len(t.dims) == 4), default=PROBE_FILTERS)
+    return next((width for width in (4, 8, 16, 32) if -(-PROBE_FILTERS // width) * width == padded > PROBE_FILTERS), 1)
+
+
+def width_multiple(options: Options) -> tuple[int, str]:
+    """The multiple that convolution widths are kept at, and who says so."""
+    if options.align_for is not None:
+        note = ", not measured" if options.align_for in UNMEASURED else ""
+        return ALIGNMENTS[options.align_for], f"--align-for {options.align_for}{note}"
+    if options.align == "auto":
+        return block_width(), "onnxruntime on this host"
+    return int(options.align), "--align"

@@ -1,0 +1,121 @@
+"""From a model to its trace: loaded, brought into the form that is traced, fed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import onnx
+
+from onnx_condense.errors import PlanError
+from onnx_condense.forms.batchnorm import fold_batchnorm
+from onnx_condense.forms.bodies import flatten
+from onnx_condense.forms.functions import inline
+from onnx_condense.forms.fused import unfuse
+from onnx_condense.forms.integers import opened as open_integers
+from onnx_condense.merging.plan import Plan
+from onnx_condense.model import files
+from onnx_condense.model.facts import Facts
+from onnx_condense.model.files import Source
+from onnx_condense.model.inputs import Feed, make_feeds, other_feed, sized
+from onnx_condense.model.surgeon import import_graph
+from onnx_condense.operators.specs import model_specs
+from onnx_condense.options import Options
+from onnx_condense.refitting.samples import Calibration
+from onnx_condense.refitting.samples import opened as open_shards
+from onnx_condense.tracing.shuffles import trace_unshuffled
+from onnx_condense.tracing.trace import Refusal, Trace
+
+Model = str | os.PathLike[str] | onnx.ModelProto
+Progress = Callable[[str], None]
+"""Called with the name of each stage as it begins."""
+
+
+# ---------------------------------------------------------------------------------------------------- stages
+
+
+class _Clock:
+    """Names the stages for the progress display and adds up their seconds; of a stage within a stage, once."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.seconds: dict[str, float] = {}
+        self.note = progress or (lambda stage: None)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        self.note(stage)
+        start, before = time.perf_counter(), sum(self.seconds.values())
+        yield
+        inner = sum(self.seconds.values()) - before
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start - inner, 4)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model that is loaded and traced, with its verification inputs.
+
+    other: a feed with other sizes on every symbolic axis. batch: size of a symbolic batch axis in the feeds.
+    folded: whether a BatchNormalization became part of the weights before it.
+    calibration: the inputs to estimate from; the feeds are a part of what was given where there are no others.
+    """
+
+    source: Source
+    options: Options
+    trace: Trace
+    feeds: list[Feed]
+    other: Feed | None
+    batch: int
+    folded: bool
+    calibration: Calibration
+
+
+def open_model(
+    model: Model,
+    options: Options,
+    clock: _Clock | None = None,
+    replay: Plan | None = None,
+    executor: Executor | None = None,
+) -> Opened:
+    """Loads and traces a model. Raises InputError, UsageError and PlanError as `condense` does."""
+    clock = clock or _Clock(None)
+    with clock("load"):
+        source = files.load(model)
+        if replay is not None:
+            if replay.model_sha256 != source.sha256:
+                raise PlanError(f"the plan belongs to another model (sha256 {replay.model_sha256[:12]}): plan this one")
+            options = _replayed(options, replay)
+        plain = unfuse(inline(source.proto))
+        working = fold_batchnorm(plain) if options.fold_batchnorm else plain
+        graph = import_graph(working)
+        specs = model_specs(working, graph)
+        feeds: list[Feed] = []
+        calibration = Calibration((), executor)
+        if options.calibration is not None and replay is None:
+            shards, feeds = open_shards(sized(specs, options.input_shape), options.calibration, options.data is None)
+            calibration = Calibration(shards, executor)
+        if not feeds:
+            feeds = make_feeds(working, specs, options.data, options.input_shape, options.seed)
+        other = other_feed(working, specs, feeds[0], options.seed)
+    with clock("trace"):
+        form, inner = open_integers(working)
+        flat = flatten(form, feeds[0], other)
+        graph = graph if flat.model is working else import_graph(flat.model)
+        traced = trace_unshuffled(Facts(flat.model, graph, flat.feed, flat.other, flat.bodies, inner))
+        left = [Refusal(*refusal) for refusal in flat.left]
+        traced = replace(traced, refusals=(*traced.refusals, *left), untraced=sum(r.parameters for r in left))
+    batches = [len(feeds[0][s.name]) for s in specs if s.dims and isinstance(s.dims[0], str)]
+    return Opened(source, options, traced, feeds, other, max([1, *batches]), working is not plain, calibration)
+
+
+def _replayed(options: Options, plan: Plan) -> Options:
+    """The plan's options, with the inputs that the caller gives. Raises PlanError."""
+    try:
+        planned = Options.of_plan(plan.options, plan.align)
+    except (KeyError, TypeError, ValueError) as error:
+        raise PlanError(f"the plan's options are damaged ({error}): write it again with --plan") from error
+    shapes = plan.input_shapes if options.data is None else {}
+    return replace(planned, data=options.data, seed=options.seed, tolerance=options.tolerance, input_shape=shapes)

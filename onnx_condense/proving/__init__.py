@@ -1,0 +1,1 @@
+"""Proving: two models side by side in onnxruntime, and scores."""

@@ -1,0 +1,204 @@
+"""Two models side by side in onnxruntime: the two error figures of the design (section 4), never mixed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+
+from onnx_condense.arrays import Array
+from onnx_condense.errors import InputError
+from onnx_condense.model.files import load
+from onnx_condense.model.inputs import Feed, make_feeds
+from onnx_condense.model.runtime import run, session
+from onnx_condense.model.surgeon import import_graph
+from onnx_condense.operators.specs import model_specs
+
+LIMITS = {"float16": 5e-3, "bfloat16": 4e-2, "float64": 1e-10}
+"""Surgery limits by type of the output; 1e-5 for float32. Those of the short types are 5 units of their precision."""
+
+LIMIT = 1e-5
+NOISE_FACTOR = 10
+"""The surgery limit is at least this many times what the original differs from itself, optimizations off and on."""
+
+QUIET = 1e-2
+"""An output that all but vanished against the original's is measured against this share of the original's norm."""
+
+
+@dataclass(frozen=True)
+class OutputComparison:
+    """How one output b differs from a, over all samples.
+
+    Attributes:
+        name: of the output.
+        relative_l2: ||a - b|| / ||a||; for integer outputs the share of elements that differ.
+        max_abs: largest absolute difference.
+        cosine: of a and b as vectors; None for integer outputs.
+        top1_agreement: share of rows with the same argmax, for outputs [..., classes]; else None.
+        is_float: whether the tolerance applies to it.
+        dtype: its type.
+    """
+
+    name: str
+    relative_l2: float
+    max_abs: float
+    cosine: float | None
+    top1_agreement: float | None
+    is_float: bool
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The result of `verify`: one comparison per output that is a tensor.
+
+    `error` is the largest relative L2 over float outputs (a NaN counts as infinite), `mismatched` the integer outputs
+    that differ.
+    """
+
+    outputs: tuple[OutputComparison, ...]
+    samples: int
+
+    @property
+    def error(self) -> float:
+        values = [o.relative_l2 for o in self.outputs if o.is_float]
+        return float(np.inf) if any(np.isnan(values)) else max(values, default=0.0)
+
+    @property
+    def mismatched(self) -> tuple[str, ...]:
+        return tuple(o.name for o in self.outputs if not o.is_float and o.relative_l2 > 0)
+
+
+@dataclass
+class _Sums:
+    """Running sums of one output; float64."""
+
+    squares: float = 0.0
+    others: float = 0.0
+    difference: float = 0.0
+    product: float = 0.0
+    reference: float = 0.0
+    max_abs: float = 0.0
+    unequal: int = 0
+    count: int = 0
+    agreed: int = 0
+    rows: int = 0
+    dtype: np.dtype[np.generic] = field(default_factory=lambda: np.dtype(np.float32))
+
+    def add(self, a: Array, b: Array, reference: Array | None) -> None:
+        self.dtype = a.dtype
+        if a.shape != b.shape:
+            self.difference = np.inf
+            return
+        same = np.asarray(a == b)
+        x, y = a.astype(np.float64), b.astype(np.float64)
+        same |= np.isnan(x) & np.isnan(y)
+        self.unequal += int(np.count_nonzero(~same))
+        self.count += x.size
+        x, y = np.where(same & ~np.isfinite(x), 0.0, x), np.where(same & ~np.isfinite(y), 0.0, y)
+        gap = np.where(same, 0.0, x - y)
+        self.squares += float((x * x).sum())
+        self.others += float((y * y).sum())
+        self.product += float((x * y).sum())
+        self.difference += float((gap * gap).sum())
+        self.max_abs = max(self.max_abs, float(np.nan_to_num(np.abs(gap), nan=np.inf).max(initial=0.0)))
+        if reference is not None:
+            self.reference += float((np.nan_to_num(reference.astype(np.float64), posinf=0, neginf=0) ** 2).sum())
+        if a.ndim >= 2 and a.shape[-1] > 1 and a.size:
+            self.agreed += int((x.argmax(-1) == y.argmax(-1)).sum())
+            self.rows += x.size // x.shape[-1]
+
+    def comparison(self, name: str) -> OutputComparison:
+        is_float = self.dtype.kind not in "iub"
+        scale = max(np.sqrt(self.squares), QUIET * np.sqrt(self.reference))
+        error = 0.0 if self.difference == 0 else np.inf
+        if scale > 0 and np.isfinite(self.difference):
+            error = np.sqrt(self.difference) / scale
+        if not is_float:
+            error = self.unequal / max(1, self.count) if np.isfinite(self.difference) else np.inf
+        norms = np.sqrt(self.squares) * np.sqrt(self.others)
+        cosine = self.product / norms if 0 < norms < np.inf else (1.0 if self.squares == self.others else 0.0)
+        agreement = self.agreed / self.rows if self.rows else None
+        return OutputComparison(
+            name, float(error), self.max_abs, float(cosine) if is_float else None, agreement, is_float, self.dtype.name
+        )
+
+
+Results = Sequence[Mapping[str, Array]]
+
+
+def compare(a: Results, b: Results, reference: Results | None = None) -> Verification:
+    """Compares the outputs of two models, feed by feed.
+
+    `reference`: outputs of the original; what all but vanished is measured against their size (surgery only).
+    """
+    sums: dict[str, _Sums] = {name: _Sums() for name in (a[0] if a else {})}
+    for index, (left, right) in enumerate(zip(a, b, strict=True)):
+        for name, total in sums.items():
+            total.add(left[name], right[name], reference[index].get(name) if reference else None)
+    samples = sum(next((len(v) if v.ndim else 1 for v in feed.values()), 1) for feed in a)
+    return Verification(tuple(total.comparison(name) for name, total in sums.items()), samples)
+
+
+def worse(a: Verification, b: Verification) -> Verification:
+    """The one with the larger error; a NaN is larger than anything."""
+    return b if not b.error <= a.error else a
+
+
+def results(
+    model: onnx.ModelProto, feeds: Iterable[Feed], optimize: bool = True, wanted: Sequence[str] | None = None
+) -> list[dict[str, Array]]:
+    """Runs a model on every feed: its outputs that are tensors of numbers, by name. Raises InputError."""
+    runner = session(model, optimize=optimize)
+    names = list(wanted) if wanted is not None else [o.name for o in runner.get_outputs()]
+    found = (zip(names, run(runner, names, feed), strict=True) for feed in feeds)
+    return [{n: v for n, v in pairs if isinstance(v, np.ndarray) and v.dtype.kind in "fiubV"} for pairs in found]
+
+
+def surgery_limits(noise: Verification) -> dict[str, float]:
+    """Output name -> what the condensed model may differ from its expanded twin there: float rounding.
+
+    `noise`: the original against itself, onnxruntime's optimizations off and on.
+    """
+    limits = {}
+    for output in noise.outputs:
+        own = NOISE_FACTOR * output.relative_l2 if np.isfinite(output.relative_l2) else 0.0
+        limits[output.name] = max(LIMITS.get(output.dtype, LIMIT), own)
+    return limits
+
+
+def nearest(found: Verification, limits: Mapping[str, float]) -> tuple[float, float]:
+    """(error, limit) of the float output nearest to its limit, or furthest beyond it; (0, LIMIT) for none."""
+    pairs = [(o.relative_l2, limits[o.name]) for o in found.outputs if o.is_float]
+    return max(pairs, key=lambda pair: (np.isnan(pair[0]), pair[0] / pair[1]), default=(0.0, LIMIT))
+
+
+def verify(
+    a: str | os.PathLike[str] | onnx.ModelProto,
+    b: str | os.PathLike[str] | onnx.ModelProto,
+    data: str | os.PathLike[str] | Mapping[str, Array] | None = None,
+    *,
+    input_shape: Mapping[str, tuple[int, ...]] | None = None,
+    seed: int = 0,
+) -> Verification:
+    """Compares two models in onnxruntime on the same inputs.
+
+    Args:
+        a, b: paths or models; errors are relative to a.
+        data: an .npz path or arrays by input name, samples on axis 0; None generates seeded signed inputs.
+        input_shape: sizes for symbolic dimensions of generated inputs.
+        seed: of generated inputs.
+
+    Raises:
+        InputError: a model or the data cannot be used, or the outputs have different names.
+    """
+    first, second = load(a).proto, load(b).proto
+    feeds = make_feeds(first, model_specs(first, import_graph(first)), data, input_shape or {}, seed)
+    left, right = results(first, feeds), results(second, feeds)
+    missing = [name for name in left[0] if name not in right[0]] if left else []
+    if missing:
+        raise InputError(f"the second model has no output {missing[0]}: compare models with the same outputs")
+    return compare(left, right)

@@ -1,0 +1,225 @@
+"""The proof that a rewrite is right: the surgery error against the expanded twin, on every run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+
+from onnx_condense.errors import InputError, VerificationError
+from onnx_condense.model.inputs import Feed
+from onnx_condense.operators.actions import Role
+from onnx_condense.operators.queries import branch_sources
+from onnx_condense.options import Options
+from onnx_condense.proving.compare import (
+    OutputComparison,
+    Results,
+    Verification,
+    compare,
+    nearest,
+    results,
+    surgery_limits,
+    worse,
+)
+from onnx_condense.rewriting.writer import Written
+from onnx_condense.tracing.trace import Trace
+
+INNER_TENSORS = 24
+"""Intermediate tensors compared with the twin."""
+
+TAIL = 16 * float(np.finfo(np.float32).eps)
+"""Absolute error of a bounded function in float32: an argument of size 16 is itself rounded to 16 units."""
+
+INNER_LIMIT = 1e-3
+"""Their limit: far above rounding of any of them, far below any error of the rewrite."""
+
+FOLDING = {"float16": 2e-2, "bfloat16": 1e-1}
+"""Error that rounding folded weights to these types may make, layer after layer."""
+
+ROUNDED_LIMIT = 1e-2
+"""The same where activations are rounded to a grid: rounding of floats sometimes becomes a step of the grid."""
+
+
+def prove(
+    original: onnx.ModelProto,
+    expected: Results,
+    traced: Trace,
+    feeds: Sequence[Feed],
+    other: Feed | None,
+    small: Written,
+    twin: Written,
+    options: Options,
+) -> VerificationReport:
+    """Compares small model, twin and original.
+
+    Args:
+        original: the input model. expected: its outputs on the feeds.
+        traced: of the (canonicalized) model that small and twin were written from.
+        other: a feed with other sizes on every symbolic axis, on which the surgery error is taken too.
+
+    Raises:
+        VerificationError: the surgery limit, the lossless promise or the tolerance is not met.
+    """
+    try:
+        everything = [*feeds, other] if other is not None else feeds
+        expanded, condensed = results(twin.model, everything), results(small.model, everything)
+        count = len(feeds)
+        surgery = compare(expanded[:count], condensed[:count], reference=expected)
+        approximation = promised = compare(expected, condensed[:count])
+        there = results(original, [other]) if other is not None else []
+        if other is not None:
+            surgery = worse(surgery, compare(expanded[count:], condensed[count:], reference=there))
+            promised = worse(approximation, compare(there, condensed[count:]))
+    except InputError as error:
+        raise VerificationError(f"the rewritten model does not run ({error}): please report this model") from error
+    noise = compare(results(original, feeds, optimize=False), expected)
+    if other is not None:
+        noise = worse(noise, compare(results(original, [other], optimize=False), there))
+    limits = surgery_limits(noise)
+    bounded = bounded_outputs(traced)
+    worst, limit = nearest(_settled(surgery, bounded), limits)
+    inner = _inner_error(traced, small, twin)
+    if not worst <= limit or not inner <= _inner_limit(traced, noise, limits):
+        raise VerificationError(
+            f"the rewritten model is not what was planned (surgery error {max(worst, inner):.1e}, "
+            f"limit {limit:.1e}): nothing is written; please report this model"
+        )
+    folded = _folding_error(traced)
+    lost, bound = nearest(_settled(promised, bounded), {n: max(limit, folded) for n, limit in limits.items()})
+    if options.lossless and not lost <= bound:
+        raise VerificationError(
+            f"--lossless changed the outputs by {lost:.1e}, more than the limit {bound:.1e}: "
+            "nothing is written; leave layers out with --exclude"
+        )
+    if options.tolerance is not None and not approximation.error <= options.tolerance:
+        raise VerificationError(
+            f"the error {approximation.error:.3g} is above --tolerance {options.tolerance:g}: "
+            "nothing is written; raise the tolerance"
+        )
+    return VerificationReport(
+        worst,
+        limit,
+        inner,
+        surgery.mismatched,
+        noise.error,
+        approximation.error,
+        approximation.mismatched,
+        approximation.outputs,
+        approximation.samples,
+        options.data is None and options.calibration is None,
+    )
+
+
+def _inner_limit(traced: Trace, noise: Verification, limits: Mapping[str, float]) -> float:
+    """With quantized weights the original's noise tells how far integers are from floats, nothing of rounding."""
+    if any(traced.is_quantized(group) for group in traced.groups):
+        return ROUNDED_LIMIT
+    own = [limits[o.name] * (1 if o.dtype in FOLDING else 100) for o in noise.outputs]
+    return max(INNER_LIMIT, *own) if own else INNER_LIMIT
+
+
+def _folding_error(traced: Trace) -> float:
+    """What --lossless may change where sums of weights are rounded to a short type."""
+    nodes, facts = traced.facts.nodes, traced.facts
+    kinds = (facts.float_type(nodes[s.node].inputs[s.input].name) for s in traced.slots if s.role is Role.CONTRACTED)
+    return max((FOLDING.get(kind.name, 0.0) for kind in kinds if kind is not None), default=0.0)
+
+
+def bounded_outputs(traced: Trace) -> set[str]:
+    """Outputs that a bounded function makes (Sigmoid, Softmax, Tanh), maybe moved or averaged afterwards."""
+    nodes = traced.facts.nodes
+    makers = {t.name: i for i, node in enumerate(nodes) for t in node.outputs}
+
+    def is_bounded(name: str) -> bool:
+        while name in makers and makers[name] in traced.actions and traced.actions[makers[name]].keeps_bounds:
+            name = nodes[makers[name]].inputs[0].name
+        if name not in makers:
+            return False
+        place = [t.name for t in nodes[makers[name]].outputs].index(name)
+        branches = branch_sources(nodes[makers[name]], place)
+        if branches:
+            return all(is_bounded(source) for source in branches)
+        return makers[name] in traced.actions and traced.actions[makers[name]].bounded
+
+    return {output.name for output in traced.facts.graph.outputs if is_bounded(output.name)}
+
+
+def _settled(found: Verification, bounded: set[str]) -> Verification:
+    """A bounded function is computed to an absolute error: in its tails that is all that can be asked for."""
+    outputs = (replace(o, relative_l2=0.0) if o.name in bounded and o.max_abs <= TAIL else o for o in found.outputs)
+    return replace(found, outputs=tuple(outputs))
+
+
+def unchanged(expected: Results, options: Options) -> VerificationReport:
+    """The report for a model that stays as it is."""
+    same = compare(expected, expected)
+    return VerificationReport(
+        0.0,
+        0.0,
+        0.0,
+        (),
+        0.0,
+        0.0,
+        (),
+        same.outputs,
+        same.samples,
+        options.data is None and options.calibration is None,
+    )
+
+
+def _inner_error(traced: Trace, small: Written, twin: Written) -> float:
+    """Small model against twin on consumers' outputs: model outputs are blind where they no longer depend on inputs.
+
+    On the flat models, so that branches that are not taken count too.
+    """
+    nodes = traced.facts.nodes
+    consumers = {
+        s.node
+        for s in traced.slots
+        if s.role is Role.CONTRACTED and any(t.name in small.alive for t in nodes[s.node].inputs)
+    }
+    names = [next(t.name for t in nodes[i].outputs if t.name) for i in sorted(consumers)][:INNER_TENSORS]
+    if not names:
+        return 0.0
+    feed = [traced.facts.feed]
+    left, right = (results(_exposing(w.traced, names), feed, optimize=False, wanted=names) for w in (twin, small))
+    alive = small.alive
+    narrow = [{n: alive[n].of(value) if n in alive else value for n, value in feed.items()} for feed in left]
+    return compare(narrow, right).error
+
+
+def _exposing(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    known = {o.name for o in probe.graph.output}
+    probe.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in known)
+    return probe
+
+
+@dataclass(frozen=True)
+class VerificationReport:
+    """Both error figures.
+
+    Attributes:
+        surgery_error, surgery_limit: condensed model against its expanded twin, relative L2.
+        inner_error: the same over intermediate tensors, measured against their own size.
+        surgery_integer_outputs_changed: names of integer outputs that differ there (an argmax between near equals may).
+        noise: the original against itself, onnxruntime's optimizations off and on.
+        approximation_error: original against condensed model, the largest relative L2 over float outputs.
+        integer_outputs_changed: names.
+        outputs: one comparison per output, original against condensed.
+        samples, generated: how many, and whether they were generated.
+    """
+
+    surgery_error: float
+    surgery_limit: float
+    inner_error: float
+    surgery_integer_outputs_changed: tuple[str, ...]
+    noise: float
+    approximation_error: float
+    integer_outputs_changed: tuple[str, ...]
+    outputs: tuple[OutputComparison, ...]
+    samples: int
+    generated: bool

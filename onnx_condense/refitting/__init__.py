@@ -1,0 +1,1 @@
+"""Refitting: consumers that lost channels, and producers, get the weights that lose least."""

@@ -1,0 +1,191 @@
+"""Calibration inputs in shards, read when they are needed: by workers, where there are any."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Executor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pickle import PicklingError
+from typing import Any, TypeVar
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from onnx_condense.errors import UsageError, WorkerError
+from onnx_condense.model.inputs import Feed, Inputs, InputSpec, read_feeds
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+TOO_LITTLE = ", perhaps of too little memory: start fewer of them, or cut the inputs into more shards"
+
+CONNECT = 10
+"""Seconds to wait for a Dask scheduler."""
+
+HELD_BACK = 5
+"""One in so many calibration samples verifies, where there are no inputs for that."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """Samples in a file, or in memory.
+
+    source: path of an .npz, or arrays by input name. first: number of its first sample among those of all shards.
+    kept: samples to estimate from. holds_back: whether the others verify. skipped: samples at the beginning that are
+    used elsewhere.
+    """
+
+    source: Inputs
+    specs: tuple[InputSpec, ...]
+    first: int
+    kept: int
+    holds_back: bool
+    skipped: int = 0
+
+    def feeds(self) -> list[Feed]:
+        """The samples to estimate from; those of a file are read from it. Raises InputError."""
+        feeds = read_feeds(self.specs, self.source)
+        kept = held_back(feeds, divisible(self.specs), self.first)[0] if self.holds_back else feeds
+        return cut(kept, divisible(self.specs), self.skipped)[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Inputs to estimate from, and who reads them; without an executor this process does, shard by shard."""
+
+    shards: tuple[Shard, ...] = ()
+    executor: Executor | None = None
+
+    @cached_property
+    def samples(self) -> int:
+        """How many there are to estimate from."""
+        return sum(shard.kept for shard in self.shards)
+
+    def split(self, samples: int) -> tuple[list[Feed], Calibration]:
+        """The first so many samples, or all where there are fewer, in whole feeds of a fixed batch; and the others."""
+        found: list[Feed] = []
+        rest: list[Shard] = []
+        for shard in self.shards:
+            missing = samples - sum(map(_samples, found))
+            first = cut(shard.feeds(), divisible(shard.specs), missing)[0] if missing > 0 and shard.kept else []
+            taken = sum(map(_samples, first))
+            found += first
+            rest.append(replace(shard, skipped=taken, kept=shard.kept - taken))
+        return found, replace(self, shards=tuple(rest))
+
+    def each(self, job: Callable[[Shard], T]) -> Iterator[T]:
+        """What a job makes of every shard, in their order. Raises WorkerError where workers die.
+
+        The job is pickled for other processes. BLAS has one thread meanwhile, since sums are rounded in another way
+        with more: the results are the same with and without an executor.
+        """
+        with threadpool_limits(1, "blas"):
+            yield from spread(self.executor, partial(_on_one_thread, job), self.shards)
+
+
+def spread(executor: Executor | None, job: Callable[[Item], T], items: Sequence[Item]) -> Iterator[T]:
+    """What a job makes of every item, in their order; without an executor in this process.
+
+    Raises WorkerError where workers die, and UsageError where the job cannot be sent to them.
+    """
+    try:
+        yield from map(job, items) if executor is None else executor.map(job, items)
+    except BrokenExecutor as error:
+        raise WorkerError(f"a worker died{TOO_LITTLE}") from error
+    except (PicklingError, AttributeError) as error:  # the latter before Python 3.12, of local functions
+        if "pickle" not in str(error):
+            raise
+        raise UsageError(f"workers cannot be sent what they are to do ({error}): use a function of a module") from error
+
+
+def _on_one_thread(job: Callable[[Shard], T], shard: Shard) -> T:
+    threadpool_limits(1, "blas")  # for good in a worker: another of its threads may be at it
+    return job(shard)
+
+
+@contextmanager
+def dask(address: str) -> Iterator[Executor]:
+    """The workers of a Dask cluster. Raises UsageError without the extra, WorkerError where the cluster fails."""
+    try:
+        import distributed
+    except ImportError as error:
+        raise UsageError("--dask needs the extra of that name: pip install 'onnx-condense[dask]'") from error
+    try:
+        client: Any = distributed.Client(address, timeout=CONNECT, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise WorkerError(f"no Dask scheduler answers at {address}: start one with `dask scheduler`") from error
+    with client:
+        try:
+            yield client.get_executor(pure=False)
+        except distributed.KilledWorker as error:
+            raise WorkerError(f"workers died over and over{TOO_LITTLE}") from error
+
+
+def opened(
+    specs: Sequence[InputSpec], given: Inputs | Iterable[Inputs], holds_back: bool
+) -> tuple[tuple[Shard, ...], list[Feed]]:
+    """Shards of what was given, and the feeds that verify, none where none are held back. Raises InputError.
+
+    Every file is read once, to check it and to count its samples.
+    """
+    shards: list[Shard] = []
+    held: list[Feed] = []
+    first = 0
+    for source in [given] if isinstance(given, str | os.PathLike | Mapping) else given:
+        feeds = read_feeds(specs, source)
+        rest, out = held_back(feeds, divisible(specs), first) if holds_back else (feeds, [])
+        place = source if isinstance(source, Mapping) else os.path.abspath(source)
+        shards.append(Shard(place, tuple(specs), first, sum(map(_samples, rest)), holds_back))
+        held += out
+        first += sum(map(_samples, feeds)) if divisible(specs) else len(feeds)
+    if holds_back and not held:
+        held = [feed for shard in shards for feed in shard.feeds()]
+    return tuple(shards), held
+
+
+def divisible(specs: Sequence[InputSpec]) -> bool:
+    """Whether feeds may be cut along the first axis."""
+    return all(spec.dims and isinstance(spec.dims[0], str) for spec in specs)
+
+
+def cut(feeds: Sequence[Feed], divisible: bool, samples: int) -> tuple[list[Feed], list[Feed]]:
+    """(the first so many samples, the others); feeds that are not divisible are taken whole."""
+    first: list[Feed] = []
+    rest: list[Feed] = []
+    for feed in feeds:
+        size = _samples(feed)
+        wanted = min(size, samples) if divisible else size * (samples > 0)
+        samples -= wanted
+        for start, end, into in ((0, wanted, first), (wanted, size, rest)):
+            if (start, end) == (0, size):
+                into.append(feed)
+            elif start < end:
+                into.append({name: value[start:end] for name, value in feed.items()})
+    return first, rest
+
+
+def held_back(feeds: Sequence[Feed], divisible: bool, first: int = 0) -> tuple[list[Feed], list[Feed]]:
+    """(feeds to estimate from, feeds to verify on): every fifth sample is held back, every fifth feed if not divisible.
+
+    `first`: number of the first sample or feed.
+    """
+    rest: list[Feed] = []
+    held: list[Feed] = []
+    for feed in feeds:
+        size = _samples(feed) if divisible else 1
+        out = np.arange(first, first + size) % HELD_BACK == HELD_BACK - 1
+        first += size
+        for chosen, into in ((~out, rest), (out, held)):
+            if chosen.all():
+                into.append(feed)
+            elif chosen.any():
+                into.append({name: value[chosen] for name, value in feed.items()})
+    return rest, held
+
+
+def _samples(feed: Feed) -> int:
+    value = next(iter(feed.values()))
+    return len(value) if value.ndim else 1

@@ -1,0 +1,140 @@
+"""A model that runs part by part, as far as each consumer, so that no node runs twice on the same inputs.
+
+Chains are what is sent to workers. Each goes on from the tensors that it has left in its memory, or from the inputs
+where there are none: the parts are the same, and so is every bit of what they compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+from uuid import uuid4
+
+from onnx_condense.arrays import Array
+from onnx_condense.model.inputs import Feed
+from onnx_condense.model.parts import Model, needed, prefix, read_by, with_inputs
+from onnx_condense.model.runtime import run, session, to_bytes
+
+LIMIT = 2**30
+"""Bytes of tensors that one process keeps for chains to go on from."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Nodes that follow each other. model: their bytes, none where nothing is left to compute.
+
+    reads, makes: tensors. leaves: those that later parts or the caller read, of all that are known then.
+    """
+
+    model: bytes
+    reads: tuple[str, ...]
+    makes: tuple[str, ...]
+    leaves: tuple[str, ...]
+
+    def open(self, known: Mapping[str, Array]) -> Any:
+        """A session for tensors of these types. Raises InputError."""
+        return session(with_inputs(self.model, {name: known[name] for name in self.reads})) if self.model else None
+
+    def run(self, active: Any, known: Mapping[str, Array]) -> Mapping[str, Array]:
+        """What is known after it. Raises InputError."""
+        fed = {name: known[name] for name in self.reads}
+        found = dict(zip(self.makes, run(active, self.makes, fed), strict=True)) if active is not None else {}
+        return {name: found[name] if name in found else known[name] for name in self.leaves}
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """Parts of a model, as far as some tensors. key: of the model that they belong to."""
+
+    key: str
+    parts: tuple[Part, ...]
+
+    def __call__(self, place: int, feeds: Sequence[Feed]) -> Iterator[Mapping[str, Array]]:
+        """Those tensors, feed by feed; `place` tells these feeds from others. Raises InputError."""
+        sessions: dict[int, Any] = {}
+        for index, feed in enumerate(feeds):
+            done, known = _LEFT.get((self.key, place, index), (0, feed))
+            if done > len(self.parts):  # a task that comes late: another worker has done it, the next ones followed
+                done, known = 0, feed
+            for number, part in enumerate(self.parts[done:], done):
+                if number not in sessions:
+                    sessions[number] = part.open(known)
+                known = part.run(sessions[number], known)
+            _LEFT.put((self.key, place, index), (len(self.parts), known))
+            yield known
+
+
+class Cutter:
+    """Makes the chain of a model longer, from consumer to consumer.
+
+    Nodes of earlier parts must not change when the model is written again. `kept`: tensors that parts may leave for
+    later ones; others are computed again.
+    """
+
+    def __init__(self, model: Model, kept: Iterable[str]) -> None:
+        self._kept = set(kept)
+        self._known = {value.name for value in model.graph.input} - {tensor.name for tensor in model.graph.initializer}
+        self._done: set[str] = set()
+        self.chain = Chain(uuid4().hex, ())
+
+    def reach(self, model: Model, names: Collection[str]) -> Chain:
+        """The chain up to these tensors. Raises InputError where a part is larger than protobuf allows."""
+        missing = [name for name in dict.fromkeys(names) if name not in self._known]
+        nodes = needed(model, missing, self._known)
+        made = {name for node in nodes for name in node.output if name}
+        self._done |= made
+        later = {n for node in model.graph.node if not self._done.intersection(node.output) for n in read_by(node)}
+        leaves = (self._known | (made & self._kept)) & later | set(names)
+        makes = tuple(sorted(made & leaves))
+        reads = tuple(sorted(self._known.intersection(name for node in nodes for name in read_by(node))))
+        content = to_bytes(prefix(model, makes, self._known)) if makes else b""
+        self._known = leaves
+        part = Part(content, reads, makes, tuple(sorted(leaves)))
+        self.chain = Chain(self.chain.key, (*self.chain.parts, part))
+        return self.chain
+
+    def __enter__(self) -> Cutter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Gives back what the chain has left in the memory of this process."""
+        _LEFT.forget(self.chain.key)
+
+
+Key = tuple[str, int, int]
+Entry = tuple[int, Mapping[str, Array]]
+
+
+class _Left:
+    """Tensors that chains go on from, up to a limit; those of other chains go first."""
+
+    def __init__(self) -> None:
+        self._entries: dict[Key, Entry] = {}
+        self._sizes: dict[Key, int] = {}
+        self._lock = Lock()
+
+    def get(self, key: Key, default: tuple[int, Feed]) -> Entry:
+        return self._entries.get(key, default)
+
+    def put(self, key: Key, entry: Entry) -> None:
+        size = sum(value.nbytes for value in entry[1].values())
+        with self._lock:
+            self._drop([key])
+            if size + sum(self._sizes.values()) > LIMIT:
+                self._drop([other for other in self._entries if other[0] != key[0]])
+            if size + sum(self._sizes.values()) <= LIMIT:
+                self._entries[key], self._sizes[key] = entry, size
+
+    def forget(self, chain: str) -> None:
+        with self._lock:
+            self._drop([key for key in self._entries if key[0] == chain])
+
+    def _drop(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            self._entries.pop(key, None)
+            self._sizes.pop(key, None)
+
+
+_LEFT = _Left()

@@ -1,0 +1,1 @@
+"""Reports: what a run tells, and how its parts are made."""

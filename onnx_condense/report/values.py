@@ -1,0 +1,112 @@
+"""What a run tells: one frozen value, rendered as versioned JSON or as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from onnx_condense._version import __version__
+from onnx_condense.documents import finite
+from onnx_condense.planning.never_slower import LatencyReport
+from onnx_condense.planning.search import SearchReport
+from onnx_condense.proving.surgery import VerificationReport
+
+FORMAT = "onnx-condense-report"
+VERSION = 1
+
+WARN_ABOVE = 0.1
+"""Approximation error above which a run without a tolerance warns."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Size of a model.
+
+    Attributes:
+        sha256: of the file. path: where it is, None in memory.
+        bytes: on disk.
+        parameters: float initializers and Constants of rank >= 1, tied ones once, without running statistics of
+            BatchNormalization; parameters_with_running_statistics counts those too.
+        macs: multiply-accumulates of Conv, Gemm and MatMul with weights, per sample.
+    """
+
+    path: str | None
+    sha256: str
+    bytes: int
+    parameters: int
+    parameters_with_running_statistics: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """One dependency group.
+
+    layers: its producers. highest_cosine: between two of its channels. lowest_merged_cosine: None where nothing merged.
+    held_back: how many merges alignment undid; held_back_channels: of which channels.
+    sources: where refitted consumers' moments come from: "calibration", "batch-normalization" or "weights".
+    """
+
+    layers: tuple[str, ...]
+    width_before: int
+    width_after: int
+    highest_cosine: float
+    lowest_merged_cosine: float | None
+    threshold: float | None
+    method: str
+    held_back: int
+    held_back_channels: tuple[int, ...]
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RefusalReport:
+    """Layers that stay as they are for one reason, and the parameters of their weights."""
+
+    reason: str
+    layers: tuple[str, ...]
+    parameters: int
+
+
+@dataclass(frozen=True)
+class AlignmentReport:
+    """The multiple that convolution widths were kept at, who says so, what that held back, and what to do about it."""
+
+    multiple: int
+    source: str
+    held_back: int
+    advice: str | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that a run found and did; `to_json` is the stable form."""
+
+    input: ModelFacts
+    output: ModelFacts | None
+    options: Mapping[str, Any]
+    alignment: AlignmentReport
+    latency: LatencyReport | None
+    search: SearchReport | None
+    groups: tuple[GroupReport, ...]
+    refusals: tuple[RefusalReport, ...]
+    verification: VerificationReport | None
+    warnings: tuple[str, ...]
+    seconds: Mapping[str, float]
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was condensed."""
+        return any(g.width_after < g.width_before for g in self.groups)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as a JSON object; numbers that are not finite are null."""
+        head = {"format": FORMAT, "version": VERSION, "tool": {"name": "onnx-condense", "version": __version__}}
+        host = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__, "numpy": np.__version__}
+        result: dict[str, Any] = finite(head | {"host": host} | asdict(self))
+        return result

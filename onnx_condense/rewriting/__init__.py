@@ -1,0 +1,1 @@
+"""Rewriting: from a twin to a model; the only mutator."""

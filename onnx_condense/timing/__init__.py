@@ -1,0 +1,1 @@
+"""Timing: latency, memory and profiles of models in onnxruntime."""

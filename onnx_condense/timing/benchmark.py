@@ -1,0 +1,328 @@
+"""How fast models are in onnxruntime, against each other, and whether that can be told at all."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import psutil
+
+from onnx_condense._version import __version__
+from onnx_condense.arrays import Array
+from onnx_condense.documents import finite
+from onnx_condense.errors import InputError, UsageError
+from onnx_condense.model.files import Source, load, save
+from onnx_condense.model.inputs import Feed, InputSpec, Shapes, make_feeds
+from onnx_condense.model.runtime import CPU, run, session
+from onnx_condense.model.surgeon import import_graph
+from onnx_condense.operators.specs import model_specs
+from onnx_condense.timing.footprint import Footprint, footprint
+from onnx_condense.timing.profile import Profile, profile
+from onnx_condense.timing.race import UNSTABLE, Race, Runner, Verdict, race
+
+FORMAT = "onnx-condense-benchmark"
+VERSION = 1
+
+SECONDS = 10.0
+"""Time limit per batch size."""
+
+SPARE = 0.1
+"""The share of the cores that others may keep busy."""
+
+Model = str | os.PathLike[str] | onnx.ModelProto
+
+
+@dataclass(frozen=True)
+class ModelLatency:
+    """One model at one batch size.
+
+    Attributes:
+        model: its path, or its position where it came from memory.
+        median, p90, p99: seconds per run. low, high: 95 % interval of the median.
+        throughput: samples per second. runs: how many were timed.
+        load_seconds, peak_memory: see Footprint; None where they could not be measured.
+        ratio: latency divided by the first model's, paired by round. ratio_low, ratio_high: its 95 % interval.
+        verdict: of the ratio; None for the first model.
+        stable: whether this is a result: not so where time ran out while the interval was wide.
+    """
+
+    model: str
+    median: float
+    low: float
+    high: float
+    p90: float
+    p99: float
+    throughput: float
+    runs: int
+    load_seconds: float | None
+    peak_memory: int | None
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    verdict: Verdict | None
+    stable: bool
+
+
+@dataclass(frozen=True)
+class BatchLatency:
+    """All models at one batch size.
+
+    batch: samples per run. shapes: of the inputs. busy: cores that other processes kept busy. profiles: one per model,
+    where asked for.
+    """
+
+    batch: int
+    shapes: Mapping[str, tuple[int, ...]]
+    models: tuple[ModelLatency, ...]
+    busy: float
+    profiles: tuple[Profile, ...]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What `benchmark` returns; `to_json` is the stable form. Times are seconds, memory is bytes."""
+
+    batches: tuple[BatchLatency, ...]
+    threads: int
+    provider: str
+    cores: int
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The measurement as a JSON object, with the versions and the machine; numbers that are not finite are null."""
+        head = {"format": FORMAT, "version": VERSION, "tool": {"name": "onnx-condense", "version": __version__}}
+        host = {"machine": platform.machine(), "system": platform.system(), "onnxruntime": onnxruntime.__version__}
+        result: dict[str, Any] = finite(head | {"host": host} | asdict(self))
+        return result
+
+
+@dataclass(frozen=True)
+class _Contestant:
+    """A model that takes part."""
+
+    name: str
+    source: Source
+    file: Path
+
+
+def benchmark(
+    *models: Model,
+    threads: int = 0,
+    batches: Sequence[int] = (),
+    input_shape: Shapes | None = None,
+    provider: str = CPU,
+    data: str | os.PathLike[str] | Mapping[str, Array] | None = None,
+    seconds: float = SECONDS,
+    seed: int = 0,
+    with_profile: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Benchmark:
+    """Measures models in interleaved rounds; all but the first are compared with the first.
+
+    Args:
+        models: paths, or models in memory; all take the same inputs.
+        threads: of one operator; 0 leaves it to onnxruntime (all cores).
+        batches: sizes of a symbolic first axis; empty: 1, or what the model states.
+        input_shape: sizes for symbolic dimensions.
+        provider: onnxruntime's execution provider.
+        data: an .npz path or arrays by input name, samples on axis 0; None generates inputs.
+        seconds: time limit per batch size; a measurement that is narrow enough ends earlier.
+        seed: of generated inputs and of the order.
+        with_profile: also record the time per operator type and node.
+        progress: called with the name of each stage.
+
+    Raises:
+        InputError: a model or the data cannot be used, or the models take different inputs.
+        UsageError: an option is out of range, or the model has no symbolic batch axis.
+    """
+    _check(models, threads, batches, provider, seconds)
+    progress = progress or (lambda stage: None)
+    found, warnings = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        entered = [_enter(model, number, Path(folder)) for number, model in enumerate(models, 1)]
+        for wanted in batches or (None,):
+            progress("inputs")
+            feeds = latency_feeds(entered[0].source.proto, wanted, data, input_shape or {}, seed)
+            _check_runs(entered, feeds, threads, provider)
+            batch = batch_of(feeds[0])
+            progress(f"batch {batch}: load time and memory")
+            footprints = [footprint(c.file, feeds, threads, provider) for c in entered]
+            progress(f"batch {batch}: latency")
+            load = _Load()
+            measured = compare_latency([c.file for c in entered], feeds, threads, seconds, provider, seed)
+            busy = load.others()
+            if with_profile:
+                progress(f"batch {batch}: profile")
+            profiles = [profile(c.file, feeds, threads, provider) for c in entered if with_profile]
+            rows = [_row(c.name, measured, n, batch, footprints[n]) for n, c in enumerate(entered)]
+            shapes = {name: tuple(array.shape) for name, array in feeds[0].items()}
+            found.append(BatchLatency(batch, shapes, tuple(rows), busy, tuple(profiles)))
+            warnings += _warnings(found[-1], threads)
+    return Benchmark(tuple(found), threads, provider, load.cores, tuple(warnings))
+
+
+def compare_latency(
+    models: Sequence[Path | bytes],
+    feeds: Sequence[Feed],
+    threads: int = 0,
+    seconds: float = SECONDS,
+    provider: str = CPU,
+    seed: int = 0,
+) -> Race:
+    """Races models on the feeds. Raises InputError where one does not run."""
+
+    def make(model: Path | bytes) -> Runner:
+        active = session(model, threads=threads, provider=provider)
+        run(active, None, feeds[0])
+        return lambda number: active.run(None, feeds[number % len(feeds)])
+
+    return race([partial(make, model) for model in models], seconds, seed=seed)
+
+
+def latency_feeds(
+    model: onnx.ModelProto,
+    batch: int | None,
+    data: str | os.PathLike[str] | Mapping[str, Array] | None,
+    input_shape: Shapes,
+    seed: int,
+) -> list[Feed]:
+    """The inputs of a measurement: `make_feeds` with a symbolic first axis of the batch size (None: 1).
+
+    Raises UsageError where the model has another batch size, and InputError as `make_feeds` does.
+    """
+    specs = model_specs(model, import_graph(model))
+    free = [s.name for s in specs if s.dims and isinstance(s.dims[0], str) and s.name not in input_shape]
+    if batch is not None and not free:
+        stated = next((s for s in specs if s.dims), None)
+        size = input_shape.get(stated.name, stated.dims)[0] if stated else 1
+        if size != batch:
+            name = stated.name if stated else "the model"
+            raise UsageError(f"--batch {batch}: {name} has a batch of {size}: drop --batch, or export a symbolic axis")
+    sized = [_with_batch(spec, batch or 1) if spec.name in free else spec for spec in specs]
+    return make_feeds(model, sized, data, input_shape, seed)
+
+
+def _with_batch(spec: InputSpec, batch: int) -> InputSpec:
+    return replace(spec, dims=(batch, *spec.dims[1:]))
+
+
+def batch_of(feed: Feed) -> int:
+    """Samples in a feed: the first axis of the first input that has one."""
+    return next((len(array) for array in feed.values() if array.ndim), 1)
+
+
+def _check(models: Sequence[Model], threads: int, batches: Sequence[int], provider: str, seconds: float) -> None:
+    if not models:
+        raise UsageError("no model to measure: name one")
+    if threads < 0:
+        raise UsageError(f"--threads is 0 (all cores) or a positive number, not {threads}")
+    if any(batch < 1 for batch in batches):
+        raise UsageError(f"--batch sizes are positive whole numbers, not {min(batches)}")
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"--seconds is a positive number, not {seconds:g}")
+    available = onnxruntime.get_available_providers()
+    if provider not in available:
+        raise UsageError(f"--provider {provider} is not in this onnxruntime: it has {', '.join(available)}")
+
+
+def _enter(model: Model, number: int, folder: Path) -> _Contestant:
+    """Loads a model; one from memory becomes a file, since load time is measured from one."""
+    source = load(model)
+    if source.path is not None:
+        return _Contestant(str(source.path), source, source.path)
+    path = folder / f"{number}.onnx"
+    save(source.proto, path)
+    return _Contestant(f"model {number}", source, path)
+
+
+def _check_runs(entered: Sequence[_Contestant], feeds: Sequence[Feed], threads: int, provider: str) -> None:
+    """Raises InputError where a model does not take the first one's inputs."""
+    for contestant in entered:
+        active = session(contestant.file, threads=threads, provider=provider)
+        if provider not in active.get_providers():
+            raise InputError(f"{contestant.name} does not run on {provider}, onnxruntime chose another one: drop it")
+        names = {value.name for value in active.get_inputs()}
+        if names != feeds[0].keys():
+            raise InputError(
+                f"{contestant.name} takes the inputs {', '.join(sorted(names)) or 'none'}, {entered[0].name} takes "
+                f"{', '.join(sorted(feeds[0])) or 'none'}: only models with the same inputs can be compared"
+            )
+        try:
+            run(active, None, feeds[0])
+        except InputError as error:
+            raise InputError(f"{contestant.name}: {error}") from error
+
+
+def _row(name: str, measured: Race, number: int, batch: int, taken: Footprint | None) -> ModelLatency:
+    seconds, latency = measured.seconds[number], measured.latency(number)
+    ratio = measured.ratio(number)
+    median, p90, p99 = (float(value) for value in np.percentile(seconds, (50, 90, 99)))
+    return ModelLatency(
+        model=name,
+        median=median,
+        low=latency.low,
+        high=latency.high,
+        p90=p90,
+        p99=p99,
+        throughput=batch * len(seconds) / float(seconds.sum()),
+        runs=len(seconds),
+        load_seconds=taken.load_seconds if taken else None,
+        peak_memory=taken.peak_memory if taken else None,
+        ratio=ratio.value,
+        ratio_low=ratio.low,
+        ratio_high=ratio.high,
+        verdict=ratio.verdict if number else None,
+        stable=ratio.stable if number else latency.width <= UNSTABLE,
+    )
+
+
+def _warnings(found: BatchLatency, threads: int) -> list[str]:
+    at = f"at batch {found.batch}"
+    result = [
+        f"{m.model} {at} is too unstable to be a result: quiet the machine or raise --seconds"
+        for m in found.models
+        if not m.stable
+    ]
+    if any(m.load_seconds is None for m in found.models):
+        result.append(f"load time and memory {at} are missing: the process that measures them died (out of memory?)")
+    if found.busy > _Load.allowed(threads):
+        result.append(f"the cores are busy: other processes used {found.busy:.1f} of {_Load.cores} {at}")
+    return result
+
+
+class _Load:
+    """What other processes do to the cores while something is measured."""
+
+    cores = psutil.cpu_count() or 1
+
+    def __init__(self) -> None:
+        self.start = self._now()
+
+    def others(self) -> float:
+        """Cores that other processes kept busy since the start."""
+        passed, busy, own = (now - then for now, then in zip(self._now(), self.start, strict=True))
+        return float(max(0.0, (busy - own) / passed)) if passed > 0 else 0.0
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        """(clock, busy seconds of all cores, own seconds on any core)."""
+        times = psutil.cpu_times()._asdict()
+        idle = ("idle", "iowait", "guest", "guest_nice")  # user and nice include the time of guests
+        busy = sum(value for name, value in times.items() if name not in idle)
+        return time.perf_counter(), busy, time.process_time()
+
+    @classmethod
+    def allowed(cls, threads: int) -> float:
+        """How many cores others may use before a measurement with so many threads suffers."""
+        free = cls.cores - (threads or cls.cores)
+        return min(max(0, free) + SPARE * cls.cores, cls.cores / 2)

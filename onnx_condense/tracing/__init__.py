@@ -1,0 +1,1 @@
+"""Tracing: from a graph to its dependency groups."""

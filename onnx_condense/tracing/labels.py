@@ -1,0 +1,84 @@
+"""Labels: which atom stands at which place of a tensor, and by which signal it got there.
+
+Every output channel of every producer is an *atom*. A label packs an atom and the index of a signal into one integer,
+so that data movement, run on labels, carries both. -1 is a place without an atom. An array of labels has the rank of
+its tensor; each axis has length 1 (nothing varies along it) or the tensor's full length.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnx_condense.arrays import Ints, Labels
+
+SIGNAL_BITS = 32
+
+
+def pack(atoms: Ints, signals: Ints | int) -> Labels:
+    """Labels from atoms and signal indices; places with atom -1 get -1."""
+    return np.where(atoms < 0, -1, (atoms << SIGNAL_BITS) | signals)
+
+
+def atoms_of(labels: Labels) -> Ints:
+    return labels >> SIGNAL_BITS
+
+
+def signals_of(labels: Labels) -> Ints:
+    return labels & ((1 << SIGNAL_BITS) - 1)
+
+
+def varying(labels: Labels) -> tuple[int, ...]:
+    """The axes along which something varies."""
+    return tuple(axis for axis, size in enumerate(labels.shape) if size > 1)
+
+
+def aligned(labels: Labels, rank: int) -> Labels:
+    """Leading axes added for broadcasting to a higher rank."""
+    return labels.reshape((1,) * (rank - labels.ndim) + labels.shape)
+
+
+def occurrence(keys: Ints) -> Ints:
+    """For each place, how many earlier places hold the same key."""
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(keys) else order
+    rank = np.arange(len(keys)) - np.repeat(starts, np.diff(np.r_[starts, len(keys)]))
+    result = np.empty(len(keys), dtype=np.int64)
+    result[order] = rank
+    return result
+
+
+class UnionFind:
+    """Disjoint sets of atoms; the root of a set is its lowest atom."""
+
+    def __init__(self) -> None:
+        self._parent = np.zeros(0, dtype=np.int64)
+
+    def grow(self, count: int) -> Ints:
+        """Adds `count` atoms and returns them."""
+        start = len(self._parent)
+        atoms = np.arange(start, start + count, dtype=np.int64)
+        self._parent = np.concatenate([self._parent, atoms])
+        return atoms
+
+    def roots(self) -> Ints:
+        """The root of every atom."""
+        while True:
+            above = self._parent[self._parent]
+            if np.array_equal(above, self._parent):
+                return self._parent.copy()
+            self._parent = above
+
+    def _find(self, atom: int) -> int:
+        parent = self._parent
+        while parent[atom] != atom:
+            parent[atom] = parent[parent[atom]]
+            atom = int(parent[atom])
+        return atom
+
+    def unite(self, left: Ints, right: Ints) -> None:
+        """Unites left[i] with right[i]."""
+        for a, b in zip(left.tolist(), right.tolist(), strict=True):
+            if a != b:
+                a, b = self._find(a), self._find(b)
+                self._parent[max(a, b)] = min(a, b)

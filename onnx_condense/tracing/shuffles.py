@@ -1,0 +1,236 @@
+"""Chains of data movement that only permute or pick channels, as a Gather of the channels themselves.
+
+Reshape, Transpose, Reshape (a channel shuffle) can lose channels only where all groups lose equally many, and after a
+few shuffles in a row hardly any can; the parts of a fused projection that is reshaped to [..., 3, heads, width] would
+all have to lose as many as the others. A Gather with constant indices says the same of any channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnx_condense.arrays import Ints, Labels, Shape
+from onnx_condense.model.facts import Facts
+from onnx_condense.model.names import unused_name
+from onnx_condense.model.surgeon import export_graph, import_graph
+from onnx_condense.operators import moves
+from onnx_condense.operators.actions import Move
+from onnx_condense.tracing.labels import varying
+from onnx_condense.tracing.trace import Trace
+from onnx_condense.tracing.tracer import trace
+
+INDEX = np.int32
+
+MOST_INDICES = 0.1
+"""Share of the file that indices may take: weights that are only described (ConstantOfShape) take hardly any."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shuffle:
+    """Node `node` does what Gather(source, indices, axis) does."""
+
+    node: int
+    source: str
+    axis: int
+    indices: Ints
+
+
+@dataclass(frozen=True, eq=False)
+class Pick(Shuffle):
+    """Node `node` does what that Gather does, reshaped as by the node `reshape` without `dropped`, then transposed."""
+
+    reshape: int
+    dropped: int
+    order: tuple[int, ...]
+
+
+Link = tuple[int, int]
+"""A node that moves data, and which of its outputs the chain goes on with."""
+
+Shapes = Mapping[str, Shape]
+
+
+def trace_unshuffled(facts: Facts) -> Trace:
+    """The trace of a graph, its shuffles replaced, unless their indices would make a small file much larger."""
+    traced = trace(facts)
+    found = find_shuffles(traced)
+    size = np.dtype(INDEX).itemsize * sum(shuffle.indices.size for shuffle in found)
+    if not found or size > MOST_INDICES * facts.model.ByteSize():
+        return traced
+    plain = replace_shuffles(facts, found)
+    return trace(Facts(plain, import_graph(plain), facts.feed, facts.other, facts.bodies, facts.inner))
+
+
+def find_shuffles(traced: Trace) -> list[Shuffle]:
+    """The longest chains that permute or pick channels of a dependency group, in topological order."""
+    makers = {t.name: (i, n) for i, node in enumerate(traced.facts.nodes) for n, t in enumerate(node.outputs)}
+    found: dict[int, Shuffle] = {}
+    for index in traced.actions:
+        if len(traced.facts.nodes[index].outputs) != 1:
+            continue
+        for chain in _chains(traced, makers, index, found):
+            better = _as_gather(traced, chain) or _as_pick(traced, chain)
+            if better is not None:
+                found[index] = better
+    return list(found.values())
+
+
+def _chains(
+    traced: Trace, makers: Mapping[str, Link], index: int, found: Mapping[int, Shuffle]
+) -> Iterator[Sequence[Link]]:
+    """The chains that end in a node, shortest first; none goes through a node that is replaced already."""
+    chain: list[Link] = [(index, 0)]
+    while True:
+        action, node = traced.actions.get(chain[0][0]), traced.facts.nodes[chain[0][0]]
+        if action is None or action.move is None or not action.move.chained or node.inputs[0].name not in traced.labels:
+            return
+        yield chain
+        source = makers.get(node.inputs[0].name)
+        if source is None or source[0] in found:
+            return
+        chain.insert(0, source)
+
+
+def _as_gather(traced: Trace, chain: Sequence[Link]) -> Shuffle | None:
+    """The chain as one Gather, where it moves nothing but the channels of its source; tried at every known size."""
+    source, result = _ends(traced, chain)
+    axes = varying(traced.labels[source])
+    if len(axes) != 1 or result not in traced.labels or not _transposes(traced, chain):
+        return None
+    (axis,) = axes
+    answers = [_permuted(traced, chain, axis, shapes) for shapes in traced.facts.all_shapes]
+    indices = answers[0]
+    if indices is None or not all(a is not None and np.array_equal(a, indices) for a in answers):
+        return None
+    whole = np.array_equal(indices, np.arange(traced.labels[source].size))
+    return None if whole else Shuffle(chain[-1][0], source, axis, indices)
+
+
+def _permuted(traced: Trace, chain: Sequence[Link], axis: int, shapes: Shapes) -> Ints | None:
+    """Which places of the axis arrive, in order; None where another axis moves as well."""
+    source = _ends(traced, chain)[0]
+    indices = np.zeros(1, dtype=np.int64)
+    for probed, moved in enumerate(_probes(traced, chain, shapes, source)):
+        size = shapes[source][probed]
+        if moved is None or moved.ndim != len(shapes[source]) or any(a != probed for a in varying(moved)):
+            return None
+        if probed == axis:
+            indices = moved.reshape(-1)
+        elif not np.array_equal(moved.reshape(-1), np.arange(size)):
+            return None
+    return indices
+
+
+def _as_pick(traced: Trace, chain: Sequence[Link]) -> Pick | None:
+    """The chain as a Gather, a Reshape and a Transpose, where its Reshape splits the channels and it keeps one part."""
+    index, tail = chain[0][0], chain[1:]
+    node, (source, result) = traced.facts.nodes[index], _ends(traced, chain)
+    axes = varying(traced.labels[source])
+    if not _move(traced, index).states_shape or len(node.inputs) < 2 or not tail:
+        return None
+    if len(axes) != 1 or result not in traced.labels:
+        return None
+    middle, (axis,) = node.outputs[0].name, axes
+    place: dict[int, int] = {}
+    fixed: dict[int, int] = {}
+    for shapes in traced.facts.all_shapes:
+        if len(shapes[result]) != len(shapes[middle]) - 1:
+            return None
+        for probed, moved in enumerate(_probes(traced, tail, shapes, middle)):
+            size = shapes[middle][probed]
+            if moved is None or moved.size not in (1, size):
+                return None
+            if size > 1 and moved.size == 1:
+                fixed[probed] = int(moved.reshape(-1)[0])
+            elif size > 1 and np.array_equal(moved.reshape(-1), np.arange(size)):
+                place[probed] = varying(moved)[0]
+            elif size > 1:
+                return None
+    if len(fixed) != 1 or set(fixed) & set(place):
+        return None
+    (dropped,) = fixed
+    before, after = traced.facts.shapes[source], traced.facts.shapes[middle]
+    left, right = next(block for block in moves.blocks(before, after) if axis in block[0])
+    if left != [axis] or dropped not in right:
+        return None
+    parts = np.arange(before[axis]).reshape([after[a] for a in right])
+    indices = parts.take(fixed[dropped], right.index(dropped)).reshape(-1)
+    rest = [a for a in range(len(after) - 1) if a not in place.values()]
+    kept = [a for a in range(len(after)) if a != dropped]
+    spot = {a: place[a] if a in place else rest.pop(0) for a in kept}
+    order = tuple(int(i) for i in np.argsort([spot[a] for a in kept]))
+    return Pick(chain[-1][0], source, axis, indices, index, dropped, order)
+
+
+def _transposes(traced: Trace, chain: Sequence[Link]) -> bool:
+    return any(_move(traced, index).permutes for index, _ in chain)
+
+
+def _ends(traced: Trace, chain: Sequence[Link]) -> tuple[str, str]:
+    """Names of the tensors that a chain leads from and to."""
+    nodes = traced.facts.nodes
+    return nodes[chain[0][0]].inputs[0].name, nodes[chain[-1][0]].outputs[chain[-1][1]].name
+
+
+def _probes(traced: Trace, chain: Sequence[Link], shapes: Shapes, source: str) -> Iterator[Labels | None]:
+    """For each axis of the source, what becomes of its numbered places."""
+    shape = shapes[source]
+    for axis, size in enumerate(shape):
+        places = np.arange(size).reshape([size if a == axis else 1 for a in range(len(shape))])
+        try:
+            for index, output in chain:
+                places = _moved(traced, index, places, shapes)[output]
+        except (ValueError, IndexError):
+            yield None
+        else:
+            yield places
+
+
+def _moved(traced: Trace, index: int, places: Labels, shapes: Shapes) -> list[Labels]:
+    node = traced.facts.nodes[index]
+    return _move(traced, index).to(shapes[node.outputs[0].name]).moved(places, shapes[node.inputs[0].name])
+
+
+def _move(traced: Trace, index: int) -> Move:
+    action = traced.actions[index].move
+    assert action is not None
+    return action
+
+
+def replace_shuffles(facts: Facts, found: Sequence[Shuffle]) -> onnx.ModelProto:
+    """A model with a Gather in place of each chain; what only the chains read is gone."""
+    graph = import_graph(facts.model)
+    nodes, tensors, taken = list(graph.nodes), graph.tensors(), facts.names
+    origin = {id(node): index for index, node in enumerate(nodes)}
+
+    def name(stem: str) -> str:
+        fresh = unused_name(stem, taken)
+        taken.add(fresh)
+        return fresh
+
+    for shuffle in found:
+        node = nodes[shuffle.node]
+        stem, source = node.outputs[0].name, tensors[shuffle.source]
+        channels = gs.Constant(name(f"{stem}_channels"), shuffle.indices.astype(INDEX))
+        node.op, node.attrs, node.inputs = "Gather", {"axis": shuffle.axis}, [source, channels]
+        if not isinstance(shuffle, Pick):
+            continue
+        reshape = nodes[shuffle.reshape]
+        picked, reshaped = gs.Variable(name(f"{stem}_picked")), gs.Variable(name(f"{stem}_reshaped"))
+        added = [gs.Node("Gather", picked.name, node.attrs, [source, channels], [picked])]
+        stated, kept = reshape.inputs[1], np.delete(np.arange(len(shuffle.order) + 1), shuffle.dropped)
+        if isinstance(stated, gs.Constant):
+            shape = gs.Constant(name(f"{stem}_shape"), stated.values[kept])
+        else:
+            shape = gs.Variable(name(f"{stem}_shape"))
+            added.append(gs.Node("Gather", shape.name, {}, [stated, gs.Constant(name(f"{stem}_kept"), kept)], [shape]))
+        added.append(gs.Node("Reshape", reshaped.name, dict(reshape.attrs), [picked, shape], [reshaped]))
+        node.op, node.attrs, node.inputs = "Transpose", {"perm": list(shuffle.order)}, [reshaped]
+        place = next(i for i, n in enumerate(graph.nodes) if n is node)
+        graph.nodes[place:place] = added
+    return export_graph(graph, facts.model, origin, {id(nodes[s.node]) for s in found}, {}, {})

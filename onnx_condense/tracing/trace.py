@@ -1,0 +1,193 @@
+"""Dependency groups: the channels that are produced together, what weights hold them, and why others must stay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx_condense.algebra.signals import Signal
+from onnx_condense.arrays import Ints, Labels, Shape
+from onnx_condense.model.facts import Facts
+from onnx_condense.model.storage import Quantized
+from onnx_condense.operators.actions import Action, Contraction, Role
+from onnx_condense.operators.queries import is_recurrent
+from onnx_condense.tracing.balance import Balance, Partition
+from onnx_condense.tracing.labels import atoms_of, varying
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """A weight at one input of one node, with the labels along its axes.
+
+    They have the rank of the weight; where that is broadcast along axes on which channels lie, they have those as well.
+
+    produced: its rows make the atoms. carried: it holds one parameter per atom. contracted: it reads the atoms.
+    `axis` is the labelled axis of a produced or contracted slot; a recurrent weight's directions are labelled as well.
+    `padded`: zeros from beyond a border are read too. `groups`: of a convolution (see `state.by_channel`).
+    """
+
+    node: int
+    input: int
+    role: Role
+    labels: Labels
+    axis: int = 0
+    padded: bool = False
+    groups: int = 1
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes of the weight that labels lie on."""
+        return varying(self.labels)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a producer's channels all stay: the layer, the reason, and its weight's size in parameters."""
+
+    layer: str
+    reason: str
+    parameters: int
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """A dependency group: channels that are produced together.
+
+    units: [n] unit ids in channel order. cells: index arrays into units; channels merge within a cell only.
+    producers: node indices in topological order. layers: their names.
+    partitions: lines that must lose equally many channels, their units as indices into units.
+    """
+
+    index: int
+    units: Ints
+    cells: tuple[Ints, ...]
+    producers: tuple[int, ...]
+    layers: tuple[str, ...]
+    partitions: tuple[Partition, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """Everything the later stages need to know of a graph.
+
+    unit_of: atom -> unit id. labels: tensor name -> labels. actions: what each node does, by index.
+    untraced: parameters of linear maps in bodies that are no part of it.
+    """
+
+    facts: Facts
+    groups: tuple[Group, ...]
+    refusals: tuple[Refusal, ...]
+    slots: tuple[Slot, ...]
+    signals: tuple[Signal, ...]
+    unit_of: Ints
+    labels: Mapping[str, Labels]
+    actions: Mapping[int, Action]
+    balance: Balance
+    untraced: int = 0
+
+    @cached_property
+    def _quantized(self) -> Ints:
+        """The units that a weight makes, carries or reads that is stored as integers."""
+        names = ((s, self.facts.nodes[s.node].inputs[s.input].name) for s in self.slots)
+        labels = [s.labels[s.labels >= 0] for s, name in names if isinstance(self.facts.stored(name), Quantized)]
+        return np.unique(self.unit_of[atoms_of(np.concatenate([np.zeros(0, dtype=np.int64), *labels]))])
+
+    @cached_property
+    def group_of(self) -> Ints:
+        """unit -> index of its group, -1 where it stays."""
+        result = np.full(len(self.unit_of), -1, dtype=np.int64)
+        for group in self.groups:
+            result[group.units] = group.index
+        return result
+
+    @cached_property
+    def _slots_of(self) -> Mapping[int, tuple[Slot, ...]]:
+        found: dict[int, list[Slot]] = {}
+        for slot in self.slots:
+            atoms = atoms_of(slot.labels[slot.labels >= 0])
+            for index in np.unique(self.group_of[self.unit_of[atoms]]).tolist():
+                found.setdefault(index, []).append(slot)
+        return {index: tuple(slots) for index, slots in found.items()}
+
+    def slots_of(self, group: Group) -> tuple[Slot, ...]:
+        """The weights that make, carry or read a group's channels."""
+        return self._slots_of.get(group.index, ())
+
+    def is_quantized(self, group: Group) -> bool:
+        """Whether a weight that makes, carries or reads the group's channels is stored as integers."""
+        return bool(np.isin(group.units, self._quantized).any())
+
+    def size(self, node: int) -> int:
+        """Parameters of a linear map's weights; of a refused operator's."""
+        return sum(self._sizes(node).values())
+
+    def _sizes(self, node: int) -> dict[tuple[int, int], int]:
+        """Parameters by (node, input)."""
+        action, inputs = self.actions[node], self.facts.nodes[node].inputs
+        if action.refused:
+            return {(node, i): self.facts.parameters([tensor]) for i, tensor in enumerate(inputs)}
+        if action.linear_map is None and action.reader is None and action.recurrent is None:
+            return {}
+        values = {(node, i): self.facts.value(inputs[i]) for i in action.weights}
+        return {place: value.size for place, value in values.items() if value is not None}
+
+    def linear_map(self, node: int) -> Contraction | None:
+        """The linear map that a node is, if it is one."""
+        action = self.actions.get(node)
+        return None if action is None else action.linear_map
+
+    def shapes_at(self, node: int) -> tuple[list[Shape], Shape]:
+        """Shapes of a node's inputs, () for what is left out, and of its first output."""
+        tensors, outputs = self.facts.nodes[node].inputs, self.facts.nodes[node].outputs
+        values = [self.facts.value(tensor) if tensor.name else np.zeros(()) for tensor in tensors]
+        pairs = zip(tensors, values, strict=True)
+        inputs = [self.facts.shapes[t.name] if value is None else tuple(value.shape) for t, value in pairs]
+        return inputs, next(self.facts.shapes[tensor.name] for tensor in outputs if tensor.name)
+
+    @cached_property
+    def made(self) -> Mapping[tuple[int, int], Slot]:
+        """(node, input) -> the slot of what that weight produces."""
+        return {(slot.node, slot.input): slot for slot in self.slots if slot.role is Role.PRODUCED}
+
+    def reading(self, node: int, position: int) -> Slot | None:
+        """What a weight contracts; labels are -1 where a linear map reads data without channels."""
+        for slot in self.slots:
+            if (slot.node, slot.input, slot.role) == (node, position, Role.CONTRACTED):
+                return slot
+        action = self.linear_map(node)
+        if action is None or action.lookup or action.weight != position:
+            return None
+        weight = self.facts.value(self.facts.nodes[node].inputs[position])
+        if weight is None:
+            return None
+        axis = action.axis(Role.CONTRACTED)
+        shape = [size if a == axis else 1 for a, size in enumerate(weight.shape)]
+        return Slot(node, position, Role.CONTRACTED, np.full(shape, -1), axis, action.padded, action.groups)
+
+    def reached(self) -> float:
+        """The share of the parameters of linear maps, refused ones too, that is sliced when groups shrink.
+
+        Recurrent nodes are left out, and so are tables of embeddings. Not a number where nothing is left.
+        """
+        free = np.concatenate([g.units for g in self.groups]) if self.groups else np.zeros(0, dtype=np.int64)
+        sizes: dict[tuple[int, int], int] = {}
+        for node, action in self.actions.items():
+            if not is_recurrent(self.facts.nodes[node]) and not action.lookup:
+                sizes |= self._sizes(node)
+        touched = set()
+        for slot in self.slots:
+            atoms = atoms_of(slot.labels.reshape(-1))
+            if slot.role is not Role.CARRIED and np.isin(self.unit_of[atoms[atoms >= 0]], free).any():
+                touched.add((slot.node, slot.input))
+        total = sum(sizes.values()) + self.untraced
+        return sum(size for place, size in sizes.items() if place in touched) / total if total else np.nan
+
+
+def layer_name(node: gs.Node, index: int) -> str:
+    """A name for a node that a user recognizes: its own, else its weight's, else operator and position."""
+    weights = [t.name for t in node.inputs[1:] if isinstance(t, gs.Constant)]
+    return node.name or (weights[0] if weights else f"{node.op}_{index}")
