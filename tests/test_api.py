@@ -10,11 +10,11 @@ import logging
 import typing
 from pathlib import Path
 
-import builders
 import numpy as np
 import onnx
 import pytest
-from conftest import Save, snapshot
+from support import builders
+from support.cli import Save, snapshot
 
 import onnx_condense as oc
 from onnx_condense.model.protos import serialize

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from planted import COPIES, MAINS, Net, planted_columns, planted_rows
+from support.planted.net import COPIES, MAINS, Net, planted_columns, planted_rows
 
 from onnx_condense import Options, condense
 

@@ -12,8 +12,8 @@ import onnx
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from planted import run, signed_feed, traced, widths
-from random_graphs import examples, models
+from support.planted.net import run, signed_feed, traced, widths
+from support.random_graphs import examples, models
 
 from onnx_condense import Options, condense
 from onnx_condense.merging.deciding import decide

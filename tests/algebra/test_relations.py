@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases import CASES
 from numpy.typing import NDArray
-from planted import RELATIONS, Case, Net, channel_values, planted_rows, traced
+from support.cases import CASES
+from support.planted.net import RELATIONS, Case, Net, channel_values, planted_rows, traced
 
 from onnx_condense.algebra.evaluator import Evaluator
 from onnx_condense.algebra.relations import Relations

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import builders
 import pytest
+from support import builders
 
 from onnx_condense import InputError, UsageError
 from onnx_condense.auto.folder import Folder

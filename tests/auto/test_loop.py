@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import builders
 import onnx
 import pytest
-from scripted import PAPER, PLAIN, Score, Scripted, deep, events, go
+from support import builders
+from support.scripted import PAPER, PLAIN, Score, Scripted, deep, events, go
 
 from onnx_condense import Options, UsageError
 from onnx_condense.auto.folder import Folder

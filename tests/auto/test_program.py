@@ -13,19 +13,19 @@ import warnings
 from dataclasses import fields
 from pathlib import Path
 
-import builders
 import numpy as np
 import onnx
 import pytest
-from conftest import Cli, Save, listening, shell, snapshot
-from scripted import Scripted
+from support import builders
+from support.cli import Cli, Save, listening, shell, snapshot
+from support.scripted import Scripted
 
 from onnx_condense import Options
 from onnx_condense.auto import status as status_module
 from onnx_condense.cli import auto as command
 from onnx_condense.finetune import Settings, run
 
-TOOLS = Path(__file__).parent.parent / "tools"
+TOOLS = Path(__file__).parents[2] / "tools"
 DIGITS = f"'{sys.executable}' '{TOOLS / 'digits_trainer.py'}'"
 IDLE = """
 import argparse, json, shutil, sys, time

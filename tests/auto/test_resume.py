@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import builders
 import numpy as np
 import pytest
-from scripted import PAPER, PLAIN, Failing, Scripted, Wandering, deep, events, go
+from support import builders
+from support.scripted import PAPER, PLAIN, Failing, Scripted, Wandering, deep, events, go
 
 from onnx_condense import InputError, Options, TrainerError, UsageError
 from onnx_condense.auto import identity as origin

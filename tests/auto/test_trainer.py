@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import builders
 import numpy as np
 import onnx
 import pytest
-from conftest import gone
 from onnx import numpy_helper
+from support import builders
+from support.cli import gone
 
 from onnx_condense import InputError, TrainerError, UsageError
 from onnx_condense.auto.trainer import Checked, check_weights_only, further, score_of

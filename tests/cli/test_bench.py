@@ -6,9 +6,9 @@ import importlib
 import json
 from pathlib import Path
 
-import builders
 import pytest
-from conftest import Cli, Save, shell
+from support import builders
+from support.cli import Cli, Save, shell
 
 from onnx_condense.cli.main import _bench_parser
 from onnx_condense.timing.footprint import Footprint
@@ -97,7 +97,7 @@ def test_what_does_not_work_is_one_line(cli: Cli, save: Save, arguments: tuple[s
 
 
 def test_every_option_is_in_the_readme() -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
     options = {text for action in _bench_parser()._actions for text in action.option_strings}
     assert not {text for text in options - {"-h", "--help"} if text not in readme}
 

@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-import builders
 import numpy as np
 import onnx
 import pytest
-from conftest import OUT, Cli, Save, read, widths
 from onnx import TensorProto, helper
+from support import builders
+from support.cli import OUT, Cli, Save, read, widths
 
 import onnx_condense
 

@@ -9,11 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import builders
 import numpy as np
 import onnx
 import pytest
-from conftest import OUT, Cli, Save, read, shell, snapshot, widths
+from support import builders
+from support.cli import OUT, Cli, Save, read, shell, snapshot, widths
 
 import onnx_condense
 from onnx_condense.planning import alignment

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import builders
 import numpy as np
 import onnx
 import pytest
-from conftest import OUT, Cli, Save, read, snapshot, widths
+from support import builders
+from support.cli import OUT, Cli, Save, read, snapshot, widths
 
 from onnx_condense.planning.alignment import block_width
 from onnx_condense.proving import surgery as proof

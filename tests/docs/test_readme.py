@@ -12,7 +12,7 @@ import pytest
 from onnx_condense import Options, condense
 from onnx_condense.cli.main import _condense_parser
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from planted import Net, assert_close, widths
+from support.planted.net import Net, assert_close, widths
 
 from onnx_condense import Options, condense
 from onnx_condense.forms.batchnorm import fold_batchnorm

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from builders import build, clustered, random
 from numpy.typing import NDArray
-from planted import run
+from support.builders import build, clustered, random
+from support.planted.net import run
 
 import onnx_condense as oc
 from onnx_condense.model.protos import serialize

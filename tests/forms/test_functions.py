@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
-from builders import build, clustered, random
 from onnx import numpy_helper
-from planted import run
+from support.builders import build, clustered, random
+from support.planted.net import run
 
 import onnx_condense as oc
 from onnx_condense.model.protos import serialize

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from cases import CASES
-from planted import Net, assert_close, planted_columns, planted_rows, run, signed_feed, widths
+from support.cases import CASES
+from support.planted.net import Net, assert_close, planted_columns, planted_rows, run, signed_feed, widths
 
 from onnx_condense import Options, analyze, condense
 from onnx_condense.forms.fused import DOMAIN, PARTS, unfuse

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
-from planted import EXACT, FULL, Net, run, signed_feed
-from planted_quantized import integer_columns, integer_rows, integers
+from support.planted.net import EXACT, FULL, Net, run, signed_feed
+from support.planted.quantized import integer_columns, integer_rows, integers
 
 from onnx_condense import Options, condense
 from onnx_condense.forms.integers import FORMS, PREFIX, closed, opened

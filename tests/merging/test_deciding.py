@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from planted import Net, traced
+from support.planted.net import Net, traced
 
 from onnx_condense.merging.deciding import decide
 from onnx_condense.merging.judging import Judgement, Method, judge

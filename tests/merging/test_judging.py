@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from planted import EXACT, FULL, Net, planted_rows, traced, widths
+from support.planted.net import EXACT, FULL, Net, planted_rows, traced, widths
 
 from onnx_condense.merging.judging import judge
 from onnx_condense.merging.twin import Twin

@@ -10,9 +10,9 @@ from itertools import pairwise
 import numpy as np
 import onnx
 import pytest
-import reference
-from planted import Net, run, signed_feed, widths
-from reference import Layer
+from support import reference
+from support.planted.net import Net, run, signed_feed, widths
+from support.reference import Layer
 
 from onnx_condense import Options, condense
 

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import builders
 import numpy as np
 import pytest
-from conftest import Cli, Save, snapshot
+from support import builders
+from support.cli import Cli, Save, snapshot
 
 import onnx_condense as oc
 from onnx_condense.merging.plan import INLINE

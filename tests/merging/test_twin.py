@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from cases import CASES
-from planted import Case, Net, assert_close, planted_rows, traced, widths
+from support.cases import CASES
+from support.planted.net import Case, Net, assert_close, planted_rows, traced, widths
 
 from onnx_condense import Options, Plan, condense, rewrite
 from onnx_condense.merging.deciding import decide

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import builders
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from support import builders
 
 from onnx_condense.model.facts import Facts
 from onnx_condense.model.surgeon import import_graph

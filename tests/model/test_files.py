@@ -6,11 +6,11 @@ import json
 import os
 from pathlib import Path
 
-import builders
 import onnx
 import pytest
-from conftest import snapshot
 from onnx import TensorProto, helper
+from support import builders
+from support.cli import snapshot
 
 import onnx_condense as oc
 from onnx_condense.documents import write_atomically

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import builders
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from support import builders
 
 import onnx_condense as oc
 from onnx_condense.model.inputs import Feed, input_specs, make_feeds

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import builders
 import numpy as np
 import onnx
 import pytest
+from support import builders
 
 from onnx_condense import InputError
 from onnx_condense.model.runtime import run, session

@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
-from planted import FULL, Net, run, traced
-from planted_quantized import dense_integers, integers, rounded, stored
+from support.planted.net import FULL, Net, run, traced
+from support.planted.quantized import dense_integers, integers, rounded, stored
 
 from onnx_condense import Options, VerificationError, analyze, condense
 from onnx_condense.model.storage import Quantized
@@ -25,7 +25,7 @@ from onnx_condense.proving.compare import results
 from onnx_condense.proving.surgery import prove
 from onnx_condense.rewriting.writer import write
 
-MODEL = Path(__file__).parent.parent / "models" / "digits_conv_bn.onnx"
+MODEL = Path(__file__).parents[2] / "models" / "digits_conv_bn.onnx"
 ADVICE = "condense the float model, then quantize it"
 EXACTLY = Options(lossless=True, align=1)
 

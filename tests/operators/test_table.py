@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases import CASES
-from planted import RELATIONS, Case, assert_close, run, signed_feed, widths
+from support.cases import CASES
+from support.planted.net import RELATIONS, Case, assert_close, run, signed_feed, widths
 
 from onnx_condense import Options, condense
 from onnx_condense.operators.table import TABLE

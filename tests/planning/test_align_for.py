@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import get_args
 
-import builders
 import pytest
-from conftest import Cli, Save, read, widths
+from support import builders
+from support.cli import Cli, Save, read, widths
 
 import onnx_condense as oc
 from onnx_condense.merging.widths import Width

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import builders
 import pytest
+from support import builders
 
 import onnx_condense as oc
 from onnx_condense.errors import InputError

@@ -8,25 +8,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from conftest import Cli, Save
-from planted import Net
+from support.cli import Cli, Save
+from support.networks import half_redundant
+from support.planted.net import Net
 
 import onnx_condense as oc
 from onnx_condense.model.protos import serialize
 from onnx_condense.planning import budget as pruning
 from onnx_condense.planning.allocation import Curve, Part, allocate, cost
 from onnx_condense.refitting.moments import eliminate
-
-
-def network(redundant: int = 12, seed: int = 4) -> onnx.ModelProto:
-    """Two hidden convolutions; the first has `redundant` near copies among its 24 channels, the second none."""
-    net = Net(seed=seed)
-    mains = net.normal(24 - redundant, 3, 3, 3)
-    rows = np.concatenate([mains, mains[:redundant] + 0.02 * net.normal(redundant, 3, 3, 3)])
-    hidden = net.node("Relu", net.conv("first", net.input("batch", 3, 10, 10), rows, pads=[1] * 4))
-    hidden = net.node("Relu", net.conv("second", hidden, net.normal(24, 24, 3, 3), net.normal(24)))
-    hidden = net.node("Flatten", net.node("GlobalAveragePool", hidden))
-    return net.build(net.dense("head", hidden, net.normal(5, 24), net.normal(5)))
 
 
 def widths(result: oc.Result) -> dict[str, int]:
@@ -36,7 +26,7 @@ def widths(result: oc.Result) -> dict[str, int]:
 @pytest.mark.parametrize("unit", ["params", "macs"])
 @pytest.mark.parametrize("share", [0.9, 0.6, 0.3])
 def test_at_most_the_share_and_close_to_it(unit: str, share: float) -> None:
-    result = oc.condense(network(), oc.Options(budget=(unit, share), align=1))
+    result = oc.condense(half_redundant(), oc.Options(budget=(unit, share), align=1))
     before, after = result.report.input, result.report.output
     assert after is not None
     kept = after.parameters / before.parameters if unit == "params" else after.macs / before.macs
@@ -100,12 +90,12 @@ def test_room_is_left_for_biases_at_once() -> None:
 
 
 def test_redundant_channels_go_first() -> None:
-    found = widths(oc.condense(network(), oc.Options(budget=("params", 0.6), align=1)))
+    found = widths(oc.condense(half_redundant(), oc.Options(budget=("params", 0.6), align=1)))
     assert found["first"] <= 14 and found["second"] >= 22
 
 
 def test_budgets_lose_less_with_calibration_than_a_threshold_of_the_same_size() -> None:
-    model = network(0)
+    model = half_redundant(0)
     rng = np.random.default_rng(0)
     given = {"x": rng.standard_normal((80, 3, 10, 10)).astype(np.float32)}
     other = {"x": rng.standard_normal((20, 3, 10, 10)).astype(np.float32)}
@@ -205,21 +195,21 @@ def test_a_fixed_batch_is_judged_on_as_many_samples() -> None:
 
 
 def test_alignment_is_respected() -> None:
-    result = oc.condense(network(), oc.Options(budget=("params", 0.7), align=8))
+    result = oc.condense(half_redundant(), oc.Options(budget=("params", 0.7), align=8))
     assert all(width % 8 == 0 for width in widths(result).values())
     assert result.report.output is not None
     assert result.report.output.parameters <= 0.7 * result.report.input.parameters
 
 
 def test_out_of_reach(cli: Cli, save: Save) -> None:
-    save(network())
+    save(half_redundant())
     message = cli.fails(1, "m.onnx", "--budget", "params=0.001", "--align", "1")
     assert "smallest that can be reached is 0.0" in message
     assert "0.4" in cli.fails(1, "m.onnx", "--budget", "params=0.3", "--align", "16")
 
 
 def test_command_line(cli: Cli, save: Save) -> None:
-    save(network())
+    save(half_redundant())
     cli.ok("m.onnx", "--budget", "params=0.6", "--align", "1", "--plan", "p.json", "--calibration", _inputs(cli))
     assert oc.Plan.load("p.json").options["budget"] == ["params", 0.6]
     cli.ok("m.onnx", "--replay", "p.json", "-o", "again.onnx")
@@ -262,7 +252,7 @@ def test_groups_that_cannot_shrink_unevenly_stay() -> None:
 @pytest.mark.parametrize("merge", ["ratio", "delete", "moments"])
 def test_every_merge_method_and_the_same_bytes_again(merge: Any) -> None:
     options = oc.Options(budget=("params", 0.6), align=1, merge=merge)
-    first, second = (oc.condense(network(), options) for _ in range(2))
+    first, second = (oc.condense(half_redundant(), options) for _ in range(2))
     assert serialize(first.model) == serialize(second.model)
     assert bool(first.plan.refits) == (merge == "moments")
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import builders
 import numpy as np
 import onnx
 import pytest
-from conftest import OUT, Cli, Save, read, widths
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import builders
+from support.cli import OUT, Cli, Save, read, widths
 
 import onnx_condense as oc
 from onnx_condense.planning import never_slower as faster

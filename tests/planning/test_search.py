@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from conftest import OUT, Cli, Save, gone, listening, read, shell
-from test_budget import network
+from support.cli import OUT, Cli, Save, gone, listening, read, shell
+from support.networks import half_redundant
 
 import onnx_condense as oc
 from onnx_condense.model.protos import serialize
@@ -25,7 +25,7 @@ from onnx_condense.operators.queries import count_parameters
 from onnx_condense.options import DEFAULT_TRIALS
 from onnx_condense.planning.search import FINE, CandidateReport, pareto
 
-MODEL = network()
+MODEL = half_redundant()
 PARAMETERS = count_parameters(MODEL.graph)[0]
 
 SCORE = """

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import builders
 import numpy as np
 import onnx
 import pytest
-from planted import Net
+from support import builders
+from support.planted.net import Net
 
 from onnx_condense import Options, UsageError, condense
 from onnx_condense.planning.thresholds import Builder

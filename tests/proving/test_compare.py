@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import builders
 import numpy as np
 import onnx
 import pytest
+from support import builders
 
 import onnx_condense as oc
 from onnx_condense.proving.compare import OutputComparison, compare, results, surgery_limits

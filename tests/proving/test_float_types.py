@@ -9,10 +9,10 @@ import onnx
 import pytest
 from hypothesis import given
 from onnx import TensorProto, numpy_helper
-from planted import EXACT, FULL, MAINS, Net, copies, planted_columns, planted_rows
-from random_graphs import examples, models
-from retyped import narrowed, retyped
-from test_proof import condensed, disturbed, proof
+from support.planted.net import EXACT, FULL, MAINS, Net, copies, planted_columns, planted_rows
+from support.proofs import condensed, disturbed, proof
+from support.random_graphs import examples, models
+from support.retyped import narrowed, retyped
 
 from onnx_condense import InputError, Options, VerificationError, condense
 from onnx_condense.errors import CondenseError

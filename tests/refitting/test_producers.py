@@ -10,8 +10,8 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from planted import Net
-from test_calibration import error, images
+from support.networks import error, images
+from support.planted.net import Net
 
 import onnx_condense as oc
 from onnx_condense.merging.twin import Twin

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from conftest import Cli, Save
-from test_calibration import images, residual
+from support.cli import Cli, Save
+from support.networks import images, residual
 
 import onnx_condense as oc
 from onnx_condense.model.inputs import InputSpec

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from planted import Net, planted_columns, planted_rows
+from support.planted.net import Net, planted_columns, planted_rows
 
 import onnx_condense as oc
 from onnx_condense.model.protos import serialize

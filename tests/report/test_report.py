@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import builders
 import numpy as np
 import onnx
 import pytest
-from conftest import Cli, Save, snapshot
 from onnx import helper, numpy_helper
+from support import builders
+from support.cli import Cli, Save, snapshot
 
 import onnx_condense as oc
 from onnx_condense.documents import finite

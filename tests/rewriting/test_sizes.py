@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import pytest
-from planted import EXACT, FULL, Net, assert_close, planted_columns, planted_rows, widths
+from support.planted.net import EXACT, FULL, Net, assert_close, planted_columns, planted_rows, widths
 
 from onnx_condense import Options, condense
 from onnx_condense.model.runtime import run, session

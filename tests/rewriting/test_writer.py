@@ -7,7 +7,18 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from planted import COPIES, EXACT, FULL, MAINS, Net, assert_close, planted_columns, planted_rows, traced, widths
+from support.planted.net import (
+    COPIES,
+    EXACT,
+    FULL,
+    MAINS,
+    Net,
+    assert_close,
+    planted_columns,
+    planted_rows,
+    traced,
+    widths,
+)
 
 from onnx_condense import Options, condense, rewrite
 from onnx_condense.merging.deciding import decide

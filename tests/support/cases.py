@@ -2,27 +2,9 @@
 
 from __future__ import annotations
 
-import planted_balance
-import planted_cases
-import planted_compounds
-import planted_fused
-import planted_graphs
-import planted_more
-import planted_quantized
-import planted_recurrent
-import planted_rows
-from planted import CASES
+from support.planted import balance, cases, compounds, fused, graphs, more, quantized, recurrent, rows
+from support.planted.net import CASES
 
-FAMILIES = (
-    planted_balance,
-    planted_cases,
-    planted_compounds,
-    planted_fused,
-    planted_graphs,
-    planted_more,
-    planted_quantized,
-    planted_recurrent,
-    planted_rows,
-)
+FAMILIES = (balance, cases, compounds, fused, graphs, more, quantized, recurrent, rows)
 
 __all__ = ["CASES", "FAMILIES"]

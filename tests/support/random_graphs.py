@@ -11,7 +11,8 @@ import onnx
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from planted import Net
+
+from support.planted.net import Net
 
 OPSETS = (9, 11, 13, 15, 17, 18, 20, 21)
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import builders
 import onnx
 
 from onnx_condense import Options
 from onnx_condense.auto.folder import Folder
 from onnx_condense.finetune import Settings, State, Trainer, run
 from onnx_condense.operators.queries import count_parameters
+from support import builders
 
 Score = Callable[["Scripted"], float]
 

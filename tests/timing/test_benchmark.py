@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import builders
 import numpy as np
 import onnx
 import pytest
-from conftest import Save
+from support import builders
+from support.cli import Save
 
 import onnx_condense as oc
 from onnx_condense.model.inputs import make_feeds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from planted import Net, traced
+from support.planted.net import Net, traced
 
 from onnx_condense import Options, condense
 from onnx_condense.rewriting.kept import Kept

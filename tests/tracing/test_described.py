@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from planted import Net, assert_close, planted_columns, planted_rows, traced, widths
+from support.planted.net import Net, assert_close, planted_columns, planted_rows, traced, widths
 
 from onnx_condense import Options, condense
 

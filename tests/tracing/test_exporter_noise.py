@@ -10,7 +10,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from planted import EXACT, FULL, Net, assert_close, planted_columns, planted_rows, run, signed_feed, widths
+from support.planted.net import EXACT, FULL, Net, assert_close, planted_columns, planted_rows, run, signed_feed, widths
 
 from onnx_condense import Options, condense
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import pytest
-from planted import COPIES, EXACT, FULL, Net, assert_close, planted_columns, traced, widths
-from planted_recurrent import GATES, SIZE, Form, build, planted_node
+from support.planted.net import COPIES, EXACT, FULL, Net, assert_close, planted_columns, traced, widths
+from support.planted.recurrent import GATES, SIZE, Form, build, planted_node
 
 from onnx_condense import Options, Plan, condense, rewrite
 from onnx_condense.merging.twin import Twin

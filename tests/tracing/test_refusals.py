@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from planted import Net, traced
-from test_channels import grouped, reasons
+from support.planted.net import Net, traced
+from support.traces import grouped, reasons
 
 from onnx_condense import analyze
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from planted import Net, assert_close, traced
+from support.planted.net import Net, assert_close, traced
 
 from onnx_condense import Options, condense
 

@@ -8,17 +8,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from planted import Net, traced
-
-from onnx_condense.tracing.trace import Trace
-
-
-def grouped(trace: Trace) -> list[tuple[str, ...]]:
-    return [group.layers for group in trace.groups]
-
-
-def reasons(trace: Trace) -> dict[str, str]:
-    return {refusal.layer: refusal.reason for refusal in trace.refusals}
+from support.planted.net import Net, traced
+from support.traces import grouped, reasons
 
 
 def chain() -> tuple[Net, str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from planted import Net, assert_close
+from support.planted.net import Net, assert_close
 
 from onnx_condense import Options, condense
 

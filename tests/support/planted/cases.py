@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 from onnx import TensorProto
-from planted import (
+
+from support.planted.net import (
     ABSOLUTE,
     ALWAYS,
     EXACT,

@@ -6,8 +6,20 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
-from planted import ALWAYS, COPIES, FULL, HOMOGENEOUS, LINEAR, Net, case, copies, planted_columns, planted_rows
-from planted_cases import PAIR
+
+from support.planted.cases import PAIR
+from support.planted.net import (
+    ALWAYS,
+    COPIES,
+    FULL,
+    HOMOGENEOUS,
+    LINEAR,
+    Net,
+    case,
+    copies,
+    planted_columns,
+    planted_rows,
+)
 
 
 @case("Mul", LINEAR - {"shifted"}, "squeeze-excite", layers={"producer": (8, 5), "excite": (8, 5)})

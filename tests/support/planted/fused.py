@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx
 from onnx import TensorProto, helper
-from planted import ALWAYS, FULL, LINEAR, Net, apply, case, dense_case, planted_columns, planted_rows
+
+from support.planted.net import ALWAYS, FULL, LINEAR, Net, apply, case, dense_case, planted_columns, planted_rows
 
 MICROSOFT = "com.microsoft"
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from planted import LINEAR, Net, case, conv_case, planted_columns, planted_rows
-from planted_more import UNSHIFTED
+
+from support.planted.more import UNSHIFTED
+from support.planted.net import LINEAR, Net, case, conv_case, planted_columns, planted_rows
 
 
 def _vector(side: str) -> None:

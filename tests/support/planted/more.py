@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
-from planted import (
+
+from support.planted.net import (
     ABSOLUTE,
     ALWAYS,
     EXACT,

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from planted import ALWAYS, COPIES, FULL, MAINS, RATIOS, Net, case, dense_case
+
+from support.planted.net import ALWAYS, COPIES, FULL, MAINS, RATIOS, Net, case, dense_case
 
 Integers = NDArray[np.signedinteger[Any]]
 

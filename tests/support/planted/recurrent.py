@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-from planted import (
+
+from support.planted.net import (
     ALWAYS,
     COPIES,
     FULL,

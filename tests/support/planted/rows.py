@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
-from planted import (
+
+from support.planted.net import (
     ALWAYS,
     EXACT,
     FULL,
