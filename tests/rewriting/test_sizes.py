@@ -1,18 +1,23 @@
-"""What is condensed on one size of input must be right on every other: batch, height and width alike."""
+"""What is condensed on one size of input must be right on every other: batch, height and width alike.
+
+Every case says what becomes of its producer: how many channels stay, or why all do.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import onnx
 import pytest
 from support.planted.net import EXACT, FULL, Net, assert_close, planted_columns, planted_rows, widths
 
-from onnx_condense import Options, condense
+from onnx_condense import Options, Result, condense
 from onnx_condense.model.runtime import run, session
 
 Build = Callable[[Net, str], str]
+
+UNEVEN = "cannot be removed evenly"
 
 
 def image(build: Build, batch: int | str = "n") -> onnx.ModelProto:
@@ -28,17 +33,34 @@ def dimension(net: Net, data: str, axis: int) -> str:
     return net.node("Gather", net.node("Shape", data), net.ints(axis))
 
 
-def same_everywhere(model: onnx.ModelProto, batch: int | None = None) -> onnx.ModelProto:
-    """Condenses, and compares both models on sizes that the tool has not seen."""
-    small = condense(model, Options(lossless=True, align=1)).model
-    one, other = session(model), session(small)
+def assert_same(result: Result, model: onnx.ModelProto, shapes: Iterable[tuple[int, ...]]) -> None:
+    """Both models give the same, up to the rounding of float32, on inputs of these shapes."""
+    one, other = session(model), session(result.model)
     generator = np.random.default_rng(1)
-    for shape in ((3, 14, 9), (5, 12, 22), (2, 31, 17)):
-        feed = {"x": generator.standard_normal((batch or shape[0], 3, *shape[1:])).astype(np.float32)}
+    for shape in shapes:
+        feed = {"x": generator.standard_normal(shape).astype(np.float32)}
         (a,), (b,) = run(one, None, feed), run(other, None, feed)
         assert a.shape == b.shape
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
-    return small
+        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6 * np.abs(a).max())
+
+
+def same_everywhere(model: onnx.ModelProto, batch: int | None = None) -> Result:
+    """Condenses, and compares both models on sizes that the tool has not seen."""
+    result = condense(model, Options(lossless=True, align=1))
+    shapes = ((3, 14, 9), (5, 12, 22), (2, 31, 17))
+    assert_same(result, model, ((batch or shape[0], 3, *shape[1:]) for shape in shapes))
+    return result
+
+
+def width(result: Result) -> int:
+    """How many channels of the producer stay."""
+    return widths(result.model)["producer"]
+
+
+def why(result: Result) -> str:
+    """Why the producer stays as it is; empty where no rule forbids that it shrinks."""
+    reasons = [refusal.reason for refusal in result.report.refusals if "producer" in refusal.layers]
+    return "; ".join([*reasons, *result.report.warnings])
 
 
 def rows_and_back(net: Net, data: str) -> str:
@@ -72,12 +94,14 @@ def all_but_one(axis: int) -> Build:
     ids=["split batch", "split height", "slice batch", "slice height", "slice width"],
 )
 def test_movements_along_axes_of_any_size(build: Build) -> None:
-    small = same_everywhere(image(build))
-    assert widths(small)["producer"] == EXACT
+    assert width(same_everywhere(image(build))) == EXACT
 
 
-def test_a_view_with_computed_sizes() -> None:
-    same_everywhere(image(rows_and_back))
+def test_a_view_with_computed_sizes_keeps_its_channels() -> None:
+    """The view states the number of channels among sizes that follow the input."""
+    result = same_everywhere(image(rows_and_back))
+    assert width(result) == FULL
+    assert UNEVEN in why(result)
 
 
 @pytest.mark.parametrize("batch", ["n", 1])
@@ -87,8 +111,9 @@ def test_numbers_that_follow_the_size_are_not_written_down(batch: int | str) -> 
     def divided(net: Net, data: str) -> str:
         return net.node("Div", data, net.node("Cast", net.node("Size", data), to=1))
 
-    small = same_everywhere(image(divided, batch), None if batch == "n" else 1)
-    assert widths(small)["producer"] == FULL
+    result = same_everywhere(image(divided, batch), None if batch == "n" else 1)
+    assert width(result) == FULL
+    assert UNEVEN in why(result)
 
 
 def test_a_number_that_follows_only_the_channels_is_written_down() -> None:
@@ -97,29 +122,23 @@ def test_a_number_that_follows_only_the_channels_is_written_down() -> None:
     def scaled(net: Net, data: str) -> str:
         return net.node("Div", data, net.node("Sqrt", net.node("Cast", dimension(net, data, 1), to=1)))
 
-    model = image(scaled)
-    small = same_everywhere(model)
-    assert widths(small)["producer"] == EXACT
+    assert width(same_everywhere(image(scaled))) == EXACT
     assert_close(image(scaled, 2), condense(image(scaled, 2), Options(lossless=True, align=1)).model, 1e-5)
 
 
 # ------------------------------------------------------------------------ sequences of any length, down to one
 
 
-def sequence(build: Build, *lengths: int, relation: str = "scaled") -> None:
+def sequence(build: Build, relation: str) -> Result:
     """MatMul with planted channels over [n, t, 6], what is built, and a MatMul; compared at lengths not seen."""
     net = Net(opset=18)
     rows, bias = planted_rows(net, relation, 6)
     rows[7], bias[7] = 0.0, 0.8  # a constant channel besides
     hidden = net.node("Relu", net.matmul("producer", net.input("n", "t", 6), rows, bias))
     model = net.build(net.matmul("consumer", build(net, hidden), planted_columns(net, relation, 4), net.normal(4)))
-    small = condense(model, Options(lossless=True, align=1)).model
-    one, other = session(model), session(small)
-    for length in lengths or (64, 65, 11, 2, 1):
-        feed = {"x": np.random.default_rng(1).standard_normal((2, length, 6)).astype(np.float32)}
-        (a,), (b,) = run(one, None, feed), run(other, None, feed)
-        assert a.shape == b.shape
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    result = condense(model, Options(lossless=True, align=1))
+    assert_same(result, model, ((2, length, 6) for length in (64, 65, 11, 2, 1)))
+    return result
 
 
 def at_least(net: Net, data: str, length: int) -> str:
@@ -178,22 +197,43 @@ def clipped_by_length(net: Net, data: str) -> str:
     return net.node("Clip", data, net.constant(-1.0), length)
 
 
-@pytest.mark.parametrize("relation", ["scaled", "equal"])
 @pytest.mark.parametrize(
-    "build",
+    ("build", "relation"),
     [
-        padded_to_length,
-        padded_with_numbers,
-        window_over_history,
-        last_of_two,
-        fixed_place,
-        sometimes_empty,
-        channels_by_length,
-        clipped_by_length,
+        (padded_to_length, "scaled"),
+        (padded_to_length, "equal"),
+        (padded_with_numbers, "equal"),
+        (last_of_two, "equal"),
+        (fixed_place, "equal"),
+        (clipped_by_length, "equal"),
     ],
 )
 def test_sequences_of_any_length(build: Build, relation: str) -> None:
-    sequence(build, relation=relation)
+    """Two copies go; the constant channel is no constant behind any of these, at some length."""
+    assert width(sequence(build, relation)) == FULL - 2
+
+
+@pytest.mark.parametrize("build", [padded_with_numbers, last_of_two, fixed_place, clipped_by_length])
+def test_scaled_channels_stay_where_a_length_makes_them_differ(build: Build) -> None:
+    """Nothing forbids that these channels shrink (equal ones do), but none is a multiple of another at every length."""
+    result = sequence(build, "scaled")
+    assert width(result) == FULL
+    assert not why(result)
+
+
+@pytest.mark.parametrize("relation", ["scaled", "equal"])
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [
+        (window_over_history, "a Concat beside a tensor whose channels cannot be removed"),
+        (sometimes_empty, "a Concat, which appends what is empty here, and maybe not at other sizes"),
+        (channels_by_length, "a Slice, which takes channels by numbers that follow the sizes of the inputs"),
+    ],
+)
+def test_sequences_whose_channels_stay(build: Build, reason: str, relation: str) -> None:
+    result = sequence(build, relation)
+    assert width(result) == FULL
+    assert reason in why(result)
 
 
 def test_padding_to_a_multiple() -> None:
@@ -203,4 +243,4 @@ def test_padding_to_a_multiple() -> None:
         lacking = [net.node("Mod", net.node("Neg", dimension(net, data, axis)), net.ints(32)) for axis in (2, 3)]
         return net.node("Pad", data, net.node("Concat", net.ints(0, 0, 0, 0, 0, 0), *lacking, axis=0))
 
-    same_everywhere(image(padded))
+    assert width(same_everywhere(image(padded))) == EXACT
