@@ -123,7 +123,8 @@ def test_ratios_of_one_are_exactly_one(relation: str) -> None:
 def test_a_shift_becomes_the_constant_on_a_linear_path_only() -> None:
     evaluator, signal, _ = chain("shifted")
     found = evaluator.relate(signal, COPY, MAIN)
-    assert found.exact[0] and found.constant[0] == pytest.approx(0.7, rel=1e-6)
+    assert found.exact[0]
+    assert found.constant[0] == pytest.approx(0.7, rel=1e-6)
     evaluator, signal, _ = chain("shifted", "Relu")
     assert not evaluator.relate(signal, COPY, MAIN).exact[0]
 

@@ -90,7 +90,8 @@ def test_a_signal_added_to_its_own_function_is_one_stage() -> None:
     """x + relu(x): one vector, the stricter rule."""
     x = leaf(0)
     (joined,) = add([x], activate([x], Kind.HOMOGENEOUS))
-    assert joined.rows.shape == x.rows.shape and joined.rule is Rule.POSITIVE
+    assert joined.rows.shape == x.rows.shape
+    assert joined.rule is Rule.POSITIVE
 
 
 def test_multiplied_stages_stay_apart() -> None:

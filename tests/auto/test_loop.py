@@ -210,14 +210,16 @@ def test_after_a_criterion_that_is_not_met_the_classifiers_group_still_goes(tmp_
     state = go(tmp_path, Scripted(lambda t: 0.9 if t.parameters == first else 0.845), settings, model)
     assert state.reason == "criterion not met"
     assert [e["layer"] for e in events(tmp_path / "work", "accepted")] == [["fc0"], ["fc1"], ["fc2"]]
-    assert state.result is not None and state.result.score == 0.845
+    assert state.result is not None
+    assert state.result.score == 0.845
 
 
 def test_until_counts_what_the_last_reduction_will_remove(tmp_path: Path) -> None:
     model = deep(2, width=12, clusters=6)
     state = go(tmp_path, Scripted(), replace(PAPER, until=0.99), model)
     assert (state.reason, state.rows) == ("until", ()), "the classifier's group alone is enough"
-    assert state.result is not None and state.result.parameters < 0.99 * state.start.parameters
+    assert state.result is not None
+    assert state.result.parameters < 0.99 * state.start.parameters
     (tmp_path / "b").mkdir()
     state = go(tmp_path / "b", Scripted(), replace(PAPER, until=0.4), model)
     assert (state.reason, len(state.rows)) == ("until", 1)
@@ -232,7 +234,8 @@ def test_rounds_that_remove_nothing_end_the_run(tmp_path: Path) -> None:
 def test_one_group_only_is_the_classifiers(tmp_path: Path) -> None:
     state = go(tmp_path, Scripted(), PAPER, builders.mlp((4, 8, 3), clusters=5))
     assert (state.reason, state.rows) == ("no layers", ())
-    assert state.result is not None and state.result.parameters < state.start.parameters
+    assert state.result is not None
+    assert state.result.parameters < state.start.parameters
 
 
 def test_the_group_of_the_classifier_in_a_residual_network() -> None:
@@ -274,7 +277,8 @@ def test_nodes_without_names_and_weights_outside(tmp_path: Path) -> None:
     state = run(path, Scripted(), tmp_path / "work", replace(PAPER, rounds=2), PLAIN)
     assert [e["layer"] for e in events(tmp_path / "work", "accepted")] == [["w0"], ["w1"], ["w0"], ["w1"], ["w2"]]
     result = onnx.load(tmp_path / "work" / "result.onnx")
-    assert state.result is not None and count_parameters(result.graph)[0] == state.result.parameters
+    assert state.result is not None
+    assert count_parameters(result.graph)[0] == state.result.parameters
     assert builders.weight(result, "w0").shape == (5, 4)
 
 

@@ -83,18 +83,24 @@ def test_every_run_ends_and_keeps_its_promises(settings: Settings, seed: int, go
         assert len(events) < 100_000, "it does not end"
         assert len(state.models()) <= 6 + settings.keep_rounds
         assert {state.now.model, state.start.model} <= state.models() <= sizes.keys()
-        assert state.limit >= before.limit and state.completed >= before.completed
+        assert state.limit >= before.limit
+        assert state.completed >= before.completed
         if event["event"] == "reverted":
-            assert before.attempt is not None and state.now == before.attempt.save
+            assert before.attempt is not None
+            assert state.now == before.attempt.save
             assert state.argument(before.layer) == before.argument(before.layer) + settings.threshold_up
         if event["event"] == "trained":
             assert before.attempt is None or before.attempt.steps + event["steps"] <= before.goal()[1]
         if before.result is not None:
-            assert state.result is not None and state.result.parameters <= before.result.parameters
-    assert state.phase == "done" and state.reason
+            assert state.result is not None
+            assert state.result.parameters <= before.result.parameters
+    assert state.phase == "done"
+    assert state.reason
     assert replay(settings, json.loads(json.dumps(events))) == state
     assert sum(e["steps"] for e in events if e["event"] == "trained") == state.total_steps
     if settings.rounds is not None:
         assert len(state.rows) <= settings.rounds
-    assert state.result is not None and state.result.score is not None and state.goals is not None
+    assert state.result is not None
+    assert state.result.score is not None
+    assert state.goals is not None
     assert state.result.score >= min(state.goals.main.end, state.goals.last)

@@ -68,9 +68,11 @@ def test_a_run_prints_its_turns_and_leaves_the_result(cli: Cli, save: Save, idle
     ):
         assert words in outcome.out
     sizes = [builders.weight(onnx.load("w/result.onnx"), name).shape for name in ("w0", "w1", "w2")]
-    assert sizes[0] == (5, 4) and sizes[2][1] < 8
+    assert sizes[0] == (5, 4)
+    assert sizes[2][1] < 8
     again = cli.ok("auto", "m.onnx", "--trainer", idle, "--work", "w", *QUICK)
-    assert "going on in w after" in again.out and "Done: all rounds" in again.out
+    assert "going on in w after" in again.out
+    assert "Done: all rounds" in again.out
     assert again.written <= {"w/trainer.log"}
 
 
@@ -88,7 +90,9 @@ def test_the_digits_lose_most_parameters_and_little_accuracy(tmp_path: Path, mon
         **spans, last_criterion=start - 0.01, deviation_score=0.5, learning_rate=(3e-3, 1e-3), until=0.3, **limits
     )
     state = run(model, trainer, tmp_path / "w", settings, Options(align=1))
-    assert state.reason == "until" and state.result is not None and state.result.score is not None
+    assert state.reason == "until"
+    assert state.result is not None
+    assert state.result.score is not None
     assert state.result.parameters <= 0.3 * state.start.parameters
     assert state.result.score >= start - 0.01
     written = onnx.load(tmp_path / "w" / "result.onnx")
@@ -109,10 +113,11 @@ def test_calibration_inputs_from_a_file(tmp_path: Path, save: Save, idle: str) -
     np.savez(tmp_path / "other.npz", x=builders.random(40, 4, seed=1))
     run = ("auto", "m.onnx", "--trainer", idle, "--work", "w", "--align", "1", "--threshold-start=-1", *QUICK)
     first = shell(*run, "--calibration", "inputs.npz", cwd=tmp_path)
-    assert first.code == 0 and first.err == "", first
+    assert (first.code, first.err) == (0, "")
     assert '"merge": "calibrated"' in (tmp_path / "w" / "journal.jsonl").read_text()
     again = shell(*run, "--calibration", "inputs.npz", "--merge", "calibrated", cwd=tmp_path)
-    assert again.code == 0 and again.written <= {"w/trainer.log"}
+    assert again.code == 0
+    assert again.written <= {"w/trainer.log"}
     for options, words in {
         ("--calibration", "other.npz"): "began with other --calibration inputs",
         ("--calibration", "inputs.npz", "--calibration", "other.npz"): "began with other --calibration inputs",
@@ -123,7 +128,8 @@ def test_calibration_inputs_from_a_file(tmp_path: Path, save: Save, idle: str) -
         ("--calibration", "m.onnx", "--work", "v"): "pass an .npz",
     }.items():
         outcome = shell(*run, *options, cwd=tmp_path)
-        assert outcome.code == 2 and words in outcome.error
+        assert outcome.code == 2
+        assert words in outcome.error
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
@@ -139,7 +145,8 @@ def test_ending_a_run_ends_its_trainer(tmp_path: Path, save: Save, number: signa
             assert run.wait(30) == 1
         finally:
             run.kill()
-        assert run.stderr is not None and "the same command goes on" in run.stderr.read()
+        assert run.stderr is not None
+        assert "the same command goes on" in run.stderr.read()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
@@ -164,7 +171,8 @@ def wait_for(path: Path) -> int:
 def test_a_trainer_that_does_not_work_is_one_line(cli: Cli, save: Save, trainer: str, code: int, words: str) -> None:
     small(save)
     outcome = cli.run("auto", "m.onnx", "--trainer", trainer, "--work", "w", "--trainer-retries", "0")
-    assert outcome.code == code and words in outcome.error
+    assert outcome.code == code
+    assert words in outcome.error
 
 
 def test_a_repeated_call_warns(cli: Cli, save: Save, idle: str, tmp_path: Path) -> None:
@@ -187,7 +195,8 @@ def test_negative_scores(cli: Cli, save: Save, idle: str, tmp_path: Path) -> Non
     (tmp_path / "idle.py").write_text(IDLE.replace("0.9", "-0.5"))
     command = ("auto", "m.onnx", "--trainer", idle, "--work", "w", *QUICK)
     outcome = cli.run(*command)
-    assert outcome.code == 2 and "where scores are not positive, say --criterion" in outcome.error
+    assert outcome.code == 2
+    assert "where scores are not positive, say --criterion" in outcome.error
     explicit = (
         "--criterion=-0.6:-0.7",
         "--layer-criterion=-0.8",

@@ -41,7 +41,8 @@ def test_profiles_side_by_side(cli: Cli, save: Save) -> None:
     save(builders.convnet((3, 16, 16)))
     save(builders.convnet((3, 8, 8)), "small.onnx")
     out = cli.ok("bench", "m.onnx", "small.onnx", "--profile", *QUICK).out
-    assert "Time per operator type" in out and "Time per node" in out
+    assert "Time per operator type" in out
+    assert "Time per node" in out
     (row,) = [line for line in out.splitlines() if line.split()[1:2] == ["Conv"]]
     assert len([cell for cell in row.split("│") if cell.strip().replace(".", "").replace("e-", "").isdigit()]) == 2
 
@@ -50,19 +51,22 @@ def test_json_is_all_that_is_printed(cli: Cli, save: Save) -> None:
     save(builders.mlp((8, 16, 3)))
     outcome = cli.ok("bench", "m.onnx", "m.onnx", "--batch", "1,8", "--json", "--profile", *QUICK)
     content = json.loads(outcome.out)
-    assert content["format"] == "onnx-condense-benchmark" and content["version"] == 1
+    assert content["format"] == "onnx-condense-benchmark"
+    assert content["version"] == 1
     assert [b["batch"] for b in content["batches"]] == [1, 8]
     row = content["batches"][1]["models"][1]
     assert row.keys() >= {"median", "p90", "p99", "throughput", "load_seconds", "peak_memory", "ratio", "verdict"}
     assert content["batches"][0]["profiles"][0]["operators"]
-    assert content["threads"] == 1 and content["provider"] == "CPUExecutionProvider"
+    assert content["threads"] == 1
+    assert content["provider"] == "CPUExecutionProvider"
 
 
 def test_a_model_named_like_a_subcommand_is_reached_by_its_path(cli: Cli, save: Save) -> None:
     for name in ("bench", "inspect", "verify"):
         save(builders.mlp((8, 16, 3), clusters=4), name)
         assert cli.ok(f"./{name}").written == {f"{name}.condensed.onnx"}
-    assert "Latency" in cli.ok("bench", "./bench", *QUICK).out and "Latency" in cli.ok("bench", "bench", *QUICK).out
+    assert "Latency" in cli.ok("bench", "./bench", *QUICK).out
+    assert "Latency" in cli.ok("bench", "bench", *QUICK).out
     assert "--help" in cli.fails(2, "bench"), "the subcommand, without a model"
 
 

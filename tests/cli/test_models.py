@@ -24,7 +24,8 @@ def test_data_gives_the_inputs(cli: Cli, save: Save) -> None:
     np.savez("d.npz", x=data, unrelated=np.zeros(2))
     cli.ok("m.onnx", "--data", "d.npz", "--report", "r.json")
     found = read("r.json")["verification"]
-    assert found["samples"] == 5 and found["generated"] is False
+    assert found["samples"] == 5
+    assert found["generated"] is False
     measured = onnx_condense.verify("m.onnx", OUT, {"x": data}).error
     assert found["approximation_error"] == pytest.approx(measured, rel=1e-4)
 
@@ -64,7 +65,8 @@ def test_seeds_change_the_inputs_and_nothing_else(cli: Cli, save: Save) -> None:
         cli.ok("m.onnx", "--seed", seed, "--report", "r.json", "--force")
         found.append((read("r.json")["verification"]["approximation_error"], widths("r.json")))
     assert found[0] == found[1]
-    assert found[0][0] != found[2][0] and found[0][1] == found[2][1]
+    assert found[0][0] != found[2][0]
+    assert found[0][1] == found[2][1]
 
 
 def test_input_shape_fills_symbolic_dimensions(cli: Cli, save: Save) -> None:
@@ -231,7 +233,9 @@ def test_initializers_that_are_also_inputs(cli: Cli, save: Save) -> None:
     onnx.checker.check_model(small, full_check=True)
     assert small.ir_version == 3
     sizes = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in small.graph.input}
-    assert sizes["w0"] == [4, 8] and sizes["b0"] == [4] and sizes["w1"] == [3, 4]
+    assert sizes["w0"] == [4, 8]
+    assert sizes["b0"] == [4]
+    assert sizes["w1"] == [3, 4]
 
 
 def test_constant_nodes_are_weights(cli: Cli, save: Save) -> None:

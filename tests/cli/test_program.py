@@ -88,7 +88,7 @@ def test_version_and_help(cli: Cli) -> None:
         with pytest.raises(SystemExit) as stopped:
             cli.run(option)
         assert stopped.value.code == 0
-        assert expected in cli._capfd.readouterr().out
+        assert expected in cli.capfd.readouterr().out
 
 
 def test_quiet_prints_nothing(cli: Cli, save: Save) -> None:
@@ -331,7 +331,8 @@ def test_the_terminal_shows_groups_totals_and_both_errors(cli: Cli, save: Save) 
     assert re.search(r"432\D+72\b", totals["MACs"].replace(",", "")), totals
     sizes = [Path(name).stat().st_size for name in ("m.onnx", OUT)]
     assert re.search(rf"{sizes[0]}\D+{sizes[1]}\b", totals["bytes"].replace(",", "")), totals
-    assert "Surgery error" in shown and "Approximation error" in shown
+    assert "Surgery error" in shown
+    assert "Approximation error" in shown
 
 
 def test_refusals_are_grouped_by_reason(cli: Cli, save: Save) -> None:
@@ -347,7 +348,8 @@ def test_refusals_are_grouped_by_reason(cli: Cli, save: Save) -> None:
     shown = cli.ok("m.onnx", "--report", "r.json").out
     refusals = read("r.json")["refusals"]
     together = [r for r in refusals if {"fc0", "fc1"} <= set(r["layers"])]
-    assert len(together) == 1 and together[0]["parameters"] == 128
+    assert len(together) == 1
+    assert together[0]["parameters"] == 128
     assert together[0]["reason"].split()[0] in shown
     assert len({r["reason"] for r in refusals}) == len(refusals)
 

@@ -189,7 +189,8 @@ def test_globs_match_node_or_weight_names_and_exclude_wins(
 def test_a_glob_without_a_match(cli: Cli, save: Save, option: str) -> None:
     save(builders.mlp((8, 16, 3), clusters=4))
     message = cli.fails(2, "m.onnx", option, "conv*=0.9" if option == "--layer-threshold" else "conv*")
-    assert option in message and "conv*" in message
+    assert option in message
+    assert "conv*" in message
 
 
 def test_layer_thresholds(cli: Cli, save: Save) -> None:
@@ -265,7 +266,9 @@ def test_a_large_error_without_tolerance_warns(cli: Cli, save: Save) -> None:
     save(builders.mlp((8, 16, 3), clusters=4), "exact.onnx")
     warned = cli.ok("m.onnx", "--threshold", "0.5", "--report", "r.json")
     assert read("r.json")["verification"]["approximation_error"] > 0.1
-    assert "warning" in warned.err and "--tolerance" in warned.err and len(warned.err.splitlines()) == 1
+    assert "warning" in warned.err
+    assert "--tolerance" in warned.err
+    assert len(warned.err.splitlines()) == 1
     assert len(read("r.json")["warnings"]) == 1
     assert cli.ok("exact.onnx", "--report", "r.json").err == ""
     assert read("r.json")["warnings"] == []
@@ -300,14 +303,17 @@ def test_alignment_undoes_the_merges_of_lowest_cosine(cli: Cli, save: Save) -> N
     free, aligned = (read(f"{name}.json")["groups"][0] for name in ("free", "aligned"))
     merged = {j for j, m in enumerate(free["main"]) if m != j}
     still = {j for j, m in enumerate(aligned["main"]) if m != j}
-    assert len(merged) == 5 and len(still) == 3 and still < merged
+    assert len(merged) == 5
+    assert len(still) == 3
+    assert still < merged
     assert min(free["cosine"][j] for j in still) > max(free["cosine"][j] for j in merged - still)
 
 
 def test_held_back_merges_are_reported_with_the_way_out(cli: Cli, save: Save) -> None:
     save(builders.convnet((3, 16, 16), clusters=5))
     outcome = cli.ok("m.onnx", "--align", "8", "--report", "r.json")
-    assert "--align 1" in outcome.out and "conv0" in outcome.out
+    assert "--align 1" in outcome.out
+    assert "conv0" in outcome.out
     assert [g["held_back"] for g in read("r.json")["groups"]] == [3, 3]
     assert "--align 1" not in cli.ok("m.onnx", "--align", "1", "--force").out
 

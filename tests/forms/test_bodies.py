@@ -285,5 +285,6 @@ def test_sizes_that_follow_the_iteration_are_no_constants() -> None:
 def test_a_budget_reaches_layers_in_both_branches(budget: tuple[str, float]) -> None:
     model = branches(chain(source="h", out="ty"), chain("v0", "v1", "h", "ey", "b"))
     result = oc.condense(model, oc.Options(budget=budget, align=1))
-    assert result.report.output is not None and result.report.verification is not None
+    assert result.report.output is not None
+    assert result.report.verification is not None
     assert result.report.output.parameters < 0.9 * result.report.input.parameters

@@ -83,7 +83,8 @@ def test_a_function_of_constants_that_stays() -> None:
 def test_a_model_with_functions_that_does_not_shrink_stays_as_it_is() -> None:
     model = with_functions()
     result = oc.condense(model, oc.Options(lossless=True, exclude=("*",)))
-    assert result.model is model and model.functions
+    assert result.model is model
+    assert model.functions
 
 
 # ------------------------------------------------------------------------------------------------- sequences

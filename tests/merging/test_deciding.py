@@ -53,7 +53,9 @@ def test_ratio_takes_the_main_neuron_with_most_neighbours() -> None:
     model = dense(fan(0, 20, 40, 120, 200, lengths=(1, 2, 3, 1, 1)), np.zeros(5), COLUMNS)
     plan = decided(model, "ratio")
     assert plan.main == (1, 1, 1, 3, 4)
-    assert plan.keep == (1, 3, 4) and plan.width == 5 and plan.shrinks
+    assert plan.keep == (1, 3, 4)
+    assert plan.width == 5
+    assert plan.shrinks
     np.testing.assert_allclose(plan.cosine, [np.cos(np.deg2rad(20)), 1, np.cos(np.deg2rad(20)), 1, 1], rtol=1e-6)
     np.testing.assert_allclose(plan.reads[0].ratio, [0.5, 1, 1.5, 1, 1], rtol=1e-6)
     assert plan.reads[0].constant == (0,) * 5
@@ -73,7 +75,8 @@ def test_delete_drops_what_condenses() -> None:
 
 def test_nothing_above_the_threshold() -> None:
     plan = decided(dense(fan(0, 70, 140, 210, 280), np.zeros(5), COLUMNS), "ratio")
-    assert not plan.shrinks and plan.keep == (0, 1, 2, 3, 4)
+    assert not plan.shrinks
+    assert plan.keep == (0, 1, 2, 3, 4)
 
 
 @pytest.mark.parametrize("method", ["auto", "lossless"])
@@ -129,18 +132,21 @@ def test_alignment_undoes_the_merges_of_lowest_cosine() -> None:
     plan = decided(model, "ratio", align=3)
     assert plan.keep == (0, 2, 4, 5, 6, 7)
     assert len(plan.held) == 2
-    assert plan.cosine[5] == plan.cosine[7] == 1 and plan.cosine[1] < 1
+    assert plan.cosine[5] == plan.cosine[7] == 1
+    assert plan.cosine[1] < 1
 
 
 def test_a_width_that_rounds_back_stays() -> None:
     model = conv(fan(0, 60, 120, 180, 200), np.ones((3, 5), dtype=np.float32))
     plan = decided(model, "ratio", align=16)
-    assert not plan.shrinks and len(plan.held) == 1
+    assert not plan.shrinks
+    assert len(plan.held) == 1
 
 
 def test_alignment_leaves_dense_layers_alone() -> None:
     plan = decided(dense(fan(0, 5, 60, 120, 200), np.zeros(5), COLUMNS), "ratio", align=16)
-    assert len(plan.keep) == 4 and not plan.held
+    assert len(plan.keep) == 4
+    assert not plan.held
 
 
 def test_channels_of_different_cells_never_merge() -> None:

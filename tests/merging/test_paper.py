@@ -175,7 +175,8 @@ def test_the_networks_are_clustered(name: str) -> None:
     layers, style = NETWORKS[name]()
     before = sum(widths(export(layers, style)).values())
     loose, strict = (sum(widths(export(reference.condense(layers, t), style)).values()) for t in (0.7, 0.95))
-    assert loose < strict <= before and loose < 0.9 * before
+    assert loose < strict <= before
+    assert loose < 0.9 * before
 
 
 def test_reference_on_the_papers_own_example() -> None:

@@ -83,7 +83,8 @@ def test_a_plan_names_its_model_and_decisions() -> None:
     assert set(plan.input_shapes) == {"x"}
     first = plan.groups[0]
     assert (first.layers, first.width) == (("fc0",), 16)
-    assert first.keep == tuple(sorted(first.keep)) and len(first.keep) == 5
+    assert first.keep == tuple(sorted(first.keep))
+    assert len(first.keep) == 5
     assert all(first.main[m] == m for m in first.main), "channels merge into channels that stay"
     for j, main in enumerate(first.main):
         assert j % 5 == main % 5, "clusters were planted modulo 5"
@@ -91,7 +92,8 @@ def test_a_plan_names_its_model_and_decisions() -> None:
         planted = np.append(builders.weight(MODEL, "w0")[j], builders.weight(MODEL, "b0")[j])
         other = np.append(builders.weight(MODEL, "w0")[main], builders.weight(MODEL, "b0")[main])
         assert ratio == pytest.approx(np.linalg.norm(planted) / np.linalg.norm(other), rel=1e-6)
-    assert first.reads[0].layer == "fc1" and not any(first.reads[0].constant)
+    assert first.reads[0].layer == "fc1"
+    assert not any(first.reads[0].constant)
 
 
 def test_main_neurons_have_most_neighbours_and_ties_go_to_the_lowest_index() -> None:

@@ -57,7 +57,8 @@ def test_apply_leaves_the_model_and_other_states_alone() -> None:
     before = twin.weight(2, 1).copy()
     twin.apply(*planned(trace, [0, 0, 2, 3, 4, 5], [1, 3, 1, 1, 1, 1], [0] * 6))
     np.testing.assert_array_equal(other.weight(2, 1), before)
-    assert other.alive.all() and not other.plans
+    assert other.alive.all()
+    assert not other.plans
     np.testing.assert_array_equal(Twin(trace).weight(2, 1), before)
 
 

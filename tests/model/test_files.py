@@ -110,7 +110,9 @@ def test_provenance_goes_into_metadata() -> None:
     assert found["onnx_condense.version"] == oc.__version__
     assert found["onnx_condense.source_sha256"] == result.plan.model_sha256
     options = json.loads(found["onnx_condense.options"])
-    assert options["threshold"] == 0.9 and "budget" not in options and "exclude" not in options
+    assert options["threshold"] == 0.9
+    assert "budget" not in options
+    assert "exclude" not in options
 
 
 def test_condensing_again_keeps_one_provenance() -> None:

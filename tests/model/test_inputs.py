@@ -36,8 +36,10 @@ def test_specs_name_type_and_dims() -> None:
     text = "g (float[N, 3, 8, W] image, int64[4] ids, bool[N] flag) => (float[N, 3, 8, W] y) { y = Relu(image) }"
     specs = {spec.name: spec for spec in input_specs(builders.build(text))}
     assert list(specs) == ["image", "ids", "flag"]
-    assert specs["image"].dims == ("N", 3, 8, "W") and specs["image"].dtype == np.float32
-    assert specs["ids"].dims == (4,) and specs["ids"].dtype == np.int64
+    assert specs["image"].dims == ("N", 3, 8, "W")
+    assert specs["image"].dtype == np.float32
+    assert specs["ids"].dims == (4,)
+    assert specs["ids"].dtype == np.int64
     assert specs["flag"].dtype == np.bool_
 
 
@@ -68,7 +70,8 @@ def test_generated_inputs_are_signed_and_seeded(shape: str) -> None:
     values = np.concatenate([feed["x"] for feed in first])
     assert len(values) > 1, "one sample says too little"
     assert len(np.unique(values, axis=0)) == len(values), "samples differ"
-    assert (values < 0).any() and (values > 0).any()
+    assert (values < 0).any()
+    assert (values > 0).any()
     assert 0.5 < values.std() < 1.5
     assert all(np.array_equal(a["x"], b["x"]) for a, b in zip(first, again, strict=True))
     assert not np.array_equal(first[0]["x"], other[0]["x"])
@@ -176,7 +179,8 @@ def test_several_inputs_are_cut_alike() -> None:
     a, b = builders.random(3, 4), builders.random(3, 4, seed=1)
     made = feeds(model, {"a": a, "b": b, "unrelated": np.zeros(3)})
     assert [list(feed) for feed in made] == [["a", "b"]] * 3
-    assert np.array_equal(made[2]["a"], a[2:]) and np.array_equal(made[1]["b"], b[1:2])
+    assert np.array_equal(made[2]["a"], a[2:])
+    assert np.array_equal(made[1]["b"], b[1:2])
 
 
 @pytest.mark.parametrize(
@@ -201,7 +205,8 @@ def test_data_is_read_from_npz_and_takes_the_models_type(tmp_path: Path) -> None
     data = np.arange(16).reshape(2, 8)
     np.savez(tmp_path / "d.npz", x=data)
     made = feeds(relu("N, 8"), tmp_path / "d.npz")[0]["x"]
-    assert made.dtype == np.float32 and np.array_equal(made, data)
+    assert made.dtype == np.float32
+    assert np.array_equal(made, data)
 
 
 def test_unreadable_data_names_the_inputs(tmp_path: Path) -> None:

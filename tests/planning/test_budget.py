@@ -91,7 +91,8 @@ def test_room_is_left_for_biases_at_once() -> None:
 
 def test_redundant_channels_go_first() -> None:
     found = widths(oc.condense(half_redundant(), oc.Options(budget=("params", 0.6), align=1)))
-    assert found["first"] <= 14 and found["second"] >= 22
+    assert found["first"] <= 14
+    assert found["second"] >= 22
 
 
 def test_budgets_lose_less_with_calibration_than_a_threshold_of_the_same_size() -> None:
@@ -100,7 +101,8 @@ def test_budgets_lose_less_with_calibration_than_a_threshold_of_the_same_size() 
     given = {"x": rng.standard_normal((80, 3, 10, 10)).astype(np.float32)}
     other = {"x": rng.standard_normal((20, 3, 10, 10)).astype(np.float32)}
     by_threshold = oc.condense(model, oc.Options(threshold=0.35, merge="ratio", align=1, data=other))
-    assert by_threshold.report.output is not None and by_threshold.report.verification is not None
+    assert by_threshold.report.output is not None
+    assert by_threshold.report.verification is not None
     share = by_threshold.report.output.parameters / by_threshold.report.input.parameters
     assert share < 0.9
     by_budget = oc.condense(model, oc.Options(budget=("params", share), align=1, calibration=given, data=other))
@@ -118,7 +120,8 @@ def test_a_group_with_unneeded_channels_is_not_emptied() -> None:
     hidden = net.node("Relu", net.dense("second", hidden, net.normal(32, 32), net.normal(32)))
     model = net.build(net.dense("head", hidden, net.normal(5, 32), net.normal(5)))
     found = widths(oc.condense(model, oc.Options(budget=("params", 0.5), align=1)))
-    assert found["first"] >= 12 and found["second"] >= 12
+    assert found["first"] >= 12
+    assert found["second"] >= 12
 
 
 def test_no_layer_is_nearly_free(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +149,8 @@ def test_calibration_samples_do_not_judge_what_was_fitted_to_them(monkeypatch: p
         pruning, "allocate", lambda curves, *rest: found.append([*curves.values()]) or allocate(curves, *rest)
     )
     oc.condense(model, oc.Options(budget=("params", 0.7), align=1, calibration=data))
-    assert len(found[0]) == 2 and all(curve.losses[23] > 3e-3 for curve in found[0])
+    assert len(found[0]) == 2
+    assert all(curve.losses[23] > 3e-3 for curve in found[0])
 
 
 def test_what_channels_cost_is_what_the_report_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +185,8 @@ def test_few_samples_choose_no_worse_than_none() -> None:
     options = oc.Options(budget=("params", 0.5), align=1, data=other)
     few = oc.condense(wide(), dataclasses.replace(options, calibration=given))
     none = oc.condense(wide(), options)
-    assert few.report.verification is not None and none.report.verification is not None
+    assert few.report.verification is not None
+    assert none.report.verification is not None
     assert few.report.verification.approximation_error < 1.05 * none.report.verification.approximation_error
 
 
@@ -233,7 +238,8 @@ def test_channels_that_nobody_reads_go_for_nothing() -> None:
     net.node("Relu", net.dense("loose", hidden, net.normal(32, 32)))
     model = net.build(net.dense("head", hidden, net.normal(5, 32), net.normal(5)))
     result = oc.condense(model, oc.Options(budget=("params", 0.6), align=1))
-    assert widths(result)["loose"] < 16 and widths(result)["first"] == 32
+    assert widths(result)["loose"] < 16
+    assert widths(result)["first"] == 32
 
 
 def test_groups_that_cannot_shrink_unevenly_stay() -> None:
@@ -284,7 +290,8 @@ def test_allocation_takes_the_cheapest_saving() -> None:
     steps = np.arange(1, 10)
     cheap, dear = (Curve(np.arange(9), scale * steps.astype(float) ** 2, steps) for scale in (1.0, 100.0))
     removed = allocate({0: dear, 1: cheap}, parts, 80.0)
-    assert removed[1] > removed[0] and cost(parts, removed) <= 80
+    assert removed[1] > removed[0]
+    assert cost(parts, removed) <= 80
     everything = allocate({0: dear, 1: cheap}, parts, 0.0)
     assert everything == {0: 9, 1: 9}
     coarse = Curve(np.arange(9), steps.astype(float), np.array([4, 8]))
@@ -298,7 +305,8 @@ def test_what_the_last_step_saves_too_much_goes_back() -> None:
         Curve(np.arange(n), loss * np.arange(1.0, n + 1), np.arange(1, n + 1)) for n, loss in ((9, 15), (49, 1))
     )
     removed = allocate({0: coarse, 1: fine}, parts, 95.0)
-    assert removed == {0: 1, 1: 45} and cost(parts, removed) == 95
+    assert removed == {0: 1, 1: 45}
+    assert cost(parts, removed) == 95
     unneeded = Curve(fine.order, 0 * fine.losses, fine.steps)
     assert allocate({0: coarse, 1: unneeded}, parts, 95.0) == {0: 1, 1: 49}
 

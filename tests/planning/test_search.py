@@ -76,12 +76,14 @@ def chosen(result: oc.Result) -> CandidateReport:
 def test_the_error_is_within_the_bound(bound: float, data: bool) -> None:
     given = {"x": np.random.default_rng(1).standard_normal((20, 3, 10, 10)).astype(np.float32)} if data else None
     result = oc.condense(MODEL, oc.Options(budget=("error", bound), align=1, data=given))
-    assert result.changed and result.report.verification is not None
+    assert result.changed
+    assert result.report.verification is not None
     assert result.report.verification.samples == (20 if data else 16)
     assert chosen(result).value == result.report.verification.approximation_error <= bound
     assert found(result).evaluations == len(found(result).candidates) - 1 <= DEFAULT_TRIALS
     refused = [c.parameters for c in found(result).candidates if not c.accepted]
-    assert max(refused) < chosen(result).parameters and chosen(result).parameters - max(refused) < 0.05 * PARAMETERS
+    assert max(refused) < chosen(result).parameters
+    assert chosen(result).parameters - max(refused) < 0.05 * PARAMETERS
 
 
 def test_a_wider_bound_gives_a_smaller_model() -> None:
@@ -89,14 +91,17 @@ def test_a_wider_bound_gives_a_smaller_model() -> None:
         chosen(oc.condense(MODEL, oc.Options(budget=("error", bound), align=1))).parameters
         for bound in (0.02, 0.1, 0.5)
     ]
-    assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == 3
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) == 3
 
 
 def test_calibration_is_part_of_a_candidate() -> None:
     data = {"x": np.random.default_rng(0).standard_normal((50, 3, 10, 10)).astype(np.float32)}
     result = oc.condense(MODEL, oc.Options(budget=("error", 0.1), align=1, calibration=data, trials=6))
     verification = result.report.verification
-    assert result.changed and verification is not None and verification.samples == 10
+    assert result.changed
+    assert verification is not None
+    assert verification.samples == 10
     assert chosen(result).value == verification.approximation_error <= 0.1
     assert {refit.source for refit in result.plan.refits} == {"calibration"}
 
@@ -105,7 +110,8 @@ def test_calibration_is_part_of_a_candidate() -> None:
 def test_the_score_is_within_the_drop(drop: float) -> None:
     score = Scorer()
     result = oc.condense(MODEL, oc.Options(evaluate=score, max_drop=drop, align=1))
-    assert found(result).bound == 1 - drop and found(result).evaluations == len(score.seen) <= DEFAULT_TRIALS
+    assert found(result).bound == 1 - drop
+    assert found(result).evaluations == len(score.seen) <= DEFAULT_TRIALS
     assert 1 - drop <= chosen(result).value <= 1 - drop + 0.02
     assert serialize(result.model) in score.seen, "what was evaluated is what is written"
 
@@ -114,7 +120,8 @@ def test_a_score_that_does_not_fall_evenly() -> None:
     """Some sizes are refused that lie above sizes that are accepted."""
     score = Scorer(lambda share: 1.0 if share > 0.9 or int(share * 40) % 3 else 0.0)
     result = oc.condense(MODEL, oc.Options(evaluate=score, max_drop=0.5, align=1))
-    assert chosen(result).value == 1.0 and chosen(result).parameters < 0.9 * PARAMETERS
+    assert chosen(result).value == 1.0
+    assert chosen(result).parameters < 0.9 * PARAMETERS
     assert 0.0 in [c.value for c in found(result).candidates]
     assert serialize(result.model) in score.seen
 
@@ -147,10 +154,13 @@ def test_a_search_ends_when_widths_repeat() -> None:
 def test_the_original_is_an_answer() -> None:
     score = Scorer(lambda share: float(share == 1))
     result = oc.condense(MODEL, oc.Options(evaluate=score, max_drop=0.5, align=1))
-    assert not result.changed and not result.plan.groups
-    assert [c.accepted for c in found(result).candidates].count(True) == 1 and len(score.seen) <= DEFAULT_TRIALS
+    assert not result.changed
+    assert not result.plan.groups
+    assert [c.accepted for c in found(result).candidates].count(True) == 1
+    assert len(score.seen) <= DEFAULT_TRIALS
     pinned = oc.condense(MODEL, oc.Options(evaluate=Scorer(), max_drop=0.5, include=("head",)))
-    assert not pinned.changed and found(pinned).evaluations == 1
+    assert not pinned.changed
+    assert found(pinned).evaluations == 1
 
 
 def test_the_original_is_an_answer_on_the_command_line(cli: Cli, save: Save) -> None:
@@ -173,7 +183,8 @@ def test_a_command_that_evaluates(tmp_path: Path, save: Save) -> None:
     assert outcome.code == 0, outcome
     assert outcome.written == {"the log", "p.json", "p.npz", "r.json", OUT}
     lines = [line.split() for line in (tmp_path / "the log").read_text().splitlines()]
-    assert len(lines) == 7 and int(lines[0][0]) == path.stat().st_size
+    assert len(lines) == 7
+    assert int(lines[0][0]) == path.stat().st_size
     written = (tmp_path / OUT).read_bytes()
     assert [str(len(written)), hashlib.sha256(written).hexdigest()] in lines
     assert len(written) >= 0.7 * path.stat().st_size
@@ -181,17 +192,21 @@ def test_a_command_that_evaluates(tmp_path: Path, save: Save) -> None:
     report = read(tmp_path / "r.json")
     told = report["search"]
     assert (told["measure"], told["trials"], told["evaluations"]) == ("score", 7, 7)
-    assert told["bound"] == pytest.approx(0.7) and report["options"]["evaluate"] == command
+    assert told["bound"] == pytest.approx(0.7)
+    assert report["options"]["evaluate"] == command
     sizes = [candidate["parameters"] for candidate in told["candidates"]]
-    assert sizes == sorted(sizes, reverse=True) and sizes[0] == PARAMETERS
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == PARAMETERS
     assert all(candidate["on_front"] for candidate in told["candidates"]), "the score falls with the size"
     assert report["output"]["parameters"] == min(c["parameters"] for c in told["candidates"] if c["accepted"])
-    assert "Candidates, 7 of at most 7 evaluations" in outcome.out and "Pareto front" in outcome.out
+    assert "Candidates, 7 of at most 7 evaluations" in outcome.out
+    assert "Pareto front" in outcome.out
     assert all(f"{size:,}" in outcome.out for size in sizes)
 
     (tmp_path / "score.py").unlink()
     again = shell("m.onnx", "--replay", "p.json", "-o", "again.onnx", "--report", "again.json", cwd=tmp_path)
-    assert again.code == 0 and (tmp_path / "again.onnx").read_bytes() == written
+    assert again.code == 0
+    assert (tmp_path / "again.onnx").read_bytes() == written
     replayed = read(tmp_path / "again.json")["options"] | {"input_shape": {}}
     assert replayed == report["options"] | {"align": 1}
 
@@ -214,7 +229,8 @@ def test_a_command_that_fails_is_one_clear_line(cli: Cli, save: Save, body: str,
     (cli.folder / "score.py").write_text(f"import os, sys\n{body}")
     command = f"{sys.executable} score.py {{model}}"
     message = cli.fails(1, "m.onnx", "--evaluate", command, "--max-drop", "0.1")
-    assert words in message and "--evaluate" in message
+    assert words in message
+    assert "--evaluate" in message
 
 
 @pytest.mark.parametrize("score", [lambda _: None, lambda _: "0.9", lambda _: True, lambda _: np.nan, lambda _: 1 / 0])
@@ -274,8 +290,10 @@ def test_ctrl_c_ends_the_command_too(tmp_path: Path, save: Save) -> None:
                 time.sleep(0.05)
             process.send_signal(number)
             _, errors = process.communicate()
-        assert process.returncode == 1 and errors == "onnx-condense: error: interrupted: nothing was written\n"
-        assert gone(int(pid.read_text())) and not (tmp_path / OUT).exists()
+        assert process.returncode == 1
+        assert errors == "onnx-condense: error: interrupted: nothing was written\n"
+        assert gone(int(pid.read_text()))
+        assert not (tmp_path / OUT).exists()
 
 
 # ------------------------------------------------------------------------------------- the same again, and elsewhere
@@ -285,12 +303,14 @@ def test_ctrl_c_ends_the_command_too(tmp_path: Path, save: Save) -> None:
 def test_the_same_bytes_again_and_by_replay(options: Any, tmp_path: Path) -> None:
     asked = oc.Options(**options, align=1, trials=5)
     first, second = (oc.condense(MODEL, asked) for _ in range(2))
-    assert serialize(first.model) == serialize(second.model) and found(first) == found(second)
+    assert serialize(first.model) == serialize(second.model)
+    assert found(first) == found(second)
     first.plan.save(tmp_path / "p.json")
     plan = oc.Plan.load(tmp_path / "p.json")
     assert plan == second.plan
     replayed = oc.condense(MODEL, replay=plan)
-    assert serialize(replayed.model) == serialize(first.model) and replayed.report.search is None
+    assert serialize(replayed.model) == serialize(first.model)
+    assert replayed.report.search is None
     assert oc.Options.of_plan(plan.options, plan.align).to_json() == plan.options
     assert serialize(oc.rewrite(MODEL, plan)) == serialize(first.model)
 
@@ -306,7 +326,8 @@ def test_an_executor_changes_nothing() -> None:
 
     with ThreadPoolExecutor(3) as executor:
         together = oc.condense(MODEL, oc.Options(evaluate=score, max_drop=0.2, align=1), executor=executor)
-    assert threads - {threading.get_ident()} and found(together) == found(alone)
+    assert threads - {threading.get_ident()}
+    assert found(together) == found(alone)
     assert [r.weight.tobytes() for r in together.plan.refits] == [r.weight.tobytes() for r in alone.plan.refits]
 
 

@@ -28,7 +28,9 @@ def test_relative_l2_max_abs_and_cosine() -> None:
     assert found.relative_l2 == pytest.approx(1 / 5)
     assert found.max_abs == 1.0
     assert found.cosine == pytest.approx((9 + 12) / (5 * np.sqrt(18)))
-    assert found.is_float and found.dtype == "float32" and found.name == "y"
+    assert found.is_float
+    assert found.dtype == "float32"
+    assert found.name == "y"
 
 
 def test_the_error_is_relative_to_the_first_model() -> None:
@@ -66,7 +68,8 @@ def test_outputs_that_are_zero() -> None:
 def test_integer_outputs_are_counted_not_measured(dtype: type) -> None:
     found = compare([{"y": np.array([0, 1, 1, 0], dtype)}], [{"y": np.array([0, 1, 0, 0], dtype)}])
     assert found.outputs[0].relative_l2 == 0.25
-    assert not found.outputs[0].is_float and found.outputs[0].cosine is None
+    assert not found.outputs[0].is_float
+    assert found.outputs[0].cosine is None
     assert found.mismatched == ("y",)
     assert found.error == 0.0, "the tolerance is about float outputs"
 
@@ -151,7 +154,8 @@ def test_verify_input_shape() -> None:
     model = builders.build("g (float[N, T] x) => (float[N, T] y) { y = Relu(x) }")
     given = oc.verify(model, model, input_shape={"x": (7, 3)})
     free = oc.verify(model, model)
-    assert given.samples % 7 == 0 and free.samples % 7 != 0
+    assert given.samples % 7 == 0
+    assert free.samples % 7 != 0
 
 
 def test_nan_from_a_model_equals_itself() -> None:

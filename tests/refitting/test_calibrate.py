@@ -26,7 +26,8 @@ def test_more_inputs_lose_less_and_few_never_much_more() -> None:
     model = residual()
     free = error(model, condensed(model, merge="moments"))
     errors = {n: error(model, condensed(model, calibration={"x": images(n, 1)})) for n in (1, 6, 60)}
-    assert errors[1] < 1.2 * free and errors[6] < 1.1 * free
+    assert errors[1] < 1.2 * free
+    assert errors[6] < 1.1 * free
     assert errors[60] < 0.5 * free
 
 
@@ -36,9 +37,12 @@ def test_sources_and_verification() -> None:
     assert {r.source for r in result.plan.refits} == {"calibration"}
     assert [r.layer for r in result.plan.refits] == ["a1", "a2", "b1", "b2"]
     verification = result.report.verification
-    assert verification is not None and verification.samples == 12 and not verification.generated
+    assert verification is not None
+    assert verification.samples == 12
+    assert not verification.generated
     other = condensed(model, calibration={"x": images(60, 1)}, data={"x": images(7, 2)})
-    assert other.report.verification is not None and other.report.verification.samples == 7
+    assert other.report.verification is not None
+    assert other.report.verification.samples == 7
 
 
 def test_the_same_bytes_again_and_from_the_plan(tmp_path: Path) -> None:
@@ -56,7 +60,8 @@ def test_exact_copies_are_not_refitted() -> None:
     columns = planted_columns(net, "scaled", 4)
     model = net.build(net.conv("second", hidden, np.broadcast_to(columns[:, :, None, None], (4, 8, 3, 3)).copy()))
     result = oc.condense(model, oc.Options(threshold=0.9999, align=1, calibration={"x": images(20, 1)}))
-    assert result.changed and result.plan.refits == ()
+    assert result.changed
+    assert result.plan.refits == ()
 
 
 @pytest.mark.parametrize("kind", ["gemm", "matmul", "flatten", "transposed", "fixed", "strided", "uneven"])

@@ -86,7 +86,8 @@ def test_rows_that_only_one_consumer_reads_lose_less(
 @pytest.mark.parametrize("kind", ["pooled", "softmax", "gated", "twice"])
 def test_other_rows_stay(kind: str) -> None:
     result = condensed(between(kind))
-    assert result.changed and "first" not in [r.layer for r in result.plan.refits]
+    assert result.changed
+    assert "first" not in [r.layer for r in result.plan.refits]
 
 
 def test_steps_that_held_back_samples_do_not_confirm_are_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,8 @@ def test_no_node_runs_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     for chain in seen[-2:]:
         graphs = [onnx.ModelProto.FromString(part.model).graph for part in chain.parts if part.model]
         names = [name for graph in graphs for node in graph.node for name in node.output]
-        assert len(graphs) > 1 and len(names) == len(set(names)) <= len(model.graph.node)
+        assert len(graphs) > 1
+        assert len(names) == len(set(names)) <= len(model.graph.node)
         assert sum(len(graph.initializer) for graph in graphs) <= len(model.graph.initializer)
 
 
@@ -101,13 +102,15 @@ def test_workers_read_files_themselves(tmp_path: Path, monkeypatch: pytest.Monke
             return done
 
     condensed(["0.npz", "1.npz"], Recorder())
-    assert sent and max(map(len, sent)) < images(200, 0).nbytes / 4
+    assert sent
+    assert max(map(len, sent)) < images(200, 0).nbytes / 4
 
 
 def test_files_are_not_held_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = files(tmp_path, 50, 50, 50)
     shard_list, held = opened(SPECS, given, True)
-    assert [s.kept for s in shard_list] == [40, 40, 40] and sum(len(f["x"]) for f in held) == 30
+    assert [s.kept for s in shard_list] == [40, 40, 40]
+    assert sum(len(f["x"]) for f in held) == 30
     assert all(isinstance(s.source, str) for s in shard_list), "samples to estimate from stay in the files"
     read: list[Any] = []
     monkeypatch.setattr(shards, "read_feeds", lambda specs, source: read.append(source) or [{"x": images(3, 0)}])
@@ -137,16 +140,19 @@ def test_a_fifth_is_held_back() -> None:
     assert [f["x"].tolist() for f in held] == [[4, 9], [102]]
     assert [len(f["x"]) for f in rest] == [10, 3]
     rest, held = held_back([{"x": np.full(1, i)} for i in range(6)], False, first=3)
-    assert [f["x"][0] for f in held] == [1] and [f["x"][0] for f in rest] == [0, 2, 3, 4, 5]
+    assert [f["x"][0] for f in held] == [1]
+    assert [f["x"][0] for f in rest] == [0, 2, 3, 4, 5]
     assert held_back([{"x": np.arange(3)}], True)[1] == []
 
 
 def test_single_samples_are_held_back_across_shards_and_few_all_verify() -> None:
     single = [{"x": images(1, seed)} for seed in range(11)]
     shard_list, held = opened(SPECS, single, True)
-    assert len(held) == 2 and sum(s.kept for s in shard_list) == 9
+    assert len(held) == 2
+    assert sum(s.kept for s in shard_list) == 9
     few, verifying = opened(SPECS, single[:3], True)
-    assert len(verifying) == 3 and sum(s.kept for s in few) == 3
+    assert len(verifying) == 3
+    assert sum(s.kept for s in few) == 3
     assert opened(SPECS, single, False)[1] == []
 
 
@@ -218,7 +224,8 @@ def test_a_dask_worker_killed_midway_costs_time_not_the_result(tmp_path: Path, c
     with shards.dask(cluster.scheduler_address) as executor:
         options = oc.Options(budget=("params", 0.7), align=1, calibration=given)
         result = oc.condense(residual(), options, executor=executor, progress=kill)
-    assert killed and serialize(result.model) == alone
+    assert killed
+    assert serialize(result.model) == alone
 
 
 def test_dask_says_what_is_wrong(cli: Cli, save: Save, monkeypatch: pytest.MonkeyPatch, cluster: Any) -> None:

@@ -71,7 +71,8 @@ def test_moments_lose_less_than_ratios_and_deletion(normalized: bool) -> None:
     assert errors["moments"][0] < 0.8 * errors["ratio"][0] < errors["delete"][0]
     (refit,) = errors["moments"][1].plan.refits
     assert (refit.layer, refit.source) == ("second", "batch-normalization" if normalized else "weights")
-    assert refit.weight.shape == (6, widths["moments"][0], 3, 3) and refit.weight.dtype == np.float32
+    assert refit.weight.shape == (6, widths["moments"][0], 3, 3)
+    assert refit.weight.dtype == np.float32
 
 
 def test_exact_copies_stay_exact_and_are_not_refitted() -> None:
@@ -88,18 +89,21 @@ def test_exact_copies_stay_exact_and_are_not_refitted() -> None:
     assert [list(t.dims) for t in result.model.graph.initializer] == [
         list(t.dims) for t in ratio.model.graph.initializer
     ]
-    assert result.report.verification is not None and result.report.verification.approximation_error < 1e-5
+    assert result.report.verification is not None
+    assert result.report.verification.approximation_error < 1e-5
 
 
 def test_a_plan_with_refits_replays_to_the_same_bytes(tmp_path: Path) -> None:
     model = noisy_conv(True)
     result = oc.condense(model, oc.Options(threshold=0.85, align=1))
     again = oc.condense(model, oc.Options(threshold=0.85, align=1))
-    assert result.plan.refits and serialize(again.model) == serialize(result.model)
+    assert result.plan.refits
+    assert serialize(again.model) == serialize(result.model)
     result.plan.save(tmp_path / "p.json")
     assert (tmp_path / "p.npz").exists()
     loaded = oc.Plan.load(tmp_path / "p.json")
-    assert loaded.refits == result.plan.refits and loaded.groups == result.plan.groups
+    assert loaded.refits == result.plan.refits
+    assert loaded.groups == result.plan.groups
     assert serialize(oc.rewrite(model, loaded)) == serialize(result.model)
     assert serialize(oc.condense(model, replay=loaded).model) == serialize(result.model)
 

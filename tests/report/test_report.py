@@ -35,12 +35,16 @@ def reported(cli: Cli, *arguments: str) -> dict[str, Any]:
 def test_schema(cli: Cli, save: Save) -> None:
     save(builders.convnet((3, 16, 16), clusters=5))
     report = reported(cli, "--threshold", "0.9", "--align", "4")
-    assert report["format"] == "onnx-condense-report" and report["version"] == 1
+    assert report["format"] == "onnx-condense-report"
+    assert report["version"] == 1
     assert report["tool"] == {"name": "onnx-condense", "version": oc.__version__}
-    assert report["input"].keys() >= FACTS and report["output"].keys() >= FACTS
+    assert report["input"].keys() >= FACTS
+    assert report["output"].keys() >= FACTS
     assert report["options"]["threshold"] == 0.9
-    assert report["alignment"]["multiple"] == 4 and report["alignment"]["held_back"] == 6
-    assert "--align 1" in report["alignment"]["advice"] and "conv0" in report["alignment"]["advice"]
+    assert report["alignment"]["multiple"] == 4
+    assert report["alignment"]["held_back"] == 6
+    assert "--align 1" in report["alignment"]["advice"]
+    assert "conv0" in report["alignment"]["advice"]
     assert len(report["groups"][0]["held_back_channels"]) == 3
     assert [g["layers"] for g in report["groups"]] == [["conv0"], ["conv1"]]
     assert {
@@ -59,7 +63,8 @@ def test_schema(cli: Cli, save: Save) -> None:
     (output,) = verification["outputs"]
     assert output["name"] == "y"
     assert {"relative_l2", "max_abs", "cosine", "top1_agreement"} <= output.keys()
-    assert output["top1_agreement"] == 1.0 and output["cosine"] == pytest.approx(1)
+    assert output["top1_agreement"] == 1.0
+    assert output["cosine"] == pytest.approx(1)
     assert {"load", "trace", "plan", "rewrite", "verify"} <= report["seconds"].keys()
     assert all(0 <= seconds < 60 for seconds in report["seconds"].values())
     assert report["warnings"] == []

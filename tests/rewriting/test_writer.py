@@ -389,17 +389,20 @@ def test_value_info_stays_true() -> None:
         v.name: [d.dim_value or d.dim_param for d in v.type.tensor_type.shape.dim] for v in small.graph.value_info
     }
     inner = [v.name for v in model.graph.value_info]
-    assert len(inner) == 2 and all(stated[name] == ["batch", EXACT] for name in inner)
+    assert len(inner) == 2
+    assert all(stated[name] == ["batch", EXACT] for name in inner)
 
 
 def test_what_is_not_touched_stays() -> None:
     model = annotated()
     small = condensed(model, {"producer": EXACT})
-    assert small.ir_version == model.ir_version and small.opset_import == model.opset_import
+    assert small.ir_version == model.ir_version
+    assert small.opset_import == model.opset_import
     assert (small.doc_string, small.model_version, small.domain) == ("text", 7, "org.example")
     assert {p.key: p.value for p in small.metadata_props}["author"] == "someone"
     assert [n.name for n in small.graph.node] == [n.name for n in model.graph.node]
-    assert small.graph.input == model.graph.input and small.graph.output == model.graph.output
+    assert small.graph.input == model.graph.input
+    assert small.graph.output == model.graph.output
     assert set(weights(small)) == set(weights(model))
     assert small.graph.name == model.graph.name
 

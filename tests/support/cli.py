@@ -47,7 +47,8 @@ class Outcome:
         """The one line that a failed run leaves on stderr."""
         lines = self.err.splitlines()
         assert len(lines) == 1, f"one line on stderr was promised, got {self.err!r}"
-        assert lines[0].startswith(PREFIX) and len(lines[0]) > len(PREFIX) + 10, lines[0]
+        assert lines[0].startswith(PREFIX)
+        assert len(lines[0]) > len(PREFIX) + 10
         assert "internal error" not in lines[0], lines[0]
         assert self.err.endswith("\n")
         return lines[0].removeprefix(PREFIX)
@@ -58,14 +59,14 @@ class Cli:
 
     def __init__(self, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
         self.folder = folder
-        self._capfd = capfd
+        self.capfd = capfd
 
     def run(self, *arguments: Argument) -> Outcome:
         """Runs it; everything that reaches the file descriptors counts as printed."""
         before = snapshot(self.folder)
-        self._capfd.readouterr()
+        self.capfd.readouterr()
         code = main([str(a) for a in arguments])
-        printed = self._capfd.readouterr()
+        printed = self.capfd.readouterr()
         after = snapshot(self.folder)
         assert before.keys() <= after.keys(), "a run must not delete files"
         written = frozenset(name for name, digest in after.items() if before.get(name) != digest)
@@ -74,7 +75,8 @@ class Cli:
     def ok(self, *arguments: Argument) -> Outcome:
         """A run that must succeed, and print no error."""
         outcome = self.run(*arguments)
-        assert outcome.code == 0 and "error" not in outcome.err, outcome
+        assert outcome.code == 0, outcome
+        assert "error" not in outcome.err
         return outcome
 
     def fails(self, code: int, *arguments: Argument) -> str:

@@ -55,8 +55,10 @@ def test_a_real_race_of_a_model_and_its_copy(save: Save) -> None:
         for model in batch.models:
             assert 0 < model.median <= model.p90 <= model.p99
             assert model.runs > 100
-            assert model.load_seconds is not None and model.load_seconds > 0
-            assert model.peak_memory is not None and model.peak_memory < 1e9
+            assert model.load_seconds is not None
+            assert model.load_seconds > 0
+            assert model.peak_memory is not None
+            assert model.peak_memory < 1e9
         first, copy = batch.models
         assert (first.ratio, first.verdict) == (1.0, None)
         assert copy.ratio_low <= copy.ratio <= copy.ratio_high
@@ -201,8 +203,10 @@ def test_memory_is_what_the_model_adds(save: Save) -> None:
     held = np.ones(60_000_000)
     found = [footprint(path, feeds_of(onnx.load(path)), 1, CPU) for path in (small, large)]
     assert held.nbytes == 480e6
-    assert found[0] is not None and found[1] is not None
-    assert found[0].peak_memory is not None and found[1].peak_memory is not None
+    assert found[0] is not None
+    assert found[1] is not None
+    assert found[0].peak_memory is not None
+    assert found[1].peak_memory is not None
     assert found[0].peak_memory < 40e6
     assert 64e6 < found[1].peak_memory < 400e6
     assert found[0].load_seconds < found[1].load_seconds

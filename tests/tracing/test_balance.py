@@ -66,12 +66,14 @@ def test_branches_that_lie_along_the_last_axis() -> None:
 def test_united_channels_leave_one_axis() -> None:
     labels = pack(np.arange(6), 0).reshape(2, 3)
     united = balance([labels], [], [], np.array([0, 1, 2, 0, 1, 2]))
-    assert united.cut(labels)[1] == 1 and united.partitions == ()
+    assert united.cut(labels)[1] == 1
+    assert united.partitions == ()
 
 
 def test_kept_of_ragged_lines() -> None:
     kept = Kept(1, np.array([[True, False, True], [False, True, True]]))
-    assert kept.line is None and kept.count == 2
+    assert kept.line is None
+    assert kept.count == 2
     value = np.arange(12).reshape(2, 3, 2)[..., 0]
     assert kept.of(value).tolist() == [[0, 4], [8, 10]]
 

@@ -142,7 +142,8 @@ def test_nearly_equal_units_merge_at_a_threshold(op: str, directions: int) -> No
     result = condense(model, Options(threshold=0.999, align=1))
     assert widths(result.model)["producer"] == EXACT
     proof = result.report.verification
-    assert proof is not None and proof.surgery_error <= 1e-6
+    assert proof is not None
+    assert proof.surgery_error <= 1e-6
     assert 1e-5 < proof.approximation_error < 1e-2
     (plan,) = (g for g in result.plan.groups if g.layers == ("producer",))
     assert all(np.array(read.ratio)[list(COPIES)] == pytest.approx(1) for read in plan.reads)

@@ -26,7 +26,8 @@ def test_a_shuffle_becomes_a_gather() -> None:
     facts = traced(model).facts
     assert operators(facts.model) == ["Conv", "Gather", "Conv"]
     indices = facts.value(facts.nodes[1].inputs[1])
-    assert indices is not None and indices.tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
+    assert indices is not None
+    assert indices.tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
     assert_close(model, facts.model, 0.0)
 
 
