@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from support.lossless import LOSSLESS
 from support.planted.net import COPIES, MAINS, Net, planted_columns, planted_rows
 
 from onnx_condense import Options, condense
@@ -99,7 +100,7 @@ CASES: dict[str, tuple[Callable[[], onnx.ModelProto], Options]] = {
     "separable-joint-0.7": (separable, Options(threshold=0.7, align=1)),
     "separable-kernel-0.8": (separable, Options(threshold=0.8, align=1, depthwise="kernel")),
     "gated-0.9-delete": (gated, Options(threshold=0.9, align=1, merge="delete")),
-    "exact": (exact, Options(lossless=True, align=1)),
+    "exact": (exact, LOSSLESS),
 }
 
 

@@ -8,14 +8,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from support.models import operators
 from support.planted.net import Net, assert_close, widths
 
 from onnx_condense import Options, condense
 from onnx_condense.forms.batchnorm import fold_batchnorm
-
-
-def operators(model: onnx.ModelProto) -> list[str]:
-    return [n.op_type for n in model.graph.node]
 
 
 def statistics(net: Net, n: int) -> tuple[np.ndarray, ...]:

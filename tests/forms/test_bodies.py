@@ -7,6 +7,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from support.builders import build, clustered, random
+from support.lossless import LOSSLESS
 from support.planted.net import run
 
 import onnx_condense as oc
@@ -15,8 +16,6 @@ from onnx_condense.prepare import open_model
 from onnx_condense.proving.surgery import bounded_outputs
 
 Array = NDArray[np.float32]
-
-EXACT = oc.Options(lossless=True, align=1)
 
 ROWS = clustered(8, 7, 5)
 WEIGHTS = {
@@ -71,7 +70,7 @@ def reasons(model: onnx.ModelProto) -> dict[str, str]:
 @pytest.mark.parametrize("names", ["different names", "the same names"])
 def test_both_branches(names: str) -> None:
     model = branches(chain(source="h", out="ty"), chain("v0", "v1", "h", "ey", "a" if names[0] == "t" else "b"))
-    result = oc.condense(model, EXACT)
+    result = oc.condense(model, LOSSLESS)
     assert groups(result) == {"w0_layer": (8, 5), "v0_layer": (8, 3)}
     for condition in (True, False):
         assert_same(model, result, x=random(4, 6), c=condition)
@@ -106,7 +105,7 @@ def test_weights_inside_the_body() -> None:
                 attribute.g.initializer.append(tensor)
             else:
                 attribute.g.node.insert(0, onnx.helper.make_node("Constant", [], [tensor.name], value=tensor))
-    result = oc.condense(model, EXACT)
+    result = oc.condense(model, LOSSLESS)
     assert groups(result) == {"w0_layer": (8, 5), "v0_layer": (8, 3)}
     for condition in (True, False):
         assert_same(model, result, x=random(4, 6), c=condition)
@@ -122,7 +121,7 @@ def test_a_branch_inside_a_branch() -> None:
             else_branch = e2 () => (float[N, 6] ey2) {{ ey2 = Identity(k) }}
         >"""
     model = branches(inner, "ey = Identity(h)")
-    result = oc.condense(model, EXACT)
+    result = oc.condense(model, LOSSLESS)
     assert groups(result) == {"w0_layer": (8, 5)}
     for condition in (True, False):
         assert_same(model, result, x=random(4, 6), c=condition)
@@ -136,7 +135,7 @@ def test_captured_and_returned_tensors_stay() -> None:
         before="[outer] a = Gemm<transB = 1>(x, w0)",
         after="[last] y = Gemm<transB = 1>(i, square)",
     )
-    result = oc.condense(model, EXACT)
+    result = oc.condense(model, LOSSLESS)
     assert not result.changed
     found = reasons(model)
     assert found["outer"] == "is read inside an If, Loop or Scan body"
@@ -146,7 +145,7 @@ def test_captured_and_returned_tensors_stay() -> None:
 def test_a_weight_that_both_branches_read_agrees() -> None:
     """The first matrix makes the same units in both, which read it through different ones."""
     model = branches(chain(source="h", out="ty"), chain("w0", "v1", "h", "ey", "b"))
-    result = oc.condense(model, EXACT)
+    result = oc.condense(model, LOSSLESS)
     assert result.changed
     for condition in (True, False):
         assert_same(model, result, x=random(4, 6), c=condition)
@@ -159,7 +158,7 @@ def test_a_weight_that_the_graph_reads_too_is_copied() -> None:
         before="h = Relu(x) m = Gemm<transB = 1>(x, w0) k = ReduceSum(m)",
         after="y = Add(i, k)",
     )
-    result = oc.condense(model, EXACT)
+    result = oc.condense(model, LOSSLESS)
     for condition in (True, False):
         assert_same(model, result, x=random(4, 6), c=condition)
 
@@ -169,7 +168,7 @@ def test_a_branch_that_does_not_run_on_the_inputs_stays() -> None:
     other = "zero = Constant<value_ints = [0]>() k = Squeeze(h, zero) u = Unsqueeze(k, zero) "
     other += chain("v0", "v1", "u", "ey", "b")
     model = branches(chain(source="h", out="ty"), other)
-    result = oc.condense(model, EXACT)
+    result = oc.condense(model, LOSSLESS)
     assert groups(result) == {"w0_layer": (8, 5)}
     assert reasons(model)["branch"] == "has a body that does not run on the verification inputs"
     assert oc.analyze(model).share < 1
@@ -193,7 +192,7 @@ def loop(body: str, result: str = "float[N, 6] h2", start: str = "x", rows: str 
 
 def test_loop() -> None:
     model = loop(chain(source="h", out="h2"))
-    result = oc.condense(model, EXACT)
+    result = oc.condense(model, LOSSLESS)
     assert groups(result) == {"w0_layer": (8, 5)}
     for count in (0, 1, 5):
         assert_same(model, result, x=random(4, 6), n=np.array(count))  # type: ignore[arg-type]
@@ -204,14 +203,14 @@ def test_what_a_loop_carries_is_no_constant() -> None:
     model = loop(f"s = Add(h, x) {chain(source='s', out='h2')}", start="z", rows="2")
     model.graph.node.insert(0, onnx.helper.make_node("Sub", ["w1z", "w1z"], ["z"]))
     model.graph.initializer.append(onnx.numpy_helper.from_array(random(2, 6), "w1z"))
-    result = oc.condense(model, EXACT)
+    result = oc.condense(model, LOSSLESS)
     assert groups(result) == {"w0_layer": (8, 5)}
     assert_same(model, result, x=random(2, 6), n=np.array(4))  # type: ignore[arg-type]
 
 
 def test_a_loop_that_grows_what_it_carries_stays() -> None:
     model = loop(f"{chain(source='h', out='g')} h2 = Concat<axis = 0>(h, g)", result="float[P, 6] h2")
-    assert not oc.condense(model, EXACT).changed
+    assert not oc.condense(model, LOSSLESS).changed
     assert reasons(model)["loop"] == (
         "has a body that carries tensors whose sizes change from one iteration to the next"
     )
@@ -229,7 +228,7 @@ def test_scan(axis: int) -> None:
         }}""",
         WEIGHTS,
     )
-    result = oc.condense(model, EXACT)
+    result = oc.condense(model, LOSSLESS)
     assert groups(result) == {"w0_layer": (8, 5)}
     shape = (5, 3, 6) if axis == 0 else (3, 5, 6)
     assert_same(model, result, x=random(*shape), s0=random(3, 6, seed=3))
@@ -255,7 +254,7 @@ def test_an_if_that_only_changes_shapes_keeps_bounds() -> None:
         {"row": random(1, 6)},
         check=False,
     )
-    assert bounded_outputs(open_model(model, EXACT).trace) == {"y"}
+    assert bounded_outputs(open_model(model, LOSSLESS).trace) == {"y"}
 
 
 def test_sizes_that_follow_the_iteration_are_no_constants() -> None:
@@ -276,7 +275,7 @@ def test_sizes_that_follow_the_iteration_are_no_constants() -> None:
         WEIGHTS,
         check=False,
     )
-    result = oc.condense(model, EXACT)
+    result = oc.condense(model, LOSSLESS)
     assert groups(result) == {"w0": (8, 5)}
     assert_same(model, result, x=random(4, 6), s=random(1, 6, seed=2))
 

@@ -8,12 +8,12 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 from support.builders import build, clustered, random
+from support.lossless import LOSSLESS
 from support.planted.net import run
 
 import onnx_condense as oc
 from onnx_condense.model.protos import serialize
 
-EXACT = oc.Options(lossless=True, align=1)
 ROWS = clustered(8, 7, 5)[[0, 5, 1, 6, 2, 7, 3, 4]]
 """Copies lie beside each other: channels merge only where the same tensors hold them."""
 
@@ -22,7 +22,7 @@ WEIGHTS = {"w0": ROWS[:, :6].copy(), "b0": ROWS[:, 6].copy(), "w1": random(4, 8)
 
 def condensed(model: onnx.ModelProto) -> tuple[oc.Result, dict[str, tuple[int, int]]]:
     """Condenses without loss; the result must load, be valid and compute the same."""
-    result = oc.condense(model, EXACT)
+    result = oc.condense(model, LOSSLESS)
     if not result.model.functions:  # the checker wants their operator set to be the model's, onnxruntime does not
         onnx.checker.check_model(result.model, full_check=True)
     x = random(3, 6, seed=9)
@@ -154,7 +154,7 @@ def test_a_sequence_that_is_an_output_stays() -> None:
     model = sequence(SPLIT.format("four", "one", "a, b"))
     tensor = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None)
     model.graph.output.append(onnx.helper.make_value_info("s", onnx.helper.make_sequence_type_proto(tensor)))
-    result = oc.condense(model, EXACT)
+    result = oc.condense(model, LOSSLESS)
     x = random(3, 6)
     for a, b in zip(run(model, {"x": x})[0], run(result.model, {"x": x})[0], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)

@@ -10,9 +10,10 @@ import onnx
 import onnxruntime as ort
 import pytest
 from support.cases import CASES
+from support.lossless import LOSSLESS
 from support.planted.net import Net, assert_close, planted_columns, planted_rows, run, signed_feed, widths
 
-from onnx_condense import Options, analyze, condense
+from onnx_condense import analyze, condense
 from onnx_condense.forms.fused import DOMAIN, PARTS, unfuse
 
 NET = {case.name: case.build for case in CASES}
@@ -52,10 +53,8 @@ def test_an_optimized_file_condenses_to_the_same_size(name: str, tmp_path: Path)
     model = NET[name]("equal")
     fused = optimized(model, tmp_path)
     assert fused_operators(fused)
-    small = condense(fused, Options(lossless=True, align=1)).model
-    assert sorted(widths(small).values()) == sorted(
-        widths(condense(model, Options(lossless=True, align=1)).model).values()
-    )
+    small = condense(fused, LOSSLESS).model
+    assert sorted(widths(small).values()) == sorted(widths(condense(model, LOSSLESS).model).values())
     assert not fused_operators(small) & set(PARTS)
     assert_close(fused, small, 2e-5)
 
@@ -118,7 +117,7 @@ def test_nothing_to_condense_leaves_a_fused_file_as_it_is() -> None:
     net = Net()
     inputs = net.input("batch", 3), net.constant(net.normal(4, 3)), net.constant(net.normal(4))
     model = net.build(net.node("FusedGemm", *inputs, transB=1, activation="Relu", domain=DOMAIN))
-    assert condense(model, Options(lossless=True, align=1)).model is model
+    assert condense(model, LOSSLESS).model is model
 
 
 def test_a_file_for_one_machine_says_so(tmp_path: Path) -> None:
@@ -134,4 +133,4 @@ def test_a_file_for_one_machine_says_so(tmp_path: Path) -> None:
     found = analyze(blocked)
     assert found.share == 0
     assert all("another machine" in refusal.reason for refusal in found.refusals)
-    assert condense(blocked, Options(lossless=True, align=1)).model is blocked
+    assert condense(blocked, LOSSLESS).model is blocked

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
+from support.lossless import LOSSLESS
 from support.planted.net import EXACT, FULL, Net, planted_rows, traced, widths
 
 from onnx_condense.merging.judging import judge
@@ -182,7 +183,7 @@ def test_each_path_has_its_own_ratio() -> None:
     scale = np.array([1.0, 2.0, 3.0, 4.0])
     behind = net.dense("b", net.node("Mul", stream, net.constant(scale)), net.normal(3, 4))
     model = net.build(net.dense("a", stream, net.normal(3, 4)), behind)
-    (plan,) = condense(model, Options(lossless=True, align=1)).plan.groups
+    (plan,) = condense(model, LOSSLESS).plan.groups
     found = {read.layer: read.ratio[3] if plan.main[3] == 1 else 1 / read.ratio[1] for read in plan.reads}
     assert found == {"a": pytest.approx(2, rel=1e-6), "b": pytest.approx(2 * 4 / 2, rel=1e-6)}
 

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from support.cases import CASES
+from support.lossless import LOSSLESS
 from support.planted.net import Case, Net, assert_close, planted_rows, traced, widths
 
 from onnx_condense import Options, Plan, condense, rewrite
@@ -19,8 +20,6 @@ from onnx_condense.merging.plan import GroupPlan
 from onnx_condense.merging.twin import Twin, compose
 from onnx_condense.rewriting.writer import write
 from onnx_condense.tracing.trace import Group, Trace
-
-LOSSLESS = Options(lossless=True, align=1)
 
 
 def chain(function: str = "Identity") -> onnx.ModelProto:

@@ -14,6 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
+from support.lossless import LOSSLESS
+from support.models import operators
 from support.planted.net import FULL, Net, run, traced
 from support.planted.quantized import dense_integers, integers, rounded, stored
 
@@ -27,7 +29,6 @@ from onnx_condense.rewriting.writer import write
 
 MODEL = Path(__file__).parents[2] / "models" / "digits_conv_bn.onnx"
 ADVICE = "condense the float model, then quantize it"
-EXACTLY = Options(lossless=True, align=1)
 
 
 def digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -84,7 +85,7 @@ def test_quantizing_the_condensed_model_is_as_good_and_smaller(kind: str, tmp_pa
 
 
 @pytest.mark.parametrize("kind", ["QDQ", "QOperator"])
-@pytest.mark.parametrize("options", [EXACTLY, Options(threshold=0.5, align=1)], ids=["lossless", "threshold"])
+@pytest.mark.parametrize("options", [LOSSLESS, Options(threshold=0.5, align=1)], ids=["lossless", "threshold"])
 def test_condensing_after_quantizing_is_exact(options: Options, kind: str, tmp_path: Path) -> None:
     model = quantized(kind, MODEL, tmp_path)
     result = condense(model, options)
@@ -92,7 +93,7 @@ def test_condensing_after_quantizing_is_exact(options: Options, kind: str, tmp_p
     assert result.changed
     assert result.model.ByteSize() < 0.7 * model.ByteSize()
     np.testing.assert_array_equal(run(model, {"input": images}), run(result.model, {"input": images}))
-    assert [n.op_type for n in result.model.graph.node] == [n.op_type for n in model.graph.node]
+    assert operators(result.model) == operators(model)
     assert kinds(result.model) == kinds(model)
     assert set(kinds(model)) == {onnx.TensorProto.INT8}
     assert ADVICE in result.report.warnings[0]
@@ -133,7 +134,7 @@ def test_columns_of_equal_rows_are_added_as_integers() -> None:
     rows, columns = integers(Net(), 4, 6), integers(Net(), 3, 4)
     rows[2] = rows[0]
     _, small = pair(rows, columns)
-    found = small(EXACTLY)
+    found = small(LOSSLESS)
     np.testing.assert_array_equal(stored_values(found, "producer"), rows[[0, 1, 3]])
     expected = np.stack([columns[:, 0] + columns[:, 2], columns[:, 1], columns[:, 3]], 1)
     np.testing.assert_array_equal(stored_values(found, "consumer"), expected)
@@ -145,7 +146,7 @@ def test_a_sum_beyond_the_type_is_not_made(other: int, width: int) -> None:
     rows[2] = rows[0]
     columns[1, [0, 2]] = 100, other
     _, small = pair(rows, columns)
-    assert len(stored_values(small(EXACTLY), "producer")) == width
+    assert len(stored_values(small(LOSSLESS), "producer")) == width
 
 
 @pytest.mark.parametrize(("ratio", "width"), [(2, 3), (1.5, 4)])
@@ -153,7 +154,7 @@ def test_a_ratio_is_folded_where_the_products_are_integers(ratio: float, width: 
     rows, columns = 2 * integers(Net(), 4, 6, size=20), integers(Net(), 3, 4, size=20) | 1
     rows[2] = ratio * rows[0]
     _, small = pair(rows, columns)
-    assert len(stored_values(small(EXACTLY), "producer")) == width
+    assert len(stored_values(small(LOSSLESS), "producer")) == width
 
 
 @pytest.mark.parametrize(("value", "width"), [(50, 3), (35, 4)])
@@ -163,7 +164,7 @@ def test_a_constant_channel_goes_into_an_integer_bias_where_that_is_exact(value:
     rows[2], columns[:, 2] = 0, 1
     bias, out_bias = np.array([5, 7, value, -3], dtype=np.int32), np.array([1, 2, 3], dtype=np.int32)
     model, small = pair(rows, columns, bias, out_bias)
-    found = small(EXACTLY)
+    found = small(LOSSLESS)
     assert len(stored_values(found, "producer")) == width
     if width == 3:
         values = [numpy_helper.to_array(t) for t in found.graph.initializer]
@@ -203,7 +204,7 @@ def test_a_plan_replays() -> None:
     rows, columns = integers(Net(), 4, 6), integers(Net(), 3, 4)
     rows[2] = rows[0]
     model, _ = pair(rows, columns)
-    first = condense(model, EXACTLY)
+    first = condense(model, LOSSLESS)
     again = condense(model, replay=first.plan)
     assert again.model.SerializeToString() == first.model.SerializeToString()
 
@@ -260,11 +261,11 @@ def test_one_wrong_integer_is_found(layer: int) -> None:
     rows[6:] = rows[:6]
     hidden = rounded(net, net.node("Relu", dense_integers(net, data, rows, name="producer")))
     model = net.build(rounded(net, dense_integers(net, hidden, columns, name="consumer")))
-    opened = open_model(model, EXACTLY)
-    twin = Builder(opened.trace, EXACTLY, 1).build(1.0)
+    opened = open_model(model, LOSSLESS)
+    twin = Builder(opened.trace, LOSSLESS, 1).build(1.0)
     small, expanded = write(twin, {}), write(twin, {}, expanded=True)
     expected = results(model, opened.feeds)
-    prove(model, expected, opened.trace, opened.feeds, opened.other, small, expanded, EXACTLY)
+    prove(model, expected, opened.trace, opened.feeds, opened.other, small, expanded, LOSSLESS)
     wrong = onnx.ModelProto()
     wrong.CopyFrom(small.model)
     tensor = [t for t in wrong.graph.initializer if len(t.dims) > 1][layer]
@@ -272,7 +273,9 @@ def test_one_wrong_integer_is_found(layer: int) -> None:
     value[0, 0] += 9
     tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
     with pytest.raises(VerificationError, match="surgery"):
-        prove(model, expected, opened.trace, opened.feeds, opened.other, replace(small, model=wrong), expanded, EXACTLY)
+        prove(
+            model, expected, opened.trace, opened.feeds, opened.other, replace(small, model=wrong), expanded, LOSSLESS
+        )
 
 
 # ------------------------------------------------------------------------------------------ numbers

@@ -6,9 +6,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from support.cases import CASES
+from support.lossless import LOSSLESS
 from support.planted.net import RELATIONS, Case, assert_close, run, signed_feed, widths
 
-from onnx_condense import Options, condense
+from onnx_condense import condense
 from onnx_condense.operators.table import TABLE
 
 TESTS = [(case, relation) for case in CASES for relation in RELATIONS if relation not in case.silent]
@@ -17,7 +18,7 @@ TESTS = [(case, relation) for case in CASES for relation in RELATIONS if relatio
 @pytest.mark.parametrize(("case", "relation"), TESTS, ids=[f"{c.name}-{r}" for c, r in TESTS])
 def test_planted_redundancy(case: Case, relation: str) -> None:
     model = case.build(relation)
-    result = condense(model, Options(lossless=True, align=1))
+    result = condense(model, LOSSLESS)
     found = widths(result.model)
     assert {name: found[name] for name in case.layers} == case.expected(relation)
     assert_close(model, result.model, 2e-5)
@@ -30,7 +31,7 @@ SILENT = [(case, relation) for case in CASES for relation in RELATIONS if relati
 def test_what_is_not_promised_is_right_at_least(case: Case, relation: str) -> None:
     """Whether it merges or not: no error, and the same outputs, infinite ones too."""
     model = case.build(relation)
-    small = condense(model, Options(lossless=True, align=1)).model
+    small = condense(model, LOSSLESS).model
     feed = signed_feed(model)
     for a, b in zip(run(model, feed), run(small, feed), strict=True):
         np.testing.assert_array_equal(np.isfinite(a), np.isfinite(b))

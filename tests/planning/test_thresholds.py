@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from support import builders
+from support.lossless import LOSSLESS
 from support.planted.net import Net
 
 from onnx_condense import Options, UsageError, condense
@@ -57,6 +58,6 @@ def test_channels_that_cannot_be_removed_evenly_stay_and_are_named() -> None:
     half = net.node("Slice", hidden, net.ints(0), net.ints(8), net.ints(1), net.ints(2))
     both = net.node("Concat", half, hidden, axis=1)
     model = net.build(net.dense("consumer", both, net.normal(3, 12)))
-    result = condense(model, Options(lossless=True, align=1))
+    result = condense(model, LOSSLESS)
     assert [(g.width_before, g.width_after) for g in result.report.groups] == [(8, 8)]
     assert "cannot be removed evenly" in result.report.warnings[0]

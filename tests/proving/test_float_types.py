@@ -9,9 +9,11 @@ import onnx
 import pytest
 from hypothesis import given
 from onnx import TensorProto, numpy_helper
+from support.drawing import examples
+from support.lossless import LOSSLESS
 from support.planted.net import EXACT, FULL, MAINS, Net, copies, planted_columns, planted_rows
 from support.proofs import condensed, disturbed, proof
-from support.random_graphs import examples, models
+from support.random_graphs import models
 from support.retyped import narrowed, retyped
 
 from onnx_condense import InputError, Options, VerificationError, condense
@@ -20,7 +22,6 @@ from onnx_condense.merging.plan import GroupPlan
 from onnx_condense.merging.twin import Twin
 from onnx_condense.tracing.trace import Group
 
-LOSSLESS = Options(lossless=True, align=1)
 NEAR = Options(threshold=0.9, align=1)
 KINDS = {"float16": TensorProto.FLOAT16, "float64": TensorProto.DOUBLE, "bfloat16": TensorProto.BFLOAT16}
 

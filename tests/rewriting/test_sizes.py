@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import onnx
 import pytest
+from support.lossless import LOSSLESS
 from support.planted.net import EXACT, FULL, Net, assert_close, planted_columns, planted_rows, widths
 
-from onnx_condense import Options, Result, condense
+from onnx_condense import Result, condense
 from onnx_condense.model.runtime import run, session
 
 Build = Callable[[Net, str], str]
@@ -46,7 +47,7 @@ def assert_same(result: Result, model: onnx.ModelProto, shapes: Iterable[tuple[i
 
 def same_everywhere(model: onnx.ModelProto, batch: int | None = None) -> Result:
     """Condenses, and compares both models on sizes that the tool has not seen."""
-    result = condense(model, Options(lossless=True, align=1))
+    result = condense(model, LOSSLESS)
     shapes = ((3, 14, 9), (5, 12, 22), (2, 31, 17))
     assert_same(result, model, ((batch or shape[0], 3, *shape[1:]) for shape in shapes))
     return result
@@ -123,7 +124,7 @@ def test_a_number_that_follows_only_the_channels_is_written_down() -> None:
         return net.node("Div", data, net.node("Sqrt", net.node("Cast", dimension(net, data, 1), to=1)))
 
     assert width(same_everywhere(image(scaled))) == EXACT
-    assert_close(image(scaled, 2), condense(image(scaled, 2), Options(lossless=True, align=1)).model, 1e-5)
+    assert_close(image(scaled, 2), condense(image(scaled, 2), LOSSLESS).model, 1e-5)
 
 
 # ------------------------------------------------------------------------ sequences of any length, down to one
@@ -136,7 +137,7 @@ def sequence(build: Build, relation: str) -> Result:
     rows[7], bias[7] = 0.0, 0.8  # a constant channel besides
     hidden = net.node("Relu", net.matmul("producer", net.input("n", "t", 6), rows, bias))
     model = net.build(net.matmul("consumer", build(net, hidden), planted_columns(net, relation, 4), net.normal(4)))
-    result = condense(model, Options(lossless=True, align=1))
+    result = condense(model, LOSSLESS)
     assert_same(result, model, ((2, length, 6) for length in (64, 65, 11, 2, 1)))
     return result
 

@@ -1,4 +1,4 @@
-"""The small model as a file: biases that appear, private copies, attributes and inputs, names, shapes."""
+"""The small model: biases that appear, private copies, and where weights live."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from support.lossless import LOSSLESS, condensed
+from support.models import attributes, node, operators, weights
 from support.planted.net import (
     COPIES,
     EXACT,
@@ -21,38 +23,10 @@ from support.planted.net import (
 )
 
 from onnx_condense import Options, condense, rewrite
-from onnx_condense.merging.deciding import decide
-from onnx_condense.merging.judging import judge
 from onnx_condense.merging.twin import Twin
 from onnx_condense.rewriting.kept import Disagreement
-from onnx_condense.rewriting.writer import check_shapes, write
+from onnx_condense.rewriting.writer import check_shapes
 from onnx_condense.tracing.trace import Trace
-
-LOSSLESS = Options(lossless=True, align=1)
-
-
-def condensed(model: onnx.ModelProto, expected: dict[str, int]) -> onnx.ModelProto:
-    """Condensed without loss to these widths, and the function kept."""
-    onnx.checker.check_model(model)
-    result = condense(model, LOSSLESS).model
-    onnx.checker.check_model(result, full_check=True)
-    found = widths(result)
-    assert {name: found.get(name) for name in expected} == expected
-    assert_close(model, result, 2e-5)
-    return result
-
-
-def weights(model: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:
-    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-
-
-def node(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
-    return next(n for n in model.graph.node if n.name == name)
-
-
-def attributes(model: onnx.ModelProto, name: str) -> dict[str, object]:
-    return {a.name: helper.get_attribute_value(a) for a in node(model, name).attribute}
-
 
 # ---------------------------------------------------------------------------------------------------- biases
 
@@ -65,7 +39,7 @@ def test_a_matmul_without_bias_gets_an_add() -> None:
     net = Net()
     model = net.build(net.matmul("consumer", shifted(net), planted_columns(net, "shifted", 4)))
     small = condensed(model, {"producer": EXACT})
-    assert [n.op_type for n in small.graph.node] == ["Gemm", "MatMul", "Add"]
+    assert operators(small) == ["Gemm", "MatMul", "Add"]
     assert [o.name for o in small.graph.output] == [o.name for o in model.graph.output]
 
 
@@ -73,7 +47,7 @@ def test_a_matmul_uses_the_add_that_follows() -> None:
     net = Net()
     hidden = net.matmul("consumer", shifted(net), planted_columns(net, "shifted", 4), net.normal(4))
     small = condensed(net.build(net.node("Relu", hidden)), {"producer": EXACT})
-    assert [n.op_type for n in small.graph.node] == ["Gemm", "MatMul", "Add", "Relu"]
+    assert operators(small) == ["Gemm", "MatMul", "Add", "Relu"]
 
 
 def test_an_add_that_another_reads_past_is_left_alone() -> None:
@@ -226,6 +200,20 @@ def test_weights_from_constant_nodes() -> None:
     assert condense(model, LOSSLESS).report.groups[0].width_after == EXACT
 
 
+def test_a_model_in_memory_is_not_changed() -> None:
+    """GraphSurgeon renames the tensors of Constant nodes in the message that it works on."""
+    net = Net()
+    rows, bias = planted_rows(net, "equal", 6)
+    hidden = net.node("Gemm", net.input("batch", 6), constant_node(net, rows.T), constant_node(net, bias))
+    model = net.build(net.dense("consumer", net.node("Relu", hidden), planted_columns(net, "equal", 3)))
+    before = model.SerializeToString(deterministic=True)
+    result = condense(model, LOSSLESS)
+    assert model.SerializeToString(deterministic=True) == before
+    assert rewrite(model, result.plan).SerializeToString(deterministic=True) == result.model.SerializeToString(
+        deterministic=True
+    )
+
+
 def test_weights_from_transpose_nodes() -> None:
     net = Net()
     rows, bias = planted_rows(net, "scaled", 6)
@@ -235,7 +223,7 @@ def test_weights_from_transpose_nodes() -> None:
     columns = net.node("Transpose", net.constant(planted_columns(net, "scaled", 4), "consumer.weight"))
     model = net.build(net.node("MatMul", hidden, columns, name="consumer"))
     small = condensed(model, {"producer": EXACT})
-    assert "Transpose" not in [n.op_type for n in small.graph.node]
+    assert "Transpose" not in operators(small)
     assert "producer.weight" not in weights(small), "the original must not stay beside its slice"
 
 
@@ -252,175 +240,6 @@ def test_initializers_that_are_inputs_too() -> None:
     assert widths(result)["producer"] == EXACT
     declared = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in result.graph.input}
     assert all(declared.get(t.name, list(t.dims)) == list(t.dims) for t in result.graph.initializer)
-
-
-# -------------------------------------------------------------------------------- attributes
-
-
-@pytest.mark.parametrize("opset", [9, 13, 18])
-def test_an_even_split_becomes_uneven(opset: int) -> None:
-    """2 of the left 4 channels are copies, none of the right 4; the sizes were not even stated."""
-    net = Net(opset=opset)
-    rows = net.normal(8, 6)
-    rows[2], rows[3] = 2 * rows[0], -rows[1]
-    hidden = net.dense("producer", net.input("batch", 6), rows, np.zeros(8))
-    stated = {"num_outputs": 2} if opset >= 18 else {}
-    left, right = net.multiple("Split", hidden, outputs=2, name="split", axis=1, **stated)
-    model = net.build(
-        net.dense("a", left, net.normal(3, 4), np.zeros(3)),
-        net.dense("b", right, net.normal(3, 4), np.zeros(3)),
-    )
-    small = condensed(model, {"producer": 6})
-    sizes = attributes(small, "split").get("split") or weights(small)[node(small, "split").input[1]].tolist()
-    assert sizes == [2, 4]
-    assert "num_outputs" not in attributes(small, "split")
-
-
-@pytest.mark.parametrize("opset", [9, 13])
-def test_slices_are_renumbered(opset: int) -> None:
-    net = Net(opset=opset)
-    rows = net.normal(8, 6)
-    rows[1], rows[5] = 2 * rows[0], 3 * rows[4]
-    hidden = net.dense("producer", net.input("batch", 6), rows, np.zeros(8))
-    if opset < 10:
-        left = net.node("Slice", hidden, name="left", axes=[1], starts=[0], ends=[3])
-        right = net.node("Slice", hidden, name="right", axes=[1], starts=[3], ends=[10**6])
-    else:
-        left = net.node("Slice", hidden, net.ints(0), net.ints(3), net.ints(1), name="left")
-        right = net.node("Slice", hidden, net.ints(-5), net.ints(10**6), net.ints(1), name="right")
-    model = net.build(
-        net.dense("a", left, net.normal(3, 3), np.zeros(3)),
-        net.dense("b", right, net.normal(3, 5), np.zeros(3)),
-    )
-    condensed(model, {"producer": 6})
-
-
-def test_reversed_slices() -> None:
-    net = Net()
-    rows = net.normal(6, 5)
-    rows[4] = 2 * rows[1]
-    hidden = net.dense("producer", net.input("batch", 5), rows)
-    hidden = net.node("Slice", hidden, net.ints(-1), net.ints(-(2**31)), net.ints(1), net.ints(-1))
-    condensed(net.build(net.dense("consumer", hidden, net.normal(3, 6))), {"producer": 5})
-
-
-def test_gather_indices_are_renumbered() -> None:
-    net = Net()
-    rows = net.normal(6, 5)
-    rows[4] = 2 * rows[1]
-    hidden = net.dense("producer", net.input("batch", 5), rows)
-    hidden = net.node("Gather", hidden, net.ints(5, -2, 3, 2, 1, 0), axis=1)
-    small = condensed(net.build(net.dense("consumer", hidden, net.normal(3, 6))), {"producer": 5})
-    gather = next(n for n in small.graph.node if n.op_type == "Gather")
-    assert sorted(weights(small)[gather.input[1]].tolist()) == [0, 1, 2, 3, 4]
-
-
-def test_depthwise_groups_follow() -> None:
-    net = Net()
-    hidden = net.conv("producer", net.input("batch", 3, 6, 6), *planted_rows(net, "scaled", 3, 1, 1))
-    taps = np.repeat(net.normal(1, 1, 3, 3), FULL, 0)
-    hidden = net.conv("depthwise", hidden, taps, group=FULL)
-    model = net.build(net.conv("consumer", hidden, planted_columns(net, "scaled", 4, 1, 1)))
-    small = condensed(model, {"producer": EXACT, "depthwise": EXACT})
-    assert attributes(small, "depthwise")["group"] == EXACT
-
-
-@pytest.mark.parametrize("shape", [(0, -1), (-1, FULL * 16), (0, FULL * 16)])
-def test_reshapes_follow(shape: tuple[int, ...]) -> None:
-    net = Net()
-    hidden = net.conv("producer", net.input("batch", 3, 6, 6), *planted_rows(net, "scaled", 3, 3, 3))
-    hidden = net.node("Reshape", net.node("Relu", hidden), net.ints(*shape))
-    columns = planted_columns(net, "scaled", 4, 16).reshape(4, -1)
-    condensed(net.build(net.dense("consumer", hidden, columns)), {"producer": EXACT})
-
-
-def test_a_reshape_by_a_computed_shape_keeps_its_batch() -> None:
-    """Shape, Gather, Concat as exporters write it: another batch size still runs."""
-    net = Net()
-    data = net.input("batch", 3, 6, 6)
-    hidden = net.node("Relu", net.conv("producer", data, *planted_rows(net, "scaled", 3, 3, 3)))
-    batch = net.node("Gather", net.node("Shape", data), net.ints(0), axis=0)
-    hidden = net.node("Reshape", hidden, net.node("Concat", batch, net.ints(FULL * 16), axis=0))
-    columns = planted_columns(net, "scaled", 4, 16).reshape(4, -1)
-    condensed(net.build(net.dense("consumer", hidden, columns)), {"producer": EXACT})
-
-
-def test_a_channel_count_from_a_shape_follows() -> None:
-    """The flattened size is computed from the data's own shape: nothing needs to be written."""
-    net = Net()
-    hidden = net.node("Relu", net.conv("producer", net.input("batch", 3, 6, 6), *planted_rows(net, "scaled", 3, 3, 3)))
-    sizes = net.node("Shape", hidden)
-    batch, channels = (net.node("Gather", sizes, net.ints(i), axis=0) for i in (0, 1))
-    shape = net.node("Concat", batch, net.node("Mul", channels, net.ints(16)), axis=0)
-    hidden = net.node("Reshape", hidden, shape)
-    columns = planted_columns(net, "scaled", 4, 16).reshape(4, -1)
-    condensed(net.build(net.dense("consumer", hidden, columns)), {"producer": EXACT})
-
-
-def test_a_number_from_a_channel_count_stays() -> None:
-    """√d must not follow the slicing: the small model divides by the original width."""
-    net = Net()
-    hidden = net.dense("producer", net.input("batch", 6), *planted_rows(net, "scaled", 6))
-    channels = net.node("Gather", net.node("Shape", hidden), net.ints(1), axis=0)
-    root = net.node("Sqrt", net.node("Cast", channels, to=1))
-    hidden = net.node("Div", net.node("Relu", hidden), root)
-    model = net.build(net.dense("consumer", hidden, planted_columns(net, "scaled", 4)))
-    result = condense(model, LOSSLESS).model
-    assert_close(model, result, 2e-5)
-
-
-# -------------------------------------------------------------------------------- the file
-
-
-def annotated() -> onnx.ModelProto:
-    net = Net()
-    hidden = net.node("Relu", net.dense("producer", net.input("batch", 6), *planted_rows(net, "scaled", 6)))
-    model = net.build(net.dense("consumer", hidden, planted_columns(net, "scaled", 4), net.normal(4)))
-    model = onnx.shape_inference.infer_shapes(model)
-    model.producer_name, model.doc_string, model.model_version, model.domain = "me", "text", 7, "org.example"
-    helper.set_model_props(model, {"author": "someone"})
-    return model
-
-
-def test_value_info_stays_true() -> None:
-    model = annotated()
-    small = condensed(model, {"producer": EXACT})
-    stated = {
-        v.name: [d.dim_value or d.dim_param for d in v.type.tensor_type.shape.dim] for v in small.graph.value_info
-    }
-    inner = [v.name for v in model.graph.value_info]
-    assert len(inner) == 2
-    assert all(stated[name] == ["batch", EXACT] for name in inner)
-
-
-def test_what_is_not_touched_stays() -> None:
-    model = annotated()
-    small = condensed(model, {"producer": EXACT})
-    assert small.ir_version == model.ir_version
-    assert small.opset_import == model.opset_import
-    assert (small.doc_string, small.model_version, small.domain) == ("text", 7, "org.example")
-    assert {p.key: p.value for p in small.metadata_props}["author"] == "someone"
-    assert [n.name for n in small.graph.node] == [n.name for n in model.graph.node]
-    assert small.graph.input == model.graph.input
-    assert small.graph.output == model.graph.output
-    assert set(weights(small)) == set(weights(model))
-    assert small.graph.name == model.graph.name
-
-
-def test_the_input_model_is_not_changed() -> None:
-    model = annotated()
-    before = model.SerializeToString(deterministic=True)
-    condense(model, LOSSLESS)
-    assert model.SerializeToString(deterministic=True) == before
-
-
-def test_nothing_to_condense_returns_the_model() -> None:
-    net = Net()
-    hidden = net.node("Relu", net.dense("producer", net.input("batch", 6), net.normal(6, 6)))
-    model = net.build(net.dense("consumer", hidden, net.normal(4, 6)))
-    result = condense(model, LOSSLESS)
-    assert result.model.SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True)
-    assert result.plan.groups == ()
 
 
 def shuffle() -> Trace:
@@ -461,18 +280,6 @@ def test_a_channel_shuffle_is_right_or_refused() -> None:
     assert widths(result.model)["producer"] in (5, 6)
 
 
-def test_macs_and_alive() -> None:
-    """6 -> 8 -> 4 features for 8 samples."""
-    trace = traced(annotated())
-    twin = Twin(trace)
-    assert write(twin, {}).macs == 8 * (6 * 8 + 8 * 4)
-    plan = decide(judge(twin, trace.groups[0], "lossless", "joint"), trace, "lossless", "joint", 1.0, 1)
-    twin.apply(trace.groups[0], plan)
-    written = write(twin, {})
-    assert written.macs == 8 * (6 * 5 + 5 * 4)
-    assert [kept.count for kept in written.alive.values()] == [EXACT, EXACT]
-
-
 @pytest.mark.parametrize("bias", ["vector", "scalar", "none"])
 @pytest.mark.parametrize("beta", [0.0, 0.5])
 def test_a_constant_meets_every_kind_of_gemm_bias(bias: str, beta: float) -> None:
@@ -491,17 +298,3 @@ def test_a_constant_meets_every_kind_of_gemm_bias(bias: str, beta: float) -> Non
     assert widths(small)["producer"] == EXACT
     assert widths(small)["middle"] < FULL
     assert_close(model, small, 1e-5)
-
-
-def test_a_model_in_memory_is_not_changed() -> None:
-    """GraphSurgeon renames the tensors of Constant nodes in the message that it works on."""
-    net = Net()
-    rows, bias = planted_rows(net, "equal", 6)
-    hidden = net.node("Gemm", net.input("batch", 6), constant_node(net, rows.T), constant_node(net, bias))
-    model = net.build(net.dense("consumer", net.node("Relu", hidden), planted_columns(net, "equal", 3)))
-    before = model.SerializeToString(deterministic=True)
-    result = condense(model, LOSSLESS)
-    assert model.SerializeToString(deterministic=True) == before
-    assert rewrite(model, result.plan).SerializeToString(deterministic=True) == result.model.SerializeToString(
-        deterministic=True
-    )

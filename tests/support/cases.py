@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from support.planted import balance, cases, compounds, fused, graphs, more, quantized, recurrent, rows
+from support.planted import (
+    balance,
+    compounds,
+    constants,
+    functions,
+    fused,
+    joins,
+    more,
+    products,
+    quantized,
+    recurrent,
+    windows,
+)
 from support.planted.net import CASES
 
-FAMILIES = (balance, cases, compounds, fused, graphs, more, quantized, recurrent, rows)
+FAMILIES = (balance, compounds, constants, functions, fused, joins, more, products, quantized, recurrent, windows)
 
 __all__ = ["CASES", "FAMILIES"]

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -401,8 +400,3 @@ class Generator:
 @st.composite
 def models(draw: st.DrawFn) -> onnx.ModelProto:
     return Generator(draw).model()
-
-
-def examples(count: int) -> settings:
-    checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
-    return settings(max_examples=count, deadline=None, derandomize=True, suppress_health_check=checks, database=None)

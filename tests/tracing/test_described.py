@@ -6,9 +6,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from support.lossless import LOSSLESS
 from support.planted.net import Net, assert_close, planted_columns, planted_rows, traced, widths
 
-from onnx_condense import Options, condense
+from onnx_condense import condense
 
 
 def described(net: Net, value: float, *shape: int) -> str:
@@ -30,7 +31,7 @@ def held(model: onnx.ModelProto) -> int:
 def test_uniform_weights_stay_described() -> None:
     model = uniform()
     assert traced(model).reached() == 1
-    result = condense(model, Options(lossless=True, align=1))
+    result = condense(model, LOSSLESS)
     assert [(g.width_before, g.width_after) for g in result.report.groups] == [(400, 1)]
     assert held(result.model) == 0
     assert result.model.ByteSize() < model.ByteSize() + 500  # what it says about its making
@@ -40,7 +41,7 @@ def test_uniform_weights_stay_described() -> None:
 
 def test_stated_shapes_follow() -> None:
     model = onnx.shape_inference.infer_shapes(uniform(), data_prop=True)
-    result = condense(model, Options(lossless=True, align=1))
+    result = condense(model, LOSSLESS)
     onnx.shape_inference.infer_shapes(result.model, strict_mode=True, data_prop=True)
     assert [g.width_after for g in result.report.groups] == [1]
 
@@ -51,7 +52,7 @@ def test_a_layer_that_would_make_the_file_larger_stays() -> None:
     rows, bias = planted_rows(net, "equal", 5)
     hidden = net.node("Relu", net.dense("first", net.input("batch", 5), rows, bias))
     model = net.build(net.node("Gemm", hidden, described(net, 0.3, 8, 4000), name="second"))
-    result = condense(model, Options(lossless=True, align=1))
+    result = condense(model, LOSSLESS)
     assert result.model is model
     (warning,) = result.report.warnings
     assert "larger" in warning
@@ -63,7 +64,7 @@ def test_a_layer_that_is_written_down_in_less_room_is_condensed() -> None:
     rows, bias = planted_rows(net, "equal", 200)
     hidden = net.node("Relu", net.dense("first", net.input("batch", 200), rows, bias))
     model = net.build(net.node("Gemm", hidden, described(net, 0.3, 8, 4), name="second"))
-    small = condense(model, Options(lossless=True, align=1)).model
+    small = condense(model, LOSSLESS).model
     assert widths(small)["first"] == 5
     assert small.ByteSize() < model.ByteSize()
     assert_close(model, small, 2e-5)
@@ -84,7 +85,7 @@ def test_a_weight_described_otherwise(expanded: bool) -> None:
     made = net.node("Gemm", hidden, described(net, 0.1, 300, 3), name="second")
     total = net.node("ReduceSum", net.node("ConstantOfShape", shape, value=fill), keepdims=0)
     model = net.build(net.node("Add", made, total))
-    result = condense(model, Options(lossless=True, align=1))
+    result = condense(model, LOSSLESS)
     assert [(g.width_before, g.width_after) for g in result.report.groups] == [(300, 1)]
     assert held(result.model) == 0
     assert_close(model, result.model, 2e-5)
@@ -94,6 +95,6 @@ def test_planted_columns_of_a_described_layer_keep_their_function() -> None:
     net = Net()
     hidden = net.node("Gemm", net.input("batch", 5), described(net, 0.02, 5, 8), name="first")
     model = net.build(net.dense("second", hidden, planted_columns(net, "equal", 4)))
-    small = condense(model, Options(lossless=True, align=1)).model
+    small = condense(model, LOSSLESS).model
     assert widths(small)["second"] == 4
     assert_close(model, small, 2e-5)

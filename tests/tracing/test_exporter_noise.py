@@ -10,12 +10,12 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from support.lossless import LOSSLESS
 from support.planted.net import EXACT, FULL, Net, assert_close, planted_columns, planted_rows, run, signed_feed, widths
 
-from onnx_condense import Options, condense
+from onnx_condense import condense
 
 Noise = Callable[[onnx.ModelProto], None]
-LOSSLESS = Options(lossless=True, align=1)
 
 
 def network(opset: int = 17) -> onnx.ModelProto:

@@ -7,14 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import pytest
+from support.lossless import LOSSLESS
 from support.planted.net import COPIES, EXACT, FULL, Net, assert_close, planted_columns, traced, widths
 from support.planted.recurrent import GATES, SIZE, Form, build, planted_node
 
 from onnx_condense import Options, Plan, condense, rewrite
 from onnx_condense.merging.twin import Twin
 from onnx_condense.rewriting.writer import count_macs
-
-LOSSLESS = Options(lossless=True, align=1)
 
 
 def _read(net: Net, hidden: str) -> str:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import pytest
+from support.lossless import LOSSLESS
+from support.models import operators
 from support.planted.net import Net, assert_close, traced
 
-from onnx_condense import Options, condense
+from onnx_condense import condense
 
 
 def shuffled(net: Net, data: str, groups: int, channels: int = 8) -> str:
     split = net.node("Reshape", data, net.ints(0, groups, channels // groups, 6, 6))
     return net.node("Reshape", net.node("Transpose", split, perm=[0, 2, 1, 3, 4]), net.ints(0, channels, 6, 6))
-
-
-def operators(model: onnx.ModelProto) -> list[str]:
-    return [node.op_type for node in model.graph.node]
 
 
 def test_a_shuffle_becomes_a_gather() -> None:
@@ -60,7 +57,7 @@ def test_a_shuffle_whose_halves_are_read_apart() -> None:
     made = [net.conv(f"consumer{i}", half, net.normal(4, 4, 1, 1)) for i, half in enumerate(halves)]
     model = net.build(net.node("Add", *made))
     assert operators(traced(model).facts.model) == ["Conv", "Gather", "Gather", "Conv", "Conv", "Add"]
-    result = condense(model, Options(lossless=True, align=1))
+    result = condense(model, LOSSLESS)
     assert result.report.groups[0].width_after == 7
     assert_close(model, result.model, 2e-5)
 
@@ -69,5 +66,5 @@ def test_nothing_to_condense_leaves_the_file_as_it_was() -> None:
     net = Net()
     hidden = net.conv("producer", net.input("batch", 3, 6, 6), net.normal(8, 3, 3, 3), pads=[1, 1, 1, 1])
     model = net.build(net.conv("consumer", shuffled(net, hidden, 2), net.normal(4, 8, 1, 1)))
-    result = condense(model, Options(lossless=True, align=1))
+    result = condense(model, LOSSLESS)
     assert result.model.SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True)

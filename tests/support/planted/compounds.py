@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 
-from support.planted.cases import PAIR
+from support.planted.joins import PAIR
 from support.planted.net import (
     ALWAYS,
     COPIES,

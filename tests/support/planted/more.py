@@ -1,4 +1,4 @@
-"""Planted cases of the rows that change shapes, normalize, scatter or look up; `planted` holds the others."""
+"""Planted cases of the rows that change shapes, normalize, scatter or look up."""
 
 from __future__ import annotations
 

@@ -386,3 +386,7 @@ def apply(op: str, *constants: float, **attributes: Any) -> PlantedMiddle:
         return net.node(op, data, *(net.constant(c) for c in constants), **attributes)
 
     return middle
+
+
+def then(first: PlantedMiddle, op: str) -> PlantedMiddle:
+    return lambda net, data, relation: net.node(op, first(net, data, relation))

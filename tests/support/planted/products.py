@@ -1,4 +1,4 @@
-"""Planted cases, continued: products with vectors, and by equation."""
+"""Planted cases of products with vectors, and by equation."""
 
 from __future__ import annotations
 
