@@ -28,3 +28,13 @@ def save(tmp_path: Path) -> Save:
         return path
 
     return saved
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--regenerate-golden", action="store_true", help="write the golden files again")
+
+
+@pytest.fixture
+def regenerate(pytestconfig: pytest.Config) -> bool:
+    """Whether golden files are written instead of compared."""
+    return bool(pytestconfig.getoption("regenerate_golden"))

@@ -397,6 +397,4 @@ class Generator:
         return self.net.build(self.net.dense("head", x.name, self.net.normal(3, x.channels), self.net.normal(3)))
 
 
-@st.composite
-def models(draw: st.DrawFn) -> onnx.ModelProto:
-    return Generator(draw).model()
+models = st.composite(lambda draw: Generator(draw).model())
