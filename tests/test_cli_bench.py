@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import importlib
 import json
-from pathlib import Path
 
 import builders
 import pytest
 from conftest import Cli, Save, shell
 
-from onnx_condense.cli.main import _bench_parser
 from onnx_condense.timing.footprint import Footprint
 
 LARGE = {"u": builders.random(8, 40000), "v": builders.random(40000, 3)}
@@ -94,12 +92,6 @@ def test_what_does_not_work_is_one_line(cli: Cli, save: Save, arguments: tuple[s
     save(builders.mlp((9, 16, 3)), "other.onnx")
     save(builders.mlp((8, 16, 3)), "broken.onnx").write_bytes(b"\x08no model")
     assert words in cli.fails(2, "bench", *arguments)
-
-
-def test_every_option_is_in_the_readme() -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    options = {text for action in _bench_parser()._actions for text in action.option_strings}
-    assert not {text for text in options - {"-h", "--help"} if text not in readme}
 
 
 def test_providers_have_short_names(cli: Cli, save: Save) -> None:
