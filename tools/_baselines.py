@@ -1,7 +1,7 @@
 """Data-free baselines for compare_accuracy.py, on the package's own groups and rewriter: any model that it traces.
 
-Each method narrows dependency groups to given widths; which widths is the caller's choice (`Widths`). All three judge
-the original weights and ask for no data:
+Each method narrows dependency groups to given widths (`_network.Widths`), which the caller chooses. All three judge the
+original weights and ask for no data:
 
 * `delete`: the channels whose weights have the smallest L1 norm go (Li et al., Pruning Filters for Efficient ConvNets,
   2017). Norms of all layers that make the channels are added.
@@ -14,31 +14,19 @@ the original weights and ask for no data:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
-import onnx
+from _network import Network, Widths, plan, shares
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.cluster.vq import kmeans2
 
-from onnx_condense import Options
 from onnx_condense.arrays import Floats, Ints
 from onnx_condense.merging.judging import judge, stages
-from onnx_condense.merging.paths import Path, by_channel, from_channels, paths
-from onnx_condense.merging.plan import GroupPlan, Read
+from onnx_condense.merging.paths import by_channel, from_channels, paths
 from onnx_condense.merging.twin import Twin
 from onnx_condense.operators.actions import Contraction, Filter, Normalization
-from onnx_condense.operators.queries import count_parameters
-from onnx_condense.prepare import Opened, open_model
-from onnx_condense.rewriting.kept import Disagreement
-from onnx_condense.rewriting.writer import Written, check_shapes, write
 from onnx_condense.tracing.labels import atoms_of, occurrence
-from onnx_condense.tracing.trace import Group, Slot, Trace, layer_name
-
-Widths = Mapping[int, int]
-"""Group index -> channels that stay; the other groups stay whole."""
+from onnx_condense.tracing.trace import Group, Slot, Trace
 
 THRESHOLD = 0.1
 """Neuron merging: a channel whose cosine to every other is below it is deleted (the authors' script for ResNet-56)."""
@@ -48,128 +36,6 @@ COSINE = 0.85
 
 ITERATIONS = 20
 """Of k-means."""
-
-BISECTIONS = 30
-
-
-@dataclass(frozen=True)
-class Network:
-    """A model that is traced, with what a baseline needs to know of it."""
-
-    opened: Opened
-
-    @staticmethod
-    def of(model: onnx.ModelProto) -> Network:
-        """Traces a model. Raises InputError where it cannot be used."""
-        return Network(open_model(model, Options()))
-
-    @property
-    def groups(self) -> tuple[Group, ...]:
-        return self.opened.trace.groups
-
-    @cached_property
-    def parameters(self) -> int:
-        """Of the original, without running statistics."""
-        return count_parameters(self.opened.source.proto.graph)[0]
-
-    @cached_property
-    def inner(self) -> tuple[Group, ...]:
-        """The groups of one producer: those between the layers of a block, not the residual streams."""
-        return tuple(group for group in self.groups if len(group.producers) == 1)
-
-    @cached_property
-    def _weights(self) -> dict[str, tuple[int, list[Ints]]]:
-        """Weight name -> its size, and the units along each of its labelled axes (-1: none)."""
-        trace = self.opened.trace
-        found: dict[str, tuple[int, int, list[Ints]]] = {}
-        for slot in trace.slots:
-            action, node = trace.actions[slot.node], trace.facts.nodes[slot.node]
-            name = node.inputs[slot.input].name
-            value = trace.facts.value_by_name(name)
-            statistic = isinstance(action, Normalization) and slot.input in (action.mean, action.var)
-            if value is None or statistic or found.get(name, (slot.node,))[0] != slot.node:
-                continue
-            atoms = atoms_of(slot.labels.reshape(-1))
-            units = np.where(atoms >= 0, trace.unit_of[atoms], -1)
-            found.setdefault(name, (slot.node, value.size, []))[2].append(units)
-        return {name: (size, axes) for name, (_, size, axes) in found.items()}
-
-    def size(self, widths: Widths) -> float:
-        """About how many parameters are left at these widths."""
-        stays = np.ones(len(self.opened.trace.unit_of) + 1)
-        for group in self.groups:
-            stays[group.units] = widths.get(group.index, len(group.units)) / len(group.units)
-        saved = sum(s * (1 - np.prod([stays[units].mean() for units in axes])) for s, axes in self._weights.values())
-        return float(self.parameters - saved)
-
-    def uniform(self, groups: tuple[Group, ...], target: float) -> Widths:
-        """The largest widths, one share of the channels for all these groups, that leave at most so many parameters.
-
-        Shares are met on average: of groups that would all round at once, some round later (a van der Corput sequence),
-        so that sizes in between can be had.
-        """
-
-        def at(share: float) -> dict[int, int]:
-            return {
-                g.index: min(len(g.units), max(1, int(share * len(g.units) + _corput(number))))
-                for number, g in enumerate(groups)
-            }
-
-        low, high = 0.0, 1.0
-        for _ in range(BISECTIONS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if self.size(at(middle)) <= target else (low, middle)
-        return at(low)
-
-
-def _corput(number: int) -> float:
-    """The number's binary digits mirrored at the point: 0, 1/2, 1/4, 3/4, 1/8 ..."""
-    return sum(int(digit) / 2**place for place, digit in enumerate(reversed(f"{number:b}"), 1))
-
-
-Method = Callable[[Network, Widths], Twin]
-
-
-def narrowed(network: Network, method: Method, widths: Widths) -> Written:
-    """The model at these widths; groups whose shapes do not work out stay whole."""
-    while True:
-        twin = method(network, widths)
-        try:
-            check_shapes(twin)
-            return write(twin, {})
-        except Disagreement as problem:
-            concerned = {g.index for g in network.groups if np.isin(g.units, problem.units).any()} & set(widths)
-            if not concerned:
-                raise
-            widths = {index: width for index, width in widths.items() if index not in concerned}
-
-
-def _shares(group: Group, width: int) -> list[tuple[Ints, int]]:
-    """(channels, how many of them stay) of each cell."""
-    return [(cell, min(len(cell), max(1, round(len(cell) * width / len(group.units))))) for cell in group.cells]
-
-
-def _plan(twin: Twin, group: Group, main: Ints, reads: Mapping[int, tuple[Floats, Floats]]) -> GroupPlan:
-    """`reads`: signal -> (ratio, constant) [n] of what leaves; 0 and 0 where it says nothing."""
-    n = len(group.units)
-    nothing = (main == np.arange(n)).astype(float), np.zeros(n)
-
-    def read(path: Path) -> Read:
-        ratio, constant = reads.get(path.signal, nothing)
-        slot, node = path.slot, twin.trace.facts.nodes[path.slot.node]
-        name = layer_name(node, slot.node)
-        return Read(slot.node, slot.input, path.number, name, tuple(ratio.tolist()), tuple(constant.tolist()))
-
-    return GroupPlan(
-        group.index,
-        group.layers,
-        tuple(main.tolist()),
-        (1.0,) * n,
-        1.0,
-        (),
-        tuple(read(path) for path in paths(twin.trace, group)),
-    )
-
 
 # ---------------------------------------------------------------------------------------------------- by norm
 
@@ -187,7 +53,7 @@ def _norms(twin: Twin, group: Group) -> Floats:
 def _largest(twin: Twin, group: Group, width: int) -> Ints:
     """[n] each of the channels with the largest norms, -1 for the others."""
     norms, main = _norms(twin, group), np.full(len(group.units), -1)
-    for cell, count in _shares(group, width):
+    for cell, count in shares(group, width):
         stays = cell[np.argsort(-norms[cell], kind="stable")[:count]]
         main[stays] = stays
     return main
@@ -198,7 +64,7 @@ def delete(network: Network, widths: Widths) -> Twin:
     original, twin = Twin(network.opened.trace), Twin(network.opened.trace)
     for group in network.groups:
         if group.index in widths:
-            twin.apply(group, _plan(twin, group, _largest(original, group, widths[group.index]), {}))
+            twin.apply(group, plan(twin, group, _largest(original, group, widths[group.index]), {}))
     return twin
 
 
@@ -245,7 +111,7 @@ def merge_neurons(network: Network, widths: Widths) -> Twin:
                 ratio, constant = scales.setdefault(signal, ((main >= 0).astype(float), np.zeros(len(main))))
                 found = evaluator.approximate(trace.signals[signal], product[rows, near], goes, stays[near])
                 ratio[cell[goes]], constant[cell[goes]] = (np.where(merged, part, 0.0) for part in found)
-        twin.apply(group, _plan(twin, group, main, scales))
+        twin.apply(group, plan(twin, group, main, scales))
     return twin
 
 
@@ -269,7 +135,7 @@ def fold(network: Network, widths: Widths) -> Twin:
         if group.index in widths:
             vectors = _vectors(twin, group)
             labels = np.zeros(len(group.units), dtype=np.int64)
-            for cell, count in _shares(group, widths[group.index]):
+            for cell, count in shares(group, widths[group.index]):
                 labels[cell] = labels.max() + 1 + clusters(vectors[cell], count)
             chosen.append(
                 (group, labels, {s.node: _correlation(twin, group, s, labels) for s in _makers(trace, group)})
@@ -278,7 +144,7 @@ def fold(network: Network, widths: Widths) -> Twin:
         _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
         ones = np.ones(len(labels)), np.zeros(len(labels))
         signals = {path.signal: ones for path in paths(trace, group)}
-        twin.apply(group, _plan(twin, group, first[inverse], signals))
+        twin.apply(group, plan(twin, group, first[inverse], signals))
         count = np.bincount(inverse)
         for slot in trace.slots_of(group):
             if slot.role == "contracted":

@@ -41,8 +41,10 @@ def tightest(make: Callable[[float], Any], size: Callable[[Any], int], target: f
 def by_onnxsim(
     model: onnx.ModelProto, target: float, calibration: Sequence[Mapping[str, np.ndarray]] | None
 ) -> Iterator[Made]:
-    """Structured pruning of the simplified model, by L2 norm or, with calibration batches, by Wanda; with one share of
-    the channels for all layers, and with one ranking over all layers."""
+    """Structured pruning of the simplified model, by L2 norm or, with calibration batches, by Wanda.
+
+    With one share of the channels for all layers, and with one ranking over all layers.
+    """
     import onnxsim
 
     simple, _ = onnxsim.simplify(model)
@@ -60,8 +62,9 @@ def by_onnxsim(
 
 
 def by_torch_pruning(model: onnx.ModelProto, target: float, module: str | None, inner: Sequence[str]) -> Iterator[Made]:
-    """Torch-Pruning's magnitude pruner (L2), exported again: with one share of the channels for all layers, for the
-    layers `inner` alone, and with one ranking over all layers.
+    """Torch-Pruning's magnitude pruner (L2), exported again.
+
+    With one share of the channels for all layers, for the layers `inner` alone, and with one ranking over all layers.
 
     module: FILE:CLASS of a torch module with the model's weights, which is made without arguments; by default the
     module that compare_latency.py makes of the graph. Raises InputError where there is none, or where it is another

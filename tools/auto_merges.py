@@ -1,4 +1,4 @@
-"""Which merge method reaches the target with the fewest training steps: the README's table on automatic reduction.
+"""Which merge method reaches the target with the fewest training steps: a table of docs/results.md.
 
     python tools/auto_merges.py [--merges calibrated,moments,ratio,delete] [--seeds 5]
 
@@ -6,7 +6,7 @@ Two kinds of networks on the digits of models/digits.npz, trained by tools/digit
 weights, then reduced until a quarter of the parameters is left, at most one point below the start. `calibrated` gets
 256 of the training images. Scores are
 accuracies on the 450 images that the trainer does not see; the loop chooses by them, so they are no test of the result.
-Writes tools/auto_merges.json, with the steps of every run, and fills the README's table.
+Writes tools/auto_merges.json, with the steps of every run, and fills the table in docs/results.md.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy
 import onnx
+from _marks import fill
 from digits_trainer import Digits, digits, new
-from readme_example import fill
 
 from onnx_condense import Options
 from onnx_condense.finetune import Settings, run
@@ -81,6 +81,16 @@ def _line(network: str, merge: str, rows: list[dict[str, Any]]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """The runs of each network and method in a line."""
+    lines = ["| network | `--merge` | reached | training steps, median (all) | parameters kept | points lost |"]
+    lines.append("|---|---|---|---|---|---|")
+    for network in dict.fromkeys(r["network"] for r in rows):
+        for merge in dict.fromkeys(r["merge"] for r in rows):
+            lines.append(_line(network, merge, [r for r in rows if (r["network"], r["merge"]) == (network, merge)]))
+    return lines
+
+
 def main() -> None:
     """Measures, prints, fills."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -99,11 +109,7 @@ def main() -> None:
                 rows.append(row)
     host = {"machine": platform.machine(), "cores": os.cpu_count(), "numpy": numpy.__version__}
     Path(__file__).with_suffix(".json").write_text(json.dumps({"host": host, "runs": rows}, indent=1) + "\n")
-    lines = ["| network | `--merge` | reached | training steps, median (all) | parameters kept | points lost |"]
-    lines.append("|---|---|---|---|---|---|")
-    for network in dict.fromkeys(r["network"] for r in rows):
-        for merge in merges:
-            lines.append(_line(network, merge, [r for r in rows if (r["network"], r["merge"]) == (network, merge)]))
+    lines = table(rows)
     print(*lines, sep="\n")
     fill("merges", lines)
 

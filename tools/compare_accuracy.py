@@ -1,7 +1,7 @@
 """Accuracy at equal parameters kept, without any fine-tuning: ours, baselines of the literature, and real peers.
 
     pip install '.[peers,plot]' && python tools/compare_accuracy.py MODEL --data DATA [--mean M,M,M] [--std S,S,S]
-        [--kept 0.9,0.8,0.7,0.6,0.5,0.4] [--only METHOD,...] [--module FILE:CLASS] [--samples N] [--json OUT] [--readme]
+        [--kept 0.9,0.8,0.7,0.6,0.5,0.4] [--only METHOD,...] [--module FILE:CLASS] [--samples N] [--json OUT] [--fill]
 
 MODEL is a classifier of images. DATA is an .npz with train_x, train_y, test_x, test_y, or a folder with one, or with a
 load.py whose load() returns them: images [n, height, width(, channels)] of 0 to 255, labels [n]. The model is fed
@@ -20,20 +20,18 @@ those of the chosen setting, the search for its size included, without evaluatio
 
 Rows are written as they are made: the same command goes on where it was interrupted. --only makes the rows of these
 methods again (the three baselines need the row of `moments`, which is made where it is missing); run one command per
-file at a time. Draws OUT.svg; --readme draws tools/compare_accuracy.svg and fills the README's table from all
-tools/compare_accuracy_*.json (and needs no MODEL).
+file at a time. Draws OUT.svg; --fill draws tools/compare_accuracy.svg and fills the table of docs/results.md
+from all tools/compare_accuracy_*.json (and needs no MODEL).
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
 import json
 import os
 import platform
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -43,112 +41,35 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from _baselines import Method, Network, delete, fold, merge_neurons, narrowed
+from _accuracy import METHODS, WANDA, Row, draw, line, stored, table
+from _baselines import delete, fold, merge_neurons
+from _images import Images, load, outputs, prepared
+from _marks import ROOT, fill
+from _network import Method, Network, narrowed
 from _peers import by_onnxsim, by_torch_pruning, tightest
-from _readme import ROOT, fill
 
 from onnx_condense import CondenseError, Options, condense
 from onnx_condense.documents import write_atomically
-from onnx_condense.errors import InputError
 from onnx_condense.merging.twin import Twin
-from onnx_condense.model.runtime import run, session
 from onnx_condense.operators.queries import count_parameters
 from onnx_condense.planning.thresholds import Builder
 from onnx_condense.prepare import open_model
 from onnx_condense.rewriting.writer import count_macs
 
 KEPT = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
-SHOWN = (0.9, 0.7, 0.5)
-"""Of the README's table."""
-
-BATCH = 100
 CALIBRATION = 1024
 """Training images that the methods may see at most."""
 
 SELECTION = 500
 """Other training images, which choose a method's setting."""
 
-WANDA = 64
 VERIFIED = 16
 """Calibration images that ours verifies on, so that it sees no others."""
 
-METHODS = {
-    "delete": "delete, L1",
-    "merging": "neuron merging",
-    "folding": "k-means folding, repaired",
-    "onnxsim": "onnxsim 0.8, L2",
-    "torch-pruning": "Torch-Pruning, L2",
-    "ratio": "ours, ratio (the paper)",
-    "moments": "ours, moments",
-    "wanda": f"onnxsim 0.8, Wanda, {WANDA} images",
-    "calibrated-64": "ours, calibrated, 64 images",
-    "calibrated-256": "ours, calibrated, 256 images",
-    "calibrated-1024": "ours, calibrated, 1,024 images",
-}
-CALIBRATED = ("wanda", "calibrated-64", "calibrated-256", "calibrated-1024")
 BASELINES: dict[str, Method] = {"delete": delete, "merging": merge_neurons, "folding": fold}
 
-Row = dict[str, Any]
 Made = tuple[str, onnx.ModelProto, dict[str, Any]]
 """(name of the setting, the model, what else its row says)."""
-
-
-# ---------------------------------------------------------------------------------------------------- data
-
-
-@dataclass(frozen=True)
-class Images:
-    """Inputs of a model and their labels."""
-
-    x: np.ndarray[Any, Any]
-    y: np.ndarray[Any, Any]
-
-
-def load(data: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """The four arrays. Raises InputError where there are none."""
-    if data.is_dir() and (data / "load.py").is_file():
-        spec = importlib.util.spec_from_file_location("load", data / "load.py")
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        arrays = dict(module.load())
-    else:
-        found = sorted(data.glob("*.npz")) if data.is_dir() else [data]
-        if not found or not zipfile.is_zipfile(found[0]):
-            raise InputError(f"{data} is no .npz, nor a folder with one or with a load.py")
-        with np.load(found[0], allow_pickle=False) as archive:
-            arrays = dict(archive)
-    missing = {"train_x", "train_y", "test_x", "test_y"} - set(arrays)
-    if missing:
-        raise InputError(f"{data} lacks {', '.join(sorted(missing))}")
-    if len(arrays["train_x"]) <= CALIBRATION:
-        raise InputError(f"{data} has too few training images: calibration takes {CALIBRATION:,}, settings need more")
-    return arrays
-
-
-def prepared(images: np.ndarray[Any, Any], mean: list[float], std: list[float], shape: list[int]) -> Any:
-    """[n, ...] as the model with inputs of this shape (0: any size) wants them. Raises InputError otherwise."""
-    if images.ndim == 3:
-        images = images[..., None]
-    if {len(mean), len(std)} - {1, images.shape[-1]}:
-        raise InputError(f"--mean and --std have one number, or one per channel of the images ({images.shape[-1]})")
-    values = (images.astype(np.float32) / 255 - np.float32(mean)) / np.float32(std)
-    if len(shape) != 4 or values.shape[3] == shape[1]:
-        values = values.transpose(0, 3, 1, 2)
-    sizes = [size or own for size, own in zip(shape[1:], values.shape[1:], strict=False)]
-    if len(shape) < 2 or np.prod(sizes) != np.prod(values.shape[1:]):
-        raise InputError(f"the images {images.shape[1:]} do not fit the model's input {shape}")
-    return np.ascontiguousarray(values.reshape(len(values), *sizes), dtype=np.float32)
-
-
-def outputs(model: onnx.ModelProto, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """[n, classes] of the first output."""
-    active = session(model)
-    given = active.get_inputs()[0]
-    batch = given.shape[0] if isinstance(given.shape[0], int) else BATCH
-    parts = [x[start : start + batch] for start in range(0, len(x), batch)]
-    whole = [run(active, None, {given.name: np.resize(part, (batch, *part.shape[1:]))})[0] for part in parts]
-    return np.concatenate(whole).reshape(len(parts) * batch, -1)[: len(x)].astype(np.float64)
 
 
 # ---------------------------------------------------------------------------------------------------- methods
@@ -290,70 +211,6 @@ def save(path: Path, content: Row) -> None:
     write_atomically(path, (json.dumps(content | {"rows": rows}, indent=1) + "\n").encode())
 
 
-def draw(results: list[Row], target: Path) -> None:
-    """Accuracy over parameters kept: a line of panels per model, data-free methods left, calibrated ones right.
-
-    `moments` is in both, for comparison.
-    """
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot as plt
-
-    plt.rcParams.update({"svg.hashsalt": "onnx-condense", "font.size": 9})
-    figure, panels = plt.subplots(
-        len(results),
-        2,
-        figsize=(10, 3.6 * len(results)),
-        sharex="all",
-        sharey="row",
-        squeeze=False,
-        constrained_layout=True,
-    )
-    for line, result in zip(panels, results, strict=True):
-        for axis, wanted in zip(line, (False, True), strict=True):
-            axis.axhline(100 * result["accuracy"], color="0.6", linewidth=0.8, label="original")
-            for number, (method, label) in enumerate(METHODS.items()):
-                rows = [r for r in result["rows"] if r["method"] == method and "skipped" not in r]
-                if rows and ((method in CALIBRATED) is wanted or method == "moments"):
-                    mine = label.startswith("ours")
-                    axis.plot(
-                        [100 * r["parameters"] for r in rows],
-                        [100 * r["accuracy"] for r in rows],
-                        color=f"C{number % 10}",
-                        marker="o" if mine else "x",
-                        linestyle="-" if mine else "--",
-                        linewidth=1.8 if mine else 1.1,
-                        markersize=4,
-                        label=label,
-                    )
-            axis.set_title(f"{result['model']}: {'with calibration images' if wanted else 'without data'}")
-            axis.set_xlabel("parameters kept, %")
-            axis.xaxis.set_tick_params(labelbottom=True)
-            axis.grid(color="0.92")
-            axis.legend(loc="lower left", fontsize=7.5)
-        line[0].set_ylabel("accuracy, %")
-    panels[0, 0].invert_xaxis()
-    figure.savefig(target, metadata={"Date": None})
-    plt.close(figure)
-
-
-def readme(results: list[Row]) -> list[str]:
-    """The table: accuracy of every method on every model at some sizes."""
-    columns = [(result, share) for result in results for share in SHOWN]
-    heads = [f"`{result['model']}`, {share:.0%}" for result, share in columns]
-    lines = [f"| accuracy, %, of parameters kept | data | {' | '.join(heads)} |", "|" + "---|" * (2 + len(heads))]
-    original = [f"{100 * result['accuracy']:.1f}" for result, _ in columns]
-    lines.append(f"| original, 100% | | {' | '.join(original)} |")
-    for method, label in METHODS.items():
-        cells = []
-        for result, share in columns:
-            row = next((r for r in result["rows"] if (r["method"], r["kept"]) == (method, share)), {})
-            cells.append(f"{100 * row['accuracy']:.1f}" if "accuracy" in row else "–")
-        lines.append(f"| {label} | {'images' if method in CALIBRATED else 'none'} | {' | '.join(cells)} |")
-    return lines
-
-
 # ---------------------------------------------------------------------------------------------------- command
 
 
@@ -361,7 +218,7 @@ def compare(given: argparse.Namespace, target: Path, fail: Callable[[str], None]
     """Makes the rows that are missing or asked for again, and returns everything."""
     model = onnx.load(given.model)
     shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
-    arrays = load(given.data)
+    arrays = load(given.data, CALIBRATION)
     train = np.random.default_rng(given.seed).permutation(len(arrays["train_x"]))
     ready = partial(prepared, mean=given.mean, std=given.std, shape=shape)
     chosen = train[CALIBRATION:][-SELECTION:]
@@ -396,17 +253,6 @@ def compare(given: argparse.Namespace, target: Path, fail: Callable[[str], None]
     return head | {"rows": list(comparison.rows.values())}
 
 
-def line(row: Row) -> str:
-    """One row, for people."""
-    start = f"{METHODS[row['method']]:28} {row['kept']:4.0%}"
-    if "skipped" in row:
-        return f"{start}  skipped: {row['skipped']}"
-    return (
-        f"{start}  accuracy {row['accuracy']:.4f}  agreement {row['agreement']:.4f}  error {row['error']:.3f}  "
-        f"parameters {row['parameters']:.4f}  macs {row['macs']:.4f}  {row['seconds']:.1f} s  ({row['setting']})"
-    )
-
-
 def main() -> None:
     """Command line entry point."""
     parser = argparse.ArgumentParser(description="accuracy at equal parameters kept")
@@ -425,10 +271,10 @@ def main() -> None:
     add("--samples", type=int, default=5000, help="test images at most")
     add("--seed", type=int, default=0)
     add("--json", type=Path)
-    add("--readme", action="store_true")
+    add("--fill", action="store_true")
     given = parser.parse_args()
-    if (given.model is None) is (given.data is not None) or (given.model is None and not given.readme):
-        parser.error("pass MODEL with --data DATA, or --readme alone")
+    if (given.model is None) is (given.data is not None) or (given.model is None and not given.fill):
+        parser.error("pass MODEL with --data DATA, or --fill alone")
     if unknown := set(given.only or ()) - set(METHODS):
         parser.error(f"--only {', '.join(sorted(unknown))}: the methods are {', '.join(METHODS)}")
     if given.model is not None:
@@ -437,10 +283,9 @@ def main() -> None:
             draw([compare(given, target, parser.error)], target.with_suffix(".svg"))
         except (OSError, CondenseError) as error:
             parser.error(str(error))
-    if given.readme:
-        results = [json.loads(path.read_text()) for path in sorted((ROOT / "tools").glob("compare_accuracy_*.json"))]
-        draw(results, ROOT / "tools" / "compare_accuracy.svg")
-        fill("accuracy", readme(results))
+    if given.fill:
+        draw(stored(), ROOT / "tools" / "compare_accuracy.svg")
+        fill("accuracy", table(stored()))
 
 
 if __name__ == "__main__":

@@ -21,17 +21,16 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 import onnxruntime
-import onnxsim
 from numpy.typing import NDArray
 
 from onnx_condense import CondenseError, Options, condense
@@ -136,6 +135,8 @@ class Task:
 
 def by_onnxsim(model: onnx.ModelProto, task: Task, method: str, sparsity: float) -> onnx.ModelProto:
     """onnxsim's structured pruning of a simplified model."""
+    import onnxsim
+
     simple, _ = onnxsim.simplify(model)
     if method == L2:
         pruned: onnx.ModelProto = onnxsim.apply_structured_pruning(simple, sparsity=sparsity)
@@ -198,26 +199,41 @@ def line(row: dict[str, Any], original: dict[str, Any]) -> str:
     return head + f"{row['parameters']:.1%} | {row['accuracy']:.2f} | {lost:.2f} | {row['seconds']:.1f} |"
 
 
-def summary(rows: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
-    """(average points lost by each method and its pair, networks where ours loses more than onnxsim)."""
+class Pair(NamedTuple):
+    """A row of ours beside the one of onnxsim that it stands for, with the accuracies of the original and of both."""
+
+    network: str
+    method: str
+    peer: str
+    original: float
+    theirs: float
+    ours: float
+
+
+def pairs(rows: Iterable[dict[str, Any]]) -> list[Pair]:
+    """Every row of ours beside its peer's, by method."""
     networks: dict[str, dict[str, dict[str, Any]]] = {}
     for row in rows:
         networks.setdefault(row["network"], {})[row["method"]] = row
-    averages, worse = [], []
-    for method, peer in CLASSES.items():
-        pairs: list[list[float]] = []
+    found = []
+    for method in CLASSES:
         for name, known in networks.items():
-            pair = pair_of(method, known) if "accuracy" in known.get(method, {}) else None
-            if pair is not None:
-                found = [known[label]["accuracy"] for label in ("original", pair, method)]
-                pairs.append(found)
-                if method in JUDGED and found[2] < found[1]:
-                    worse.append(f"worse than {pair}: {name}, {method}: {found[2]:.2f} < {found[1]:.2f}")
-        if pairs:
-            whole, theirs, mine = np.mean(pairs, axis=0)
-            text = f"{peer} loses {whole - theirs:.2f} points, {method} {whole - mine:.2f}"
-            averages.append(f"{len(pairs)} networks: {text}")
-    return averages, worse
+            peer = pair_of(method, known) if "accuracy" in known.get(method, {}) else None
+            if peer is not None:
+                accuracies = (known[label]["accuracy"] for label in ("original", peer, method))
+                found.append(Pair(name, method, peer, *accuracies))
+    return found
+
+
+def averages(found: Sequence[Pair]) -> list[tuple[str, int, float, float]]:
+    """(method, networks, points that its peer loses on average, points that it loses)."""
+    result = []
+    for method in CLASSES:
+        mine = [pair for pair in found if pair.method == method]
+        if mine:
+            whole, theirs, ours = np.mean([pair[3:] for pair in mine], axis=0).tolist()
+            result.append((method, len(mine), whole - theirs, whole - ours))
+    return result
 
 
 def main() -> int:
@@ -261,8 +277,12 @@ def main() -> int:
             if given.json:
                 text = json.dumps({"host": host, "settings": settings, "rows": rows}, indent=1) + "\n"
                 given.json.write_text(text)
-    averages, worse = summary(rows)
-    print("", *averages, *worse, sep="\n")
+    print()
+    for method, count, theirs, ours in averages(pairs(rows)):
+        print(f"{count} networks: {CLASSES[method]} loses {theirs:.2f} points, {method} {ours:.2f}")
+    worse = [pair for pair in pairs(rows) if pair.method in JUDGED and pair.ours < pair.theirs]
+    for pair in worse:
+        print(f"worse than {pair.peer}: {pair.network}, {pair.method}: {pair.ours:.2f} < {pair.theirs:.2f}")
     return int(bool(worse))
 
 

@@ -1,14 +1,14 @@
 """Latency after pruning at equal parameters: onnxsim, Torch-Pruning, and ours, in one race per model and amount.
 
     pip install '.[peers]' && python tools/compare_latency.py FOLDER [--only GLOB ...] [--amounts 0.1,0.3]
-        [--threads 1] [--batch 1] [--seconds 60] [--json OUT] [--readme]
+        [--threads 1] [--batch 1] [--seconds 60] [--json OUT] [--fill]
 
 FOLDER holds MODELS; a VGG-like network (tools/never_slower.py) is made here. Peers remove the given share of the
 channels, ranked by the L2 norm of their weights: onnxsim 0.8 (`apply_structured_pruning` after `simplify`), and
 Torch-Pruning (`MagnitudePruner`, as it comes and with `round_to=16`) on the same network with the same weights as a
 torch module. Ours is condensed with `--align auto --depthwise kernel` at the threshold whose result has the most
-parameters that are not more than the peer's. Only latency is compared here, not accuracy. --readme fills the README's
-table.
+parameters that are not more than the peer's. Only latency is compared here, not accuracy. --fill fills the table of
+docs/results.md.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import onnxruntime
 import onnxsim
 import torch
 import torch_pruning
-from _readme import fill
+from _marks import fill
 from never_slower import vgg
 from onnx import numpy_helper
 
@@ -222,7 +222,7 @@ def main() -> None:
     add("--batch", type=int, default=1)
     add("--seconds", type=float, default=60.0)
     add("--json", type=Path)
-    add("--readme", action="store_true")
+    add("--fill", action="store_true")
     given = parser.parse_args()
     host = f"{platform.machine()}, {os.cpu_count()} cores, onnxruntime {onnxruntime.__version__}"
     head = ["| network | channels removed by peers | method | parameters kept | ms | ratio (95 %) |", "|" + "---|" * 6]
@@ -237,7 +237,7 @@ def main() -> None:
                     rows += compare(path.stem, path, amount, given, folder)
     if given.json:
         given.json.write_text(json.dumps({"host": host, "seconds": given.seconds, "rows": rows}, indent=1) + "\n")
-    if given.readme:
+    if given.fill:
         fill("latency", [*head, *map(line, rows)])
 
 

@@ -47,7 +47,7 @@ def layers(model: onnx.ModelProto) -> list[tuple[str, str]]:
 
 
 def forward(weights: list[Array], x: Array) -> list[Array]:
-    """The inputs of every layer, and the logits last; `weights` are weight, bias, weight, bias, …"""
+    """The inputs of every layer, and the logits last; `weights` are weight, bias, weight, bias and so on."""
     values = [x]
     for i in range(0, len(weights), 2):
         z = values[-1] @ weights[i].T + weights[i + 1]

@@ -1,5 +1,7 @@
 """Run an ONNX model over a saved test set and print its accuracy or its relative L2 error as one JSON line.
 
+    python tools/evaluate.py MODEL --data DATA.npz
+
 The .npz holds one array per graph input, named like the input with the samples on axis 0, and "target":
 integer labels (accuracy) or floating-point regression targets (relative L2 error and R2).
 """

@@ -3,7 +3,7 @@
     pip install '.[plot]' && python tools/readme_example.py
 
 Writes tools/readme_example.json (every number) and tools/readme_example.svg (the picture), and fills the README's table
-and example report.
+and the example of docs/report.md.
 Ratio merging (the paper's) and deletion remove the same channels, so they are compared at equal size. No fine-tuning.
 Seed 0, `align=1`, so that sizes do not depend on the host.
 """
@@ -23,7 +23,7 @@ import evaluate
 import matplotlib
 import onnx
 import onnxruntime
-from _readme import ROOT, fill
+from _marks import ROOT, fill
 
 from onnx_condense import Options, condense
 

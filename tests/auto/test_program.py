@@ -370,14 +370,6 @@ def test_the_example_trainers_gradients(monkeypatch: pytest.MonkeyPatch) -> None
         assert gradient[place] == pytest.approx((above - below) / 2e-6, abs=1e-7)
 
 
-def test_every_option_is_in_the_readme() -> None:
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    options = {text for action in parser._actions for text in action.option_strings} - {"-h", "--help"}
-    readme = (TOOLS.parent / "README.md").read_text()
-    assert not {text for text in options if text not in readme}
-
-
 def test_every_constant_is_an_option() -> None:
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)

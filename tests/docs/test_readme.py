@@ -1,19 +1,24 @@
-"""The README says what is true: its commands parse, its example report has the keys of a fresh one."""
+"""The README and the documents say what is true: their options, links, files, tables, picture and example report."""
 
 from __future__ import annotations
 
+import ast
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from onnx_condense import Options, condense
-from onnx_condense.cli.main import _condense_parser
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "CHANGELOG.md", ROOT / ".github" / "CONTRIBUTING.md"]
+WORDS = {path: path.read_text() for path in DOCUMENTS}
 
 
 def keys(value: Any) -> Any:
@@ -23,8 +28,14 @@ def keys(value: Any) -> Any:
     return [keys(value[0])] if isinstance(value, list) and value else type(value).__name__
 
 
+def slugs(text: str) -> set[str]:
+    """The anchors that GitHub gives to the headings of a document."""
+    heads = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
 def test_the_example_report_is_of_this_version() -> None:
-    (shown,) = re.findall(r"```json\n(.*?)```", README, re.S)
+    (shown,) = re.findall(r"```json\n(.*?)```", WORDS[ROOT / "docs" / "report.md"], re.S)
     report = condense(ROOT / "models" / "surrogate_h2.onnx", Options(threshold=0.95)).report.to_json()
     printed, fresh = json.loads(shown), json.loads(json.dumps(report))
     for content in (printed, fresh):
@@ -34,12 +45,55 @@ def test_the_example_report_is_of_this_version() -> None:
     assert [g["width_after"] for g in printed["groups"]] == [g["width_after"] for g in fresh["groups"]]
 
 
-def test_every_option_is_in_the_readme() -> None:
-    options = {text for action in _condense_parser()._actions for text in action.option_strings}
-    missing = {text for text in options - {"-h", "--help", "--version", "--output"} if text not in README}
-    assert not missing
+@pytest.mark.parametrize("command", [(), ("inspect",), ("verify",), ("bench",), ("auto",)])
+def test_every_option_is_in_the_documents(command: tuple[str, ...]) -> None:
+    program = [sys.executable, "-m", "onnx_condense", *command, "--help"]
+    shown = subprocess.run(program, capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "200"})
+    options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", shown.stdout))
+    assert "--seed" in options
+    everything = "\n".join(WORDS.values())
+    assert {text for text in options - {"--help", "--version", "--output"} if text not in everything} == set()
 
 
-@pytest.mark.parametrize("path", re.findall(r"\((tools/[^)]+|models/[^)]+)\)", README))
-def test_links_lead_somewhere(path: str) -> None:
-    assert (ROOT / path).exists()
+LINKS = [
+    (path, link)
+    for path, text in WORDS.items()
+    for link in re.findall(r"\]\(([^)\s]+)\)", text)
+    if not link.startswith("http")
+]
+
+
+@pytest.mark.parametrize(("path", "link"), LINKS, ids=[f"{path.name}:{link}" for path, link in LINKS])
+def test_links_lead_somewhere(path: Path, link: str) -> None:
+    name, _, anchor = link.partition("#")
+    target = (path.parent / name).resolve() if name else path
+    assert target.exists()
+    assert not anchor or anchor in slugs(target.read_text())
+
+
+NAMED = sorted({name for text in WORDS.values() for name in re.findall(r"`([\w.-]+(?:/[\w.-]+)*\.(?:py|json))`", text)})
+
+
+@pytest.mark.parametrize("name", [name for name in NAMED if name not in ("metrics.json", "index.json")])
+def test_files_that_documents_name_are_there(name: str) -> None:
+    inside = (ROOT / "onnx_condense").rglob(name) if "/" not in name else [ROOT / "onnx_condense" / name]
+    assert any(path.exists() for path in (ROOT / name, *inside))
+
+
+@pytest.mark.parametrize("tool", ["architecture", "results"])
+def test_what_tools_write_is_fresh(tool: str) -> None:
+    command = [sys.executable, ROOT / "tools" / f"{tool}.py", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) <= 200
+
+
+TOOLS = [path for path in sorted((ROOT / "tools").glob("*.py")) if not path.name.startswith("_")]
+
+
+@pytest.mark.parametrize("path", TOOLS, ids=[path.name for path in TOOLS])
+def test_every_tool_states_its_command(path: Path) -> None:
+    assert f"python tools/{path.name}" in (ast.get_docstring(ast.parse(path.read_text())) or "")

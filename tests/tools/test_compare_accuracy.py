@@ -21,6 +21,7 @@ from onnx_condense.operators.queries import count_parameters
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 _baselines = importlib.import_module("_baselines")
+_network = importlib.import_module("_network")
 
 Method = Callable[[Any, Any], Any]
 METHODS = [_baselines.delete, _baselines.merge_neurons, _baselines.fold]
@@ -66,9 +67,9 @@ def run(model: onnx.ModelProto) -> np.ndarray[Any, Any]:
 
 
 def narrowed(model: onnx.ModelProto, method: Method, width: int) -> onnx.ModelProto:
-    traced = _baselines.Network.of(model)
+    traced = _network.Network.of(model)
     (group,) = traced.groups
-    return _baselines.narrowed(traced, method, {group.index: width}).model
+    return _network.narrowed(traced, method, {group.index: width}).model
 
 
 @pytest.mark.parametrize("normalized", [False, True])
@@ -117,10 +118,10 @@ def test_clusters_are_as_many_as_asked_for(count: int) -> None:
 @pytest.mark.parametrize("stem", ["digits_conv_bn", "digits_mobilenet"])
 def test_sizes_are_met(method: Method, stem: str) -> None:
     model = onnx.load(ROOT / "models" / f"{stem}.onnx")
-    traced = _baselines.Network.of(model)
+    traced = _network.Network.of(model)
     assert traced.size({}) == traced.parameters
     widths = traced.uniform(traced.groups, 0.7 * traced.parameters)
-    small = _baselines.narrowed(traced, method, widths).model
+    small = _network.narrowed(traced, method, widths).model
     assert 0.66 < count_parameters(small.graph)[0] / traced.parameters <= 0.705
 
 

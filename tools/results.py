@@ -1,0 +1,114 @@
+"""Fills the tables of docs/results.md from the JSON files that the other tools wrote into tools/.
+
+    python tools/results.py [--check]
+
+--check writes nothing: exit code 1 where a table is not what the files say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from _accuracy import stored
+from _accuracy import table as accuracy
+from _marks import ROOT, fill, filled
+from auto_merges import table as merges
+from compare_labelled import CLASSES, averages, pairs
+
+WIDE = 0.1
+"""Width of an interval, relative to its lower end."""
+
+SIZES = {"ours, no data": "what L2 keeps", "ours, 64": "what Wanda keeps", "ours, 256": "what Wanda keeps"}
+
+
+def content(name: str) -> Any:
+    """A file of tools/."""
+    return json.loads((ROOT / "tools" / f"{name}.json").read_text())
+
+
+def lines_of(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """A Markdown table."""
+    return [f"| {' | '.join(map(str, row))} |" for row in (heads, ["---"] * len(heads), *rows)]
+
+
+def labelled() -> list[str]:
+    """Points of accuracy that networks lose on average."""
+    found = averages(pairs(content("compare_labelled")["rows"]))
+    rows = [
+        (SIZES[method], count, f"{CLASSES[method]}: {theirs:.1f}", f"{method}: {ours:.1f}")
+        for method, count, theirs, ours in found
+    ]
+    return lines_of(("parameters", "networks", "points lost by onnxsim", "points lost by ours"), rows)
+
+
+def races() -> list[str]:
+    """How many condensed models are faster, and how many slower, than their originals."""
+    names = {"never_slower": "as it comes", "never_slower_ensured": "`--ensure-faster`"}
+    return lines_of(
+        ("options", "models", "measured", "faster", "slower", "highest lower end", f"intervals wider than {WIDE:.0%}"),
+        [_raced(options, content(name)["rows"]) for name, options in names.items()],
+    )
+
+
+def _raced(options: str, rows: Sequence[Mapping[str, Any]]) -> tuple[object, ...]:
+    measured = [row for row in rows if "ratio" in row]
+    verdicts = [sum(row["verdict"] == verdict for row in measured) for verdict in ("faster", "slower")]
+    wide = sum(row["high"] > (1 + WIDE) * row["low"] for row in measured)
+    models = len({row["model"] for row in measured})
+    return options, models, len(measured), *verdicts, f"{max(row['low'] for row in measured):.3f}", wide
+
+
+def trials() -> list[str]:
+    """How often the benchmark tells a model from one with more work, and not from its copy."""
+    found = content("benchmark_trials")["trials"]
+    rows = []
+    for last in (trial for trial in found if "hits" in trial):
+        same = [t for t in found if (t["kind"], t["layers"]) == (last["kind"], last["layers"])]
+        first = min(t["layers"] for t in found if t["kind"] == last["kind"])
+        rows.append(
+            (f"{last['kind']}, {first} layers", last["layers"], last["wanted"], f"{last['hits']} of {len(same)}")
+        )
+    return lines_of(("model", "layers of the other", "right verdict", "given"), rows)
+
+
+def seconds() -> list[str]:
+    """What calibration takes, over samples and channels."""
+    rows = [
+        (row["model"], row["samples"], row["refitted"], *(f"{row[key]:.1f}" for key in ("plan", "calibrate", "wall")))
+        for name in ("benchmark_calibration", "benchmark_calibration_chain")
+        for row in content(name)["rows"]
+    ]
+    return lines_of(("model", "samples", "layers refitted", "plan, s", "calibrate, s", "whole run, s"), rows)
+
+
+TABLES: Mapping[str, Callable[[], list[str]]] = {
+    "accuracy": lambda: accuracy(stored()),
+    "labelled": labelled,
+    "races": races,
+    "trials": trials,
+    "merges": lambda: merges(content("auto_merges")["runs"]),
+    "seconds": seconds,
+}
+"""Mark in docs/results.md -> its lines."""
+
+
+def main() -> int:
+    """Command line entry point."""
+    parser = argparse.ArgumentParser(description="the tables of docs/results.md")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where a table is stale")
+    given = parser.parse_args()
+    stale = [mark for mark, table in TABLES.items() if filled(mark) != table()]
+    if given.check:
+        print(f"stale: {', '.join(stale)}: python tools/results.py" if stale else "the tables are those of the files")
+        return int(bool(stale))
+    for mark in stale:
+        fill(mark, TABLES[mark]())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
