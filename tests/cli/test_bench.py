@@ -98,15 +98,6 @@ def test_what_does_not_work_is_one_line(cli: Cli, save: Save, arguments: tuple[s
     assert words in cli.fails(2, "bench", *arguments)
 
 
-<<<<<<< HEAD:tests/cli/test_bench.py
-def test_every_option_is_in_the_readme() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    options = {text for action in _bench_parser()._actions for text in action.option_strings}
-    assert not {text for text in options - {"-h", "--help"} if text not in readme}
-
-
-=======
->>>>>>> 4df66828d5b699b0e7b74a87b7aa6fc1cb89a448:tests/test_cli_bench.py
 def test_providers_have_short_names(cli: Cli, save: Save) -> None:
     save(builders.mlp((8, 16, 3)))
     assert cli.ok("bench", "m.onnx", "--provider", "CPU", *QUICK).code == 0
