@@ -28,9 +28,10 @@ from onnx_condense.prepare import Model, Opened, Progress, _Clock, open_model
 from onnx_condense.proving.compare import Results, results
 from onnx_condense.proving.scorers import ApproximationError, Measure, scorer
 from onnx_condense.proving.surgery import VerificationReport, prove, unchanged
-from onnx_condense.refitting.calibrate import calibrate, measured
+from onnx_condense.refitting.calibrate import calibrate
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.refit import refit_where_better
+from onnx_condense.refitting.summing import measured
 from onnx_condense.report.making import alignment_report, group_reports, model_facts, refusal_reports, warnings_for
 from onnx_condense.report.values import ModelFacts, RefusalReport, Report
 from onnx_condense.rewriting.writer import Written, count_macs, write
