@@ -143,18 +143,22 @@ def least_squares(
         return untouched
     losses = np.zeros(2 + len(STRENGTHS))
     for held in filled:
-        known, other = moments(Sums.joined([p for p in filled if p is not held])), moments(held)
-        candidates = [(prior, constant), (prior, known.constant(prior))]
-        candidates += [(w, known.constant(w)) for w in (known.ridge(prior, s) for s in STRENGTHS)]
-        for number, (weight, shift) in enumerate(candidates):
-            missed = other.constant(weight) - shift if centred else np.zeros(1)
-            losses[number] += held.count * (other.loss(weight) + float(missed @ missed))
+        known = moments(Sums.joined([p for p in filled if p is not held]))
+        losses += held.count * _losses(known, moments(held), prior, constant, centred)
     best = int(np.argmin(losses))
     if best == 0:
         return untouched
     strength = np.inf if best == 1 else STRENGTHS[best - 2]
     weight = prior if best == 1 else whole.ridge(prior, strength)
     return Solution(weight, whole.constant(weight), strength)
+
+
+def _losses(known: Moments, held: Moments, prior: Floats, constant: Floats, centred: bool) -> Floats:
+    """[2 + strengths] what held-back samples lose by the prior, by it with another constant, and by each strength."""
+    candidates = [(prior, constant), (prior, known.constant(prior))]
+    candidates += [(w, known.constant(w)) for w in (known.ridge(prior, s) for s in STRENGTHS)]
+    missed = ((held.constant(weight) - shift if centred else np.zeros(1), weight) for weight, shift in candidates)
+    return np.array([held.loss(weight) + float(offset @ offset) for offset, weight in missed])
 
 
 def eliminate(readers: Sequence[tuple[Floats, Floats]], strength: float) -> tuple[Ints, Floats]:

@@ -41,26 +41,28 @@ class Descent:
 
 def producer_of(consumer: TwinConsumer) -> TwinConsumer | None:
     """The linear map whose outputs reach a consumer alone, through functions of single elements; None of others."""
-    twin, reads = consumer.twin, consumer.fixed.reads
-    trace, facts = twin.trace, twin.trace.facts
+    twin, reads, slot = consumer.twin, consumer.fixed.reads, consumer.fixed.slot
     path = _path(twin, reads.tensor)
-    if path is None or consumer.fixed.makes is None or reads.axis == 0:
+    if path is None or consumer.fixed.makes is None or reads.axis == 0 or not _is_private(twin, *path, slot.node):
         return None
-    node, inner = path
+    action = twin.trace.linear_map(path[0])
+    read = twin.trace.reading(path[0], action.weight) if action is not None else None
+    found = None if read is None else consumer_of(twin.trace, read)
+    if found is None or found.makes is None or found.reads.axis == 0 or found.makes.axis != reads.axis:
+        return None
+    producer = TwinConsumer(found, twin)
+    if found.layout.dtype not in (np.float32, np.float64):
+        return None
+    return producer if np.array_equal(producer.made, atoms_of(slot.labels.reshape(-1))) else None
+
+
+def _is_private(twin: Twin, node: int, inner: set[int], reader: int) -> bool:
+    """Whether what a node and those behind it make is of one shape, and reaches one reader alone."""
+    facts = twin.trace.facts
     names = {t.name for index in (node, *inner) for t in facts.nodes[index].outputs if t.name}
     readers = {index for name in names for index, _ in facts.consumers(name)}
     shapes = {facts.shapes.get(name) for name in names}
-    if readers != inner | {consumer.fixed.slot.node} or names & facts.read_outside or len(shapes) > 1:
-        return None
-    action = trace.linear_map(node)
-    slot = trace.reading(node, action.weight) if action is not None else None
-    found = None if slot is None else consumer_of(trace, slot)
-    if found is None or found.makes is None or found.reads.axis == 0 or found.makes.axis != reads.axis:
-        return None
-    if found.layout.dtype not in (np.float32, np.float64):
-        return None
-    producer = TwinConsumer(found, twin)
-    return producer if np.array_equal(producer.made, atoms_of(consumer.fixed.slot.labels.reshape(-1))) else None
+    return readers == inner | {reader} and not names & facts.read_outside and len(shapes) == 1
 
 
 def _path(twin: Twin, name: str) -> tuple[int, set[int]] | None:
