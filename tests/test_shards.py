@@ -81,14 +81,14 @@ def test_what_does_not_fit_in_memory_is_computed_again(tmp_path: Path) -> None:
     def calibrated(memory: int) -> bytes:
         twin, calibration = planned(files(tmp_path, 30, 70))
         calibrate(twin, calibration, 0, lambda stage: None, Effort(memory=memory))
-        assert len(twin.refits) > 1 and not len(staged.LEFT), "nothing is left behind"
+        assert len(twin.refits) > 1 and not len(staged.REMAINS), "nothing is left behind"
         return serialize(write(twin, {}).model)
 
     assert calibrated(0) == calibrated(100_000) == calibrated(staged.MEMORY)
 
 
 def test_tensors_are_kept_up_to_a_limit_those_of_other_chains_go_first() -> None:
-    left, tensors = staged.Left(), {"x": np.zeros(5, np.float64)}
+    left, tensors = staged.Remains(), {"x": np.zeros(5, np.float64)}
     for place in range(3):
         left.put(("old", place, 0), (1, tensors), 100)
     assert len(left) == 2, "40 bytes each"

@@ -10,6 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnx_condense.arrays import Array
+from onnx_condense.operators.versions import input_for
 
 FILLED = "ConstantOfShape"
 """Makes a constant of one number from its shape."""
@@ -76,7 +77,7 @@ def mean_over(
     data: str, axis: int, output: str, stated: str, opset: int
 ) -> tuple[onnx.NodeProto, list[onnx.TensorProto]]:
     """The mean along an axis, which stays with size 1, and the constant `stated` that it reads where it reads one."""
-    if opset < 18:
+    if input_for("ReduceMean", "axes", opset) is None:
         return _node("ReduceMean", [data], output, axes=[axis]), []
     return _node("ReduceMean", [data, stated], output), [numpy_helper.from_array(np.array([axis]), stated)]
 

@@ -53,22 +53,20 @@ class OutputComparison:
 
 @dataclass(frozen=True)
 class Verification:
-    """The result of `verify`: one comparison per output that is a tensor.
-
-    `error` is the largest relative L2 over float outputs (a NaN counts as infinite), `mismatched` the integer outputs
-    that differ.
-    """
+    """The result of `verify`: one comparison per output that is a tensor."""
 
     outputs: tuple[OutputComparison, ...]
     samples: int
 
     @property
     def error(self) -> float:
+        """The largest relative L2 over float outputs; a NaN counts as infinite."""
         values = [o.relative_l2 for o in self.outputs if o.is_float]
         return float(np.inf) if any(np.isnan(values)) else max(values, default=0.0)
 
     @property
     def mismatched(self) -> tuple[str, ...]:
+        """The integer outputs that differ."""
         return tuple(o.name for o in self.outputs if not o.is_float and o.relative_l2 > 0)
 
 
@@ -190,7 +188,8 @@ def verify(
     """Compares two models in onnxruntime on the same inputs.
 
     Args:
-        a, b: paths or models; errors are relative to a.
+        a: a path or a model, to which errors are relative.
+        b: the other one.
         data: an .npz path or arrays by input name, samples on axis 0; None generates seeded signed inputs.
         input_shape: sizes for symbolic dimensions of generated inputs.
         seed: of generated inputs.

@@ -116,7 +116,8 @@ def prove(
     Args:
         case: the original and its inputs.
         traced: of the (canonicalized) model that small and twin were written from.
-        small, twin: the condensed model and its expanded twin.
+        small: the condensed model.
+        twin: its expanded twin.
         options: what was promised.
         limits: of the surgery error.
 

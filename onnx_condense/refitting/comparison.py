@@ -146,6 +146,7 @@ class SideBySide:
         return Comparison(fixed, before, after, between_them, target, other, most, self._seed)
 
     def __enter__(self) -> SideBySide:
+        """Itself."""
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -81,6 +81,7 @@ def gauss_newton(weight: Floats, factors: Factors, length: Length) -> Floats | N
 
 
 def _damped(matrix: Floats, share: float) -> Floats:
+    """[n, n] with a share of its mean diagonal added to the diagonal."""
     return np.asarray(matrix + share * float(np.trace(matrix)) / len(matrix) * np.eye(len(matrix)))
 
 
@@ -153,6 +154,7 @@ class Gradient:
     inputs: bool
 
     def __call__(self, shard: Shard) -> Factors | None:
+        """None where there are no samples of it."""
         result = None
         for piece in self.pieces(shard):
             h, weight = piece.h.whole(), self.weight.astype(piece.x.dtype)
@@ -176,6 +178,7 @@ class Change:
     direction: Floats
 
     def __call__(self, shard: Shard) -> float:
+        """Zero where there are no samples of it."""
         result = 0.0
         for piece in self.pieces(shard):
             direction, weight = (part.astype(piece.x.dtype) for part in (self.direction, self.weight))
@@ -185,4 +188,5 @@ class Change:
 
 
 def _flat(values: Floats) -> Floats:
+    """[samples, places, n] as [samples · places, n]."""
     return values.reshape(-1, values.shape[-1])

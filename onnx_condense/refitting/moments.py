@@ -124,8 +124,11 @@ def least_squares(
     no worse than none, as far as held-back samples can tell.
 
     Args:
-        parts: sums over disjoint samples. prior, constant: [t, f] and [t], the solution without samples.
-        centred: whether a constant may be fitted. through: [t, u] targets are this times what was summed.
+        parts: sums over disjoint samples.
+        prior: [t, f] the weight without samples.
+        constant: [t] the constant that goes with it.
+        centred: whether a constant may be fitted.
+        through: [t, u] targets are this times what was summed.
         exact: a prior that loses at most this share of the variance of the targets is the result.
     """
 

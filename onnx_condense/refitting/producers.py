@@ -104,6 +104,7 @@ class Learned:
 
 
 def _of_alive(moments: Moments, alive: Bools) -> Moments:
+    """The moments of some of the targets [t]."""
     return replace(moments, y=moments.y[alive], yx=moments.yx[alive], yy=moments.yy[np.ix_(alive, alive)])
 
 

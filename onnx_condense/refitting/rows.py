@@ -45,14 +45,17 @@ class FeatureRows:
 
     @property
     def samples(self) -> int:
+        """How many there are."""
         return len(self.lines)
 
     @property
     def positions(self) -> int:
+        """Rows of each sample."""
         return int(self.lines.shape[1]) if self.taps is None else len(self.taps)
 
     @property
     def features(self) -> int:
+        """Elements of a row."""
         return int(self.lines.shape[2]) * (1 if self.taps is None else self.taps.shape[1])
 
     def at(self, samples: Ints, positions: Ints) -> Floats:
@@ -89,4 +92,5 @@ class FeatureRows:
 
 
 def _bordered(lines: Floats) -> Floats:
+    """[samples, places + 1, channels] with a place of zeros behind the others."""
     return np.pad(lines, ((0, 0), (0, 1), (0, 0)))

@@ -67,14 +67,14 @@ class Chain:
         """Those tensors, feed by feed; `place` tells these feeds from others. Raises InputError."""
         sessions: dict[int, Any] = {}
         for index, feed in enumerate(feeds):
-            done, known = LEFT.get((self.key, place, index), (0, feed))
+            done, known = REMAINS.get((self.key, place, index), (0, feed))
             if done > len(self.segments):  # a task that comes late: another worker has done it, the next ones followed
                 done, known = 0, feed
             for number, segment in enumerate(self.segments[done:], done):
                 if number not in sessions:
                     sessions[number] = segment.open(known)
                 known = segment.run(sessions[number], known)
-            LEFT.put((self.key, place, index), (len(self.segments), known), self.memory)
+            REMAINS.put((self.key, place, index), (len(self.segments), known), self.memory)
             yield known
 
 
@@ -109,7 +109,7 @@ class Cutter:
 
     def close(self) -> None:
         """Gives back what the chain has left in the memory of this process."""
-        LEFT.forget(self.chain.key)
+        REMAINS.forget(self.chain.key)
 
 
 Key = tuple[str, int, int]
@@ -119,7 +119,7 @@ Entry = tuple[int, Mapping[str, Array]]
 """How many segments have been run, and what they have left."""
 
 
-class Left:
+class Remains:
     """Tensors that chains go on from; where there are too many, those of other chains go first."""
 
     def __init__(self) -> None:
@@ -132,6 +132,7 @@ class Left:
         return len(self._entries)
 
     def get(self, key: Key, default: tuple[int, Feed]) -> Entry:
+        """What there is, else the default."""
         return self._entries.get(key, default)
 
     def put(self, key: Key, entry: Entry, limit: int) -> None:
@@ -155,5 +156,5 @@ class Left:
             self._sizes.pop(key, None)
 
 
-LEFT = Left()
+REMAINS = Remains()
 """What this process keeps."""

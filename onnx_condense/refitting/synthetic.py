@@ -50,6 +50,7 @@ def standardized(model: onnx.ModelProto, wanted: Mapping[int, BatchStatistics]) 
     training. Written as a normalization of [1, channels, everything else], since onnxruntime does not train.
 
     Args:
+        model: it stays as it is.
         wanted: what becomes of the outputs of nodes, by their index.
     """
     result = onnx.ModelProto()
