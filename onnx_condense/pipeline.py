@@ -27,10 +27,11 @@ from onnx_condense.planning.tolerance import fit
 from onnx_condense.prepare import Model, Opened, Progress, _Clock, open_model
 from onnx_condense.proving.compare import Results, results
 from onnx_condense.proving.scorers import ApproximationError, Measure, scorer
-from onnx_condense.proving.surgery import VerificationReport, prove, unchanged
-from onnx_condense.refitting.calibrate import calibrate, measured
+from onnx_condense.proving.surgery import Case, VerificationReport, prove, unchanged
+from onnx_condense.refitting.calibrate import calibrate
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.refit import refit_where_better
+from onnx_condense.refitting.summing import measured
 from onnx_condense.report.making import alignment_report, group_reports, model_facts, refusal_reports, warnings_for
 from onnx_condense.report.values import ModelFacts, RefusalReport, Report
 from onnx_condense.rewriting.writer import Written, count_macs, write
@@ -160,7 +161,8 @@ def condense(
         provenance = files.provenance(opened.source, plan.options)
         small, expanded = write(twin, provenance), write(twin, provenance, expanded=True)
     with clock("verify"):
-        proof = prove(opened.source.proto, expected, opened.trace, opened.feeds, opened.other, small, expanded, options)
+        case = Case(opened.source.proto, expected, opened.feeds, opened.other)
+        proof = prove(case, opened.trace, small, expanded, options)
     report = _report(opened, builder, twin, small, proof, latency, found, source, clock)
     return Result(small.model, plan, report, opened.source)
 

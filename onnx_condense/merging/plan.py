@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,17 @@ class Read:
     constant: tuple[float, ...]
 
 
+class Evidence(StrEnum):
+    """What the moments of a consumer's input follow from."""
+
+    CALIBRATION = "calibration"
+    """Inputs that were given."""
+    BATCH_NORMALIZATION = "batch-normalization"
+    """The means and deviations that the file states."""
+    WEIGHTS = "weights"
+    """Nothing states them: they are assumed to be what the weights make of noise."""
+
+
 @dataclass(frozen=True, eq=False)
 class Refit:
     """Explicit weights (W', b') of one consumer, which replace what the merges of its groups would fold into it.
@@ -54,7 +66,7 @@ class Refit:
     Attributes:
         node, input: index of the node in the graph, and of its weight among the node's inputs.
         layer: its name, for people.
-        source: where the moments of its input come from: "calibration", "batch-normalization" or "weights".
+        source: what the moments of its input follow from.
         weight: W' in the weight's own layout, its contracted axis without the channels that go.
         shift: what is added to the bias, one number per row; empty for a consumer whose bias stays.
     """
@@ -62,7 +74,7 @@ class Refit:
     node: int
     input: int
     layer: str
-    source: str
+    source: Evidence
     weight: np.ndarray[Any, Any]
     shift: np.ndarray[Any, Any]
 
@@ -267,7 +279,7 @@ class Plan:
             _validate(group)
         _expect(len({g.index for g in groups}) == len(groups), "a group comes twice")
         refits = tuple(
-            Refit(r["node"], r["input"], r["layer"], r["source"], numbers(r["weight"]), numbers(r["shift"]))
+            Refit(r["node"], r["input"], r["layer"], Evidence(r["source"]), numbers(r["weight"]), numbers(r["shift"]))
             for r in content.get("refits", ())
         )
         return Plan(

@@ -16,7 +16,7 @@ from onnx_condense.model.inputs import Feed
 from onnx_condense.planning.allocation import Curve, Part, allocate, cost
 from onnx_condense.planning.thresholds import STAYS, Builder
 from onnx_condense.proving.compare import Results, compare, results
-from onnx_condense.refitting.consumer import site_of
+from onnx_condense.refitting.consumer import consumer_of
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.moments import eliminate
 from onnx_condense.refitting.refit import STRENGTH, refit_by_moments
@@ -160,8 +160,8 @@ class Pruner:
     def _measured(self, expected: Results, progress: Callable[[str], None]) -> dict[int, Curve]:
         """What the groups lose as they narrow; without those whose channels cannot be removed unevenly."""
         groups = [group for group in self.builder.groups if group.index not in self.builder.quantized]
-        sites = [s for g in groups for p in paths(self.trace, g) if (s := site_of(self.trace, p.slot)) is not None]
-        self._estimate.moments(list({s.slot.node: s for s in sites}.values()))
+        consumers = [consumer_of(self.trace, path.slot) for group in groups for path in paths(self.trace, group)]
+        self._estimate.moments(list({c.slot.node: c for c in consumers if c is not None}.values()))
         curves = {}
         for number, group in enumerate(groups, 1):
             progress(f"plan {number}/{len(groups)}: {group.layers[0]}")
@@ -223,19 +223,20 @@ class Pruner:
 
     def _covariance(self, group: Group, path: Path) -> Floats:
         n = len(group.units)
-        site = site_of(self.trace, path.slot)
-        if site is None:
+        consumer = consumer_of(self.trace, path.slot)
+        if consumer is None:
             return np.eye(n)
-        (moments,) = self._estimate.moments([site])
+        taps = consumer.layout.taps
+        (moments,) = self._estimate.moments([consumer])
         if moments is None:
             return np.eye(n)
         result = np.zeros((n, n))
         for rank in np.unique(path.rank).tolist():
             here = path.rank == rank
             places, units = path.places[here], path.units[here]
-            for tap in range(site.taps):
-                features = places * site.taps + tap
-                result[np.ix_(units, units)] += moments.xx[np.ix_(features, features)] / site.taps
+            for tap in range(taps):
+                features = places * taps + tap
+                result[np.ix_(units, units)] += moments.xx[np.ix_(features, features)] / taps
         return result
 
     def _gram(self, group: Group, path: Path) -> Floats:

@@ -11,7 +11,6 @@ from support import builders
 from support.cli import OUT, Cli, Save, read, snapshot, widths
 
 from onnx_condense.planning.alignment import block_width
-from onnx_condense.proving import surgery as proof
 
 # ---------------------------------------------------------------------- what a run does
 
@@ -215,18 +214,11 @@ def test_layer_thresholds(cli: Cli, save: Save) -> None:
 # ---------------------------------------------------------------------- errors and tolerance
 
 
-def test_surgery_limit_not_met(cli: Cli, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_met_writes_nothing(cli: Cli, save: Save) -> None:
     save(builders.mlp((8, 16, 3), clusters=4))
-    monkeypatch.setattr(proof, "surgery_limits", lambda noise: dict.fromkeys((o.name for o in noise.outputs), -1.0))
-    message = cli.fails(1, "m.onnx", "--plan", "p.json", "--report", "r.json")
+    message = cli.fails(1, "m.onnx", "--budget", "params=0.01", "--plan", "p.json", "--report", "r.json")
+    assert "--budget cannot be met" in message
     assert "nothing is written" in message
-
-
-def test_lossless_must_meet_the_surgery_limit(cli: Cli, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
-    save(builders.mlp((8, 16, 3), clusters=4))
-    monkeypatch.setattr(proof, "surgery_limits", lambda noise: dict.fromkeys((o.name for o in noise.outputs), 1e-12))
-    assert "--lossless" in cli.fails(1, "m.onnx", "--lossless")
-    cli.ok("m.onnx", "--threshold", "0.99")
 
 
 def test_tolerance_is_met_by_merging_less(cli: Cli, save: Save) -> None:

@@ -24,7 +24,7 @@ from onnx_condense.model.storage import Quantized
 from onnx_condense.planning.thresholds import Builder
 from onnx_condense.prepare import open_model
 from onnx_condense.proving.compare import results
-from onnx_condense.proving.surgery import prove
+from onnx_condense.proving.surgery import Case, prove
 from onnx_condense.rewriting.writer import write
 
 MODEL = Path(__file__).parents[2] / "models" / "digits_conv_bn.onnx"
@@ -264,8 +264,8 @@ def test_one_wrong_integer_is_found(layer: int) -> None:
     opened = open_model(model, LOSSLESS)
     twin = Builder(opened.trace, LOSSLESS, 1).build(1.0)
     small, expanded = write(twin, {}), write(twin, {}, expanded=True)
-    expected = results(model, opened.feeds)
-    prove(model, expected, opened.trace, opened.feeds, opened.other, small, expanded, LOSSLESS)
+    case = Case(model, results(model, opened.feeds), opened.feeds, opened.other)
+    prove(case, opened.trace, small, expanded, LOSSLESS)
     wrong = onnx.ModelProto()
     wrong.CopyFrom(small.model)
     tensor = [t for t in wrong.graph.initializer if len(t.dims) > 1][layer]
@@ -273,9 +273,7 @@ def test_one_wrong_integer_is_found(layer: int) -> None:
     value[0, 0] += 9
     tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
     with pytest.raises(VerificationError, match="surgery"):
-        prove(
-            model, expected, opened.trace, opened.feeds, opened.other, replace(small, model=wrong), expanded, LOSSLESS
-        )
+        prove(case, opened.trace, replace(small, model=wrong), expanded, LOSSLESS)
 
 
 # ------------------------------------------------------------------------------------------ numbers

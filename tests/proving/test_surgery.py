@@ -13,7 +13,13 @@ from support.planted.net import Net, planted_columns, planted_rows
 from support.proofs import condensed, disturbed, proof
 
 from onnx_condense import Options, VerificationError
+from onnx_condense.proving.surgery import Limits
 from onnx_condense.rewriting.writer import Written
+
+
+def all_at(limit: float) -> Limits:
+    """The same surgery limit for every output."""
+    return lambda noise: {output.name: limit for output in noise.outputs}
 
 
 def weight_names(written: Written) -> list[str]:
@@ -57,6 +63,21 @@ def test_a_model_that_does_not_run_is_our_fault() -> None:
     del model.graph.initializer[0]
     with pytest.raises(VerificationError, match="please report"):
         proof(opened, replace(small, model=model), twin, options)
+
+
+def test_the_surgery_limit_must_be_met() -> None:
+    options = Options(threshold=0.9)
+    opened, small, twin = condensed(builders.mlp((8, 16, 3), clusters=4), options)
+    with pytest.raises(VerificationError, match="nothing is written"):
+        proof(opened, small, twin, options, all_at(-1.0))
+
+
+def test_lossless_must_meet_the_surgery_limit() -> None:
+    lossless = Options(lossless=True)
+    opened, small, twin = condensed(builders.mlp((8, 16, 3), clusters=4), lossless)
+    with pytest.raises(VerificationError, match="--lossless"):
+        proof(opened, small, twin, lossless, all_at(1e-12))
+    assert proof(opened, small, twin, Options(threshold=0.99), all_at(1e-12)).surgery_limit == 1e-12
 
 
 def test_lossless_and_tolerance_are_promises() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_condense.refitting.moments import STRENGTHS, Sums, fit
+from onnx_condense.refitting.moments import STRENGTHS, Sums, least_squares
 
 RNG = np.random.default_rng
 
@@ -44,7 +44,7 @@ def test_an_exact_prior_stays_and_dead_features_keep_their_column() -> None:
     other = moments.ridge(prior + 1, 1e-9)
     np.testing.assert_allclose(other[:, [0, 1, 3]], prior[:, [0, 1, 3]], rtol=1e-4)
     np.testing.assert_array_equal(other[:, 2], prior[:, 2] + 1)
-    found = fit(summed(x, x @ prior.T + 5), prior, np.full(3, 5.0), True, exact=1e-9)
+    found = least_squares(summed(x, x @ prior.T + 5), prior, np.full(3, 5.0), True, exact=1e-9)
     assert found.weight is prior
     assert found.strength == np.inf
 
@@ -55,7 +55,7 @@ def test_held_back_samples_choose_the_strength(samples: int, strengths: set[floa
     x, truth = RNG(0).standard_normal((samples, 6)), RNG(1).standard_normal((2, 6))
     y = x @ truth.T + (4.0 if samples == 8 else 0.1) * RNG(2).standard_normal((samples, 2))
     prior = truth + 0.05
-    found = fit(summed(x, y), prior, np.zeros(2), True)
+    found = least_squares(summed(x, y), prior, np.zeros(2), True)
     assert found.strength in strengths
     assert set(STRENGTHS) >= strengths - {np.inf}
 
@@ -64,13 +64,13 @@ def test_one_sample_is_none() -> None:
     part = Sums(3, 1)
     part.add(np.ones((5, 3)), np.ones((5, 1)))
     prior = np.zeros((1, 3))
-    assert fit([part, Sums(3, 1)], prior, np.zeros(1), True).weight is prior
+    assert least_squares([part, Sums(3, 1)], prior, np.zeros(1), True).weight is prior
 
 
 def test_targets_through_a_weight() -> None:
     x, weight = RNG(0).standard_normal((200, 5)), RNG(1).standard_normal((3, 5))
-    direct = fit(summed(x[:, :3], x @ weight.T), np.zeros((3, 3)), np.zeros(3), True)
-    through = fit(summed(x[:, :3], x), np.zeros((3, 3)), np.zeros(3), True, through=weight)
+    direct = least_squares(summed(x[:, :3], x @ weight.T), np.zeros((3, 3)), np.zeros(3), True)
+    through = least_squares(summed(x[:, :3], x), np.zeros((3, 3)), np.zeros(3), True, through=weight)
     np.testing.assert_allclose(direct.weight, through.weight, atol=1e-10)
 
 

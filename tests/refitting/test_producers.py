@@ -10,17 +10,21 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.networks import error, images
+from support.networks import images
 from support.planted.net import Net
+from support.proofs import merged
 
 import onnx_condense as oc
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model.protos import serialize
 from onnx_condense.prepare import open_model
-from onnx_condense.refitting import producers
-from onnx_condense.refitting.consumer import Rows, site_of
+from onnx_condense.refitting.calibrate import Effort, Totals, calibrate
+from onnx_condense.refitting.comparison import SideBySide
+from onnx_condense.refitting.consumer import TwinConsumer, consumer_of, lost
+from onnx_condense.refitting.gauss_newton import Factors, Length
 from onnx_condense.refitting.moments import Sums
-from onnx_condense.refitting.producers import producer_of
+from onnx_condense.refitting.producers import Descent, Learned, Slope, Summed, producer_of, refine
+from onnx_condense.rewriting.writer import write
 
 
 def between(kind: str) -> onnx.ModelProto:
@@ -62,25 +66,37 @@ def between(kind: str) -> onnx.ModelProto:
     return net.build(last)
 
 
+OPTIONS = oc.Options(threshold=0.8, align=1, calibration={"x": images(200, 1)}, data={"x": images(8, 2)})
+
+
 def condensed(model: onnx.ModelProto) -> oc.Result:
-    options = oc.Options(threshold=0.8, align=1, calibration={"x": images(200, 1)}, data={"x": images(8, 2)})
-    return oc.condense(model, options)
+    return oc.condense(model, OPTIONS)
+
+
+def refitted(model: onnx.ModelProto, plan: oc.Plan, descent: Descent) -> Twin:
+    twin, calibration = merged(model, plan, OPTIONS)
+    calibrate(twin, calibration, 0, lambda stage: None, Effort(descent))
+    return twin
+
+
+def error(model: onnx.ModelProto, small: onnx.ModelProto) -> float:
+    return oc.verify(model, small, {"x": images(40, 99)}).outputs[0].relative_l2
+
+
+def layers(twin: Twin) -> list[str]:
+    return [refit.layer for _, refit in sorted(twin.refits.items())]
 
 
 @pytest.mark.parametrize("kind", ["relu", "linear", "normalized", "silu", "single", "gemm"])
-def test_rows_that_only_one_consumer_reads_lose_less(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_that_only_one_consumer_reads_lose_less(kind: str, tmp_path: Path) -> None:
     model = between(kind)
     changed = condensed(model)
     changed.plan.save(tmp_path / "p.json")
     assert serialize(oc.rewrite(model, oc.Plan.load(tmp_path / "p.json"))) == serialize(changed.model)
     assert [r.layer for r in changed.plan.refits] == ["first", "second"]
-    monkeypatch.setattr(producers, "STEPS", 0)
-    fixed = condensed(model)
-    assert [r.layer for r in fixed.plan.refits] == ["second"]
-    assert changed.plan.groups == fixed.plan.groups
-    assert error(model, changed) < 0.97 * error(model, fixed)
+    fixed = refitted(model, changed.plan, Descent(most=0))
+    assert layers(fixed) == ["second"]
+    assert error(model, changed.model) < 0.97 * error(model, write(fixed, {}).model)
 
 
 @pytest.mark.parametrize("kind", ["pooled", "softmax", "gated", "twice"])
@@ -90,43 +106,45 @@ def test_other_rows_stay(kind: str) -> None:
     assert "first" not in [r.layer for r in result.plan.refits]
 
 
-def test_steps_that_held_back_samples_do_not_confirm_are_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_that_held_back_samples_do_not_confirm_are_taken_back() -> None:
     model = between("relu")
     steps: list[Any] = []
 
-    def wrong(*_: Any) -> Any:
-        steps.append(10.0)
-        return 10.0
+    def wrong(weight: Any, factors: Factors, length: Length) -> Any:
+        steps.append(np.full_like(factors.gradient, 10.0))
+        return steps[-1]
 
-    monkeypatch.setattr(producers, "_step", wrong)
-    result = condensed(model)
+    twin = refitted(model, condensed(model).plan, Descent(wrong))
     assert len(steps) == 1
-    assert [r.layer for r in result.plan.refits] == ["second"]
+    assert layers(twin) == ["second"]
 
 
 @pytest.mark.parametrize("kind", ["relu", "silu", "normalized"])
-def test_the_gradient_is_that_of_the_loss(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gradient_is_that_of_the_loss(kind: str) -> None:
     """While the consumer stays, a short step along it changes the loss by as much as its length says."""
-    short, rows = 1e-3, 150 * 64  # three folds of 200 samples, 64 places each
-    back = producers._Held.of
-    known: list[Any] = []
-    learned: list[Any] = []
+    short, strength, rows = 1e-3, 1e-2, 150 * 64  # three folds of 200 samples, 64 places each
+    model = between(kind)
+    twin, calibration = merged(model, condensed(model).plan, OPTIONS)
+    (consumer,) = lost(twin)
+    producer = producer_of(consumer)
+    assert producer is not None
+    prior = consumer.matrix()
+    summed: list[list[Sums]] = []
     gradients: list[Any] = []
 
-    def held(parts: Any, prior: Any, strength: float, alive: Any) -> Any:
-        known.append(producers._alive(Sums.joined(parts[:-1]).moments(), alive))
-        learned.append(back(parts, prior, strength, alive))
-        return learned[-1]
+    def total(job: Any) -> Any:
+        summed.append(Totals(calibration, lambda stage: None, "")(job) or [])
+        return summed[-1]
 
-    def step(_pieces: Any, _fit: Any, factors: Any, *_: Any) -> Any:
+    def step(weight: Any, factors: Factors, length: Length) -> Any:
         gradients.append(factors.gradient / rows)
         return short * gradients[0] / np.linalg.norm(gradients[0])
 
-    monkeypatch.setattr(producers, "STEPS", 1)
-    monkeypatch.setattr(producers, "_step", step)
-    monkeypatch.setattr(producers._Held, "of", held)
-    condensed(between(kind))
-    first = learned[0]
+    with SideBySide(twin, 0) as sides:
+        job = sides.comparison(consumer, producer, 64)
+        refine(Slope(consumer, producer, calibration), Summed(job, total(job)), strength, total, Descent(step, 1))
+    first = Learned.of(summed[0], prior, strength, consumer.alive)
+    known = [Sums.joined(parts[:-1]).moments() for parts in summed]
     before, after = (m.loss(first.weight) + np.sum((m.constant(first.weight) - first.constant) ** 2) for m in known)
     assert (before - after) / short == pytest.approx(2 * np.linalg.norm(gradients[0]), rel=0.02)
 
@@ -140,9 +158,9 @@ def test_the_adjoint_of_whole(seed: int, height: int, width: int, pad: int, stri
     opened = open_model(net.build(data), oc.Options(threshold=0.9))
     slot = opened.trace.reading(0, 1)
     assert slot is not None
-    site = site_of(opened.trace, slot)
-    assert site is not None
-    rows = Rows.of(site, rng.standard_normal((2, 3, 5, 6)))
+    consumer = consumer_of(opened.trace, slot)
+    assert consumer is not None
+    rows = consumer.rows(rng.standard_normal((2, 3, 5, 6)))
     whole = rows.whole()
     other = rng.standard_normal(whole.shape)
     lines = rows.lines if rows.taps is None else rows.lines[:, :-1]
@@ -157,9 +175,9 @@ def test_the_producer_of_a_consumer() -> None:
     for kind in ("relu", "silu", "pooled", "softmax", "gated", "twice"):
         opened = open_model(between(kind), oc.Options(threshold=0.9))
         slots = {s.node: s for s in opened.trace.slots if s.role == "contracted"}
-        site = site_of(opened.trace, slots[max(slots)])
-        assert site is not None
-        producer = producer_of(Twin(opened.trace), site)
-        found[kind] = None if producer is None else producer.layer
+        consumer = consumer_of(opened.trace, slots[max(slots)])
+        assert consumer is not None
+        producer = producer_of(TwinConsumer(consumer, Twin(opened.trace)))
+        found[kind] = None if producer is None else producer.fixed.layer
     assert found.pop("relu") == found.pop("silu") == "first"
     assert set(found.values()) == {None}

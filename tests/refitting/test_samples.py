@@ -17,14 +17,18 @@ import onnx
 import pytest
 from support.cli import Cli, Save
 from support.networks import images, residual
+from support.proofs import merged
 
 import onnx_condense as oc
+from onnx_condense.merging.twin import Twin
 from onnx_condense.model.inputs import InputSpec
 from onnx_condense.model.protos import serialize
-from onnx_condense.refitting import samples as shards
-from onnx_condense.refitting import staged as chains
-from onnx_condense.refitting.samples import held_back, opened
-from onnx_condense.refitting.staged import Chain, Cutter
+from onnx_condense.refitting import staged
+from onnx_condense.refitting.calibrate import Effort, calibrate
+from onnx_condense.refitting.comparison import SideBySide
+from onnx_condense.refitting.consumer import lost
+from onnx_condense.refitting.samples import Calibration, Shard, dask, held_back, opened
+from onnx_condense.rewriting.writer import write
 
 SPECS = [InputSpec("x", np.dtype(np.float32), ("batch", 3, 8, 8))]
 
@@ -63,24 +67,44 @@ def test_any_number_of_workers_and_none_make_the_same_bytes(tmp_path: Path) -> N
         assert condensed(given, pool, budget=None, threshold=0.8) == condensed(given, budget=None, threshold=0.8)
 
 
-def test_what_does_not_fit_in_memory_is_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = files(tmp_path, 30, 70)
-    whole = condensed(given)
-    for limit in (0, 100_000):
-        monkeypatch.setattr(chains, "LIMIT", limit)
-        assert condensed(given) == whole
-    assert not chains._LEFT._entries, "nothing is left behind"
+def merges(given: Any) -> tuple[Twin, Calibration]:
+    """The twin of a plan that was made without calibration inputs, and those."""
+    plan = oc.condense(residual(), oc.Options(threshold=0.8, align=1)).plan
+    return merged(residual(), plan, oc.Options(calibration=given))
 
 
-def test_no_node_runs_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The parts of a chain are disjoint, and hold only the weights that they use."""
-    seen: list[Chain] = []
-    reach = Cutter.reach
-    monkeypatch.setattr(Cutter, "reach", lambda *args: seen.append(reach(*args)) or seen[-1])
+def test_what_does_not_fit_in_memory_is_computed_again(tmp_path: Path) -> None:
+    def calibrated(memory: int) -> bytes:
+        twin, calibration = merges(files(tmp_path, 30, 70))
+        calibrate(twin, calibration, 0, lambda stage: None, Effort(memory=memory))
+        assert len(twin.refits) > 1
+        assert not len(staged.REMAINS), "nothing is left behind"
+        return serialize(write(twin, {}).model)
+
+    assert calibrated(0) == calibrated(100_000) == calibrated(staged.MEMORY)
+
+
+def test_tensors_are_kept_up_to_a_limit_those_of_other_chains_go_first() -> None:
+    left, tensors = staged.Remains(), {"x": np.zeros(5, np.float64)}
+    for place in range(3):
+        left.put(("old", place, 0), (1, tensors), 100)
+    assert len(left) == 2, "40 bytes each"
+    left.put(("new", 0, 0), (1, tensors), 100)
+    assert len(left) == 1
+    assert left.get(("new", 0, 0), (0, {}))[0] == 1
+    left.forget("new")
+    assert not len(left)
+    assert left.get(("new", 0, 0), (0, {})) == (0, {})
+
+
+def test_no_node_runs_twice() -> None:
+    """The segments of a chain are disjoint, and hold only the weights that they use."""
+    twin, _ = merges({"x": images(20, 1)})
+    with SideBySide(twin, 0) as sides:
+        jobs = [sides.comparison(consumer, None, 1) for consumer in lost(twin)]
     model = residual()
-    oc.condense(model, oc.Options(threshold=0.8, align=1, calibration={"x": images(20, 1)}))
-    for chain in seen[-2:]:
-        graphs = [onnx.ModelProto.FromString(part.model).graph for part in chain.parts if part.model]
+    for chain in (jobs[-1].before, jobs[-1].after):
+        graphs = [onnx.ModelProto.FromString(segment.model).graph for segment in chain.segments if segment.model]
         names = [name for graph in graphs for node in graph.node for name in node.output]
         assert len(graphs) > 1
         assert len(names) == len(set(names)) <= len(model.graph.node)
@@ -106,16 +130,18 @@ def test_workers_read_files_themselves(tmp_path: Path, monkeypatch: pytest.Monke
     assert max(map(len, sent)) < images(200, 0).nbytes / 4
 
 
-def test_files_are_not_held_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_not_held_all_at_once(tmp_path: Path) -> None:
     given = files(tmp_path, 50, 50, 50)
     shard_list, held = opened(SPECS, given, True)
     assert [s.kept for s in shard_list] == [40, 40, 40]
     assert sum(len(f["x"]) for f in held) == 30
     assert all(isinstance(s.source, str) for s in shard_list), "samples to estimate from stay in the files"
-    read: list[Any] = []
-    monkeypatch.setattr(shards, "read_feeds", lambda specs, source: read.append(source) or [{"x": images(3, 0)}])
-    list(shards.Calibration(shard_list).each(shards.Shard.feeds))
-    assert read == [str(path) for path in given]
+    read = Calibration(shard_list).each(Shard.feeds)
+    for number, path in enumerate(given):
+        np.savez(path, x=images(50, 10 + number))
+        (feed,) = next(read)
+        path.unlink()
+        np.testing.assert_array_equal(feed["x"], images(50, 10 + number)[np.arange(50) % 5 < 4])
 
 
 def test_shards_in_memory_and_generators(tmp_path: Path) -> None:
@@ -177,13 +203,13 @@ def test_errors(tmp_path: Path, cli: Cli, save: Save, monkeypatch: pytest.Monkey
     with pytest.raises(oc.InputError, match="lacks input x"):
         condensed([{"x": images(9, 1)}, {"y": images(9, 1)}])
     with processes(1) as pool, pytest.raises(oc.WorkerError, match="died"):
-        list(shards.Calibration(opened(SPECS, [{"x": images(9, 1)}], False)[0], pool).each(_dies))
+        list(Calibration(opened(SPECS, [{"x": images(9, 1)}], False)[0], pool).each(_dies))
     monkeypatch.setitem(__import__("sys").modules, "distributed", None)
-    with pytest.raises(oc.UsageError, match=r"onnx-condense\[dask\]"), shards.dask("tcp://127.0.0.1:1"):
+    with pytest.raises(oc.UsageError, match=r"onnx-condense\[dask\]"), dask("tcp://127.0.0.1:1"):
         pass
 
 
-def _dies(shard: shards.Shard) -> None:
+def _dies(shard: Shard) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -201,7 +227,7 @@ def cluster() -> Iterator[Any]:
 def test_dask(tmp_path: Path, cluster: Any, cli: Cli, save: Save) -> None:
     given = files(tmp_path, 30, 7, 40)
     alone = condensed(given)
-    with shards.dask(cluster.scheduler_address) as executor:
+    with dask(cluster.scheduler_address) as executor:
         assert condensed(given, executor) == alone
     save(residual())
     options = ["--budget", "params=0.7", "--align", "1"]
@@ -221,21 +247,20 @@ def test_a_dask_worker_killed_midway_costs_time_not_the_result(tmp_path: Path, c
             killed.append(next(iter(cluster.workers.values())).pid)
             os.kill(killed[0], signal.SIGKILL)
 
-    with shards.dask(cluster.scheduler_address) as executor:
+    with dask(cluster.scheduler_address) as executor:
         options = oc.Options(budget=("params", 0.7), align=1, calibration=given)
         result = oc.condense(residual(), options, executor=executor, progress=kill)
     assert killed
     assert serialize(result.model) == alone
 
 
-def test_dask_says_what_is_wrong(cli: Cli, save: Save, monkeypatch: pytest.MonkeyPatch, cluster: Any) -> None:
+def test_dask_says_what_is_wrong(cli: Cli, save: Save, cluster: Any) -> None:
     save(residual())
     np.savez("inputs.npz", x=images(30, 1))
-    monkeypatch.setattr(shards, "CONNECT", 1)
-    with pytest.raises(oc.WorkerError, match="no Dask scheduler"), shards.dask("tcp://127.0.0.1:9"):
+    with pytest.raises(oc.WorkerError, match="no Dask scheduler"), dask("tcp://127.0.0.1:9", timeout=1):
         pass
-    with pytest.raises(oc.WorkerError, match="over and over"), shards.dask(cluster.scheduler_address) as executor:
-        list(shards.Calibration(opened(SPECS, ["inputs.npz"], False)[0], executor).each(_dies))
+    with pytest.raises(oc.WorkerError, match="over and over"), dask(cluster.scheduler_address) as executor:
+        list(Calibration(opened(SPECS, ["inputs.npz"], False)[0], executor).each(_dies))
 
 
 @pytest.mark.parametrize("batch", ["batch", 5])
@@ -244,7 +269,7 @@ def test_the_first_samples_and_the_others(batch: int | str, tmp_path: Path) -> N
     given, _ = opened([InputSpec("x", np.dtype(np.float32), (batch, 3, 8, 8))], paths, holds_back=False)
     everything = np.concatenate([feed["x"] for shard in given for feed in shard.feeds()])
     for samples in (0, 1, 32, 41, 45, 46, 1000):
-        first, rest = shards.Calibration(given).split(samples)
+        first, rest = Calibration(given).split(samples)
         others = [feed for shard in rest.shards for feed in shard.feeds()]
         taken = sum(len(feed["x"]) for feed in first)
         assert taken == min(95, samples if batch == "batch" else -(-samples // 5) * 5)

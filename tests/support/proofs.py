@@ -7,11 +7,13 @@ from dataclasses import replace
 import onnx
 from onnx import numpy_helper
 
-from onnx_condense import Options
+from onnx_condense import Options, Plan
+from onnx_condense.merging.twin import Twin
 from onnx_condense.planning.thresholds import Builder
 from onnx_condense.prepare import Opened, open_model
-from onnx_condense.proving.compare import results
-from onnx_condense.proving.surgery import VerificationReport, prove
+from onnx_condense.proving.compare import results, surgery_limits
+from onnx_condense.proving.surgery import Case, Limits, VerificationReport, prove
+from onnx_condense.refitting.samples import Calibration
 from onnx_condense.rewriting.writer import Written, write
 
 
@@ -23,9 +25,20 @@ def condensed(model: onnx.ModelProto, options: Options) -> tuple[Opened, Written
     return opened, write(twin, {}), write(twin, {}, expanded=True)
 
 
-def proof(opened: Opened, small: Written, twin: Written, options: Options) -> VerificationReport:
-    expected = results(opened.source.proto, opened.feeds)
-    return prove(opened.source.proto, expected, opened.trace, opened.feeds, opened.other, small, twin, options)
+def proof(
+    opened: Opened, small: Written, twin: Written, options: Options, limits: Limits = surgery_limits
+) -> VerificationReport:
+    case = Case(opened.source.proto, results(opened.source.proto, opened.feeds), opened.feeds, opened.other)
+    return prove(case, opened.trace, small, twin, options, limits)
+
+
+def merged(model: onnx.ModelProto, plan: Plan, options: Options) -> tuple[Twin, Calibration]:
+    """The twin with a plan's merges and no refits, and the calibration inputs."""
+    opened = open_model(model, options)
+    twin = Twin(opened.trace)
+    for group in plan.groups:
+        twin.apply(opened.trace.groups[group.index], group)
+    return twin, opened.calibration
 
 
 def disturbed(written: Written, name: str, by: float) -> Written:
