@@ -10,9 +10,11 @@ from onnx import TensorProto, helper, numpy_helper
 from planted import COPIES, EXACT, FULL, MAINS, Net, assert_close, planted_columns, planted_rows, traced, widths
 
 from onnx_condense import Options, condense, rewrite
-from onnx_condense.merging.deciding import decide
+from onnx_condense.merging.deciding import plan_group
 from onnx_condense.merging.judging import judge
+from onnx_condense.merging.methods import MANNERS
 from onnx_condense.merging.twin import Twin
+from onnx_condense.options import Method
 from onnx_condense.rewriting.kept import Disagreement
 from onnx_condense.rewriting.writer import check_shapes, write
 from onnx_condense.tracing.trace import Trace
@@ -452,7 +454,7 @@ def test_macs_and_alive() -> None:
     trace = traced(annotated())
     twin = Twin(trace)
     assert write(twin, {}).macs == 8 * (6 * 8 + 8 * 4)
-    plan = decide(judge(twin, trace.groups[0], "lossless", "joint"), trace, "lossless", "joint", 1.0, 1)
+    plan = plan_group(judge(twin, trace.groups[0], MANNERS[Method.LOSSLESS]), 1.0, 1)
     twin.apply(trace.groups[0], plan)
     written = write(twin, {})
     assert written.macs == 8 * (6 * 5 + 5 * 4)

@@ -53,7 +53,7 @@ from onnx_condense.errors import InputError
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model.runtime import run, session
 from onnx_condense.operators.queries import count_parameters
-from onnx_condense.planning.thresholds import Builder
+from onnx_condense.planning.thresholds import Planner
 from onnx_condense.prepare import open_model
 from onnx_condense.rewriting.writer import count_macs
 
@@ -265,10 +265,10 @@ class Comparison:
     def _threshold(self, target: float) -> float | None:
         """The highest threshold at which the paper's condensation leaves at most so many parameters."""
         opened = self.network.opened
-        builder = Builder(opened.trace, Options(threshold=0.01, merge="ratio", align=1), 1)
+        planner = Planner(opened.trace, Options(threshold=0.01, merge="ratio", align=1), 1, opened.trace.groups)
 
         def size(share: float) -> int:
-            twin = builder.build(share)
+            twin = planner.build(share).twin
             return int(self.network.size({g.index: len(twin.kept(g)) for g in self.network.groups}))
 
         share = tightest(lambda removed: removed, size, target)

@@ -27,7 +27,7 @@ class Curve:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class PricedWeight:
     """A weight: `price` times the product of the sizes of its axes.
 
     slices: (axis, group, places that each of the group's channels takes on that axis, on average over lines).
@@ -37,8 +37,12 @@ class Part:
     sizes: tuple[int, ...]
     slices: tuple[tuple[int, int, float], ...]
 
+    def sliced(self, piece: tuple[int, int, float]) -> PricedWeight:
+        """With one more slice, where it is not known."""
+        return self if piece in self.slices else replace(self, slices=(*self.slices, piece))
 
-def cost(parts: Sequence[Part], removed: Mapping[int, int]) -> float:
+
+def cost(parts: Sequence[PricedWeight], removed: Mapping[int, int]) -> float:
     """What all parts cost together when so many channels of each group are gone."""
     total = 0.0
     for part in parts:
@@ -49,7 +53,9 @@ def cost(parts: Sequence[Part], removed: Mapping[int, int]) -> float:
     return total
 
 
-def allocate(curves: Mapping[int, Curve], parts: Sequence[Part], limit: float, slack: float = np.inf) -> dict[int, int]:
+def allocate(
+    curves: Mapping[int, Curve], parts: Sequence[PricedWeight], limit: float, slack: float = np.inf
+) -> dict[int, int]:
     """How many channels of each group go, so that all parts cost at most `limit` or no group can give more.
 
     Where the last step loses something and saves so much that more than `slack` is left of the limit, it is not taken,
@@ -74,7 +80,7 @@ def allocate(curves: Mapping[int, Curve], parts: Sequence[Part], limit: float, s
 
 
 def _descend(
-    curves: Mapping[int, Curve], parts: Sequence[Part], limit: float
+    curves: Mapping[int, Curve], parts: Sequence[PricedWeight], limit: float
 ) -> tuple[dict[int, int], tuple[int, int] | None]:
     """(channels of each group that go, the group of the last step and how many of its channels had gone by then).
 

@@ -19,7 +19,7 @@ from onnx_condense.model.parts import Model
 from onnx_condense.options import PLACE, Options
 from onnx_condense.proving.compare import Results, compare, results
 
-Measure = Callable[[Model], float]
+Scorer = Callable[[Model], float]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class CommandScore:
 class FunctionScore:
     """The number that a function gives; it gets a copy of the model."""
 
-    function: Measure
+    function: Scorer
 
     def __call__(self, model: Model) -> float:
         """Raises EvaluationError."""
@@ -88,7 +88,7 @@ class FunctionScore:
         return _finite(float(score))
 
 
-def scorer(options: Options) -> Measure | None:
+def scorer(options: Options) -> Scorer | None:
     """What scores candidates; None where the options ask for no score. Raises UsageError."""
     if options.evaluate is None:
         return None

@@ -10,6 +10,7 @@ import numpy as np
 
 from onnx_condense.arrays import Floats
 from onnx_condense.merging.twin import Twin
+from onnx_condense.merging.weights import TwinWeights
 from onnx_condense.model.parts import Probe
 from onnx_condense.refitting.comparison import Comparison, beside
 from onnx_condense.refitting.consumer import Site, lost, original_weight
@@ -105,13 +106,13 @@ def _apply(twin: Twin, site: Site, found: Fit) -> None:
 
 def _bias(twin: Twin, site: Site) -> Floats:
     """[produced] the bias of the original."""
-    return Twin(twin.trace).row_bias(site.slot.node)
+    return TwinWeights(Twin(twin.trace)).row_bias(site.slot.node)
 
 
 def _prior(twin: Twin, site: Site) -> tuple[Floats, Floats]:
     """The flat weight of the kept features and the constant per flat row that the twin has now."""
     if site.direct:
-        return site.kept(twin), twin.row_bias(site.slot.node)
+        return site.kept(twin), TwinWeights(twin).row_bias(site.slot.node)
     like = original_weight(twin, site)
     return site.kept(twin), site.spread(np.asarray(twin.shift.get(site.slot.node, np.zeros(0))), like)
 
