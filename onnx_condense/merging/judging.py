@@ -52,6 +52,7 @@ class Judgement:
 
     @property
     def trace(self) -> Trace:
+        """The model that the group belongs to."""
         return self.twin.trace
 
     @property

@@ -54,6 +54,7 @@ class Read:
 
     @staticmethod
     def from_json(content: Mapping[str, Any], beside: Beside) -> Read:
+        """The inverse of `to_json`."""
         ratio, constant = beside.row(content["ratio"]), beside.row(content["constant"])
         return Read(content["node"], content["input"], content["path"], content["layer"], ratio, constant)
 
@@ -100,6 +101,7 @@ class Refit:
 
     @staticmethod
     def from_json(content: Mapping[str, Any], beside: Beside) -> Refit:
+        """The inverse of `to_json`. Raises ValueError for numbers that are not finite."""
         weight, shift = _finite(beside.take(content["weight"])), _finite(beside.take(content["shift"]))
         return Refit(content["node"], content["input"], content["layer"], content["source"], weight, shift)
 
@@ -172,6 +174,7 @@ class GroupPlan:
 
     @staticmethod
     def from_json(content: Mapping[str, Any], beside: Beside) -> GroupPlan:
+        """The inverse of `to_json`. Raises ValueError for what no run gives."""
         group = GroupPlan(
             content["index"],
             tuple(content["layers"]),

@@ -31,6 +31,7 @@ class Twin:
     """
 
     def __init__(self, trace: Trace) -> None:
+        """The weights as they are in the model."""
         self.trace = trace
         self.alive = np.ones(len(trace.unit_of), dtype=bool)
         self.folded: dict[tuple[int, int], Array] = {}
@@ -145,7 +146,7 @@ class Twin:
         self.folded[slot.node, slot.input] = folded.astype(weight.dtype)
 
     def _add_constant(self, slot: Slot, columns: Floats, places: Ints, constant: Floats) -> None:
-        """b + W · c: what constant parts [k] of removed channels add to the consumer's bias."""
+        """Adds W · c, of constant parts c [k] of removed channels, to the consumer's bias."""
         action = self.trace.linear_map(slot.node)
         if action is not None and constant.any():
             shift = shift_of(slot, action, columns, places, constant)

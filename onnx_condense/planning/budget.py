@@ -123,14 +123,18 @@ class Narrows(Protocol):
     """What narrows a model; see `Pruner`."""
 
     @property
-    def before(self) -> int: ...
+    def before(self) -> int:
+        """How many units the original has."""
 
     @property
-    def aside(self) -> Aside: ...
+    def aside(self) -> Aside:
+        """Groups that cannot be narrowed."""
 
-    def size(self, twin: Twin) -> int: ...
+    def size(self, twin: Twin) -> int:
+        """How many units a twin has."""
 
-    def at(self, share: float, aside: Aside) -> tuple[Planned, int]: ...
+    def at(self, share: float, aside: Aside) -> tuple[Planned, int]:
+        """The twin that keeps at most this share, and how large it is."""
 
 
 def keep_share(narrows: Narrows, share: float, finish: Callable[[Twin], None]) -> Planned:

@@ -21,7 +21,8 @@ class Hardware(Protocol):
     """A machine."""
 
     @property
-    def cores(self) -> int: ...
+    def cores(self) -> int:
+        """How many processor cores it has."""
 
     def block_width(self) -> int:
         """The multiple of channels that convolutions are computed in."""
@@ -38,10 +39,13 @@ class ThisMachine:
 
     @property
     def cores(self) -> int:
+        """How many processor cores it has."""
         return os.cpu_count() or 1
 
     def block_width(self) -> int:
+        """What onnxruntime says."""
         return block_width()
 
     def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> Interval:
+        """What a race of both says."""
         return compare_latency(pair, feeds, threads, self.seconds).ratio(1)

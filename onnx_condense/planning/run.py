@@ -58,6 +58,7 @@ class Run:
 
     @property
     def options(self) -> Options:
+        """What to do."""
         return self.opened.options
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -93,32 +93,53 @@ def search(pruner: Pruner, trials: Trials) -> Planned:
     share accepted above it is cut into equal parts. Which one is the smallest is decided by what was measured, so that
     a score that does not fall evenly costs size, never the bound.
     """
-    criterion = trials.criterion
-    best = pruner.planner.unchanged(pruner.aside)
-    original = trials.make(best.twin)
-    tried = [CandidateReport(original.parameters, original.macs, criterion.start, True)]
-    smallest, spent, known = original.parameters, criterion.spent, {best.twin.widths: True}
+    tried = _Tried(trials, pruner.planner.unchanged(pruner.aside))
     narrowest, size = pruner.at(0.0, pruner.aside)
     low, high, aside = size / pruner.before, 1.0, narrowest.aside
-    while spent < trials.most and high - low > FINE:
-        cuts = min(CUTS, trials.most - spent)
+    while tried.spent < trials.most and high - low > FINE:
+        cuts = min(CUTS, trials.most - tried.spent)
         shares = [high - (high - low) * cut / (cuts + 1) for cut in range(1, cuts + 1)]
-        trials.progress(f"evaluate {spent + 1}/{trials.most}: " + ", ".join(f"{share:.1%}" for share in shares))
+        listed = ", ".join(f"{share:.1%}" for share in shares)
+        trials.progress(f"evaluate {tried.spent + 1}/{trials.most}: {listed}")
         made: dict[float, Planned] = {}
         for share in shares:
             made[share], _ = pruner.at(share, aside)
             aside = made[share].aside
-        new = {p.twin.widths: p for p in made.values() if p.twin.widths not in known}
-        candidates = [trials.make(planned.twin) for planned in new.values()]
-        values = spread(trials.executor, criterion.measure, [candidate.model for candidate in candidates])
-        for (widths, planned), candidate, value in zip(new.items(), candidates, values, strict=True):
-            spent, known[widths] = spent + 1, criterion.accepts(value)
-            tried.append(CandidateReport(candidate.parameters, candidate.macs, value, known[widths]))
-            if known[widths] and candidate.parameters < smallest:
-                best, smallest = planned, candidate.parameters
-        accepted = {share: known[planned.twin.widths] for share, planned in made.items()}
+        accepted = dict(zip(shares, tried.accepted(list(made.values())), strict=True))
         high = min([high, *(share for share in shares if accepted[share])])
         low = max([low, *(share for share in shares if share < high and not accepted[share])])
-    front = pareto(tried, criterion.kind == "score")
-    report = SearchReport(criterion.kind, criterion.bound, trials.most, spent, front)
-    return replace(best, aside=aside, calibrated=True, search=report)
+    return replace(tried.best, aside=aside, calibrated=True, search=tried.report())
+
+
+class _Tried:
+    """What was tried so far.
+
+    best: the smallest twin that the criterion accepts. spent: evaluations.
+    """
+
+    def __init__(self, trials: Trials, original: Planned) -> None:
+        made, criterion = trials.make(original.twin), trials.criterion
+        self.best, self.spent = original, criterion.spent
+        self._trials, self._smallest = trials, made.parameters
+        self._candidates = [CandidateReport(made.parameters, made.macs, criterion.start, True)]
+        self._known = {original.twin.widths: True}
+
+    def accepted(self, planned: Sequence[Planned]) -> list[bool]:
+        """Which of these the criterion accepts; those of new widths are made and measured, all at once."""
+        trials, criterion = self._trials, self._trials.criterion
+        new = {p.twin.widths: p for p in planned if p.twin.widths not in self._known}
+        made = [trials.make(p.twin) for p in new.values()]
+        values = spread(trials.executor, criterion.measure, [candidate.model for candidate in made])
+        for (widths, one), candidate, value in zip(new.items(), made, values, strict=True):
+            self.spent += 1
+            self._known[widths] = fits = criterion.accepts(value)
+            self._candidates.append(CandidateReport(candidate.parameters, candidate.macs, value, fits))
+            if fits and candidate.parameters < self._smallest:
+                self.best, self._smallest = one, candidate.parameters
+        return [self._known[p.twin.widths] for p in planned]
+
+    def report(self) -> SearchReport:
+        """All candidates, and what was asked of them."""
+        criterion, most = self._trials.criterion, self._trials.most
+        front = pareto(self._candidates, criterion.kind == "score")
+        return SearchReport(criterion.kind, criterion.bound, most, self.spent, front)

@@ -52,9 +52,11 @@ class AtThresholds:
     planner: Planner
 
     def twin(self) -> Planned:
+        """Every group at its threshold."""
         return self.planner.build()
 
     def again(self, planned: Planned, multiples: Multiples) -> Planned:
+        """At the same thresholds."""
         return self.planner.widened(multiples).build(aside=planned.aside)
 
 
@@ -67,9 +69,11 @@ class WithinTolerance:
     tolerance: float
 
     def twin(self) -> Planned:
+        """The smallest twin within it."""
         return self._smallest(self.planner, NOTHING)
 
     def again(self, planned: Planned, multiples: Multiples) -> Planned:
+        """Within the same tolerance."""
         return self._smallest(self.planner.widened(multiples), planned.aside)
 
     def _smallest(self, planner: Planner, aside: Aside) -> Planned:
@@ -90,6 +94,7 @@ class ToShare:
         return keep_share(self.pruner, self.share, self.finish)
 
     def again(self, planned: Planned, multiples: Multiples) -> Planned:
+        """The same channels go, as far as the multiples let them."""
         return self.pruner.loosened(planned, multiples)
 
 
@@ -102,9 +107,11 @@ class Searched:
     trials: Trials
 
     def twin(self) -> Planned:
+        """The twin of that model, and what was tried."""
         return search(self.pruner, self.trials)
 
     def again(self, planned: Planned, multiples: Multiples) -> Planned:
+        """The same channels go, as far as the multiples let them."""
         return self.pruner.loosened(planned, multiples)
 
 

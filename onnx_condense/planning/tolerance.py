@@ -16,7 +16,8 @@ STEPS = 8
 class Builds(Protocol):
     """What builds a twin from how far each group goes towards its threshold (0: nothing, 1: all the way)."""
 
-    def build(self, towards: float | Mapping[int, float], aside: Aside) -> Planned: ...
+    def build(self, towards: float | Mapping[int, float], aside: Aside) -> Planned:
+        """A twin, without merges in the groups that are set aside."""
 
     def unchanged(self, aside: Aside) -> Planned:
         """Nothing is merged."""

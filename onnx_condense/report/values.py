@@ -132,6 +132,7 @@ class Result:
 
     @property
     def changed(self) -> bool:
+        """Whether the model is another than the input."""
         return self.model is not self.source.proto
 
 
