@@ -16,7 +16,6 @@ from onnx_condense.merging.plan import Plan
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model import files
 from onnx_condense.model.files import Source
-from onnx_condense.operators.queries import count_parameters
 from onnx_condense.options import DEFAULT_TRIALS, INSPECT_THRESHOLDS, Options
 from onnx_condense.planning.alignment import width_multiple
 from onnx_condense.planning.budget import Pruner
@@ -33,7 +32,8 @@ from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.refit import refit_where_better
 from onnx_condense.report.making import alignment_report, group_reports, model_facts, refusal_reports, warnings_for
 from onnx_condense.report.values import ModelFacts, RefusalReport, Report
-from onnx_condense.rewriting.writer import Written, count_macs, write
+from onnx_condense.rewriting.sizes import count_macs, count_parameters
+from onnx_condense.rewriting.writer import Written, write
 
 ENOUGH = 32
 """Calibration samples from which on they choose a budget's channels, too."""
@@ -237,7 +237,7 @@ def _candidate(opened: Opened, builder: Builder, clock: _Clock, twin: Twin) -> C
     """The very model that would be written for a twin."""
     _calibrate(opened, clock, twin)
     written = write(twin, files.provenance(opened.source, _named(opened, builder)))
-    return Candidate(written.model, count_parameters(written.model.graph)[0], written.macs // opened.batch)
+    return Candidate(written.model, count_parameters(twin), written.macs // opened.batch)
 
 
 def _error(opened: Opened, expected: Results, twin: Twin) -> float:
@@ -247,9 +247,7 @@ def _error(opened: Opened, expected: Results, twin: Twin) -> float:
 
 def _measure(unit: str) -> Callable[[Twin], int]:
     """What a budget bounds, of a twin."""
-    if unit == "macs":
-        return lambda twin: write(twin, {}).macs
-    return lambda twin: count_parameters(write(twin, {}).model.graph)[0]
+    return count_macs if unit == "macs" else count_parameters
 
 
 def _named(opened: Opened, builder: Builder) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from onnx_condense import Options, condense, rewrite
 from onnx_condense.merging.deciding import decide
 from onnx_condense.merging.judging import judge
 from onnx_condense.merging.twin import Twin
+from onnx_condense.rewriting.checks import check_shapes
 from onnx_condense.rewriting.kept import Disagreement
-from onnx_condense.rewriting.writer import check_shapes, write
+from onnx_condense.rewriting.writer import write
 from onnx_condense.tracing.trace import Trace
 
 LOSSLESS = Options(lossless=True, align=1)

@@ -20,8 +20,9 @@ from onnx_condense.refitting.consumer import site_of
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.moments import eliminate
 from onnx_condense.refitting.refit import STRENGTH, refit_by_moments
+from onnx_condense.rewriting.checks import check_shapes, check_size
 from onnx_condense.rewriting.kept import Disagreement
-from onnx_condense.rewriting.writer import check_shapes, check_size, write
+from onnx_condense.rewriting.writer import write
 from onnx_condense.tracing.labels import atoms_of, occurrence
 from onnx_condense.tracing.trace import Group
 

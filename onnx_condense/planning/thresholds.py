@@ -15,8 +15,8 @@ from onnx_condense.merging.plan import GroupPlan, Plan
 from onnx_condense.merging.twin import Twin
 from onnx_condense.operators.actions import Role
 from onnx_condense.options import DEFAULT_THRESHOLD, Options
+from onnx_condense.rewriting.checks import check_shapes, check_size
 from onnx_condense.rewriting.kept import Disagreement, Enlarged
-from onnx_condense.rewriting.writer import check_shapes, check_size
 from onnx_condense.tracing.trace import Group, Trace, layer_name
 
 STAYS = 0
