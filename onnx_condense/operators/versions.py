@@ -1,23 +1,38 @@
-"""What the operator sets say in different ways: integers that were attributes and became inputs."""
+"""Numbers that old opsets keep in an attribute and new ones in an input: which, since when, and at which position."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+
+REDUCTIONS = (
+    "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum",
+    "ReduceLogSumExp",
+)  # fmt: skip
+
+INPUTS: Mapping[tuple[str, str], Mapping[int, int]] = {
+    ("Clip", "min"): {11: 1},
+    ("Clip", "max"): {11: 2},
+    ("CumSum", "axis"): {11: 1},
+    ("Pad", "pads"): {11: 1},
+    ("Pad", "value"): {11: 2},
+    ("Pad", "axes"): {18: 3},
+    ("ReduceSum", "axes"): {13: 1},
+    **{(operator, "axes"): {18: 1} for operator in REDUCTIONS},
+    ("Reshape", "shape"): {5: 1},
+    ("Resize", "scales"): {10: 1, 11: 2},
+    ("Slice", "starts"): {10: 1},
+    ("Slice", "ends"): {10: 2},
+    ("Slice", "axes"): {10: 3},
+    ("Slice", "steps"): {10: 4},
+    ("Split", "split"): {13: 1},
+    ("Squeeze", "axes"): {13: 1},
+    ("Tile", "repeats"): {6: 1},
+    ("Unsqueeze", "axes"): {13: 1},
+    ("Upsample", "scales"): {9: 1},
+}
+"""(operator, name) -> {opset: the input that holds the numbers from that opset on}."""
 
 
-@dataclass(frozen=True)
-class Stated:
-    """Integers that are an attribute before opset `since`, and the input at `position` from it on."""
-
-    attribute: str
-    position: int
-    since: int
-
-
-SPLIT_SIZES = Stated("split", 1, 13)
-RESHAPE_SHAPE = Stated("shape", 1, 5)
-SQUEEZE_AXES = Stated("axes", 1, 13)
-SLICE_STARTS = Stated("starts", 1, 10)
-SLICE_ENDS = Stated("ends", 2, 10)
-SLICE_AXES = Stated("axes", 3, 10)
-PADS = Stated("pads", 1, 11)
+def input_for(operator: str, name: str, opset: int) -> int | None:
+    """The position of the input that holds numbers in an opset; None where they are an attribute."""
+    return max(((since, at) for since, at in INPUTS[operator, name].items() if since <= opset), default=(0, None))[1]

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from onnx_condense.arrays import Array, Floats, Ints, Shape
-from onnx_condense.operators.versions import Stated
+from onnx_condense.operators.versions import input_for
 from onnx_condense.rewriting.shapes import Shapes
 
 Value = int | float | list[int] | onnx.TensorProto
@@ -62,11 +62,12 @@ class Shift:
 Edit = Attribute | Input | Number | Picked | Shift
 
 
-def stated(shapes: Shapes, index: int, place: Stated, values: list[int]) -> Edit:
-    """Integers as an attribute or as an input, whatever the operator set asks for."""
-    if shapes.facts.opset < place.since:
-        return Attribute(index, place.attribute, values)
-    return Input(index, place.position, np.array(values, dtype=np.int64))
+def stated(shapes: Shapes, index: int, name: str, values: list[int]) -> Edit:
+    """Integers of a node as an attribute or as an input, whatever the operator set asks for."""
+    position = input_for(shapes.facts.nodes[index].op, name, shapes.facts.opset)
+    if position is None:
+        return Attribute(index, name, values)
+    return Input(index, position, np.array(values, dtype=np.int64))
 
 
 def told(shapes: Shapes, index: int, position: int) -> Array | None:

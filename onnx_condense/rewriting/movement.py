@@ -23,14 +23,6 @@ from onnx_condense.operators.moves import (
     Tile,
     Transpose,
 )
-from onnx_condense.operators.versions import (
-    RESHAPE_SHAPE,
-    SLICE_AXES,
-    SLICE_ENDS,
-    SLICE_STARTS,
-    SPLIT_SIZES,
-    SQUEEZE_AXES,
-)
 from onnx_condense.rewriting.edits import Attribute, Edit, Input, broadcast, stated
 from onnx_condense.rewriting.shapes import Shapes
 from onnx_condense.tracing.labels import varying
@@ -85,7 +77,7 @@ def _split(shapes: Shapes, index: int, action: Split) -> list[Edit]:
     if shapes.line(node.inputs[0].name, axis) is None:
         return []
     sizes = [shapes.sizes[t.name][axis] for t in node.outputs]
-    return [stated(shapes, index, SPLIT_SIZES, sizes), Attribute(index, "num_outputs", None)]
+    return [stated(shapes, index, "split", sizes), Attribute(index, "num_outputs", None)]
 
 
 def _reshape(shapes: Shapes, index: int, action: Reshape) -> list[Edit]:
@@ -103,7 +95,7 @@ def _reshape(shapes: Shapes, index: int, action: Reshape) -> list[Edit]:
         return []
     if derived:
         wanted = _keep_computed(shapes, node.inputs[1].name, wanted, source, target)
-    edit = stated(shapes, index, RESHAPE_SHAPE, wanted)
+    edit = stated(shapes, index, "shape", wanted)
     return [edit, Attribute(index, "allowzero", None)] if 0 in wanted else [edit]
 
 
@@ -130,7 +122,7 @@ def _squeeze(shapes: Shapes, index: int, action: Squeeze) -> list[Edit]:
     if "axes" in node.attrs or len(node.inputs) > 1:
         return []
     shape = shapes.facts.shapes[node.inputs[0].name]
-    return [stated(shapes, index, SQUEEZE_AXES, [axis for axis, size in enumerate(shape) if size == 1])]
+    return [stated(shapes, index, "axes", [axis for axis, size in enumerate(shape) if size == 1])]
 
 
 def _slice(shapes: Shapes, index: int, action: Slice) -> list[Edit]:
@@ -149,9 +141,9 @@ def _slice(shapes: Shapes, index: int, action: Slice) -> list[Edit]:
             raise shapes.disagreement(name)
         slices[number] = _renumbered(line, slices[number])
     axes, starts, stops, _ = zip(*slices, strict=True)
-    edits = [stated(shapes, index, SLICE_STARTS, list(starts)), stated(shapes, index, SLICE_ENDS, list(stops))]
+    edits = [stated(shapes, index, "starts", list(starts)), stated(shapes, index, "ends", list(stops))]
     if len(node.inputs) > 3 or "axes" in node.attrs:
-        edits.append(stated(shapes, index, SLICE_AXES, list(axes)))
+        edits.append(stated(shapes, index, "axes", list(axes)))
     return edits
 
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from onnx_condense.operators.actions import Action, Filter, Padding, Product, Recurrent, Window
 from onnx_condense.operators.moves import Concat, Expand, Regroup, Reshape, Squeeze
-from onnx_condense.operators.versions import PADS
 from onnx_condense.rewriting.edits import Attribute, Edit, Input, Number, Picked, broadcast, stated, told
 from onnx_condense.rewriting.movement import MOVES
 from onnx_condense.rewriting.shapes import Shapes
@@ -143,7 +142,7 @@ def _padding(shapes: Shapes, index: int, action: Padding) -> list[Edit]:
         return []
     if node.inputs[1:] and node.inputs[1].name in shapes.facts.derived:
         raise shapes.disagreement(name)
-    return [stated(shapes, index, PADS, [ends[axis] for ends in (before, after) for axis in action.stated])]
+    return [stated(shapes, index, "pads", [ends[axis] for ends in (before, after) for axis in action.stated])]
 
 
 def _window(shapes: Shapes, index: int, action: Window) -> list[Edit]:
