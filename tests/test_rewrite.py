@@ -15,8 +15,9 @@ from onnx_condense.merging.judging import judge
 from onnx_condense.merging.methods import MANNERS
 from onnx_condense.merging.twin import Twin
 from onnx_condense.options import Method
+from onnx_condense.rewriting.checks import check_shapes
 from onnx_condense.rewriting.kept import Disagreement
-from onnx_condense.rewriting.writer import check_shapes, write
+from onnx_condense.rewriting.writer import write
 from onnx_condense.tracing.trace import Trace
 
 LOSSLESS = Options(lossless=True, align=1)

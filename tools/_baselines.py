@@ -35,8 +35,9 @@ from onnx_condense.operators.queries import count_parameters
 from onnx_condense.options import Depthwise
 from onnx_condense.options import Method as Merging
 from onnx_condense.prepare import Opened, open_model
+from onnx_condense.rewriting.checks import check_shapes
 from onnx_condense.rewriting.kept import Disagreement
-from onnx_condense.rewriting.writer import Written, check_shapes, write
+from onnx_condense.rewriting.writer import Written, write
 from onnx_condense.tracing.labels import atoms_of, occurrence
 from onnx_condense.tracing.trace import Group, Slot, Trace, layer_name
 

@@ -6,8 +6,8 @@ from onnx_condense.errors import PlanError
 from onnx_condense.merging.paths import paths
 from onnx_condense.merging.plan import Plan
 from onnx_condense.merging.twin import Twin
+from onnx_condense.rewriting.checks import check_shapes
 from onnx_condense.rewriting.kept import Disagreement
-from onnx_condense.rewriting.writer import check_shapes
 from onnx_condense.tracing.trace import Trace
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from onnx_condense.merging.methods import MANNERS
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model import files
-from onnx_condense.operators.queries import count_parameters
 from onnx_condense.options import Options
 from onnx_condense.planning.search import Candidate
 from onnx_condense.planning.selection import chosen_groups
@@ -20,6 +19,7 @@ from onnx_condense.proving.scorers import ApproximationError
 from onnx_condense.refitting.calibrate import calibrate
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.refit import refit_where_better
+from onnx_condense.rewriting.sizes import count_parameters
 from onnx_condense.rewriting.writer import write
 
 
@@ -80,8 +80,7 @@ class Run:
         """The very model that would be written for a twin."""
         self.calibrate(twin)
         written = write(twin, files.provenance(self.opened.source, self.stated))
-        parameters, _ = count_parameters(written.model.graph)
-        return Candidate(written.model, parameters, written.macs // self.opened.batch)
+        return Candidate(written.model, count_parameters(twin), written.macs // self.opened.batch)
 
 
 def _error(opened: Opened, expected: Results, twin: Twin) -> float:

@@ -17,8 +17,8 @@ from onnx_condense.merging.twin import Twin
 from onnx_condense.options import Method, Options
 from onnx_condense.planning.planned import NOTHING, Aside, Planned
 from onnx_condense.planning.selection import thresholds_of
+from onnx_condense.rewriting.checks import check_shapes, check_size
 from onnx_condense.rewriting.kept import Disagreement
-from onnx_condense.rewriting.writer import check_shapes, check_size
 from onnx_condense.tracing.trace import Group, Trace
 
 STAYS = 0

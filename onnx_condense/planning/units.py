@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_condense.merging.twin import Twin
-from onnx_condense.operators.queries import count_parameters
 from onnx_condense.options import Unit
 from onnx_condense.planning.allocation import PricedWeight
 from onnx_condense.planning.thresholds import Planner
-from onnx_condense.rewriting.writer import write
+from onnx_condense.rewriting.sizes import count_macs, count_parameters
 from onnx_condense.tracing.labels import atoms_of
 from onnx_condense.tracing.trace import Slot, Trace
 
@@ -43,17 +42,9 @@ def _multiplied(trace: Trace, node: int, position: int) -> float:
     return float(trace.actions[node].multiplications(position, inputs, output))
 
 
-def _parameters(twin: Twin) -> int:
-    return count_parameters(write(twin, {}).model.graph)[0]
-
-
-def _macs(twin: Twin) -> int:
-    return write(twin, {}).macs
-
-
 COUNTINGS: Mapping[Unit, Counting] = {
-    Unit.PARAMS: Counting(_stored, once=True, measure=_parameters),
-    Unit.MACS: Counting(_multiplied, once=False, measure=_macs),
+    Unit.PARAMS: Counting(_stored, once=True, measure=count_parameters),
+    Unit.MACS: Counting(_multiplied, once=False, measure=count_macs),
 }
 
 

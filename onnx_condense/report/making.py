@@ -21,7 +21,8 @@ from onnx_condense.planning.thresholds import Planner
 from onnx_condense.prepare import Opened
 from onnx_condense.proving.surgery import VerificationReport
 from onnx_condense.report.values import WARN_ABOVE, AlignmentReport, GroupReport, ModelFacts, RefusalReport, Report
-from onnx_condense.rewriting.writer import Written, count_macs
+from onnx_condense.rewriting.sizes import count_macs
+from onnx_condense.rewriting.writer import Written
 from onnx_condense.tracing.trace import Group, Trace
 
 _log = logging.getLogger(__name__)
