@@ -21,7 +21,7 @@ from onnx_condense.planning.strategies import strategy_of
 from onnx_condense.planning.thresholds import Planner
 from onnx_condense.prepare import Clock, Model, Progress, open_model
 from onnx_condense.proving.scorers import scorer
-from onnx_condense.proving.surgery import prove, unchanged
+from onnx_condense.proving.surgery import Case, prove, unchanged
 from onnx_condense.report.making import Ended, facts_before, refusal_reports, report_of
 from onnx_condense.report.values import Analysis, GroupAnalysis, Result
 from onnx_condense.rewriting.writer import write
@@ -103,9 +103,8 @@ def condense_in(
         provenance = files.provenance(opened.source, plan.options)
         small, expanded = write(planned.twin, provenance), write(planned.twin, provenance, expanded=True)
     with clock("verify"):
-        proof = prove(
-            opened.source.proto, run.expected, opened.trace, opened.feeds, opened.other, small, expanded, opened.options
-        )
+        case = Case(opened.source.proto, run.expected, opened.feeds, opened.other)
+        proof = prove(case, opened.trace, small, expanded, opened.options)
     report = report_of(run, replace(ended, written=small, verification=proof))
     return Result(small.model, plan, report, opened.source)
 

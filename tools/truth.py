@@ -32,7 +32,7 @@ from onnx_condense.merging.plan import GroupPlan, Read
 from onnx_condense.merging.twin import Twin
 from onnx_condense.prepare import open_model
 from onnx_condense.proving.compare import results
-from onnx_condense.proving.surgery import prove
+from onnx_condense.proving.surgery import Case, prove
 from onnx_condense.rewriting.kept import Disagreement
 from onnx_condense.rewriting.writer import write
 from onnx_condense.tracing.balance import even_out
@@ -79,7 +79,8 @@ def deletion(path: Path, seed: int) -> dict[str, Any]:
             if not found:
                 raise
             stay |= found
-    proof = prove(opened.source.proto, expected, opened.trace, opened.feeds, opened.other, small, expanded, Options())
+    case = Case(opened.source.proto, expected, opened.feeds, opened.other)
+    proof = prove(case, opened.trace, small, expanded, Options())
     return {"uneven": len(stay), "surgery_error": proof.surgery_error, "inner_error": proof.inner_error}
 
 

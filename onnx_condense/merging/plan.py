@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,17 @@ class Read:
         return Read(content["node"], content["input"], content["path"], content["layer"], ratio, constant)
 
 
+class Evidence(StrEnum):
+    """What the moments of a consumer's input follow from."""
+
+    CALIBRATION = "calibration"
+    """Inputs that were given."""
+    BATCH_NORMALIZATION = "batch-normalization"
+    """The means and deviations that the file states."""
+    WEIGHTS = "weights"
+    """Nothing states them: they are assumed to be what the weights make of noise."""
+
+
 @dataclass(frozen=True, eq=False)
 class Refit:
     """Explicit weights (W', b') of one consumer, which replace what the merges of its groups would fold into it.
@@ -68,7 +80,7 @@ class Refit:
     Attributes:
         node, input: index of the node in the graph, and of its weight among the node's inputs.
         layer: its name, for people.
-        source: where the moments of its input come from: "calibration", "batch-normalization" or "weights".
+        source: what the moments of its input follow from.
         weight: W' in the weight's own layout, its contracted axis without the channels that go.
         shift: what is added to the bias, one number per row; empty for a consumer whose bias stays.
     """
@@ -76,7 +88,7 @@ class Refit:
     node: int
     input: int
     layer: str
-    source: str
+    source: Evidence
     weight: AnyArray
     shift: AnyArray
 
@@ -103,7 +115,8 @@ class Refit:
     def from_json(content: Mapping[str, Any], beside: Beside) -> Refit:
         """The inverse of `to_json`. Raises ValueError for numbers that are not finite."""
         weight, shift = _finite(beside.take(content["weight"])), _finite(beside.take(content["shift"]))
-        return Refit(content["node"], content["input"], content["layer"], content["source"], weight, shift)
+        source = Evidence(content["source"])
+        return Refit(content["node"], content["input"], content["layer"], source, weight, shift)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnx_condense.arrays import Array
+from onnx_condense.operators.versions import input_for
 
 FILLED = "ConstantOfShape"
 """Makes a constant of one number from its shape."""
@@ -49,3 +51,44 @@ def _node(op: str, inputs: list[str], output: str, name: str = "", **attributes:
     made = helper.make_node(op, inputs, [output], **attributes)
     made.name, made.domain = name, ""
     return made
+
+
+def transposed(data: str, axes: Sequence[int], output: str) -> onnx.NodeProto:
+    """A tensor with its axes in another order."""
+    return _node("Transpose", [data], output, perm=list(axes))
+
+
+def shape_of(data: str, output: str) -> onnx.NodeProto:
+    """The shape of a tensor."""
+    return _node("Shape", [data], output)
+
+
+def reshaped(data: str, shape: str, output: str) -> onnx.NodeProto:
+    """A tensor in the shape that another states."""
+    return _node("Reshape", [data, shape], output)
+
+
+def difference(left: str, right: str, output: str) -> onnx.NodeProto:
+    """What is left of a tensor without another."""
+    return _node("Sub", [left, right], output)
+
+
+def mean_over(
+    data: str, axis: int, output: str, stated: str, opset: int
+) -> tuple[onnx.NodeProto, list[onnx.TensorProto]]:
+    """The mean along an axis, which stays with size 1, and the constant `stated` that it reads where it reads one."""
+    if input_for("ReduceMean", "axes", opset) is None:
+        return _node("ReduceMean", [data], output, axes=[axis]), []
+    return _node("ReduceMean", [data, stated], output), [numpy_helper.from_array(np.array([axis]), stated)]
+
+
+def standardized_by_line(data: str, scale: str, shift: str, output: str, epsilon: float) -> onnx.NodeProto:
+    """[samples, channels, ...] with the mean (shift) and the deviation (scale) of each channel of each sample."""
+    return _node("InstanceNormalization", [data, scale, shift], output, epsilon=epsilon)
+
+
+def ungrouped(node: onnx.NodeProto, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.NodeProto:
+    """A convolution as another one, of one group."""
+    result = onnx.NodeProto(op_type=node.op_type, domain=node.domain, input=inputs, output=outputs)
+    result.attribute.extend(a for a in node.attribute if a.name != "group")
+    return result

@@ -15,7 +15,7 @@ from onnx_condense.planning.allocation import Curve
 from onnx_condense.planning.planned import NOTHING, Aside
 from onnx_condense.planning.thresholds import Planner
 from onnx_condense.proving.compare import Results, compare, results
-from onnx_condense.refitting.consumer import site_of
+from onnx_condense.refitting.consumer import consumer_of
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.moments import eliminate
 from onnx_condense.refitting.refit import STRENGTH, refit_by_moments
@@ -52,8 +52,8 @@ def curves_of(
     expected = results(write(planner.original, {}).model, feeds)
     sensitivity = _Sensitivity(planner, estimate, feeds, expected)
     groups = [group for group in planner.groups if group.index not in planner.quantized]
-    sites = [s for g in groups for p in paths(planner.trace, g) if (s := site_of(planner.trace, p.slot)) is not None]
-    estimate.moments(list({s.slot.node: s for s in sites}.values()))
+    consumers = [consumer_of(planner.trace, path.slot) for group in groups for path in paths(planner.trace, group)]
+    estimate.moments(list({c.slot.node: c for c in consumers if c is not None}.values()))
     curves, aside = {}, NOTHING
     for number, group in enumerate(groups, 1):
         progress(f"plan {number}/{len(groups)}: {group.layers[0]}")
@@ -120,19 +120,20 @@ def _readers(planner: Planner, estimate: Estimate, group: Group) -> list[tuple[F
 
 
 def _covariance(planner: Planner, estimate: Estimate, path: Path, n: int) -> Floats:
-    site = site_of(planner.trace, path.slot)
-    if site is None:
+    consumer = consumer_of(planner.trace, path.slot)
+    if consumer is None:
         return np.eye(n)
-    (moments,) = estimate.moments([site])
+    taps = consumer.layout.taps
+    (moments,) = estimate.moments([consumer])
     if moments is None:
         return np.eye(n)
     result = np.zeros((n, n))
     for rank in np.unique(path.rank).tolist():
         here = path.rank == rank
         places, units = path.places[here], path.units[here]
-        for tap in range(site.taps):
-            features = places * site.taps + tap
-            result[np.ix_(units, units)] += moments.xx[np.ix_(features, features)] / site.taps
+        for tap in range(taps):
+            features = places * taps + tap
+            result[np.ix_(units, units)] += moments.xx[np.ix_(features, features)] / taps
     return result
 
 

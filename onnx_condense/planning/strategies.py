@@ -16,8 +16,8 @@ from onnx_condense.planning.search import Criterion, Trials, search
 from onnx_condense.planning.thresholds import Planner
 from onnx_condense.planning.tolerance import smallest_within
 from onnx_condense.proving.scorers import ApproximationError, Scorer
-from onnx_condense.refitting.calibrate import measured
 from onnx_condense.refitting.estimate import Estimate
+from onnx_condense.refitting.summing import measured
 
 ENOUGH = 32
 """Calibration samples from which on they choose a budget's channels, too."""

@@ -53,28 +53,26 @@ class OutputComparison:
 
 @dataclass(frozen=True)
 class Verification:
-    """The result of `verify`: one comparison per output that is a tensor.
-
-    `error` is the largest relative L2 over float outputs (a NaN counts as infinite), `mismatched` the integer outputs
-    that differ.
-    """
+    """The result of `verify`: one comparison per output that is a tensor."""
 
     outputs: tuple[OutputComparison, ...]
     samples: int
 
     @property
     def error(self) -> float:
+        """The largest relative L2 over float outputs; a NaN counts as infinite."""
         values = [o.relative_l2 for o in self.outputs if o.is_float]
         return float(np.inf) if any(np.isnan(values)) else max(values, default=0.0)
 
     @property
     def mismatched(self) -> tuple[str, ...]:
+        """The integer outputs that differ."""
         return tuple(o.name for o in self.outputs if not o.is_float and o.relative_l2 > 0)
 
 
 @dataclass
-class _Sums:
-    """Running sums of one output; float64."""
+class _Tally:
+    """What has been seen of one output a and of another model's b so far; sums in float64."""
 
     squares: float = 0.0
     others: float = 0.0
@@ -89,6 +87,7 @@ class _Sums:
     dtype: np.dtype[np.generic] = field(default_factory=lambda: np.dtype(np.float32))
 
     def add(self, a: Array, b: Array, reference: Array | None) -> None:
+        """Takes one feed's outputs, of any shape; they should have the same. reference: the original's."""
         self.dtype = a.dtype
         if a.shape != b.shape:
             self.difference = np.inf
@@ -112,6 +111,7 @@ class _Sums:
             self.rows += x.size // x.shape[-1]
 
     def comparison(self, name: str) -> OutputComparison:
+        """What follows for an output of this name."""
         is_float = self.dtype.kind not in "iub"
         scale = max(np.sqrt(self.squares), QUIET * np.sqrt(self.reference))
         error = 0.0 if self.difference == 0 else np.inf
@@ -128,6 +128,7 @@ class _Sums:
 
 
 Results = Sequence[Mapping[str, Array]]
+"""Feed by feed, output name -> value."""
 
 
 def compare(a: Results, b: Results, reference: Results | None = None) -> Verification:
@@ -135,12 +136,12 @@ def compare(a: Results, b: Results, reference: Results | None = None) -> Verific
 
     `reference`: outputs of the original; what all but vanished is measured against their size (surgery only).
     """
-    sums: dict[str, _Sums] = {name: _Sums() for name in (a[0] if a else {})}
+    tallies: dict[str, _Tally] = {name: _Tally() for name in (a[0] if a else {})}
     for index, (left, right) in enumerate(zip(a, b, strict=True)):
-        for name, total in sums.items():
-            total.add(left[name], right[name], reference[index].get(name) if reference else None)
+        for name, tally in tallies.items():
+            tally.add(left[name], right[name], reference[index].get(name) if reference else None)
     samples = sum(next((len(v) if v.ndim else 1 for v in feed.values()), 1) for feed in a)
-    return Verification(tuple(total.comparison(name) for name, total in sums.items()), samples)
+    return Verification(tuple(tally.comparison(name) for name, tally in tallies.items()), samples)
 
 
 def worse(a: Verification, b: Verification) -> Verification:
@@ -187,7 +188,8 @@ def verify(
     """Compares two models in onnxruntime on the same inputs.
 
     Args:
-        a, b: paths or models; errors are relative to a.
+        a: a path or a model, to which errors are relative.
+        b: the other one.
         data: an .npz path or arrays by input name, samples on axis 0; None generates seeded signed inputs.
         input_shape: sizes for symbolic dimensions of generated inputs.
         seed: of generated inputs.

@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from onnx_condense import processes
 from onnx_condense.errors import EvaluationError, InputError, UsageError, VerificationError, first_line
 from onnx_condense.model import files
 from onnx_condense.model.inputs import Feed
-from onnx_condense.model.parts import Model
 from onnx_condense.options import PLACE, Options
 from onnx_condense.proving.compare import Results, compare, results
 
-Scorer = Callable[[Model], float]
+Scorer = Callable[[onnx.ModelProto], float]
+"""The error or the score of a model."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class ApproximationError:
     expected: Results
     feeds: Sequence[Feed]
 
-    def __call__(self, model: Model) -> float:
+    def __call__(self, model: onnx.ModelProto) -> float:
         """Raises VerificationError where the model does not run."""
         try:
             return compare(self.expected, results(model, self.feeds)).error
@@ -54,7 +55,7 @@ class CommandScore:
                 f'as in --evaluate "python score.py {PLACE}"'
             )
 
-    def __call__(self, model: Model) -> float:
+    def __call__(self, model: onnx.ModelProto) -> float:
         """Raises EvaluationError, and UsageError where the command cannot be started."""
         with tempfile.TemporaryDirectory(prefix="onnx-condense-") as name:
             folder = Path(name)
@@ -75,7 +76,7 @@ class FunctionScore:
 
     function: Scorer
 
-    def __call__(self, model: Model) -> float:
+    def __call__(self, model: onnx.ModelProto) -> float:
         """Raises EvaluationError."""
         given = type(model)()
         given.CopyFrom(model)

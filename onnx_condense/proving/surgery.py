@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -42,55 +42,138 @@ ROUNDED_LIMIT = 1e-2
 """The same where activations are rounded to a grid: rounding of floats sometimes becomes a step of the grid."""
 
 
+@dataclass(frozen=True)
+class VerificationReport:
+    """Both error figures.
+
+    Attributes:
+        surgery_error, surgery_limit: condensed model against its expanded twin, relative L2.
+        inner_error: the same over intermediate tensors, measured against their own size.
+        surgery_integer_outputs_changed: names of integer outputs that differ there (an argmax between near equals may).
+        noise: the original against itself, onnxruntime's optimizations off and on.
+        approximation_error: original against condensed model, the largest relative L2 over float outputs.
+        integer_outputs_changed: names.
+        outputs: one comparison per output, original against condensed.
+        samples, generated: how many, and whether they were generated.
+    """
+
+    surgery_error: float
+    surgery_limit: float
+    inner_error: float
+    surgery_integer_outputs_changed: tuple[str, ...]
+    noise: float
+    approximation_error: float
+    integer_outputs_changed: tuple[str, ...]
+    outputs: tuple[OutputComparison, ...]
+    samples: int
+    generated: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """What a rewrite is proved on.
+
+    Attributes:
+        original: the input model.
+        expected: its outputs on the feeds.
+        feeds: inputs.
+        other: a feed with other sizes on every symbolic axis, on which the surgery error is taken too.
+    """
+
+    original: onnx.ModelProto
+    expected: Results
+    feeds: Sequence[Feed]
+    other: Feed | None
+
+    def outputs(self, model: onnx.ModelProto) -> tuple[Results, Results]:
+        """What a model makes of the feeds, and of the other one. Raises InputError."""
+        found = results(model, [*self.feeds, self.other] if self.other is not None else self.feeds)
+        return found[: len(self.feeds)], found[len(self.feeds) :]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """surgery: small model against twin. approximation: original against small model; promised: on the other feed too.
+
+    noise: the original against itself, onnxruntime's optimizations off and on.
+    """
+
+    surgery: Verification
+    approximation: Verification
+    promised: Verification
+    noise: Verification
+
+
+Limits = Callable[[Verification], Mapping[str, float]]
+"""From the noise of the original to what the small model may differ from the twin, by output."""
+
+
 def prove(
-    original: onnx.ModelProto,
-    expected: Results,
-    traced: Trace,
-    feeds: Sequence[Feed],
-    other: Feed | None,
-    small: Written,
-    twin: Written,
-    options: Options,
+    case: Case, traced: Trace, small: Written, twin: Written, options: Options, limits: Limits = surgery_limits
 ) -> VerificationReport:
     """Compares small model, twin and original.
 
     Args:
-        original: the input model. expected: its outputs on the feeds.
+        case: the original and its inputs.
         traced: of the (canonicalized) model that small and twin were written from.
-        other: a feed with other sizes on every symbolic axis, on which the surgery error is taken too.
+        small: the condensed model.
+        twin: its expanded twin.
+        options: what was promised.
+        limits: of the surgery error.
 
     Raises:
         VerificationError: the surgery limit, the lossless promise or the tolerance is not met.
     """
-    try:
-        everything = [*feeds, other] if other is not None else feeds
-        expanded, condensed = results(twin.model, everything), results(small.model, everything)
-        count = len(feeds)
-        surgery = compare(expanded[:count], condensed[:count], reference=expected)
-        approximation = promised = compare(expected, condensed[:count])
-        there = results(original, [other]) if other is not None else []
-        if other is not None:
-            surgery = worse(surgery, compare(expanded[count:], condensed[count:], reference=there))
-            promised = worse(approximation, compare(there, condensed[count:]))
-    except InputError as error:
-        raise VerificationError(f"the rewritten model does not run ({error}): please report this model") from error
-    noise = compare(results(original, feeds, optimize=False), expected)
-    if other is not None:
-        noise = worse(noise, compare(results(original, [other], optimize=False), there))
-    limits = surgery_limits(noise)
-    bounded = bounded_outputs(traced)
-    worst, limit = nearest(_settled(surgery, bounded), limits)
+    found = _found(case, small, twin)
+    allowed, bounded = limits(found.noise), bounded_outputs(traced)
+    worst, limit = nearest(_settled(found.surgery, bounded), allowed)
     inner = _inner_error(traced, small, twin)
-    if not worst <= limit or not inner <= _inner_limit(traced, noise, limits):
+    if not worst <= limit or not inner <= _inner_limit(traced, found.noise, allowed):
         raise VerificationError(
             f"the rewritten model is not what was planned (surgery error {max(worst, inner):.1e}, "
             f"limit {limit:.1e}): nothing is written; please report this model"
         )
     folded = _folding_error(traced)
-    lost, bound = nearest(_settled(promised, bounded), {n: max(limit, folded) for n, limit in limits.items()})
-    if options.lossless and not lost <= bound:
+    lost = nearest(_settled(found.promised, bounded), {n: max(limit, folded) for n, limit in allowed.items()})
+    _check_promises(options, lost, found.approximation)
+    return VerificationReport(
+        worst,
+        limit,
+        inner,
+        found.surgery.mismatched,
+        found.noise.error,
+        found.approximation.error,
+        found.approximation.mismatched,
+        found.approximation.outputs,
+        found.approximation.samples,
+        options.data is None and options.calibration is None,
+    )
+
+
+def _found(case: Case, small: Written, twin: Written) -> _Found:
+    """Every comparison of outputs. Raises VerificationError where what was written does not run."""
+    original, expected, other = case.original, case.expected, case.other
+    try:
+        (expanded, expanded_other), (condensed, condensed_other) = (case.outputs(w.model) for w in (twin, small))
+        surgery = compare(expanded, condensed, reference=expected)
+        approximation = promised = compare(expected, condensed)
+        there = results(original, [other]) if other is not None else []
+        if other is not None:
+            surgery = worse(surgery, compare(expanded_other, condensed_other, reference=there))
+            promised = worse(approximation, compare(there, condensed_other))
+    except InputError as error:
+        raise VerificationError(f"the rewritten model does not run ({error}): please report this model") from error
+    noise = compare(results(original, case.feeds, optimize=False), expected)
+    if other is not None:
+        noise = worse(noise, compare(results(original, [other], optimize=False), there))
+    return _Found(surgery, approximation, promised, noise)
+
+
+def _check_promises(options: Options, lost: tuple[float, float], approximation: Verification) -> None:
+    """Raises VerificationError for --lossless and --tolerance. lost: the error and the limit of the former."""
+    if options.lossless and not lost[0] <= lost[1]:
         raise VerificationError(
-            f"--lossless changed the outputs by {lost:.1e}, more than the limit {bound:.1e}: "
+            f"--lossless changed the outputs by {lost[0]:.1e}, more than the limit {lost[1]:.1e}: "
             "nothing is written; leave layers out with --exclude"
         )
     if options.tolerance is not None and not approximation.error <= options.tolerance:
@@ -98,18 +181,6 @@ def prove(
             f"the error {approximation.error:.3g} is above --tolerance {options.tolerance:g}: "
             "nothing is written; raise the tolerance"
         )
-    return VerificationReport(
-        worst,
-        limit,
-        inner,
-        surgery.mismatched,
-        noise.error,
-        approximation.error,
-        approximation.mismatched,
-        approximation.outputs,
-        approximation.samples,
-        options.data is None and options.calibration is None,
-    )
 
 
 def _inner_limit(traced: Trace, noise: Verification, limits: Mapping[str, float]) -> float:
@@ -196,30 +267,3 @@ def _exposing(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     known = {o.name for o in probe.graph.output}
     probe.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in known)
     return probe
-
-
-@dataclass(frozen=True)
-class VerificationReport:
-    """Both error figures.
-
-    Attributes:
-        surgery_error, surgery_limit: condensed model against its expanded twin, relative L2.
-        inner_error: the same over intermediate tensors, measured against their own size.
-        surgery_integer_outputs_changed: names of integer outputs that differ there (an argmax between near equals may).
-        noise: the original against itself, onnxruntime's optimizations off and on.
-        approximation_error: original against condensed model, the largest relative L2 over float outputs.
-        integer_outputs_changed: names.
-        outputs: one comparison per output, original against condensed.
-        samples, generated: how many, and whether they were generated.
-    """
-
-    surgery_error: float
-    surgery_limit: float
-    inner_error: float
-    surgery_integer_outputs_changed: tuple[str, ...]
-    noise: float
-    approximation_error: float
-    integer_outputs_changed: tuple[str, ...]
-    outputs: tuple[OutputComparison, ...]
-    samples: int
-    generated: bool

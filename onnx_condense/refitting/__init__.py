@@ -1,1 +1,9 @@
-"""Refitting: consumers that lost channels, and producers, get the weights that lose least."""
+"""Refitting: consumers that lost channels get the weights that lose least.
+
+A consumer (`consumer`) has a matrix (`layout`) that multiplies rows of features (`rows`, `windows`). Without data
+(`refit`), `estimate` says how its features vary: noise through a model whose statistics are kept (`noise`,
+`synthetic`), or sums over inputs (`summing`). On calibration inputs (`calibrate`), which come in shards (`samples`),
+a `comparison` runs the original and the condensed model as far as the consumer (`staged`) and sums what it reads and
+what it should make; least squares follow (`moments`). The producer that it alone reads goes downhill with it
+(`producers`, `gauss_newton`).
+"""

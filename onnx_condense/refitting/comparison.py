@@ -6,14 +6,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 
 from onnx_condense.arrays import Array, Bools, Floats, Ints
 from onnx_condense.merging.twin import Twin
-from onnx_condense.refitting.consumer import CHUNK, Rows, Site, original_weight
+from onnx_condense.refitting.consumer import Consumer, TwinConsumer
 from onnx_condense.refitting.moments import Sums
+from onnx_condense.refitting.rows import CHUNK, Channels
 from onnx_condense.refitting.samples import Shard
-from onnx_condense.refitting.staged import Chain, Part
-from onnx_condense.tracing.labels import atoms_of
+from onnx_condense.refitting.staged import MEMORY, Chain, Cutter, Segment, between
+from onnx_condense.rewriting.writer import write
 from onnx_condense.tracing.trace import Trace
 
 FOLDS = 4
@@ -25,15 +27,18 @@ FAINT = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Beside:
-    """A tensor that a consumer's output is added to. scale: [outputs] from it to the output. alive: [outputs] kept."""
+    """A tensor that a consumer's output is added to, with the channels of that output.
 
-    name: str
+    scale: [outputs] from it to the output. alive: [outputs] which of them are still there.
+    """
+
+    channels: Channels
     scale: Floats
     alive: Bools
 
-    def lost(self, site: Site, before: Array, after: Array) -> Floats:
+    def lost(self, before: Array, after: Array) -> Floats:
         """[samples, positions, outputs]: what it lost, as the consumer's output would have to make up for it."""
-        whole, rest = site.targets(before), site.targets(after)
+        whole, rest = self.channels.of(before), self.channels.of(after)
         scale = self.scale.astype(whole.dtype)
         if rest.shape == whole.shape:
             return (whole - rest) * scale
@@ -59,26 +64,30 @@ class View:
 class Comparison:
     """Sums, over a shard, of what a consumer reads in the condensed model and of its targets in the original one.
 
-    before, after: the original and the condensed model, as far as needed. link: what is between `after` and the
-    consumer, where that ends before. most: positions that are taken per sample.
+    Attributes:
+        before, after: the original and the condensed model, as far as needed.
+        link: what is between `after` and the consumer, where that ends before.
+        target: what of the original is to be made.
+        most: positions that are taken per sample.
     """
 
-    site: Site
+    consumer: Consumer
     before: Chain
     after: Chain
-    link: Part | None
-    target: str
+    link: Segment | None
+    target: Channels
     beside: Beside | None
     most: int
     seed: int
 
     def views(self, shard: Shard) -> Iterator[View]:
         """Feed by feed. Raises InputError."""
-        site, feeds, first, active = self.site, shard.feeds(), shard.first, None
+        feeds, first, active = shard.feeds(), shard.first, None
         for before, after in zip(self.before(shard.first, feeds), self.after(shard.first, feeds), strict=True):
-            y = site.targets(before[self.target]) if site.direct else site.channels(before[self.target])
+            y = self.target.of(before[self.target.tensor])
             if self.beside is not None:
-                y = y + self.beside.lost(site, before[self.beside.name], after[self.beside.name])
+                name = self.beside.channels.tensor
+                y = y + self.beside.lost(before[name], after[name])
             known = after
             if self.link is not None:
                 active = active or self.link.open(after)
@@ -90,7 +99,7 @@ class Comparison:
         """Sums per fold of the samples, none of no samples; None where positions do not fit."""
         parts: list[Sums] = []
         for view in self.views(shard):
-            x, y = Rows.of(self.site, view.known[self.site.data]), view.targets
+            x, y = self.consumer.rows(view.known[self.consumer.reads.tensor]), view.targets
             if (x.samples, x.positions) != y.shape[:2]:
                 return None
             parts = parts or [Sums(x.features, y.shape[2]) for _ in range(FOLDS)]
@@ -112,12 +121,52 @@ class Comparison:
         return np.sort(list(draws), axis=1)
 
 
-def beside(twin: Twin, site: Site) -> Beside | None:
-    """The tensor that the output is added to, through a normalization or directly."""
-    trace, facts = twin.trace, twin.trace.facts
-    if not site.direct:
+class SideBySide:
+    """The original model and a twin, run as far as one consumer after the other; a context, which keeps tensors."""
+
+    def __init__(self, twin: Twin, seed: int, memory: int = MEMORY) -> None:
+        """`seed`: of the positions that are drawn. `memory`: see `Chain`."""
+        facts = twin.trace.facts
+        kept = (facts.shapes.keys() | facts.derived) - facts.static
+        self._twin, self._seed = twin, seed
+        self._original, self._condensed = (Cutter(facts.model, kept, memory) for _ in range(2))
+
+    def comparison(self, consumer: TwinConsumer, producer: TwinConsumer | None, most: int) -> Comparison:
+        """What is to be summed for a consumer; the condensed model reaches as far as it, or as its producer.
+
+        `most`: positions that are taken per sample.
+        """
+        fixed, other = consumer.fixed, beside(consumer)
+        target = fixed.makes or fixed.reads
+        others = [] if other is None else [other.channels.tensor]
+        before = self._original.reach(self._twin.trace.facts.model, [target.tensor, *others])
+        traced = write(self._twin, {}).traced
+        after = self._condensed.reach(traced, [(producer or consumer).fixed.reads.tensor, *others])
+        between_them = None if producer is None else link(traced, producer.fixed, fixed)
+        return Comparison(fixed, before, after, between_them, target, other, most, self._seed)
+
+    def __enter__(self) -> SideBySide:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Gives back what was kept in the memory of this process."""
+        for cutter in (self._original, self._condensed):
+            cutter.close()
+
+
+def link(model: onnx.ModelProto, producer: Consumer, consumer: Consumer) -> Segment:
+    """What is in a condensed model between what a producer reads, what it makes and what the consumer reads."""
+    assert producer.makes is not None
+    return between(model, producer.reads.tensor, (producer.makes.tensor, consumer.reads.tensor))
+
+
+def beside(consumer: TwinConsumer) -> Beside | None:
+    """The tensor that a consumer's output is added to, through a normalization or directly."""
+    trace, facts, makes = consumer.twin.trace, consumer.twin.trace.facts, consumer.fixed.makes
+    if makes is None:
         return None
-    name = site.output
+    name = makes.tensor
     scale: Floats = np.ones(1)
     uses = facts.consumers(name)
     if len(uses) == 1 and (found := _gain(trace, uses[0][0])) is not None:
@@ -128,12 +177,13 @@ def beside(twin: Twin, site: Site) -> Beside | None:
     names = [t.name for t in facts.nodes[uses[0][0]].inputs]
     other = next((n for n in names if n != name), "")
     maker = facts.maker(other)
-    if len(names) != 2 or other in facts.static or maker is None or maker > site.slot.node:
+    if len(names) != 2 or other in facts.static or maker is None or maker > consumer.fixed.slot.node:
         return None
-    if facts.shapes.get(other) != facts.shapes.get(site.output):
+    if facts.shapes.get(other) != facts.shapes.get(makes.tensor):
         return None
     faint = np.abs(scale) <= FAINT * np.abs(scale).max(initial=0)
-    return Beside(other, np.where(faint, 0.0, 1 / np.where(faint, 1.0, scale)), alive_rows(twin, site))
+    scale = np.where(faint, 0.0, 1 / np.where(faint, 1.0, scale))
+    return Beside(Channels(other, makes.axis), scale, consumer.alive)
 
 
 def _gain(trace: Trace, node: int) -> Floats | None:
@@ -147,18 +197,3 @@ def _gain(trace: Trace, node: int) -> Floats | None:
 
 def _adds(trace: Trace, node: int) -> bool:
     return node in trace.actions and trace.actions[node].adds
-
-
-def alive_rows(twin: Twin, site: Site) -> Bools:
-    """[produced] which outputs of the consumer are still there."""
-    atoms = made_by(twin, site)
-    return np.asarray((atoms < 0) | twin.alive[twin.trace.unit_of[atoms]])
-
-
-def made_by(twin: Twin, site: Site) -> Ints:
-    """[produced] the atoms of the consumer's outputs, -1 of what is no channel."""
-    slot = twin.trace.made.get((site.slot.node, site.slot.input))
-    if slot is not None:
-        return atoms_of(slot.labels.reshape(-1))
-    assert site.outer is not None
-    return np.full(original_weight(twin, site).shape[site.outer], -1)

@@ -23,7 +23,7 @@ class Sums:
         self.products = np.zeros((features + targets, features + targets))
 
     def add(self, x: Floats, y: Floats) -> None:
-        """Takes rows of samples."""
+        """Takes rows of samples: x [rows, f] and y [rows, t]."""
         both = np.hstack([x, y]).astype(np.float64)
         self.count += len(both)
         self.total += both.sum(axis=0)
@@ -62,7 +62,7 @@ class Moments:
     yy: Floats
 
     def of(self, kept: Ints) -> Moments:
-        """Targets are all features, features the kept ones: the moments that choosing channels asks for."""
+        """Targets are all features, features the kept ones [k]: the moments that choosing channels asks for."""
         return Moments(self.x[kept], self.x, self.xx[np.ix_(kept, kept)], self.xx[:, kept], self.xx)
 
     def shrunk(self, other: Moments, share: float) -> Moments:
@@ -72,11 +72,11 @@ class Moments:
         return replace(self, xx=(1 - share) * self.xx + share * scale * other.xx)
 
     def through(self, weight: Floats) -> Moments:
-        """The moments with targets weight · y."""
+        """The moments with targets weight · y, for a weight [u, t]."""
         return Moments(self.x, weight @ self.y, self.xx, weight @ self.yx, weight @ self.yy @ weight.T)
 
     def loss(self, weight: Floats) -> float:
-        """E|y - weight · x - b|² for the best constant b."""
+        """E|y - weight · x - b|² of a weight [t, f] for the best constant b."""
         cross = np.einsum("tf,tf->", weight @ self.xx, weight) - 2 * np.einsum("tf,tf->", weight, self.yx)
         return float(np.trace(self.yy) + cross)
 
@@ -93,13 +93,13 @@ class Moments:
         return np.asarray(prior + np.linalg.solve(system, (self.yx - prior @ self.xx).T).T)
 
     def constant(self, weight: Floats) -> Floats:
-        """[t] the constant b that goes with a weight: E[y] - weight · E[x]."""
+        """[t] the constant b that goes with a weight [t, f]: E[y] - weight · E[x]."""
         return np.asarray(self.y - weight @ self.x)
 
 
 @dataclass(frozen=True, eq=False)
-class Fit:
-    """y ≈ weight · x + constant, of ridge strength `strength`: infinity for the prior's weight.
+class Solution:
+    """y ≈ weight · x + constant [t, f] and [t], of ridge strength `strength`: infinity for the prior's weight.
 
     prior: whether the constant is the prior's, too.
     """
@@ -110,22 +110,25 @@ class Fit:
     prior: bool = False
 
 
-def fit(
+def least_squares(
     parts: Sequence[Sums],
     prior: Floats,
     constant: Floats,
     centred: bool,
     through: Floats | None = None,
     exact: float = 0.0,
-) -> Fit:
+) -> Solution:
     """The least squares whose strength does best on held-back samples: each part in turn.
 
     The prior itself, with its constant or with a new one, is among the candidates (strength infinity): few samples do
     no worse than none, as far as held-back samples can tell.
 
     Args:
-        parts: sums over disjoint samples. prior, constant: [t, f] and [t], the solution without samples.
-        centred: whether a constant may be fitted. through: [t, u] targets are this times what was summed.
+        parts: sums over disjoint samples.
+        prior: [t, f] the weight without samples.
+        constant: [t] the constant that goes with it.
+        centred: whether a constant may be fitted.
+        through: [t, u] targets are this times what was summed.
         exact: a prior that loses at most this share of the variance of the targets is the result.
     """
 
@@ -134,7 +137,7 @@ def fit(
         return found if through is None else found.through(through)
 
     filled = [part for part in parts if part.count]
-    untouched = Fit(prior, constant, np.inf, prior=True)
+    untouched = Solution(prior, constant, np.inf, prior=True)
     if len(filled) < 2:
         return untouched
     whole = moments(Sums.joined(filled))
@@ -143,18 +146,22 @@ def fit(
         return untouched
     losses = np.zeros(2 + len(STRENGTHS))
     for held in filled:
-        known, other = moments(Sums.joined([p for p in filled if p is not held])), moments(held)
-        candidates = [(prior, constant), (prior, known.constant(prior))]
-        candidates += [(w, known.constant(w)) for w in (known.ridge(prior, s) for s in STRENGTHS)]
-        for number, (weight, shift) in enumerate(candidates):
-            missed = other.constant(weight) - shift if centred else np.zeros(1)
-            losses[number] += held.count * (other.loss(weight) + float(missed @ missed))
+        known = moments(Sums.joined([p for p in filled if p is not held]))
+        losses += held.count * _losses(known, moments(held), prior, constant, centred)
     best = int(np.argmin(losses))
     if best == 0:
         return untouched
     strength = np.inf if best == 1 else STRENGTHS[best - 2]
     weight = prior if best == 1 else whole.ridge(prior, strength)
-    return Fit(weight, whole.constant(weight), strength)
+    return Solution(weight, whole.constant(weight), strength)
+
+
+def _losses(known: Moments, held: Moments, prior: Floats, constant: Floats, centred: bool) -> Floats:
+    """[2 + strengths] what held-back samples lose by the prior, by it with another constant, and by each strength."""
+    candidates = [(prior, constant), (prior, known.constant(prior))]
+    candidates += [(w, known.constant(w)) for w in (known.ridge(prior, s) for s in STRENGTHS)]
+    missed = ((held.constant(weight) - shift if centred else np.zeros(1), weight) for weight, shift in candidates)
+    return np.array([held.loss(weight) + float(offset @ offset) for offset, weight in missed])
 
 
 DENSE = 0.9
@@ -162,7 +169,7 @@ DENSE = 0.9
 
 
 def eliminate(readers: Sequence[tuple[Floats, Floats]], strength: float) -> tuple[Ints, Floats]:
-    """The order in which channels go, and what their consumers have lost after each, the sum of E|W (x - M x_K - c)|².
+    """The order in which channels go, and what their consumers lost after each, the sum of E|W (x - M x_K - c)|²; [n].
 
     Backward greedy. With P = (C_KK + λI)⁻¹ and A = C[:, K] P, leaving out channel j costs a consumer a_jᵀ G a_j / P_jj,
     since the residual covariance grows by a_j a_jᵀ / P_jj (a Schur complement). O(n³) per consumer.

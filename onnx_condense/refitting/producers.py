@@ -1,84 +1,77 @@
-"""Producers refitted for the sake of the one consumer that reads them: Gauss-Newton steps on their rows.
-
-Where the outputs a = W₁x of a producer reach a consumer y = W₂h + c alone, through functions of single elements,
-h = f(a), whatever rows bring y closer to the original's are right. With the residual r of the consumer, the gradient
-of E|r|²/2 along W₁ is -E[δxᵀ], δ = f'(a) ∘ W₂ᵀr, and the Gauss-Newton matrix is taken as the Kronecker product of
-W₂ᵀW₂ ∘ E[f'f'ᵀ] and E[xxᵀ] (K-FAC: Martens and Grosse, 2015). f' is a difference quotient of what onnxruntime computes.
-"""
+"""Producers refitted for the sake of the one consumer that reads them: steps on their rows, as long as they pay."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
 
 import numpy as np
+import onnx
 
-from onnx_condense.arrays import Array, Bools, Floats
+from onnx_condense.arrays import Bools, Floats
+from onnx_condense.merging.plan import Evidence
 from onnx_condense.merging.twin import Twin
-from onnx_condense.model.parts import Model, prefix
-from onnx_condense.model.runtime import to_bytes
-from onnx_condense.refitting.comparison import FOLDS, Comparison, alive_rows, made_by
-from onnx_condense.refitting.consumer import CHUNK, Rows, Site, original_weight, site_of
+from onnx_condense.refitting.comparison import Comparison, link
+from onnx_condense.refitting.consumer import TwinConsumer, consumer_of
+from onnx_condense.refitting.gauss_newton import Change, Factors, Gradient, Pieces, Step, gauss_newton
 from onnx_condense.refitting.moments import Moments, Sums
-from onnx_condense.refitting.refit import apply_refit
-from onnx_condense.refitting.samples import Calibration, Shard
-from onnx_condense.refitting.staged import Part
+from onnx_condense.refitting.samples import Calibration
+from onnx_condense.refitting.staged import between
 from onnx_condense.rewriting.writer import write
 from onnx_condense.tracing.labels import atoms_of
-from onnx_condense.tracing.trace import Trace
 
 STEPS = 4
-"""Most Gauss-Newton steps."""
+"""Most steps."""
 
 PAYS = 0.99
 """A step that leaves more than this share of the loss on held-back samples is the last."""
-
-ROWS = 2**14
-"""About so many rows are taken for the direction of a step."""
-
-DAMPING = 10.0
-"""Added to E[xxᵀ], as a share of its mean diagonal; few samples say little of most directions."""
-
-COUPLING = 1e-2
-"""Added to the other factor, as a share of its mean diagonal."""
-
-NEAR = 1e-2
-"""Half the width of the difference quotient, as a share of what the producer makes of the sample (quadratic mean)."""
 
 Total = Callable[[Comparison], list[Sums] | None]
 """Sums over all samples; None where there are none that are finite."""
 
 
-def producer_of(twin: Twin, site: Site) -> Site | None:
+@dataclass(frozen=True)
+class Descent:
+    """How the rows of a producer go downhill: by which step, and at most how often."""
+
+    step: Step = gauss_newton
+    most: int = STEPS
+
+
+def producer_of(consumer: TwinConsumer) -> TwinConsumer | None:
     """The linear map whose outputs reach a consumer alone, through functions of single elements; None of others."""
-    trace, facts = twin.trace, twin.trace.facts
-    path = _path(twin, site.data)
-    if path is None or not site.direct or site.axis == 0:
+    twin, reads, slot = consumer.twin, consumer.fixed.reads, consumer.fixed.slot
+    path = _path(twin, reads.tensor)
+    if path is None or consumer.fixed.makes is None or reads.axis == 0 or not _is_private(twin, *path, slot.node):
         return None
-    node, inner = path
+    action = twin.trace.linear_map(path[0])
+    read = twin.trace.reading(path[0], action.weight) if action is not None else None
+    found = None if read is None else consumer_of(twin.trace, read)
+    if found is None or found.makes is None or found.reads.axis == 0 or found.makes.axis != reads.axis:
+        return None
+    producer = TwinConsumer(found, twin)
+    if found.layout.dtype not in (np.float32, np.float64):
+        return None
+    return producer if np.array_equal(producer.made, atoms_of(slot.labels.reshape(-1))) else None
+
+
+def _is_private(twin: Twin, node: int, inner: set[int], reader: int) -> bool:
+    """Whether what a node and those behind it make is of one shape, and reaches one reader alone."""
+    facts = twin.trace.facts
     names = {t.name for index in (node, *inner) for t in facts.nodes[index].outputs if t.name}
     readers = {index for name in names for index, _ in facts.consumers(name)}
     shapes = {facts.shapes.get(name) for name in names}
-    if readers != inner | {site.slot.node} or names & facts.read_outside or len(shapes) > 1:
-        return None
-    action = trace.linear_map(node)
-    slot = trace.reading(node, action.weight) if action is not None else None
-    found = None if slot is None else site_of(trace, slot)
-    if found is None or not found.direct or found.axis == 0 or found.output_axis != site.axis:
-        return None
-    if original_weight(twin, found).dtype not in (np.float32, np.float64):
-        return None
-    return found if np.array_equal(made_by(twin, found), atoms_of(site.slot.labels.reshape(-1))) else None
+    return readers == inner | {reader} and not names & facts.read_outside and len(shapes) == 1
 
 
 def _path(twin: Twin, name: str) -> tuple[int, set[int]] | None:
     """The one linear map that makes a tensor, and the nodes between: functions of single elements."""
-    facts = twin.trace.facts
+    facts, actions = twin.trace.facts, twin.trace.actions
     makers, inner, waiting = set[int | None](), set[int](), [name]
     while waiting:
         index = facts.maker(waiting.pop())
-        if index is None or not _is_pointwise(twin.trace, index):
+        if index is None or index not in actions or not actions[index].pointwise:
             makers.add(index)
         elif index not in inner:
             inner.add(index)
@@ -89,222 +82,106 @@ def _path(twin: Twin, name: str) -> tuple[int, set[int]] | None:
     return first, inner
 
 
-def _is_pointwise(trace: Trace, index: int) -> bool:
-    return index in trace.actions and trace.actions[index].pointwise
-
-
-def link(model: Model, producer: Site, site: Site) -> Part:
-    """What is between what a producer reads, what it makes and what the consumer reads."""
-    return _part(model, producer.data, (producer.output, site.data))
-
-
-def _part(model: Model, reads: str, names: Sequence[str]) -> Part:
-    makes = tuple(dict.fromkeys(name for name in names if name != reads))
-    return Part(to_bytes(prefix(model, makes, {reads})) if makes else b"", (reads,), makes, tuple(names))
-
-
 @dataclass(frozen=True, eq=False)
-class _Held:
-    """What a consumer learns from all folds but the last, and the loss on that one. weight: [alive outputs, f]."""
+class Learned:
+    """What a consumer learns from all folds but the last, and the loss on that one.
+
+    weight, constant: [alive outputs, features] and [alive outputs].
+    """
 
     weight: Floats
     constant: Floats
     loss: float
 
     @staticmethod
-    def of(parts: Sequence[Sums], prior: Floats, strength: float, alive: Bools) -> _Held:
-        known, other = (_alive(s.moments(), alive) for s in (Sums.joined(parts[:-1]), parts[-1]))
+    def of(parts: Sequence[Sums], prior: Floats, strength: float, alive: Bools) -> Learned:
+        """From sums by fold; prior: [outputs, features] of the consumer. strength: of its ridge. alive: [outputs]."""
+        known, other = (_of_alive(s.moments(), alive) for s in (Sums.joined(parts[:-1]), parts[-1]))
         weight = known.ridge(prior[alive], strength)
         constant = known.constant(weight)
         missed = other.constant(weight) - constant
-        return _Held(weight, constant, other.loss(weight) + float(missed @ missed))
+        return Learned(weight, constant, other.loss(weight) + float(missed @ missed))
 
 
-def _alive(moments: Moments, alive: Bools) -> Moments:
+def _of_alive(moments: Moments, alive: Bools) -> Moments:
+    """The moments of some of the targets [t]."""
     return replace(moments, y=moments.y[alive], yx=moments.yx[alive], yy=moments.yy[np.ix_(alive, alive)])
 
 
-def refine(
-    twin: Twin,
-    producer: Site,
-    job: Comparison,
-    parts: list[Sums],
-    strength: float,
-    calibration: Calibration,
-    total: Total,
-) -> tuple[Comparison, list[Sums]]:
+@dataclass(frozen=True, eq=False)
+class Slope:
+    """A producer, and the consumer that alone reads it, on calibration inputs."""
+
+    consumer: TwinConsumer
+    producer: TwinConsumer
+    calibration: Calibration
+
+    def pieces(self, job: Comparison) -> Pieces:
+        """What the two see, on the same samples as a comparison."""
+        made = self.producer.fixed.makes
+        assert job.link is not None and made is not None
+        middle = between(onnx.ModelProto.FromString(job.link.model), made.tensor, (job.consumer.reads.tensor,))
+        return Pieces(job, self.producer.fixed, made, middle, self.calibration.samples)
+
+    def factors(self, pieces: Pieces, learned: Learned, inputs: bool) -> Factors | None:
+        """Those of the producer, for what the consumer has learned; None of nothing. inputs: whether with xxᵀ."""
+        gradient = Gradient(pieces, learned.weight, learned.constant, self.consumer.alive, inputs)
+        return Factors.joined(list(self.calibration.each(gradient)))
+
+    def length(self, pieces: Pieces, learned: Learned, direction: Floats) -> float:
+        """The sum of the squares by which a direction [channels, features] changes the consumer's outputs."""
+        return sum(self.calibration.each(Change(pieces, learned.weight, direction)))
+
+    def go(self, step: Floats) -> None:
+        """Adds a step to the rows of the channels that the producer still makes."""
+        rows = self.producer.matrix()
+        rows[self.producer.alive] += step
+        self.producer.refit(rows, None, Evidence.CALIBRATION)
+
+
+@dataclass(frozen=True, eq=False)
+class Summed:
+    """What is summed for a consumer, and the sums by fold."""
+
+    job: Comparison
+    parts: list[Sums]
+
+
+def refine(slope: Slope, summed: Summed, strength: float, total: Total, descent: Descent) -> Summed:
     """Gives a producer rows with which its consumer loses less: what is to be summed with them, and the sums.
 
     Each step must lose less on the last fold of the samples, from which neither it nor the consumer has learned.
 
     Args:
-        job, parts: what is summed for the consumer, and the sums by `total`. strength: of the consumer's least squares.
+        slope: the producer and its consumer.
+        summed: what is summed for the consumer as the producer is, and the sums by `total`.
+        strength: of the consumer's least squares.
+        total: sums over all samples.
+        descent: the steps.
     """
-    if not all(part.count for part in parts):
-        return job, parts
-    site, alive, prior = job.site, alive_rows(twin, job.site), job.site.kept(twin)
-    assert job.link is not None
-    middle = _part(Model.FromString(job.link.model), producer.output, (site.data,))
-    inputs = None
-    best = _Held.of(parts, prior, strength, alive)
-    for _ in range(STEPS):
-        pieces = _Pieces(job, producer, middle, calibration.samples)
-        factors = _factors(pieces, best, alive, inputs is None, calibration)
-        inputs = factors.inputs if inputs is None and factors is not None else inputs
-        step = None if factors is None or inputs is None else _step(pieces, best, factors, inputs, calibration)
+    if not all(part.count for part in summed.parts):
+        return summed
+    consumer, twin = slope.consumer, slope.consumer.twin
+    learn = partial(Learned.of, prior=consumer.matrix(), strength=strength, alive=consumer.alive)
+    best, inputs = learn(summed.parts), None
+    for _ in range(descent.most):
+        pieces = slope.pieces(summed.job)
+        factors = slope.factors(pieces, best, inputs is None)
+        if factors is None:
+            break
+        inputs = factors.inputs if inputs is None else inputs
+        step = descent.step(best.weight, replace(factors, inputs=inputs), partial(slope.length, pieces, best))
         if step is None:
             break
-        rows, saved = producer.kept(twin), twin.folds()
-        rows[alive_rows(twin, producer)] += step
-        apply_refit(twin, producer, rows, None, "calibration")
-        trial = replace(job, link=link(write(twin, {}).traced, producer, site))
+        saved = twin.folds()
+        slope.go(step)
+        trial = replace(summed.job, link=link(write(twin, {}).traced, slope.producer.fixed, consumer.fixed))
         sums = total(trial)
-        after = None if sums is None else _Held.of(sums, prior, strength, alive)
+        after = None if sums is None else learn(sums)
         if sums is None or after is None or not after.loss < best.loss:
             twin.refold(saved)
             break
-        paid, job, parts, best = after.loss < PAYS * best.loss, trial, sums, after
+        paid, summed, best = after.loss < PAYS * best.loss, Summed(trial, sums), after
         if not paid:
             break
-    return job, parts
-
-
-def _factors(pieces: _Pieces, fit: _Held, alive: Bools, inputs: bool, calibration: Calibration) -> _Factors | None:
-    return _Factors.joined(list(calibration.each(_Gradient(pieces, fit.weight, fit.constant, alive, inputs))))
-
-
-def _step(pieces: _Pieces, fit: _Held, factors: _Factors, inputs: Floats, calibration: Calibration) -> Floats | None:
-    """[channels, features] what to add to the producer's rows; None where there is no direction."""
-    if not np.isfinite(factors.gradient).all():
-        return None
-    columns = fit.weight.reshape(len(fit.weight), len(factors.derivatives), -1)
-    coupled = np.einsum("tki,tli->kl", columns, columns) * factors.derivatives
-    if not (np.trace(coupled) > 0 and np.trace(inputs) > 0):
-        return None
-    outer, inner = _damped(coupled, COUPLING), _damped(inputs, DAMPING)
-    direction = np.linalg.solve(inner, np.linalg.solve(outer, factors.gradient).T).T
-    length = sum(calibration.each(_Length(pieces, fit.weight, direction)))
-    along = float(np.sum(factors.gradient * direction))
-    return direction * (along / length) if length > 0 and np.isfinite(along / length) else None
-
-
-def _damped(matrix: Floats, share: float) -> Floats:
-    return np.asarray(matrix + share * float(np.trace(matrix)) / len(matrix) * np.eye(len(matrix)))
-
-
-@dataclass(frozen=True, eq=False)
-class _Piece:
-    """Some samples. x: [samples, places, features] of the producer. derivative: [samples, places, channels] f'.
-
-    h: what the consumer reads. y: [samples, positions, outputs] its targets.
-    """
-
-    x: Floats
-    derivative: Floats
-    h: Rows
-    y: Floats
-
-
-@dataclass(frozen=True, eq=False)
-class _Pieces:
-    """What a producer and its consumer see of a shard: some of the samples, and none of the last fold.
-
-    middle: what is between the two. samples: of the whole calibration.
-    """
-
-    job: Comparison
-    producer: Site
-    middle: Part
-    samples: int
-
-    def __call__(self, shard: Shard) -> Iterator[_Piece]:
-        """A few samples at a time; none where places or positions do not fit."""
-        site, active = self.job.site, None
-        for view in self.job.views(shard):
-            made, read = view.known[self.producer.output], view.known[site.data]
-            active = active or self.middle.open(view.known)
-            derivative = self._derivative(active, made)
-            x, h, y = Rows.of(self.producer, view.known[self.producer.data]), Rows.of(site, read), view.targets
-            if (x.samples, x.positions) != derivative.shape[:2] or (h.samples, h.positions) != y.shape[:2]:
-                return
-            every = FOLDS * max(1, self.samples * x.positions // ROWS)
-            mine = np.flatnonzero((view.numbers % FOLDS < FOLDS - 1) & (view.numbers % every < FOLDS))
-            step = max(1, CHUNK // max(x.positions * x.features, h.positions * h.features))
-            for start in range(0, len(mine), step):
-                few = mine[start : start + step]
-                yield _Piece(x.of_samples(few).whole(), derivative[few], h.of_samples(few), y[few])
-
-    @np.errstate(divide="ignore", invalid="ignore", over="ignore")  # there is no step along what is not finite
-    def _derivative(self, active: Any, made: Array) -> Floats:
-        """[samples, places, channels] f' at what the producer made."""
-        site = self.job.site
-        size = np.sqrt(np.mean(np.square(self.producer.targets(made)), axis=(1, 2)))
-        near = NEAR * np.where(size > 0, size, 1.0).astype(made.dtype).reshape(-1, *[1] * (made.ndim - 1))
-        ends = (made + near.astype(made.dtype), made - near.astype(made.dtype))
-        high, low = (self.middle.run(active, {self.producer.output: end})[site.data] for end in ends)
-        apart = self.producer.targets(ends[0] - ends[1])
-        return (site.channels(high) - site.channels(low)) / apart
-
-
-@dataclass(frozen=True, eq=False)
-class _Factors:
-    """Sums of δxᵀ [channels, features], f'f'ᵀ, and xxᵀ where that was asked for."""
-
-    gradient: Floats
-    inputs: Floats
-    derivatives: Floats
-
-    @staticmethod
-    def joined(parts: Sequence[_Factors | None]) -> _Factors | None:
-        """Over all shards; None of nothing."""
-        known = [part for part in parts if part is not None]
-        if not known:
-            return None
-        sums = (sum(getattr(part, name) for part in known) for name in ("gradient", "inputs", "derivatives"))
-        return _Factors(*(np.asarray(s, dtype=np.float64) for s in sums))
-
-
-@dataclass(frozen=True, eq=False)
-class _Gradient:
-    """Sums, over a shard, for the direction of a step. weight, constant: of the consumer's alive outputs.
-
-    inputs: whether xxᵀ is asked for, too; it is the same for every step.
-    """
-
-    pieces: _Pieces
-    weight: Floats
-    constant: Floats
-    alive: Bools
-    inputs: bool
-
-    def __call__(self, shard: Shard) -> _Factors | None:
-        result = None
-        for piece in self.pieces(shard):
-            h, weight = piece.h.whole(), self.weight.astype(piece.x.dtype)
-            rest = piece.y[..., self.alive] - h @ weight.T - self.constant.astype(h.dtype)
-            delta = _flat(piece.h.adjoint(rest @ weight) * piece.derivative)
-            x, derivative = _flat(piece.x), _flat(piece.derivative)
-            found = _Factors(delta.T @ x, x.T @ x if self.inputs else np.zeros(0), derivative.T @ derivative)
-            result = found if result is None else _Factors.joined([result, found])
-        return result
-
-
-@dataclass(frozen=True, eq=False)
-class _Length:
-    """The sum, over a shard, of the squares by which a direction changes the consumer's outputs."""
-
-    pieces: _Pieces
-    weight: Floats
-    direction: Floats
-
-    def __call__(self, shard: Shard) -> float:
-        result = 0.0
-        for piece in self.pieces(shard):
-            direction, weight = (part.astype(piece.x.dtype) for part in (self.direction, self.weight))
-            change = piece.h.other(piece.x @ direction.T * piece.derivative).whole() @ weight.T
-            result += float(np.sum(change.astype(np.float64) ** 2))
-        return result
-
-
-def _flat(values: Floats) -> Floats:
-    return values.reshape(-1, values.shape[-1])
+    return summed

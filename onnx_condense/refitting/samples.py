@@ -107,14 +107,17 @@ def _on_one_thread(job: Callable[[Shard], T], shard: Shard) -> T:
 
 
 @contextmanager
-def dask(address: str) -> Iterator[Executor]:
-    """The workers of a Dask cluster. Raises UsageError without the extra, WorkerError where the cluster fails."""
+def dask(address: str, timeout: float = CONNECT) -> Iterator[Executor]:
+    """The workers of a Dask cluster; `timeout` in seconds.
+
+    Raises UsageError without the extra, WorkerError where the cluster fails.
+    """
     try:
         import distributed
     except ImportError as error:
         raise UsageError("--dask needs the extra of that name: pip install 'onnx-condense[dask]'") from error
     try:
-        client: Any = distributed.Client(address, timeout=CONNECT, set_as_default=False)
+        client: Any = distributed.Client(address, timeout=timeout, set_as_default=False)
     except (OSError, ValueError) as error:
         raise WorkerError(f"no Dask scheduler answers at {address}: start one with `dask scheduler`") from error
     with client:

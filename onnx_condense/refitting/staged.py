@@ -1,31 +1,33 @@
 """A model that runs part by part, as far as each consumer, so that no node runs twice on the same inputs.
 
-Chains are what is sent to workers. Each goes on from the tensors that it has left in its memory, or from the inputs
-where there are none: the parts are the same, and so is every bit of what they compute.
+Chains are what is sent to workers. Each goes on from the tensors that it has left in their memory, or from the inputs
+where there are none: the segments are the same, and so is every bit of what they compute.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
 from uuid import uuid4
 
+import onnx
+
 from onnx_condense.arrays import Array
 from onnx_condense.model.inputs import Feed
-from onnx_condense.model.parts import Model, needed, prefix, read_by, with_inputs
+from onnx_condense.model.parts import needed, prefix, read_by, with_inputs
 from onnx_condense.model.runtime import run, session, to_bytes
 
-LIMIT = 2**30
+MEMORY = 2**30
 """Bytes of tensors that one process keeps for chains to go on from."""
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class Segment:
     """Nodes that follow each other. model: their bytes, none where nothing is left to compute.
 
-    reads, makes: tensors. leaves: those that later parts or the caller read, of all that are known then.
+    reads, makes: tensors. leaves: those that later segments or the caller read, of all that are known then.
     """
 
     model: bytes
@@ -44,43 +46,53 @@ class Part:
         return {name: found[name] if name in found else known[name] for name in self.leaves}
 
 
+def between(model: onnx.ModelProto, reads: str, leaves: Sequence[str]) -> Segment:
+    """What is between a tensor and others, which may be the same."""
+    makes = tuple(dict.fromkeys(name for name in leaves if name != reads))
+    return Segment(to_bytes(prefix(model, makes, {reads})) if makes else b"", (reads,), makes, tuple(leaves))
+
+
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """Parts of a model, as far as some tensors. key: of the model that they belong to."""
+    """Segments of a model, as far as some tensors.
+
+    key: of the model that they belong to. memory: bytes of tensors that a process keeps for such chains.
+    """
 
     key: str
-    parts: tuple[Part, ...]
+    segments: tuple[Segment, ...]
+    memory: int = MEMORY
 
     def __call__(self, place: int, feeds: Sequence[Feed]) -> Iterator[Mapping[str, Array]]:
         """Those tensors, feed by feed; `place` tells these feeds from others. Raises InputError."""
         sessions: dict[int, Any] = {}
         for index, feed in enumerate(feeds):
-            done, known = _LEFT.get((self.key, place, index), (0, feed))
-            if done > len(self.parts):  # a task that comes late: another worker has done it, the next ones followed
+            done, known = REMAINS.get((self.key, place, index), (0, feed))
+            if done > len(self.segments):  # a task that comes late: another worker has done it, the next ones followed
                 done, known = 0, feed
-            for number, part in enumerate(self.parts[done:], done):
+            for number, segment in enumerate(self.segments[done:], done):
                 if number not in sessions:
-                    sessions[number] = part.open(known)
-                known = part.run(sessions[number], known)
-            _LEFT.put((self.key, place, index), (len(self.parts), known))
+                    sessions[number] = segment.open(known)
+                known = segment.run(sessions[number], known)
+            REMAINS.put((self.key, place, index), (len(self.segments), known), self.memory)
             yield known
 
 
 class Cutter:
     """Makes the chain of a model longer, from consumer to consumer.
 
-    Nodes of earlier parts must not change when the model is written again. `kept`: tensors that parts may leave for
-    later ones; others are computed again.
+    Nodes of earlier segments must not change when the model is written again. `kept`: tensors that segments may leave
+    for later ones; others are computed again. `memory`: see `Chain`.
     """
 
-    def __init__(self, model: Model, kept: Iterable[str]) -> None:
+    def __init__(self, model: onnx.ModelProto, kept: Iterable[str], memory: int = MEMORY) -> None:
         self._kept = set(kept)
         self._known = {value.name for value in model.graph.input} - {tensor.name for tensor in model.graph.initializer}
         self._done: set[str] = set()
-        self.chain = Chain(uuid4().hex, ())
+        self.chain = Chain(uuid4().hex, (), memory)
 
-    def reach(self, model: Model, names: Collection[str]) -> Chain:
-        """The chain up to these tensors. Raises InputError where a part is larger than protobuf allows."""
+    def reach(self, model: onnx.ModelProto, names: Collection[str]) -> Chain:
+        """The chain up to these tensors. Raises InputError where a segment is larger than protobuf allows."""
         missing = [name for name in dict.fromkeys(names) if name not in self._known]
         nodes = needed(model, missing, self._known)
         made = {name for node in nodes for name in node.output if name}
@@ -91,43 +103,50 @@ class Cutter:
         reads = tuple(sorted(self._known.intersection(name for node in nodes for name in read_by(node))))
         content = to_bytes(prefix(model, makes, self._known)) if makes else b""
         self._known = leaves
-        part = Part(content, reads, makes, tuple(sorted(leaves)))
-        self.chain = Chain(self.chain.key, (*self.chain.parts, part))
+        segment = Segment(content, reads, makes, tuple(sorted(leaves)))
+        self.chain = replace(self.chain, segments=(*self.chain.segments, segment))
         return self.chain
 
-    def __enter__(self) -> Cutter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         """Gives back what the chain has left in the memory of this process."""
-        _LEFT.forget(self.chain.key)
+        REMAINS.forget(self.chain.key)
 
 
 Key = tuple[str, int, int]
+"""A chain, the place of the feeds and which of them."""
+
 Entry = tuple[int, Mapping[str, Array]]
+"""How many segments have been run, and what they have left."""
 
 
-class _Left:
-    """Tensors that chains go on from, up to a limit; those of other chains go first."""
+class Remains:
+    """Tensors that chains go on from; where there are too many, those of other chains go first."""
 
     def __init__(self) -> None:
         self._entries: dict[Key, Entry] = {}
         self._sizes: dict[Key, int] = {}
         self._lock = Lock()
 
+    def __len__(self) -> int:
+        """For how many feeds of how many chains there is something."""
+        return len(self._entries)
+
     def get(self, key: Key, default: tuple[int, Feed]) -> Entry:
+        """What there is, else the default."""
         return self._entries.get(key, default)
 
-    def put(self, key: Key, entry: Entry) -> None:
+    def put(self, key: Key, entry: Entry, limit: int) -> None:
+        """Keeps tensors, as long as all of them have no more bytes than the limit."""
         size = sum(value.nbytes for value in entry[1].values())
         with self._lock:
             self._drop([key])
-            if size + sum(self._sizes.values()) > LIMIT:
+            if size + sum(self._sizes.values()) > limit:
                 self._drop([other for other in self._entries if other[0] != key[0]])
-            if size + sum(self._sizes.values()) <= LIMIT:
+            if size + sum(self._sizes.values()) <= limit:
                 self._entries[key], self._sizes[key] = entry, size
 
     def forget(self, chain: str) -> None:
+        """Gives back what a chain has left."""
         with self._lock:
             self._drop([key for key in self._entries if key[0] == chain])
 
@@ -137,4 +156,5 @@ class _Left:
             self._sizes.pop(key, None)
 
 
-_LEFT = _Left()
+REMAINS = Remains()
+"""What this process keeps."""

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from onnx_condense.arrays import Array
 from onnx_condense.model.inputs import Feed
+from onnx_condense.model.protos import opset_of
+from onnx_condense.operators.nodes import (
+    difference,
+    mean_over,
+    reshaped,
+    shape_of,
+    standardized_by_line,
+    transposed,
+)
 
 PINK = 1.0
 """Exponent of the amplitude spectrum 1 / frequency of synthetic images, as natural images have it."""
@@ -18,54 +28,61 @@ GREY = 0.9
 """Share of a synthetic image's variance that its colours have in common."""
 
 
-def standardized(
-    model: onnx.ModelProto,
-    normalizations: Mapping[int, tuple[int, int, float]],
-    centred: Mapping[int, tuple[int, int, int]],
-) -> onnx.ModelProto:
+@dataclass(frozen=True)
+class BatchStatistics:
+    """How the output of a node gets statistics of the batch.
+
+    Attributes:
+        rank: of the output. axis: that of its channels. channels: how many there are.
+        epsilon: of a BatchNormalization; None where only the mean becomes zero.
+    """
+
+    rank: int
+    axis: int
+    channels: int
+    epsilon: float | None = None
+
+
+def standardized(model: onnx.ModelProto, wanted: Mapping[int, BatchStatistics]) -> onnx.ModelProto:
     """A model that takes the statistics of the batch that it is fed.
 
     On any inputs every normalized channel then has the mean (shift) and the deviation (|scale|) that it had in
-    training. Written as InstanceNormalization of [1, channels, everything else], since onnxruntime does not train.
+    training. Written as a normalization of [1, channels, everything else], since onnxruntime does not train.
 
     Args:
-        normalizations: BatchNormalizations, node index -> (rank of the input, channels, epsilon).
-        centred: nodes whose outputs get mean zero per channel,
-            node index -> (rank of the output, its channel axis, channels).
+        model: it stays as it is.
+        wanted: what becomes of the outputs of nodes, by their index.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
     del result.graph.node[:]
-    add = result.graph.node.append
+    opset = opset_of(model.opset_import)
     for number, node in enumerate(model.graph.node):
-        if number in normalizations:
-            rank, channels, epsilon = normalizations[number]
-            lines, back = _lines(result.graph, number, node.input[0], node.output[0], rank, 1, channels)
-            even = f"__even_{number}"
-            inputs = [lines, *node.input[1:3]]
-            add(helper.make_node("InstanceNormalization", inputs, [even], epsilon=epsilon))
-            result.graph.node.extend(back(even))
-        elif number in centred:
-            rank, axis, channels = centred[number]
-            raw = f"__raw_{number}"
-            add(_renamed(node, raw))
-            lines, back = _lines(result.graph, number, raw, node.output[0], rank, axis, channels)
-            mean, even = f"__mean_{number}", f"__even_{number}"
-            add(_mean(result, number, lines, mean))
-            add(helper.make_node("Sub", [lines, mean], [even]))
-            result.graph.node.extend(back(even))
-        else:
-            add(node)
+        made = wanted.get(number)
+        nodes, constants = ([node], []) if made is None else _batchwise(node, number, made, opset)
+        result.graph.node.extend(nodes)
+        result.graph.initializer.extend(constants)
     return result
 
 
-def _mean(model: onnx.ModelProto, number: int, data: str, output: str) -> onnx.NodeProto:
-    """The mean over the last of three axes, an input of ReduceMean since opset 18."""
-    if next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")) < 18:
-        return helper.make_node("ReduceMean", [data], [output], axes=[2])
-    axes = f"__axes_{number}"
-    model.graph.initializer.append(numpy_helper.from_array(np.array([2]), axes))
-    return helper.make_node("ReduceMean", [data, axes], [output])
+def _batchwise(
+    node: onnx.NodeProto, number: int, made: BatchStatistics, opset: int
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """Nodes instead of one, and the constants that they read; they work on lines [1, channels, everything else]."""
+    names = ("raw", "flat", "turned", "shape", "lines", "axes", "mean", "even", "whole")
+    raw, flat, turned, shape, lines, axes, mean, even, whole = (f"__{part}_{number}" for part in names)
+    turn = [made.axis, *(a for a in range(made.rank) if a != made.axis)]
+    data = raw if made.epsilon is None else node.input[0]
+    result = [transposed(data, turn, turned), shape_of(turned, shape), reshaped(turned, flat, lines)]
+    constants = [numpy_helper.from_array(np.array([1, made.channels, -1]), flat)]
+    if made.epsilon is None:
+        averaged, stated = mean_over(lines, 2, mean, axes, opset)
+        result = [_renamed(node, raw), *result, averaged, difference(lines, mean, even)]
+        constants += stated
+    else:
+        result.append(standardized_by_line(lines, node.input[1], node.input[2], even, made.epsilon))
+    back = [int(a) for a in np.argsort(turn)]
+    return [*result, reshaped(even, shape, whole), transposed(whole, back, node.output[0])], constants
 
 
 def _renamed(node: onnx.NodeProto, output: str) -> onnx.NodeProto:
@@ -73,31 +90,6 @@ def _renamed(node: onnx.NodeProto, output: str) -> onnx.NodeProto:
     result.CopyFrom(node)
     result.output[0] = output
     return result
-
-
-def _lines(
-    graph: onnx.GraphProto, number: int, data: str, output: str, rank: int, axis: int, channels: int
-) -> tuple[str, Callable[[str], list[onnx.NodeProto]]]:
-    """Adds nodes that bring data to [1, channels, everything else], and says which ones bring it back as `output`."""
-    turn = [axis, *(a for a in range(rank) if a != axis)]
-    flat, turned, shape, lines, whole = (f"__{part}_{number}" for part in ("flat", "turned", "shape", "lines", "whole"))
-    graph.initializer.append(numpy_helper.from_array(np.array([1, channels, -1]), flat))
-    graph.node.extend(
-        [
-            helper.make_node("Transpose", [data], [turned], perm=turn),
-            helper.make_node("Shape", [turned], [shape]),
-            helper.make_node("Reshape", [turned, flat], [lines]),
-        ]
-    )
-
-    def back(even: str) -> list[onnx.NodeProto]:
-        undo = [int(a) for a in np.argsort(turn)]
-        return [
-            helper.make_node("Reshape", [even, shape], [whole]),
-            helper.make_node("Transpose", [whole], [output], perm=undo),
-        ]
-
-    return lines, back
 
 
 def unbatched(model: onnx.ModelProto) -> onnx.ModelProto:

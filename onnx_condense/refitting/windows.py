@@ -10,6 +10,7 @@ from onnx import helper, numpy_helper
 
 from onnx_condense.arrays import Ints
 from onnx_condense.model.runtime import run, session
+from onnx_condense.operators.nodes import ungrouped
 
 
 class Windows:
@@ -38,10 +39,8 @@ class Windows:
     def _picking(self) -> onnx.ModelProto:
         taps = int(np.prod(self._kernel))
         picks = np.eye(taps, dtype=np.float32).reshape(taps, 1, *self._kernel)
-        node = onnx.NodeProto(op_type="Conv", input=["x", "w"], output=["y"])
-        node.attribute.extend(a for a in self._node.attribute if a.name != "group")
         graph = helper.make_graph(
-            [node],
+            [ungrouped(self._node, ["x", "w"], ["y"])],
             "windows",
             [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [None] * (2 + len(self._kernel)))],
             [onnx.ValueInfoProto(name="y")],
