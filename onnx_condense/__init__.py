@@ -15,9 +15,9 @@ from onnx_condense.errors import (
 )
 from onnx_condense.merging.plan import Plan
 from onnx_condense.options import Options
-from onnx_condense.pipeline import Analysis, Result, analyze, condense, rewrite
+from onnx_condense.pipeline import analyze, condense, rewrite
 from onnx_condense.proving.compare import Verification, verify
-from onnx_condense.report.values import Report
+from onnx_condense.report.values import Analysis, Report, Result
 from onnx_condense.timing.benchmark import Benchmark, benchmark
 
 __all__ = [

@@ -57,8 +57,26 @@ PLACE = "{model}"
 
 INSPECT_THRESHOLDS = (0.999, 0.95, 0.88, 0.7)
 
+
+class Method(StrEnum):
+    """How neurons are merged; a row of `merging.methods` says what each one does."""
+
+    LOSSLESS = "lossless"
+    AUTO = "auto"
+    CALIBRATED = "calibrated"
+    MOMENTS = "moments"
+    RATIO = "ratio"
+    DELETE = "delete"
+
+
+class Depthwise(StrEnum):
+    """Which stages of a depthwise-separable block are judged: every one, or its depthwise taps alone."""
+
+    JOINT = "joint"
+    KERNEL = "kernel"
+
+
 Merge = Literal["auto", "calibrated", "moments", "ratio", "delete"]
-Depthwise = Literal["joint", "kernel"]
 Host = Literal["avx2", "avx512", "arm64"]
 
 
@@ -101,7 +119,7 @@ class Options:
     layer_threshold: tuple[tuple[str, float], ...] = ()
     lossless: bool = False
     merge: Merge | None = None
-    depthwise: Depthwise = "joint"
+    depthwise: Depthwise | Literal["joint", "kernel"] = Depthwise.JOINT
     align: int | Literal["auto"] = "auto"
     align_for: Host | None = None
     ensure_faster: bool = False
@@ -144,7 +162,7 @@ class Options:
             other = "--lossless" if self.lossless else f"--merge {self.merge}"
             raise UsageError(f"--calibration is not used with {other}: drop one of them")
         self._check_budget()
-        if self.depthwise not in ("joint", "kernel"):
+        if self.depthwise not in tuple(Depthwise):
             raise UsageError(f"--depthwise is joint or kernel, not {self.depthwise}")
         if self.align != "auto" and (not isinstance(self.align, int) or self.align < 1):
             raise UsageError(f"--align is auto or a positive whole number, not {self.align}: --align 1 turns it off")
@@ -209,23 +227,9 @@ class Options:
         return self.evaluate is not None or (self.budget is not None and self.budget[0] == "error")
 
     @property
-    def method(self) -> Literal["lossless"] | Merge:
+    def method(self) -> Method:
         """How neurons are merged in this run."""
-        return "lossless" if self.lossless else (self.merge or "auto")
-
-    @property
-    def rule(self) -> Literal["lossless", "auto", "ratio", "delete"]:
-        """How neurons are chosen, and what they become before consumers are refitted."""
-        match self.method:
-            case "lossless" | "ratio" | "delete" as method:
-                return method
-            case _:
-                return "auto"
-
-    @property
-    def refits(self) -> bool:
-        """Whether consumers get the weights that lose least."""
-        return self.rule == "auto"
+        return Method.LOSSLESS if self.lossless else Method(self.merge or Method.AUTO)
 
     @staticmethod
     def of_plan(content: Mapping[str, Any], align: int) -> Options:

@@ -38,7 +38,7 @@ Progress = Callable[[str], None]
 # ---------------------------------------------------------------------------------------------------- stages
 
 
-class _Clock:
+class Clock:
     """Names the stages for the progress display and adds up their seconds; of a stage within a stage, once."""
 
     def __init__(self, progress: Progress | None) -> None:
@@ -76,12 +76,12 @@ class Opened:
 def open_model(
     model: Model,
     options: Options,
-    clock: _Clock | None = None,
+    clock: Clock | None = None,
     replay: Plan | None = None,
     executor: Executor | None = None,
 ) -> Opened:
     """Loads and traces a model. Raises InputError, UsageError and PlanError as `condense` does."""
-    clock = clock or _Clock(None)
+    clock = clock or Clock(None)
     with clock("load"):
         source = files.load(model)
         if replay is not None:

@@ -19,7 +19,6 @@ LEFT = {
     "auto/test_program.py",
     "cli/test_bench.py",
     "docs/test_readme.py",
-    "planning/test_budget.py",
     "timing/test_benchmark.py",
 }
 """Files that still reach for private names."""

@@ -18,11 +18,12 @@ from support.planted.net import run, signed_feed, traced, widths
 from support.random_graphs import models
 
 from onnx_condense import Options, condense
-from onnx_condense.merging.deciding import decide
+from onnx_condense.merging.deciding import plan_group
 from onnx_condense.merging.judging import judge
+from onnx_condense.merging.methods import MANNERS
 from onnx_condense.merging.plan import Read
 from onnx_condense.merging.twin import Twin
-from onnx_condense.options import Depthwise, Merge
+from onnx_condense.options import Depthwise, Merge, Method
 from onnx_condense.rewriting.kept import Disagreement
 from onnx_condense.rewriting.writer import write
 from onnx_condense.tracing.balance import even_out
@@ -53,7 +54,7 @@ def test_surgery_holds_at_any_threshold() -> None:
     """`condense` raises VerificationError where the small model is not its expanded twin."""
     removed: list[int] = []
     merges: list[Merge] = ["ratio", "delete", "auto"]
-    kinds: list[Depthwise] = ["joint", "kernel"]
+    kinds = list(Depthwise)
 
     @given(
         models(),
@@ -88,7 +89,7 @@ def test_random_deletion() -> None:
             for group in trace.groups:
                 if group.index in stay:
                     continue
-                plan = decide(judge(twin, group, "delete", "joint"), trace, "delete", "joint", 1.0, 1)
+                plan = plan_group(judge(twin, group, MANNERS[Method.DELETE]), 1.0, 1)
                 gone = np.zeros(plan.width, dtype=bool)
                 for cell in group.cells:
                     gone[rng.permutation(cell)[: len(cell) // 2]] = True

@@ -21,10 +21,13 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.cluster.vq import kmeans2
 
 from onnx_condense.arrays import Floats, Ints
-from onnx_condense.merging.judging import judge, stages
+from onnx_condense.merging.judging import judge
+from onnx_condense.merging.methods import MANNERS, stages
 from onnx_condense.merging.paths import by_channel, from_channels, paths
 from onnx_condense.merging.twin import Twin
 from onnx_condense.operators.actions import Contraction, Filter, Normalization
+from onnx_condense.options import Depthwise
+from onnx_condense.options import Method as Merging
 from onnx_condense.tracing.labels import atoms_of, occurrence
 from onnx_condense.tracing.trace import Group, Slot, Trace
 
@@ -82,7 +85,7 @@ def merge_neurons(network: Network, widths: Widths) -> Twin:
         if group.index not in widths:
             continue
         main = _largest(original, group, widths[group.index])
-        judgement = judge(original, group, "ratio", "joint")
+        judgement = judge(original, group, MANNERS[Merging.RATIO])
         scales: dict[int, tuple[Floats, Floats]] = {}
         for cell, evaluator in zip(judgement.members, judgement.evaluators, strict=True):
             goes, stays = np.flatnonzero(main[cell] < 0), np.flatnonzero(main[cell] >= 0)
@@ -93,7 +96,7 @@ def merge_neurons(network: Network, widths: Widths) -> Twin:
             products = {}
             for signal in sorted(signals):
                 products[signal] = np.ones_like(cosine)
-                for factor in stages(evaluator, trace, signal, "ratio", "joint"):
+                for factor in stages(evaluator, trace.signals[signal], Depthwise.JOINT):
                     length = np.maximum(np.linalg.norm(factor.rows, axis=1), np.finfo(float).tiny)
                     unit = factor.rows / length[:, None]
                     ratio = np.maximum(length[goes, None] / length[None, stays], np.finfo(np.float32).tiny)

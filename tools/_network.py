@@ -17,8 +17,9 @@ from onnx_condense.merging.twin import Twin
 from onnx_condense.operators.actions import Normalization
 from onnx_condense.operators.queries import count_parameters
 from onnx_condense.prepare import Opened, open_model
+from onnx_condense.rewriting.checks import check_shapes
 from onnx_condense.rewriting.kept import Disagreement
-from onnx_condense.rewriting.writer import Written, check_shapes, write
+from onnx_condense.rewriting.writer import Written, write
 from onnx_condense.tracing.labels import atoms_of
 from onnx_condense.tracing.trace import Group, layer_name
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_condense.algebra.stages import Factor, Rule
-from onnx_condense.merging.similarity import condense, similarity
+from onnx_condense.merging.similarity import condensation_groups, similarity
 
 THRESHOLD = 0.88
 
@@ -39,7 +39,7 @@ def ours(rows: NDArray[np.float32]) -> NDArray[np.int64]:
     """Similarity and grouping of one layer."""
     bias = np.zeros((len(rows), 1), dtype=np.float32)
     factor = Factor(rows, bias, frozenset({0}), Rule.POSITIVE)
-    return condense(similarity([factor], len(rows)), THRESHOLD)
+    return condensation_groups(similarity([factor], len(rows)), THRESHOLD)
 
 
 def bare(rows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -52,9 +52,9 @@ from onnx_condense import CondenseError, Options, condense
 from onnx_condense.documents import write_atomically
 from onnx_condense.merging.twin import Twin
 from onnx_condense.operators.queries import count_parameters
-from onnx_condense.planning.thresholds import Builder
+from onnx_condense.planning.thresholds import Planner
 from onnx_condense.prepare import open_model
-from onnx_condense.rewriting.writer import count_macs
+from onnx_condense.rewriting.sizes import count_macs
 
 KEPT = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 CALIBRATION = 1024
@@ -186,10 +186,10 @@ class Comparison:
     def _threshold(self, target: float) -> float | None:
         """The highest threshold at which the paper's condensation leaves at most so many parameters."""
         opened = self.network.opened
-        builder = Builder(opened.trace, Options(threshold=0.01, merge="ratio", align=1), 1)
+        planner = Planner(opened.trace, Options(threshold=0.01, merge="ratio", align=1), 1, opened.trace.groups)
 
         def size(share: float) -> int:
-            twin = builder.build(share)
+            twin = planner.build(share).twin
             return int(self.network.size({g.index: len(twin.kept(g)) for g in self.network.groups}))
 
         share = tightest(lambda removed: removed, size, target)

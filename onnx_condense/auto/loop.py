@@ -24,7 +24,7 @@ from onnx_condense.operators.queries import count_parameters
 from onnx_condense.options import Options
 from onnx_condense.pipeline import condense
 from onnx_condense.planning.alignment import width_multiple
-from onnx_condense.planning.thresholds import Builder
+from onnx_condense.planning.selection import chosen_groups
 from onnx_condense.prepare import open_model
 from onnx_condense.tracing.labels import atoms_of
 from onnx_condense.tracing.trace import Group, Trace
@@ -183,10 +183,10 @@ def survey(model: onnx.ModelProto, options: Options, apart: bool) -> tuple[list[
     Raises UsageError for a glob that matches nothing.
     """
     opened = open_model(model, options)
-    chosen = list(dict.fromkeys(g.layers for g in Builder(opened.trace, options, 1).groups))
+    chosen = list(dict.fromkeys(g.layers for g in chosen_groups(opened.trace, options)))
     if not apart:
         return chosen, None
-    allowed = {g.layers for g in Builder(opened.trace, replace(options, include=()), 1).groups}
+    allowed = {g.layers for g in chosen_groups(opened.trace, replace(options, include=()))}
     read = _read_last(opened.trace)
     last = read.layers if read is not None and read.layers in allowed else None
     return [layer for layer in chosen if layer != last], last

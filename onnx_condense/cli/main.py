@@ -21,12 +21,13 @@ from onnx_condense.merging.plan import Plan
 from onnx_condense.model import files
 from onnx_condense.model.runtime import CPU
 from onnx_condense.options import DEFAULT_TRIALS, Merge, Options
-from onnx_condense.pipeline import Result, analyze, condense
+from onnx_condense.pipeline import analyze, condense
 from onnx_condense.planning.alignment import ALIGNMENTS
 from onnx_condense.prepare import Progress
 from onnx_condense.processes import terminated_like_interrupted
 from onnx_condense.proving.compare import verify
 from onnx_condense.refitting.samples import dask
+from onnx_condense.report.values import Result
 from onnx_condense.timing.benchmark import SECONDS, benchmark
 
 PROGRAM = "onnx-condense"

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from onnx_condense.pipeline import Analysis
+from onnx_condense.planning.candidates import SearchReport
 from onnx_condense.planning.never_slower import LatencyReport
-from onnx_condense.planning.search import SearchReport
 from onnx_condense.proving.compare import Verification
-from onnx_condense.report.values import GroupReport, ModelFacts, RefusalReport, Report
+from onnx_condense.report.values import Analysis, GroupReport, ModelFacts, RefusalReport, Report
 from onnx_condense.timing.benchmark import BatchLatency, Benchmark, ModelLatency
 from onnx_condense.timing.profile import Profile
 

@@ -10,7 +10,7 @@ import numpy as np
 from onnx_condense.arrays import Array, Floats, Ints
 from onnx_condense.merging.paths import Path, by_channel
 from onnx_condense.merging.plan import Read
-from onnx_condense.merging.twin import Twin
+from onnx_condense.merging.twin import Twin, shift_of
 from onnx_condense.model.storage import Quantized
 from onnx_condense.tracing.trace import Slot
 
@@ -91,7 +91,7 @@ class _Totals:
         if bias is None:
             bias = twin.wide(slot.node, action.bias).reshape(-1) + twin.shift.get(slot.node, 0.0) / action.beta
         columns = self._all(slot)[places]
-        shift = twin.shift_of(slot, action, columns, places, np.full(len(columns), constant)) / action.beta
+        shift = shift_of(slot, action, columns, places, np.full(len(columns), constant)) / action.beta
         total = bias + shift
         fits = total.shape == bias.shape and stored.holds(total.reshape(stored.integers.shape)).all()
         return total if fits else None

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 
 from onnx_condense.algebra.evaluator import Evaluator
-from onnx_condense.algebra.stages import Factor, Rule, final_rules
+from onnx_condense.algebra.stages import Factor
 from onnx_condense.arrays import Bools, Floats, Ints, epsilon
-from onnx_condense.merging.paths import Path, paths
+from onnx_condense.merging.methods import Manner
+from onnx_condense.merging.paths import Path, by_channel, from_channels, paths
 from onnx_condense.merging.similarity import similarity
 from onnx_condense.merging.twin import Twin
+from onnx_condense.merging.weights import TwinWeights
+from onnx_condense.tracing.labels import atoms_of
 from onnx_condense.tracing.trace import Group, Trace
-
-CANDIDATE = 1 - 1e-4
-"""Cosine above which a pair is worth the exact test of --lossless."""
 
 ROUNDING = 16
 """Exact means: within this many units of the weights' precision."""
@@ -25,19 +24,25 @@ ROUNDING = 16
 COARSE = 2
 """The same for types of less than 32 bits: their weights are rounded results of wider ones."""
 
-Method = Literal["lossless", "auto", "ratio", "delete"]
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Judgement:
-    """How the channels of one group compare, before any threshold is applied.
+    """How the n channels of one group compare, before any threshold is applied.
 
-    twin: the weights that were compared. members: per cell, the indices of channels still there. alike: per cell
-    [k, k]. gone: channels that nobody reads or that are constant. constants: per path (by position) the value of those.
+    Attributes:
+        twin: the weights that were compared.
+        manner: how they were compared, and what becomes of channels that go.
+        paths: by which consumers read the group.
+        members: per cell, [k] the indices of channels still there.
+        evaluators: per cell, the numbers of those.
+        alike: per cell, [k, k] how alike they are.
+        gone: [n] channels that nobody reads or that are constant.
+        constants: per path, [n] the value of those.
     """
 
     twin: Twin
     group: Group
+    manner: Manner
     paths: tuple[Path, ...]
     members: tuple[Ints, ...]
     evaluators: tuple[Evaluator, ...]
@@ -46,38 +51,68 @@ class Judgement:
     constants: tuple[Floats, ...]
 
     @property
+    def trace(self) -> Trace:
+        """The model that the group belongs to."""
+        return self.twin.trace
+
+    @property
     def highest(self) -> float:
         """The highest cosine between two channels that could merge."""
         return max((float(a.max()) for a in self.alike if a.size > 1), default=-1.0)
 
 
-def judge(twin: Twin, group: Group, method: Method, depthwise: Literal["joint", "kernel"]) -> Judgement:
+def judge(twin: Twin, group: Group, manner: Manner) -> Judgement:
     """Compares the channels of a group on the twin's weights."""
-    trace = twin.trace
-    mine = tuple(paths(trace, group))
+    mine = tuple(paths(twin.trace, group))
     kept = twin.kept(group)
     gone = np.zeros(len(group.units), dtype=bool)
     constants = tuple(np.zeros(len(group.units)) for _ in mine)
-    tolerance = _tolerance(trace, group)
+    tolerance = _tolerance(twin.trace, group)
     members, evaluators, alike = [], [], []
-    if method in ("lossless", "auto"):
-        gone[kept] = twin.unread(group, list(mine))[kept]
+    if manner.frees:
+        gone[kept] = unread(twin, group, mine)[kept]
     for cell in group.cells:
         cell = np.intersect1d(cell, kept[~gone[kept]])
-        if method in ("lossless", "auto") and len(cell):
-            fixed = _constant_channels(twin, group, mine, cell, tolerance, constants)
+        if manner.frees and len(cell):
+            evaluator = Evaluator(TwinWeights(twin), twin.trace.unit_of, group.units[cell], tolerance)
+            fixed = _constant_channels(evaluator, twin.trace, mine, cell, constants)
             gone[cell[fixed]] = True
             cell = cell[~fixed]
-        evaluator = Evaluator(twin, trace.unit_of, group.units[cell], tolerance)
+        evaluator = Evaluator(TwinWeights(twin), twin.trace.unit_of, group.units[cell], tolerance)
         members.append(cell)
         evaluators.append(evaluator)
-        factors = (
-            [f for s in _signals(mine, cell) for f in stages(evaluator, trace, s, method, depthwise)]
-            if len(cell) > 1
-            else []
-        )
+        signals = [twin.trace.signals[s] for s in _signals(mine, cell)] if len(cell) > 1 else []
+        factors = [factor for signal in signals for factor in manner.stages(evaluator, signal)]
         alike.append(similarity(_unique(factors), len(cell)))
-    return Judgement(twin, group, mine, tuple(members), tuple(evaluators), tuple(alike), gone, constants)
+    return Judgement(twin, group, manner, mine, tuple(members), tuple(evaluators), tuple(alike), gone, constants)
+
+
+def unread(twin: Twin, group: Group, mine: Sequence[Path]) -> Bools:
+    """[n] where every consumer's columns of the channel are zero, but for rows of channels that are unread too."""
+    result = np.ones(len(group.units), dtype=bool)
+    while True:
+        alive = twin.alive.copy()
+        alive[group.units[result]] = False
+        found = np.ones_like(result)
+        for path in mine:
+            np.logical_and.at(found, path.units, ~_columns(twin, path, alive).any(axis=1))
+        if np.array_equal(found, result) or not found.any():
+            return found
+        result = found
+
+
+def _columns(twin: Twin, path: Path, alive: Bools) -> Floats:
+    """[places, p]: what the consumer's alive rows multiply each place with; taps are rows of their own."""
+    slot = path.slot
+    weight = twin.weight(slot.node, slot.input)
+    own = twin.trace.made.get((slot.node, slot.input))
+    if own is not None:
+        rows = by_channel(weight, own.axes, own.groups)
+        stays = alive[twin.trace.unit_of[atoms_of(own.labels.reshape(-1))]]
+        rows = np.where(stays.reshape(-1, *[1] * (rows.ndim - 1)), rows, 0)
+        weight = from_channels(rows, own.axes, weight.shape, own.groups)
+    columns = by_channel(weight, slot.axes, slot.groups)[path.places]
+    return columns.reshape(len(columns), -1)
 
 
 def _tolerance(trace: Trace, group: Group) -> float:
@@ -89,7 +124,7 @@ def _tolerance(trace: Trace, group: Group) -> float:
 
 def _signals(mine: Sequence[Path], cell: Ints) -> list[int]:
     """The signals through which any consumer reads a cell."""
-    return list(dict.fromkeys(p.signal for p in mine if np.isin(cell[:1], p.units).all()))
+    return list(dict.fromkeys(p.signal for p in mine if p.reads(cell)))
 
 
 def _unique(factors: list[Factor]) -> list[Factor]:
@@ -100,35 +135,15 @@ def _unique(factors: list[Factor]) -> list[Factor]:
     return seen
 
 
-def stages(evaluator: Evaluator, trace: Trace, signal: int, method: Method, depthwise: str) -> list[Factor]:
-    """The stages that decide whether channels condense on a path, with their final rules."""
-    expression = trace.signals[signal]
-    factors = [f for f in evaluator.factors(expression) if not f.virtual]
-    if method == "lossless":
-        linear = evaluator.passes_constants(expression)
-        return [_candidate(f, linear) for f in factors]
-    if depthwise == "kernel" and any(f.taps for f in factors):
-        factors = [replace(f, bias=f.bias[:, :0]) for f in factors if f.taps]
-    return final_rules(factors)
-
-
-def _candidate(factor: Factor, linear: bool) -> Factor:
-    """A superset of what can be exact: any collinear pair.
-
-    The bias counts only where it must follow the rows: not where a constant passes, nor behind other stages.
-    """
-    bias = np.zeros_like(factor.bias) if linear or factor.prefix else factor.bias
-    empty = ~np.hstack([factor.rows, bias]).any(axis=1, keepdims=True)
-    return replace(factor, rows=np.where(empty, 1, factor.rows), bias=bias, rule=Rule.ANY)
-
-
 def _constant_channels(
-    twin: Twin, group: Group, mine: Sequence[Path], cell: Ints, tolerance: float, constants: Sequence[Floats]
+    evaluator: Evaluator, trace: Trace, mine: Sequence[Path], cell: Ints, constants: Sequence[Floats]
 ) -> Bools:
-    """Which channels of a cell are constant on every path, and not read across a padded border; fills `constants`."""
-    evaluator = Evaluator(twin, twin.trace.unit_of, group.units[cell], tolerance)
+    """[k] which channels of a cell are constant on every path, and not read across a padded border.
+
+    Fills `constants`, per path [n], with their values.
+    """
     fixed = np.ones(len(cell), dtype=bool)
-    values = {s: evaluator.constants(twin.trace.signals[s]) for s in _signals(mine, cell)}
+    values = {s: evaluator.constants(trace.signals[s]) for s in _signals(mine, cell)}
     for path in mine:
         if path.signal in values:
             value = values[path.signal]

@@ -17,8 +17,12 @@ from onnx_condense.tracing.trace import Group, Slot, Trace
 class Path:
     """The places of one weight's contracted axis that hold a group's channels through one signal.
 
-    number: in order of first appearance. signal: index. units: group channel at each place. rank: how many earlier
-    places hold the same channel. places: indices into the flattened labels.
+    Attributes:
+        number: in order of first appearance.
+        signal: its index in the trace.
+        units: [k] group channel at each place.
+        rank: [k] how many earlier places hold the same channel.
+        places: [k] indices into the flattened labels.
     """
 
     slot: Slot
@@ -27,6 +31,10 @@ class Path:
     units: Ints
     rank: Ints
     places: Ints
+
+    def reads(self, cell: Ints) -> bool:
+        """Whether it holds the channels [m] of a cell."""
+        return bool(np.isin(cell[:1], self.units).all())
 
 
 def paths(trace: Trace, group: Group) -> Iterator[Path]:

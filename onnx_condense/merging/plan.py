@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -17,12 +15,11 @@ import numpy as np
 
 from onnx_condense.documents import write_atomically
 from onnx_condense.errors import PlanError
+from onnx_condense.merging.beside import AnyArray, Beside
+from onnx_condense.options import Method
 
-METHODS = ("lossless", "auto", "calibrated", "moments", "ratio", "delete")
 FORMAT = "onnx-condense-plan"
 VERSION = 1
-INLINE = 256
-"""Longer arrays go to an .npz beside the JSON, whose sha256 the JSON states."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,23 @@ class Read:
     layer: str
     ratio: tuple[float, ...]
     constant: tuple[float, ...]
+
+    def to_json(self, beside: Beside, name: str) -> dict[str, Any]:
+        """As a JSON object; long arrays go beside it, by names that start with `name`."""
+        return {
+            "node": self.node,
+            "input": self.input,
+            "path": self.path,
+            "layer": self.layer,
+            "ratio": beside.put(f"{name}.ratio", self.ratio),
+            "constant": beside.put(f"{name}.constant", self.constant),
+        }
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any], beside: Beside) -> Read:
+        """The inverse of `to_json`."""
+        ratio, constant = beside.row(content["ratio"]), beside.row(content["constant"])
+        return Read(content["node"], content["input"], content["path"], content["layer"], ratio, constant)
 
 
 class Evidence(StrEnum):
@@ -75,8 +89,8 @@ class Refit:
     input: int
     layer: str
     source: Evidence
-    weight: np.ndarray[Any, Any]
-    shift: np.ndarray[Any, Any]
+    weight: AnyArray
+    shift: AnyArray
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Refit):
@@ -85,6 +99,24 @@ class Refit:
         return named and np.array_equal(self.weight, other.weight) and np.array_equal(self.shift, other.shift)
 
     __hash__ = None  # type: ignore[assignment]
+
+    def to_json(self, beside: Beside, name: str) -> dict[str, Any]:
+        """As a JSON object; long arrays go beside it, by names that start with `name`."""
+        return {
+            "node": self.node,
+            "input": self.input,
+            "layer": self.layer,
+            "source": self.source,
+            "weight": beside.put(f"{name}.weight", self.weight),
+            "shift": beside.put(f"{name}.shift", self.shift),
+        }
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any], beside: Beside) -> Refit:
+        """The inverse of `to_json`. Raises ValueError for numbers that are not finite."""
+        weight, shift = _finite(beside.take(content["weight"])), _finite(beside.take(content["shift"]))
+        source = Evidence(content["source"])
+        return Refit(content["node"], content["input"], content["layer"], source, weight, shift)
 
 
 @dataclass(frozen=True)
@@ -124,6 +156,50 @@ class GroupPlan:
         """The channels that stay, ascending."""
         return tuple(i for i, m in enumerate(self.main) if m == i)
 
+    def then(self, later: GroupPlan) -> GroupPlan:
+        """Two plans for one group in a row as one: j -> m by this one, m -> k by the later one."""
+        one, two = np.array(self.main), np.array(later.main)
+        step = np.where(one >= 0, two[one], -1)
+        moved = (one >= 0) & (two[one] != one)
+        cosine = np.where(moved, np.minimum(self.cosine, np.array(later.cosine)[one]), self.cosine)
+        reads = []
+        second = {(r.node, r.input, r.path): r for r in later.reads}
+        for read in self.reads:
+            then = second[read.node, read.input, read.path]
+            ratio, constant = np.array(read.ratio), np.array(read.constant)
+            outer, inner = np.array(then.ratio)[one], np.array(then.constant)[one]
+            ratio, constant = np.where(moved, ratio * outer, ratio), np.where(moved, ratio * inner + constant, constant)
+            reads.append(replace(read, ratio=tuple(ratio.tolist()), constant=tuple(constant.tolist())))
+        return replace(later, main=tuple(step.tolist()), cosine=tuple(cosine.tolist()), reads=tuple(reads))
+
+    def to_json(self, beside: Beside, name: str) -> dict[str, Any]:
+        """As a JSON object; long arrays go beside it, by names that start with `name`."""
+        reads = [read.to_json(beside, f"{name}.{number}") for number, read in enumerate(self.reads)]
+        return {
+            "index": self.index,
+            "layers": list(self.layers),
+            "main": beside.put(f"{name}.main", self.main),
+            "cosine": beside.put(f"{name}.cosine", self.cosine),
+            "highest": self.highest,
+            "held": list(self.held),
+            "reads": reads,
+        }
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any], beside: Beside) -> GroupPlan:
+        """The inverse of `to_json`. Raises ValueError for what no run gives."""
+        group = GroupPlan(
+            content["index"],
+            tuple(content["layers"]),
+            beside.row(content["main"]),
+            beside.row(content["cosine"]),
+            content["highest"],
+            tuple(content["held"]),
+            tuple(Read.from_json(read, beside) for read in content["reads"]),
+        )
+        _validate(group)
+        return group
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -131,7 +207,7 @@ class Plan:
 
     Attributes:
         model_sha256: of the model file.
-        method: "lossless", "auto", "calibrated", "moments", "ratio" or "delete".
+        method: how neurons were merged.
         options: the options of the run, for people and for provenance.
         align: the width multiple of convolutions that was used, as measured on the host that planned.
         input_shapes: shapes of the graph inputs that the model was traced with.
@@ -141,7 +217,7 @@ class Plan:
     """
 
     model_sha256: str
-    method: str
+    method: Method
     options: Mapping[str, Any]
     align: int
     input_shapes: Mapping[str, tuple[int, ...]]
@@ -149,52 +225,9 @@ class Plan:
     groups: tuple[GroupPlan, ...]
     refits: tuple[Refit, ...] = ()
 
-    def to_json(self) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
+    def to_json(self) -> tuple[dict[str, Any], dict[str, AnyArray]]:
         """The plan as a JSON object, and the long arrays that go beside it."""
-        arrays: dict[str, np.ndarray[Any, Any]] = {}
-
-        def pack(key: str, values: Any) -> Any:
-            array = np.asarray(values)
-            if array.size <= INLINE:
-                return array.tolist()
-            arrays[key] = array
-            return {"array": key}
-
-        groups = []
-        for number, group in enumerate(self.groups):
-            reads = [
-                {
-                    "node": r.node,
-                    "input": r.input,
-                    "path": r.path,
-                    "layer": r.layer,
-                    "ratio": pack(f"{number}.{i}.ratio", r.ratio),
-                    "constant": pack(f"{number}.{i}.constant", r.constant),
-                }
-                for i, r in enumerate(group.reads)
-            ]
-            groups.append(
-                {
-                    "index": group.index,
-                    "layers": list(group.layers),
-                    "main": pack(f"{number}.main", group.main),
-                    "cosine": pack(f"{number}.cosine", group.cosine),
-                    "highest": group.highest,
-                    "held": list(group.held),
-                    "reads": reads,
-                }
-            )
-        refits = [
-            {
-                "node": r.node,
-                "input": r.input,
-                "layer": r.layer,
-                "source": r.source,
-                "weight": pack(f"refit.{number}.weight", r.weight),
-                "shift": pack(f"refit.{number}.shift", r.shift),
-            }
-            for number, r in enumerate(self.refits)
-        ]
+        beside = Beside()
         content = {
             "format": FORMAT,
             "version": VERSION,
@@ -204,22 +237,38 @@ class Plan:
             "align": self.align,
             "input_shapes": {name: list(shape) for name, shape in self.input_shapes.items()},
             "fold_batchnorm": self.fold_batchnorm,
-            "groups": groups,
-            "refits": refits,
+            "groups": [group.to_json(beside, str(number)) for number, group in enumerate(self.groups)],
+            "refits": [refit.to_json(beside, f"refit.{number}") for number, refit in enumerate(self.refits)],
         }
-        return content, arrays
+        return content, beside.arrays
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any], arrays: Mapping[str, Any]) -> Plan:
+        """The inverse of `to_json`. Raises ValueError, KeyError or TypeError for what `to_json` never writes."""
+        beside = Beside(dict(arrays))
+        _expect(content["method"] in tuple(Method), "unknown method")
+        _expect(type(content["align"]) is int and content["align"] >= 1, "align is no number")
+        _expect(isinstance(content["options"], dict), "options are no object")
+        _expect(type(content["fold_batchnorm"]) is bool, "fold_batchnorm is not true or false")
+        groups = tuple(GroupPlan.from_json(group, beside) for group in content["groups"])
+        _expect(len({g.index for g in groups}) == len(groups), "a group comes twice")
+        return Plan(
+            content["model_sha256"],
+            Method(content["method"]),
+            content["options"],
+            content["align"],
+            {name: _sizes(shape) for name, shape in content["input_shapes"].items()},
+            content["fold_batchnorm"],
+            groups,
+            tuple(Refit.from_json(refit, beside) for refit in content.get("refits", ())),
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes PLAN.json, and PLAN.npz beside it where arrays are long. Raises InputError."""
         path = Path(path)
         content, arrays = self.to_json()
         if arrays:
-            buffer = io.BytesIO()
-            np.savez(buffer, **arrays)  # type: ignore[arg-type]
-            data = buffer.getvalue()
-            beside = path.with_suffix(".npz")
-            content["arrays"] = {"file": beside.name, "sha256": hashlib.sha256(data).hexdigest()}
-            write_atomically(beside, data)
+            content["arrays"] = Beside(arrays).save(path.with_suffix(".npz"))
         write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
 
     @staticmethod
@@ -236,67 +285,21 @@ class Plan:
             raise PlanError(f"{path} is not a plan of version {VERSION}: write it again with --plan")
         try:
             named = content.get("arrays")
-            arrays = _load_arrays(path.with_name(named["file"]), named["sha256"]) if named is not None else {}
-            return Plan.from_json(content, arrays)
+            beside = Beside() if named is None else Beside.load(path.with_name(named["file"]), named["sha256"])
+            return Plan.from_json(content, beside.arrays)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise PlanError(f"the plan {path} is damaged ({error}): write it again with --plan") from error
-
-    @staticmethod
-    def from_json(content: Mapping[str, Any], arrays: Mapping[str, Any]) -> Plan:
-        """The inverse of `to_json`. Raises ValueError, KeyError or TypeError for what `to_json` never writes."""
-
-        def unpack(value: Any) -> tuple[Any, ...]:
-            return tuple(arrays[value["array"]].tolist() if isinstance(value, dict) else value)
-
-        def numbers(value: Any) -> np.ndarray[Any, Any]:
-            array = np.asarray(arrays[value["array"]] if isinstance(value, dict) else value)
-            _expect(
-                array.dtype.kind in "fiV" and bool(np.isfinite(array.astype(float)).all()), "a weight is not finite"
-            )
-            return array
-
-        _expect(content["method"] in METHODS, "unknown method")
-        _expect(type(content["align"]) is int and content["align"] >= 1, "align is no number")
-        _expect(isinstance(content["options"], dict), "options are no object")
-        _expect(type(content["fold_batchnorm"]) is bool, "fold_batchnorm is not true or false")
-
-        groups = tuple(
-            GroupPlan(
-                g["index"],
-                tuple(g["layers"]),
-                unpack(g["main"]),
-                unpack(g["cosine"]),
-                g["highest"],
-                tuple(g["held"]),
-                tuple(
-                    Read(r["node"], r["input"], r["path"], r["layer"], unpack(r["ratio"]), unpack(r["constant"]))
-                    for r in g["reads"]
-                ),
-            )
-            for g in content["groups"]
-        )
-        for group in groups:
-            _validate(group)
-        _expect(len({g.index for g in groups}) == len(groups), "a group comes twice")
-        refits = tuple(
-            Refit(r["node"], r["input"], r["layer"], Evidence(r["source"]), numbers(r["weight"]), numbers(r["shift"]))
-            for r in content.get("refits", ())
-        )
-        return Plan(
-            content["model_sha256"],
-            content["method"],
-            content["options"],
-            content["align"],
-            {name: _sizes(shape) for name, shape in content["input_shapes"].items()},
-            content["fold_batchnorm"],
-            groups,
-            refits,
-        )
 
 
 def _expect(condition: bool, problem: str) -> None:
     if not condition:
         raise ValueError(problem)
+
+
+def _finite(values: Any) -> AnyArray:
+    array = np.asarray(values)
+    _expect(array.dtype.kind in "fiV" and bool(np.isfinite(array.astype(float)).all()), "a weight is not finite")
+    return array
 
 
 def _sizes(shape: Any) -> tuple[int, ...]:
@@ -316,14 +319,3 @@ def _validate(group: GroupPlan) -> None:
     for row in rows:
         _expect(len(row) == n, "a row has the wrong length")
         _expect(all(type(v) in (int, float) and math.isfinite(v) for v in row), "a number is missing or not finite")
-
-
-def _load_arrays(path: Path, digest: str) -> dict[str, Any]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise PlanError(f"the plan needs its arrays {path.name} beside it ({error.strerror})") from error
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise PlanError(f"{path.name} is not the file that the plan names: write the plan again with --plan")
-    with np.load(io.BytesIO(data), allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}

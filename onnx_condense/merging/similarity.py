@@ -16,23 +16,29 @@ SMALL = 2**22
 """Up to this many weights a layer is judged in float64; beyond it in the precision of its weights."""
 
 
-def similarity(factors: Sequence[Factor], n: int) -> Floats:
+def similarity(factors: Sequence[Factor], n: int, block: int = BLOCK, small: int = SMALL) -> Floats:
     """[n, n]: the minimum over all stages of how alike two channels are, clipped to [-1, 1]; -1 without any stage.
 
     The diagonal is -1: a neuron is not its own neighbour.
+
+    Args:
+        factors: the stages.
+        n: how many channels.
+        block: rows whose products are taken at once.
+        small: up to this many weights the result is in float64.
     """
-    small = n * max((f.rows.shape[1] for f in factors), default=0) <= SMALL
-    result = np.empty((n, n), dtype=np.float64 if small else np.float32)
+    precise = n * max((f.rows.shape[1] for f in factors), default=0) <= small
+    result = np.empty((n, n), dtype=np.float64 if precise else np.float32)
     if not factors:
         result.fill(-1)
     with np.errstate(over="ignore", invalid="ignore"):
         for number, factor in enumerate(factors):
-            _lower(result, factor, first=number == 0)
+            _lower(result, factor, number == 0, block)
     np.fill_diagonal(result, -1)
     return result
 
 
-def _lower(result: Floats, factor: Factor, first: bool) -> None:
+def _lower(result: Floats, factor: Factor, first: bool, block: int) -> None:
     """Takes the minimum with one stage (or stores the first), upper triangle by blocks of rows, mirrored."""
     vectors = factor.with_bias().astype(result.dtype, copy=False)
     squares = np.einsum("ij,ij->i", vectors, vectors)
@@ -40,8 +46,8 @@ def _lower(result: Floats, factor: Factor, first: bool) -> None:
     if directional:
         lengths = np.sqrt(squares)
         vectors /= np.where(lengths == 0, 1, lengths)[:, None]
-    for start in range(0, len(vectors), BLOCK):
-        rows = slice(start, start + BLOCK)
+    for start in range(0, len(vectors), block):
+        rows = slice(start, start + block)
         gram = vectors[rows] @ vectors[start:].T
         if not directional:
             sums = squares[rows, None] + squares[None, start:]
@@ -52,8 +58,8 @@ def _lower(result: Floats, factor: Factor, first: bool) -> None:
         np.minimum(gram, 1, out=gram)
         part = result[rows, start:]
         np.copyto(part, gram if first else np.minimum(part, gram))
-        for column in range(start, len(vectors), BLOCK):
-            columns = slice(column, column + BLOCK)
+        for column in range(start, len(vectors), block):
+            columns = slice(column, column + block)
             result[columns, rows] = result[rows, columns].T
 
 
@@ -76,17 +82,18 @@ def ratios(factor: Factor, j: Ints, m: Ints) -> Floats:
 Confirm = Callable[[Ints, int], Bools]
 
 
-def condense(alike: Floats, threshold: float, confirm: Confirm | None = None) -> Ints:
+def condensation_groups(alike: Floats, threshold: float, confirm: Confirm | None = None, block: int = BLOCK) -> Ints:
     """[n]: the main neuron of every neuron, itself where it is one.
 
     The main neuron is the ungrouped one with the most ungrouped neighbours above the threshold (itself not counted,
     ties to the lowest index); they are its group (paper, section 2.1.4). `confirm(members, main)` turns members away.
+    Rows of `alike` [n, n] are counted `block` at once.
     """
     n = len(alike)
     main = np.arange(n)
     counts = np.zeros(n, dtype=np.int64)
-    for start in range(0, n, BLOCK):
-        counts[start : start + BLOCK] = np.count_nonzero(alike[start : start + BLOCK] > threshold, axis=1)
+    for start in range(0, n, block):
+        counts[start : start + block] = np.count_nonzero(alike[start : start + block] > threshold, axis=1)
     open_ = np.ones(n, dtype=bool)
     while True:
         chosen = int(np.argmax(np.where(open_, counts, -1)))
@@ -98,5 +105,5 @@ def condense(alike: Floats, threshold: float, confirm: Confirm | None = None) ->
         main[members] = chosen
         taken = np.append(members, chosen)
         open_[taken] = False
-        for start in range(0, len(taken), BLOCK):
-            counts -= np.count_nonzero(alike[taken[start : start + BLOCK]] > threshold, axis=0)
+        for start in range(0, len(taken), block):
+            counts -= np.count_nonzero(alike[taken[start : start + block]] > threshold, axis=0)

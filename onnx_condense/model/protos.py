@@ -17,13 +17,29 @@ def opset_of(imports: Iterable[onnx.OperatorSetIdProto]) -> int:
 
 def names_read(graph: onnx.GraphProto) -> set[str]:
     """Names of the tensors that nodes read, in bodies too, or that are outputs."""
-    names = {output.name for output in graph.output}
-    for node in graph.node:
+    return read_by(graph.node) | {output.name for output in graph.output}
+
+
+def read_by(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """Names of the tensors that nodes read, and that the bodies in them read or give."""
+    names: set[str] = set()
+    for node in nodes:
         names.update(node.input)
         for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs):
+            if attribute.HasField("g"):
+                names |= names_read(attribute.g)
+            for body in attribute.graphs:
                 names |= names_read(body)
     return names
+
+
+def still_read(nodes: Iterable[onnx.NodeProto], outputs: set[str], read_before: set[str]) -> list[onnx.NodeProto]:
+    """The nodes without those that made only what was read before and is not any more."""
+    kept, count = list(nodes), -1
+    while len(kept) != count:
+        count, gone = len(kept), read_before - read_by(kept) - outputs
+        kept = [node for node in kept if not gone.issuperset(filter(None, node.output))]
+    return kept
 
 
 def names_in(graph: onnx.GraphProto) -> set[str]:
@@ -40,13 +56,15 @@ def names_in(graph: onnx.GraphProto) -> set[str]:
 
 def drop_unread(model: onnx.ModelProto, read_before: set[str]) -> None:
     """Removes, in place, nodes and initializers that were read before and are not any more."""
-    graph, count = model.graph, -1
-    while len(graph.node) != count:
-        count, gone = len(graph.node), read_before - names_read(graph)
-        for node in [n for n in graph.node if gone.issuperset(filter(None, n.output))]:
-            graph.node.remove(node)
-        for tensor in [t for t in graph.initializer if t.name in gone]:
-            graph.initializer.remove(tensor)
+    graph = model.graph
+    kept = still_read(graph.node, {output.name for output in graph.output}, read_before)
+    if len(kept) < len(graph.node):
+        copies = onnx.GraphProto(node=kept)
+        graph.ClearField("node")
+        graph.node.extend(copies.node)
+    gone = read_before - names_read(graph)
+    for tensor in [t for t in graph.initializer if t.name in gone]:
+        graph.initializer.remove(tensor)
 
 
 def serialize(model: onnx.ModelProto) -> bytes:

@@ -5,7 +5,6 @@ value_info) is put back here, so that only what was rewritten differs."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ import onnx_graphsurgeon as gs
 from onnx import numpy_helper
 
 from onnx_condense.errors import InputError, first_line
-from onnx_condense.model.protos import drop_unread, names_read
+from onnx_condense.model.rebuilt import Rebuilt
 
 gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.CRITICAL
 
@@ -63,21 +62,13 @@ def export_graph(
         provenance: what goes into metadata_props.
     """
     edited = set(edited)
-    result = onnx.ModelProto()
-    result.CopyFrom(original)
-    del result.graph.node[:]
+    nodes = []
     for node in graph.nodes:
         index = origin.get(id(node))
         known = onnx.NodeProto() if index is None else original.graph.node[index]
-        result.graph.node.append(known if index is not None and id(node) not in edited else _exported(node, known))
-    drop_unread(result, names_read(original.graph))
-    _export_initializers(graph, original, result)
-    _update_value_info(result, shapes)
-    for key, value in provenance.items():
-        _set_metadata(
-            result, f"onnx_condense.{key}", value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-        )
-    return result
+        nodes.append(known if index is not None and id(node) not in edited else _exported(node, known))
+    constants = {t.name: t.values for t in graph.tensors().values() if _is_new(t)}
+    return Rebuilt(original, nodes, constants).message(shapes, provenance)
 
 
 def _exported(node: gs.Node, original: onnx.NodeProto) -> onnx.NodeProto:
@@ -109,73 +100,3 @@ def _is_plain(value: object) -> bool:
     """An integer, a float, or a list of them that is not empty."""
     values = value if isinstance(value, list | tuple) else [value]
     return bool(values) and all(isinstance(v, int | float) for v in values)
-
-
-def _export_initializers(graph: gs.Graph, original: onnx.ModelProto, result: onnx.ModelProto) -> None:
-    """Keeps the order and the bytes of what stays, replaces what changed, appends what is new."""
-    constants = {t.name: t for t in graph.tensors().values() if isinstance(t, gs.Constant)}
-    used = names_read(result.graph)
-    used_before = names_read(original.graph)
-    del result.graph.initializer[:]
-    known = set()
-    for tensor in original.graph.initializer:
-        known.add(tensor.name)
-        if tensor.name in used_before and tensor.name not in used:
-            continue
-        constant = constants.get(tensor.name)
-        if constant is None or not isinstance(constant._values, np.ndarray):
-            result.graph.initializer.append(tensor)
-            continue
-        replaced = numpy_helper.from_array(constant.values, tensor.name)
-        replaced.doc_string = tensor.doc_string
-        result.graph.initializer.append(replaced)
-    kept = {t.name for t in result.graph.initializer}
-    known |= {t.values.name for t in original.graph.sparse_initializer}
-    for name, constant in constants.items():
-        if name not in known and name in used:
-            added = numpy_helper.from_array(constant.values, name)
-            result.graph.initializer.append(added)
-            if result.ir_version < 4:  # every initializer had to be an input too
-                result.graph.input.append(onnx.helper.make_tensor_value_info(name, added.data_type, added.dims))
-    stale = [i for i in result.graph.input if i.name in known and i.name not in kept]
-    for value in stale:
-        result.graph.input.remove(value)
-    sizes = {t.name: tuple(t.dims) for t in result.graph.initializer}
-    for value in result.graph.input:
-        if value.name in sizes:
-            _set_dims(value, sizes[value.name])
-
-
-def _update_value_info(result: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    produced = {name for node in result.graph.node for name in node.output}
-    kept = [value for value in result.graph.value_info if value.name in produced]
-    initializers = {t.name: tuple(t.dims) for t in result.graph.initializer}
-    kept += [value for value in result.graph.value_info if value.name in initializers]
-    for value in kept:
-        shape = shapes.get(value.name, initializers.get(value.name))
-        if shape is not None:
-            _set_dims(value, shape)
-    copies = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in kept]
-    del result.graph.value_info[:]
-    result.graph.value_info.extend(copies)
-
-
-def _set_dims(value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> None:
-    """Corrects the stated sizes; symbolic ones stay, and a wrong rank is dropped rather than repeated."""
-    tensor = value.type.tensor_type
-    if not tensor.HasField("shape"):
-        return
-    if len(tensor.shape.dim) != len(shape):
-        tensor.ClearField("shape")
-        return
-    for dim, size in zip(tensor.shape.dim, shape, strict=True):
-        if dim.HasField("dim_value"):
-            dim.dim_value = size
-
-
-def _set_metadata(model: onnx.ModelProto, key: str, value: str) -> None:
-    for entry in model.metadata_props:
-        if entry.key == key:
-            entry.value = value
-            return
-    model.metadata_props.add(key=key, value=value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping
 from math import prod
 
@@ -135,13 +134,20 @@ FLOATS = (
 
 def count_parameters(graph: onnx.GraphProto) -> tuple[int, int]:
     """(without, with) running statistics of BatchNormalization; see ModelFacts."""
-    statistics = {name for node in graph.node for name in running_statistics(node)}
     tensors = [*graph.initializer, *(t.values for t in graph.sparse_initializer)]
-    sizes = [(t.name, math.prod(t.dims)) for t in tensors if t.dims and t.data_type in FLOATS]
-    for node in graph.node:
+    return parameters_in(graph.node, ((t.name, tuple(t.dims), t.data_type) for t in tensors))
+
+
+def parameters_in(
+    nodes: Collection[onnx.NodeProto], tensors: Iterable[tuple[str, tuple[int, ...], int]]
+) -> tuple[int, int]:
+    """As `count_parameters`, of nodes and of constants: the name, shape and type (TensorProto.DataType) of each."""
+    statistics = {name for node in nodes for name in running_statistics(node)}
+    sizes = [(name, prod(shape)) for name, shape, kind in tensors if shape and kind in FLOATS]
+    for node in nodes:
         sizes.append((node.output[0] if node.output else "", constant_floats(node, FLOATS)))
     without, whole = sum(size for name, size in sizes if name not in statistics), sum(size for _, size in sizes)
-    for node in graph.node:
+    for node in nodes:
         for attribute in node.attribute:
             for body in (attribute.g, *attribute.graphs):
                 inner = count_parameters(body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -25,7 +26,15 @@ PROBE_FILTERS = 20
 
 @cache
 def block_width() -> int:
-    """Asks onnxruntime: optimizes a small Conv and reads to which multiple it padded the filters; 1 if it does not."""
+    """The multiple that onnxruntime uses on this host; it is asked once."""
+    return probed_width(session)
+
+
+def probed_width(optimize: Callable[..., object]) -> int:
+    """Optimizes a small Conv and reads to which multiple its filters were padded; 1 if they were not.
+
+    `optimize(model, save_to=path)` writes the optimized model, as `runtime.session` does.
+    """
     weight = numpy_helper.from_array(np.ones((PROBE_FILTERS, 16, 3, 3), dtype=np.float32), "w")
     shape = [1, 16, 8, 8]
     graph = helper.make_graph(
@@ -39,7 +48,7 @@ def block_width() -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
         try:
-            session(model, save_to=str(path))
+            optimize(model, save_to=str(path))
             optimized = onnx.load(path)
         except (InputError, OSError):
             return 1
@@ -47,11 +56,11 @@ def block_width() -> int:
     return next((width for width in (4, 8, 16, 32) if -(-PROBE_FILTERS // width) * width == padded > PROBE_FILTERS), 1)
 
 
-def width_multiple(options: Options) -> tuple[int, str]:
-    """The multiple that convolution widths are kept at, and who says so."""
+def width_multiple(options: Options, measured: Callable[[], int] = block_width) -> tuple[int, str]:
+    """The multiple that convolution widths are kept at, and who says so; `measured`: what this host wants."""
     if options.align_for is not None:
         note = ", not measured" if options.align_for in UNMEASURED else ""
         return ALIGNMENTS[options.align_for], f"--align-for {options.align_for}{note}"
     if options.align == "auto":
-        return block_width(), "onnxruntime on this host"
+        return measured(), "onnxruntime on this host"
     return int(options.align), "--align"

@@ -27,7 +27,7 @@ class Curve:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class PricedWeight:
     """A weight: `price` times the product of the sizes of its axes.
 
     slices: (axis, group, places that each of the group's channels takes on that axis, on average over lines).
@@ -37,27 +37,41 @@ class Part:
     sizes: tuple[int, ...]
     slices: tuple[tuple[int, int, float], ...]
 
+    def sliced(self, piece: tuple[int, int, float]) -> PricedWeight:
+        """With one more slice, where it is not known."""
+        return self if piece in self.slices else replace(self, slices=(*self.slices, piece))
 
-def cost(parts: Sequence[Part], removed: Mapping[int, int]) -> float:
-    """What all parts cost together when so many channels of each group are gone."""
+
+LOOK_AHEAD = 2
+"""Steps that a group may take at once: one step can be dear and the next one cheap."""
+
+EXCHANGES = 16
+"""Times that a last step is replaced by steps of other groups."""
+
+
+def cost(weights: Sequence[PricedWeight], removed: Mapping[int, int]) -> float:
+    """What all weights cost together when so many channels of each group are gone."""
     total = 0.0
-    for part in parts:
-        sizes = np.array(part.sizes, dtype=np.float64)
-        for axis, group, places in part.slices:
+    for weight in weights:
+        sizes = np.array(weight.sizes, dtype=np.float64)
+        for axis, group, places in weight.slices:
             sizes[axis] -= places * removed.get(group, 0)
-        total += part.price * float(np.prod(sizes))
+        total += weight.price * float(np.prod(sizes))
     return total
 
 
-def allocate(curves: Mapping[int, Curve], parts: Sequence[Part], limit: float, slack: float = np.inf) -> dict[int, int]:
-    """How many channels of each group go, so that all parts cost at most `limit` or no group can give more.
+def allocate(
+    curves: Mapping[int, Curve], weights: Sequence[PricedWeight], limit: float, slack: float = np.inf
+) -> dict[int, int]:
+    """How many channels of each group go, so that all weights cost at most `limit` or no group can give more.
 
     Where the last step loses something and saves so much that more than `slack` is left of the limit, it is not taken,
     and other groups give instead if that comes closer.
     """
     capped = dict(curves)
-    best, last = _descend(capped, parts, limit)
-    total = cost(parts, best)
+    descent = _Descent(capped, weights, limit)
+    best, last = descent.removed, descent.last
+    total = cost(weights, best)
     for _ in range(EXCHANGES):
         if last is None or total >= limit - slack:
             break
@@ -66,74 +80,81 @@ def allocate(curves: Mapping[int, Curve], parts: Sequence[Part], limit: float, s
         capped[group] = replace(curve, steps=curve.steps[curve.steps < taken])
         if curve.lost(taken) == curve.lost(int(capped[group].steps.max(initial=0))):
             break
-        removed, last = _descend(capped, parts, limit)
-        found = cost(parts, removed)
+        descent = _Descent(capped, weights, limit)
+        last = descent.last
+        found = cost(weights, descent.removed)
         if total < found <= limit:
-            best, total = removed, found
+            best, total = descent.removed, found
     return best
 
 
-def _descend(
-    curves: Mapping[int, Curve], parts: Sequence[Part], limit: float
-) -> tuple[dict[int, int], tuple[int, int] | None]:
-    """(channels of each group that go, the group of the last step and how many of its channels had gone by then).
+class _Descent:
+    """Channels that go, one step after the other.
 
     Greedy: every step is taken by the group that loses least per unit that it saves now. What the last step saved
     too much goes back to the group that gains most of it.
-    """
-    mine = {g: [p for p in parts if any(s[1] == g for s in p.slices)] for g in curves}
-    neighbours = {g: {s[1] for p in mine[g] for s in p.slices} & set(curves) for g in curves}
-    removed = dict.fromkeys(curves, 0)
-    total = cost(parts, removed)
 
-    def offer(group: int) -> tuple[float, int, float] | None:
+    Attributes:
+        removed: group -> how many of its channels have gone.
+        total: what all weights cost now.
+        last: the group of the last step, and how many of its channels had gone by then.
+    """
+
+    def __init__(self, curves: Mapping[int, Curve], weights: Sequence[PricedWeight], limit: float) -> None:
+        self.removed = dict.fromkeys(curves, 0)
+        self.last: tuple[int, int] | None = None
+        self._curves, self._limit = curves, limit
+        self._mine = {g: [w for w in weights if any(s[1] == g for s in w.slices)] for g in curves}
+        self.total = cost(weights, self.removed)
+        self._descend()
+        while found := [back for group in curves if (back := self._returned(group)) is not None]:
+            _, group, earlier, needed = max(found)
+            self.removed[group] = earlier
+            self.total += needed
+
+    def _descend(self) -> None:
+        offers = {group: self._offer(group) for group in self._curves}
+        while self.total > self._limit:
+            made = [(offer[0], group) for group, offer in offers.items() if offer is not None]
+            if not made:
+                break
+            group = min(made)[1]
+            taken = offers[group]
+            assert taken is not None
+            self.removed[group] = taken[1]
+            self.last = group, taken[1]
+            self.total -= taken[2]
+            for other in self._neighbours(group):
+                offers[other] = self._offer(other)
+
+    def _neighbours(self, group: int) -> set[int]:
+        """The groups whose steps save something else by now, itself included."""
+        return {piece[1] for weight in self._mine[group] for piece in weight.slices} & set(self._curves)
+
+    def _cost(self, group: int, gone: int) -> float:
+        """What the group's weights cost when so many of its channels are gone."""
+        return cost(self._mine[group], self.removed | {group: gone})
+
+    def _offer(self, group: int) -> tuple[float, int, float] | None:
         """(loss per unit saved, channels gone after the step, units saved) of the best next step."""
-        curve, now = curves[group], removed[group]
+        curve, now = self._curves[group], self.removed[group]
         before = curve.lost(now)
         best = None
-        base = cost(mine[group], removed)
+        base = self._cost(group, now)
         for step in curve.steps[curve.steps > now][:LOOK_AHEAD].tolist():
-            saved = base - cost(mine[group], removed | {group: step})
+            saved = base - self._cost(group, step)
             if saved > 0:
                 price = (curve.lost(step) - before) / saved
                 if best is None or price < best[0]:
                     best = price, step, saved
         return best
 
-    offers = {group: offer(group) for group in curves}
-    last = None
-    while total > limit:
-        open_ = [(o[0], group) for group, o in offers.items() if o is not None]
-        if not open_:
-            break
-        group = min(open_)[1]
-        taken = offers[group]
-        assert taken is not None
-        removed[group] = taken[1]
-        last = group, taken[1]
-        total -= taken[2]
-        for other in neighbours[group]:
-            offers[other] = offer(other)
-
-    def returned(group: int) -> tuple[float, int, int, float] | None:
+    def _returned(self, group: int) -> tuple[float, int, int, float] | None:
         """(loss undone, group, channels gone after it, units that it costs) of the group's last step, where it fits."""
-        curve, now = curves[group], removed[group]
-        earlier = int(curve.steps[curve.steps < now].max(initial=0))
+        curve, now = self._curves[group], self.removed[group]
         if not now:
             return None
+        earlier = int(curve.steps[curve.steps < now].max(initial=0))
         undone = curve.lost(now) - curve.lost(earlier)
-        needed = cost(mine[group], removed | {group: earlier}) - cost(mine[group], removed)
-        return (undone, group, earlier, needed) if undone > 0 and 0 < needed <= limit - total else None
-
-    while found := [back for group in curves if (back := returned(group)) is not None]:
-        _, group, earlier, needed = max(found)
-        removed[group] = earlier
-        total += needed
-    return removed, last
-
-
-LOOK_AHEAD = 2
-"""Steps that a group may take at once: one step can be dear and the next one cheap."""
-
-EXCHANGES = 16
-"""Times that a last step is replaced by steps of other groups."""
+        needed = self._cost(group, earlier) - self._cost(group, now)
+        return (undone, group, earlier, needed) if undone > 0 and 0 < needed <= self._limit - self.total else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +13,14 @@ from onnx_condense.merging.twin import Twin
 from onnx_condense.model.files import Source, save
 from onnx_condense.model.inputs import Feed
 from onnx_condense.options import Options
-from onnx_condense.planning.alignment import block_width
-from onnx_condense.planning.thresholds import STAYS, Builder
+from onnx_condense.planning.hardware import Hardware
+from onnx_condense.planning.planned import Planned
+from onnx_condense.planning.strategies import Strategy
+from onnx_condense.planning.thresholds import STAYS
+from onnx_condense.prepare import Opened
 from onnx_condense.rewriting.writer import write
-from onnx_condense.timing.benchmark import batch_of, compare_latency, latency_feeds
+from onnx_condense.timing.benchmark import batch_of, latency_feeds
 from onnx_condense.timing.race import MARGIN, Interval
-
-SECONDS = 5.0
-"""Time limit of one measurement: one setup, one candidate."""
 
 BATCHES = (1, 8)
 """Batch sizes measured where the batch axis is symbolic."""
@@ -34,37 +33,38 @@ Choice = Mapping[int, int]
 
 
 def ensure_faster(
-    source: Source, feeds: Sequence[Feed], builder: Builder, decide: Callable[[], Twin]
-) -> tuple[Twin, LatencyReport]:
+    opened: Opened, strategy: Strategy, planned: Planned, hardware: Hardware
+) -> tuple[Planned, LatencyReport]:
     """The twin with the most merges found that is not shown to be slower than the original, and what was measured.
 
     Args:
-        source: the original.
-        feeds: inputs that it is known to run on.
-        builder: its `multiples` are set to what was reached.
-        decide: makes a twin with the builder as it is.
+        opened: the original.
+        strategy: makes twins with other multiples for the widths of groups.
+        planned: what it decided.
+        hardware: the machine that measures.
 
     Raises VerificationError where a candidate does not run.
     """
-    rungs = (builder.align, math.lcm(builder.align, block_width()), STAYS)
-    planned = dict(builder.multiples)
+    planner = strategy.planner
+    rungs = (planner.align, math.lcm(planner.align, hardware.block_width()), STAYS)
 
-    def build(choice: Choice) -> Twin:
-        builder.multiples = planned | {index: rungs[rung] for index, rung in choice.items()}
-        return decide()
+    def build(choice: Choice) -> Planned:
+        return strategy.again(planned, {index: rungs[rung] for index, rung in choice.items()})
 
     with tempfile.TemporaryDirectory() as folder:
-        track = _Track(source, Path(folder), _setups(source, feeds, builder.options))
-        shrunk = sorted(build({}).plans)
-        choice = settle(shrunk, len(rungs), lambda tried: track.passes(build(tried)))
-        if any(choice.values()) and not track.confirms(build(choice)):
+        setups = _setups(opened.source, opened.feeds, opened.options, hardware.cores)
+        candidates = _Candidates(opened.source, Path(folder), setups, hardware)
+        shrunk = sorted(build({}).twin.plans)
+        choice = settle(shrunk, len(rungs), lambda tried: candidates.passes(build(tried).twin))
+        if any(choice.values()) and not candidates.confirms(build(choice).twin):
             choice = dict.fromkeys(shrunk, len(rungs) - 1)
-        twin = build(choice)
-    names = {group.index: group.layers[0] for group in builder.groups}
+        found = build(choice)
+    names = {group.index: group.layers[0] for group in planner.groups}
     raised = [index for index, rung in choice.items() if rung]
-    widened = tuple(names[index] for index in raised if index in twin.plans)
-    rolled_back = tuple(names[index] for index in raised if index not in twin.plans)
-    return twin, LatencyReport(track.known.get(twin.widths, ()), widened, rolled_back, track.candidates)
+    widened = tuple(names[index] for index in raised if index in found.twin.plans)
+    rolled_back = tuple(names[index] for index in raised if index not in found.twin.plans)
+    measured = candidates.known.get(found.twin.widths, ())
+    return found, LatencyReport(measured, widened, rolled_back, candidates.count)
 
 
 def settle(groups: Sequence[int], rungs: int, passes: Callable[[Choice], bool]) -> dict[int, int]:
@@ -103,7 +103,7 @@ class _Setup:
     feeds: Sequence[Feed]
 
 
-def _setups(source: Source, feeds: Sequence[Feed], options: Options) -> list[_Setup]:
+def _setups(source: Source, feeds: Sequence[Feed], options: Options, cores: int) -> list[_Setup]:
     """One thread and all cores, at every batch size that the original runs at; else on the feeds given."""
     found: dict[int, Sequence[Feed]] = {}
     for batch in BATCHES:
@@ -112,25 +112,26 @@ def _setups(source: Source, feeds: Sequence[Feed], options: Options) -> list[_Se
         except (InputError, UsageError):  # a fixed batch, or too few samples
             continue
         found[batch] = made
-    counts = (1, 0) if (os.cpu_count() or 1) > 1 else (1,)
+    counts = (1, 0) if cores > 1 else (1,)
     return [_Setup(count, made) for made in found.values() or [feeds] for count in counts]
 
 
-class _Track:
+class _Candidates:
     """Candidates that were measured.
 
     known: by widths of the groups, the ratios to the original in every setup tried. bar: by setup, the ratio of the
     last candidate that passed, 1 at most: what makes that one slower is undone too.
     """
 
-    def __init__(self, source: Source, folder: Path, setups: list[_Setup]) -> None:
+    def __init__(self, source: Source, folder: Path, setups: list[_Setup], hardware: Hardware) -> None:
         self.original = source.path or folder / "original.onnx"
         if source.path is None:
             save(source.proto, self.original)
         self.external = bool(source.external)
         self.candidate = folder / "candidate.onnx"
         self.setups = setups
-        self.candidates = 0
+        self.hardware = hardware
+        self.count = 0
         self.known: dict[tuple[tuple[int, int], ...], tuple[SetupLatency, ...]] = {}
         self.bar: dict[tuple[int, int], float] = {}
 
@@ -140,7 +141,7 @@ class _Track:
             return True
         key = twin.widths
         if key not in self.known:
-            if self.candidates >= MOST:
+            if self.count >= MOST:
                 return False
             self.known[key] = self._measure(twin)
         found = self.known[key]
@@ -152,7 +153,7 @@ class _Track:
     def confirms(self, twin: Twin) -> bool:
         """Measures once more whether a candidate is not slower than the original: it may have passed by luck."""
         self.known.pop(twin.widths, None)
-        self.bar, self.candidates = {}, min(self.candidates, MOST - 1)
+        self.bar, self.count = {}, min(self.count, MOST - 1)
         return self.passes(twin)
 
     def _slower(self, found: SetupLatency) -> bool:
@@ -160,13 +161,13 @@ class _Track:
 
     def _measure(self, twin: Twin) -> tuple[SetupLatency, ...]:
         """Ratios, up to the first setup in which the candidate is slower; that one is tried first from then on."""
-        self.candidates += 1
+        self.count += 1
         save(write(twin, {}).model, self.candidate, self.external)
         found = []
         for setup in self.setups:
             pair = [self.original, self.candidate]
             try:
-                ratio = compare_latency(pair, setup.feeds, setup.threads, SECONDS).ratio(1)
+                ratio = self.hardware.ratio(pair, setup.feeds, setup.threads)
             except InputError as error:
                 raise VerificationError(
                     f"the rewritten model does not run ({error}): nothing is written; please report this model"

@@ -10,9 +10,10 @@ from typing import Literal
 
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model.parts import Model
-from onnx_condense.options import Options
 from onnx_condense.planning.budget import Pruner
-from onnx_condense.proving.scorers import Measure
+from onnx_condense.planning.candidates import CandidateReport, SearchReport, pareto
+from onnx_condense.planning.planned import Planned
+from onnx_condense.proving.scorers import Scorer
 from onnx_condense.refitting.samples import spread
 
 CUTS = 2
@@ -27,36 +28,34 @@ DECIMAL = 1e-12
 
 
 @dataclass(frozen=True)
-class Goal:
+class Criterion:
     """What is measured on candidates, and what is accepted.
 
     start: what it is for the original. bound: the largest error, or the lowest score. spent: evaluations so far.
     """
 
     kind: Literal["error", "score"]
-    measure: Measure
+    measure: Scorer
     start: float
     bound: float
     spent: int
+
+    @staticmethod
+    def of_error(measure: Scorer, bound: float) -> Criterion:
+        """At most this error."""
+        return Criterion("error", measure, 0.0, bound, 0)
+
+    @staticmethod
+    def of_score(score: Scorer, most: float, original: Model) -> Criterion:
+        """At most so much below the score of the original, which is taken here."""
+        start = score(original)
+        return Criterion("score", score, start, start - most, 1)
 
     def accepts(self, value: float) -> bool:
         """Whether a value is within the bound."""
         if self.kind == "error":
             return value <= self.bound
         return value >= self.bound or math.isclose(value, self.bound, rel_tol=DECIMAL)
-
-
-def goal_of(
-    options: Options, score: Measure | None, error: Measure, original: Model, progress: Callable[[str], None]
-) -> Goal | None:
-    """The goal that the options name, None where they ask for no search; `score` is taken of the original here."""
-    if score is not None and options.max_drop is not None:
-        progress("evaluate the original")
-        start = score(original)
-        return Goal("score", score, start, start - options.max_drop, 1)
-    if options.budget is not None and options.searches:
-        return Goal("error", error, 0.0, options.budget[1], 0)
-    return None
 
 
 @dataclass(frozen=True)
@@ -68,96 +67,79 @@ class Candidate:
     macs: int
 
 
-def search(
-    pruner: Pruner,
-    make: Callable[[Twin], Candidate],
-    goal: Goal,
-    trials: int,
-    progress: Callable[[str], None],
-    executor: Executor | None = None,
-) -> tuple[Twin, SearchReport]:
-    """The smallest twin found that the goal accepts (the original, where none is), and what was tried.
+@dataclass(frozen=True)
+class Trials:
+    """How candidates are made and measured.
+
+    Attributes:
+        make: completes a twin, and says what would be written.
+        criterion: what is measured, and what is accepted.
+        most: evaluations at most, those spent included.
+        progress: called with the name of each stage.
+        executor: measures the candidates of a round at once; None measures one after the other.
+    """
+
+    make: Callable[[Twin], Candidate]
+    criterion: Criterion
+    most: int
+    progress: Callable[[str], None]
+    executor: Executor | None = None
+
+
+def search(pruner: Pruner, trials: Trials) -> Planned:
+    """The smallest twin found that the criterion accepts (the original, where none is), and what was tried.
 
     A section search over the share of parameters kept: the range between the largest share refused and the smallest
     share accepted above it is cut into equal parts. Which one is the smallest is decided by what was measured, so that
     a score that does not fall evenly costs size, never the bound.
-
-    Args:
-        pruner: makes the states.
-        make: completes a twin, and says what would be written.
-        goal: what is measured, and what is accepted.
-        trials: evaluations at most, those spent included.
-        progress: called with the name of each stage.
-        executor: measures the candidates of a round at once; None measures one after the other.
     """
-    best = pruner.builder.original
-    original = make(best)
-    tried = [CandidateReport(original.parameters, original.macs, goal.start, True)]
-    smallest, spent, known = original.parameters, goal.spent, {best.widths: True}
-    low, high = pruner.at(0.0)[1] / pruner.before, 1.0
-    while spent < trials and high - low > FINE:
-        cuts = min(CUTS, trials - spent)
+    tried = _Tried(trials, pruner.planner.unchanged(pruner.aside))
+    narrowest, size = pruner.at(0.0, pruner.aside)
+    low, high, aside = size / pruner.before, 1.0, narrowest.aside
+    while tried.spent < trials.most and high - low > FINE:
+        cuts = min(CUTS, trials.most - tried.spent)
         shares = [high - (high - low) * cut / (cuts + 1) for cut in range(1, cuts + 1)]
-        progress(f"evaluate {spent + 1}/{trials}: " + ", ".join(f"{share:.1%}" for share in shares))
-        states = {share: pruner.at(share)[0] for share in shares}
-        new = {twin.widths: twin for twin in states.values() if twin.widths not in known}
-        made = [make(twin) for twin in new.values()]
-        values = spread(executor, goal.measure, [candidate.model for candidate in made])
-        for (widths, twin), candidate, value in zip(new.items(), made, values, strict=True):
-            spent, known[widths] = spent + 1, goal.accepts(value)
-            tried.append(CandidateReport(candidate.parameters, candidate.macs, value, known[widths]))
-            if known[widths] and candidate.parameters < smallest:
-                best, smallest = twin, candidate.parameters
-        accepted = {share: known[twin.widths] for share, twin in states.items()}
+        listed = ", ".join(f"{share:.1%}" for share in shares)
+        trials.progress(f"evaluate {tried.spent + 1}/{trials.most}: {listed}")
+        made: dict[float, Planned] = {}
+        for share in shares:
+            made[share], _ = pruner.at(share, aside)
+            aside = made[share].aside
+        accepted = dict(zip(shares, tried.accepted(list(made.values())), strict=True))
         high = min([high, *(share for share in shares if accepted[share])])
         low = max([low, *(share for share in shares if share < high and not accepted[share])])
-    return best, SearchReport(goal.kind, goal.bound, trials, spent, pareto(tried, goal.kind == "score"))
+    return replace(tried.best, aside=aside, calibrated=True, search=tried.report())
 
 
-@dataclass(frozen=True)
-class CandidateReport:
-    """A model that a search tried.
+class _Tried:
+    """What was tried so far.
 
-    value: its approximation error, or its score. accepted: whether that is within the bound. on_front: whether no other
-    candidate is at most as large in parameters and MACs and at least as good, and better in one of them.
+    best: the smallest twin that the criterion accepts. spent: evaluations.
     """
 
-    parameters: int
-    macs: int
-    value: float
-    accepted: bool
-    on_front: bool = False
+    def __init__(self, trials: Trials, original: Planned) -> None:
+        made, criterion = trials.make(original.twin), trials.criterion
+        self.best, self.spent = original, criterion.spent
+        self._trials, self._smallest = trials, made.parameters
+        self._candidates = [CandidateReport(made.parameters, made.macs, criterion.start, True)]
+        self._known = {original.twin.widths: True}
 
+    def accepted(self, planned: Sequence[Planned]) -> list[bool]:
+        """Which of these the criterion accepts; those of new widths are made and measured, all at once."""
+        trials, criterion = self._trials, self._trials.criterion
+        new = {p.twin.widths: p for p in planned if p.twin.widths not in self._known}
+        made = [trials.make(p.twin) for p in new.values()]
+        values = spread(trials.executor, criterion.measure, [candidate.model for candidate in made])
+        for (widths, one), candidate, value in zip(new.items(), made, values, strict=True):
+            self.spent += 1
+            self._known[widths] = fits = criterion.accepts(value)
+            self._candidates.append(CandidateReport(candidate.parameters, candidate.macs, value, fits))
+            if fits and candidate.parameters < self._smallest:
+                self.best, self._smallest = one, candidate.parameters
+        return [self._known[p.twin.widths] for p in planned]
 
-@dataclass(frozen=True)
-class SearchReport:
-    """What --budget error=R or --evaluate tried.
-
-    Attributes:
-        measure: "error" or "score".
-        bound: the largest error, or the lowest score, that is accepted.
-        trials, evaluations: how many evaluations there may be, and how many there were; the original's score is one.
-        candidates: the original and what was tried, largest first. The smallest that is accepted is the result.
-    """
-
-    measure: str
-    bound: float
-    trials: int
-    evaluations: int
-    candidates: tuple[CandidateReport, ...]
-
-
-def pareto(tried: Sequence[CandidateReport], higher: bool) -> tuple[CandidateReport, ...]:
-    """Candidates, largest first, with those marked that no other one beats. `higher`: whether high values are good."""
-
-    def costs(candidate: CandidateReport) -> tuple[float, ...]:
-        value = -candidate.value if higher else candidate.value
-        return candidate.parameters, candidate.macs, value
-
-    def beaten(candidate: CandidateReport) -> bool:
-        mine = costs(candidate)
-        rivals = (costs(other) for other in tried)
-        return any(other != mine and all(a <= b for a, b in zip(other, mine, strict=True)) for other in rivals)
-
-    ranked = sorted(tried, key=lambda c: (-c.parameters, -c.macs))
-    return tuple(replace(candidate, on_front=not beaten(candidate)) for candidate in ranked)
+    def report(self) -> SearchReport:
+        """All candidates, and what was asked of them."""
+        criterion, most = self._trials.criterion, self._trials.most
+        front = pareto(self._candidates, criterion.kind == "score")
+        return SearchReport(criterion.kind, criterion.bound, most, self.spent, front)

@@ -19,7 +19,7 @@ from onnx_condense.model.inputs import Feed
 from onnx_condense.options import PLACE, Options
 from onnx_condense.proving.compare import Results, compare, results
 
-Measure = Callable[[onnx.ModelProto], float]
+Scorer = Callable[[onnx.ModelProto], float]
 """The error or the score of a model."""
 
 
@@ -74,7 +74,7 @@ class CommandScore:
 class FunctionScore:
     """The number that a function gives; it gets a copy of the model."""
 
-    function: Measure
+    function: Scorer
 
     def __call__(self, model: onnx.ModelProto) -> float:
         """Raises EvaluationError."""
@@ -89,7 +89,7 @@ class FunctionScore:
         return _finite(float(score))
 
 
-def scorer(options: Options) -> Measure | None:
+def scorer(options: Options) -> Scorer | None:
     """What scores candidates; None where the options ask for no score. Raises UsageError."""
     if options.evaluate is None:
         return None

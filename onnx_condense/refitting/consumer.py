@@ -10,6 +10,7 @@ import numpy as np
 from onnx_condense.arrays import Array, Bools, Floats, Ints
 from onnx_condense.merging.plan import Evidence, Refit
 from onnx_condense.merging.twin import Twin
+from onnx_condense.merging.weights import TwinWeights
 from onnx_condense.operators.actions import Contraction, Role
 from onnx_condense.refitting.layout import Layout
 from onnx_condense.refitting.rows import Channels, FeatureRows
@@ -97,12 +98,16 @@ class TwinConsumer:
         """[rows]: the constant of each row that the twin holds now."""
         node = self.fixed.slot.node
         if self.fixed.makes is not None:
-            return self.twin.row_bias(node)
+            return TwinWeights(self.twin).row_bias(node)
         return self.fixed.layout.constants(np.asarray(self.twin.shift.get(node, np.zeros(0))))
 
     def original_constants(self) -> Floats:
         """[rows]: those of the model as it was; [1], zero, where rows make parts of outputs."""
-        return np.zeros(1) if self.fixed.makes is None else Twin(self.twin.trace).row_bias(self.fixed.slot.node)
+        return (
+            np.zeros(1)
+            if self.fixed.makes is None
+            else TwinWeights(Twin(self.twin.trace)).row_bias(self.fixed.slot.node)
+        )
 
     def refit(self, matrix: Floats, added: Floats | None, evidence: Evidence) -> None:
         """Gives it another matrix [rows, k] in the twin, where that is finite.

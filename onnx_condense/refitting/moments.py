@@ -164,6 +164,10 @@ def _losses(known: Moments, held: Moments, prior: Floats, constant: Floats, cent
     return np.array([held.loss(weight) + float(offset @ offset) for offset, weight in missed])
 
 
+DENSE = 0.9
+"""Share of the rows in matrices that must still be asked for; copying them takes longer than a change in place."""
+
+
 def eliminate(readers: Sequence[tuple[Floats, Floats]], strength: float) -> tuple[Ints, Floats]:
     """The order in which channels go, and what their consumers lost after each, the sum of E|W (x - M x_K - c)|²; [n].
 
@@ -175,24 +179,36 @@ def eliminate(readers: Sequence[tuple[Floats, Floats]], strength: float) -> tupl
         strength: λ as a share of the mean variance.
     """
     n = len(readers[0][0])
-    precisions, weighed = [], []  # the latter is A' G A, from which A itself is never needed
+    pairs = []  # P, and A' G A, from which A itself is never needed
     for covariance, gram in readers:
         scale = float(np.trace(covariance)) / n
-        precisions.append(np.linalg.inv(covariance + (strength * scale or 1.0) * np.eye(n)))
-        weighed.append(np.array(gram, dtype=np.float64))
-    left, order, losses, total = np.arange(n), [], [], 0.0
-    while len(left):
-        cost = sum(np.diag(w) / np.diag(p) for w, p in zip(weighed, precisions, strict=True))
-        worst = int(np.argmin(cost))
-        total += float(np.asarray(cost)[worst])
-        order.append(int(left[worst]))
+        precision = np.linalg.inv(covariance + (strength * scale or 1.0) * np.eye(n))
+        pairs.append((precision, np.array(gram, dtype=np.float64)))
+    channels, left, order, losses, total = np.arange(n), np.ones(n, dtype=bool), list[int](), list[float](), 0.0
+    buffer = np.empty((n, n))
+    while left.any():
+        here = np.flatnonzero(left)
+        cost = sum(weighed.diagonal()[here] / precision.diagonal()[here] for precision, weighed in pairs)
+        cheapest = int(np.argmin(cost))
+        total += float(np.asarray(cost)[cheapest])
+        order.append(int(channels[here[cheapest]]))
         losses.append(total)
-        stay = np.ix_(*[np.arange(len(left)) != worst] * 2)
-        for number, (w, p) in enumerate(zip(weighed, precisions, strict=True)):
-            step, column = p[worst] / p[worst, worst], w[:, worst].copy()
-            w -= np.outer(column - 0.5 * column[worst] * step, step)
-            w -= np.outer(step, column - 0.5 * column[worst] * step)
-            weighed[number] = w[stay]
-            precisions[number] = (p - np.outer(p[worst], step))[stay]
-        left = left[left != left[worst]]
+        for precision, weighed in pairs:
+            _leave_out(int(here[cheapest]), precision, weighed, buffer)
+        left[here[cheapest]] = False
+        if len(here) - 1 < DENSE * len(left):
+            stay = np.ix_(left, left)
+            pairs = [(precision[stay], weighed[stay]) for precision, weighed in pairs]
+            channels, left = channels[left], left[left]
+            buffer = np.empty((len(left), len(left)))
     return np.array(order, dtype=np.int64), np.array(losses)
+
+
+def _leave_out(channel: int, precision: Floats, weighed: Floats, buffer: Floats) -> None:
+    """Takes a channel out of the others' rows and columns, in place; its own, which nobody reads again, stay."""
+    row, column = precision[channel].copy(), weighed[:, channel].copy()
+    step = row / row[channel]
+    change = column - 0.5 * column[channel] * step
+    weighed -= np.multiply.outer(change, step, out=buffer)
+    weighed -= np.multiply.outer(step, change, out=buffer)
+    precision -= np.multiply.outer(row, step, out=buffer)

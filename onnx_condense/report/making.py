@@ -1,25 +1,82 @@
-"""Makes the parts of a report."""
+"""Makes a report of what a run found and did."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
-from onnx_condense.merging.plan import GroupPlan
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model.protos import serialize
 from onnx_condense.operators.queries import count_parameters
-from onnx_condense.options import Options
+from onnx_condense.options import ErrorBound, Options, ScoreDrop
 from onnx_condense.planning.never_slower import LatencyReport
-from onnx_condense.planning.thresholds import Builder
+from onnx_condense.planning.planned import Aside, Planned
+from onnx_condense.planning.run import Run
+from onnx_condense.planning.thresholds import Planner
+from onnx_condense.prepare import Opened
 from onnx_condense.proving.surgery import VerificationReport
-from onnx_condense.report.values import WARN_ABOVE, AlignmentReport, GroupReport, ModelFacts, RefusalReport
+from onnx_condense.report.values import WARN_ABOVE, AlignmentReport, GroupReport, ModelFacts, RefusalReport, Report
+from onnx_condense.rewriting.sizes import count_macs
+from onnx_condense.rewriting.writer import Written
 from onnx_condense.tracing.trace import Group, Trace
 
-# ---------------------------------------------------------------------------------------------------- making
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended.
+
+    Attributes:
+        planned: what was decided.
+        align_source: who says which multiple widths were kept at.
+        latency: what was measured, where that was asked for.
+        written: the small model; None where nothing was written.
+        verification: None where nothing was verified.
+    """
+
+    planned: Planned
+    align_source: str
+    latency: LatencyReport | None
+    written: Written | None = None
+    verification: VerificationReport | None = None
+
+
+def report_of(run: Run, ended: Ended) -> Report:
+    """The report of a run; its warnings are logged, too."""
+    batch, planner, written = run.opened.batch, run.planner, ended.written
+    groups = group_reports(planner, ended.planned)
+    latency = ended.latency
+    changed = {*latency.widened, *latency.rolled_back} if latency else set()
+    warnings = (*_latency_warnings(run.options, latency), *_planning_warnings(planner, ended.planned.aside))
+    warnings += _output_warnings(run.options, ended.verification)
+    for warning in warnings:
+        _log.warning(warning)
+    return Report(
+        facts_before(run.opened),
+        model_facts(written.model, written.macs // batch) if written else None,
+        run.options.to_json(),
+        alignment_report(planner.align, ended.align_source, [g for g in groups if g.layers[0] not in changed]),
+        latency,
+        ended.planned.search,
+        groups,
+        refusal_reports(run.opened.trace),
+        ended.verification,
+        warnings,
+        dict(run.clock.seconds),
+    )
+
+
+def facts_before(opened: Opened) -> ModelFacts:
+    """Size of the model that was opened."""
+    source = opened.source
+    macs = count_macs(Twin(opened.trace)) // opened.batch
+    return model_facts(source.proto, macs, sha256=source.sha256, size=source.size, path=source.path)
 
 
 def model_facts(
@@ -43,29 +100,29 @@ def alignment_report(multiple: int, source: str, groups: Sequence[GroupReport]) 
     return AlignmentReport(multiple, source, total, advice)
 
 
-def group_reports(builder: Builder, twin: Twin) -> tuple[GroupReport, ...]:
+def group_reports(planner: Planner, planned: Planned) -> tuple[GroupReport, ...]:
     """One row per group that the options chose."""
-    return tuple(_group_report(builder, twin, group, twin.plans.get(group.index)) for group in builder.groups)
+    return tuple(_group_report(planner, planned, group) for group in planner.groups)
 
 
-def _group_report(builder: Builder, twin: Twin, group: Group, plan: GroupPlan | None) -> GroupReport:
-    width, method = len(group.units), "lossless" if builder.rule(group) == "lossless" else builder.options.method
-    held = plan.held if plan else builder.held.get(group.index, ())
+def _group_report(planner: Planner, planned: Planned, group: Group) -> GroupReport:
+    width, plan = len(group.units), planned.twin.plans.get(group.index)
+    held = plan.held if plan else planned.held.get(group.index, ())
     pairs = zip(plan.main, plan.cosine, strict=True) if plan else ()
     merged = [cosine for i, (main, cosine) in enumerate(pairs) if main not in (i, -1)]
+    at_threshold = planner.options.goal is None and not planner.manner(group).exact
+    refits = planned.twin.refits.values()
     return GroupReport(
         layers=group.layers,
         width_before=width,
         width_after=len(plan.keep) if plan else width,
-        highest_cosine=plan.highest if plan else builder.judged(group).highest,
+        highest_cosine=plan.highest if plan else planner.judged(group).highest,
         lowest_merged_cosine=min(merged) if merged else None,
-        threshold=None if method == "lossless" or builder.options.budgeted else builder.thresholds[group.index],
-        method=method if plan else "none",
+        threshold=planner.thresholds[group.index] if at_threshold else None,
+        method=planner.method(group) if plan else "none",
         held_back=len(held),
         held_back_channels=held,
-        sources=tuple(
-            sorted({r.source for r in twin.refits.values() if plan and any(r.node == q.node for q in plan.reads)})
-        ),
+        sources=tuple(sorted({r.source for r in refits if plan and any(r.node == q.node for q in plan.reads)})),
     )
 
 
@@ -81,32 +138,40 @@ def refusal_reports(traced: Trace) -> tuple[RefusalReport, ...]:
     return tuple(sorted(reports, key=lambda r: (-r.parameters, r.reason)))
 
 
-def warnings_for(
-    verification: VerificationReport | None, latency: LatencyReport | None, options: Options, builder: Builder
-) -> tuple[str, ...]:
-    """What the user should know, each with what to do."""
+def _latency_warnings(options: Options, latency: LatencyReport | None) -> tuple[str, ...]:
     found = []
     if latency is not None and not latency.stable:
         found.append("the latency is too unstable to be a result: quiet the machine and run --ensure-faster again")
     if options.budget is not None and latency is not None and (latency.widened or latency.rolled_back):
         found.append("groups that made it slower are wider than --budget asks for: drop --ensure-faster to meet it")
-    if builder.uneven:
-        names = ", ".join(builder.uneven)
+    return tuple(found)
+
+
+def _planning_warnings(planner: Planner, aside: Aside) -> tuple[str, ...]:
+    found = []
+    if aside.uneven:
+        names = ", ".join(aside.uneven)
         found.append(f"the channels of {names} cannot be removed evenly: their groups stay as they are")
-    if builder.enlarging:
-        names = ", ".join(builder.enlarging)
+    if aside.enlarging:
+        names = ", ".join(aside.enlarging)
         found.append(f"writing down {names}, which the file only describes, would make it larger: their groups stay")
-    layers = [g.layers[0] for g in builder.groups if g.index in builder.quantized]
+    layers = [g.layers[0] for g in planner.groups if g.index in planner.quantized]
     if layers:
         named = f"{layers[0]} is" if len(layers) == 1 else f"{layers[0]} and {len(layers) - 1} more are"
         advice = "only what stays exact on the integers is merged; condense the float model, then quantize it"
         found.append(f"{named} quantized: {advice}")
+    return tuple(found)
+
+
+def _output_warnings(options: Options, verification: VerificationReport | None) -> tuple[str, ...]:
     if verification is None:
-        return tuple(found)
+        return ()
+    found = []
     error = verification.approximation_error
-    if options.tolerance is None and not options.searches and not error <= WARN_ABOVE:
+    bounded = options.tolerance is not None or isinstance(options.goal, ErrorBound | ScoreDrop)
+    if not bounded and not error <= WARN_ABOVE:
         advice = "bound it with --tolerance, or raise --threshold"
-        if options.budgeted:
+        if options.goal is not None:
             advice = f"bound it with --budget error={WARN_ABOVE:g} instead, or keep more"
         found.append(f"the outputs changed by {error:.2g} (relative L2): {advice}")
     if verification.integer_outputs_changed:

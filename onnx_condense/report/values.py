@@ -12,8 +12,10 @@ import onnxruntime
 
 from onnx_condense._version import __version__
 from onnx_condense.documents import finite
+from onnx_condense.merging.plan import Plan
+from onnx_condense.model.files import Source
+from onnx_condense.planning.candidates import SearchReport
 from onnx_condense.planning.never_slower import LatencyReport
-from onnx_condense.planning.search import SearchReport
 from onnx_condense.proving.surgery import VerificationReport
 
 FORMAT = "onnx-condense-report"
@@ -109,4 +111,55 @@ class Report:
         head = {"format": FORMAT, "version": VERSION, "tool": {"name": "onnx-condense", "version": __version__}}
         host = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__, "numpy": np.__version__}
         result: dict[str, Any] = finite(head | {"host": host} | asdict(self))
+        return result
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `condense` returns; `changed` says whether `model` is another than the input.
+
+    Attributes:
+        model: the condensed model; the input where nothing was condensed.
+        plan: what was decided; its `groups` are empty where nothing was condensed.
+        report: what was found, done and measured.
+        source: the model as it came in.
+    """
+
+    model: onnx.ModelProto
+    plan: Plan
+    report: Report
+    source: Source
+
+    @property
+    def changed(self) -> bool:
+        """Whether the model is another than the input."""
+        return self.model is not self.source.proto
+
+
+@dataclass(frozen=True)
+class GroupAnalysis:
+    """One dependency group of `analyze`: its producers, its channels, and the channels that stay at each threshold."""
+
+    layers: tuple[str, ...]
+    width: int
+    widths: Mapping[float, int]
+    highest_cosine: float
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What could be condensed, and what not and why.
+
+    share: of the parameters of Gemm, MatMul and Conv (and their quantized forms), the part that is sliced when groups
+        shrink; not a number where there are none.
+    """
+
+    model: ModelFacts
+    groups: tuple[GroupAnalysis, ...]
+    refusals: tuple[RefusalReport, ...]
+    share: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The analysis as a JSON object; numbers that are not finite are null."""
+        result: dict[str, Any] = finite(asdict(self))
         return result

@@ -97,6 +97,24 @@ class Trace:
         return np.unique(self.unit_of[atoms_of(np.concatenate([np.zeros(0, dtype=np.int64), *labels]))])
 
     @cached_property
+    def cuts(self) -> Mapping[str, tuple[Ints, int]]:
+        """tensor name -> the units along it, and the axis along which it shrinks (see Balance.cut)."""
+        return {name: self.balance.cut(labels) for name, labels in self.labels.items()}
+
+    def cut_of(self, slot: Slot) -> tuple[Ints, int]:
+        """As `cuts`, of a weight."""
+        return self._slot_cuts[slot]
+
+    @cached_property
+    def _slot_cuts(self) -> Mapping[Slot, tuple[Ints, int]]:
+        return {slot: self.balance.cut(slot.labels) for slot in self.slots}
+
+    def units_in(self, labels: Labels) -> Ints:
+        """The units that stand in a tensor, each once."""
+        atoms = atoms_of(labels)
+        return np.unique(self.unit_of[atoms[atoms >= 0]])
+
+    @cached_property
     def group_of(self) -> Ints:
         """unit -> index of its group, -1 where it stays."""
         result = np.full(len(self.unit_of), -1, dtype=np.int64)

@@ -15,7 +15,9 @@ from support import builders
 from support.cli import OUT, Cli, Save, read, shell, snapshot, widths
 
 import onnx_condense
-from onnx_condense.planning import alignment
+from onnx_condense.model.protos import serialize
+from onnx_condense.pipeline import Surroundings, condense_in
+from onnx_condense.planning.hardware import ThisMachine
 
 SCRIPT = Path(sys.executable).with_name("onnx-condense")
 
@@ -121,13 +123,23 @@ def test_same_input_same_bytes(tmp_path: Path, save: Save) -> None:
     assert widths(tmp_path / "1/r.json")["conv0"][1] < 48
 
 
-def test_replay_gives_the_same_bytes(cli: Cli, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+class Narrow(ThisMachine):
+    """Another host."""
+
+    def block_width(self) -> int:
+        return 5
+
+
+def test_replay_gives_the_same_bytes(cli: Cli, save: Save) -> None:
     """The plan holds what was measured on the host: another host's block width changes nothing."""
     save(builders.convnet((3, 48, 48), clusters=6, noise=0.1))
     cli.ok("m.onnx", "--threshold", "0.9", "--align", "auto", "--plan", "p.json")
-    monkeypatch.setattr(alignment, "block_width", lambda: 5)
     cli.ok("m.onnx", "--replay", "p.json", "-o", "again.onnx")
     assert Path("again.onnx").read_bytes() == Path(OUT).read_bytes() != Path("m.onnx").read_bytes()
+    elsewhere = Surroundings(hardware=Narrow())
+    replayed = condense_in(elsewhere, "m.onnx", onnx_condense.Options(), onnx_condense.Plan.load("p.json"))
+    assert serialize(replayed.model) == serialize(onnx.load(OUT))
+    assert condense_in(elsewhere, "m.onnx", onnx_condense.Options()).plan.align == 5
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ import pytest
 from numpy.typing import NDArray
 from support.planted.net import Net, traced
 
-from onnx_condense.merging.deciding import decide
-from onnx_condense.merging.judging import Judgement, Method, judge
+from onnx_condense.merging.deciding import plan_group
+from onnx_condense.merging.judging import Judgement, judge
+from onnx_condense.merging.methods import MANNERS
 from onnx_condense.merging.plan import GroupPlan
 from onnx_condense.merging.twin import Twin
-from onnx_condense.tracing.trace import Trace
+from onnx_condense.options import Method
 
 
 def dense(rows: NDArray[np.floating], bias: NDArray[np.floating], columns: NDArray[np.floating]) -> onnx.ModelProto:
@@ -27,14 +28,13 @@ def conv(rows: NDArray[np.floating], columns: NDArray[np.floating]) -> onnx.Mode
     return net.build(net.conv("consumer", hidden, columns[:, :, None, None]))
 
 
-def judged(model: onnx.ModelProto, method: Method) -> tuple[Judgement, Trace]:
+def judged(model: onnx.ModelProto, method: str) -> Judgement:
     trace = traced(model)
-    return judge(Twin(trace), trace.groups[0], method, "joint"), trace
+    return judge(Twin(trace), trace.groups[0], MANNERS[Method(method)])
 
 
-def decided(model: onnx.ModelProto, method: Method, threshold: float = 0.9, align: int = 1) -> GroupPlan:
-    judgement, trace = judged(model, method)
-    return decide(judgement, trace, method, "joint", threshold, align)
+def decided(model: onnx.ModelProto, method: str, threshold: float = 0.9, align: int = 1) -> GroupPlan:
+    return plan_group(judged(model, method), threshold, align)
 
 
 def fan(*degrees: float, lengths: tuple[float, ...] | None = None) -> NDArray[np.float32]:
@@ -80,7 +80,7 @@ def test_nothing_above_the_threshold() -> None:
 
 
 @pytest.mark.parametrize("method", ["auto", "lossless"])
-def test_unread_channels_go(method: Method) -> None:
+def test_unread_channels_go(method: str) -> None:
     columns = COLUMNS.copy()
     columns[:, [1, 3]] = 0
     plan = decided(dense(fan(0, 70, 140, 210, 280), np.zeros(5), columns), method)
@@ -89,7 +89,7 @@ def test_unread_channels_go(method: Method) -> None:
 
 
 @pytest.mark.parametrize("method", ["ratio", "delete"])
-def test_the_papers_methods_leave_unread_and_constant_channels(method: Method) -> None:
+def test_the_papers_methods_leave_unread_and_constant_channels(method: str) -> None:
     columns = COLUMNS.copy()
     columns[:, 1] = 0
     rows = fan(0, 70, 140, 210, 280)
@@ -98,7 +98,7 @@ def test_the_papers_methods_leave_unread_and_constant_channels(method: Method) -
 
 
 @pytest.mark.parametrize("method", ["auto", "lossless"])
-def test_constant_channels_become_constants(method: Method) -> None:
+def test_constant_channels_become_constants(method: str) -> None:
     rows = fan(0, 70, 140, 210, 280)
     rows[3] = 0
     plan = decided(dense(rows, np.array([0.0, 0, 0, 2, 0]), COLUMNS), method)
@@ -161,5 +161,5 @@ def test_channels_of_different_cells_never_merge() -> None:
 
 
 def test_highest_cosine() -> None:
-    judgement, _ = judged(dense(fan(0, 30, 90, 180, 270), np.zeros(5), COLUMNS), "ratio")
+    judgement = judged(dense(fan(0, 30, 90, 180, 270), np.zeros(5), COLUMNS), "ratio")
     assert judgement.highest == pytest.approx(np.cos(np.deg2rad(30)), rel=1e-6)

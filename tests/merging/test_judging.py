@@ -4,6 +4,7 @@ own (M, c)."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -13,8 +14,9 @@ from support.lossless import LOSSLESS
 from support.planted.net import EXACT, FULL, Net, planted_rows, traced, widths
 
 from onnx_condense.merging.judging import judge
+from onnx_condense.merging.methods import MANNERS
 from onnx_condense.merging.twin import Twin
-from onnx_condense.options import Depthwise, Options
+from onnx_condense.options import Depthwise, Method, Options
 from onnx_condense.pipeline import condense
 
 Doubles = NDArray[np.float64]
@@ -30,10 +32,10 @@ def closeness(vectors: Doubles) -> Doubles:
     return np.asarray(2 * vectors @ vectors.T / (squares[:, None] + squares))
 
 
-def alike(model: onnx.ModelProto, depthwise: Depthwise = "joint") -> Doubles:
+def alike(model: onnx.ModelProto, depthwise: Depthwise = Depthwise.JOINT) -> Doubles:
     trace = traced(model)
     (group,) = [g for g in trace.groups if "producer" in g.layers]
-    (found,) = judge(Twin(trace), group, "ratio", depthwise).alike
+    (found,) = judge(Twin(trace), group, replace(MANNERS[Method.RATIO], depthwise=depthwise)).alike
     return found.astype(np.float64)
 
 
@@ -135,7 +137,7 @@ def test_depthwise_joint_judges_every_stage() -> None:
 def test_depthwise_kernel_judges_the_taps_alone() -> None:
     """The paper's: the taps times the BatchNormalization scale, no bias, no expansion."""
     model, parts = depthwise_block()
-    assert_alike(alike(model, "kernel"), cosines(folded_taps(parts)))
+    assert_alike(alike(model, Depthwise.KERNEL), cosines(folded_taps(parts)))
 
 
 def test_norm_ratios_multiply_along_series() -> None:

@@ -15,7 +15,7 @@ from support import builders
 from support.cli import Cli, Save, snapshot
 
 import onnx_condense as oc
-from onnx_condense.merging.plan import INLINE
+from onnx_condense.merging.beside import INLINE
 from onnx_condense.model.protos import serialize
 
 MODEL = builders.mlp((8, 16, 16, 3), clusters=(5, 4))

@@ -10,8 +10,7 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from onnx_condense.algebra.stages import Factor, Rule
-from onnx_condense.merging import similarity as module
-from onnx_condense.merging.similarity import condense, ratios, similarity
+from onnx_condense.merging.similarity import condensation_groups, ratios, similarity
 
 Doubles = NDArray[np.float64]
 
@@ -55,33 +54,29 @@ def naive_matrix(factors: list[Factor]) -> Doubles:
 
 @pytest.mark.parametrize("block", [1, 3, 1024])
 @pytest.mark.parametrize("rule", list(Rule))
-def test_similarity(rule: Rule, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BLOCK", block)
+def test_similarity(rule: Rule, block: int) -> None:
     factors = [factor(*vectors(1), rule)]
-    found = similarity(factors, 11)
+    found = similarity(factors, 11, block)
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, naive_matrix(factors), atol=1e-12)
 
 
 @pytest.mark.parametrize("rule", list(Rule))
-def test_similarity_of_large_layers_is_in_single_precision(rule: Rule, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SMALL", 0)
-    monkeypatch.setattr(module, "BLOCK", 4)
+def test_similarity_of_large_layers_is_in_single_precision(rule: Rule) -> None:
     factors = [factor(*vectors(2), rule)]
-    found = similarity(factors, 11)
+    found = similarity(factors, 11, block=4, small=0)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, naive_matrix(factors), atol=2e-6)
 
 
 @pytest.mark.parametrize("block", [2, 1024])
-def test_similarity_of_stages_is_their_minimum(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BLOCK", block)
+def test_similarity_of_stages_is_their_minimum(block: int) -> None:
     factors = [
         factor(*vectors(3), Rule.POSITIVE),
         factor(*vectors(4), Rule.EQUAL, 1),
         factor(*vectors(5), Rule.ODD, 2),
     ]
-    np.testing.assert_allclose(similarity(factors, 11), naive_matrix(factors), atol=1e-12)
+    np.testing.assert_allclose(similarity(factors, 11, block), naive_matrix(factors), atol=1e-12)
 
 
 def test_similarity_is_clipped_and_symmetric() -> None:
@@ -132,45 +127,44 @@ def greedy(alike: Doubles, threshold: float) -> list[int]:
 
 @given(st.integers(1, 14), st.data())
 @settings(max_examples=200, deadline=None, derandomize=True)
-def test_condense(n: int, data: st.DataObject) -> None:
+def test_condensation_groups(n: int, data: st.DataObject) -> None:
     """Few distinct values, so that ties are common and values equal to the threshold occur."""
     values = data.draw(arrays.arrays(np.float64, (n, n), elements=st.sampled_from([-1.0, 0.25, 0.5, 0.75, 1.0])))
     alike = np.maximum(values, values.T)
     np.fill_diagonal(alike, -1)
     threshold = data.draw(st.sampled_from([0.25, 0.5, 0.6, 0.75, 1.0]))
-    assert condense(alike, threshold).tolist() == greedy(alike, threshold)
+    assert condensation_groups(alike, threshold).tolist() == greedy(alike, threshold)
 
 
-def test_condense_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BLOCK", 2)
+def test_condensation_groups_in_blocks() -> None:
     rng = np.random.default_rng(7)
     alike = rng.uniform(-1, 1, (30, 30))
     alike = np.maximum(alike, alike.T)
     np.fill_diagonal(alike, -1)
     for threshold in (0.1, 0.7, 0.95):
-        assert condense(alike, threshold).tolist() == greedy(alike, threshold)
+        assert condensation_groups(alike, threshold, block=2).tolist() == greedy(alike, threshold)
 
 
-def test_condense_does_not_chain() -> None:
+def test_condensation_groups_do_not_chain() -> None:
     """0 is like 1, 1 like 2, 2 like 3, no others: connected components would make one group of all four."""
     alike = np.full((4, 4), -1.0)
     for i in range(3):
         alike[i, i + 1] = alike[i + 1, i] = 0.9
-    assert condense(alike, 0.88).tolist() == [1, 1, 1, 3]
+    assert condensation_groups(alike, 0.88).tolist() == [1, 1, 1, 3]
 
 
 def test_threshold_is_exclusive() -> None:
     alike = np.array([[-1.0, 0.88], [0.88, -1.0]])
-    assert condense(alike, 0.88).tolist() == [0, 1]
-    assert condense(alike, np.nextafter(0.88, 0)).tolist() == [0, 0]
-    assert condense(np.array([[-1.0, 1.0], [1.0, -1.0]]), 1.0).tolist() == [0, 1]
+    assert condensation_groups(alike, 0.88).tolist() == [0, 1]
+    assert condensation_groups(alike, np.nextafter(0.88, 0)).tolist() == [0, 0]
+    assert condensation_groups(np.array([[-1.0, 1.0], [1.0, -1.0]]), 1.0).tolist() == [0, 1]
 
 
 def test_confirm_turns_members_away() -> None:
     """Who is turned away remains ungrouped, and may be a main neuron or a member later."""
     alike = np.full((4, 4), 0.9)
     np.fill_diagonal(alike, -1)
-    parity = condense(alike, 0.5, lambda members, main: members % 2 == main % 2)
+    parity = condensation_groups(alike, 0.5, lambda members, main: members % 2 == main % 2)
     assert parity.tolist() == [0, 1, 0, 1]
-    nobody = condense(alike, 0.5, lambda members, main: np.zeros(len(members), dtype=bool))
+    nobody = condensation_groups(alike, 0.5, lambda members, main: np.zeros(len(members), dtype=bool))
     assert nobody.tolist() == [0, 1, 2, 3]

@@ -13,11 +13,14 @@ from support.lossless import LOSSLESS
 from support.planted.net import Case, Net, assert_close, planted_rows, traced, widths
 
 from onnx_condense import Options, Plan, condense, rewrite
-from onnx_condense.merging.deciding import decide
-from onnx_condense.merging.judging import judge
+from onnx_condense.merging.deciding import plan_group
+from onnx_condense.merging.judging import judge, unread
+from onnx_condense.merging.methods import MANNERS
 from onnx_condense.merging.paths import paths
 from onnx_condense.merging.plan import GroupPlan
-from onnx_condense.merging.twin import Twin, compose
+from onnx_condense.merging.twin import Twin
+from onnx_condense.merging.weights import TwinWeights
+from onnx_condense.options import Method
 from onnx_condense.rewriting.writer import write
 from onnx_condense.tracing.trace import Group, Trace
 
@@ -31,7 +34,7 @@ def chain(function: str = "Identity") -> onnx.ModelProto:
 def planned(trace: Trace, main: list[int], ratio: list[float], constant: list[float]) -> tuple[Group, GroupPlan]:
     group = trace.groups[0]
     twin = Twin(trace)
-    blank = decide(judge(twin, group, "ratio", "joint"), trace, "ratio", "joint", 1.0, 1)
+    blank = plan_group(judge(twin, group, MANNERS[Method.RATIO]), 1.0, 1)
     reads = tuple(replace(r, ratio=tuple(ratio), constant=tuple(constant)) for r in blank.reads)
     return group, replace(blank, main=tuple(main), cosine=(0.9,) * len(main), reads=reads)
 
@@ -40,13 +43,13 @@ def test_apply_folds_columns_and_constants() -> None:
     trace = traced(chain())
     twin = Twin(trace)
     before = twin.weight(2, 1).copy()
-    bias = twin.row_bias(2)
+    bias = TwinWeights(twin).row_bias(2)
     twin.apply(*planned(trace, [0, 1, 0, 3, -1, 5], [1, 1, 2.5, 1, 0, 1], [0, 0, 0.5, 0, -2, 0]))
     after = twin.weight(2, 1)
     np.testing.assert_allclose(after[:, 0], before[:, 0] + 2.5 * before[:, 2], rtol=1e-6)
     assert not after[:, [2, 4]].any()
     np.testing.assert_array_equal(after[:, [1, 3, 5]], before[:, [1, 3, 5]])
-    np.testing.assert_allclose(twin.row_bias(2), bias + 0.5 * before[:, 2] - 2 * before[:, 4], rtol=1e-6)
+    np.testing.assert_allclose(TwinWeights(twin).row_bias(2), bias + 0.5 * before[:, 2] - 2 * before[:, 4], rtol=1e-6)
     assert twin.kept(trace.groups[0]).tolist() == [0, 1, 3, 5]
 
 
@@ -71,12 +74,12 @@ def test_the_twin_and_the_small_model_are_one_function() -> None:
     assert_close(expanded, small, 1e-6)
 
 
-def test_compose_is_one_plan_after_the_other() -> None:
+def test_two_plans_in_a_row_are_one_plan() -> None:
     """2 -> 1 and then 1 -> 0; 4 -> 3 and then 3 becomes a constant; 5 stays."""
     trace = traced(chain())
     group, first = planned(trace, [0, 1, 1, 3, 3, 5], [1, 1, 2, 1, -3, 1], [0, 0, 0.5, 0, 1, 0])
     _, second = planned(trace, [0, 0, 2, -1, 4, 5], [1, 4, 1, 0, 1, 1], [0, 0.25, 0, 7, 0, 0])
-    both = compose(first, second)
+    both = first.then(second)
     assert both.main == (0, 0, 0, -1, -1, 5)
     assert both.reads[0].ratio == (1, 4, 8, 0, 0, 1)
     assert both.reads[0].constant == (0, 0.25, 2 * 0.25 + 0.5, 7, -3 * 7 + 1, 0)
@@ -85,7 +88,7 @@ def test_compose_is_one_plan_after_the_other() -> None:
     one.apply(group, second)
     two.apply(group, both)
     np.testing.assert_allclose(one.weight(2, 1), two.weight(2, 1), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(one.row_bias(2), two.row_bias(2), rtol=1e-5)
+    np.testing.assert_allclose(TwinWeights(one).row_bias(2), TwinWeights(two).row_bias(2), rtol=1e-5)
     np.testing.assert_array_equal(one.alive, two.alive)
     assert one.plans[group.index] == both
 
@@ -98,7 +101,7 @@ def test_unread() -> None:
     b[:, [1, 2]] = 0
     trace = traced(net.build(net.dense("a", hidden, a), net.dense("b", hidden, b)))
     group = trace.groups[0]
-    found = Twin(trace).unread(group, list(paths(trace, group)))
+    found = unread(Twin(trace), group, list(paths(trace, group)))
     assert found.tolist() == [0, 1, 0, 0]
 
 
@@ -109,8 +112,8 @@ def test_rows_with_alpha_and_beta() -> None:
     hidden = net.node("Gemm", data, net.constant(rows.T), net.constant(bias), alpha=0.5, beta=3.0, name="first")
     trace = traced(net.build(net.dense("second", hidden, net.normal(3, 4))))
     twin = Twin(trace)
-    np.testing.assert_allclose(twin.rows(0), 0.5 * rows, rtol=1e-6)
-    np.testing.assert_allclose(twin.row_bias(0), 3 * bias, rtol=1e-6)
+    np.testing.assert_allclose(TwinWeights(twin).rows(0), 0.5 * rows, rtol=1e-6)
+    np.testing.assert_allclose(TwinWeights(twin).row_bias(0), 3 * bias, rtol=1e-6)
 
 
 def test_paths_after_concat() -> None:

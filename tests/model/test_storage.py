@@ -21,7 +21,7 @@ from support.planted.quantized import dense_integers, integers, rounded, stored
 
 from onnx_condense import Options, VerificationError, analyze, condense
 from onnx_condense.model.storage import Quantized
-from onnx_condense.planning.thresholds import Builder
+from onnx_condense.planning.thresholds import Planner
 from onnx_condense.prepare import open_model
 from onnx_condense.proving.compare import results
 from onnx_condense.proving.surgery import Case, prove
@@ -262,7 +262,7 @@ def test_one_wrong_integer_is_found(layer: int) -> None:
     hidden = rounded(net, net.node("Relu", dense_integers(net, data, rows, name="producer")))
     model = net.build(rounded(net, dense_integers(net, hidden, columns, name="consumer")))
     opened = open_model(model, LOSSLESS)
-    twin = Builder(opened.trace, LOSSLESS, 1).build(1.0)
+    twin = Planner(opened.trace, LOSSLESS, 1, opened.trace.groups).build().twin
     small, expanded = write(twin, {}), write(twin, {}, expanded=True)
     case = Case(model, results(model, opened.feeds), opened.feeds, opened.other)
     prove(case, opened.trace, small, expanded, LOSSLESS)

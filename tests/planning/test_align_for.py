@@ -30,13 +30,20 @@ def test_every_host_has_a_multiple() -> None:
     assert tuple(alignment.ALIGNMENTS) == get_args(Host)
 
 
-def test_who_says_so(cli: Cli, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alignment, "block_width", lambda: 8)
+def test_who_says_so(cli: Cli, save: Save) -> None:
     save(builders.convnet((3, 48), clusters=5))
-    assert "multiples of 8 (onnxruntime on this host)" in cli.ok("m.onnx", "--plan", "p.json").out
-    assert "multiples of 12 (--align)" in cli.ok("m.onnx", "--align", "12", "--force").out
-    assert "multiples of 8 (the plan)" in cli.ok("m.onnx", "--replay", "p.json", "--force").out
+    width = alignment.block_width()
+    host = cli.ok("m.onnx", "--plan", "p.json", "--report", "r.json").out
+    assert (f"multiples of {width} (onnxruntime on this host)" in host) == (width > 1)
+    assert read("r.json")["alignment"]["source"] == "onnxruntime on this host"
+    assert "multiples of 12 (--align)" in cli.ok("m.onnx", "--align", "12", "--force", "--plan", "p.json").out
+    assert "multiples of 12 (the plan)" in cli.ok("m.onnx", "--replay", "p.json", "--force").out
     assert "multiples of" not in cli.ok("m.onnx", "--align", "1", "--force").out
+
+
+def test_a_host_says_how_wide_it_blocks() -> None:
+    assert alignment.width_multiple(oc.Options(), lambda: 8) == (8, "onnxruntime on this host")
+    assert alignment.width_multiple(oc.Options(align=3), lambda: 8) == (3, "--align")
 
 
 def test_only_one_option_states_the_multiple(cli: Cli, save: Save) -> None:

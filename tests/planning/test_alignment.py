@@ -12,20 +12,20 @@ from onnx_condense.errors import InputError
 from onnx_condense.planning import alignment
 
 
-def test_the_width_is_a_block_size_and_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_width_is_a_block_size_and_is_measured_once() -> None:
     width = alignment.block_width()
     assert width in (1, 4, 8, 16, 32)
-    monkeypatch.setattr(alignment, "session", refused)
+    measured = alignment.block_width.cache_info().misses
     assert alignment.block_width() == width
+    assert alignment.block_width.cache_info().misses == measured
 
 
-def refused(*arguments: Any, **options: Any) -> None:
-    raise InputError("onnxruntime does not want to")
+@pytest.mark.parametrize("error", [InputError("onnxruntime does not want to"), OSError("no room")])
+def test_no_alignment_where_onnxruntime_does_not_tell(error: Exception) -> None:
+    def refuses(*arguments: Any, **options: Any) -> None:
+        raise error
 
-
-def test_no_alignment_where_onnxruntime_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alignment, "session", refused)
-    assert alignment.block_width.__wrapped__() == 1
+    assert alignment.probed_width(refuses) == 1
 
 
 def test_the_probe_is_neither_blocked_nor_refused() -> None:
@@ -76,3 +76,14 @@ def test_aligned_lossless_stays_exact() -> None:
     assert [g.width_after for g in result.report.groups] == [8, 8]
     assert result.report.verification is not None
     assert result.report.verification.approximation_error < 1e-5
+
+
+def test_what_was_held_back_is_of_the_twin_that_a_tolerance_chose() -> None:
+    """On the way to it others are built: what alignment held back in those is nothing that --align 1 would make."""
+    model = builders.convnet((3, 24, 24), clusters=5, noise=0.02)
+    chosen, free = (
+        oc.condense(model, oc.Options(threshold=0.6, merge="ratio", tolerance=0.003, align=align)) for align in (8, 1)
+    )
+    assert [g.width_after for g in chosen.report.groups] == [g.width_after for g in free.report.groups] == [24, 24]
+    assert [g.held_back for g in chosen.report.groups] == [0, 0]
+    assert chosen.report.alignment.advice is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,23 @@ from support.planted.net import Net
 
 import onnx_condense as oc
 from onnx_condense.model.protos import serialize
-from onnx_condense.planning import budget as pruning
-from onnx_condense.planning.allocation import Curve, Part, allocate, cost
+from onnx_condense.options import Unit
+from onnx_condense.planning.allocation import Curve, PricedWeight, allocate, cost
+from onnx_condense.planning.budget import Pruner, keep_share
+from onnx_condense.planning.curves import LEAST
+from onnx_condense.planning.planned import NOTHING, Aside, Planned
+from onnx_condense.planning.run import Run
+from onnx_condense.planning.strategies import ToShare, strategy_of
+from onnx_condense.planning.units import COUNTINGS
+from onnx_condense.prepare import Clock, open_model
 from onnx_condense.refitting.moments import eliminate
+
+
+def pruner(model: onnx.ModelProto, options: oc.Options) -> Pruner:
+    """What narrows the model to a share."""
+    strategy = strategy_of(Run.of(open_model(model, options), 1, Clock(None)), None, None)
+    assert isinstance(strategy, ToShare)
+    return strategy.pruner
 
 
 def widths(result: oc.Result) -> dict[str, int]:
@@ -73,19 +88,26 @@ def test_biases_that_calibration_adds_count() -> None:
 
 def test_room_is_left_for_biases_at_once() -> None:
     """Each refit adds twelve; states that are ever closer below what was asked for do not use up the corrections."""
-    pruner: Any = object.__new__(pruning.Pruner)
-    pruner.before, asked = 1000, []
+    asked = []
 
-    def at(share: float) -> tuple[list[float], float]:
-        asked.append(1000 * share)
-        found = asked[-1] - 12 + 0.5 * len(asked)
-        return [found], found
+    class Narrowing:
+        before, aside = 1000, NOTHING
 
-    def finish(twin: list[float]) -> None:
-        twin[0] += 12
+        def at(self, share: float, aside: Aside) -> tuple[Planned, int]:
+            asked.append(1000 * share)
+            found = int(asked[-1]) - 12 + len(asked)
+            twin: Any = SimpleNamespace(size=found)
+            return Planned(twin, {}, aside), found
 
-    pruner.at, pruner._measure = at, lambda twin: twin[0]
-    assert pruner.fit(0.9, finish)[0] <= 900
+        def size(self, twin: Any) -> int:
+            return int(twin.size)
+
+    def finish(twin: Any) -> None:
+        twin.size += 12
+
+    found: Any = keep_share(Narrowing(), 0.9, finish)
+    assert found.calibrated
+    assert found.twin.size <= 900
     assert len(asked) == 2
 
 
@@ -124,47 +146,40 @@ def test_a_group_with_unneeded_channels_is_not_emptied() -> None:
     assert found["second"] >= 12
 
 
-def test_no_layer_is_nearly_free(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_layer_is_nearly_free() -> None:
     """Outputs that hardly mind the first channels of a layer may mind the others: no probe makes the layer free."""
     net = Net(seed=6)
     hidden = net.node("Relu", net.dense("first", net.input("batch", 10), net.normal(32, 10), net.normal(32)))
     model = net.build(net.dense("head", hidden, net.normal(5, 32), 3000 * net.normal(5)))
-    found = []
-    monkeypatch.setattr(
-        pruning, "allocate", lambda curves, *rest: found.append([*curves.values()]) or allocate(curves, *rest)
-    )
-    oc.condense(model, oc.Options(budget=("params", 0.7), align=1))
-    assert all(curve.losses[-1] > 0.99 * pruning.LEAST for curve in found[0])
+    curves = pruner(model, oc.Options(budget=("params", 0.7), align=1)).curves
+    assert curves
+    assert all(curve.losses[-1] > 0.99 * LEAST for curve in curves.values())
 
 
-def test_calibration_samples_do_not_judge_what_was_fitted_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calibration_samples_do_not_judge_what_was_fitted_to_them() -> None:
     """Forty samples leave no error in what was fitted to them, whichever quarter of the channels goes."""
     net = Net(seed=6)
     hidden = net.node("Relu", net.dense("first", net.input("batch", 10), net.normal(96, 10), net.normal(96)))
     hidden = net.node("Relu", net.dense("second", hidden, net.normal(96, 96), net.normal(96)))
     model = net.build(net.dense("head", hidden, net.normal(5, 96), net.normal(5)))
     data = {"x": np.random.default_rng(0).standard_normal((50, 10)).astype(np.float32)}
-    found = []
-    monkeypatch.setattr(
-        pruning, "allocate", lambda curves, *rest: found.append([*curves.values()]) or allocate(curves, *rest)
-    )
-    oc.condense(model, oc.Options(budget=("params", 0.7), align=1, calibration=data))
-    assert len(found[0]) == 2
-    assert all(curve.losses[23] > 3e-3 for curve in found[0])
+    curves = pruner(model, oc.Options(budget=("params", 0.7), align=1, calibration=data)).curves
+    assert len(curves) == 2
+    assert all(curve.losses[23] > 3e-3 for curve in curves.values())
 
 
-def test_what_channels_cost_is_what_the_report_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_channels_cost_is_what_the_report_counts() -> None:
     """Running statistics of BatchNormalization are no parameters, for the budget either."""
     net = Net(seed=4)
     hidden = net.conv("first", net.input("batch", 3, 8, 8), net.normal(16, 3, 3, 3))
     hidden = net.batchnorm(hidden, np.ones(16), net.normal(16), np.zeros(16), np.ones(16))
     model = net.build(net.conv("head", net.node("Relu", hidden), net.normal(4, 16, 3, 3)))
-    found = []
-    monkeypatch.setattr(
-        pruning, "allocate", lambda curves, parts, *limits: found.append(parts) or allocate(curves, parts, *limits)
-    )
-    result = oc.condense(model, oc.Options(budget=("params", 0.7), align=1))
-    assert cost(found[0], {}) == result.report.input.parameters
+    found = pruner(model, oc.Options(budget=("params", 0.7), align=1))
+    assert cost(found.weights, {}) == found.before == oc.analyze(model).model.parameters
+
+
+def test_every_unit_is_counted() -> None:
+    assert set(COUNTINGS) == set(Unit)
 
 
 def wide(batch: int | None = None) -> onnx.ModelProto:
@@ -285,7 +300,7 @@ def test_elimination_counts_what_is_lost() -> None:
 
 def test_allocation_takes_the_cheapest_saving() -> None:
     """Two groups in a chain: removing one channel of either saves what the other's width makes of it."""
-    parts = [Part(1.0, (10, 4), ((0, 0, 1),)), Part(1.0, (10, 10), ((0, 1, 1), (1, 0, 1)))]
+    parts = [PricedWeight(1.0, (10, 4), ((0, 0, 1),)), PricedWeight(1.0, (10, 10), ((0, 1, 1), (1, 0, 1)))]
     assert cost(parts, {0: 2, 1: 5}) == 8 * 4 + 5 * 8
     steps = np.arange(1, 10)
     cheap, dear = (Curve(np.arange(9), scale * steps.astype(float) ** 2, steps) for scale in (1.0, 100.0))
@@ -300,7 +315,7 @@ def test_allocation_takes_the_cheapest_saving() -> None:
 
 def test_what_the_last_step_saves_too_much_goes_back() -> None:
     """The last step saves 10 where 6 are wanted; the other group gets four of its channels back."""
-    parts = [Part(1.0, (10, 10), ((0, 0, 1),)), Part(1.0, (50, 1), ((0, 1, 1),))]
+    parts = [PricedWeight(1.0, (10, 10), ((0, 0, 1),)), PricedWeight(1.0, (50, 1), ((0, 1, 1),))]
     coarse, fine = (
         Curve(np.arange(n), loss * np.arange(1.0, n + 1), np.arange(1, n + 1)) for n, loss in ((9, 15), (49, 1))
     )
@@ -313,7 +328,7 @@ def test_what_the_last_step_saves_too_much_goes_back() -> None:
 
 def test_a_last_step_that_saves_too_much_is_replaced() -> None:
     """A channel of the cheap group saves 10 where 5 are wanted."""
-    parts = [Part(1.0, (10, 10), ((0, 0, 1),)), Part(1.0, (50, 1), ((0, 1, 1),))]
+    parts = [PricedWeight(1.0, (10, 10), ((0, 0, 1),)), PricedWeight(1.0, (50, 1), ((0, 1, 1),))]
     cheap, dear = (
         Curve(np.arange(n), loss * np.arange(1.0, n + 1), np.arange(1, n + 1)) for n, loss in ((9, 1), (49, 1))
     )

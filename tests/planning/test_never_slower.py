@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,17 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from support import builders
-from support.cli import OUT, Cli, Save, read, widths
+from support.cli import Cli, Save, read
 
 import onnx_condense as oc
-from onnx_condense.planning import never_slower as faster
-from onnx_condense.planning.never_slower import MOST, settle
+from onnx_condense.cli.tables import show_report
+from onnx_condense.model.inputs import Feed
+from onnx_condense.model.protos import serialize
+from onnx_condense.pipeline import Surroundings, condense_in
+from onnx_condense.planning.hardware import ThisMachine
+from onnx_condense.planning.never_slower import MOST, LatencyReport, settle
 from onnx_condense.timing.race import Interval
 
 TOP = 2
@@ -82,23 +88,34 @@ Rule = Callable[[dict[str, int], int], float]
 """From the widths of the candidate's convolutions and the batch size to its latency over the original's."""
 
 
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """`rule` says how slow a candidate is, `spread` how wide the interval; `measured` is what was asked for."""
-    told = SimpleNamespace(rule=lambda wide, batch: 1.0, spread=0.005, measured=[])
+@dataclass
+class Scripted:
+    """A machine of two cores that blocks by 16. `rule` says how slow a candidate is, `spread` how wide the interval."""
 
-    def compare(pair: Any, feeds: Any, threads: int, seconds: float) -> Any:
+    rule: Rule = lambda wide, batch: 1.0
+    spread: float = 0.005
+    measured: list[tuple[int, int]] = field(default_factory=list)
+    cores: int = 2
+
+    def block_width(self) -> int:
+        return 16
+
+    def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> Interval:
         found = {w.name: w.dims[0] for w in onnx.load(pair[1]).graph.initializer if len(w.dims) == 4}
         batch = len(next(iter(feeds[0].values())))
-        told.measured.append((threads, batch, found))
-        ratio = told.rule(found, batch)
-        interval = Interval(ratio, ratio * (1 - told.spread), ratio * (1 + told.spread))
-        return SimpleNamespace(ratio=lambda model: interval)
+        self.measured.append((threads, batch))
+        ratio = self.rule(found, batch)
+        return Interval(ratio, ratio * (1 - self.spread), ratio * (1 + self.spread))
 
-    monkeypatch.setattr(faster, "compare_latency", compare)
-    monkeypatch.setattr(faster, "block_width", lambda: 16)
-    monkeypatch.setattr(faster.os, "cpu_count", lambda: 2)
-    return told
+
+class Forbidden(ThisMachine):
+    """Another host, on which nothing may be measured."""
+
+    def block_width(self) -> int:
+        return 8
+
+    def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> Interval:
+        raise AssertionError("a replay measures nothing")
 
 
 def network(**options: Any) -> onnx.ModelProto:
@@ -106,7 +123,27 @@ def network(**options: Any) -> onnx.ModelProto:
     return builders.convnet((3, 48, 48, 48), clusters=5, **options)
 
 
-FAST = ("--align", "1", "--ensure-faster")
+def faster(script: Scripted, model: onnx.ModelProto | None = None, dry_run: bool = False, **options: Any) -> oc.Result:
+    """The model, or three convolutions, never slower."""
+    given = oc.Options(**{"align": 1, "ensure_faster": True} | options)
+    return condense_in(Surroundings(hardware=script), model or network(), given, dry_run=dry_run)
+
+
+def latency_of(result: oc.Result) -> LatencyReport:
+    assert result.report.latency is not None
+    return result.report.latency
+
+
+def widths(result: oc.Result) -> list[int]:
+    return [group.width_after for group in result.report.groups]
+
+
+def told(result: oc.Result) -> str:
+    """The report as it is shown."""
+    console = Console(file=io.StringIO(), width=250)
+    show_report(console, result.report)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
 
 
 def odd(*names: str) -> Rule:
@@ -114,105 +151,99 @@ def odd(*names: str) -> Rule:
     return lambda wide, batch: 1.5 if any(wide[name] % 16 for name in names) else 0.7
 
 
-def test_nothing_is_undone_without_need(cli: Cli, save: Save, script: SimpleNamespace) -> None:
-    save(network())
-    out = cli.ok("m.onnx", *FAST, "--report", "r.json").out
-    assert {after for _, after in widths("r.json").values()} == {5}
-    latency = read("r.json")["latency"]
-    assert latency["widened"] == latency["rolled_back"] == []
-    assert latency["candidates"] == 1
-    assert "Latency at batch 8, 1 thread: 1.000 (0.995 to 1.005) of the original's." in out
+def test_nothing_is_undone_without_need() -> None:
+    result = faster(Scripted())
+    assert set(widths(result)) == {5}
+    latency = latency_of(result)
+    assert latency.widened == latency.rolled_back == ()
+    assert latency.candidates == 1
+    assert "Latency at batch 8, 1 thread: 1.000 (0.995 to 1.005) of the original's." in told(result)
 
 
-def test_every_setup_is_measured(script: SimpleNamespace) -> None:
-    result = oc.condense(network(), oc.Options(align=1, ensure_faster=True))
-    assert sorted(m[:2] for m in script.measured) == [(0, 1), (0, 8), (1, 1), (1, 8)]
-    assert result.report.latency is not None
-    assert sorted((s.threads, s.batch) for s in result.report.latency.setups) == [(0, 1), (0, 8), (1, 1), (1, 8)]
+def test_every_setup_is_measured() -> None:
+    script = Scripted()
+    result = faster(script)
+    assert sorted(script.measured) == [(0, 1), (0, 8), (1, 1), (1, 8)]
+    assert sorted((s.threads, s.batch) for s in latency_of(result).setups) == [(0, 1), (0, 8), (1, 1), (1, 8)]
 
 
-def test_a_fixed_batch_is_the_only_one(script: SimpleNamespace) -> None:
-    oc.condense(network(batch="3"), oc.Options(align=1, ensure_faster=True))
-    assert {batch for _, batch, _ in script.measured} == {3}
+def test_one_core_is_one_setup_per_batch() -> None:
+    script = Scripted(cores=1)
+    faster(script)
+    assert sorted(script.measured) == [(1, 1), (1, 8)]
 
 
-def test_without_the_option_nothing_is_measured(script: SimpleNamespace) -> None:
-    assert oc.condense(network(), oc.Options(align=1)).report.latency is None
+def test_a_fixed_batch_is_the_only_one() -> None:
+    script = Scripted()
+    faster(script, network(batch="3"))
+    assert {batch for _, batch in script.measured} == {3}
+
+
+def test_without_the_option_nothing_is_measured() -> None:
+    script = Scripted()
+    assert faster(script, ensure_faster=False).report.latency is None
     assert not script.measured
 
 
-def test_slow_groups_are_widened(cli: Cli, save: Save, script: SimpleNamespace) -> None:
-    script.rule = odd("w1")
-    save(network())
-    out = cli.ok("m.onnx", *FAST, "--report", "r.json").out
-    assert [after for _, after in widths("r.json").values()] == [5, 16, 5]
-    assert read("r.json")["latency"]["widened"] == ["conv1"]
-    assert "Widened, because it made the model slower: conv1." in out
-    assert read("r.json")["alignment"]["advice"] is None, "--align 1 would not undo it"
+def test_slow_groups_are_widened() -> None:
+    result = faster(Scripted(odd("w1")))
+    assert widths(result) == [5, 16, 5]
+    assert latency_of(result).widened == ("conv1",)
+    assert "Widened, because it made the model slower: conv1." in told(result)
+    assert result.report.alignment.advice is None, "--align 1 would not undo it"
 
 
-def test_slow_groups_are_rolled_back_where_widening_does_not_help(
-    cli: Cli, save: Save, script: SimpleNamespace
-) -> None:
-    script.rule = lambda wide, batch: 1.2 if wide["w0"] < 48 and batch == 8 else 0.9
-    save(network())
-    out = cli.ok("m.onnx", *FAST, "--report", "r.json").out
-    assert [after for _, after in widths("r.json").values()] == [48, 5, 5]
-    assert read("r.json")["latency"]["rolled_back"] == ["conv0"]
-    assert "Rolled back, because it made the model slower: conv0." in out
+def test_slow_groups_are_rolled_back_where_widening_does_not_help() -> None:
+    result = faster(Scripted(lambda wide, batch: 1.2 if wide["w0"] < 48 and batch == 8 else 0.9))
+    assert widths(result) == [48, 5, 5]
+    assert latency_of(result).rolled_back == ("conv0",)
+    assert "Rolled back, because it made the model slower: conv0." in told(result)
 
 
-def test_the_original_is_returned_where_nothing_helps(cli: Cli, save: Save, script: SimpleNamespace) -> None:
-    script.rule = lambda wide, batch: 1.5
-    save(network())
-    out = cli.ok("m.onnx", *FAST, "--report", "r.json", "--plan", "p.json").out
-    assert Path(OUT).read_bytes() == Path("m.onnx").read_bytes()
-    assert "Every reduction made it slower" in out
-    report = read("r.json")
-    assert report["output"]["sha256"] == report["input"]["sha256"]
-    assert report["latency"]["setups"] == []
-    assert read("p.json")["groups"] == []
+def test_the_original_is_returned_where_nothing_helps() -> None:
+    model = network()
+    result = faster(Scripted(lambda wide, batch: 1.5), model)
+    assert not result.changed
+    assert result.model is model
+    assert latency_of(result).rolled_back
+    assert not latency_of(result).setups
+    assert result.report.output is None
+    assert result.plan.groups == ()
 
 
 @pytest.mark.parametrize(
     ("method", "rule"),
     [
-        ((), odd("w0", "w2")),
-        ((), lambda wide, batch: 1.5 if wide["w1"] < 48 else 0.9),
-        (("--lossless",), odd("w1")),
-        (("--sequential",), lambda wide, batch: 1.5 if wide["w0"] < 48 else 0.9),
-        (("--tolerance", "0.05"), odd("w1")),
+        ({}, odd("w0", "w2")),
+        ({}, lambda wide, batch: 1.5 if wide["w1"] < 48 else 0.9),
+        ({"lossless": True}, odd("w1")),
+        ({"sequential": True}, lambda wide, batch: 1.5 if wide["w0"] < 48 else 0.9),
+        ({"tolerance": 0.05}, odd("w1")),
     ],
 )
-def test_the_plan_replays_without_measuring(
-    cli: Cli, save: Save, script: SimpleNamespace, method: tuple[str, ...], rule: Rule, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script.rule = rule
-    save(network(ratios=False, noise=0.0 if method == ("--lossless",) else 0.05))
-    cli.ok("m.onnx", *FAST, *method, "--plan", "p.json")
-    monkeypatch.delattr(faster, "compare_latency")
-    monkeypatch.setattr(faster, "block_width", lambda: 8)
-    cli.ok("m.onnx", "--replay", "p.json", "-o", "again.onnx")
-    assert Path("again.onnx").read_bytes() == Path(OUT).read_bytes() != Path("m.onnx").read_bytes()
+def test_the_plan_replays_without_measuring(method: dict[str, Any], rule: Rule) -> None:
+    model = network(ratios=False, noise=0.0 if "lossless" in method else 0.05)
+    result = faster(Scripted(rule), model, **method)
+    again = condense_in(Surroundings(hardware=Forbidden()), model, oc.Options(), result.plan)
+    assert serialize(again.model) == serialize(result.model) != serialize(model)
 
 
-def test_a_dry_run_measures_and_writes_the_plan_alone(cli: Cli, save: Save, script: SimpleNamespace) -> None:
-    script.rule = odd("w1")
-    save(network())
-    assert cli.ok("m.onnx", *FAST, "--dry-run", "--plan", "p.json").written == {"p.json"}
-    cli.ok("m.onnx", *FAST)
-    cli.ok("m.onnx", "--replay", "p.json", "-o", "again.onnx")
-    assert Path("again.onnx").read_bytes() == Path(OUT).read_bytes()
+def test_a_dry_run_measures_and_gives_the_plan_alone() -> None:
+    script = Scripted(odd("w1"))
+    dry, done = faster(script, dry_run=True), faster(script)
+    assert not dry.changed
+    assert dry.report.verification is None
+    assert dry.plan == done.plan
+    assert [len(group.keep) for group in dry.plan.groups] == [5, 16, 5]
 
 
-def test_narrower_but_slower_than_what_was_reached_is_undone_too(script: SimpleNamespace) -> None:
+def test_narrower_but_slower_than_what_was_reached_is_undone_too() -> None:
     """conv1 at an odd width is slow; conv2's odd width costs a third, which the original's latency would still hide."""
-    script.rule = lambda wide, batch: 1.5 if wide["w1"] % 16 else (0.9 if wide["w2"] % 16 else 0.6)
-    result = oc.condense(network(), oc.Options(align=1, ensure_faster=True))
-    assert [g.width_after for g in result.report.groups] == [5, 16, 16]
+    result = faster(Scripted(lambda wide, batch: 1.5 if wide["w1"] % 16 else (0.9 if wide["w2"] % 16 else 0.6)))
+    assert widths(result) == [5, 16, 16]
 
 
-def test_what_passed_by_luck_is_measured_once_more(script: SimpleNamespace) -> None:
+def test_what_passed_by_luck_is_measured_once_more() -> None:
     seen: dict[tuple[int, ...], int] = {}
 
     def rule(wide: dict[str, int], batch: int) -> float:
@@ -220,49 +251,40 @@ def test_what_passed_by_luck_is_measured_once_more(script: SimpleNamespace) -> N
         seen[key] = seen.get(key, 0) + 1
         return 1.5 if wide["w1"] % 16 or seen[key] > 2 else 0.9
 
-    script.rule = rule
-    result = oc.condense(network(), oc.Options(align=1, ensure_faster=True))
+    result = faster(Scripted(rule))
     assert not result.changed
-    assert result.report.latency is not None
-    assert len(result.report.latency.rolled_back) == 3
+    assert len(latency_of(result).rolled_back) == 3
 
 
-def test_an_unstable_measurement_warns(cli: Cli, save: Save, script: SimpleNamespace) -> None:
-    script.spread = 0.3
-    save(network())
-    assert "too unstable" in cli.ok("m.onnx", *FAST).err
+def test_an_unstable_measurement_warns() -> None:
+    assert any("too unstable" in warning for warning in faster(Scripted(spread=0.3)).report.warnings)
 
 
-def test_a_candidate_that_does_not_run_is_an_error(
-    cli: Cli, save: Save, script: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuses(*arguments: Any) -> Any:
+def test_a_candidate_that_does_not_run_is_an_error() -> None:
+    def refuses(wide: dict[str, int], batch: int) -> float:
         raise oc.InputError("onnxruntime cannot run the model on these inputs")
 
-    monkeypatch.setattr(faster, "compare_latency", refuses)
-    save(network())
-    assert "report this model" in cli.fails(1, "m.onnx", *FAST)
+    with pytest.raises(oc.VerificationError, match="report this model"):
+        faster(Scripted(refuses))
 
 
-def test_a_slower_result_is_shown_only_beyond_the_margin(script: SimpleNamespace) -> None:
+def test_a_slower_result_is_shown_only_beyond_the_margin() -> None:
     for ratio, kept in ((1.02, 5), (1.024, 5), (1.03, 48)):
-        script.rule = lambda wide, batch, ratio=ratio: ratio if min(wide.values()) < 48 else 1.0
-        result = oc.condense(network(), oc.Options(align=1, ensure_faster=True))
-        assert {g.width_after for g in result.report.groups} == {kept}, ratio
+        result = faster(Scripted(lambda wide, batch, ratio=ratio: ratio if min(wide.values()) < 48 else 1.0))
+        assert set(widths(result)) == {kept}, ratio
 
 
-def test_the_number_of_measurements_is_bounded(script: SimpleNamespace) -> None:
+def test_the_number_of_measurements_is_bounded() -> None:
     generator = np.random.default_rng(0)
-    script.rule = lambda wide, batch: float(generator.choice([0.9, 1.5]))
-    result = oc.condense(builders.mlp([8, *[12] * 12, 3], clusters=5), oc.Options(ensure_faster=True))
-    assert result.report.latency is not None
-    assert result.report.latency.candidates <= MOST + 1
+    script = Scripted(lambda wide, batch: float(generator.choice([0.9, 1.5])))
+    result = faster(script, builders.mlp([8, *[12] * 12, 3], clusters=5), align="auto")
+    assert latency_of(result).candidates <= MOST + 1
 
 
-def test_lossless_stays_exact_when_an_earlier_layer_is_rolled_back(script: SimpleNamespace) -> None:
+def test_lossless_stays_exact_when_an_earlier_layer_is_rolled_back() -> None:
     """Rows of later layers may only be collinear once the earlier layer has merged: they are judged anew."""
-    script.rule = lambda wide, batch: 1.5 if wide["w0"] < 48 else 0.9
-    result = oc.condense(network(ratios=False), oc.Options(lossless=True, align=1, ensure_faster=True))
+    script = Scripted(lambda wide, batch: 1.5 if wide["w0"] < 48 else 0.9)
+    result = faster(script, network(ratios=False), lossless=True)
     assert result.report.groups[0].width_after == 48
     assert result.report.verification is not None
     assert result.report.verification.approximation_error < 1e-5
@@ -275,20 +297,26 @@ def test_options_that_do_not_go_together(cli: Cli, save: Save, options: tuple[st
     assert "--ensure-faster" in cli.fails(2, "m.onnx", "--ensure-faster", "-o", "other.onnx", *options)
 
 
-def test_a_real_measurement(cli: Cli, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faster, "SECONDS", 0.2)
-    save(builders.mlp((64, 512, 512, 3), clusters=8))
-    cli.ok("m.onnx", "--ensure-faster", "--report", "r.json")
-    latency = read("r.json")["latency"]
-    assert latency["candidates"] >= 1
-    assert all(setup["low"] <= setup["ratio"] <= setup["high"] for setup in latency["setups"])
+def test_a_real_measurement() -> None:
+    model = builders.mlp((64, 512, 512, 3), clusters=8)
+    options = oc.Options(ensure_faster=True)
+    latency = latency_of(condense_in(Surroundings(hardware=ThisMachine(seconds=0.2)), model, options))
+    assert latency.candidates >= 1
+    assert all(setup.low <= setup.ratio <= setup.high for setup in latency.setups)
+
+
+def test_the_command_line_measures(cli: Cli, save: Save) -> None:
+    """A small model in which nothing merges: there is no candidate to wait for."""
+    save(builders.mlp((8, 8, 3)))
+    cli.ok("m.onnx", "--ensure-faster", "--threshold", "1", "--report", "r.json")
+    assert read("r.json")["options"]["ensure_faster"] is True
 
 
 # ---------------------------------------------------------------------- budgets
 
 
-def test_a_budget_that_is_not_slower_is_met(script: SimpleNamespace) -> None:
-    result = oc.condense(network(), oc.Options(align=1, budget=("params", 0.5), ensure_faster=True))
+def test_a_budget_that_is_not_slower_is_met() -> None:
+    result = faster(Scripted(), budget=("params", 0.5))
     alone = oc.condense(network(), oc.Options(align=1, budget=("params", 0.5)))
     assert result.report.output is not None
     assert result.report.output.parameters <= 0.5 * result.report.input.parameters
@@ -297,9 +325,8 @@ def test_a_budget_that_is_not_slower_is_met(script: SimpleNamespace) -> None:
 
 
 @pytest.mark.parametrize("rule", [odd("w1"), lambda wide, batch: 1.5 if wide["w1"] < 48 else 0.7])
-def test_what_a_budget_makes_slower_is_widened_or_rolled_back(script: SimpleNamespace, rule: Rule) -> None:
-    script.rule = rule
-    result = oc.condense(network(), oc.Options(align=1, budget=("macs", 0.3), ensure_faster=True))
+def test_what_a_budget_makes_slower_is_widened_or_rolled_back(rule: Rule) -> None:
+    result = faster(Scripted(rule), budget=("macs", 0.3))
     alone = oc.condense(network(), oc.Options(align=1, budget=("macs", 0.3)))
     found = {w.name: w.dims[0] for w in result.model.graph.initializer if len(w.dims) == 4}
     planned = {w.name: w.dims[0] for w in alone.model.graph.initializer if len(w.dims) == 4}

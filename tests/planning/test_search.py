@@ -23,7 +23,8 @@ import onnx_condense as oc
 from onnx_condense.model.protos import serialize
 from onnx_condense.operators.queries import count_parameters
 from onnx_condense.options import DEFAULT_TRIALS
-from onnx_condense.planning.search import FINE, CandidateReport, pareto
+from onnx_condense.planning.candidates import CandidateReport, pareto
+from onnx_condense.planning.search import FINE
 
 MODEL = half_redundant()
 PARAMETERS = count_parameters(MODEL.graph)[0]

@@ -15,9 +15,11 @@ from support.planted.net import (
 )
 
 from onnx_condense import condense
-from onnx_condense.merging.deciding import decide
+from onnx_condense.merging.deciding import plan_group
 from onnx_condense.merging.judging import judge
+from onnx_condense.merging.methods import MANNERS
 from onnx_condense.merging.twin import Twin
+from onnx_condense.options import Method
 from onnx_condense.rewriting.writer import write
 
 
@@ -77,7 +79,7 @@ def test_macs_and_alive() -> None:
     trace = traced(annotated())
     twin = Twin(trace)
     assert write(twin, {}).macs == 8 * (6 * 8 + 8 * 4)
-    plan = decide(judge(twin, trace.groups[0], "lossless", "joint"), trace, "lossless", "joint", 1.0, 1)
+    plan = plan_group(judge(twin, trace.groups[0], MANNERS[Method.LOSSLESS]), 1.0, 1)
     twin.apply(trace.groups[0], plan)
     written = write(twin, {})
     assert written.macs == 8 * (6 * 5 + 5 * 4)

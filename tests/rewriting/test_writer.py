@@ -24,8 +24,8 @@ from support.planted.net import (
 
 from onnx_condense import Options, condense, rewrite
 from onnx_condense.merging.twin import Twin
+from onnx_condense.rewriting.checks import check_shapes
 from onnx_condense.rewriting.kept import Disagreement
-from onnx_condense.rewriting.writer import check_shapes
 from onnx_condense.tracing.trace import Trace
 
 # ---------------------------------------------------------------------------------------------------- biases

@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 from onnx_condense import Options, Plan
 from onnx_condense.merging.twin import Twin
-from onnx_condense.planning.thresholds import Builder
+from onnx_condense.planning.thresholds import Planner
 from onnx_condense.prepare import Opened, open_model
 from onnx_condense.proving.compare import results, surgery_limits
 from onnx_condense.proving.surgery import Case, Limits, VerificationReport, prove
@@ -20,7 +20,7 @@ from onnx_condense.rewriting.writer import Written, write
 def condensed(model: onnx.ModelProto, options: Options) -> tuple[Opened, Written, Written]:
     """(what was opened, small model, twin) of a run."""
     opened = open_model(model, options)
-    twin = Builder(opened.trace, options, 1).build(1.0)
+    twin = Planner(opened.trace, options, 1, opened.trace.groups).build().twin
     assert twin.plans
     return opened, write(twin, {}), write(twin, {}, expanded=True)
 

@@ -13,7 +13,7 @@ from support.planted.recurrent import GATES, SIZE, Form, build, planted_node
 
 from onnx_condense import Options, Plan, condense, rewrite
 from onnx_condense.merging.twin import Twin
-from onnx_condense.rewriting.writer import count_macs
+from onnx_condense.rewriting.sizes import count_macs
 
 
 def _read(net: Net, hidden: str) -> str:

@@ -1,0 +1,119 @@
+"""Merge methods: one row each, of how channels are chosen and what the consumers make of those that go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnx_condense.algebra.evaluator import Evaluator
+from onnx_condense.algebra.signals import Signal
+from onnx_condense.algebra.stages import Factor, Rule, final_rules
+from onnx_condense.arrays import Floats, Ints
+from onnx_condense.merging.similarity import ratios
+from onnx_condense.options import Depthwise, Method, Options
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Channels j [k] of a cell and the ones that they merge into, m [k], on one path."""
+
+    evaluator: Evaluator
+    signal: Signal
+    j: Ints
+    m: Ints
+    depthwise: Depthwise
+
+
+Becomes = Callable[[Pairs], tuple[Floats, Floats]]
+"""What removed channels are of their main channels: ratios [k] and constant parts [k]."""
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a method treats the channels of a group, and the consumers of those that go.
+
+    Attributes:
+        exact: channels merge where that is exact to rounding, whatever the threshold.
+        frees: channels that nobody reads or that are constant go, too.
+        becomes: what a removed channel is of its main channel.
+        refits: consumers get the weights that lose least.
+        cautious: where nothing states the statistics of the channels, only if the outputs lose less by it.
+        calibrates: calibration inputs say which weights lose least, where there are any.
+        depthwise: which stages of a depthwise-separable block are judged.
+    """
+
+    exact: bool
+    frees: bool
+    becomes: Becomes
+    refits: bool = False
+    cautious: bool = False
+    calibrates: bool = False
+    depthwise: Depthwise = Depthwise.JOINT
+
+    def stages(self, evaluator: Evaluator, signal: Signal) -> list[Factor]:
+        """The stages that decide whether channels condense on a path, with their final rules."""
+        return candidates(evaluator, signal) if self.exact else stages(evaluator, signal, self.depthwise)
+
+
+def manner_of(options: Options, method: Method | None = None) -> Manner:
+    """How the channels of a run are treated; or by another method, in the same run."""
+    return replace(MANNERS[method or options.method], depthwise=Depthwise(options.depthwise))
+
+
+def stages(evaluator: Evaluator, signal: Signal, depthwise: Depthwise) -> list[Factor]:
+    """The stages whose vectors must be alike, with their final rules."""
+    factors = _real(evaluator, signal)
+    if depthwise is Depthwise.KERNEL and any(f.taps for f in factors):
+        factors = [replace(f, bias=f.bias[:, :0]) for f in factors if f.taps]
+    return final_rules(factors)
+
+
+def candidates(evaluator: Evaluator, signal: Signal) -> list[Factor]:
+    """The stages as a superset of what can be exact: any collinear pair.
+
+    The bias counts only where it must follow the rows: not where a constant passes, nor behind other stages.
+    """
+    linear = evaluator.passes_constants(signal)
+    return [_candidate(factor, linear) for factor in _real(evaluator, signal)]
+
+
+def relation(pairs: Pairs) -> tuple[Floats, Floats]:
+    """The affine function of its main channel that a removed channel equals."""
+    found = pairs.evaluator.relate(pairs.signal, pairs.j, pairs.m)
+    return found.ratio, found.constant
+
+
+def product(pairs: Pairs) -> tuple[Floats, Floats]:
+    """The product of the ratios of all stages (paper, section 2.1.4)."""
+    ratio = np.ones(len(pairs.j))
+    for factor in stages(pairs.evaluator, pairs.signal, pairs.depthwise):
+        ratio = ratio * ratios(factor, pairs.j, pairs.m)
+    return pairs.evaluator.approximate(pairs.signal, ratio, pairs.j, pairs.m)
+
+
+def nothing(pairs: Pairs) -> tuple[Floats, Floats]:
+    """Removed channels are dropped."""
+    return np.zeros(len(pairs.j)), np.zeros(len(pairs.j))
+
+
+def _real(evaluator: Evaluator, signal: Signal) -> list[Factor]:
+    return [factor for factor in evaluator.factors(signal) if not factor.virtual]
+
+
+def _candidate(factor: Factor, linear: bool) -> Factor:
+    bias = np.zeros_like(factor.bias) if linear or factor.prefix else factor.bias
+    empty = ~np.hstack([factor.rows, bias]).any(axis=1, keepdims=True)
+    return replace(factor, rows=np.where(empty, 1, factor.rows), bias=bias, rule=Rule.ANY)
+
+
+MANNERS: Mapping[Method, Manner] = {
+    Method.LOSSLESS: Manner(exact=True, frees=True, becomes=relation),
+    Method.AUTO: Manner(exact=False, frees=True, becomes=product, refits=True, cautious=True, calibrates=True),
+    Method.CALIBRATED: Manner(exact=False, frees=True, becomes=product, refits=True, calibrates=True),
+    Method.MOMENTS: Manner(exact=False, frees=True, becomes=product, refits=True),
+    Method.RATIO: Manner(exact=False, frees=False, becomes=product),
+    Method.DELETE: Manner(exact=False, frees=False, becomes=nothing),
+}
+"""Every method; what its name means to a caller is said in `Options`."""

@@ -1,0 +1,171 @@
+"""A model with other nodes and constants, equal to the one that it was made from wherever nothing was rewritten."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from onnx_condense.arrays import Array, Shape
+from onnx_condense.model.protos import names_read, read_by, still_read
+
+
+class Content(Protocol):
+    """The numbers of a constant, which may be computed when they are asked for."""
+
+    @property
+    def shape(self) -> Shape: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def __array__(self) -> Array: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Rebuilt:
+    """What a model is made of, before it is a message.
+
+    original: the message that it is made from. whole: the nodes in order, those that nobody reads any more among them.
+    constants: name -> numbers, of new constants and of those that changed.
+    """
+
+    original: onnx.ModelProto
+    whole: Sequence[onnx.NodeProto]
+    constants: Mapping[str, Content]
+
+    @cached_property
+    def _read_before(self) -> set[str]:
+        return names_read(self.original.graph)
+
+    @cached_property
+    def _outputs(self) -> set[str]:
+        return {output.name for output in self.original.graph.output}
+
+    @cached_property
+    def nodes(self) -> list[onnx.NodeProto]:
+        """The nodes that are still read."""
+        return still_read(self.whole, self._outputs, self._read_before)
+
+    @cached_property
+    def _used(self) -> set[str]:
+        return read_by(self.nodes) | self._outputs
+
+    @cached_property
+    def _known(self) -> set[str]:
+        graph = self.original.graph
+        return {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
+
+    def tensors(self) -> Iterator[tuple[onnx.TensorProto, Content | None]]:
+        """The initializers that stay, in their order: what each was, and what is new of it."""
+        for tensor in self.original.graph.initializer:
+            if tensor.name in self._used or tensor.name not in self._read_before:
+                yield tensor, self.constants.get(tensor.name)
+
+    def added(self) -> Iterator[tuple[str, Content]]:
+        """The initializers that are new, in the order in which they are read first."""
+        for name in dict.fromkeys(name for node in self.whole for name in node.input):
+            if name in self.constants and name not in self._known and name in self._used:
+                yield name, self.constants[name]
+
+    def sizes(self) -> Iterator[tuple[str, Shape, int]]:
+        """(name, shape, type) of every initializer; of a sparse one its numbers that are not zero."""
+        for tensor, content in self.tensors():
+            yield tensor.name, *(_described(content) if content is not None else (tuple(tensor.dims), tensor.data_type))
+        for name, content in self.added():
+            yield name, *_described(content)
+        for sparse in self.original.graph.sparse_initializer:
+            yield sparse.values.name, tuple(sparse.values.dims), sparse.values.data_type
+
+    def message(self, shapes: Mapping[str, Shape], provenance: Mapping[str, Any]) -> onnx.ModelProto:
+        """The model.
+
+        Args:
+            shapes: the concrete shapes of the tensors that became smaller, for value_info.
+            provenance: what goes into metadata_props.
+        """
+        result = onnx.ModelProto()
+        result.CopyFrom(self.original)
+        graph = result.graph
+        del graph.node[:]
+        graph.node.extend(self.nodes)
+        self._write_initializers(result)
+        _update_value_info(graph, shapes)
+        for key, value in provenance.items():
+            text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+            _set_metadata(result, f"onnx_condense.{key}", text)
+        return result
+
+    def _write_initializers(self, result: onnx.ModelProto) -> None:
+        """Keeps the order and the bytes of what stays, replaces what changed, appends what is new."""
+        graph = result.graph
+        del graph.initializer[:]
+        for tensor, content in self.tensors():
+            if content is None:
+                graph.initializer.append(tensor)
+                continue
+            replaced = numpy_helper.from_array(np.asarray(content), tensor.name)
+            replaced.doc_string = tensor.doc_string
+            graph.initializer.append(replaced)
+        kept = {t.name for t in graph.initializer}
+        for name, content in self.added():
+            tensor = numpy_helper.from_array(np.asarray(content), name)
+            graph.initializer.append(tensor)
+            if result.ir_version < 4:  # every initializer had to be an input too
+                graph.input.append(onnx.helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
+        _update_inputs(graph, self._known - kept)
+
+
+def _described(content: Content) -> tuple[Shape, int]:
+    return content.shape, onnx.helper.np_dtype_to_tensor_dtype(content.dtype)
+
+
+def _update_inputs(graph: onnx.GraphProto, stale: Collection[str]) -> None:
+    """Initializers that are inputs too go with them, and have their sizes."""
+    for value in [i for i in graph.input if i.name in stale]:
+        graph.input.remove(value)
+    sizes = {t.name: tuple(t.dims) for t in graph.initializer}
+    for value in graph.input:
+        if value.name in sizes:
+            _set_dims(value, sizes[value.name])
+
+
+def _update_value_info(graph: onnx.GraphProto, shapes: Mapping[str, Shape]) -> None:
+    produced = {name for node in graph.node for name in node.output}
+    kept = [value for value in graph.value_info if value.name in produced]
+    initializers = {t.name: tuple(t.dims) for t in graph.initializer}
+    kept += [value for value in graph.value_info if value.name in initializers]
+    for value in kept:
+        shape = shapes.get(value.name, initializers.get(value.name))
+        if shape is not None:
+            _set_dims(value, shape)
+    copies = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in kept]
+    del graph.value_info[:]
+    graph.value_info.extend(copies)
+
+
+def _set_dims(value: onnx.ValueInfoProto, shape: Shape) -> None:
+    """Corrects the stated sizes; symbolic ones stay, and a wrong rank is dropped rather than repeated."""
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return
+    if len(tensor.shape.dim) != len(shape):
+        tensor.ClearField("shape")
+        return
+    for dim, size in zip(tensor.shape.dim, shape, strict=True):
+        if dim.HasField("dim_value"):
+            dim.dim_value = size
+
+
+def _set_metadata(model: onnx.ModelProto, key: str, value: str) -> None:
+    for entry in model.metadata_props:
+        if entry.key == key:
+            entry.value = value
+            return
+    model.metadata_props.add(key=key, value=value)

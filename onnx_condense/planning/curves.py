@@ -1,0 +1,187 @@
+"""What each group's consumers lose as it narrows, and how much the outputs mind that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_condense.arrays import Bools, Floats, Ints
+from onnx_condense.merging.paths import Path, by_channel, paths
+from onnx_condense.merging.widths import widths_allowed
+from onnx_condense.model.inputs import Feed
+from onnx_condense.planning.allocation import Curve
+from onnx_condense.planning.planned import NOTHING, Aside
+from onnx_condense.planning.thresholds import Planner
+from onnx_condense.proving.compare import Results, compare, results
+from onnx_condense.refitting.consumer import consumer_of
+from onnx_condense.refitting.estimate import Estimate
+from onnx_condense.refitting.moments import eliminate
+from onnx_condense.refitting.refit import STRENGTH, refit_by_moments
+from onnx_condense.rewriting.kept import Disagreement
+from onnx_condense.rewriting.writer import write
+from onnx_condense.tracing.labels import occurrence
+from onnx_condense.tracing.trace import Group
+
+PROBES = (0.25, 0.5, 0.75, 1.0)
+"""Shares of a group's channels whose removal shows how much the outputs mind what is lost."""
+
+FELT = 1e-4
+"""Relative error of the outputs that counts as felt: many networks hold channels that nobody needs."""
+
+LEAST = 0.1
+"""On inputs that are not real, losing all that a group's consumers read counts as at least this squared relative error:
+they may leave a layer idle that real ones need."""
+
+TINY = float(np.finfo(float).tiny)
+
+
+def curves_of(
+    planner: Planner, estimate: Estimate, feeds: Sequence[Feed], progress: Callable[[str], None]
+) -> tuple[dict[int, Curve], Aside]:
+    """What the groups lose as they narrow, by index, and those whose channels cannot be removed unevenly.
+
+    Args:
+        planner: makes the twins.
+        estimate: moments of what consumers read; not of the feeds themselves, or what they lose would look less than
+            it is.
+        feeds: inputs on which the sensitivity of the outputs is measured.
+        progress: called with the name of each stage.
+    """
+    expected = results(write(planner.original, {}).model, feeds)
+    sensitivity = _Sensitivity(planner, estimate, feeds, expected)
+    groups = [group for group in planner.groups if group.index not in planner.quantized]
+    consumers = [consumer_of(planner.trace, path.slot) for group in groups for path in paths(planner.trace, group)]
+    estimate.moments(list({c.slot.node: c for c in consumers if c is not None}.values()))
+    curves, aside = {}, NOTHING
+    for number, group in enumerate(groups, 1):
+        progress(f"plan {number}/{len(groups)}: {group.layers[0]}")
+        order, losses = eliminate(_readers(planner, estimate, group), STRENGTH)
+        last = _last(group, order)
+        order, losses = _evened(group, order[~last], losses[~last])
+        steps = widths_allowed(planner.trace, group, planner.align, len(order))
+        if not len(steps):
+            continue
+        try:
+            curves[group.index] = sensitivity.weighed(group, Curve(order, losses, steps))
+        except Disagreement as problem:
+            aside = aside.without(group.index, problem.name)
+    return curves, aside
+
+
+@dataclass(frozen=True, eq=False)
+class _Sensitivity:
+    """How much the outputs mind that channels go, against what is expected of them on the feeds."""
+
+    planner: Planner
+    estimate: Estimate
+    feeds: Sequence[Feed]
+    expected: Results
+
+    def weighed(self, group: Group, curve: Curve) -> Curve:
+        """With the squared relative error of the outputs after each channel, from what its consumers lose.
+
+        On real inputs through every probe; on others in proportion to the first probe that is felt.
+        """
+        return Curve(curve.order, self._errors(group, curve), curve.steps)
+
+    def _errors(self, group: Group, curve: Curve) -> Floats:
+        real = self.estimate.real is not None
+        each = curve.losses / max(float(curve.losses[-1]), TINY)
+        counts, errors = [0], [0.0]
+        for probe in PROBES:
+            at = int(np.searchsorted(curve.steps, probe * len(group.units)))
+            count = int(curve.steps[min(len(curve.steps) - 1, at)])
+            error = self._error(group, curve.order[:count])
+            if not real and error > FELT and each[count - 1] > 0:
+                return np.asarray(each * max(error**2 / each[count - 1], LEAST))
+            if count > counts[-1]:
+                counts.append(count)
+                errors.append(max(error**2, errors[-1]))
+        return each * FELT**2 + _through(curve.losses, counts, errors) if real else each * LEAST
+
+    def _error(self, group: Group, gone: Ints) -> float:
+        """The relative error of the outputs without these channels."""
+        twin = self.planner.without({group.index: gone})
+        if self.planner.manner(group).refits:
+            refit_by_moments(twin, self.estimate)
+        return compare(self.expected, results(write(twin, {}).model, self.feeds)).error
+
+
+# ---------------------------------------------------------------------------------------------------- readers
+
+
+def _readers(planner: Planner, estimate: Estimate, group: Group) -> list[tuple[Floats, Floats]]:
+    """Per consumer path: the covariance of the channels [n, n], and the Gram matrix of its weight [n, n]."""
+    n = len(group.units)
+    found = [(_covariance(planner, estimate, path, n), _gram(planner, path, n)) for path in paths(planner.trace, group)]
+    return found or [(np.eye(n), np.zeros((n, n)))]
+
+
+def _covariance(planner: Planner, estimate: Estimate, path: Path, n: int) -> Floats:
+    consumer = consumer_of(planner.trace, path.slot)
+    if consumer is None:
+        return np.eye(n)
+    taps = consumer.layout.taps
+    (moments,) = estimate.moments([consumer])
+    if moments is None:
+        return np.eye(n)
+    result = np.zeros((n, n))
+    for rank in np.unique(path.rank).tolist():
+        here = path.rank == rank
+        places, units = path.places[here], path.units[here]
+        for tap in range(taps):
+            features = places * taps + tap
+            result[np.ix_(units, units)] += moments.xx[np.ix_(features, features)] / taps
+    return result
+
+
+def _gram(planner: Planner, path: Path, n: int) -> Floats:
+    slot = path.slot
+    slices = by_channel(planner.original.weight(slot.node, slot.input), slot.axes, slot.groups)
+    rows = slices.reshape(len(slices), -1).T.astype(np.float64)
+    result = np.zeros((n, n))
+    for rank in np.unique(path.rank).tolist():
+        here = path.rank == rank
+        columns = rows[:, path.places[here]]
+        result[np.ix_(path.units[here], path.units[here])] += columns.T @ columns
+    return result
+
+
+# ---------------------------------------------------------------------------------------------------- orders
+
+
+def _last(group: Group, order: Ints) -> Bools:
+    """[n] which places of the order [n] hold the last channel of a cell, which stays."""
+    where = np.argsort(order)
+    last = np.zeros(len(order), dtype=bool)
+    for cell in group.cells:
+        last[where[cell].max()] = True
+    return last
+
+
+def _evened(group: Group, order: Ints, losses: Floats) -> tuple[Ints, Floats]:
+    """The order [m] with channels of all lines in turn, and what has been lost after each [m], never falling."""
+    losses = np.maximum.accumulate(losses)
+    if not group.partitions:
+        return order, losses
+    line_of = np.zeros(len(group.units), dtype=np.int64)
+    for part in group.partitions:
+        line_of[part.units] = line_of[part.units] * len(part.units) + part.lines
+    turn = occurrence(line_of[order])
+    _, counts = np.unique(line_of[order], return_counts=True)
+    whole = turn < counts.min(initial=len(order))
+    chosen = np.flatnonzero(whole)[np.argsort(turn[whole], kind="stable")]
+    return order[chosen], np.maximum.accumulate(losses[chosen])
+
+
+def _through(losses: Floats, counts: Sequence[int], errors: Sequence[float]) -> Floats:
+    """Losses [m] that never fall, brought to these errors after so many channels; in proportion between them."""
+    result = np.full(len(losses), errors[-1])
+    before = np.concatenate([[0.0], losses])
+    for start, end, low, high in zip(counts, counts[1:], errors, errors[1:], strict=False):
+        part = before[start : end + 1] - before[start]
+        share = part / part[-1] if part[-1] > 0 else np.linspace(0, 1, len(part))
+        result[start:end] = (low + (high - low) * share)[1:]
+    return result

@@ -1,0 +1,51 @@
+"""The machine that a run asks: how wide its convolutions are blocked, and which of two models it runs faster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from onnx_condense.model.inputs import Feed
+from onnx_condense.planning.alignment import block_width
+from onnx_condense.timing.benchmark import compare_latency
+from onnx_condense.timing.race import Interval
+
+SECONDS = 5.0
+"""Time limit of one measurement: one setup, one candidate."""
+
+
+class Hardware(Protocol):
+    """A machine."""
+
+    @property
+    def cores(self) -> int:
+        """How many processor cores it has."""
+
+    def block_width(self) -> int:
+        """The multiple of channels that convolutions are computed in."""
+
+    def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> Interval:
+        """The latency of the second model over that of the first. Raises InputError where one does not run."""
+
+
+@dataclass(frozen=True)
+class ThisMachine:
+    """The machine that the program runs on, with onnxruntime; seconds: the limit of one measurement."""
+
+    seconds: float = SECONDS
+
+    @property
+    def cores(self) -> int:
+        """How many processor cores it has."""
+        return os.cpu_count() or 1
+
+    def block_width(self) -> int:
+        """What onnxruntime says."""
+        return block_width()
+
+    def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> Interval:
+        """What a race of both says."""
+        return compare_latency(pair, feeds, threads, self.seconds).ratio(1)

@@ -1,0 +1,63 @@
+"""What was decided of the widths of all groups, and which groups could not be narrowed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_condense.merging.twin import Twin
+from onnx_condense.planning.candidates import SearchReport
+from onnx_condense.rewriting.kept import Disagreement, Enlarged
+from onnx_condense.tracing.trace import Trace
+
+
+@dataclass(frozen=True)
+class Aside:
+    """Groups that stay as they are because their shapes do not work out.
+
+    Attributes:
+        groups: their indices.
+        uneven: tensors whose channels could not be removed evenly.
+        enlarging: weights that the file only describes and that would make it larger.
+    """
+
+    groups: frozenset[int] = frozenset()
+    uneven: tuple[str, ...] = ()
+    enlarging: tuple[str, ...] = ()
+
+    def after(self, problem: Disagreement, trace: Trace) -> Aside:
+        """With the groups that a problem concerns. Raises the problem where they are all set aside already."""
+        concerned = {g.index for g in trace.groups if np.isin(g.units, problem.units).any()} - self.groups
+        if not concerned:
+            raise problem
+        if isinstance(problem, Enlarged):
+            return Aside(self.groups | concerned, self.uneven, (*self.enlarging, problem.name))
+        return Aside(self.groups | concerned, (*self.uneven, problem.name), self.enlarging)
+
+    def without(self, group: int, name: str) -> Aside:
+        """With a group that cannot lose channels of a tensor evenly."""
+        return Aside(self.groups | {group}, (*self.uneven, name), self.enlarging)
+
+
+NOTHING = Aside()
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """What a strategy decided.
+
+    Attributes:
+        twin: the weights, with all merges folded in.
+        held: group index -> channels whose merges alignment undid.
+        aside: the groups that could not be narrowed.
+        calibrated: whether the twin is refitted on the calibration inputs, where there are any.
+        search: what was tried, where models were evaluated.
+    """
+
+    twin: Twin
+    held: Mapping[int, tuple[int, ...]]
+    aside: Aside
+    calibrated: bool = False
+    search: SearchReport | None = None

@@ -1,0 +1,87 @@
+"""One run: the model that was opened, what is expected of it, and what is done to its twins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from onnx_condense.merging.methods import MANNERS
+from onnx_condense.merging.twin import Twin
+from onnx_condense.model import files
+from onnx_condense.options import Options
+from onnx_condense.planning.search import Candidate
+from onnx_condense.planning.selection import chosen_groups
+from onnx_condense.planning.thresholds import Planner, untouched
+from onnx_condense.prepare import Clock, Opened
+from onnx_condense.proving.compare import Results, results
+from onnx_condense.proving.scorers import ApproximationError
+from onnx_condense.refitting.calibrate import calibrate
+from onnx_condense.refitting.estimate import Estimate
+from onnx_condense.refitting.refit import refit_where_better
+from onnx_condense.rewriting.sizes import count_parameters
+from onnx_condense.rewriting.writer import write
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A model that is being condensed.
+
+    Attributes:
+        opened: the model, its options and its inputs.
+        expected: what it gives on the verification inputs.
+        estimate: moments of what its consumers read, without data.
+        planner: makes the twins, refitted by those moments where the method asks for it.
+        clock: names the stages and adds up their seconds.
+    """
+
+    opened: Opened
+    expected: Results
+    estimate: Estimate
+    planner: Planner
+    clock: Clock
+
+    @staticmethod
+    def of(opened: Opened, align: int, clock: Clock) -> Run:
+        """Raises UsageError for a glob that matches nothing, InputError where the model does not run."""
+        options, trace = opened.options, opened.trace
+        groups = chosen_groups(trace, options)
+        estimate = Estimate(trace, trace.facts.feed, options.seed)
+        with clock("verify"):
+            expected = results(opened.source.proto, opened.feeds)
+        manner, refine = MANNERS[options.method], untouched
+        if manner.refits:
+            cautious = manner.cautious and options.goal is None
+            error = partial(_error, opened, expected) if cautious else lambda twin: 0.0
+            refine = partial(refit_where_better, estimate=estimate, error=error)
+        return Run(opened, expected, estimate, Planner(trace, options, align, groups, refine), clock)
+
+    @property
+    def options(self) -> Options:
+        """What to do."""
+        return self.opened.options
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """The options of the plan, as JSON values."""
+        return self.options.to_json() | {"align": self.planner.align}
+
+    def error(self, twin: Twin) -> float:
+        """The approximation error of a twin."""
+        return _error(self.opened, self.expected, twin)
+
+    def calibrate(self, twin: Twin) -> None:
+        """Refits a twin on the calibration inputs, where there are any."""
+        if self.opened.calibration.samples and MANNERS[self.options.method].calibrates and twin.plans:
+            with self.clock("calibrate"):
+                calibrate(twin, self.opened.calibration, self.options.seed, self.clock.note)
+
+    def candidate(self, twin: Twin) -> Candidate:
+        """The very model that would be written for a twin."""
+        self.calibrate(twin)
+        written = write(twin, files.provenance(self.opened.source, self.stated))
+        return Candidate(written.model, count_parameters(twin), written.macs // self.opened.batch)
+
+
+def _error(opened: Opened, expected: Results, twin: Twin) -> float:
+    return ApproximationError(expected, opened.feeds)(write(twin, {}).model) if twin.plans else 0.0

@@ -1,0 +1,84 @@
+"""What must be said differently in a small model, as values: attributes, inputs and nodes beside the old ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from onnx_condense.arrays import Array, Floats, Ints, Shape
+from onnx_condense.operators.versions import input_for
+from onnx_condense.rewriting.shapes import Shapes
+
+Value = int | float | list[int] | onnx.TensorProto
+
+
+@dataclass(frozen=True, eq=False)
+class Attribute:
+    """An attribute of a node; None takes it away."""
+
+    node: int
+    name: str
+    value: Value | None
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    """A constant as an input of a node; None leaves the input out."""
+
+    node: int
+    position: int
+    value: Array | None
+
+
+@dataclass(frozen=True, eq=False)
+class Number:
+    """A constant as an input of a node that still reads there what it read."""
+
+    node: int
+    position: int
+    value: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Picked:
+    """Only these places [k] along an axis of what a node still reads at an input."""
+
+    node: int
+    position: int
+    axis: int
+    places: Ints
+
+
+@dataclass(frozen=True, eq=False)
+class Shift:
+    """An addition behind a linear map without a bias."""
+
+    node: int
+    value: Floats
+
+
+Edit = Attribute | Input | Number | Picked | Shift
+
+
+def stated(shapes: Shapes, index: int, name: str, values: list[int]) -> Edit:
+    """Integers of a node as an attribute or as an input, whatever the operator set asks for."""
+    position = input_for(shapes.facts.nodes[index].op, name, shapes.facts.opset)
+    if position is None:
+        return Attribute(index, name, values)
+    return Input(index, position, np.array(values, dtype=np.int64))
+
+
+def told(shapes: Shapes, index: int, position: int) -> Array | None:
+    """What an input that states a shape will hold in the small model if it is left alone."""
+    tensor = shapes.facts.nodes[index].inputs[position]
+    return shapes.derived[tensor.name] if tensor.name in shapes.facts.derived else shapes.facts.value(tensor)
+
+
+def broadcast(left: Shape, right: Shape) -> Shape | None:
+    """The shape that two shapes broadcast to, None where they do not."""
+    try:
+        return tuple(np.broadcast_shapes(left, right))
+    except ValueError:
+        return None

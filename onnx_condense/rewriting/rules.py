@@ -1,0 +1,194 @@
+"""What the shapes of a small model ask for: every action has a rule, `(shapes, node index, action) -> edits`.
+
+What follows the sizes of the inputs is never written down as a number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from onnx_condense.operators.actions import Action, Filter, Padding, Product, Recurrent, Window
+from onnx_condense.operators.moves import Concat, Expand, Regroup, Reshape, Squeeze
+from onnx_condense.rewriting.edits import Attribute, Edit, Input, Number, Picked, broadcast, stated, told
+from onnx_condense.rewriting.movement import MOVES
+from onnx_condense.rewriting.shapes import Shapes
+
+Rule = Callable[[Shapes, int, Any], list[Edit]]
+
+
+def edits_of(shapes: Shapes) -> tuple[Edit, ...]:
+    """What shapes ask for, in the order of the nodes. Raises Disagreement where they cannot be stated."""
+    known = _KNOWN.get(shapes)
+    if known is None:
+        found: list[Edit] = []
+        for index, action in shapes.trace.actions.items():
+            rule = RULES.get(type(action))
+            own = rule(shapes, index, action) if rule is not None else []
+            replaced = {edit.position for edit in own if isinstance(edit, Input)}
+            found += [*own, *_numbers(shapes, index, action, replaced)]
+        known = _KNOWN[shapes] = tuple(found)
+    return known
+
+
+_KNOWN: WeakKeyDictionary[Shapes, tuple[Edit, ...]] = WeakKeyDictionary()
+
+
+# ------------------------------------------------------------------------------------------- numbers from shapes
+
+
+def _numbers(shapes: Shapes, index: int, action: Action, replaced: Collection[int]) -> list[Edit]:
+    """A number that was computed from a shape (such as sqrt(d)) must not follow the slicing: it is written down."""
+    facts, found = shapes.facts, list[Edit]()
+    for position, tensor in enumerate(facts.nodes[index].inputs):
+        if tensor.name in facts.derived and position not in replaced:
+            keep = KEEPERS.get(type(action), _written_down)
+            found += keep(shapes, index, position, action)
+    return found
+
+
+def _written_down(shapes: Shapes, index: int, position: int, action: Action) -> list[Edit]:
+    tensor = shapes.facts.nodes[index].inputs[position]
+    value = shapes.facts.value(tensor)
+    if value is None or np.array_equal(shapes.derived[tensor.name], value):
+        return []
+    if shapes.facts.follows_inputs(tensor.name):
+        raise shapes.counted(tensor.name)
+    return [Number(index, position, value)]
+
+
+def _follows(shapes: Shapes, index: int, position: int, action: Action) -> list[Edit]:
+    """A shape that is stated: it must follow."""
+    return []
+
+
+def _sizes_follow(shapes: Shapes, index: int, position: int, action: Window) -> list[Edit]:
+    own = action.sized is not None and action.sized[0] == position
+    return [] if own else _written_down(shapes, index, position, action)
+
+
+def _beside(shapes: Shapes, index: int, position: int, action: Concat) -> list[Edit]:
+    """A computed part of a Concat, without the channels that the result lost along other axes."""
+    node = shapes.facts.nodes[index]
+    part, result = node.inputs[position].name, node.outputs[0].name
+    kept = shapes.kept.get(result)
+    if kept is None or kept.axis == action.axis or shapes.derived[part].shape[kept.axis] == kept.count:
+        return []
+    if kept.line is None:
+        raise shapes.disagreement(result)
+    return [Picked(index, position, kept.axis, np.flatnonzero(kept.line))]
+
+
+KEEPERS: Mapping[type[Action], Callable[[Shapes, int, int, Any], list[Edit]]] = {
+    Concat: _beside,
+    Regroup: _follows,
+    Reshape: _follows,
+    Squeeze: _follows,
+    Expand: _follows,
+    Window: _sizes_follow,
+}
+"""What becomes of an input that is computed from shapes, where it is not written down."""
+
+
+# ------------------------------------------------------------------------------------------- rules
+
+
+def _filter(shapes: Shapes, index: int, action: Filter) -> list[Edit]:
+    """As many groups as channels."""
+    name = shapes.facts.nodes[index].inputs[0].name
+    return [Attribute(index, "group", shapes.sizes[name][1])] if name in shapes.smaller else []
+
+
+def _recurrent(shapes: Shapes, index: int, action: Recurrent) -> list[Edit]:
+    """The attribute that counts the units; initial states of zeros, whose shape would too, are left out."""
+    name = next(t.name for t in shapes.facts.nodes[index].outputs if t.name)
+    if name not in shapes.smaller:
+        return []
+    size = Attribute(index, "hidden_size", shapes.sizes[name][-1])
+    return [size, *(Input(index, position, None) for position in action.zeros)]
+
+
+def _product(shapes: Shapes, index: int, action: Product) -> list[Edit]:
+    """Axes that both factors have must stay as long as each other."""
+    facts = shapes.facts
+    tensors = facts.nodes[index].inputs[:2]
+    small = [dict(zip(a, shapes.of(t), strict=True)) for a, t in zip((action.left, action.right), tensors, strict=True)]
+    before = [facts.shapes.get(t.name, shapes.of(t)) for t in tensors]
+    old = [dict(zip(a, shape, strict=True)) for a, shape in zip((action.left, action.right), before, strict=True)]
+    for letter in small[0].keys() & small[1].keys():
+        if old[0][letter] == old[1][letter] and small[0][letter] != small[1][letter]:
+            raise shapes.disagreement(next(t.name for t in tensors if t.name in shapes.trace.labels))
+    return []
+
+
+def _padding(shapes: Shapes, index: int, action: Padding) -> list[Edit]:
+    """Zeros that are channels: as many as are left of them."""
+    node = shapes.facts.nodes[index]
+    name = node.outputs[0].name
+    kept = shapes.kept.get(name)
+    if kept is None or not (action.before[kept.axis] or action.after[kept.axis]):
+        return []
+    axis, size = kept.axis, kept.mask.shape[kept.axis]
+    ranges = np.arange(action.before[axis]), np.arange(size - action.after[axis], size)
+    ends = [kept.mask.take(places, axis).sum(axis) for places in ranges]
+    if any(np.ptp(end) for end in ends):
+        raise shapes.disagreement(name)
+    before, after = list(action.before), list(action.after)
+    before[axis], after[axis] = (int(end.flat[0]) for end in ends)
+    if (tuple(before), tuple(after)) == (action.before, action.after):
+        return []
+    if node.inputs[1:] and node.inputs[1].name in shapes.facts.derived:
+        raise shapes.disagreement(name)
+    return [stated(shapes, index, "pads", [ends[axis] for ends in (before, after) for axis in action.stated])]
+
+
+def _window(shapes: Shapes, index: int, action: Window) -> list[Edit]:
+    """An input that states sizes of the output: those of the smaller one."""
+    if action.sized is None:
+        return []
+    position, axes = action.sized
+    node = shapes.facts.nodes[index]
+    small = shapes.sizes[node.outputs[0].name]
+    wanted = np.array([small[axis] for axis in axes], dtype=np.int64)
+    left, name = told(shapes, index, position), node.inputs[position].name
+    if left is not None and np.array_equal(left, wanted):
+        return []
+    if name in shapes.facts.derived and shapes.facts.follows_inputs(name):
+        raise shapes.counted(name)
+    return [Input(index, position, wanted)]
+
+
+def _expand(shapes: Shapes, index: int, action: Expand) -> list[Edit]:
+    """The shape input of an Expand; 1 leaves an axis as it is."""
+    facts, node = shapes.facts, shapes.facts.nodes[index]
+    name, result = node.inputs[1].name, node.outputs[0].name
+    source, target = shapes.of(node.inputs[0]), shapes.sizes[result]
+    left, value = told(shapes, index, 1), facts.value(node.inputs[1])
+    assert left is not None and value is not None
+    if broadcast(source, tuple(left.tolist())) == target:
+        return []
+    wanted = value.copy()
+    for place in range(1, len(wanted) + 1):
+        if value[-place] != 1 and target[-place] != facts.shapes[result][-place]:
+            wanted[-place] = target[-place]
+    if name in facts.derived and facts.follows_inputs(name):
+        for place in range(1, min(len(wanted), len(source)) + 1):
+            if source[-place] == target[-place]:
+                wanted[-place] = 1
+        if (facts.changing(name) & (wanted != 1)).any():
+            raise shapes.counted(name)
+    return [Input(index, 1, wanted)]
+
+
+RULES: Mapping[type[Action], Rule] = {
+    **MOVES,
+    Filter: _filter,
+    Recurrent: _recurrent,
+    Product: _product,
+    Padding: _padding,
+    Window: _window,
+    Expand: _expand,
+}

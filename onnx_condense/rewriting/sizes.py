@@ -1,0 +1,40 @@
+"""Parameters and multiply-accumulates of the model that a twin describes, without writing it."""
+
+from __future__ import annotations
+
+from onnx_condense.merging.twin import Twin
+from onnx_condense.operators.queries import count_parameters as parameters_of
+from onnx_condense.operators.queries import parameters_in
+from onnx_condense.rewriting.drafting import drafted, leave
+from onnx_condense.rewriting.shapes import Shapes, shapes_of
+from onnx_condense.rewriting.values import sliced
+
+
+def count_macs(twin: Twin) -> int:
+    """Multiply-accumulates, as in `Written.macs`. Raises Disagreement where the small model has no shape."""
+    return macs_of(twin, shapes_of(twin))
+
+
+def macs_of(twin: Twin, shapes: Shapes) -> int:
+    """As `count_macs`, of the model with these shapes: output elements times the weights that each multiplies."""
+    total, small = 0, sliced(twin, shapes, twin.folded)
+    for index, action in twin.trace.actions.items():
+        node = twin.trace.facts.nodes[index]
+        for position in action.weights:
+            inputs = [shapes.of(tensor) if tensor.name else () for tensor in node.inputs]
+            output = next(shapes.sizes[tensor.name] for tensor in node.outputs if tensor.name)
+            place = index, position
+            size = small[place].size if place in small else twin.weight(*place).size
+            total += action.multiplications(position, inputs, output) * size
+    return total
+
+
+def count_parameters(twin: Twin) -> int:
+    """Parameters of the written model, running statistics aside. Raises Disagreement as `count_macs` does.
+
+    Where a form that was traced is left again (bodies, operators on integers), it is written down to be counted.
+    """
+    facts, draft = twin.trace.facts, drafted(twin, shapes_of(twin))
+    if leave(facts.model, facts) is not facts.model:
+        return parameters_of(leave(draft.message({}), facts).graph)[0]
+    return parameters_in(draft.rebuilt.nodes, draft.rebuilt.sizes())[0]

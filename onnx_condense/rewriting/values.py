@@ -1,0 +1,205 @@
+"""The weights of the small model: slices of the twin's, constants of removed channels in the biases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from onnx_condense.arrays import Array, Floats, Shape
+from onnx_condense.merging.paths import by_channel, from_channels
+from onnx_condense.merging.twin import Twin
+from onnx_condense.model.rebuilt import Content
+from onnx_condense.model.storage import Quantized
+from onnx_condense.operators.actions import Role
+from onnx_condense.operators.nodes import takes_bias
+from onnx_condense.rewriting.edits import Attribute, Edit, Shift
+from onnx_condense.rewriting.kept import Kept
+from onnx_condense.rewriting.shapes import Shapes
+from onnx_condense.tracing.labels import atoms_of
+from onnx_condense.tracing.trace import Slot
+
+Place = tuple[int, int]
+"""Index of a node, and of one of its inputs."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sliced:
+    """What is alive of a weight; cut when its numbers are asked for.
+
+    cuts: what is alive along each axis on which channels lie.
+    """
+
+    whole: Array
+    cuts: tuple[tuple[Slot, Kept], ...] = ()
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.whole.dtype
+
+    @cached_property
+    def shape(self) -> Shape:
+        shape = tuple(self.whole.shape)
+        for slot, kept in self.cuts:
+            shape = _shape_of(shape, slot, kept)
+        return shape
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+    @cached_property
+    def array(self) -> Array:
+        value = self.whole
+        for slot, kept in self.cuts:
+            value = _alive_of(value, slot, kept)
+        return np.ascontiguousarray(value).reshape(value.shape)
+
+    def __array__(self, dtype: np.dtype[Any] | None = None, copy: bool | None = None) -> Array:
+        return self.array if dtype is None else self.array.astype(dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """The weights that change. edits: what else a node needs to take its new bias."""
+
+    at: Mapping[Place, Sliced]
+    edits: tuple[Edit, ...]
+
+
+def values_of(twin: Twin, shapes: Shapes) -> Values:
+    """The twin's weights as shapes slice them."""
+    biases = _Biases(twin, shapes)
+    for index, shift in twin.shift.items():
+        biases.add(index, shift)
+    whole = {place: Sliced(value) for place, value in biases.values.items()}
+    return Values(whole | sliced(twin, shapes, biases.values), tuple(biases.edits))
+
+
+def sliced(twin: Twin, shapes: Shapes, whole: Mapping[Place, Array]) -> dict[Place, Sliced]:
+    """The weights that lose channels. whole: those that are not the twin's."""
+    cuts: dict[Place, tuple[tuple[Slot, Kept], ...]] = {}
+    for slot in shapes.trace.slots:
+        kept = shapes.of_slot(slot)
+        if kept is not None:
+            place = slot.node, slot.input
+            cuts[place] = (*cuts.get(place, ()), (slot, kept))
+    return {place: Sliced(whole[place] if place in whole else twin.weight(*place), c) for place, c in cuts.items()}
+
+
+def stored(twin: Twin, values: Mapping[Place, Sliced]) -> dict[Place, Content]:
+    """Where new values go: what is stored as integers or narrower floats stays that, before the same node."""
+    found: dict[Place, Content] = {}
+    facts = twin.trace.facts
+    for (index, position), value in values.items():
+        inputs = facts.nodes[index].inputs
+        storage = facts.stored(inputs[position].name) if position < len(inputs) else None
+        if storage is None:
+            found[index, position] = value
+            continue
+        for slot, kept in value.cuts:
+            storage = storage.sliced(partial(_alive_of, slot=slot, kept=kept))
+        found |= storage.inputs(value.array)
+    return found
+
+
+def _alive_of(value: Array, slot: Slot, kept: Kept) -> Array:
+    """What is alive of a weight, or of numbers that are broadcast with it."""
+    value = value.reshape((1,) * (slot.labels.ndim - value.ndim) + value.shape)
+    if kept.line is None:
+        return kept.of(np.broadcast_to(value, np.broadcast_shapes(value.shape, kept.mask.shape)))
+    if slot.groups > 1 and slot.axes == (1,):
+        if value.shape[1] == 1:
+            return value
+        slices = by_channel(value, slot.axes, slot.groups)[kept.line]
+        return from_channels(slices, slot.axes, value.shape, slot.groups)
+    return kept.of(value) if value.shape[kept.axis] > 1 else value
+
+
+def _shape_of(shape: Shape, slot: Slot, kept: Kept) -> Shape:
+    """The shape of `_alive_of`."""
+    sizes = [*(1,) * (slot.labels.ndim - len(shape)), *shape]
+    if kept.line is None:
+        sizes = list(np.broadcast_shapes(tuple(sizes), kept.mask.shape))
+        sizes[kept.axis] = kept.count
+    elif slot.groups > 1 and slot.axes == (1,):
+        sizes[1] = sizes[1] if sizes[1] == 1 else kept.count // slot.groups
+    elif sizes[kept.axis] > 1:
+        sizes[kept.axis] = kept.count
+    return tuple(sizes)
+
+
+class _Biases:
+    """Constants of removed channels on their way into the biases of consumers.
+
+    values: the weights that change, in original shape but where they are sliced already.
+    """
+
+    def __init__(self, twin: Twin, shapes: Shapes) -> None:
+        self.values: dict[Place, Array] = dict(twin.folded)
+        self.edits: list[Edit] = []
+        self._twin, self._trace, self._facts = twin, twin.trace, twin.trace.facts
+        self._alive = shapes.alive
+
+    def add(self, index: int, shift: Floats) -> None:
+        """Adds constants to a consumer's bias, in original shape."""
+        action = self._trace.linear_map(index)
+        assert action is not None
+        kind = self._twin.weight(index, action.weight).dtype
+        if action.beta == 0:  # the bias that was there counted for nothing
+            self.edits.append(Attribute(index, "beta", 1.0))
+            self._set(index, shift.astype(kind))
+        elif action.bias is not None:
+            bias = self._twin.wide(index, action.bias) + shift / action.beta
+            floats = self._twin.stored(index, action.bias) is None
+            self._set(index, bias.astype(self._value(index, action.bias).dtype) if floats else bias)
+        elif takes_bias(self._facts.model.graph.node[index]):
+            self._set(index, (shift / action.beta).astype(kind))
+        elif not self._add_next(index, shift):
+            value = self._produced(index, shift.astype(kind))
+            behind = len(action.output_axes) - 1 - action.output_axes.index(action.outer)
+            self.edits.append(Shift(index, value.reshape(-1, *[1] * behind)))
+
+    def _value(self, index: int, position: int) -> Array:
+        return self.values.get((index, position), self._twin.weight(index, position))
+
+    def _set(self, index: int, value: Array) -> None:
+        """A new bias in original shape; where the old one had one number for all, it is sliced here."""
+        sliced_later = any(s.node == index and s.input == 2 for s in self._trace.slots)
+        self.values[index, 2] = value if sliced_later else self._produced(index, value.reshape(-1))
+
+    def _produced(self, index: int, values: Array) -> Array:
+        """The part of a vector over a producer's rows that is alive."""
+        row = next(
+            (s.labels.reshape(-1) for s in self._trace.slots if s.node == index and s.role is Role.PRODUCED), None
+        )
+        return values if row is None else values[self._alive[self._trace.unit_of[atoms_of(row)]]]
+
+    def _add_next(self, index: int, shift: Floats) -> bool:
+        """MatMul has no bias: uses the constant of the Add that follows, where only that reads the product."""
+        name = self._facts.nodes[index].outputs[0].name
+        uses = self._facts.consumers(name)
+        if len(uses) != 1 or name in {t.name for t in self._facts.graph.outputs}:
+            return False
+        following, position = uses[0][0], 1 - uses[0][1]
+        if following not in self._trace.actions or not self._trace.actions[following].adds:
+            return False
+        tensors = self._facts.nodes[following].inputs
+        if len(tensors) != 2 or tensors[position].name not in self._facts.static:
+            return False
+        if isinstance(self._twin.stored(following, position), Quantized):
+            return False
+        value = self._value(following, position)
+        if not value.ndim or value.shape[-1] != len(shift) or not self._produced_axis_is_last(index):
+            return False
+        self.values[following, position] = (value.astype(np.float64) + shift).astype(value.dtype)
+        return True
+
+    def _produced_axis_is_last(self, index: int) -> bool:
+        action = self._trace.linear_map(index)
+        assert action is not None
+        return action.output_axes[-1] in action.weight_axes
