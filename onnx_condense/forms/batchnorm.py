@@ -7,6 +7,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import numpy_helper
 
+from onnx_condense.forms.stack import for_good
 from onnx_condense.model.surgeon import export_graph, import_graph
 from onnx_condense.operators.actions import Normalization
 from onnx_condense.operators.queries import foldable
@@ -54,6 +55,9 @@ def fold_batchnorm(model: onnx.ModelProto) -> onnx.ModelProto:
     if not edited:
         return model
     return export_graph(graph, model, origin, edited, {}, {})
+
+
+enter = for_good(fold_batchnorm)
 
 
 def constant_value(tensor: gs.Constant) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

@@ -14,6 +14,7 @@ import onnx
 from onnx import helper, inliner, numpy_helper
 
 from onnx_condense.arrays import Array
+from onnx_condense.forms.stack import for_good
 from onnx_condense.model.inference import inferred_shapes
 from onnx_condense.model.names import unused_name
 from onnx_condense.model.protos import drop_unread, names_read, opset_of
@@ -22,6 +23,9 @@ from onnx_condense.model.protos import drop_unread, names_read, opset_of
 def inline(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model without local functions and without sequences, as far as they can be written as plain nodes."""
     return _without_sequences(_without_functions(model))
+
+
+enter = for_good(inline)
 
 
 def _without_functions(model: onnx.ModelProto) -> onnx.ModelProto:

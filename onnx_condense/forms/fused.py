@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnx_condense.forms.stack import for_good
 from onnx_condense.model.protos import opset_of
 
 DOMAIN = "com.microsoft"
@@ -48,6 +49,9 @@ def unfuse(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in model.graph.node:
         result.graph.node.extend(PARTS[node.op_type](_Splitter(node, opset, names)) if _is_fused(node) else [node])
     return result
+
+
+enter = for_good(unfuse)
 
 
 def _is_fused(node: onnx.NodeProto) -> bool:

@@ -8,7 +8,6 @@ other shapes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -36,19 +35,6 @@ LARGE = 2**26
 """Largest constant in elements that is computed ahead; beyond it a constant is treated as data."""
 
 
-@dataclass(frozen=True)
-class Body:
-    """A copy of a body in a graph (bodies.py): `attribute` of the node that makes the tensor `holder`.
-
-    prefix: of the copy's tensors. names: in the copy -> in the body.
-    """
-
-    holder: str
-    attribute: str
-    prefix: str
-    names: Mapping[str, str]
-
-
 class Facts:
     """Shapes and constant values of the tensors of one graph on one feed.
 
@@ -57,7 +43,7 @@ class Facts:
         nodes: its nodes; an index into this list names a node for good.
         opset: version of the default operator set.
         feed: values of its inputs.
-        bodies: what parts of the graph are copies of bodies.
+        inside: what names of tensors in copies of bodies begin with.
         shapes: tensor name -> concrete shape on the feed.
         derived: names of tensors that follow from constants and shapes (not from constants alone).
         sparse: name of a sparse constant -> how many numbers it stands for.
@@ -69,17 +55,12 @@ class Facts:
         graph: gs.Graph,
         feed: Feed,
         other: Feed | None = None,
-        bodies: tuple[Body, ...] = (),
-        inner: Mapping[str, onnx.NodeProto] | None = None,
+        inside: tuple[str, ...] = (),
     ) -> None:
-        """`other`: a feed with other sizes on every symbolic axis, where the model takes one.
-
-        `bodies`, `inner`: what `bodies.flatten` copied and what `qoperators.opened` opened in the model.
-        """
-        self.inner = inner or {}
+        """`other`: a feed with other sizes on every symbolic axis, where the model takes one."""
         self.model = model
         self.feed = feed
-        self.bodies = bodies
+        self.inside = inside
         self.graph = graph
         self.nodes: list[gs.Node] = list(graph.nodes)
         self.opset = opset_of(model.opset_import)
@@ -295,7 +276,7 @@ class Facts:
 
     def is_inside(self, name: str) -> bool:
         """Whether a tensor belongs to a copy of a body."""
-        return any(name.startswith(body.prefix) for body in self.bodies)
+        return name.startswith(self.inside)
 
     def consumers(self, name: str) -> list[tuple[int, int]]:
         """(node index, input index) of every use of a tensor at the top level."""
