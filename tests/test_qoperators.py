@@ -13,7 +13,7 @@ from planted import EXACT, FULL, Net, run, signed_feed
 from planted_quantized import integer_columns, integer_rows, integers
 
 from onnx_condense import Options, condense
-from onnx_condense.forms.integers import MEANINGS, PREFIX, enter
+from onnx_condense.forms.integers import MEANINGS, enter
 from onnx_condense.forms.stack import Entered
 
 EXACTLY = Options(lossless=True, align=1)
@@ -177,9 +177,18 @@ def test_opening_and_closing_gives_the_model_back(build: Callable[[Integer], onn
     model = build(Integer("near"))
     opened = enter(Entered(model))
     assert not operators(opened.model) & {op for _, op in MEANINGS}
-    left = opened.leave(opened.model, opened.model)
-    assert left == model
-    assert not any(t.name.startswith(PREFIX) for t in left.graph.initializer)
+    assert opened.leave(opened.model, opened.model) == model
+
+
+def test_tensors_that_are_named_like_what_is_opened_stay() -> None:
+    model = contrib("QLinearSigmoid")(Integer("near"))
+    for node in model.graph.node:
+        node.input[:] = [f"__opened_{name}" if name.startswith("const") else name for name in node.input]
+    for tensor in model.graph.initializer:
+        tensor.name = f"__opened_{tensor.name}"
+    opened = enter(Entered(model))
+    assert opened.model is not model
+    assert opened.leave(opened.model, opened.model) == model
 
 
 def test_what_has_another_meaning_stays_closed() -> None:

@@ -18,6 +18,7 @@ from onnx import numpy_helper
 from onnx_condense.errors import InputError
 from onnx_condense.forms.stack import Entered, Left
 from onnx_condense.model.inputs import Feed
+from onnx_condense.model.names import Names
 from onnx_condense.model.protos import drop_unread, names_read
 from onnx_condense.model.runtime import run, session
 from onnx_condense.operators.queries import formal_values, has_weights, linear_weights
@@ -109,9 +110,7 @@ def _with_copy(flat: _Flat, place: int, attribute: str, body: onnx.GraphProto) -
     if flat.model.ir_version < 4 or body.sparse_initializer:
         raise _Unsuitable("is written in a way that is not supported")
     holder = next(name for name in node.output if name)
-    taken = _all_names(flat.model.graph)
-    stems = (f"{node.name or node.op_type}.{attribute}{suffix}/" for suffix in ("", *map(str, range(len(taken) + 1))))
-    prefix = next(stem for stem in stems if not any(name.startswith(stem) for name in taken))
+    prefix = Names.of(flat.model.graph).prefix(f"{node.name or node.op_type}.{attribute}", "/")
     inner = {v.name for v in body.input} | {t.name for t in body.initializer}
     inner |= {name for n in body.node for name in n.output if name}
     names = {name: prefix + name for name in inner}
@@ -177,15 +176,6 @@ def _check_sizes(
             after = found.get(names.get(result.name, result.name))
             if after is not None and after.shape != found[names[value.name]].shape:
                 raise _Unsuitable("carries tensors whose sizes change from one iteration to the next")
-
-
-def _all_names(graph: onnx.GraphProto) -> set[str]:
-    names = names_read(graph) | {t.name for t in graph.initializer} | {v.name for v in graph.input}
-    for node in graph.node:
-        names.update(node.output)
-        for _, body in _bodies(node):
-            names |= _all_names(body)
-    return names
 
 
 def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:

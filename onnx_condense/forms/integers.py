@@ -17,6 +17,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnx_condense.forms.stack import Entered
+from onnx_condense.model.names import Names
 from onnx_condense.model.protos import opset_of
 
 Place = tuple[int, int | None, int]
@@ -67,6 +68,8 @@ def enter(entered: Entered) -> Entered:
     Nodes whose scales are computed, or that the operator set cannot say otherwise, stay closed.
     """
     model = entered.model
+    if not any(map(_meaning, model.graph.node)):
+        return entered
     found: dict[str, onnx.NodeProto] = {}
     opening = _Opening(model)
     nodes: list[onnx.NodeProto] = []
@@ -82,16 +85,21 @@ def enter(entered: Entered) -> Entered:
     del result.graph.node[:]
     result.graph.node.extend(nodes)
     result.graph.initializer.extend(opening.added)
-    return entered.then(result, partial(_leave, found))
+    return entered.then(result, partial(_leave, found, opening.prefix))
 
 
-def _leave(inner: Mapping[str, onnx.NodeProto], model: onnx.ModelProto, traced: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with the nodes that were there, with their new weights; inner: name of an inner result -> the node."""
+def _leave(
+    inner: Mapping[str, onnx.NodeProto], prefix: str, model: onnx.ModelProto, traced: onnx.ModelProto
+) -> onnx.ModelProto:
+    """The model with the nodes that were there, with their new weights.
+
+    inner: name of an inner result -> the node. prefix: of what was made.
+    """
     result = onnx.ModelProto()
     result.CopyFrom(model)
     makers = {name: node for node in model.graph.node for name in node.output}
     made = [node for node in model.graph.node if node.output[0] in inner]
-    around = {name for node in made for name in (*node.input, node.output[0]) if name.startswith(PREFIX)}
+    around = {name for node in made for name in (*node.input, node.output[0]) if name.startswith(prefix)}
     del result.graph.node[:]
     for node in model.graph.node:
         if node.output[0] in inner:
@@ -99,12 +107,9 @@ def _leave(inner: Mapping[str, onnx.NodeProto], model: onnx.ModelProto, traced: 
         elif node.output[0] not in around and not (node.input and node.input[0] in around):
             result.graph.node.append(node)
     for field in (result.graph.initializer, result.graph.value_info):
-        for value in [v for v in field if v.name.startswith(PREFIX)]:
+        for value in [v for v in field if v.name.startswith(prefix)]:
             field.remove(value)  # type: ignore[arg-type]
     return result
-
-
-PREFIX = "__opened_"
 
 
 def _operands(node: onnx.NodeProto, meaning: Meaning) -> Sequence[Place]:
@@ -141,6 +146,7 @@ class _Opening:
         self.added: list[onnx.TensorProto] = []
         self._opset = opset_of(model.opset_import)
         self._constants = {t.name: t for t in model.graph.initializer}
+        self.prefix = Names.of(model.graph).prefix("__opened", "_")
         self._numbers = count()
 
     def open(self, node: onnx.NodeProto) -> tuple[str, list[onnx.NodeProto]] | None:
@@ -200,7 +206,7 @@ class _Opening:
         return made
 
     def _name(self) -> str:
-        return f"{PREFIX}{next(self._numbers)}"
+        return f"{self.prefix}{next(self._numbers)}"
 
     def _one(self) -> str:
         return self._add(np.ones((), dtype=np.float32))

@@ -22,6 +22,7 @@ from onnx_condense.arrays import Array
 from onnx_condense.errors import InputError
 from onnx_condense.model.inference import NO_TENSOR, _element_types
 from onnx_condense.model.inputs import Feed
+from onnx_condense.model.names import Names
 from onnx_condense.model.protos import opset_of
 from onnx_condense.model.runtime import run, session
 from onnx_condense.model.storage import INTEGERS, Narrowed, Quantized
@@ -268,12 +269,6 @@ class Facts:
         """The shape-derived values that other shapes lead to."""
         return {name: value for name, value in self._run_static(shapes).items() if name in self.derived}
 
-    @property
-    def names(self) -> set[str]:
-        """Every tensor name in use."""
-        produced = {t.name for node in self.nodes for t in (*node.inputs, *node.outputs)}
-        return produced | set(self.initializers) | {v.name for v in self.model.graph.input}
-
     def is_inside(self, name: str) -> bool:
         """Whether a tensor belongs to a copy of a body."""
         return name.startswith(self.inside)
@@ -330,9 +325,10 @@ class Facts:
         probe.CopyFrom(self.model)
         names = self._tensors_of_data()
         del probe.graph.output[:]
+        prefix = Names.of(self.model.graph).prefix("__shape", "_")
         for index, name in enumerate(names):
-            probe.graph.node.add(op_type="Shape", input=[name], output=[f"__shape_{index}"])
-            probe.graph.output.add(name=f"__shape_{index}")
+            probe.graph.node.add(op_type="Shape", input=[name], output=[f"{prefix}{index}"])
+            probe.graph.output.add(name=f"{prefix}{index}")
         shapes = {name: value.shape for name, value in feed.items()}
         if names:
             found = run(session(probe, optimize=False), None, feed)

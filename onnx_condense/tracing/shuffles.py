@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_condense.arrays import Ints, Labels, Shape
 from onnx_condense.model.facts import Facts
-from onnx_condense.model.names import unused_name
+from onnx_condense.model.names import Names
 from onnx_condense.model.surgeon import export_graph, import_graph
 from onnx_condense.operators import moves
 from onnx_condense.operators.actions import Move
@@ -205,14 +205,8 @@ def _move(traced: Trace, index: int) -> Move:
 def replace_shuffles(facts: Facts, found: Sequence[Shuffle]) -> onnx.ModelProto:
     """A model with a Gather in place of each chain; what only the chains read is gone."""
     graph = import_graph(facts.model)
-    nodes, tensors, taken = list(graph.nodes), graph.tensors(), facts.names
+    nodes, tensors, name = list(graph.nodes), graph.tensors(), Names.of(facts.model.graph).fresh
     origin = {id(node): index for index, node in enumerate(nodes)}
-
-    def name(stem: str) -> str:
-        fresh = unused_name(stem, taken)
-        taken.add(fresh)
-        return fresh
-
     for shuffle in found:
         node = nodes[shuffle.node]
         stem, source = node.outputs[0].name, tensors[shuffle.source]
