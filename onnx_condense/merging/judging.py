@@ -10,7 +10,7 @@ import numpy as np
 
 from onnx_condense.algebra.evaluator import Evaluator
 from onnx_condense.algebra.stages import Factor, Rule, final_rules
-from onnx_condense.arrays import Bools, Floats, Ints, epsilon
+from onnx_condense.arrays import FLOAT32, Bools, Floats, Ints
 from onnx_condense.merging.paths import Path, paths
 from onnx_condense.merging.similarity import similarity
 from onnx_condense.merging.twin import Twin
@@ -18,12 +18,6 @@ from onnx_condense.tracing.trace import Group, Trace
 
 CANDIDATE = 1 - 1e-4
 """Cosine above which a pair is worth the exact test of --lossless."""
-
-ROUNDING = 16
-"""Exact means: within this many units of the weights' precision."""
-
-COARSE = 2
-"""The same for types of less than 32 bits: their weights are rounded results of wider ones."""
 
 Method = Literal["lossless", "auto", "ratio", "delete"]
 
@@ -83,8 +77,7 @@ def judge(twin: Twin, group: Group, method: Method, depthwise: Literal["joint", 
 def _tolerance(trace: Trace, group: Group) -> float:
     """How far apart numbers may lie, relative to their size, that count as equal."""
     types = {trace.facts.float_type(t.name) for n in group.producers for t in trace.facts.nodes[n].inputs}
-    found = [(COARSE if kind.itemsize < 4 else ROUNDING) * epsilon(kind) for kind in types if kind is not None]
-    return max(found, default=ROUNDING * epsilon(np.dtype(np.float32)))
+    return max((kind.rounding for kind in types if kind is not None), default=FLOAT32.rounding)
 
 
 def _signals(mine: Sequence[Path], cell: Ints) -> list[int]:

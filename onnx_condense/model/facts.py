@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnx_condense.arrays import Array
+from onnx_condense.arrays import FLOATS, Array, FloatType
 from onnx_condense.errors import InputError
 from onnx_condense.model.inference import NO_TENSOR, _element_types
 from onnx_condense.model.inputs import Feed
@@ -29,9 +29,6 @@ from onnx_condense.model.storage import INTEGERS, Narrowed, Quantized
 
 SHAPE_OPS = ("Shape", "Size")
 NOT_CONSTANT = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial")
-FLOATS = ("bfloat16", "float16", "float32", "float64")
-"""Types of weights."""
-
 LARGE = 2**26
 """Largest constant in elements that is computed ahead; beyond it a constant is treated as data."""
 
@@ -155,12 +152,12 @@ class Facts:
             self._stored[name] = self._read_quantized(name) or self._read_narrowed(name)
         return self._stored[name]
 
-    def float_type(self, name: str) -> np.dtype[Any] | None:
+    def float_type(self, name: str) -> FloatType | None:
         """The type that the numbers of a constant of floats were rounded to, None for every other tensor."""
         value, stored = self.value_by_name(name) if name in self.static else None, self.stored(name)
         if isinstance(stored, Narrowed):
-            return stored.kind
-        return value.dtype if value is not None and value.dtype.name in FLOATS else None
+            return FLOATS[stored.kind.name]
+        return FLOATS.get(value.dtype.name) if value is not None else None
 
     def is_locked(self, name: str) -> bool:
         """Whether a constant follows from integers in a way in which it could not be sliced and stay integers."""
