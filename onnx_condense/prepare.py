@@ -16,10 +16,10 @@ from onnx_condense.forms import batchnorm, bodies, functions, fused, integers
 from onnx_condense.forms.stack import Entered
 from onnx_condense.merging.plan import Plan
 from onnx_condense.model import files
-from onnx_condense.model.facts import Facts
 from onnx_condense.model.files import Source
 from onnx_condense.model.inputs import Feed, make_feeds, other_feed, sized
 from onnx_condense.model.surgeon import import_graph
+from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.specs import model_specs
 from onnx_condense.options import Options
 from onnx_condense.refitting.samples import Calibration

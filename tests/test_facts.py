@@ -8,8 +8,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from onnx_condense.model.facts import Facts
 from onnx_condense.model.surgeon import import_graph
+from onnx_condense.operators.facts import Facts
 
 
 def facts(model: onnx.ModelProto, **feed: tuple[int, ...]) -> Facts:

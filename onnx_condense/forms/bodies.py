@@ -19,6 +19,7 @@ from onnx_condense.errors import InputError
 from onnx_condense.forms.stack import Entered, Left
 from onnx_condense.model.inputs import Feed
 from onnx_condense.model.names import Names
+from onnx_condense.model.parts import observe
 from onnx_condense.model.protos import drop_unread, names_read
 from onnx_condense.model.runtime import run, session
 from onnx_condense.operators.queries import formal_values, has_weights, linear_weights
@@ -147,12 +148,8 @@ def _fed(
         return feed
     known = feed | {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name in node.input}
     wanted = [name for name in dict.fromkeys(node.input) if name and name not in known]
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    del probe.graph.output[:]
-    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
-    if wanted:
-        known |= dict(zip(wanted, run(session(probe, optimize=False), wanted, feed), strict=True))
+    (found,) = observe(model, wanted, [feed], optimize=False)
+    known |= found
     values = formal_values(node, [known.get(name) for name in node.input], turn)
     if values is None or len(values) != len(body.input) or not all(isinstance(v, np.ndarray) for v in values):
         raise _Unsuitable("takes something else than tensors of numbers")

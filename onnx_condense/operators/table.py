@@ -13,7 +13,6 @@ from collections.abc import Mapping
 
 import onnx_graphsurgeon as gs
 
-from onnx_condense.model.facts import Facts
 from onnx_condense.operators import elementwise, linear, movement, normalization, windows
 from onnx_condense.operators.actions import (
     BOUNDED,
@@ -29,6 +28,7 @@ from onnx_condense.operators.actions import (
     Refused,
     Window,
 )
+from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.recurrent import recurrent, reverse_sequence
 from onnx_condense.operators.view import HEADS, QUANTIZED, TOGETHER, NodeView, Row, fixed
 

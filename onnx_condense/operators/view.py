@@ -10,10 +10,10 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_condense.arrays import Array
-from onnx_condense.model.facts import Facts
 from onnx_condense.operators.actions import (
     Action,
 )
+from onnx_condense.operators.facts import Facts
 
 PARTS = ("Slice", "Split", "Gather", "Squeeze", "Unsqueeze", "Reshape", "Transpose", "Identity", "Cast")
 """Operators whose output is a part of their first input."""

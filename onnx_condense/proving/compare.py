@@ -144,12 +144,10 @@ def worse(a: Verification, b: Verification) -> Verification:
     return b if not b.error <= a.error else a
 
 
-def results(
-    model: onnx.ModelProto, feeds: Iterable[Feed], optimize: bool = True, wanted: Sequence[str] | None = None
-) -> list[dict[str, Array]]:
+def results(model: onnx.ModelProto, feeds: Iterable[Feed], optimize: bool = True) -> list[dict[str, Array]]:
     """Runs a model on every feed: its outputs that are tensors of numbers, by name. Raises InputError."""
     runner = session(model, optimize=optimize)
-    names = list(wanted) if wanted is not None else [o.name for o in runner.get_outputs()]
+    names = [o.name for o in runner.get_outputs()]
     found = (zip(names, run(runner, names, feed), strict=True) for feed in feeds)
     return [{n: v for n, v in pairs if isinstance(v, np.ndarray) and v.dtype.kind in "fiubV"} for pairs in found]
 

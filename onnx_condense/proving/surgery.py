@@ -10,6 +10,7 @@ import onnx
 from onnx_condense.arrays import FLOAT32, FLOATS
 from onnx_condense.errors import InputError, VerificationError
 from onnx_condense.model.inputs import Feed
+from onnx_condense.model.parts import observe
 from onnx_condense.operators.actions import Role
 from onnx_condense.operators.queries import branch_sources
 from onnx_condense.options import Options
@@ -180,19 +181,11 @@ def _inner_error(traced: Trace, small: Written, twin: Written) -> float:
     names = [next(t.name for t in nodes[i].outputs if t.name) for i in sorted(consumers)][:INNER_TENSORS]
     if not names:
         return 0.0
-    feed = [traced.facts.feed]
-    left, right = (results(_exposing(w.traced, names), feed, optimize=False, wanted=names) for w in (twin, small))
+    feeds = [traced.facts.feed]
+    left, right = ([*observe(written.traced, names, feeds, optimize=False)] for written in (twin, small))
     alive = small.alive
-    narrow = [{n: alive[n].of(value) if n in alive else value for n, value in feed.items()} for feed in left]
+    narrow = [{n: alive[n].of(value) if n in alive else value for n, value in found.items()} for found in left]
     return compare(narrow, right).error
-
-
-def _exposing(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    known = {o.name for o in probe.graph.output}
-    probe.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in known)
-    return probe
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ import onnx_graphsurgeon as gs
 
 from onnx_condense.arrays import Array, Bools, Labels, Shape
 from onnx_condense.merging.twin import Twin
-from onnx_condense.model.facts import Facts
 from onnx_condense.model.names import Names
 from onnx_condense.model.surgeon import import_graph
 from onnx_condense.operators import moves
 from onnx_condense.operators.actions import Action, Filter, Move, Padding, Product, Recurrent, Window
+from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.moves import Concat, Expand, Gather, Regroup, Reshape, Slice, Split, Squeeze
 from onnx_condense.rewriting.kept import Disagreement, Kept
 from onnx_condense.tracing.labels import atoms_of, varying

@@ -15,11 +15,11 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_condense.arrays import Ints, Labels, Shape
-from onnx_condense.model.facts import Facts
 from onnx_condense.model.names import Names
 from onnx_condense.model.surgeon import export_graph, import_graph
 from onnx_condense.operators import moves
 from onnx_condense.operators.actions import Move
+from onnx_condense.operators.facts import Facts
 from onnx_condense.tracing.labels import varying
 from onnx_condense.tracing.trace import Trace
 from onnx_condense.tracing.tracer import trace

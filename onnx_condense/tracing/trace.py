@@ -12,9 +12,9 @@ import onnx_graphsurgeon as gs
 from onnx_condense.algebra.signals import Signal
 from onnx_condense.arrays import Ints, Labels, Shape
 from onnx_condense.forms.stack import Leave
-from onnx_condense.model.facts import Facts
 from onnx_condense.model.storage import Quantized
 from onnx_condense.operators.actions import Action, Contraction, Role
+from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.queries import is_recurrent
 from onnx_condense.tracing.balance import Balance, Partition
 from onnx_condense.tracing.labels import atoms_of, varying
