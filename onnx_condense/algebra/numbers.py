@@ -101,7 +101,8 @@ class Numbers:
 
     def slopes(self, signal: Activated) -> Floats:
         """[n]: the slopes of a PRelu."""
-        assert signal.atoms is not None and signal.slope is not None
+        assert signal.atoms is not None
+        assert signal.slope is not None
         return signal.slope[self.positions(signal.atoms)[:, 0]]
 
     def leaf(self, signal: Rows) -> tuple[Floats, Floats]:

@@ -1,6 +1,6 @@
 """THE operator table: how each ONNX operator relates channels. It and its rows alone say what an operator means.
 
-Rooms that rewrite the form of a graph (inlining, fused, qoperators, bodies, shuffles, reshaping) know names as well.
+Rooms that rewrite a graph (the forms, shuffles, what the rewriter says of shapes) know names as well.
 
 A row turns a node into an *action* (actions.py) that the tracer and the rewriter understand. Adding an operator is one
 row here and one planted-duplicate test. An operator without a row, or a use of it that its row does not cover
