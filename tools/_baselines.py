@@ -20,6 +20,7 @@ from _network import Network, Widths, plan, shares
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.cluster.vq import kmeans2
 
+from onnx_condense.algebra.factors import approximate
 from onnx_condense.arrays import Floats, Ints
 from onnx_condense.merging.judging import judge
 from onnx_condense.merging.methods import MANNERS, stages
@@ -87,7 +88,7 @@ def merge_neurons(network: Network, widths: Widths) -> Twin:
         main = _largest(original, group, widths[group.index])
         judgement = judge(original, group, MANNERS[Merging.RATIO])
         scales: dict[int, tuple[Floats, Floats]] = {}
-        for cell, evaluator in zip(judgement.members, judgement.evaluators, strict=True):
+        for cell, evaluator in zip(judgement.members, judgement.numbers, strict=True):
             goes, stays = np.flatnonzero(main[cell] < 0), np.flatnonzero(main[cell] >= 0)
             signals = {p.signal for p in judgement.paths if np.isin(cell[:1], p.units).all()}
             if not len(goes) or not signals:
@@ -112,7 +113,7 @@ def merge_neurons(network: Network, widths: Widths) -> Twin:
             main[cell[goes[merged]]] = cell[stays[near[merged]]]
             for signal, product in products.items():
                 ratio, constant = scales.setdefault(signal, ((main >= 0).astype(float), np.zeros(len(main))))
-                found = evaluator.approximate(trace.signals[signal], product[rows, near], goes, stays[near])
+                found = approximate(trace.signals[signal], evaluator, product[rows, near], goes, stays[near])
                 ratio[cell[goes]], constant[cell[goes]] = (np.where(merged, part, 0.0) for part in found)
         twin.apply(group, plan(twin, group, main, scales))
     return twin

@@ -6,7 +6,9 @@ from functools import partial
 
 import numpy as np
 
-from onnx_condense.algebra.evaluator import Evaluator
+from onnx_condense.algebra.constants import constants
+from onnx_condense.algebra.numbers import Numbers
+from onnx_condense.algebra.relations import relate
 from onnx_condense.arrays import Bools, Floats, Ints
 from onnx_condense.merging.integers import inexact
 from onnx_condense.merging.judging import Judgement
@@ -63,11 +65,11 @@ def _condensed(judgement: Judgement, threshold: float) -> tuple[Ints, Floats]:
     n = len(judgement.group.units)
     main, cosine = np.arange(n), np.ones(n)
     main[judgement.gone] = -1
-    for cell, evaluator, alike in zip(judgement.members, judgement.evaluators, judgement.alike, strict=True):
+    for cell, numbers, alike in zip(judgement.members, judgement.numbers, judgement.alike, strict=True):
         if len(cell) < 2:
             continue
         if judgement.manner.exact:
-            local = condensation_groups(alike, CANDIDATE, partial(_exact, judgement, evaluator, cell))
+            local = condensation_groups(alike, CANDIDATE, partial(_exact, judgement, numbers, cell))
         else:
             local = condensation_groups(alike, threshold)
         moved = np.flatnonzero(local != np.arange(len(local)))
@@ -76,7 +78,7 @@ def _condensed(judgement: Judgement, threshold: float) -> tuple[Ints, Floats]:
     return main, cosine
 
 
-def _exact(judgement: Judgement, evaluator: Evaluator, cell: Ints, j: Ints, m: int) -> Bools:
+def _exact(judgement: Judgement, numbers: Numbers, cell: Ints, j: Ints, m: int) -> Bools:
     """[k] which of the channels j [k] equal an affine function of channel m on every path, borders included."""
     result = np.ones(len(j), dtype=bool)
     main = np.full(len(j), m)
@@ -84,9 +86,9 @@ def _exact(judgement: Judgement, evaluator: Evaluator, cell: Ints, j: Ints, m: i
         if not path.reads(cell):
             continue
         signal = judgement.trace.signals[path.signal]
-        relation = evaluator.relate(signal, j, main)
+        relation = relate(signal, numbers, j, main)
         result &= relation.exact & np.isfinite(relation.ratio) & np.isfinite(relation.constant)
-        result &= ~np.isinf(evaluator.constants(signal)[j])
+        result &= ~np.isinf(constants(signal, numbers)[j])
         if path.slot.padded:
             result &= relation.constant == 0
     return result
@@ -109,13 +111,13 @@ def _read(judgement: Judgement, position: int, main: Ints, becomes: Becomes) -> 
     ratio, constant = np.ones(len(main)), np.zeros(len(main))
     gone = main < 0
     ratio[gone], constant[gone] = 0.0, judgement.constants[position][gone]
-    for cell, evaluator in zip(judgement.members, judgement.evaluators, strict=True):
+    for cell, numbers in zip(judgement.members, judgement.numbers, strict=True):
         local = {unit: i for i, unit in enumerate(cell.tolist())}
         moved = np.array([u for u in cell.tolist() if main[u] >= 0 and main[u] != u], dtype=np.int64)
         if not len(moved) or not path.reads(cell):
             continue
         j, m = (np.array([local[u] for u in us.tolist()]) for us in (moved, main[moved]))
-        pairs = Pairs(evaluator, trace.signals[path.signal], j, m, judgement.manner.depthwise)
+        pairs = Pairs(numbers, trace.signals[path.signal], j, m, judgement.manner.depthwise)
         ratio[moved], constant[moved] = becomes(pairs)
     node = trace.facts.nodes[path.slot.node]
     return Read(

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_condense.algebra.evaluator import Evaluator
+from onnx_condense.algebra.constants import constants as constants_of
+from onnx_condense.algebra.numbers import Numbers
 from onnx_condense.algebra.stages import Factor
-from onnx_condense.arrays import Bools, Floats, Ints, epsilon
+from onnx_condense.arrays import FLOAT32, Bools, Floats, Ints
 from onnx_condense.merging.methods import Manner
 from onnx_condense.merging.paths import Path, by_channel, from_channels, paths
 from onnx_condense.merging.similarity import similarity
@@ -17,12 +18,6 @@ from onnx_condense.merging.twin import Twin
 from onnx_condense.merging.weights import TwinWeights
 from onnx_condense.tracing.labels import atoms_of
 from onnx_condense.tracing.trace import Group, Trace
-
-ROUNDING = 16
-"""Exact means: within this many units of the weights' precision."""
-
-COARSE = 2
-"""The same for types of less than 32 bits: their weights are rounded results of wider ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +29,7 @@ class Judgement:
         manner: how they were compared, and what becomes of channels that go.
         paths: by which consumers read the group.
         members: per cell, [k] the indices of channels still there.
-        evaluators: per cell, the numbers of those.
+        numbers: per cell, the numbers of those.
         alike: per cell, [k, k] how alike they are.
         gone: [n] channels that nobody reads or that are constant.
         constants: per path, [n] the value of those.
@@ -45,7 +40,7 @@ class Judgement:
     manner: Manner
     paths: tuple[Path, ...]
     members: tuple[Ints, ...]
-    evaluators: tuple[Evaluator, ...]
+    numbers: tuple[Numbers, ...]
     alike: tuple[Floats, ...]
     gone: Bools
     constants: tuple[Floats, ...]
@@ -68,23 +63,23 @@ def judge(twin: Twin, group: Group, manner: Manner) -> Judgement:
     gone = np.zeros(len(group.units), dtype=bool)
     constants = tuple(np.zeros(len(group.units)) for _ in mine)
     tolerance = _tolerance(twin.trace, group)
-    members, evaluators, alike = [], [], []
+    members, numbers, alike = [], [], []
     if manner.frees:
         gone[kept] = unread(twin, group, mine)[kept]
     for cell in group.cells:
         cell = np.intersect1d(cell, kept[~gone[kept]])
         if manner.frees and len(cell):
-            evaluator = Evaluator(TwinWeights(twin), twin.trace.unit_of, group.units[cell], tolerance)
-            fixed = _constant_channels(evaluator, twin.trace, mine, cell, constants)
+            found = Numbers(TwinWeights(twin), twin.trace.unit_of, group.units[cell], tolerance)
+            fixed = _constant_channels(found, twin.trace, mine, cell, constants)
             gone[cell[fixed]] = True
             cell = cell[~fixed]
-        evaluator = Evaluator(TwinWeights(twin), twin.trace.unit_of, group.units[cell], tolerance)
+        found = Numbers(TwinWeights(twin), twin.trace.unit_of, group.units[cell], tolerance)
         members.append(cell)
-        evaluators.append(evaluator)
+        numbers.append(found)
         signals = [twin.trace.signals[s] for s in _signals(mine, cell)] if len(cell) > 1 else []
-        factors = [factor for signal in signals for factor in manner.stages(evaluator, signal)]
+        factors = [factor for signal in signals for factor in manner.stages(found, signal)]
         alike.append(similarity(_unique(factors), len(cell)))
-    return Judgement(twin, group, manner, mine, tuple(members), tuple(evaluators), tuple(alike), gone, constants)
+    return Judgement(twin, group, manner, mine, tuple(members), tuple(numbers), tuple(alike), gone, constants)
 
 
 def unread(twin: Twin, group: Group, mine: Sequence[Path]) -> Bools:
@@ -118,8 +113,7 @@ def _columns(twin: Twin, path: Path, alive: Bools) -> Floats:
 def _tolerance(trace: Trace, group: Group) -> float:
     """How far apart numbers may lie, relative to their size, that count as equal."""
     types = {trace.facts.float_type(t.name) for n in group.producers for t in trace.facts.nodes[n].inputs}
-    found = [(COARSE if kind.itemsize < 4 else ROUNDING) * epsilon(kind) for kind in types if kind is not None]
-    return max(found, default=ROUNDING * epsilon(np.dtype(np.float32)))
+    return max((kind.rounding for kind in types if kind is not None), default=FLOAT32.rounding)
 
 
 def _signals(mine: Sequence[Path], cell: Ints) -> list[int]:
@@ -136,14 +130,14 @@ def _unique(factors: list[Factor]) -> list[Factor]:
 
 
 def _constant_channels(
-    evaluator: Evaluator, trace: Trace, mine: Sequence[Path], cell: Ints, constants: Sequence[Floats]
+    numbers: Numbers, trace: Trace, mine: Sequence[Path], cell: Ints, constants: Sequence[Floats]
 ) -> Bools:
     """[k] which channels of a cell are constant on every path, and not read across a padded border.
 
     Fills `constants`, per path [n], with their values.
     """
     fixed = np.ones(len(cell), dtype=bool)
-    values = {s: evaluator.constants(trace.signals[s]) for s in _signals(mine, cell)}
+    values = {s: constants_of(trace.signals[s], numbers) for s in _signals(mine, cell)}
     for path in mine:
         if path.signal in values:
             value = values[path.signal]

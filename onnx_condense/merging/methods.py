@@ -7,7 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnx_condense.algebra.evaluator import Evaluator
+from onnx_condense.algebra.factors import approximate, passes_constants
+from onnx_condense.algebra.factors import factors as factors_of
+from onnx_condense.algebra.numbers import Numbers
+from onnx_condense.algebra.relations import relate
 from onnx_condense.algebra.signals import Signal
 from onnx_condense.algebra.stages import Factor, Rule, final_rules
 from onnx_condense.arrays import Floats, Ints
@@ -19,7 +22,7 @@ from onnx_condense.options import Depthwise, Method, Options
 class Pairs:
     """Channels j [k] of a cell and the ones that they merge into, m [k], on one path."""
 
-    evaluator: Evaluator
+    numbers: Numbers
     signal: Signal
     j: Ints
     m: Ints
@@ -52,9 +55,9 @@ class Manner:
     calibrates: bool = False
     depthwise: Depthwise = Depthwise.JOINT
 
-    def stages(self, evaluator: Evaluator, signal: Signal) -> list[Factor]:
+    def stages(self, numbers: Numbers, signal: Signal) -> list[Factor]:
         """The stages that decide whether channels condense on a path, with their final rules."""
-        return candidates(evaluator, signal) if self.exact else stages(evaluator, signal, self.depthwise)
+        return candidates(numbers, signal) if self.exact else stages(numbers, signal, self.depthwise)
 
 
 def manner_of(options: Options, method: Method | None = None) -> Manner:
@@ -62,35 +65,35 @@ def manner_of(options: Options, method: Method | None = None) -> Manner:
     return replace(MANNERS[method or options.method], depthwise=Depthwise(options.depthwise))
 
 
-def stages(evaluator: Evaluator, signal: Signal, depthwise: Depthwise) -> list[Factor]:
+def stages(numbers: Numbers, signal: Signal, depthwise: Depthwise) -> list[Factor]:
     """The stages whose vectors must be alike, with their final rules."""
-    factors = _real(evaluator, signal)
+    factors = _real(numbers, signal)
     if depthwise is Depthwise.KERNEL and any(f.taps for f in factors):
         factors = [replace(f, bias=f.bias[:, :0]) for f in factors if f.taps]
     return final_rules(factors)
 
 
-def candidates(evaluator: Evaluator, signal: Signal) -> list[Factor]:
+def candidates(numbers: Numbers, signal: Signal) -> list[Factor]:
     """The stages as a superset of what can be exact: any collinear pair.
 
     The bias counts only where it must follow the rows: not where a constant passes, nor behind other stages.
     """
-    linear = evaluator.passes_constants(signal)
-    return [_candidate(factor, linear) for factor in _real(evaluator, signal)]
+    linear = passes_constants(signal)
+    return [_candidate(factor, linear) for factor in _real(numbers, signal)]
 
 
 def relation(pairs: Pairs) -> tuple[Floats, Floats]:
     """The affine function of its main channel that a removed channel equals."""
-    found = pairs.evaluator.relate(pairs.signal, pairs.j, pairs.m)
+    found = relate(pairs.signal, pairs.numbers, pairs.j, pairs.m)
     return found.ratio, found.constant
 
 
 def product(pairs: Pairs) -> tuple[Floats, Floats]:
     """The product of the ratios of all stages (paper, section 2.1.4)."""
     ratio = np.ones(len(pairs.j))
-    for factor in stages(pairs.evaluator, pairs.signal, pairs.depthwise):
+    for factor in stages(pairs.numbers, pairs.signal, pairs.depthwise):
         ratio = ratio * ratios(factor, pairs.j, pairs.m)
-    return pairs.evaluator.approximate(pairs.signal, ratio, pairs.j, pairs.m)
+    return approximate(pairs.signal, pairs.numbers, ratio, pairs.j, pairs.m)
 
 
 def nothing(pairs: Pairs) -> tuple[Floats, Floats]:
@@ -98,8 +101,8 @@ def nothing(pairs: Pairs) -> tuple[Floats, Floats]:
     return np.zeros(len(pairs.j)), np.zeros(len(pairs.j))
 
 
-def _real(evaluator: Evaluator, signal: Signal) -> list[Factor]:
-    return [factor for factor in evaluator.factors(signal) if not factor.virtual]
+def _real(numbers: Numbers, signal: Signal) -> list[Factor]:
+    return [factor for factor in factors_of(signal, numbers) if not factor.virtual]
 
 
 def _candidate(factor: Factor, linear: bool) -> Factor:

@@ -7,7 +7,7 @@ import onnx
 NO_TENSOR = -1
 
 
-def _element_types(model: onnx.ModelProto) -> dict[str, int]:
+def element_types(model: onnx.ModelProto) -> dict[str, int]:
     """Tensor name -> TensorProto.DataType, as far as shape inference tells; NO_TENSOR for sequences and the like."""
     types = {t.name: t.data_type for t in model.graph.initializer}
     for value in _inferred(model):

@@ -75,23 +75,26 @@ def with_inputs(part: bytes, known: Mapping[str, Array]) -> onnx.ModelProto:
 class Probe:
     """The part of a model that computes some of its tensors, as bytes: a worker in another process can run it.
 
-    names: the tensors. given: which of them are inputs of the model. part: "" where all are.
+    names: the tensors. given: which of them are inputs of the model. part: "" where all are. optimize: whether
+    onnxruntime may write the part in another way before it runs it.
     """
 
     names: tuple[str, ...]
     given: frozenset[str]
     part: bytes
+    optimize: bool = True
 
     @staticmethod
-    def of(model: onnx.ModelProto, names: Sequence[str]) -> Probe:
+    def of(model: onnx.ModelProto, names: Sequence[str], optimize: bool = True) -> Probe:
         """Raises InputError where the part is larger than protobuf allows."""
         inputs = {value.name for value in model.graph.input}
         inner = [name for name in dict.fromkeys(names) if name not in inputs]
-        return Probe(tuple(dict.fromkeys(names)), frozenset(inputs), to_bytes(prefix(model, inner)) if inner else b"")
+        part = to_bytes(prefix(model, inner)) if inner else b""
+        return Probe(tuple(dict.fromkeys(names)), frozenset(inputs), part, optimize)
 
     def __call__(self, feeds: Iterable[Feed]) -> Iterator[Mapping[str, Array]]:
         """The values of the tensors, feed by feed. Raises InputError."""
-        active = session(self.part) if self.part else None
+        active = session(self.part, self.optimize) if self.part else None
         read = {value.name for value in active.get_inputs()} if active is not None else set()
         inner = [name for name in self.names if name not in self.given]
         for feed in feeds:
@@ -101,6 +104,8 @@ class Probe:
             yield known | dict(zip(inner, found, strict=True))
 
 
-def observe(model: onnx.ModelProto, names: Sequence[str], feeds: Iterable[Feed]) -> Iterator[Mapping[str, Array]]:
+def observe(
+    model: onnx.ModelProto, names: Sequence[str], feeds: Iterable[Feed], optimize: bool = True
+) -> Iterator[Mapping[str, Array]]:
     """The values of tensors inside a model, feed by feed. Raises InputError."""
-    return Probe.of(model, names)(feeds)
+    return Probe.of(model, names, optimize)(feeds)

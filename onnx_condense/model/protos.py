@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import prod
 
 import onnx
+
+FLOAT_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
+"""TensorProto.DataType of `arrays.FLOATS`."""
 
 PROTOBUF_LIMIT = 2**31 - 1
 """Largest serialized message in bytes; beyond it weights must live in a file of their own."""
@@ -65,6 +69,14 @@ def drop_unread(model: onnx.ModelProto, read_before: set[str]) -> None:
     gone = read_before - names_read(graph)
     for tensor in [t for t in graph.initializer if t.name in gone]:
         graph.initializer.remove(tensor)
+
+
+def sparse_sizes(model: onnx.ModelProto) -> dict[str, int]:
+    """Name of a sparse constant -> how many numbers it stands for."""
+    kind = onnx.AttributeProto.SPARSE_TENSOR
+    found = [(t.values.name, t) for t in model.graph.sparse_initializer]
+    found += [(n.output[0], a.sparse_tensor) for n in model.graph.node for a in n.attribute if a.type == kind]
+    return {name: prod(tensor.dims) for name, tensor in found}
 
 
 def serialize(model: onnx.ModelProto) -> bytes:

@@ -7,6 +7,7 @@ from math import prod
 import numpy as np
 import onnx
 
+from onnx_condense.model.protos import FLOAT_TYPES
 from onnx_condense.operators.actions import (
     BOUNDED,
     Action,
@@ -14,7 +15,7 @@ from onnx_condense.operators.actions import (
     Kind,
     Refused,
 )
-from onnx_condense.operators.view import ANYTHING, FLOAT_TYPES, INTEGER_TYPES, NodeView
+from onnx_condense.operators.view import ANYTHING, INTEGER_TYPES, NodeView
 
 
 def modulo(view: NodeView) -> Action:

@@ -10,6 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_condense.arrays import Array
+from onnx_condense.model.protos import FLOAT_TYPES
 
 
 def foldable(node: gs.Node) -> tuple[gs.Node, int, float] | None:
@@ -124,14 +125,6 @@ def formal_values(node: onnx.NodeProto, values: list[Array | None], turn: int) -
     return known if len(known) == len(values) else None
 
 
-FLOATS = (
-    onnx.TensorProto.FLOAT,
-    onnx.TensorProto.DOUBLE,
-    onnx.TensorProto.FLOAT16,
-    onnx.TensorProto.BFLOAT16,
-)
-
-
 def count_parameters(graph: onnx.GraphProto) -> tuple[int, int]:
     """(without, with) running statistics of BatchNormalization; see ModelFacts."""
     tensors = [*graph.initializer, *(t.values for t in graph.sparse_initializer)]
@@ -143,9 +136,9 @@ def parameters_in(
 ) -> tuple[int, int]:
     """As `count_parameters`, of nodes and of constants: the name, shape and type (TensorProto.DataType) of each."""
     statistics = {name for node in nodes for name in running_statistics(node)}
-    sizes = [(name, prod(shape)) for name, shape, kind in tensors if shape and kind in FLOATS]
+    sizes = [(name, prod(shape)) for name, shape, kind in tensors if shape and kind in FLOAT_TYPES]
     for node in nodes:
-        sizes.append((node.output[0] if node.output else "", constant_floats(node, FLOATS)))
+        sizes.append((node.output[0] if node.output else "", constant_floats(node, FLOAT_TYPES)))
     without, whole = sum(size for name, size in sizes if name not in statistics), sum(size for _, size in sizes)
     for node in nodes:
         for attribute in node.attribute:

@@ -1,6 +1,6 @@
 """THE operator table: how each ONNX operator relates channels. It and its rows alone say what an operator means.
 
-Rooms that rewrite the form of a graph (inlining, fused, qoperators, bodies, shuffles, reshaping) know names as well.
+Rooms that rewrite a graph (the forms, shuffles, what the rewriter says of shapes) know names as well.
 
 A row turns a node into an *action* (actions.py) that the tracer and the rewriter understand. Adding an operator is one
 row here and one planted-duplicate test. An operator without a row, or a use of it that its row does not cover
@@ -13,7 +13,6 @@ from collections.abc import Mapping
 
 import onnx_graphsurgeon as gs
 
-from onnx_condense.model.facts import Facts
 from onnx_condense.operators import elementwise, linear, movement, normalization, windows
 from onnx_condense.operators.actions import (
     BOUNDED,
@@ -29,6 +28,7 @@ from onnx_condense.operators.actions import (
     Refused,
     Window,
 )
+from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.recurrent import recurrent, reverse_sequence
 from onnx_condense.operators.view import HEADS, QUANTIZED, TOGETHER, NodeView, Row, fixed
 

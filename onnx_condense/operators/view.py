@@ -10,10 +10,10 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_condense.arrays import Array
-from onnx_condense.model.facts import Facts
 from onnx_condense.operators.actions import (
     Action,
 )
+from onnx_condense.operators.facts import Facts
 
 PARTS = ("Slice", "Split", "Gather", "Squeeze", "Unsqueeze", "Reshape", "Transpose", "Identity", "Cast")
 """Operators whose output is a part of their first input."""
@@ -83,8 +83,6 @@ class NodeView:
         value = self.value(index) if index is not None else None
         return None if value is None else [int(v) for v in value.reshape(-1)]
 
-
-FLOAT_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
 
 ANYTHING = (-np.inf, np.inf)
 

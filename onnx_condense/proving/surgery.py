@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import onnx
 
+from onnx_condense.arrays import FLOAT32, FLOATS
 from onnx_condense.errors import InputError, VerificationError
 from onnx_condense.model.inputs import Feed
+from onnx_condense.model.parts import observe
 from onnx_condense.operators.actions import Role
 from onnx_condense.operators.queries import branch_sources
 from onnx_condense.options import Options
@@ -29,14 +30,11 @@ from onnx_condense.tracing.trace import Trace
 INNER_TENSORS = 24
 """Intermediate tensors compared with the twin."""
 
-TAIL = 16 * float(np.finfo(np.float32).eps)
+TAIL = FLOAT32.rounding
 """Absolute error of a bounded function in float32: an argument of size 16 is itself rounded to 16 units."""
 
 INNER_LIMIT = 1e-3
 """Their limit: far above rounding of any of them, far below any error of the rewrite."""
-
-FOLDING = {"float16": 2e-2, "bfloat16": 1e-1}
-"""Error that rounding folded weights to these types may make, layer after layer."""
 
 ROUNDED_LIMIT = 1e-2
 """The same where activations are rounded to a grid: rounding of floats sometimes becomes a step of the grid."""
@@ -187,7 +185,7 @@ def _inner_limit(traced: Trace, noise: Verification, limits: Mapping[str, float]
     """With quantized weights the original's noise tells how far integers are from floats, nothing of rounding."""
     if any(traced.is_quantized(group) for group in traced.groups):
         return ROUNDED_LIMIT
-    own = [limits[o.name] * (1 if o.dtype in FOLDING else 100) for o in noise.outputs]
+    own = [limits[o.name] * (1 if FLOATS.get(o.dtype, FLOAT32).coarse else 100) for o in noise.outputs]
     return max(INNER_LIMIT, *own) if own else INNER_LIMIT
 
 
@@ -195,7 +193,7 @@ def _folding_error(traced: Trace) -> float:
     """What --lossless may change where sums of weights are rounded to a short type."""
     nodes, facts = traced.facts.nodes, traced.facts
     kinds = (facts.float_type(nodes[s.node].inputs[s.input].name) for s in traced.slots if s.role is Role.CONTRACTED)
-    return max((FOLDING.get(kind.name, 0.0) for kind in kinds if kind is not None), default=0.0)
+    return max((kind.folding for kind in kinds if kind is not None), default=0.0)
 
 
 def bounded_outputs(traced: Trace) -> set[str]:
@@ -254,16 +252,8 @@ def _inner_error(traced: Trace, small: Written, twin: Written) -> float:
     names = [next(t.name for t in nodes[i].outputs if t.name) for i in sorted(consumers)][:INNER_TENSORS]
     if not names:
         return 0.0
-    feed = [traced.facts.feed]
-    left, right = (results(_exposing(w.traced, names), feed, optimize=False, wanted=names) for w in (twin, small))
+    feeds = [traced.facts.feed]
+    left, right = ([*observe(written.traced, names, feeds, optimize=False)] for written in (twin, small))
     alive = small.alive
-    narrow = [{n: alive[n].of(value) if n in alive else value for n, value in feed.items()} for feed in left]
+    narrow = [{n: alive[n].of(value) if n in alive else value for n, value in found.items()} for found in left]
     return compare(narrow, right).error
-
-
-def _exposing(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    known = {o.name for o in probe.graph.output}
-    probe.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in known)
-    return probe

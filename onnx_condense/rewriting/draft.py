@@ -9,10 +9,10 @@ import onnx
 from onnx import helper
 
 from onnx_condense.arrays import Array
-from onnx_condense.model.facts import Facts
 from onnx_condense.model.names import Names
 from onnx_condense.model.rebuilt import Content, Rebuilt
 from onnx_condense.operators import nodes
+from onnx_condense.operators.facts import Facts
 from onnx_condense.rewriting.edits import Attribute, Edit, Input, Number, Picked, Shift
 
 KINDS = onnx.AttributeProto
@@ -29,7 +29,7 @@ class Draft:
     def __init__(self, facts: Facts) -> None:
         self.constants: dict[str, Content] = {}
         self._facts = facts
-        self._names = Names(facts.names)
+        self._names = Names.of(facts.model.graph)
         self._original = facts.model.graph.node
         self._touched: dict[int, onnx.NodeProto] = {}
         self._first: list[onnx.NodeProto] = []

@@ -11,11 +11,9 @@ import onnx
 from onnx import numpy_helper
 
 from onnx_condense.arrays import Shape
-from onnx_condense.forms.bodies import restore
-from onnx_condense.forms.integers import closed
 from onnx_condense.merging.twin import Twin
-from onnx_condense.model.facts import Facts
 from onnx_condense.model.rebuilt import Content, Rebuilt
+from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.nodes import FILLED_SINCE, is_filled
 from onnx_condense.rewriting.draft import Draft
 from onnx_condense.rewriting.edits import Attribute, Number
@@ -50,11 +48,6 @@ def drafted(twin: Twin, shapes: Shapes) -> Drafted:
     for edit in (*_written_down(twin, values.at), *edits_of(shapes)):
         draft.apply(edit)
     return Drafted(draft.rebuilt(), values.at, {**shapes.smaller, **weights.described})
-
-
-def leave(traced: onnx.ModelProto, facts: Facts) -> onnx.ModelProto:
-    """A model that was written in the form that was traced, in the form in which it came."""
-    return restore(closed(traced, facts.inner), facts.model, facts.bodies)
 
 
 def is_uniform(value: Content) -> bool:

@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_condense.arrays import Array, Bools, Ints, Labels, Shape
 from onnx_condense.merging.twin import Twin
-from onnx_condense.model.facts import Facts
+from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.moves import compress
 from onnx_condense.rewriting.kept import Disagreement, Kept
 from onnx_condense.tracing.trace import Slot, Trace

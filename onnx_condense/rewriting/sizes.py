@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnx_condense.merging.twin import Twin
 from onnx_condense.operators.queries import count_parameters as parameters_of
 from onnx_condense.operators.queries import parameters_in
-from onnx_condense.rewriting.drafting import drafted, leave
+from onnx_condense.rewriting.drafting import drafted
 from onnx_condense.rewriting.shapes import Shapes, shapes_of
 from onnx_condense.rewriting.values import sliced
 
@@ -34,7 +34,7 @@ def count_parameters(twin: Twin) -> int:
 
     Where a form that was traced is left again (bodies, operators on integers), it is written down to be counted.
     """
-    facts, draft = twin.trace.facts, drafted(twin, shapes_of(twin))
-    if leave(facts.model, facts) is not facts.model:
-        return parameters_of(leave(draft.message({}), facts).graph)[0]
+    traced, draft = twin.trace.facts.model, drafted(twin, shapes_of(twin))
+    if twin.trace.leave(traced, traced) is not traced:
+        return parameters_of(twin.trace.leave(draft.message({}), traced).graph)[0]
     return parameters_in(draft.rebuilt.nodes, draft.rebuilt.sizes())[0]

@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 
 from onnx_condense.merging.twin import Twin
-from onnx_condense.rewriting.drafting import drafted, leave
+from onnx_condense.rewriting.drafting import drafted
 from onnx_condense.rewriting.kept import Kept
 from onnx_condense.rewriting.shapes import shapes_of
 from onnx_condense.rewriting.sizes import macs_of
@@ -40,4 +40,4 @@ def write(twin: Twin, provenance: Mapping[str, Any], expanded: bool = False) -> 
     shapes = shapes_of(twin, expanded)
     traced = drafted(twin, shapes).message(provenance)
     alive = {name: shapes.kept[name] for name in shapes.smaller}
-    return Written(leave(traced, twin.trace.facts), traced, macs_of(twin, shapes), alive)
+    return Written(twin.trace.leave(traced, twin.trace.facts.model), traced, macs_of(twin, shapes), alive)

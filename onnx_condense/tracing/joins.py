@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_condense.algebra.signals import Activated, Affine, Combined, Mapped, Modulated, Restricted, Shared, Signal
+from onnx_condense.algebra.operations import OPERATIONS
+from onnx_condense.algebra.signals import Affine, Combined, Mapped, Modulated, Restricted, Shared, Signal
 from onnx_condense.arrays import Array, Floats, Labels, Shape
 from onnx_condense.operators import moves
-from onnx_condense.operators.actions import Activation, Elementwise, Kind, Operation, Product, Role
+from onnx_condense.operators.actions import Elementwise, Operation, Product, Role
 from onnx_condense.operators.view import INTEGER_TYPES
 from onnx_condense.tracing.labels import aligned, atoms_of, pack, signals_of, varying
 from onnx_condense.tracing.trace import Slot
@@ -219,7 +220,7 @@ class Joining(Ledger):
 
     def _with_shared(self, operation: Operation, labels: Labels, swapped: bool) -> Labels:
         """The other operand is data, and the same for every channel."""
-        if operation == Operation.MUL or (operation == Operation.DIV and not swapped):
+        if swapped in OPERATIONS[operation].modulates:
             return self._mapped(labels, Modulated)
         shared = Shared()
 
@@ -233,47 +234,29 @@ class Joining(Ledger):
         value = np.asarray(other.value, dtype=np.float64)
         value = value.reshape((1,) * (labels.ndim - value.ndim) + value.shape)
         uniform = all(value.shape[axis] == 1 for axis in varying(labels))
-        if operation in (Operation.MAX, Operation.MIN, Operation.CHOOSE, Operation.WHERE, Operation.COMPARE) or (
-            operation == Operation.DIV and swapped
-        ):
+        rule = OPERATIONS[operation]
+        affine = rule.beside_constant(value, swapped)
+        if affine is None:
             if not uniform or value.size > 1:
                 self._pin(labels, f"is read by {self._me()}, which compares or divides by channel")
                 return None
             number = float(value.reshape(-1)[0])
-            if operation == Operation.CHOOSE and number == 0:
-                return self._mapped(labels, Modulated)
-            action = self._comparison(operation, number)
             alone = sum(t.name not in self.facts.static for t in self.node.inputs) == 1
             function = self._function(self.index) if alone else unknown
-            return self._mapped(labels, lambda child: Activated(child, action, function))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            scale, shift = {
-                Operation.ADD: (np.ones_like(value), value),
-                Operation.SUB: (-np.ones_like(value), value) if swapped else (np.ones_like(value), -value),
-                Operation.MUL: (value, np.zeros_like(value)),
-                Operation.DIV: (1 / value, np.zeros_like(value)),
-            }[operation]
-        scales, shifts = self._per_position(labels, scale), self._per_position(labels, shift)
+            return self._mapped(labels, lambda child: rule.beside_number(child, number, function))
+        scales, shifts = (self._per_position(labels, part) for part in affine)
         if not (np.isfinite(scales).all() and np.isfinite(shifts).all()):
             self._pin(labels, f"meets a constant at {self._me()} that is not finite")
             return None
         if (scales == 1).all() and not shifts.any():
             self._carry(other.position, labels, other.value)
             return labels
-        affine = self._affine(labels.reshape(-1), scales, shifts, np.abs(shifts))
-        if affine is None:
+        result = self._affine(labels.reshape(-1), scales, shifts, np.abs(shifts))
+        if result is None:
             self._pin(labels, f"repeats too often at {self._me()}")
             return None
         self._carry(other.position, labels, other.value)
-        return affine.reshape(labels.shape)
-
-    @staticmethod
-    def _comparison(operation: Operation, value: float) -> Activation:
-        if operation not in (Operation.MAX, Operation.MIN):
-            return Activation(Kind.BOUNDED)
-        kind = Kind.HOMOGENEOUS if value == 0 else Kind.UNBOUNDED
-        flat = (value, np.inf) if operation == Operation.MAX else (-np.inf, value)
-        return Activation(kind, *flat, flat)
+        return result.reshape(labels.shape)
 
     def _carry(self, position: int, labels: Labels, value: Array) -> None:
         """A constant with one parameter per channel: sliced where it varies along a labelled axis."""

@@ -15,11 +15,11 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_condense.arrays import Ints, Labels, Shape
-from onnx_condense.model.facts import Facts
-from onnx_condense.model.names import unused_name
+from onnx_condense.model.names import Names
 from onnx_condense.model.surgeon import export_graph, import_graph
 from onnx_condense.operators import moves
 from onnx_condense.operators.actions import Move
+from onnx_condense.operators.facts import Facts
 from onnx_condense.tracing.labels import varying
 from onnx_condense.tracing.trace import Trace
 from onnx_condense.tracing.tracer import trace
@@ -63,7 +63,7 @@ def trace_unshuffled(facts: Facts) -> Trace:
     if not found or size > MOST_INDICES * facts.model.ByteSize():
         return traced
     plain = replace_shuffles(facts, found)
-    return trace(Facts(plain, import_graph(plain), facts.feed, facts.other, facts.bodies, facts.inner))
+    return trace(Facts(plain, import_graph(plain), facts.feed, facts.other, facts.inside))
 
 
 def find_shuffles(traced: Trace) -> list[Shuffle]:
@@ -205,14 +205,8 @@ def _move(traced: Trace, index: int) -> Move:
 def replace_shuffles(facts: Facts, found: Sequence[Shuffle]) -> onnx.ModelProto:
     """A model with a Gather in place of each chain; what only the chains read is gone."""
     graph = import_graph(facts.model)
-    nodes, tensors, taken = list(graph.nodes), graph.tensors(), facts.names
+    nodes, tensors, name = list(graph.nodes), graph.tensors(), Names.of(facts.model.graph).fresh
     origin = {id(node): index for index, node in enumerate(nodes)}
-
-    def name(stem: str) -> str:
-        fresh = unused_name(stem, taken)
-        taken.add(fresh)
-        return fresh
-
     for shuffle in found:
         node = nodes[shuffle.node]
         stem, source = node.outputs[0].name, tensors[shuffle.source]

@@ -15,7 +15,6 @@ import onnx_graphsurgeon as gs
 
 from onnx_condense.algebra.signals import Activated, Centred, Filtered, Mapped, Pooled, Rows, Signal
 from onnx_condense.arrays import Floats, Ints, Labels
-from onnx_condense.model.facts import SHAPE_OPS, Facts
 from onnx_condense.operators.actions import (
     ANYTHING,
     Action,
@@ -36,7 +35,9 @@ from onnx_condense.operators.actions import (
     Role,
     Window,
 )
+from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.moves import Concat, DepthToSpace, SpaceToDepth
+from onnx_condense.operators.shapes import SHAPE_OPS
 from onnx_condense.operators.table import read
 from onnx_condense.tracing.balance import balance
 from onnx_condense.tracing.grouping import ONE_CHANNEL, dependency_groups

@@ -10,9 +10,10 @@ import onnx_graphsurgeon as gs
 
 from onnx_condense.algebra.signals import Affine, Combined, Restricted, Signal
 from onnx_condense.arrays import Array, Bools, Floats, Ints, Labels, Shape
-from onnx_condense.model.facts import SHAPE_OPS, Facts
 from onnx_condense.operators import moves as movers
 from onnx_condense.operators.actions import Action, Interval, Operation, Role
+from onnx_condense.operators.facts import Facts
+from onnx_condense.operators.shapes import SHAPE_OPS
 from onnx_condense.tracing.labels import UnionFind, atoms_of, occurrence, pack, signals_of, varying
 from onnx_condense.tracing.trace import Refusal, Slot, layer_name
 

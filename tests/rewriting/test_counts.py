@@ -13,8 +13,8 @@ from support.planted.net import Case
 
 from onnx_condense import Options, condense
 from onnx_condense.merging.twin import Twin
-from onnx_condense.model.facts import Facts
 from onnx_condense.model.surgeon import import_graph
+from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.queries import count_parameters as parameters_of
 from onnx_condense.planning.thresholds import Planner
 from onnx_condense.prepare import open_model
@@ -32,7 +32,7 @@ OWN = tuple(sorted(path.name for path in MODELS.glob("*.onnx")))
 def again(twin: Twin) -> Trace:
     """The trace of the model that is written for a twin."""
     facts, model = twin.trace.facts, write(twin, {}).traced
-    return trace(Facts(model, import_graph(model), facts.feed, facts.other, facts.bodies, facts.inner))
+    return trace(Facts(model, import_graph(model), facts.feed, facts.other, facts.inside))
 
 
 def assert_counted(twin: Twin) -> None:

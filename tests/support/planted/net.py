@@ -20,9 +20,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_condense.merging.paths import Path
 from onnx_condense.merging.twin import Twin
-from onnx_condense.model.facts import Facts
 from onnx_condense.model.surgeon import import_graph
 from onnx_condense.operators.actions import Contraction, Reader, Recurrent
+from onnx_condense.operators.facts import Facts
 from onnx_condense.tracing.shuffles import trace_unshuffled
 from onnx_condense.tracing.trace import Trace
 

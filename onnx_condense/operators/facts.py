@@ -1,0 +1,239 @@
+"""What is true of a graph before it is traced: concrete shapes, and the values that do not depend on data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from onnx_condense.arrays import FLOATS, Array, FloatType, Shape
+from onnx_condense.errors import InputError
+from onnx_condense.model.inference import NO_TENSOR, element_types
+from onnx_condense.model.inputs import Feed
+from onnx_condense.model.protos import opset_of, sparse_sizes
+from onnx_condense.model.runtime import run, session
+from onnx_condense.model.storage import Narrowed, Quantized
+from onnx_condense.operators.shapes import probe
+from onnx_condense.operators.static import Static, alone
+from onnx_condense.operators.stored import is_dequantized, is_stated, read_stored
+from onnx_condense.operators.wiring import Wiring
+
+
+class Facts:
+    """Shapes and constant values of the tensors of one graph on one feed.
+
+    Attributes:
+        graph: the GraphSurgeon graph, nodes in topological order.
+        nodes: its nodes; an index into this list names a node for good.
+        opset: version of the default operator set.
+        feed: values of its inputs.
+        inside: what names of tensors in copies of bodies begin with.
+        shapes: tensor name -> concrete shape on the feed.
+        types: tensor name -> TensorProto.DataType.
+        static: names of tensors that follow from constants alone.
+        derived: names of tensors that follow from constants and shapes (not from constants alone).
+        sparse: name of a sparse constant -> how many numbers it stands for.
+        initializers: by name.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        graph: gs.Graph,
+        feed: Feed,
+        other: Feed | None = None,
+        inside: tuple[str, ...] = (),
+    ) -> None:
+        """`other`: a feed with other sizes on every symbolic axis, where the model takes one."""
+        self.model = model
+        self.graph = graph
+        self.feed = feed
+        self.other = other
+        self.inside = inside
+        self.opset = opset_of(model.opset_import)
+        self.initializers = {t.name: t for t in model.graph.initializer}
+        self.sparse = sparse_sizes(model)
+        self.types = element_types(model)
+        self._wiring = Wiring(graph)
+        self.nodes = self._wiring.nodes
+        self._static = Static.of(model, self.nodes, self.types)
+        self.static, self.derived = self._static.constant, self._static.derived
+        self._values: dict[str, Array] = {}
+        self._stored: dict[str, Quantized | Narrowed | None] = {}
+        self.shapes = self._probe(feed)
+        self._values.update(self._static.values(self.shapes))
+
+    def _probe(self, feed: Feed) -> dict[str, Shape]:
+        outputs = [t.name for node in self.nodes for t in node.outputs if t.name]
+        data = [n for n in outputs if n not in self._static.known and self.types.get(n) != NO_TENSOR]
+        return probe(self.model, data, feed)
+
+    # ---- values
+
+    def value(self, tensor: gs.Tensor) -> Array | None:
+        """The value of a tensor that no data reaches, else None."""
+        return self.value_by_name(tensor.name)
+
+    def value_by_name(self, name: str) -> Array | None:
+        """As `value`, for a name."""
+        if name not in self._values and name in self.initializers:
+            self._values[name] = numpy_helper.to_array(self.initializers[name])
+        return self._values.get(name)
+
+    def _constant(self, name: str) -> Array | None:
+        """The value of a tensor that follows from constants alone, else None."""
+        return self.value_by_name(name) if name in self.static else None
+
+    def evaluate(self, index: int, values: Array) -> Array:
+        """Runs one node of the graph, whose other inputs are constant, on numbers."""
+        proto = self.model.graph.node[index]
+        data = next(n for n in proto.input if n not in self.static)
+        constants = {n: self.value_by_name(n) for n in proto.input if n in self.static and n}
+        kinds = [numpy_helper.from_array(v, n) for n, v in constants.items() if v is not None]
+        kind = self.types.get(data, kinds[0].data_type if kinds else onnx.TensorProto.FLOAT)
+        inputs, outputs = (
+            [helper.make_tensor_value_info(data, kind, [None])],
+            [onnx.ValueInfoProto(name=proto.output[0])],
+        )
+        model = alone(self.model, helper.make_graph([proto], "one", inputs, outputs, kinds))
+        feed = {data: values.astype(helper.tensor_dtype_to_np_dtype(kind))}
+        return run(session(model, optimize=False), None, feed)[0].astype(np.float64)
+
+    def parameters(self, tensors: Iterable[gs.Tensor]) -> int:
+        """How many numbers the weights among these tensors hold: constant matrices and kernels, floats or bytes."""
+        names = [t.name for t in tensors]
+        values = map(self._constant, names)
+        dense = sum(v.size for v in values if v is not None and v.ndim > 1 and _is_weight(v.dtype))
+        return dense + sum(self.sparse.get(name, 0) for name in names)
+
+    # ---- how constants are stored
+
+    def is_generated(self, name: str) -> bool:
+        """Whether a constant takes far less room in the file than as an initializer (ConstantOfShape, Expand)."""
+        value = self.value_by_name(name)
+        if value is None or name in self.initializers:
+            return False
+        leaves = [n for n in self.upstream(name) | {name} if is_stated(self._wiring.made_by(n))]
+        return 2 * sum(v.size for v in map(self.value_by_name, leaves) if v is not None) < value.size
+
+    def stored(self, name: str) -> Quantized | Narrowed | None:
+        """How a constant is stored that one node makes, for one reader, of what takes less room; else None."""
+        if name not in self._stored:
+            known = name in self.static
+            self._stored[name] = read_stored(name, self._wiring, self.value_by_name) if known else None
+        return self._stored[name]
+
+    def float_type(self, name: str) -> FloatType | None:
+        """The type that the numbers of a constant of floats were rounded to, None for every other tensor."""
+        value, stored = self._constant(name), self.stored(name)
+        if isinstance(stored, Narrowed):
+            return FLOATS[stored.kind.name]
+        return FLOATS.get(value.dtype.name) if value is not None else None
+
+    def is_locked(self, name: str) -> bool:
+        """Whether a constant follows from integers in a way in which it could not be sliced and stay integers."""
+        value = self._constant(name)
+        if value is None or value.size < 2 or isinstance(self.stored(name), Quantized):
+            return False
+        return any(is_dequantized(self._wiring.made_by(n)) for n in self.upstream(name) | {name})
+
+    # ---- other sizes of the inputs
+
+    def follows_inputs(self, name: str) -> bool:
+        """Whether a derived value changes with the sizes of the inputs."""
+        others = [self.other_value(name), self._tiny.get(name)]
+        return any(other is not None and not np.array_equal(other, self._values[name]) for other in others)
+
+    @cached_property
+    def _tiny(self) -> dict[str, Array]:
+        """Derived values where every size that follows the inputs is 1: min(T, 3) shows itself only for a small T."""
+        if self.other is None:
+            return {}
+        shapes = {
+            name: tuple(1 if self.is_resized(name, a) else n for a, n in enumerate(s))
+            for name, s in self.shapes.items()
+        }
+        try:
+            return self.values_under(shapes)
+        except InputError:
+            return {}
+
+    def other_value(self, name: str) -> Array | None:
+        """The value of a derived tensor under the other sizes, None where there are none."""
+        return None if self.other is None else self._elsewhere[1].get(name)
+
+    def is_resized(self, name: str, axis: int) -> bool:
+        """Whether the size of an axis follows the sizes of the inputs, or is 0."""
+        shape, other = self.shapes[name], self.other_shape(name) or self.shapes[name]
+        return shape[axis] == 0 or len(shape) != len(other) or shape[axis] != other[axis]
+
+    def other_shape(self, name: str) -> Shape | None:
+        """The shape of a tensor under the other sizes, None where there are none."""
+        return None if self.other is None else self._elsewhere[0][name]
+
+    @property
+    def all_shapes(self) -> list[dict[str, Shape]]:
+        """The shapes on the feed, and under the other sizes where there are any."""
+        return [self.shapes] if self.other is None else [self.shapes, self._elsewhere[0]]
+
+    @cached_property
+    def _elsewhere(self) -> tuple[dict[str, Shape], dict[str, Array]]:
+        assert self.other is not None
+        shapes = self._probe(self.other)
+        return shapes, self._static.values(shapes)
+
+    def changing(self, name: str) -> NDArray[np.bool_]:
+        """Which elements of a derived value change with the sizes of the inputs."""
+        value, other = self._values[name], self.other_value(name)
+        if other is None:
+            return np.zeros(value.shape, dtype=bool)
+        return np.asarray(other != value) if other.shape == value.shape else np.ones(value.shape, dtype=bool)
+
+    def values_under(self, shapes: Mapping[str, Shape]) -> dict[str, Array]:
+        """The shape-derived values that other shapes lead to."""
+        return self._static.derived_values(shapes)
+
+    # ---- which nodes make and read what
+
+    def is_inside(self, name: str) -> bool:
+        """Whether a tensor belongs to a copy of a body."""
+        return name.startswith(self.inside)
+
+    def consumers(self, name: str) -> list[tuple[int, int]]:
+        """(node index, input index) of every use of a tensor at the top level."""
+        return self._wiring.consumers(name)
+
+    def maker(self, name: str) -> int | None:
+        """Index of the node that makes a tensor at the top level; None of inputs and initializers."""
+        return self._wiring.maker(name)
+
+    def upstream(self, name: str) -> set[str]:
+        """Every tensor that a constant or derived tensor is computed from; data counts where its shape is taken."""
+        return self._wiring.upstream(name, self._static.known)
+
+    def measured(self, name: str) -> set[str]:
+        """The tensors of data whose shapes a derived tensor follows from."""
+        known = self._static.known
+        return (
+            {n for n in self.upstream(name) if n in self.shapes and n not in known} if name in self.derived else set()
+        )
+
+    def captured(self) -> Iterator[str]:
+        """Names of outer tensors that If, Loop and Scan bodies read."""
+        return self._wiring.captured()
+
+    @property
+    def read_outside(self) -> set[str]:
+        """Names that are outputs of the graph or that a body reads."""
+        return self._wiring.read_outside
+
+
+def _is_weight(kind: np.dtype[Any]) -> bool:
+    """Floats, bfloat16 among them, and integers of a byte."""
+    return kind.kind in "fV" or (kind.kind in "iu" and kind.itemsize == 1)
