@@ -2,8 +2,8 @@
 
 import numpy as np
 import onnx
-from builders import build, clustered, random
-from planted import run
+from support.builders import build, clustered, random
+from support.planted.net import run
 
 from onnx_condense import Options, condense
 from onnx_condense.forms.stack import Entered, for_good

@@ -1,6 +1,6 @@
 """Names: every one that is given is new, and taken from then on."""
 
-from builders import build
+from support.builders import build
 
 from onnx_condense.model.names import Names
 
