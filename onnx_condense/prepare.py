@@ -23,6 +23,7 @@ from onnx_condense.model.facts import Facts
 from onnx_condense.model.files import Source
 from onnx_condense.model.inputs import Feed, make_feeds, other_feed, sized
 from onnx_condense.model.surgeon import import_graph
+from onnx_condense.operators.reasons import Because, Reason
 from onnx_condense.operators.specs import model_specs
 from onnx_condense.options import Options
 from onnx_condense.refitting.samples import Calibration
@@ -105,7 +106,7 @@ def open_model(
         flat = flatten(form, feeds[0], other)
         graph = graph if flat.model is working else import_graph(flat.model)
         traced = trace_unshuffled(Facts(flat.model, graph, flat.feed, flat.other, flat.bodies, inner))
-        left = [Refusal(*refusal) for refusal in flat.left]
+        left = [Refusal(layer, Because(Reason(why)), size) for layer, why, size in flat.left]
         traced = replace(traced, refusals=(*traced.refusals, *left), untraced=sum(r.parameters for r in left))
     batches = [len(feeds[0][s.name]) for s in specs if s.dims and isinstance(s.dims[0], str)]
     return Opened(source, options, traced, feeds, other, max([1, *batches]), working is not plain, calibration)
