@@ -73,25 +73,25 @@ class Part:
 def concat(walk: Walk, place: Place, action: Concat) -> Outcome:
     """Constant parts are channels of their own along an axis of channels, and of the others along another one."""
     axis = action.axis
-    parts = [
-        Part(i, tensor, walk.at(place, i), walk.shape(tensor), walk.constant(tensor))
-        for i, tensor in enumerate(place.inputs)
-    ]
+    parts = [Part(i, t, walk.at(place, i), walk.shape(t), walk.constant(t)) for i, t in enumerate(place.inputs)]
     labelled = [part.labels for part in parts if part.labels is not None]
     if not labelled:
         return Carried()
     across = {a for labels in labelled for a in varying(labels)} - {axis}
     if any(part.labels is None and part.shape[axis] == 0 for part in parts):
         return Declined(Reason.APPENDS_EMPTY)
-    extended = _extended(walk, place, axis, parts) if across and len(labelled) < len(parts) else None
-    if extended is not None:
-        return Carried({place.output: extended})
-    pieces = [_channels(walk, place, axis, part, bool(across)) for part in parts]
-    joined = moves.concat(pieces, [part.shape for part in parts], axis)
-    facts = walk.facts
-    if any(part.tensor.name in facts.shapes and facts.is_resized(part.tensor.name, axis) for part in parts):
-        joined = uniform(walk, place, joined, [axis])  # a part may be empty here and not at other sizes
+    joined = _extended(walk, place, axis, parts) if across and len(labelled) < len(parts) else None
+    if joined is None:
+        pieces = [_channels(walk, place, axis, part, bool(across)) for part in parts]
+        joined = moves.concat(pieces, [part.shape for part in parts], axis)
+        joined = uniform(walk, place, joined, [axis] if _may_be_empty(walk, parts, axis) else [])
     return Carried({place.output: joined})
+
+
+def _may_be_empty(walk: Walk, parts: list[Part], axis: int) -> bool:
+    """Whether a part follows the sizes of the inputs along an axis, and is maybe empty at other sizes."""
+    names = (part.tensor.name for part in parts if part.tensor.name in walk.facts.shapes)
+    return any(walk.facts.is_resized(name, axis) for name in names)
 
 
 def _channels(walk: Walk, place: Place, axis: int, part: Part, across: bool) -> Labels:
@@ -113,9 +113,9 @@ def _extended(walk: Walk, place: Place, axis: int, parts: list[Part]) -> Labels 
     labels, *others = (part.labels for part in parts if part.labels is not None)
     if others or labels.shape[axis] > 1:
         return None
-    values = [_along(walk, labels, part.tensor) for part in constants]
+    values = [_along(walk, labels, part.tensor) for part in constants if _same_length(walk, part.tensor.name, axis)]
     known = [v for v in values if v is not None and np.isfinite(v).all()]
-    if len(known) < len(values) or any(not _same_length(walk, part.tensor.name, axis) for part in constants):
+    if len(known) < len(constants):
         return None
     shifts = np.hstack([np.zeros((labels.size, 1)), *known])
     scales = np.zeros_like(shifts)

@@ -137,10 +137,6 @@ class Walk:
         if len(atoms):
             self.pins.append((atoms, because))
 
-    def pin_inputs(self, place: Place, because: Because) -> None:
-        for tensor in place.inputs:
-            self.pin(self.labels.get(tensor.name), because)
-
     def refuse(self, place: Place, reason: Reason, parameters: int) -> None:
         """A layer's own channels stay."""
         self.refused.append(Refusal(place.layer, Because(reason), parameters))
@@ -152,13 +148,14 @@ class Walk:
         match outcome:
             case Carried(labels):
                 if not self._emit(place, labels):
-                    self.pin_inputs(place, place.because(Reason.READ_UNKNOWN))
+                    self._pin_rest(place)
             case Contracted(labels):
                 self._emit(place, labels)
             case Pinned(stuck, because):
                 self.pin(stuck, because)
             case Declined(reason):
-                self.pin_inputs(place, place.because(Reason.READ, reason))
+                for tensor in place.inputs:
+                    self.pin(self.labels.get(tensor.name), place.because(Reason.READ, reason))
                 parameters = self.facts.parameters(place.inputs)
                 if parameters:
                     self.refuse(place, reason, parameters)
@@ -172,6 +169,12 @@ class Walk:
             else:
                 self.labels[name] = labels
         return bool(found)
+
+    def _pin_rest(self, place: Place) -> None:
+        """What a node reads, and nothing was said of."""
+        for labels in (self.labels[tensor.name] for tensor in place.inputs if tensor.name in self.labels):
+            pinned = np.concatenate([np.zeros(0, dtype=np.int64), *(atoms for atoms, _ in self.pins)])
+            self.pin(labels[~np.isin(atoms_of(labels), pinned)], place.because(Reason.READ_UNKNOWN))
 
 
 def unknown(values: Floats) -> Floats:
