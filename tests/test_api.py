@@ -10,11 +10,11 @@ import logging
 import typing
 from pathlib import Path
 
-import builders
 import numpy as np
 import onnx
 import pytest
-from conftest import Save, snapshot
+from support import builders
+from support.cli import Save, snapshot
 
 import onnx_condense as oc
 from onnx_condense.model.protos import serialize
@@ -59,9 +59,8 @@ def test_the_public_names() -> None:
 @pytest.mark.parametrize("name", [n for n in PUBLIC if n != "__version__"])
 def test_every_public_name_is_documented(name: str) -> None:
     documentation = getattr(oc, name).__doc__
-    assert documentation and not documentation.startswith(f"{name}("), (
-        "dataclasses document themselves with a signature"
-    )
+    assert documentation
+    assert not documentation.startswith(f"{name}("), "dataclasses document themselves with a signature"
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
@@ -153,7 +152,8 @@ def test_rewrite_with_an_empty_plan_is_the_input() -> None:
 def test_a_dry_run_plans_and_verifies_nothing() -> None:
     result = oc.condense(MODEL, dry_run=True)
     assert serialize(result.model) == serialize(MODEL)
-    assert result.report.verification is None and result.report.output is None
+    assert result.report.verification is None
+    assert result.report.output is None
     assert result.plan.groups == oc.condense(MODEL).plan.groups
 
 
@@ -230,7 +230,8 @@ def test_the_library_logs_and_never_prints(capfd: pytest.CaptureFixture[str], ca
     assert capfd.readouterr() == ("", "")
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert warnings == list(result.report.warnings)
-    assert len(warnings) == 1 and "--tolerance" in warnings[0]
+    assert len(warnings) == 1
+    assert "--tolerance" in warnings[0]
     assert {r.name.split(".")[0] for r in caplog.records} == {"onnx_condense"}
 
 
@@ -241,10 +242,6 @@ def test_weights_that_are_not_finite(value: float) -> None:
     rows = builders.weight(model, "w0").copy()
     rows[2, 3] = value
     builders.set_weight(model, "w0", rows)
-    try:
-        result = oc.condense(model)
-    except oc.CondenseError as error:
-        assert len(str(error).splitlines()) == 1
-    else:
-        assert oc.verify(model, result.model).error < 1e-5
-        assert all(2 not in (j, m) for g in result.plan.groups for j, m in enumerate(g.main) if j != m)
+    result = oc.condense(model)
+    assert oc.verify(model, result.model).error < 1e-5
+    assert all(2 not in (j, m) for g in result.plan.groups for j, m in enumerate(g.main) if j != m)

@@ -18,7 +18,9 @@ def test_defaults_are_the_contracts() -> None:
     assert INSPECT_THRESHOLDS == (0.999, 0.95, 0.88, 0.7)
     options = Options()
     assert (options.method, options.depthwise, options.align, options.seed) == ("auto", "joint", "auto", 0)
-    assert not (options.lossless or options.sequential or options.fold_batchnorm)
+    assert not (options.lossless)
+    assert not (options.sequential)
+    assert not (options.fold_batchnorm)
     assert options.to_json()["threshold"] == 0.88
 
 
@@ -88,5 +90,6 @@ def test_json_names_every_option_but_the_inputs() -> None:
     content = options.to_json()
     assert content.keys() == {f.name for f in dataclasses.fields(Options)} - {"data", "calibration"}
     assert json.loads(json.dumps(content)) == content
-    assert content["layer_threshold"] == [["fc0", 0.9]] and content["input_shape"] == {"x": [1, 8]}
+    assert content["layer_threshold"] == [["fc0", 0.9]]
+    assert content["input_shape"] == {"x": [1, 8]}
     assert Options(lossless=True).to_json()["threshold"] is None

@@ -12,8 +12,10 @@ import onnx
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from planted import run, signed_feed, traced, widths
-from random_graphs import examples, models
+from support.drawing import examples
+from support.lossless import LOSSLESS
+from support.planted.net import run, signed_feed, traced, widths
+from support.random_graphs import models
 
 from onnx_condense import Options, condense
 from onnx_condense.merging.deciding import decide
@@ -39,7 +41,7 @@ def test_lossless_keeps_the_function() -> None:
     @given(models())
     @examples(120)
     def check(model: onnx.ModelProto) -> None:
-        small = condense(model, Options(lossless=True, align=1)).model
+        small = condense(model, LOSSLESS).model
         assert distance(model, small) <= 2e-5
         removed.append(sum(widths(model).values()) - sum(widths(small).values()))
 

@@ -1,0 +1,225 @@
+"""Plans as files: a round trip loses nothing, and damage is noticed."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import builders
+from support.cli import Cli, Save, snapshot
+
+import onnx_condense as oc
+from onnx_condense.merging.plan import INLINE
+from onnx_condense.model.protos import serialize
+
+MODEL = builders.mlp((8, 16, 16, 3), clusters=(5, 4))
+LONG = builders.mlp((8, INLINE + 44, 3), clusters=12)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    plan = oc.condense(MODEL).plan
+    plan.save(tmp_path / "p.json")
+    assert set(snapshot(tmp_path)) == {"p.json"}
+    loaded = oc.Plan.load(tmp_path / "p.json")
+    assert dataclasses.replace(loaded, options={}) == dataclasses.replace(plan, options={})
+    assert json.dumps(dict(loaded.options), sort_keys=True) == json.dumps(dict(plan.options), sort_keys=True)
+    content, arrays = plan.to_json()
+    assert not arrays
+    assert oc.Plan.from_json(json.loads(json.dumps(content)), {}) == loaded
+
+
+def test_long_arrays_lie_beside_it_with_their_hash(tmp_path: Path) -> None:
+    plan = oc.condense(LONG).plan
+    plan.save(tmp_path / "p.json")
+    files = snapshot(tmp_path)
+    assert set(files) == {"p.json", "p.npz"}
+    content = json.loads((tmp_path / "p.json").read_text())
+    assert content["arrays"] == {"file": "p.npz", "sha256": files["p.npz"]}
+    assert max(len(line) for line in (tmp_path / "p.json").read_text().splitlines()) < 200
+    loaded = oc.Plan.load(tmp_path / "p.json")
+    assert loaded.groups == plan.groups
+    assert serialize(oc.rewrite(LONG, loaded)) == serialize(oc.condense(LONG).model)
+
+
+@pytest.mark.parametrize("change", ["tampered", "missing", "cut", "another plan's"])
+def test_arrays_that_are_not_the_plans(tmp_path: Path, change: str) -> None:
+    oc.condense(LONG).plan.save(tmp_path / "p.json")
+    beside = tmp_path / "p.npz"
+    with np.load(beside) as file:
+        arrays = dict(file)
+    match change:
+        case "tampered":
+            np.savez(beside, **{name: array[::-1] for name, array in arrays.items()})
+        case "missing":
+            beside.unlink()
+        case "cut":
+            beside.write_bytes(beside.read_bytes()[:-10])
+        case _:
+            oc.condense(LONG, oc.Options(merge="delete")).plan.save(tmp_path / "other.json")
+            beside.write_bytes((tmp_path / "other.npz").read_bytes())
+    with pytest.raises(oc.PlanError, match=r"p\.npz"):
+        oc.Plan.load(tmp_path / "p.json")
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    plan = oc.condense(LONG).plan
+    plan.save(tmp_path / "p.json")
+    before = snapshot(tmp_path)
+    plan.save(tmp_path / "p.json")
+    assert snapshot(tmp_path) == before
+
+
+def test_a_plan_names_its_model_and_decisions() -> None:
+    plan = oc.condense(MODEL, oc.Options(threshold=0.9, align=4)).plan
+    assert len(plan.model_sha256) == 64
+    assert (plan.method, plan.align, plan.fold_batchnorm) == ("auto", 4, False)
+    assert plan.options["threshold"] == 0.9
+    assert set(plan.input_shapes) == {"x"}
+    first = plan.groups[0]
+    assert (first.layers, first.width) == (("fc0",), 16)
+    assert first.keep == tuple(sorted(first.keep))
+    assert len(first.keep) == 5
+    assert all(first.main[m] == m for m in first.main), "channels merge into channels that stay"
+    for j, main in enumerate(first.main):
+        assert j % 5 == main % 5, "clusters were planted modulo 5"
+        ratio = first.reads[0].ratio[j]
+        planted = np.append(builders.weight(MODEL, "w0")[j], builders.weight(MODEL, "b0")[j])
+        other = np.append(builders.weight(MODEL, "w0")[main], builders.weight(MODEL, "b0")[main])
+        assert ratio == pytest.approx(np.linalg.norm(planted) / np.linalg.norm(other), rel=1e-6)
+    assert first.reads[0].layer == "fc1"
+    assert not any(first.reads[0].constant)
+
+
+def test_main_neurons_have_most_neighbours_and_ties_go_to_the_lowest_index() -> None:
+    """Angles 0, 20, 40 and 90, 110 degrees at cos 25: 20 has two neighbours, then 90 and 110 tie."""
+    angles = np.deg2rad([0, 20, 40, 90, 110])
+    rows = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    text = "g (float[N, 2] x) => (float[N, 3] y) { z = Gemm<transB = 1>(x, w) h = Relu(z) y = Gemm(h, v) }"
+    model = builders.build(text, {"w": rows, "v": builders.random(5, 3)})
+    plan = oc.condense(model, oc.Options(threshold=float(np.cos(np.deg2rad(25))))).plan
+    assert plan.groups[0].main == (1, 1, 1, 3, 3)
+
+
+# ---------------------------------------------------------------------- damage
+
+Damage = Callable[[dict[str, Any]], None]
+
+
+def put(*path: str | int, value: Any) -> Damage:
+    """Sets what lies at a path of the JSON."""
+
+    def damage(content: Any) -> None:
+        for step in path[:-1]:
+            content = content[step]
+        content[path[-1]] = value
+
+    return damage
+
+
+def drop(*path: str | int) -> Damage:
+    """Removes what lies at a path of the JSON."""
+
+    def damage(content: Any) -> None:
+        for step in path[:-1]:
+            content = content[step]
+        del content[path[-1]]
+
+    return damage
+
+
+FIRST = ("groups", 0)
+READ = ("groups", 0, "reads", 0)
+DAMAGES: dict[str, Damage] = {
+    "other format": put("format", value="something"),
+    "later version": put("version", value=2),
+    "no model": drop("model_sha256"),
+    "no groups": drop("groups"),
+    "groups are a number": put("groups", value=5),
+    "group is text": put("groups", 0, value="fc0"),
+    "no main": drop(*FIRST, "main"),
+    "main too short": put(*FIRST, "main", value=[0]),
+    "main beyond the width": put(*FIRST, "main", 3, value=99),
+    "main below -1": put(*FIRST, "main", 3, value=-7),
+    "main is text": put(*FIRST, "main", 3, value="a"),
+    "main is a fraction": put(*FIRST, "main", 3, value=0.5),
+    "main that does not stay": put(*FIRST, "main", value=[1, 0, *range(2, 16)]),
+    "nothing stays": put(*FIRST, "main", value=[-1] * 16),
+    "unknown group": put(*FIRST, "index", value=77),
+    "another layer": put(*FIRST, "layers", value=["fc7"]),
+    "layers missing": drop(*FIRST, "layers"),
+    "cosine too short": put(*FIRST, "cosine", value=[1.0]),
+    "ratio too short": put(*READ, "ratio", value=[1.0]),
+    "ratio is text": put(*READ, "ratio", 0, value="x"),
+    "ratio is null": put(*READ, "ratio", 6, value=None),
+    "ratio is NaN": put(*READ, "ratio", 6, value=float("nan")),
+    "constant too short": put(*READ, "constant", value=[]),
+    "reads missing": put(*FIRST, "reads", value=[]),
+    "read of an unknown node": put(*READ, "node", value=99),
+    "array without a file": put(*FIRST, "main", value={"array": "0.main"}),
+    "arrays without a hash": put("arrays", value={"file": "p.npz"}),
+    "arrays in another folder": put("arrays", value={"file": "../p.npz", "sha256": "0"}),
+    "arrays are a list": put("arrays", value=[]),
+    "input shapes are a list": put("input_shapes", value=[1]),
+    "options are a list": put("options", value=[1]),
+    "align is text": put("align", value="auto"),
+    "method is unknown": put("method", value="guess"),
+}
+
+
+@pytest.fixture(scope="module")
+def content() -> dict[str, Any]:
+    """The JSON of a good plan."""
+    return json.loads(json.dumps(oc.condense(MODEL).plan.to_json()[0]))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damaged_plans_are_refused(tmp_path: Path, content: dict[str, Any], name: str) -> None:
+    damaged = copy.deepcopy(content)
+    DAMAGES[name](damaged)
+    assert damaged != content or name == "ratio is NaN"
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps(damaged))
+    with pytest.raises(oc.PlanError) as refused:
+        oc.condense(MODEL, replay=oc.Plan.load(path))
+    assert "plan" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "3", '"plan"', "{}", "\x00\x01", '{"format": "onnx-condense-plan"}']
+)
+def test_files_that_are_no_plans(cli: Cli, save: Save, text: str) -> None:
+    save(MODEL)
+    Path("p.json").write_text(text)
+    assert "p.json" in cli.fails(2, "m.onnx", "--replay", "p.json")
+
+
+def test_unreadable_plans(cli: Cli, save: Save) -> None:
+    save(MODEL)
+    Path("binary.json").write_bytes(bytes(range(128, 256)))
+    Path("folder.json").mkdir()
+    for name in ("missing.json", "binary.json", "folder.json", "m.onnx"):
+        assert name in cli.fails(2, "m.onnx", "--replay", name)
+
+
+def test_a_cut_plan(cli: Cli, save: Save) -> None:
+    save(MODEL)
+    cli.ok("m.onnx", "--plan", "p.json", "--dry-run")
+    text = Path("p.json").read_text()
+    for share in (10, 50, 90, 99):
+        Path("p.json").write_text(text[: len(text) * share // 100])
+        cli.fails(2, "m.onnx", "--replay", "p.json")
+
+
+def test_a_plan_for_another_model() -> None:
+    plan = oc.condense(MODEL).plan
+    for other in (builders.mlp((8, 16, 16, 3), clusters=(5, 4), seed=1), builders.convnet()):
+        for use in (lambda m: oc.rewrite(m, plan), lambda m: oc.condense(m, replay=plan)):
+            with pytest.raises(oc.PlanError, match="another model"):
+                use(other)

@@ -1,0 +1,49 @@
+"""Every row of the operator table on graphs with planted redundancy: what is exact merges, what is nearly
+exact does not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from support.cases import CASES
+from support.lossless import LOSSLESS
+from support.planted.net import RELATIONS, Case, assert_close, run, signed_feed, widths
+
+from onnx_condense import condense
+from onnx_condense.operators.table import TABLE
+
+TESTS = [(case, relation) for case in CASES for relation in RELATIONS if relation not in case.silent]
+
+
+@pytest.mark.parametrize(("case", "relation"), TESTS, ids=[f"{c.name}-{r}" for c, r in TESTS])
+def test_planted_redundancy(case: Case, relation: str) -> None:
+    model = case.build(relation)
+    result = condense(model, LOSSLESS)
+    found = widths(result.model)
+    assert {name: found[name] for name in case.layers} == case.expected(relation)
+    assert_close(model, result.model, 2e-5)
+
+
+SILENT = [(case, relation) for case in CASES for relation in RELATIONS if relation in case.silent]
+
+
+@pytest.mark.parametrize(("case", "relation"), SILENT, ids=[f"{c.name}-{r}-silent" for c, r in SILENT])
+def test_what_is_not_promised_is_right_at_least(case: Case, relation: str) -> None:
+    """Whether it merges or not: no error, and the same outputs, infinite ones too."""
+    model = case.build(relation)
+    small = condense(model, LOSSLESS).model
+    feed = signed_feed(model)
+    for a, b in zip(run(model, feed), run(small, feed), strict=True):
+        np.testing.assert_array_equal(np.isfinite(a), np.isfinite(b))
+        finite = np.isfinite(a)
+        assert np.linalg.norm(a[finite] - b[finite]) <= 2e-5 * np.linalg.norm(a[finite])
+
+
+def test_every_row_of_the_table_has_a_planted_case() -> None:
+    assert {case.row for case in CASES} == set(TABLE)
+
+
+def test_every_row_of_the_table_has_a_near_miss() -> None:
+    """Each row must refuse something, else its planted case could pass by merging too much."""
+    refused = {c.row for c, relation in TESTS if relation not in c.passes}
+    assert refused == set(TABLE)

@@ -1,0 +1,325 @@
+"""Budgets: widths by what consumers lose per unit saved, never above the target; an error where it is out of reach."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from support.cli import Cli, Save
+from support.networks import half_redundant
+from support.planted.net import Net
+
+import onnx_condense as oc
+from onnx_condense.model.protos import serialize
+from onnx_condense.planning import budget as pruning
+from onnx_condense.planning.allocation import Curve, Part, allocate, cost
+from onnx_condense.refitting.moments import eliminate
+
+
+def widths(result: oc.Result) -> dict[str, int]:
+    return {g.layers[0]: g.width_after for g in result.report.groups}
+
+
+@pytest.mark.parametrize("unit", ["params", "macs"])
+@pytest.mark.parametrize("share", [0.9, 0.6, 0.3])
+def test_at_most_the_share_and_close_to_it(unit: str, share: float) -> None:
+    result = oc.condense(half_redundant(), oc.Options(budget=(unit, share), align=1))
+    before, after = result.report.input, result.report.output
+    assert after is not None
+    kept = after.parameters / before.parameters if unit == "params" else after.macs / before.macs
+    channel = 9 * 24 / before.parameters
+    assert share - 0.01 - 2 * channel < kept <= share
+
+
+def recurrent() -> onnx.ModelProto:
+    """An LSTM of 16 units, whose last states are read by a head."""
+    net = Net(seed=3)
+    weights = (net.constant(0.4 * net.normal(1, *shape)) for shape in ((64, 6), (64, 16)))
+    states = net.multiple("LSTM", net.input(5, "batch", 6), *weights, outputs=2, hidden_size=16, name="first")
+    hidden = net.node("Reshape", net.node("Transpose", states[1], perm=[1, 0, 2]), net.ints(-1, 16))
+    return net.build(net.dense("head", hidden, net.normal(4, 16)))
+
+
+@pytest.mark.parametrize("unit", ["params", "macs"])
+def test_recurrent_units_count(unit: str) -> None:
+    report = oc.condense(recurrent(), oc.Options(budget=(unit, 0.7), align=1)).report
+    assert report.output is not None
+    before, after = ((facts.parameters, facts.macs)[unit == "macs"] for facts in (report.input, report.output))
+    assert 0.7 - 2 / 16 < after / before <= 0.7  # a unit is more than a sixteenth
+
+
+def test_biases_that_calibration_adds_count() -> None:
+    """The second layer has no bias and gets one: a budget met exactly without it is not met with it."""
+    net = Net(seed=4)
+    hidden = net.node("Relu", net.conv("first", net.input("batch", 3, 10, 10), net.normal(16, 3, 3, 3)))
+    hidden = net.node("Relu", net.conv("second", hidden, net.normal(24, 16, 3, 3)))
+    hidden = net.node("Flatten", net.node("GlobalAveragePool", hidden))
+    model = net.build(net.dense("head", hidden, net.normal(5, 24)))
+    data = {"x": np.random.default_rng(0).standard_normal((30, 3, 10, 10)).astype(np.float32)}
+    before = oc.analyze(model).model.parameters
+
+    def size(merge: Any, share: float, calibration: Any = None) -> int:
+        output = oc.condense(model, oc.Options(budget=("params", share), align=1, merge=merge, calibration=calibration))
+        assert output.report.output is not None
+        return output.report.output.parameters
+
+    bare = size("delete", 0.7)
+    calibrated = size("auto", (bare + 0.5) / before, data)
+    assert bare - 0.07 * before < calibrated <= bare
+
+
+def test_room_is_left_for_biases_at_once() -> None:
+    """Each refit adds twelve; states that are ever closer below what was asked for do not use up the corrections."""
+    pruner: Any = object.__new__(pruning.Pruner)
+    pruner.before, asked = 1000, []
+
+    def at(share: float) -> tuple[list[float], float]:
+        asked.append(1000 * share)
+        found = asked[-1] - 12 + 0.5 * len(asked)
+        return [found], found
+
+    def finish(twin: list[float]) -> None:
+        twin[0] += 12
+
+    pruner.at, pruner._measure = at, lambda twin: twin[0]
+    assert pruner.fit(0.9, finish)[0] <= 900
+    assert len(asked) == 2
+
+
+def test_redundant_channels_go_first() -> None:
+    found = widths(oc.condense(half_redundant(), oc.Options(budget=("params", 0.6), align=1)))
+    assert found["first"] <= 14
+    assert found["second"] >= 22
+
+
+def test_budgets_lose_less_with_calibration_than_a_threshold_of_the_same_size() -> None:
+    model = half_redundant(0)
+    rng = np.random.default_rng(0)
+    given = {"x": rng.standard_normal((80, 3, 10, 10)).astype(np.float32)}
+    other = {"x": rng.standard_normal((20, 3, 10, 10)).astype(np.float32)}
+    by_threshold = oc.condense(model, oc.Options(threshold=0.35, merge="ratio", align=1, data=other))
+    assert by_threshold.report.output is not None
+    assert by_threshold.report.verification is not None
+    share = by_threshold.report.output.parameters / by_threshold.report.input.parameters
+    assert share < 0.9
+    by_budget = oc.condense(model, oc.Options(budget=("params", share), align=1, calibration=given, data=other))
+    assert by_budget.report.verification is not None
+    error = by_budget.report.verification.approximation_error
+    assert error < by_threshold.report.verification.approximation_error
+
+
+def test_a_group_with_unneeded_channels_is_not_emptied() -> None:
+    """A quarter of the first layer is dead: that removing it costs nothing does not make the rest free."""
+    net = Net(seed=6)
+    rows, bias = net.normal(32, 10), net.normal(32)
+    rows[:12], bias[:12] = 0.01 * rows[:12], -1.0
+    hidden = net.node("Relu", net.dense("first", net.input("batch", 10), rows, bias))
+    hidden = net.node("Relu", net.dense("second", hidden, net.normal(32, 32), net.normal(32)))
+    model = net.build(net.dense("head", hidden, net.normal(5, 32), net.normal(5)))
+    found = widths(oc.condense(model, oc.Options(budget=("params", 0.5), align=1)))
+    assert found["first"] >= 12
+    assert found["second"] >= 12
+
+
+def test_no_layer_is_nearly_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs that hardly mind the first channels of a layer may mind the others: no probe makes the layer free."""
+    net = Net(seed=6)
+    hidden = net.node("Relu", net.dense("first", net.input("batch", 10), net.normal(32, 10), net.normal(32)))
+    model = net.build(net.dense("head", hidden, net.normal(5, 32), 3000 * net.normal(5)))
+    found = []
+    monkeypatch.setattr(
+        pruning, "allocate", lambda curves, *rest: found.append([*curves.values()]) or allocate(curves, *rest)
+    )
+    oc.condense(model, oc.Options(budget=("params", 0.7), align=1))
+    assert all(curve.losses[-1] > 0.99 * pruning.LEAST for curve in found[0])
+
+
+def test_calibration_samples_do_not_judge_what_was_fitted_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty samples leave no error in what was fitted to them, whichever quarter of the channels goes."""
+    net = Net(seed=6)
+    hidden = net.node("Relu", net.dense("first", net.input("batch", 10), net.normal(96, 10), net.normal(96)))
+    hidden = net.node("Relu", net.dense("second", hidden, net.normal(96, 96), net.normal(96)))
+    model = net.build(net.dense("head", hidden, net.normal(5, 96), net.normal(5)))
+    data = {"x": np.random.default_rng(0).standard_normal((50, 10)).astype(np.float32)}
+    found = []
+    monkeypatch.setattr(
+        pruning, "allocate", lambda curves, *rest: found.append([*curves.values()]) or allocate(curves, *rest)
+    )
+    oc.condense(model, oc.Options(budget=("params", 0.7), align=1, calibration=data))
+    assert len(found[0]) == 2
+    assert all(curve.losses[23] > 3e-3 for curve in found[0])
+
+
+def test_what_channels_cost_is_what_the_report_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Running statistics of BatchNormalization are no parameters, for the budget either."""
+    net = Net(seed=4)
+    hidden = net.conv("first", net.input("batch", 3, 8, 8), net.normal(16, 3, 3, 3))
+    hidden = net.batchnorm(hidden, np.ones(16), net.normal(16), np.zeros(16), np.ones(16))
+    model = net.build(net.conv("head", net.node("Relu", hidden), net.normal(4, 16, 3, 3)))
+    found = []
+    monkeypatch.setattr(
+        pruning, "allocate", lambda curves, parts, *limits: found.append(parts) or allocate(curves, parts, *limits)
+    )
+    result = oc.condense(model, oc.Options(budget=("params", 0.7), align=1))
+    assert cost(found[0], {}) == result.report.input.parameters
+
+
+def wide(batch: int | None = None) -> onnx.ModelProto:
+    """Two hidden layers of more neurons than a few samples can tell apart."""
+    net = Net(seed=8)
+    hidden = net.node("Relu", net.dense("first", net.input("batch", 24), net.normal(96, 24), net.normal(96)))
+    hidden = net.node("Sigmoid", net.dense("second", hidden, net.normal(96, 96) / 8, net.normal(96)))
+    model = net.build(net.dense("head", hidden, net.normal(5, 96), net.normal(5)))
+    if batch is not None:
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
+    return model
+
+
+def test_few_samples_choose_no_worse_than_none() -> None:
+    """32 samples span less than a third of the neurons: their covariance alone would find most of them free."""
+    rng = np.random.default_rng(0)
+    given, other = ({"x": rng.standard_normal((count, 24)).astype(np.float32)} for count in (32, 400))
+    options = oc.Options(budget=("params", 0.5), align=1, data=other)
+    few = oc.condense(wide(), dataclasses.replace(options, calibration=given))
+    none = oc.condense(wide(), options)
+    assert few.report.verification is not None
+    assert none.report.verification is not None
+    assert few.report.verification.approximation_error < 1.05 * none.report.verification.approximation_error
+
+
+def test_a_fixed_batch_is_judged_on_as_many_samples() -> None:
+    data = {"x": np.random.default_rng(0).standard_normal((32, 24)).astype(np.float32)}
+    found = [
+        widths(oc.condense(wide(batch), oc.Options(budget=("params", 0.5), align=1, calibration=data, data=data)))
+        for batch in (None, 1)
+    ]
+    assert found[0] == found[1]
+
+
+def test_alignment_is_respected() -> None:
+    result = oc.condense(half_redundant(), oc.Options(budget=("params", 0.7), align=8))
+    assert all(width % 8 == 0 for width in widths(result).values())
+    assert result.report.output is not None
+    assert result.report.output.parameters <= 0.7 * result.report.input.parameters
+
+
+def test_out_of_reach(cli: Cli, save: Save) -> None:
+    save(half_redundant())
+    message = cli.fails(1, "m.onnx", "--budget", "params=0.001", "--align", "1")
+    assert "smallest that can be reached is 0.0" in message
+    assert "0.4" in cli.fails(1, "m.onnx", "--budget", "params=0.3", "--align", "16")
+
+
+def test_command_line(cli: Cli, save: Save) -> None:
+    save(half_redundant())
+    cli.ok("m.onnx", "--budget", "params=0.6", "--align", "1", "--plan", "p.json", "--calibration", _inputs(cli))
+    assert oc.Plan.load("p.json").options["budget"] == ["params", 0.6]
+    cli.ok("m.onnx", "--replay", "p.json", "-o", "again.onnx")
+    assert (cli.folder / "again.onnx").read_bytes() == (cli.folder / "m.condensed.onnx").read_bytes()
+    for wrong in ("params", "params=2", "params=0", "bytes=0.5", "params=x"):
+        assert "--budget" in cli.fails(2, "m.onnx", "--budget", wrong, "--force")
+    for other in (["--threshold", "0.9"], ["--lossless"], ["--tolerance", "0.1"], ["--sequential"]):
+        assert other[0] in cli.fails(2, "m.onnx", "--budget", "params=0.6", "--force", *other)
+
+
+def _inputs(cli: Cli) -> str:
+    data = np.random.default_rng(0).standard_normal((20, 3, 10, 10)).astype(np.float32)
+    np.savez(cli.folder / "inputs.npz", x=data)
+    return "inputs.npz"
+
+
+def test_channels_that_nobody_reads_go_for_nothing() -> None:
+    net = Net(seed=6)
+    data = net.input("batch", 10)
+    hidden = net.node("Relu", net.dense("first", data, net.normal(32, 10), net.normal(32)))
+    net.node("Relu", net.dense("loose", hidden, net.normal(32, 32)))
+    model = net.build(net.dense("head", hidden, net.normal(5, 32), net.normal(5)))
+    result = oc.condense(model, oc.Options(budget=("params", 0.6), align=1))
+    assert widths(result)["loose"] < 16
+    assert widths(result)["first"] == 32
+
+
+def test_groups_that_cannot_shrink_unevenly_stay() -> None:
+    """A channel shuffle in two halves, whose channels must leave both evenly."""
+    net = Net(seed=6)
+    hidden = net.node("Relu", net.conv("first", net.input("batch", 3, 6, 6), net.normal(16, 3, 3, 3)))
+    shuffled = net.node("Reshape", hidden, net.ints(-1, 2, 8, 4, 4))
+    shuffled = net.node("Reshape", net.node("Transpose", shuffled, perm=[0, 2, 1, 3, 4]), net.ints(-1, 16, 4, 4))
+    hidden = net.node("Relu", net.conv("second", shuffled, net.normal(16, 16, 3, 3)))
+    model = net.build(net.conv("head", hidden, net.normal(4, 16, 1, 1)))
+    result = oc.condense(model, oc.Options(budget=("params", 0.7), align=1))
+    assert result.report.output is not None
+    assert result.report.output.parameters <= 0.7 * result.report.input.parameters
+
+
+@pytest.mark.parametrize("merge", ["ratio", "delete", "moments"])
+def test_every_merge_method_and_the_same_bytes_again(merge: Any) -> None:
+    options = oc.Options(budget=("params", 0.6), align=1, merge=merge)
+    first, second = (oc.condense(half_redundant(), options) for _ in range(2))
+    assert serialize(first.model) == serialize(second.model)
+    assert bool(first.plan.refits) == (merge == "moments")
+
+
+# ------------------------------------------------------------------------------------------------------- numbers
+
+
+def test_elimination_counts_what_is_lost() -> None:
+    rng = np.random.default_rng(0)
+    readers = []
+    for _ in range(2):
+        rows, weight = rng.standard_normal((9, 9)), rng.standard_normal((4, 9))
+        readers.append((rows @ rows.T, weight.T @ weight))
+    order, losses = eliminate(readers, 1e-9)
+    assert sorted(order.tolist()) == list(range(9))
+    for gone in range(1, 9):
+        kept = order[gone:]
+        lost = 0.0
+        for c, gram in readers:
+            rest = c - c[:, kept] @ np.linalg.solve(c[np.ix_(kept, kept)], c[kept])
+            lost += float(np.trace(gram @ rest))
+        assert losses[gone - 1] == pytest.approx(lost, rel=1e-5)
+
+
+def test_allocation_takes_the_cheapest_saving() -> None:
+    """Two groups in a chain: removing one channel of either saves what the other's width makes of it."""
+    parts = [Part(1.0, (10, 4), ((0, 0, 1),)), Part(1.0, (10, 10), ((0, 1, 1), (1, 0, 1)))]
+    assert cost(parts, {0: 2, 1: 5}) == 8 * 4 + 5 * 8
+    steps = np.arange(1, 10)
+    cheap, dear = (Curve(np.arange(9), scale * steps.astype(float) ** 2, steps) for scale in (1.0, 100.0))
+    removed = allocate({0: dear, 1: cheap}, parts, 80.0)
+    assert removed[1] > removed[0]
+    assert cost(parts, removed) <= 80
+    everything = allocate({0: dear, 1: cheap}, parts, 0.0)
+    assert everything == {0: 9, 1: 9}
+    coarse = Curve(np.arange(9), steps.astype(float), np.array([4, 8]))
+    assert allocate({1: coarse}, parts, 130.0)[1] == 4
+
+
+def test_what_the_last_step_saves_too_much_goes_back() -> None:
+    """The last step saves 10 where 6 are wanted; the other group gets four of its channels back."""
+    parts = [Part(1.0, (10, 10), ((0, 0, 1),)), Part(1.0, (50, 1), ((0, 1, 1),))]
+    coarse, fine = (
+        Curve(np.arange(n), loss * np.arange(1.0, n + 1), np.arange(1, n + 1)) for n, loss in ((9, 15), (49, 1))
+    )
+    removed = allocate({0: coarse, 1: fine}, parts, 95.0)
+    assert removed == {0: 1, 1: 45}
+    assert cost(parts, removed) == 95
+    unneeded = Curve(fine.order, 0 * fine.losses, fine.steps)
+    assert allocate({0: coarse, 1: unneeded}, parts, 95.0) == {0: 1, 1: 49}
+
+
+def test_a_last_step_that_saves_too_much_is_replaced() -> None:
+    """A channel of the cheap group saves 10 where 5 are wanted."""
+    parts = [Part(1.0, (10, 10), ((0, 0, 1),)), Part(1.0, (50, 1), ((0, 1, 1),))]
+    cheap, dear = (
+        Curve(np.arange(n), loss * np.arange(1.0, n + 1), np.arange(1, n + 1)) for n, loss in ((9, 1), (49, 1))
+    )
+    assert allocate({0: cheap, 1: dear}, parts, 145.0) == {0: 1, 1: 0}
+    assert allocate({0: cheap, 1: dear}, parts, 145.0, slack=2.0) == {0: 0, 1: 5}
+    assert allocate({0: cheap}, parts, 145.0, slack=2.0) == {0: 1}
+    assert allocate({0: cheap, 1: dear}, parts, 12.0, slack=0.5) == {0: 9, 1: 48}
+    free = Curve(cheap.order, 0 * cheap.losses, cheap.steps)
+    assert allocate({0: free, 1: dear}, parts, 145.0, slack=2.0) == {0: 1, 1: 0}

@@ -1,0 +1,165 @@
+"""Producers refitted for the consumer that alone reads them: steps go downhill, and where they are allowed only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.networks import error, images
+from support.planted.net import Net
+
+import onnx_condense as oc
+from onnx_condense.merging.twin import Twin
+from onnx_condense.model.protos import serialize
+from onnx_condense.prepare import open_model
+from onnx_condense.refitting import producers
+from onnx_condense.refitting.consumer import Rows, site_of
+from onnx_condense.refitting.moments import Sums
+from onnx_condense.refitting.producers import producer_of
+
+
+def between(kind: str) -> onnx.ModelProto:
+    """Two linear maps with something between them; hidden channels are noisy copies, so that none can be left out."""
+    net = Net(seed=21)
+    rows = np.concatenate([mains := net.normal(6, 3, 3, 3), mains + 0.5 * net.normal(6, 3, 3, 3)])
+    pads = {"pads": [1] * 4}
+    data = net.input("batch", 3, 8, 8)
+    if kind == "gemm":
+        rows = np.concatenate([mains := net.normal(6, 192), mains + 0.5 * net.normal(6, 192)])
+        hidden = net.node("Tanh", net.dense("first", net.node("Flatten", data), 0.05 * rows, 0.5 * net.normal(12)))
+        return net.build(net.dense("second", hidden, net.normal(5, 12), net.normal(5)))
+    if kind == "silu":
+        rows = 0.1 * rows  # where it bends
+    made = net.conv("first", data, rows, net.normal(12), **pads)
+    match kind:
+        case "relu" | "single":
+            hidden = net.node("Relu", made)
+        case "linear":
+            hidden = made
+        case "normalized":
+            hidden = net.node(
+                "Relu", net.batchnorm(made, np.ones(12), net.normal(12), net.normal(12), np.full(12, 4.0))
+            )
+        case "silu":
+            hidden = net.node("Mul", made, net.node("Sigmoid", made))
+        case "pooled":
+            hidden = net.node("MaxPool", net.node("Relu", made), kernel_shape=[2, 2])
+        case "softmax":
+            hidden = net.node("Softmax", made, axis=3)
+        case "gated":
+            hidden = net.node("Mul", made, net.node("Sigmoid", net.node("GlobalAveragePool", made)))
+        case "twice":
+            hidden = net.node("Relu", made)
+    outputs = 1 if kind == "single" else 4
+    last = net.conv("second", hidden, net.normal(outputs, 12, 3, 3), net.normal(outputs), **pads)
+    if kind == "twice":
+        last = net.node("Add", last, net.conv("third", hidden, net.normal(4, 12, 1, 1)))
+    return net.build(last)
+
+
+def condensed(model: onnx.ModelProto) -> oc.Result:
+    options = oc.Options(threshold=0.8, align=1, calibration={"x": images(200, 1)}, data={"x": images(8, 2)})
+    return oc.condense(model, options)
+
+
+@pytest.mark.parametrize("kind", ["relu", "linear", "normalized", "silu", "single", "gemm"])
+def test_rows_that_only_one_consumer_reads_lose_less(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = between(kind)
+    changed = condensed(model)
+    changed.plan.save(tmp_path / "p.json")
+    assert serialize(oc.rewrite(model, oc.Plan.load(tmp_path / "p.json"))) == serialize(changed.model)
+    assert [r.layer for r in changed.plan.refits] == ["first", "second"]
+    monkeypatch.setattr(producers, "STEPS", 0)
+    fixed = condensed(model)
+    assert [r.layer for r in fixed.plan.refits] == ["second"]
+    assert changed.plan.groups == fixed.plan.groups
+    assert error(model, changed) < 0.97 * error(model, fixed)
+
+
+@pytest.mark.parametrize("kind", ["pooled", "softmax", "gated", "twice"])
+def test_other_rows_stay(kind: str) -> None:
+    result = condensed(between(kind))
+    assert result.changed
+    assert "first" not in [r.layer for r in result.plan.refits]
+
+
+def test_steps_that_held_back_samples_do_not_confirm_are_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = between("relu")
+    steps: list[Any] = []
+
+    def wrong(*_: Any) -> Any:
+        steps.append(10.0)
+        return 10.0
+
+    monkeypatch.setattr(producers, "_step", wrong)
+    result = condensed(model)
+    assert len(steps) == 1
+    assert [r.layer for r in result.plan.refits] == ["second"]
+
+
+@pytest.mark.parametrize("kind", ["relu", "silu", "normalized"])
+def test_the_gradient_is_that_of_the_loss(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the consumer stays, a short step along it changes the loss by as much as its length says."""
+    short, rows = 1e-3, 150 * 64  # three folds of 200 samples, 64 places each
+    back = producers._Held.of
+    known: list[Any] = []
+    learned: list[Any] = []
+    gradients: list[Any] = []
+
+    def held(parts: Any, prior: Any, strength: float, alive: Any) -> Any:
+        known.append(producers._alive(Sums.joined(parts[:-1]).moments(), alive))
+        learned.append(back(parts, prior, strength, alive))
+        return learned[-1]
+
+    def step(_pieces: Any, _fit: Any, factors: Any, *_: Any) -> Any:
+        gradients.append(factors.gradient / rows)
+        return short * gradients[0] / np.linalg.norm(gradients[0])
+
+    monkeypatch.setattr(producers, "STEPS", 1)
+    monkeypatch.setattr(producers, "_step", step)
+    monkeypatch.setattr(producers._Held, "of", held)
+    condensed(between(kind))
+    first = learned[0]
+    before, after = (m.loss(first.weight) + np.sum((m.constant(first.weight) - first.constant) ** 2) for m in known)
+    assert (before - after) / short == pytest.approx(2 * np.linalg.norm(gradients[0]), rel=0.02)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.integers(1, 3), st.integers(0, 1), st.integers(1, 2))
+def test_the_adjoint_of_whole(seed: int, height: int, width: int, pad: int, stride: int) -> None:
+    rng = np.random.default_rng(seed)
+    net = Net(seed=1)
+    kernel = net.normal(2, 3, height, width)
+    data = net.conv("c", net.input(1, 3, 5, 6), kernel, pads=[pad] * 4, strides=[stride] * 2)
+    opened = open_model(net.build(data), oc.Options(threshold=0.9))
+    slot = opened.trace.reading(0, 1)
+    assert slot is not None
+    site = site_of(opened.trace, slot)
+    assert site is not None
+    rows = Rows.of(site, rng.standard_normal((2, 3, 5, 6)))
+    whole = rows.whole()
+    other = rng.standard_normal(whole.shape)
+    lines = rows.lines if rows.taps is None else rows.lines[:, :-1]
+    assert np.sum(whole * other) == pytest.approx(np.sum(lines * rows.adjoint(other)))
+    everywhere = np.divmod(np.arange(rows.samples * rows.positions), rows.positions)
+    np.testing.assert_array_equal(rows.at(*everywhere), whole.reshape(-1, rows.features))
+    np.testing.assert_array_equal(rows.other(lines).whole(), whole)
+
+
+def test_the_producer_of_a_consumer() -> None:
+    found = {}
+    for kind in ("relu", "silu", "pooled", "softmax", "gated", "twice"):
+        opened = open_model(between(kind), oc.Options(threshold=0.9))
+        slots = {s.node: s for s in opened.trace.slots if s.role == "contracted"}
+        site = site_of(opened.trace, slots[max(slots)])
+        assert site is not None
+        producer = producer_of(Twin(opened.trace), site)
+        found[kind] = None if producer is None else producer.layer
+    assert found.pop("relu") == found.pop("silu") == "first"
+    assert set(found.values()) == {None}

@@ -1,0 +1,252 @@
+"""Calibration inputs in shards: read when needed, summed by any workers, the same bytes whoever does it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from support.cli import Cli, Save
+from support.networks import images, residual
+
+import onnx_condense as oc
+from onnx_condense.model.inputs import InputSpec
+from onnx_condense.model.protos import serialize
+from onnx_condense.refitting import samples as shards
+from onnx_condense.refitting import staged as chains
+from onnx_condense.refitting.samples import held_back, opened
+from onnx_condense.refitting.staged import Chain, Cutter
+
+SPECS = [InputSpec("x", np.dtype(np.float32), ("batch", 3, 8, 8))]
+
+
+def files(folder: Path, *counts: int) -> list[Path]:
+    """Shards with so many samples each."""
+    paths = [folder / f"{number}.npz" for number in range(len(counts))]
+    for number, (path, count) in enumerate(zip(paths, counts, strict=True)):
+        np.savez(path, x=images(count, number))
+    return paths
+
+
+def condensed(given: Any, executor: Executor | None = None, **options: Any) -> bytes:
+    """The small model, by a budget that calibration inputs choose the channels of, and as many as they allow."""
+    options = {"budget": ("params", 0.7), "align": 1, **options}
+    result = oc.condense(residual(), oc.Options(calibration=given, **options), executor=executor)
+    assert {r.source for r in result.plan.refits} == {"calibration"}
+    return serialize(result.model)
+
+
+@contextmanager
+def processes(count: int) -> Iterator[ProcessPoolExecutor]:
+    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+        yield pool
+
+
+def test_any_number_of_workers_and_none_make_the_same_bytes(tmp_path: Path) -> None:
+    given = files(tmp_path, 30, 7, 70)
+    alone = condensed(given)
+    for count in (1, 2):
+        with processes(count) as pool:
+            assert condensed(given, pool) == alone
+    with ThreadPoolExecutor(3) as threads:
+        assert condensed(given, threads) == alone
+    with processes(2) as pool:
+        assert condensed(given, pool, budget=None, threshold=0.8) == condensed(given, budget=None, threshold=0.8)
+
+
+def test_what_does_not_fit_in_memory_is_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = files(tmp_path, 30, 70)
+    whole = condensed(given)
+    for limit in (0, 100_000):
+        monkeypatch.setattr(chains, "LIMIT", limit)
+        assert condensed(given) == whole
+    assert not chains._LEFT._entries, "nothing is left behind"
+
+
+def test_no_node_runs_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parts of a chain are disjoint, and hold only the weights that they use."""
+    seen: list[Chain] = []
+    reach = Cutter.reach
+    monkeypatch.setattr(Cutter, "reach", lambda *args: seen.append(reach(*args)) or seen[-1])
+    model = residual()
+    oc.condense(model, oc.Options(threshold=0.8, align=1, calibration={"x": images(20, 1)}))
+    for chain in seen[-2:]:
+        graphs = [onnx.ModelProto.FromString(part.model).graph for part in chain.parts if part.model]
+        names = [name for graph in graphs for node in graph.node for name in node.output]
+        assert len(graphs) > 1
+        assert len(names) == len(set(names)) <= len(model.graph.node)
+        assert sum(len(graph.initializer) for graph in graphs) <= len(model.graph.initializer)
+
+
+def test_workers_read_files_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that is sent holds the samples, and paths are absolute: workers may run in another folder."""
+    files(tmp_path, 200, 200)
+    monkeypatch.chdir(tmp_path)
+    sent: list[bytes] = []
+
+    class Recorder(Executor):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+            sent.append(pickle.dumps((fn, args)))
+            monkeypatch.chdir("/")
+            done: Future[Any] = Future()
+            done.set_result(pickle.loads(sent[-1])[0](*pickle.loads(sent[-1])[1]))
+            return done
+
+    condensed(["0.npz", "1.npz"], Recorder())
+    assert sent
+    assert max(map(len, sent)) < images(200, 0).nbytes / 4
+
+
+def test_files_are_not_held_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = files(tmp_path, 50, 50, 50)
+    shard_list, held = opened(SPECS, given, True)
+    assert [s.kept for s in shard_list] == [40, 40, 40]
+    assert sum(len(f["x"]) for f in held) == 30
+    assert all(isinstance(s.source, str) for s in shard_list), "samples to estimate from stay in the files"
+    read: list[Any] = []
+    monkeypatch.setattr(shards, "read_feeds", lambda specs, source: read.append(source) or [{"x": images(3, 0)}])
+    list(shards.Calibration(shard_list).each(shards.Shard.feeds))
+    assert read == [str(path) for path in given]
+
+
+def test_shards_in_memory_and_generators(tmp_path: Path) -> None:
+    given = files(tmp_path, 30, 20)
+    arrays = [{"x": images(30, 0)}, {"x": images(20, 1)}]
+    assert condensed(iter(arrays)) == condensed(given) == condensed([given[0], arrays[1]])
+
+
+def test_cutting_into_shards_changes_rounding_only() -> None:
+    data, options = images(60, 1), {"budget": None, "threshold": 0.8, "data": {"x": images(4, 2)}}
+    model = residual()
+
+    def refits(given: Any) -> Any:
+        return oc.condense(model, oc.Options(align=1, calibration=given, **options)).plan.refits
+
+    for one, other in zip(refits({"x": data}), refits([{"x": data[:7]}, {"x": data[7:]}]), strict=True):
+        np.testing.assert_allclose(one.weight, other.weight, rtol=1e-4, atol=1e-5)
+
+
+def test_a_fifth_is_held_back() -> None:
+    rest, held = held_back([{"x": np.arange(12)}, {"x": np.arange(100, 104)}], True)
+    assert [f["x"].tolist() for f in held] == [[4, 9], [102]]
+    assert [len(f["x"]) for f in rest] == [10, 3]
+    rest, held = held_back([{"x": np.full(1, i)} for i in range(6)], False, first=3)
+    assert [f["x"][0] for f in held] == [1]
+    assert [f["x"][0] for f in rest] == [0, 2, 3, 4, 5]
+    assert held_back([{"x": np.arange(3)}], True)[1] == []
+
+
+def test_single_samples_are_held_back_across_shards_and_few_all_verify() -> None:
+    single = [{"x": images(1, seed)} for seed in range(11)]
+    shard_list, held = opened(SPECS, single, True)
+    assert len(held) == 2
+    assert sum(s.kept for s in shard_list) == 9
+    few, verifying = opened(SPECS, single[:3], True)
+    assert len(verifying) == 3
+    assert sum(s.kept for s in few) == 3
+    assert opened(SPECS, single, False)[1] == []
+
+
+def test_a_folder_is_its_files(tmp_path: Path, cli: Cli, save: Save) -> None:
+    save(residual())
+    (tmp_path / "shards").mkdir()
+    given = files(tmp_path / "shards", 30, 7)
+    options = ["--budget", "params=0.7", "--align", "1"]
+    cli.ok("--calibration", "shards", *options, "m.onnx")
+    cli.ok("m.onnx", *options, *(w for path in given for w in ("--calibration", str(path))), "-o", "named.onnx")
+    assert Path("m.condensed.onnx").read_bytes() == Path("named.onnx").read_bytes()
+    (tmp_path / "empty").mkdir()
+    assert "holds no .npz" in cli.fails(2, "m.onnx", "--calibration", "empty", "-o", "none.onnx")
+
+
+def test_errors(tmp_path: Path, cli: Cli, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(residual())
+    np.savez("good.npz", x=images(30, 1))
+    assert "cannot read missing.npz" in cli.fails(
+        2, "--calibration", "good.npz", "--calibration", "missing.npz", "m.onnx"
+    )
+    with pytest.raises(oc.InputError, match="lacks input x"):
+        condensed([{"x": images(9, 1)}, {"y": images(9, 1)}])
+    with processes(1) as pool, pytest.raises(oc.WorkerError, match="died"):
+        list(shards.Calibration(opened(SPECS, [{"x": images(9, 1)}], False)[0], pool).each(_dies))
+    monkeypatch.setitem(__import__("sys").modules, "distributed", None)
+    with pytest.raises(oc.UsageError, match=r"onnx-condense\[dask\]"), shards.dask("tcp://127.0.0.1:1"):
+        pass
+
+
+def _dies(shard: shards.Shard) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+# ---------------------------------------------------------------------------------------------------- Dask
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """A local cluster of two workers, in processes of their own."""
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=None) as local:
+        yield local
+
+
+def test_dask(tmp_path: Path, cluster: Any, cli: Cli, save: Save) -> None:
+    given = files(tmp_path, 30, 7, 40)
+    alone = condensed(given)
+    with shards.dask(cluster.scheduler_address) as executor:
+        assert condensed(given, executor) == alone
+    save(residual())
+    options = ["--budget", "params=0.7", "--align", "1"]
+    options += [word for path in given for word in ("--calibration", str(path))]
+    cli.ok("m.onnx", *options, "--dask", cluster.scheduler_address)
+    cli.ok("m.onnx", *options, "-o", "alone.onnx")
+    assert Path("m.condensed.onnx").read_bytes() == Path("alone.onnx").read_bytes()
+
+
+def test_a_dask_worker_killed_midway_costs_time_not_the_result(tmp_path: Path, cluster: Any) -> None:
+    given = files(tmp_path, 30, 7, 40)
+    alone = condensed(given)
+    killed: list[int] = []
+
+    def kill(stage: str) -> None:
+        if stage.startswith("calibrate 2/") and "shard 1/" in stage and not killed:
+            killed.append(next(iter(cluster.workers.values())).pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    with shards.dask(cluster.scheduler_address) as executor:
+        options = oc.Options(budget=("params", 0.7), align=1, calibration=given)
+        result = oc.condense(residual(), options, executor=executor, progress=kill)
+    assert killed
+    assert serialize(result.model) == alone
+
+
+def test_dask_says_what_is_wrong(cli: Cli, save: Save, monkeypatch: pytest.MonkeyPatch, cluster: Any) -> None:
+    save(residual())
+    np.savez("inputs.npz", x=images(30, 1))
+    monkeypatch.setattr(shards, "CONNECT", 1)
+    with pytest.raises(oc.WorkerError, match="no Dask scheduler"), shards.dask("tcp://127.0.0.1:9"):
+        pass
+    with pytest.raises(oc.WorkerError, match="over and over"), shards.dask(cluster.scheduler_address) as executor:
+        list(shards.Calibration(opened(SPECS, ["inputs.npz"], False)[0], executor).each(_dies))
+
+
+@pytest.mark.parametrize("batch", ["batch", 5])
+def test_the_first_samples_and_the_others(batch: int | str, tmp_path: Path) -> None:
+    paths = files(tmp_path, 40, 5, 50)
+    given, _ = opened([InputSpec("x", np.dtype(np.float32), (batch, 3, 8, 8))], paths, holds_back=False)
+    everything = np.concatenate([feed["x"] for shard in given for feed in shard.feeds()])
+    for samples in (0, 1, 32, 41, 45, 46, 1000):
+        first, rest = shards.Calibration(given).split(samples)
+        others = [feed for shard in rest.shards for feed in shard.feeds()]
+        taken = sum(len(feed["x"]) for feed in first)
+        assert taken == min(95, samples if batch == "batch" else -(-samples // 5) * 5)
+        assert rest.samples == 95 - taken == sum(len(feed["x"]) for feed in others)
+        np.testing.assert_array_equal(np.concatenate([feed["x"] for feed in (*first, *others)]), everything)

@@ -1,0 +1,84 @@
+"""The small model as a file: what it says stays true, and what is not touched stays."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import helper
+from support.lossless import LOSSLESS, condensed
+from support.models import weights
+from support.planted.net import (
+    EXACT,
+    Net,
+    planted_columns,
+    planted_rows,
+    traced,
+)
+
+from onnx_condense import condense
+from onnx_condense.merging.deciding import decide
+from onnx_condense.merging.judging import judge
+from onnx_condense.merging.twin import Twin
+from onnx_condense.rewriting.writer import write
+
+
+def annotated() -> onnx.ModelProto:
+    net = Net()
+    hidden = net.node("Relu", net.dense("producer", net.input("batch", 6), *planted_rows(net, "scaled", 6)))
+    model = net.build(net.dense("consumer", hidden, planted_columns(net, "scaled", 4), net.normal(4)))
+    model = onnx.shape_inference.infer_shapes(model)
+    model.producer_name, model.doc_string, model.model_version, model.domain = "me", "text", 7, "org.example"
+    helper.set_model_props(model, {"author": "someone"})
+    return model
+
+
+def test_value_info_stays_true() -> None:
+    model = annotated()
+    small = condensed(model, {"producer": EXACT})
+    stated = {
+        v.name: [d.dim_value or d.dim_param for d in v.type.tensor_type.shape.dim] for v in small.graph.value_info
+    }
+    inner = [v.name for v in model.graph.value_info]
+    assert len(inner) == 2
+    assert all(stated[name] == ["batch", EXACT] for name in inner)
+
+
+def test_what_is_not_touched_stays() -> None:
+    model = annotated()
+    small = condensed(model, {"producer": EXACT})
+    assert small.ir_version == model.ir_version
+    assert small.opset_import == model.opset_import
+    assert (small.doc_string, small.model_version, small.domain) == ("text", 7, "org.example")
+    assert {p.key: p.value for p in small.metadata_props}["author"] == "someone"
+    assert [n.name for n in small.graph.node] == [n.name for n in model.graph.node]
+    assert small.graph.input == model.graph.input
+    assert small.graph.output == model.graph.output
+    assert set(weights(small)) == set(weights(model))
+    assert small.graph.name == model.graph.name
+
+
+def test_the_input_model_is_not_changed() -> None:
+    model = annotated()
+    before = model.SerializeToString(deterministic=True)
+    condense(model, LOSSLESS)
+    assert model.SerializeToString(deterministic=True) == before
+
+
+def test_nothing_to_condense_returns_the_model() -> None:
+    net = Net()
+    hidden = net.node("Relu", net.dense("producer", net.input("batch", 6), net.normal(6, 6)))
+    model = net.build(net.dense("consumer", hidden, net.normal(4, 6)))
+    result = condense(model, LOSSLESS)
+    assert result.model.SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True)
+    assert result.plan.groups == ()
+
+
+def test_macs_and_alive() -> None:
+    """6 -> 8 -> 4 features for 8 samples."""
+    trace = traced(annotated())
+    twin = Twin(trace)
+    assert write(twin, {}).macs == 8 * (6 * 8 + 8 * 4)
+    plan = decide(judge(twin, trace.groups[0], "lossless", "joint"), trace, "lossless", "joint", 1.0, 1)
+    twin.apply(trace.groups[0], plan)
+    written = write(twin, {})
+    assert written.macs == 8 * (6 * 5 + 5 * 4)
+    assert [kept.count for kept in written.alive.values()] == [EXACT, EXACT]

@@ -1,0 +1,98 @@
+"""Planted cases of operators that onnxruntime's optimizer writes."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import TensorProto, helper
+
+from support.planted.net import ALWAYS, FULL, LINEAR, Net, apply, case, dense_case, planted_columns, planted_rows
+
+MICROSOFT = "com.microsoft"
+
+HEADS = {"num_heads": 2, "domain": MICROSOFT}
+
+
+def _functions() -> None:
+    for op in ("Gelu", "FastGelu", "QuickGelu"):
+        dense_case(f"{MICROSOFT}.{op}", ALWAYS, apply(op, domain=MICROSOFT))
+
+
+for _turned in (False, True):
+
+    @case(f"{MICROSOFT}.FusedMatMul", LINEAR, "turned" if _turned else "")
+    def _matmul(relation: str, turned: bool = _turned) -> onnx.ModelProto:
+        """It makes the channels, and another one reads them."""
+        net = Net()
+        rows, bias = planted_rows(net, relation, 6)
+        columns = planted_columns(net, relation, 4)
+        how = {"transA": int(turned), "transB": 1, "alpha": 0.5, "domain": MICROSOFT}
+        data = net.input(6, "batch") if turned else net.input("batch", 6)
+        hidden = net.node("FusedMatMul", data, net.constant(rows), name="producer", **how)
+        hidden = net.node("Add", hidden, net.constant(bias))
+        how["transA"] = 0
+        return net.build(net.node("FusedMatMul", hidden, net.constant(columns), name="consumer", **how))
+
+
+@case(f"{MICROSOFT}.FusedMatMul", LINEAR, "weights first")
+def _weights_first(relation: str) -> onnx.ModelProto:
+    net = Net()
+    hidden = net.dense("producer", net.input("batch", 6), *planted_rows(net, relation, 6))
+    columns = net.constant(planted_columns(net, relation, 4).T)
+    return net.build(net.node("FusedMatMul", columns, hidden, transA=1, transB=1, domain=MICROSOFT))
+
+
+def _hidden(net: Net, relation: str) -> str:
+    """[batch, 5, 8]"""
+    return net.matmul("producer", net.input("batch", 5, 6), *planted_rows(net, relation, 6))
+
+
+@case(f"{MICROSOFT}.Attention", LINEAR - {"shifted"})
+def _attention(relation: str) -> onnx.ModelProto:
+    """The channels are its input."""
+    net = Net()
+    hidden, size = _hidden(net, relation), 12
+    weights = net.constant(planted_columns(net, relation, size).T), net.constant(net.normal(size))
+    return net.build(net.node("Attention", hidden, *weights, **HEADS))
+
+
+def _refused() -> None:
+    """They see all channels together."""
+
+    def consumer(net: Net, hidden: str, relation: str) -> onnx.ModelProto:
+        return net.build(net.matmul("consumer", hidden, planted_columns(net, relation, 4)))
+
+    @case(f"{MICROSOFT}.MultiHeadAttention", frozenset())
+    def heads(relation: str) -> onnx.ModelProto:
+        net = Net()
+        hidden = _hidden(net, relation)
+        return consumer(net, net.node("MultiHeadAttention", hidden, hidden, hidden, **HEADS), relation)
+
+    @case("SimplifiedLayerNormalization", frozenset())
+    def simplified(relation: str) -> onnx.ModelProto:
+        net = Net()
+        hidden = _hidden(net, relation)
+        return consumer(net, net.node("SimplifiedLayerNormalization", hidden, net.constant(net.normal(FULL))), relation)
+
+    for op, parameters in (("SkipLayerNormalization", 2), ("SkipSimplifiedLayerNormalization", 1)):
+
+        @case(f"{MICROSOFT}.{op}", frozenset())
+        def skip(relation: str, op: str = op, parameters: int = parameters) -> onnx.ModelProto:
+            net = Net()
+            hidden = _hidden(net, relation)
+            given = [net.constant(net.normal(FULL)) for _ in range(parameters)]
+            return consumer(net, net.node(op, hidden, hidden, *given, domain=MICROSOFT), relation)
+
+    @case(f"{MICROSOFT}.EmbedLayerNormalization", frozenset(), layers={"consumer": (4, 4)})
+    def embedding(relation: str) -> onnx.ModelProto:
+        net = Net()
+        net.inputs.append(helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", 5]))
+        ids = net.node("Cast", "ids", to=TensorProto.INT32)
+        tables = [net.constant(net.normal(rows, FULL)) for rows in (11, 5)]
+        gamma, beta = net.constant(net.normal(FULL)), net.constant(net.normal(FULL))
+        inputs = ids, "", *tables, "", gamma, beta
+        hidden, *_ = net.multiple("EmbedLayerNormalization", *inputs, outputs=2, domain=MICROSOFT)
+        return consumer(net, hidden, relation)
+
+
+for _family in (_functions, _refused):
+    _family()

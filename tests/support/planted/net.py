@@ -1,0 +1,392 @@
+"""Small graphs with planted redundancy: for every row of the operator table what `--lossless` must find in
+it.
+
+A *case* is a graph with 8 channels between a producer and a consumer, of which 3 are copies of others by
+some *relation* (scaled, opposite, shifted, ...). It says which relations are exact through it: with those
+the graph must come down to its 5 independent channels, with every other relation it must stay as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from onnx_condense.merging.paths import Path
+from onnx_condense.merging.twin import Twin
+from onnx_condense.model.facts import Facts
+from onnx_condense.model.surgeon import import_graph
+from onnx_condense.operators.actions import Contraction, Reader, Recurrent
+from onnx_condense.tracing.shuffles import trace_unshuffled
+from onnx_condense.tracing.trace import Trace
+
+Array = NDArray[np.float32]
+
+MAINS = (0, 1, 0, 2, 1, 3, 4, 3)
+"""Which independent channel each of the 8 channels is a copy of."""
+
+FULL, EXACT = len(MAINS), len(set(MAINS))
+COPIES = tuple(i for i, m in enumerate(MAINS) if m in MAINS[:i])
+
+RATIOS: Mapping[str, float] = {
+    "equal": 1.0,
+    "scaled": 1.7,
+    "opposite": -1.0,
+    "negative": -0.6,
+    "shifted": 1.0,
+    "near": 1.0,
+    "dead": 0.0,
+    "unread": 1.0,
+}
+"""Relation -> ratio of a copy to its original. shifted: another bias. near: almost equal. unread: zero
+columns."""
+
+RELATIONS = tuple(RATIOS)
+
+ALWAYS = frozenset({"equal", "dead", "unread"})
+LINEAR = ALWAYS | {"scaled", "opposite", "negative", "shifted"}
+HOMOGENEOUS = ALWAYS | {"scaled"}
+MONOTONE = HOMOGENEOUS | {"shifted"}
+ABSOLUTE = ALWAYS | {"scaled", "opposite", "negative"}
+ODD = ALWAYS | {"opposite"}
+
+
+class Net:
+    """A graph under construction; every method returns the name of the tensor that it makes."""
+
+    def __init__(self, opset: int = 17, seed: int = 0) -> None:
+        self.opset = opset
+        self.rng = np.random.default_rng(seed)
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+        self.inputs: list[onnx.ValueInfoProto] = []
+        self._count = 0
+
+    def fresh(self, stem: str) -> str:
+        self._count += 1
+        return f"{stem}_{self._count}"
+
+    def input(self, *shape: int | str, name: str = "x") -> str:
+        self.inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)))
+        return name
+
+    def constant(self, value: Any, name: str = "") -> str:
+        """An initializer; floats become float32."""
+        array = np.asarray(value)
+        array = array.astype(np.float32) if array.dtype.kind == "f" else array
+        name = name or self.fresh("const")
+        self.initializers.append(numpy_helper.from_array(array, name))
+        return name
+
+    def ints(self, *values: int) -> str:
+        return self.constant(np.array(values, dtype=np.int64))
+
+    def node(self, op: str, *inputs: str, name: str = "", **attributes: Any) -> str:
+        return self.multiple(op, *inputs, outputs=1, name=name, **attributes)[0]
+
+    def multiple(self, op: str, *inputs: str, outputs: int = 1, name: str = "", **attributes: Any) -> list[str]:
+        made = [self.fresh(op.lower()) for _ in range(outputs)]
+        self.nodes.append(helper.make_node(op, list(inputs), made, name=name or made[0], **attributes))
+        return made
+
+    def dense(self, name: str, data: str, rows: Any, bias: Any = None, trans_b: bool = True) -> str:
+        """Gemm with rows [outputs, inputs]."""
+        rows = np.asarray(rows)
+        inputs = [data, self.constant(rows if trans_b else rows.T, f"{name}.weight")]
+        if bias is not None:
+            inputs.append(self.constant(bias, f"{name}.bias"))
+        return self.node("Gemm", *inputs, name=name, transB=int(trans_b))
+
+    def matmul(self, name: str, data: str, rows: Any, bias: Any = None) -> str:
+        """MatMul with rows [outputs, inputs], and an Add where there is a bias."""
+        made = self.node("MatMul", data, self.constant(np.asarray(rows).T, f"{name}.weight"), name=name)
+        return made if bias is None else self.node("Add", made, self.constant(bias, f"{name}.bias"))
+
+    def conv(self, name: str, data: str, kernels: Any, bias: Any = None, **attributes: Any) -> str:
+        inputs = [data, self.constant(kernels, f"{name}.weight")]
+        if bias is not None:
+            inputs.append(self.constant(bias, f"{name}.bias"))
+        return self.node("Conv", *inputs, name=name, **attributes)
+
+    def batchnorm(self, data: str, scale: Any, shift: Any, mean: Any, var: Any) -> str:
+        return self.node("BatchNormalization", data, *(self.constant(v) for v in (scale, shift, mean, var)))
+
+    def normal(self, *shape: int) -> Array:
+        return self.rng.standard_normal(shape).astype(np.float32)
+
+    def build(self, *outputs: str) -> onnx.ModelProto:
+        graph = helper.make_graph(
+            self.nodes,
+            "planted",
+            self.inputs,
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+            self.initializers,
+        )
+        opsets = [helper.make_opsetid("", self.opset)]
+        opsets += [helper.make_opsetid(domain, 1) for domain in sorted({n.domain for n in self.nodes if n.domain})]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=10 if self.opset >= 20 else 8)
+        shaped = onnx.shape_inference.infer_shapes(model).graph.output
+        for value, known in zip(model.graph.output, shaped, strict=True):
+            value.CopyFrom(known)
+        return model
+
+
+def widths(model: onnx.ModelProto) -> dict[str, int]:
+    """By node name: output channels of Gemm, MatMul and Conv with constant weights, units of recurrent nodes."""
+    shapes = {t.name: tuple(t.dims) for t in model.graph.initializer}
+    found = {}
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.input[0] in shapes:
+            shapes[node.output[0]] = shapes[node.input[0]]
+        elif node.op_type == "Gather" and node.input[0] in shapes:
+            found[node.name] = shapes[node.input[0]][1]
+        elif node.op_type == "Einsum":
+            equation = next(a.s.decode() for a in node.attribute)
+            terms, made = equation.partition("->")[0].split(","), equation.partition("->")[2]
+            axis = next(i for i, letter in enumerate(terms[1]) if letter in made and letter not in terms[0])
+            found[node.name] = shapes[node.input[1]][axis] if node.input[1] in shapes else 0
+        elif node.op_type in ("LSTM", "GRU", "RNN") and node.input[2] in shapes:
+            found[node.name] = shapes[node.input[2]][2]
+        elif node.op_type == "ConvTranspose":
+            found[node.name] = shapes[node.input[1]][1] * next((a.i for a in node.attribute if a.name == "group"), 1)
+        elif node.op_type in ("Conv", "Gemm", "MatMul", "FusedMatMul", "Einsum") and node.input[1] in shapes:
+            attributes = {a.name: a.i for a in node.attribute}
+            first = node.op_type == "Conv" or attributes.get("transB", 0)
+            found[node.name] = shapes[node.input[1]][0 if first else -1]
+    return found
+
+
+def run(
+    model: onnx.ModelProto, feed: Mapping[str, NDArray[Any]], names: Sequence[str] | None = None
+) -> list[NDArray[Any]]:
+    """Outputs in onnxruntime; of `names`, which may be inner tensors."""
+    if names is not None:
+        wider = onnx.ModelProto()
+        wider.CopyFrom(model)
+        known = {o.name for o in wider.graph.output}
+        wider.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in known)
+        model = wider
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return [np.asarray(value) for value in session.run(None if names is None else list(names), dict(feed))]
+
+
+def signed_feed(model: onnx.ModelProto, seed: int = 5, batch: int = 8) -> dict[str, Array]:
+    """Standard normal inputs, symbolic dimensions of size `batch`."""
+    rng = np.random.default_rng(seed)
+    feed = {}
+    for value in model.graph.input:
+        shape = [d.dim_value or batch for d in value.type.tensor_type.shape.dim]
+        numbers = value.type.tensor_type.elem_type == TensorProto.INT64
+        feed[value.name] = rng.integers(0, 5, shape) if numbers else rng.standard_normal(shape).astype(np.float32)
+    return feed
+
+
+def assert_close(model: onnx.ModelProto, other: onnx.ModelProto, limit: float) -> None:
+    """Both models give the same outputs, within a relative L2 per output."""
+    feed = signed_feed(model)
+    for a, b in zip(run(model, feed), run(other, feed), strict=True):
+        assert a.shape == b.shape
+        assert np.isfinite(a).all()
+        assert np.linalg.norm(a - b) <= limit * np.linalg.norm(a)
+
+
+def traced(model: onnx.ModelProto) -> Trace:
+    """The trace of a model, on `signed_feed`."""
+    return trace_unshuffled(Facts(model, import_graph(model), signed_feed(model)))
+
+
+def channel_values(twin: Twin, path: Path, model: onnx.ModelProto) -> NDArray[np.float64]:
+    """[channels at the path's places, values]: what a consumer reads along a path, in onnxruntime."""
+    action, node = twin.trace.actions[path.slot.node], twin.trace.facts.nodes[path.slot.node]
+    assert isinstance(action, Contraction | Reader | Recurrent)
+    name = node.inputs[action.data].name
+    if isinstance(action, Recurrent) and path.slot.input == 2:  # what it reads is its own Y, of the step before
+        (values,) = run(model, signed_feed(model), [node.outputs[0].name])
+        return values.astype(np.float64).transpose(1, 3, 0, 2).reshape(-1, values[:, 0, :, 0].size)[path.places]
+    axis = action.data_axes.index(action.inner) if isinstance(action, Contraction) else action.data_axis
+    (values,) = run(model, signed_feed(model), [name])
+    moved = np.moveaxis(values.astype(np.float64), axis, 0)
+    return moved.reshape(len(moved), -1)[path.places]
+
+
+# -------------------------------------------------------------------------------- planting
+
+
+def copies(relation: str, base: NDArray[np.floating], noise: NDArray[np.floating] | None = None) -> Array:
+    """[8, ...] from [8, ...] of independent values: the copies become ratio · original."""
+    result = np.array(base, dtype=np.float64)
+    if relation != "unread":
+        for copy in COPIES:
+            result[copy] = RATIOS[relation] * result[MAINS.index(MAINS[copy])]
+            if relation == "near" and noise is not None:
+                result[copy] *= 1 + 1e-3 * noise[copy]
+    return result.astype(np.float32)
+
+
+def planted_rows(net: Net, relation: str, *tail: int, positive: bool = False) -> tuple[Array, Array]:
+    """Rows [8, ...] and biases [8]; `positive` keeps the pre-activations above zero for usual inputs."""
+    rows = copies(relation, net.normal(FULL, *tail) * (0.1 if positive else 0.5), net.normal(FULL, *tail))
+    base = net.normal(FULL) * 0.3 + (2.5 if positive else 0.0)
+    bias = copies(relation, base)
+    if relation == "shifted":
+        bias[list(COPIES)] += np.float32(0.7)
+    return rows, bias
+
+
+def planted_columns(net: Net, relation: str, outputs: int, *tail: int) -> Array:
+    """What a consumer multiplies the 8 channels with: [outputs, 8, ...]."""
+    columns = net.normal(outputs, FULL, *tail)
+    if relation == "unread":
+        columns[:, list(COPIES)] = 0
+    return columns
+
+
+# ---------------------------------------------------------------------------------------------------- cases
+
+
+@dataclass(frozen=True)
+class Case:
+    """One graph per relation.
+
+    Attributes:
+        op: the row of the operator table that it is about, with its domain in front where it has one.
+        label: what distinguishes it from other cases of the row.
+        build: relation -> model.
+        passes: the relations that must merge.
+        silent: relations that are exact as well, or beyond this graph, without a promise: not tested.
+        layers: producer -> (width before, width after).
+    """
+
+    op: str
+    label: str
+    build: Callable[[str], onnx.ModelProto]
+    passes: frozenset[str]
+    silent: frozenset[str] = frozenset()
+    layers: Mapping[str, tuple[int, int]] = field(default_factory=lambda: {"producer": (FULL, EXACT)})
+
+    def expected(self, relation: str) -> dict[str, int]:
+        return {name: pair[relation in self.passes] for name, pair in self.layers.items()}
+
+    @property
+    def name(self) -> str:
+        return f"{self.op}-{self.label}" if self.label else self.op
+
+    @property
+    def row(self) -> tuple[str, str]:
+        """Its key in the operator table."""
+        domain, _, op = self.op.rpartition(".")
+        return domain, op
+
+
+CASES: list[Case] = []
+
+Middle = Callable[[Net, str], str]
+"""What stands between producer and consumer."""
+
+PlantedMiddle = Callable[[Net, str, str], str]
+"""The same, with parameters per channel that follow the relation."""
+
+
+def case(
+    op: str,
+    passes: frozenset[str],
+    label: str = "",
+    silent: str = "",
+    layers: Mapping[str, tuple[int, int]] | None = None,
+) -> Callable[[Callable[[str], onnx.ModelProto]], Callable[[str], onnx.ModelProto]]:
+    """Registers a function relation -> model as a case."""
+
+    def register(build: Callable[[str], onnx.ModelProto]) -> Callable[[str], onnx.ModelProto]:
+        given = {"producer": (FULL, EXACT)} if layers is None else layers
+        CASES.append(Case(op, label, build, passes, frozenset(silent.split()), given))
+        return build
+
+    return register
+
+
+def dense_case(
+    op: str,
+    passes: frozenset[str],
+    middle: PlantedMiddle,
+    label: str = "",
+    silent: str = "",
+    opset: int = 17,
+    positive: bool = False,
+) -> None:
+    """Gemm, the middle, Gemm."""
+
+    def build(relation: str) -> onnx.ModelProto:
+        net = Net(opset)
+        data = net.input("batch", 6)
+        hidden = net.dense("producer", data, *planted_rows(net, relation, 6, positive=positive))
+        hidden = middle(net, hidden, relation)
+        return net.build(net.dense("consumer", hidden, planted_columns(net, relation, 4), net.normal(4), trans_b=False))
+
+    case(op, passes, label, silent)(build)
+
+
+def conv_case(
+    op: str,
+    passes: frozenset[str],
+    middle: PlantedMiddle,
+    label: str = "",
+    silent: str = "",
+    opset: int = 17,
+    side: int = 1,
+    pads: Sequence[int] = (0, 0, 0, 0),
+) -> None:
+    """Conv, the middle, Conv with kernels of `side`."""
+
+    def build(relation: str) -> onnx.ModelProto:
+        net = Net(opset)
+        data = net.input("batch", 3, 8, 8)
+        hidden = net.conv("producer", data, *planted_rows(net, relation, 3, 3, 3))
+        hidden = middle(net, hidden, relation)
+        columns = planted_columns(net, relation, 4, side, side)
+        return net.build(net.conv("consumer", hidden, columns, net.normal(4), pads=list(pads)))
+
+    case(op, passes, label, silent)(build)
+
+
+def spatial_case(
+    op: str,
+    passes: frozenset[str],
+    middle: Middle,
+    places: int,
+    label: str = "",
+    silent: str = "",
+    opset: int = 17,
+) -> None:
+    """Conv, the middle that leaves [batch, 8 · places], Gemm."""
+
+    def build(relation: str) -> onnx.ModelProto:
+        net = Net(opset)
+        data = net.input("batch", 3, 4, 5)
+        hidden = net.conv("producer", data, *planted_rows(net, relation, 3, 3, 3))
+        hidden = middle(net, hidden)
+        columns = planted_columns(net, relation, 4, places).reshape(4, -1)
+        return net.build(net.dense("consumer", hidden, columns, net.normal(4)))
+
+    case(op, passes, label, silent)(build)
+
+
+def apply(op: str, *constants: float, **attributes: Any) -> PlantedMiddle:
+    """One node of an operator with scalar constants behind the data."""
+
+    def middle(net: Net, data: str, relation: str) -> str:
+        return net.node(op, data, *(net.constant(c) for c in constants), **attributes)
+
+    return middle
+
+
+def then(first: PlantedMiddle, op: str) -> PlantedMiddle:
+    return lambda net, data, relation: net.node(op, first(net, data, relation))
