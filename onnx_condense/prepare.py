@@ -12,18 +12,15 @@ from dataclasses import dataclass, replace
 import onnx
 
 from onnx_condense.errors import PlanError
-from onnx_condense.forms.batchnorm import fold_batchnorm
-from onnx_condense.forms.bodies import flatten
-from onnx_condense.forms.functions import inline
-from onnx_condense.forms.fused import unfuse
-from onnx_condense.forms.integers import opened as open_integers
+from onnx_condense.forms import batchnorm, bodies, functions, fused, integers
+from onnx_condense.forms.stack import Entered
 from onnx_condense.merging.plan import Plan
 from onnx_condense.model import files
 from onnx_condense.model.facts import Facts
 from onnx_condense.model.files import Source
 from onnx_condense.model.inputs import Feed, make_feeds, other_feed, sized
 from onnx_condense.model.surgeon import import_graph
-from onnx_condense.operators.reasons import Because, Reason
+from onnx_condense.operators.reasons import Because
 from onnx_condense.operators.specs import model_specs
 from onnx_condense.options import Options
 from onnx_condense.refitting.samples import Calibration
@@ -89,8 +86,9 @@ def open_model(
             if replay.model_sha256 != source.sha256:
                 raise PlanError(f"the plan belongs to another model (sha256 {replay.model_sha256[:12]}): plan this one")
             options = _replayed(options, replay)
-        plain = unfuse(inline(source.proto))
-        working = fold_batchnorm(plain) if options.fold_batchnorm else plain
+        plain = Entered(source.proto).into(functions.enter, fused.enter)
+        entered = plain.into(batchnorm.enter) if options.fold_batchnorm else plain
+        working = entered.model
         graph = import_graph(working)
         specs = model_specs(working, graph)
         feeds: list[Feed] = []
@@ -102,14 +100,14 @@ def open_model(
             feeds = make_feeds(working, specs, options.data, options.input_shape, options.seed)
         other = other_feed(working, specs, feeds[0], options.seed)
     with clock("trace"):
-        form, inner = open_integers(working)
-        flat = flatten(form, feeds[0], other)
-        graph = graph if flat.model is working else import_graph(flat.model)
-        traced = trace_unshuffled(Facts(flat.model, graph, flat.feed, flat.other, flat.bodies, inner))
-        left = [Refusal(layer, Because(Reason(why)), size) for layer, why, size in flat.left]
-        traced = replace(traced, refusals=(*traced.refusals, *left), untraced=sum(r.parameters for r in left))
+        entered = replace(entered, feed=feeds[0], other=other).into(integers.enter, bodies.enter)
+        graph = graph if entered.model is working else import_graph(entered.model)
+        traced = trace_unshuffled(Facts(entered.model, graph, entered.feed, entered.other, entered.inside))
+        left = [Refusal(layer, Because(reason), size) for layer, reason, size in entered.left]
+        untraced = sum(refusal.parameters for refusal in left)
+        traced = replace(traced, refusals=(*traced.refusals, *left), untraced=untraced, leave=entered.leave)
     batches = [len(feeds[0][s.name]) for s in specs if s.dims and isinstance(s.dims[0], str)]
-    return Opened(source, options, traced, feeds, other, max([1, *batches]), working is not plain, calibration)
+    return Opened(source, options, traced, feeds, other, max([1, *batches]), working is not plain.model, calibration)
 
 
 def _replayed(options: Options, plan: Plan) -> Options:

@@ -24,6 +24,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.cluster.vq import kmeans2
 
 from onnx_condense import Options
+from onnx_condense.algebra.factors import approximate
 from onnx_condense.arrays import Floats, Ints
 from onnx_condense.merging.judging import judge, stages
 from onnx_condense.merging.paths import Path, by_channel, from_channels, paths
@@ -243,7 +244,7 @@ def merge_neurons(network: Network, widths: Widths) -> Twin:
             main[cell[goes[merged]]] = cell[stays[near[merged]]]
             for signal, product in products.items():
                 ratio, constant = scales.setdefault(signal, ((main >= 0).astype(float), np.zeros(len(main))))
-                found = evaluator.approximate(trace.signals[signal], product[rows, near], goes, stays[near])
+                found = approximate(trace.signals[signal], evaluator, product[rows, near], goes, stays[near])
                 ratio[cell[goes]], constant[cell[goes]] = (np.where(merged, part, 0.0) for part in found)
         twin.apply(group, _plan(twin, group, main, scales))
     return twin

@@ -1,9 +1,10 @@
-"""The numbers behind signals, for the units of one cell."""
+"""The numbers behind signals, for the units of one cell, and when two of them count as equal."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self, TypeVar
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -14,38 +15,46 @@ S = TypeVar("S", bound="Signal")
 T = TypeVar("T")
 
 
-class Weights:
-    """The weights that signals are evaluated on; state.State implements it with what was merged so far.
-
-    rows(node): [produced, p] times alpha. row_bias(node): [produced]. taps(node): [outputs, p].
-    tap_bias(node): [outputs]. recurrence(node): [directions · units, p] of the gates that must be equal, with biases,
-    and [directions · units, q] of the candidate, with biases, peepholes and initial states.
-    """
+class Weights(Protocol):
+    """The weights that signals are evaluated on: those of a twin, with what was merged so far."""
 
     def rows(self, node: int) -> Floats:
-        raise NotImplementedError
+        """[produced, p]: the vectors of a linear map, times alpha."""
 
     def row_bias(self, node: int) -> Floats:
-        raise NotImplementedError
+        """[produced]."""
 
     def taps(self, node: int) -> Floats:
-        raise NotImplementedError
+        """[outputs, p]: the kernels of a depthwise convolution."""
 
     def tap_bias(self, node: int) -> Floats:
-        raise NotImplementedError
+        """[outputs]."""
 
     def recurrence(self, node: int) -> tuple[Floats, Floats]:
-        raise NotImplementedError
+        """[directions · units, p] of the gates that must be equal, with biases, and [directions · units, q] of the
+        candidate, with biases, peepholes and initial states.
+        """
+
+
+@dataclass(frozen=True)
+class Relation:
+    """x_j = ratio · x_m + constant for pairs (j, m); `exact` where it holds to rounding, of values of size `scale`."""
+
+    ratio: Floats
+    constant: Floats
+    exact: Bools
+    scale: Floats
 
 
 class Numbers:
-    """The numbers behind signals, for the units of one cell.
+    """The numbers behind signals, for the units of one cell, and the memory of what was asked of them.
 
     Args:
         weights: where numbers come from.
         unit_of: atom -> unit.
         units: the n units; everything is returned in their order.
         tolerance: relative rounding error that still counts as exact.
+        allowed: which atoms count, None for all.
     """
 
     def __init__(
@@ -58,14 +67,14 @@ class Numbers:
         self._allowed = allowed
         self._index = np.full(int(unit_of.max(initial=-1)) + 1, -1, dtype=np.int64)
         self._index[units] = np.arange(len(units))
-        self._inner: dict[int, Self] = {}
-        self._memory: dict[tuple[str, int], Any] = {}
+        self._inner: dict[int, Numbers] = {}
+        self._memory: dict[tuple[Callable[..., Any], int], Any] = {}
 
-    def _once(self, question: str, signal: S, answer: Callable[[S], T]) -> T:
+    def once(self, question: Callable[[S, Numbers], T], signal: S) -> T:
         """Answers a question about a signal once."""
         key = question, id(signal)
         if key not in self._memory:
-            self._memory[key] = answer(signal)
+            self._memory[key] = question(signal, self)
         result: T = self._memory[key]
         return result
 
@@ -77,42 +86,65 @@ class Numbers:
         order = np.argsort(index, kind="stable")
         return order[np.count_nonzero(index < 0) :].reshape(len(self.units), -1)
 
-    def _restricted(self, signal: Restricted) -> Self:
+    def restricted(self, signal: Restricted) -> Numbers:
+        """The same numbers at the atoms of a restriction."""
         if id(signal) not in self._inner:
             allowed = np.zeros(len(self.unit_of), dtype=bool)
             allowed[signal.atoms] = True
-            self._inner[id(signal)] = type(self)(self.weights, self.unit_of, self.units, self.tolerance, allowed)
+            self._inner[id(signal)] = Numbers(self.weights, self.unit_of, self.units, self.tolerance, allowed)
         return self._inner[id(signal)]
 
-    def _parameters(self, signal: Affine) -> tuple[Floats, Floats, Floats]:
+    def parameters(self, signal: Affine) -> tuple[Floats, Floats, Floats]:
+        """[n, q] each: scale, shift and magnitude of an affine."""
         first = self.positions(signal.atoms)[:, 0]
         return signal.scale[first], signal.shift[first], signal.magnitude[first]
 
-    def _slopes(self, signal: Activated) -> Floats:
+    def slopes(self, signal: Activated) -> Floats:
+        """[n]: the slopes of a PRelu."""
         assert signal.atoms is not None and signal.slope is not None
         return signal.slope[self.positions(signal.atoms)[:, 0]]
 
-    def _leaf(self, signal: Rows) -> tuple[Floats, Floats]:
+    def leaf(self, signal: Rows) -> tuple[Floats, Floats]:
         """Vectors [n, k·p] and biases [n, k] of a producer."""
-        return self._once("leaf", signal, self._read_leaf)
+        return self.once(_leaf, signal)
 
-    def _read_leaf(self, signal: Rows) -> tuple[Floats, Floats]:
-        where = self.positions(signal.atoms)
-        rows = self.weights.rows(signal.node)
-        full = np.array_equal(where[:, 0], np.arange(len(rows))) and where.shape[1] == 1
-        return rows if full else rows[where].reshape(len(where), -1), self.weights.row_bias(signal.node)[where]
-
-    def _kernels(self, signal: Filtered) -> tuple[Floats, Floats]:
+    def kernels(self, signal: Filtered) -> tuple[Floats, Floats]:
         """Kernels [n, k·p] and biases [n, k] of a depthwise Conv."""
         where = signal.kernels[self.positions(signal.atoms)]
         taps = self.weights.taps(signal.node)
         return taps[where].reshape(len(where), -1), self.weights.tap_bias(signal.node)[where]
 
-    def _gates(self, signal: Recurrence) -> tuple[Floats, Floats]:
+    def gates(self, signal: Recurrence) -> tuple[Floats, Floats]:
         """[n, k·p] of the gates and [n, k·q] of the candidate of recurrent units."""
-        return self._once("gates", signal, self._read_gates)
+        return self.once(_gates, signal)
 
-    def _read_gates(self, signal: Recurrence) -> tuple[Floats, Floats]:
-        where = signal.first + self.positions(signal.atoms)
-        gates, candidates = self.weights.recurrence(signal.node)
-        return gates[where].reshape(len(where), -1), candidates[where].reshape(len(where), -1)
+    # ---- what counts as equal
+
+    def is_one(self, ratio: Floats) -> Bools:
+        """Where a ratio is 1, but for rounding."""
+        return np.asarray(np.abs(ratio - 1) <= self.tolerance)
+
+    def same(self, left: Floats, right: Floats) -> Bools:
+        """Where two numbers are the same, but for rounding."""
+        return np.asarray(np.abs(left - right) <= self.tolerance * np.abs(left))
+
+    def flat(self, values: Floats, scale: Floats) -> Bools:
+        """[n, q] -> [n]: where values of a size are the same everywhere."""
+        return np.asarray(np.ptp(values, axis=1) <= self.tolerance * scale)
+
+    def clean(self, constant: Floats, scale: Floats) -> Floats:
+        """A constant among values of a size; rounding error counts as zero."""
+        return np.where(np.abs(constant) <= self.tolerance * scale, 0.0, constant)
+
+
+def _leaf(signal: Rows, numbers: Numbers) -> tuple[Floats, Floats]:
+    where = numbers.positions(signal.atoms)
+    rows = numbers.weights.rows(signal.node)
+    full = np.array_equal(where[:, 0], np.arange(len(rows))) and where.shape[1] == 1
+    return rows if full else rows[where].reshape(len(where), -1), numbers.weights.row_bias(signal.node)[where]
+
+
+def _gates(signal: Recurrence, numbers: Numbers) -> tuple[Floats, Floats]:
+    where = signal.first + numbers.positions(signal.atoms)
+    gates, candidates = numbers.weights.recurrence(signal.node)
+    return gates[where].reshape(len(where), -1), candidates[where].reshape(len(where), -1)

@@ -3,10 +3,13 @@
 A signal is a small expression, shared by all channels of a tensor that are computed alike. Evaluated over the units
 (channels) of one cell it answers four questions, all in numpy:
 
-* intervals.py: which channels are constant, by interval facts;
+* constants.py: which channels are constant, and between which bounds the others lie;
 * relations.py: the exact affine relation x_j = ratio · x_m + constant between two channels, where there is one;
-* stages.py: which vectors must point the same way for two channels to condense, how strictly, and the relation that
+* factors.py: which vectors must point the same way for two channels to condense, how strictly, and the relation that
   follows from the paper's norm ratios, where rows are only similar.
+
+A question is a function of a signal and the `Numbers` behind it, with a rule for every kind of signal; what it means
+for an operation between two tensors is a row of operations.py.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from onnx_condense.arrays import Floats, Ints
-from onnx_condense.operators.actions import Activation, Kind
+from onnx_condense.operators.actions import Activation, Kind, Operation
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,8 +138,8 @@ class Modulated(Signal):
 
 @dataclass(frozen=True, eq=False)
 class Combined(Signal):
-    """left operation right, channel by channel; operation is add, sub, mul, div, max, min, compare, choose or where."""
+    """left operation right, channel by channel: a row of `operations.OPERATIONS`."""
 
-    operation: str
+    operation: Operation
     left: Signal
     right: Signal

@@ -88,32 +88,40 @@ def activate(factors: list[Factor], kind: Kind) -> list[Factor]:
 def add(left: list[Factor], right: list[Factor]) -> list[Factor]:
     """Producers that are added form one concatenated vector with one ratio."""
     if {f.leaves for f in left} == {f.leaves for f in right}:
-        left, right = _distinct(left), _distinct(right)
-        pairs = zip(left, sorted(right, key=lambda f: [g.leaves for g in left].index(f.leaves)), strict=True)
-        return [
-            replace(a, rule=a.rule.meet(b.rule), bent=a.bent or b.bent, open=False, virtual=False) for a, b in pairs
-        ]
+        return _of_the_same(_distinct(left), _distinct(right))
     left, right = [f for f in left if not f.virtual], [f for f in right if not f.virtual]
-    free_left = [f for f in left if f.rule is not Rule.EQUAL]
-    free_right = [f for f in right if f.rule is not Rule.EQUAL]
     if len(left) == len(right) == 1 and left[0].open and right[0].open:
-        a, b = left[0], right[0]
-        rows, bias = np.hstack([a.rows, b.rows]), a.bias.sum(1, keepdims=True) + b.bias.sum(1, keepdims=True)
-        if a.bias.shape[1] > 1 or b.bias.shape[1] > 1:
-            bias = a.bias + b.bias if a.bias.shape == b.bias.shape else np.hstack([a.bias, b.bias])
-        return [Factor(rows, bias, a.leaves | b.leaves, a.rule.meet(b.rule), a.bent or b.bent)]
-    if len(free_left) <= 1 and len(free_right) <= 1 and free_left + free_right:
-        free = free_left + free_right
-        rows = np.hstack([f.with_bias() for f in free])
-        leaves = frozenset().union(*(f.leaves for f in free))
-        rule = reduce(Rule.meet, (f.rule for f in free))
-        if len(free) == 1:
-            rule = Rule.EQUAL
-        joined = Factor(
-            rows, np.zeros((len(rows), 1)), leaves, rule, any(f.bent for f in free), open=rule is not Rule.EQUAL
-        )
-        return [f for f in _distinct(left + right) if f.rule is Rule.EQUAL] + [joined]
-    return [replace(f, rule=Rule.EQUAL, open=False) for f in _distinct(left + right)]
+        return [_concatenated(left[0], right[0])]
+    together = _distinct(left + right)
+    free = [[f for f in side if f.rule is not Rule.EQUAL] for side in (left, right)]
+    if max(map(len, free)) == 1:
+        return [*(f for f in together if f.rule is Rule.EQUAL), _joined([*free[0], *free[1]])]
+    return [replace(f, rule=Rule.EQUAL, open=False) for f in together]
+
+
+def _of_the_same(left: list[Factor], right: list[Factor]) -> list[Factor]:
+    """What comes from the same producers is as it was, under the rules of both."""
+    order = [factor.leaves for factor in left]
+    pairs = zip(left, sorted(right, key=lambda f: order.index(f.leaves)), strict=True)
+    return [replace(a, rule=a.rule.meet(b.rule), bent=a.bent or b.bent, open=False, virtual=False) for a, b in pairs]
+
+
+def _concatenated(a: Factor, b: Factor) -> Factor:
+    """One vector of two that no function has been applied to; biases add up where they do not vary in space."""
+    if a.bias.shape[1] == b.bias.shape[1] == 1 or a.bias.shape == b.bias.shape:
+        bias = a.bias + b.bias
+    else:
+        bias = np.hstack([a.bias, b.bias])
+    return Factor(np.hstack([a.rows, b.rows]), bias, a.leaves | b.leaves, a.rule.meet(b.rule), a.bent or b.bent)
+
+
+def _joined(free: list[Factor]) -> Factor:
+    """One vector of the stages whose ratio is free, one from each side at most; alone, one must be equal."""
+    rows = np.hstack([f.with_bias() for f in free])
+    leaves = frozenset().union(*(f.leaves for f in free))
+    rule = reduce(Rule.meet, (f.rule for f in free)) if len(free) > 1 else Rule.EQUAL
+    bent = any(f.bent for f in free)
+    return Factor(rows, np.zeros((len(rows), 1)), leaves, rule, bent, open=rule is not Rule.EQUAL)
 
 
 def multiply(left: list[Factor], right: list[Factor]) -> list[Factor]:

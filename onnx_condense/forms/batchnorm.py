@@ -7,6 +7,8 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import numpy_helper
 
+from onnx_condense.forms.stack import for_good
+from onnx_condense.model.names import Names
 from onnx_condense.model.surgeon import export_graph, import_graph
 from onnx_condense.operators.actions import Normalization
 from onnx_condense.operators.queries import foldable
@@ -21,6 +23,7 @@ def fold_batchnorm(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = import_graph(model)
     origin = {id(node): index for index, node in enumerate(graph.nodes)}
     edited: set[int] = set()
+    names = Names.of(model.graph)
     outputs = {t.name for t in graph.outputs}
     if graph.opset is not None and graph.opset < 7:  # normalized with statistics of the batch
         return model
@@ -43,8 +46,8 @@ def fold_batchnorm(model: onnx.ModelProto) -> onnx.ModelProto:
         folded = (weight * slope.reshape(spread)).astype(kind), ((bias - mean) * slope + shift).astype(kind)
         while len(producer.inputs) < 3:
             producer.inputs.append(gs.Variable.empty())
-        producer.inputs[1] = gs.Constant(f"{stem}_folded_weight", folded[0])
-        producer.inputs[2] = gs.Constant(f"{stem}_folded_bias", folded[1])
+        producer.inputs[1] = gs.Constant(names.fresh(f"{stem}_folded_weight"), folded[0])
+        producer.inputs[2] = gs.Constant(names.fresh(f"{stem}_folded_bias"), folded[1])
         result = normalization.outputs[0]
         normalization.inputs.clear()
         normalization.outputs.clear()
@@ -54,6 +57,9 @@ def fold_batchnorm(model: onnx.ModelProto) -> onnx.ModelProto:
     if not edited:
         return model
     return export_graph(graph, model, origin, edited, {}, {})
+
+
+enter = for_good(fold_batchnorm)
 
 
 def constant_value(tensor: gs.Constant) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

@@ -6,8 +6,9 @@ body outputs become outputs (so they stay), and captured tensors stay because th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -15,34 +16,57 @@ import onnx
 from onnx import numpy_helper
 
 from onnx_condense.errors import InputError
-from onnx_condense.model.facts import Body
+from onnx_condense.forms.stack import Entered, Left
 from onnx_condense.model.inputs import Feed
+from onnx_condense.model.names import Names
 from onnx_condense.model.protos import drop_unread, names_read
 from onnx_condense.model.runtime import run, session
 from onnx_condense.operators.queries import formal_values, has_weights, linear_weights
+from onnx_condense.operators.reasons import Reason
 
 
 @dataclass(frozen=True)
-class Flat:
+class _Body:
+    """A copy of a body: `attribute` of the node that makes the tensor `holder`.
+
+    prefix: of the copy's tensors. names: in the copy -> in the body.
+    """
+
+    holder: str
+    attribute: str
+    prefix: str
+    names: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _Flat:
     """A model with copies of its bodies.
 
     feed, other: its inputs, formal ones too; in `other` a Loop is in its second iteration, so that what follows the
-    number of the iteration is seen to change. left: (layer, reason, parameters of linear maps) of bodies not copied.
+    number of the iteration is seen to change. left: bodies that were not copied.
     """
 
     model: onnx.ModelProto
     feed: Feed
     other: Feed | None
-    bodies: tuple[Body, ...] = ()
-    left: tuple[tuple[str, str, int], ...] = ()
+    bodies: tuple[_Body, ...] = ()
+    left: tuple[Left, ...] = ()
 
 
-def flatten(model: onnx.ModelProto, feed: Feed, other: Feed | None) -> Flat:
+def enter(entered: Entered) -> Entered:
     """The flat graph of a model. A body whose copy does not run on the feeds, or not at equal sizes every time, stays.
 
     The model itself where no body holds weights. Raises InputError where the model does not run.
     """
-    flat, place = Flat(model, feed, other), 0
+    flat = _flattened(_Flat(entered.model, entered.feed, entered.other))
+    inside = tuple(body.prefix for body in flat.bodies)
+    entered = entered.then(flat.model, partial(_leave, flat.bodies)) if flat.bodies else entered
+    entered = replace(entered, feed=flat.feed, other=flat.other)
+    return replace(entered, inside=(*entered.inside, *inside), left=(*entered.left, *flat.left))
+
+
+def _flattened(flat: _Flat) -> _Flat:
+    place = 0
     while place < len(flat.model.graph.node):
         node = flat.model.graph.node[place]
         for name, body in reversed(list(_bodies(node))):
@@ -50,20 +74,18 @@ def flatten(model: onnx.ModelProto, feed: Feed, other: Feed | None) -> Flat:
                 try:
                     flat = _with_copy(flat, place, name, body)
                 except (_Unsuitable, InputError) as error:
-                    why = str(error) if isinstance(error, _Unsuitable) else "does not run on the verification inputs"
+                    why = error.reason if isinstance(error, _Unsuitable) else Reason.BODY_DOES_NOT_RUN
                     layer, size = node.name or f"{node.op_type}_{place}", _parameters(flat.model, body)
-                    flat = replace(flat, left=(*flat.left, (layer, f"has a body that {why}", size)))
+                    flat = replace(flat, left=(*flat.left, Left(layer, why, size)))
         place += 1
     return flat
 
 
-def restore(flat: onnx.ModelProto, before: onnx.ModelProto, bodies: tuple[Body, ...]) -> onnx.ModelProto:
-    """The model with every copy that differs from `before` (the flat model as it was) back in its node."""
-    if not bodies:
-        return flat
+def _leave(bodies: Sequence[_Body], written: onnx.ModelProto, traced: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with every copy that was changed back in its node."""
     model, old = onnx.ModelProto(), onnx.ModelProto()
-    model.CopyFrom(flat)
-    old.CopyFrom(before)
+    model.CopyFrom(written)
+    old.CopyFrom(traced)
     for body in reversed(bodies):
         nodes, tensors = _taken(model.graph, body.prefix)
         holder = next((n for n in model.graph.node if body.holder in n.output), None)
@@ -72,26 +94,28 @@ def restore(flat: onnx.ModelProto, before: onnx.ModelProto, bodies: tuple[Body, 
         for attribute in holder.attribute:
             if attribute.name == body.attribute:
                 _refill(attribute.g, nodes, tensors, body)
-    drop_unread(model, names_read(before.graph))
+    drop_unread(model, names_read(traced.graph))
     return model
 
 
 class _Unsuitable(Exception):
-    """Completes "has a body that ..."."""
+    """A body that cannot be copied."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
 
 
 def _bodies(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
     yield from ((a.name, a.g) for a in node.attribute if a.type == onnx.AttributeProto.GRAPH)
 
 
-def _with_copy(flat: Flat, place: int, attribute: str, body: onnx.GraphProto) -> Flat:
+def _with_copy(flat: _Flat, place: int, attribute: str, body: onnx.GraphProto) -> _Flat:
     node = flat.model.graph.node[place]
     if flat.model.ir_version < 4 or body.sparse_initializer:
-        raise _Unsuitable("is written in a way that is not supported")
+        raise _Unsuitable(Reason.BODY_UNSUPPORTED)
     holder = next(name for name in node.output if name)
-    taken = _all_names(flat.model.graph)
-    stems = (f"{node.name or node.op_type}.{attribute}{suffix}/" for suffix in ("", *map(str, range(len(taken) + 1))))
-    prefix = next(stem for stem in stems if not any(name.startswith(stem) for name in taken))
+    prefix = Names.of(flat.model.graph).prefix(f"{node.name or node.op_type}.{attribute}", "/")
     inner = {v.name for v in body.input} | {t.name for t in body.initializer}
     inner |= {name for n in body.node for name in n.output if name}
     names = {name: prefix + name for name in inner}
@@ -115,7 +139,7 @@ def _with_copy(flat: Flat, place: int, attribute: str, body: onnx.GraphProto) ->
     outputs = [names[v.name] for v in body.output if v.name in made]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(outputs))
     _check_sizes(model, node, body, feeds, names)
-    copied = Body(holder, attribute, prefix, {new: old for old, new in names.items()})
+    copied = _Body(holder, attribute, prefix, {new: old for old, new in names.items()})
     second = feeds[1] if other is not None else None
     return replace(flat, model=model, feed=feeds[0], other=second, bodies=(*flat.bodies, copied))
 
@@ -136,7 +160,7 @@ def _fed(
         known |= dict(zip(wanted, run(session(probe, optimize=False), wanted, feed), strict=True))
     values = formal_values(node, [known.get(name) for name in node.input], turn)
     if values is None or len(values) != len(body.input) or not all(isinstance(v, np.ndarray) for v in values):
-        raise _Unsuitable("takes something else than tensors of numbers")
+        raise _Unsuitable(Reason.BODY_OF_OTHERS)
     return feed | {names[v.name]: value for v, value in zip(body.input, values, strict=True)}
 
 
@@ -156,16 +180,7 @@ def _check_sizes(
         for value, result in zip(body.input[skipped:][:carried], body.output[first:], strict=False):
             after = found.get(names.get(result.name, result.name))
             if after is not None and after.shape != found[names[value.name]].shape:
-                raise _Unsuitable("carries tensors whose sizes change from one iteration to the next")
-
-
-def _all_names(graph: onnx.GraphProto) -> set[str]:
-    names = names_read(graph) | {t.name for t in graph.initializer} | {v.name for v in graph.input}
-    for node in graph.node:
-        names.update(node.output)
-        for _, body in _bodies(node):
-            names |= _all_names(body)
-    return names
+                raise _Unsuitable(Reason.BODY_RESIZES)
 
 
 def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
@@ -204,7 +219,7 @@ def _taken(graph: onnx.GraphProto, prefix: str) -> tuple[list[onnx.NodeProto], l
     return nodes, tensors
 
 
-def _refill(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], tensors: list[onnx.TensorProto], body: Body) -> None:
+def _refill(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], tensors: list[onnx.TensorProto], body: _Body) -> None:
     """Puts a copy in the place of a body. Stated sizes of inner tensors, which may be wrong now, are left out."""
     del graph.node[:]
     graph.node.extend(_renamed(node, body.names) for node in nodes)

@@ -14,14 +14,18 @@ import onnx
 from onnx import helper, inliner, numpy_helper
 
 from onnx_condense.arrays import Array
+from onnx_condense.forms.stack import for_good
 from onnx_condense.model.inference import inferred_shapes
-from onnx_condense.model.names import unused_name
+from onnx_condense.model.names import Names
 from onnx_condense.model.protos import drop_unread, names_read, opset_of
 
 
 def inline(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model without local functions and without sequences, as far as they can be written as plain nodes."""
     return _without_sequences(_without_functions(model))
+
+
+enter = for_good(inline)
 
 
 def _without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -77,7 +81,7 @@ class _Sequences:
         before = names_read(graph)
         self.shapes = inferred_shapes(self.model)
         self.opset = opset_of(self.model.opset_import)
-        self.taken = before | {name for node in graph.node for name in node.output}
+        self.fresh = Names.of(graph).fresh
         self.constants = {t.name: t for t in graph.initializer}
         for node in graph.node:
             if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
@@ -175,11 +179,6 @@ class _Sequences:
     def number(self, node: onnx.NodeProto, place: int) -> int | None:
         value = self.value(node, place)
         return None if value is None else int(value.reshape(-1)[0])
-
-    def fresh(self, stem: str) -> str:
-        name = unused_name(stem, self.taken)
-        self.taken.add(name)
-        return name
 
 
 MAKERS: dict[str, Callable[[_Sequences, onnx.NodeProto], list[str] | None]] = {

@@ -13,6 +13,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnx_condense.forms.stack import for_good
+from onnx_condense.model.names import Names
 from onnx_condense.model.protos import opset_of
 
 DOMAIN = "com.microsoft"
@@ -35,6 +37,9 @@ PARAMETERS: Mapping[str, Sequence[str]] = {
 UNLIMITED = {"min": float(np.finfo(np.float32).min), "max": float(np.finfo(np.float32).max)}
 """Bounds of a Clip that are not stated."""
 
+ENDS = ("Constant", "Constant_0")
+"""What the names of the bounds of a Clip end in."""
+
 
 def unfuse(model: onnx.ModelProto) -> onnx.ModelProto:
     """A model without fused operators, its tensors named as before; the model itself where there is none."""
@@ -43,11 +48,14 @@ def unfuse(model: onnx.ModelProto) -> onnx.ModelProto:
     result = onnx.ModelProto()
     result.CopyFrom(model)
     opset = opset_of(model.opset_import)
-    names = {name for node in model.graph.node for name in (*node.input, *node.output)}
+    names = Names.of(model.graph)
     del result.graph.node[:]
     for node in model.graph.node:
         result.graph.node.extend(PARTS[node.op_type](_Splitter(node, opset, names)) if _is_fused(node) else [node])
     return result
+
+
+enter = for_good(unfuse)
 
 
 def _is_fused(node: onnx.NodeProto) -> bool:
@@ -62,7 +70,7 @@ def _activation(node: onnx.NodeProto) -> str | None:
 class _Splitter:
     """Makes the parts of one fused node, in order; the last one has its output."""
 
-    def __init__(self, node: onnx.NodeProto, opset: int, names: set[str]) -> None:
+    def __init__(self, node: onnx.NodeProto, opset: int, names: Names) -> None:
         self.node = node
         self.opset = opset
         self.attributes = {a.name: a for a in node.attribute}
@@ -72,11 +80,9 @@ class _Splitter:
     def has(self, index: int) -> bool:
         return index < len(self.node.input) and bool(self.node.input[index])
 
-    def add(self, op: str, inputs: Sequence[str], domain: str = "", **attributes: Any) -> str:
-        """A part; returns the name of its output."""
-        stem = f"{self.node.output[0]}_{op}"
-        output = next(n for n in (stem, *(f"{stem}_{i}" for i in range(len(self._names)))) if n not in self._names)
-        self._names.add(output)
+    def add(self, op: str, inputs: Sequence[str], domain: str = "", part: str = "", **attributes: Any) -> str:
+        """A part; returns the name of its output, which ends in `part` where that is not the operator."""
+        output = self._names.fresh(f"{self.node.output[0]}_{part or op}")
         name = f"{self.node.name}_{op}" if self._made and self.node.name else self.node.name
         self._made.append(helper.make_node(op, inputs, [output], name=name, domain=domain, **attributes))
         return output
@@ -93,9 +99,10 @@ class _Splitter:
         if op is None:
             return
         if op != "Clip" or self.opset < 11:
-            self.add(op, [data], "", **numbers)
+            self.add(op, [data], "", op, **numbers)
             return
-        bounds = [self.add("Constant", [], value_float=numbers.get(end, limit)) for end, limit in UNLIMITED.items()]
+        limits = [numbers.get(end, limit) for end, limit in UNLIMITED.items()]
+        bounds = [self.add("Constant", [], part=part, value_float=x) for part, x in zip(ENDS, limits, strict=True)]
         self.add(op, [data, *bounds])
 
     def finish(self) -> Iterator[onnx.NodeProto]:

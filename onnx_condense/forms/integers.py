@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from onnx_condense.forms.stack import Entered
+from onnx_condense.model.names import Names
 from onnx_condense.model.protos import opset_of
 
 Place = tuple[int, int | None, int]
@@ -22,7 +25,7 @@ Place = tuple[int, int | None, int]
 
 
 @dataclass(frozen=True)
-class Form:
+class Meaning:
     """What an operator stands for.
 
     op: the operator on floats. operands: in its order; None reads them from the third input on, three each (Concat).
@@ -40,29 +43,33 @@ class Form:
 ONE: tuple[Place, ...] = ((0, 1, 2),)
 TWO: tuple[Place, ...] = ((0, 1, 2), (3, 4, 5))
 
-FORMS: Mapping[tuple[str, str], Form] = {
-    ("", "QLinearConv"): Form("Conv", TWO, (6, 7), bias=8),
-    ("", "QLinearMatMul"): Form("MatMul", TWO, (6, 7)),
-    ("", "ConvInteger"): Form("Conv", ((0, None, 2), (1, None, 3)), None),
-    ("", "MatMulInteger"): Form("MatMul", ((0, None, 2), (1, None, 3)), None),
-    ("com.microsoft", "QGemm"): Form("Gemm", TWO, (7, 8), bias=6),
-    ("com.microsoft", "QLinearAdd"): Form("Add", TWO, (6, 7)),
-    ("com.microsoft", "QLinearMul"): Form("Mul", TWO, (6, 7)),
-    ("com.microsoft", "QLinearAveragePool"): Form("AveragePool", ONE, (3, 4), dropped=("channels_last",)),
-    ("com.microsoft", "QLinearGlobalAveragePool"): Form("GlobalAveragePool", ONE, (3, 4), dropped=("channels_last",)),
-    ("com.microsoft", "QLinearLeakyRelu"): Form("LeakyRelu", ONE, (3, 4)),
-    ("com.microsoft", "QLinearSigmoid"): Form("Sigmoid", ONE, (3, 4)),
-    ("com.microsoft", "QLinearSoftmax"): Form("Softmax", ONE, (3, 4), dropped=("opset",)),
-    ("com.microsoft", "QLinearConcat"): Form("Concat", None, (0, 1)),
+MEANINGS: Mapping[tuple[str, str], Meaning] = {
+    ("", "QLinearConv"): Meaning("Conv", TWO, (6, 7), bias=8),
+    ("", "QLinearMatMul"): Meaning("MatMul", TWO, (6, 7)),
+    ("", "ConvInteger"): Meaning("Conv", ((0, None, 2), (1, None, 3)), None),
+    ("", "MatMulInteger"): Meaning("MatMul", ((0, None, 2), (1, None, 3)), None),
+    ("com.microsoft", "QGemm"): Meaning("Gemm", TWO, (7, 8), bias=6),
+    ("com.microsoft", "QLinearAdd"): Meaning("Add", TWO, (6, 7)),
+    ("com.microsoft", "QLinearMul"): Meaning("Mul", TWO, (6, 7)),
+    ("com.microsoft", "QLinearAveragePool"): Meaning("AveragePool", ONE, (3, 4), dropped=("channels_last",)),
+    ("com.microsoft", "QLinearGlobalAveragePool"): Meaning(
+        "GlobalAveragePool", ONE, (3, 4), dropped=("channels_last",)
+    ),
+    ("com.microsoft", "QLinearLeakyRelu"): Meaning("LeakyRelu", ONE, (3, 4)),
+    ("com.microsoft", "QLinearSigmoid"): Meaning("Sigmoid", ONE, (3, 4)),
+    ("com.microsoft", "QLinearSoftmax"): Meaning("Softmax", ONE, (3, 4), dropped=("opset",)),
+    ("com.microsoft", "QLinearConcat"): Meaning("Concat", None, (0, 1)),
 }
 
 
-def opened(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Mapping[str, onnx.NodeProto]]:
-    """(the model with operators on integers opened, name of each inner result -> the node that was there).
+def enter(entered: Entered) -> Entered:
+    """A form in which operators on integers are opened.
 
-    The model itself where there is nothing to open. Nodes whose scales are computed, or that the operator set cannot
-    say otherwise, stay closed.
+    Nodes whose scales are computed, or that the operator set cannot say otherwise, stay closed.
     """
+    model = entered.model
+    if not any(map(_meaning, model.graph.node)):
+        return entered
     found: dict[str, onnx.NodeProto] = {}
     opening = _Opening(model)
     nodes: list[onnx.NodeProto] = []
@@ -72,24 +79,27 @@ def opened(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Mapping[str, onnx.N
             found[parts[0]] = node
         nodes += [node] if parts is None else parts[1]
     if not found:
-        return model, {}
+        return entered
     result = onnx.ModelProto()
     result.CopyFrom(model)
     del result.graph.node[:]
     result.graph.node.extend(nodes)
     result.graph.initializer.extend(opening.added)
-    return result, found
+    return entered.then(result, partial(_leave, found, opening.prefix))
 
 
-def closed(model: onnx.ModelProto, inner: Mapping[str, onnx.NodeProto]) -> onnx.ModelProto:
-    """The model with what `opened` made put back into the nodes that were there, with their new weights."""
-    if not inner:
-        return model
+def _leave(
+    inner: Mapping[str, onnx.NodeProto], prefix: str, model: onnx.ModelProto, traced: onnx.ModelProto
+) -> onnx.ModelProto:
+    """The model with the nodes that were there, with their new weights.
+
+    inner: name of an inner result -> the node. prefix: of what was made.
+    """
     result = onnx.ModelProto()
     result.CopyFrom(model)
     makers = {name: node for node in model.graph.node for name in node.output}
     made = [node for node in model.graph.node if node.output[0] in inner]
-    around = {name for node in made for name in (*node.input, node.output[0]) if name.startswith(PREFIX)}
+    around = {name for node in made for name in (*node.input, node.output[0]) if name.startswith(prefix)}
     del result.graph.node[:]
     for node in model.graph.node:
         if node.output[0] in inner:
@@ -97,30 +107,27 @@ def closed(model: onnx.ModelProto, inner: Mapping[str, onnx.NodeProto]) -> onnx.
         elif node.output[0] not in around and not (node.input and node.input[0] in around):
             result.graph.node.append(node)
     for field in (result.graph.initializer, result.graph.value_info):
-        for value in [v for v in field if v.name.startswith(PREFIX)]:
+        for value in [v for v in field if v.name.startswith(prefix)]:
             field.remove(value)  # type: ignore[arg-type]
     return result
 
 
-PREFIX = "__opened_"
+def _operands(node: onnx.NodeProto, meaning: Meaning) -> Sequence[Place]:
+    return meaning.operands or [(i, i + 1, i + 2) for i in range(2, len(node.input), 3)]
 
 
-def _operands(node: onnx.NodeProto, form: Form) -> Sequence[Place]:
-    return form.operands or [(i, i + 1, i + 2) for i in range(2, len(node.input), 3)]
-
-
-def _form(node: onnx.NodeProto) -> Form | None:
-    return FORMS.get(("" if node.domain == "ai.onnx" else node.domain, node.op_type))
+def _meaning(node: onnx.NodeProto) -> Meaning | None:
+    return MEANINGS.get(("" if node.domain == "ai.onnx" else node.domain, node.op_type))
 
 
 def _close(node: onnx.NodeProto, original: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto]) -> onnx.NodeProto:
-    form = _form(original)
-    assert form is not None
+    meaning = _meaning(original)
+    assert meaning is not None
     result = onnx.NodeProto()
     result.CopyFrom(original)
-    places: list[tuple[int | None, ...]] = [*_operands(original, form)]
-    if form.bias is not None and len(node.input) > 2:
-        places.append((form.bias,))
+    places: list[tuple[int | None, ...]] = [*_operands(original, meaning)]
+    if meaning.bias is not None and len(node.input) > 2:
+        places.append((meaning.bias,))
     for name, positions in zip(node.input, places, strict=True):
         for position, stored in zip(positions, makers[name].input, strict=False):
             if position is not None and position < len(result.input):
@@ -139,18 +146,19 @@ class _Opening:
         self.added: list[onnx.TensorProto] = []
         self._opset = opset_of(model.opset_import)
         self._constants = {t.name: t for t in model.graph.initializer}
+        self.prefix = Names.of(model.graph).prefix("__opened", "_")
         self._numbers = count()
 
     def open(self, node: onnx.NodeProto) -> tuple[str, list[onnx.NodeProto]] | None:
         """(name of the inner result, nodes that stand for the node), None where it stays."""
-        form = _form(node)
+        meaning = _meaning(node)
         attributes = {a.name: a for a in node.attribute}
-        if form is None or not self._alike(form, attributes):
+        if meaning is None or not self._alike(meaning, attributes):
             return None
-        operands, nodes, names = _operands(node, form), [], []
+        operands, nodes, names = _operands(node, meaning), [], []
         scales = []
         for number, (position, scale, zero) in enumerate(operands):
-            axis = _channel_axis(form.op, number, attributes)
+            axis = _channel_axis(meaning.op, number, attributes)
             stored = self._one() if scale is None else node.input[scale]
             zeros = node.input[zero] if zero < len(node.input) else ""
             part = self._dequantize(node.input[position], stored, zeros, axis)
@@ -159,30 +167,30 @@ class _Opening:
             nodes.append(part)
             names.append(part.output[0])
             scales.append(stored)
-        if form.bias is not None and form.bias < len(node.input) and node.input[form.bias]:
-            part = self._dequantize(node.input[form.bias], self._product(*scales), "", 0)
+        if meaning.bias is not None and meaning.bias < len(node.input) and node.input[meaning.bias]:
+            part = self._dequantize(node.input[meaning.bias], self._product(*scales), "", 0)
             if part is None:
                 return None
             nodes.append(part)
             names.append(part.output[0])
         inner = self._name()
-        made = helper.make_node(form.op, names, [inner], name=node.name or node.output[0])
-        made.attribute.extend(a for a in node.attribute if a.name not in form.dropped)
-        last = self._result(node, form, inner)
+        made = helper.make_node(meaning.op, names, [inner], name=node.name or node.output[0])
+        made.attribute.extend(a for a in node.attribute if a.name not in meaning.dropped)
+        last = self._result(node, meaning, inner)
         return None if last is None else (inner, [*nodes, made, last])
 
-    def _alike(self, form: Form, attributes: Mapping[str, onnx.AttributeProto]) -> bool:
+    def _alike(self, meaning: Meaning, attributes: Mapping[str, onnx.AttributeProto]) -> bool:
         """Whether the operator on floats has the same meaning with these attributes."""
         if "channels_last" in attributes and attributes["channels_last"].i:
             return False
-        if form.op == "Gemm" and "alpha" in attributes and attributes["alpha"].f != 1:
+        if meaning.op == "Gemm" and "alpha" in attributes and attributes["alpha"].f != 1:
             return False
         return "opset" not in attributes or (attributes["opset"].i < 13) == (self._opset < 13)
 
-    def _result(self, node: onnx.NodeProto, form: Form, inner: str) -> onnx.NodeProto | None:
-        if form.result is None:
+    def _result(self, node: onnx.NodeProto, meaning: Meaning, inner: str) -> onnx.NodeProto | None:
+        if meaning.result is None:
             return helper.make_node("Cast", [inner], list(node.output), to=onnx.TensorProto.INT32)
-        names = [node.input[i] if i < len(node.input) else "" for i in form.result]
+        names = [node.input[i] if i < len(node.input) else "" for i in meaning.result]
         if not all(name in self._constants for name in names):
             return None
         return helper.make_node("QuantizeLinear", [inner, *names], list(node.output))
@@ -198,7 +206,7 @@ class _Opening:
         return made
 
     def _name(self) -> str:
-        return f"{PREFIX}{next(self._numbers)}"
+        return f"{self.prefix}{next(self._numbers)}"
 
     def _one(self) -> str:
         return self._add(np.ones((), dtype=np.float32))

@@ -40,7 +40,7 @@ class Pick(Shuffle):
 def replace_shuffles(facts: Facts, found: Sequence[Shuffle]) -> onnx.ModelProto:
     """A model with a Gather in place of each chain; what only the chains read is gone."""
     graph = import_graph(facts.model)
-    nodes, tensors, names = list(graph.nodes), graph.tensors(), Names(facts.names)
+    nodes, tensors, names = list(graph.nodes), graph.tensors(), Names.of(facts.model.graph)
     origin = {id(node): index for index, node in enumerate(nodes)}
     for shuffle in found:
         node, source = nodes[shuffle.node], tensors[shuffle.source]

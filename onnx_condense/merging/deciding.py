@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_condense.algebra.evaluator import Evaluator
+from onnx_condense.algebra.constants import constants
+from onnx_condense.algebra.factors import approximate
+from onnx_condense.algebra.numbers import Numbers
+from onnx_condense.algebra.relations import relate
 from onnx_condense.arrays import Bools, Floats, Ints
 from onnx_condense.merging.integers import inexact
 from onnx_condense.merging.judging import CANDIDATE, Judgement, Method, stages
@@ -72,16 +75,16 @@ def chosen(judgement: Judgement, trace: Trace, keep: Ints, depthwise: str) -> Gr
     )
 
 
-def _exact(judgement: Judgement, trace: Trace, evaluator: Evaluator, cell: Ints, j: Ints, m: int) -> Bools:
+def _exact(judgement: Judgement, trace: Trace, evaluator: Numbers, cell: Ints, j: Ints, m: int) -> Bools:
     """Which of the channels j equal an affine function of channel m on every path, borders included."""
     result = np.ones(len(j), dtype=bool)
     main = np.full(len(j), m)
     for path in judgement.paths:
         if not np.isin(cell[:1], path.units).all():
             continue
-        relation = evaluator.relate(trace.signals[path.signal], j, main)
+        relation = relate(trace.signals[path.signal], evaluator, j, main)
         result &= relation.exact & np.isfinite(relation.ratio) & np.isfinite(relation.constant)
-        result &= ~np.isinf(evaluator.constants(trace.signals[path.signal])[j])
+        result &= ~np.isinf(constants(trace.signals[path.signal], evaluator)[j])
         if path.slot.padded:
             result &= relation.constant == 0
     return result
@@ -116,15 +119,15 @@ def _read(judgement: Judgement, trace: Trace, position: int, main: Ints, method:
 
 
 def _merge(
-    evaluator: Evaluator, trace: Trace, signal: int, j: Ints, m: Ints, method: Method, depthwise: str
+    evaluator: Numbers, trace: Trace, signal: int, j: Ints, m: Ints, method: Method, depthwise: str
 ) -> tuple[Floats, Floats]:
     expression = trace.signals[signal]
     if method == "delete":
         return np.zeros(len(j)), np.zeros(len(j))
     if method == "lossless":
-        relation = evaluator.relate(expression, j, m)
+        relation = relate(expression, evaluator, j, m)
         return relation.ratio, relation.constant
     product = np.ones(len(j))
     for factor in stages(evaluator, trace, signal, method, depthwise):
         product = product * ratios(factor, j, m)
-    return evaluator.approximate(expression, product, j, m)
+    return approximate(expression, evaluator, product, j, m)

@@ -8,9 +8,12 @@ from typing import Literal
 
 import numpy as np
 
-from onnx_condense.algebra.evaluator import Evaluator
+from onnx_condense.algebra.constants import constants as constants_of
+from onnx_condense.algebra.factors import factors as factors_of
+from onnx_condense.algebra.factors import passes_constants
+from onnx_condense.algebra.numbers import Numbers
 from onnx_condense.algebra.stages import Factor, Rule, final_rules
-from onnx_condense.arrays import Bools, Floats, Ints, epsilon
+from onnx_condense.arrays import FLOAT32, Bools, Floats, Ints
 from onnx_condense.merging.paths import Path, paths
 from onnx_condense.merging.similarity import similarity
 from onnx_condense.merging.twin import Twin
@@ -18,12 +21,6 @@ from onnx_condense.tracing.trace import Group, Trace
 
 CANDIDATE = 1 - 1e-4
 """Cosine above which a pair is worth the exact test of --lossless."""
-
-ROUNDING = 16
-"""Exact means: within this many units of the weights' precision."""
-
-COARSE = 2
-"""The same for types of less than 32 bits: their weights are rounded results of wider ones."""
 
 Method = Literal["lossless", "auto", "ratio", "delete"]
 
@@ -40,7 +37,7 @@ class Judgement:
     group: Group
     paths: tuple[Path, ...]
     members: tuple[Ints, ...]
-    evaluators: tuple[Evaluator, ...]
+    evaluators: tuple[Numbers, ...]
     alike: tuple[Floats, ...]
     gone: Bools
     constants: tuple[Floats, ...]
@@ -68,7 +65,7 @@ def judge(twin: Twin, group: Group, method: Method, depthwise: Literal["joint", 
             fixed = _constant_channels(twin, group, mine, cell, tolerance, constants)
             gone[cell[fixed]] = True
             cell = cell[~fixed]
-        evaluator = Evaluator(twin, trace.unit_of, group.units[cell], tolerance)
+        evaluator = Numbers(twin, trace.unit_of, group.units[cell], tolerance)
         members.append(cell)
         evaluators.append(evaluator)
         factors = (
@@ -83,8 +80,7 @@ def judge(twin: Twin, group: Group, method: Method, depthwise: Literal["joint", 
 def _tolerance(trace: Trace, group: Group) -> float:
     """How far apart numbers may lie, relative to their size, that count as equal."""
     types = {trace.facts.float_type(t.name) for n in group.producers for t in trace.facts.nodes[n].inputs}
-    found = [(COARSE if kind.itemsize < 4 else ROUNDING) * epsilon(kind) for kind in types if kind is not None]
-    return max(found, default=ROUNDING * epsilon(np.dtype(np.float32)))
+    return max((kind.rounding for kind in types if kind is not None), default=FLOAT32.rounding)
 
 
 def _signals(mine: Sequence[Path], cell: Ints) -> list[int]:
@@ -100,12 +96,12 @@ def _unique(factors: list[Factor]) -> list[Factor]:
     return seen
 
 
-def stages(evaluator: Evaluator, trace: Trace, signal: int, method: Method, depthwise: str) -> list[Factor]:
+def stages(evaluator: Numbers, trace: Trace, signal: int, method: Method, depthwise: str) -> list[Factor]:
     """The stages that decide whether channels condense on a path, with their final rules."""
     expression = trace.signals[signal]
-    factors = [f for f in evaluator.factors(expression) if not f.virtual]
+    factors = [f for f in factors_of(expression, evaluator) if not f.virtual]
     if method == "lossless":
-        linear = evaluator.passes_constants(expression)
+        linear = passes_constants(expression)
         return [_candidate(f, linear) for f in factors]
     if depthwise == "kernel" and any(f.taps for f in factors):
         factors = [replace(f, bias=f.bias[:, :0]) for f in factors if f.taps]
@@ -126,9 +122,9 @@ def _constant_channels(
     twin: Twin, group: Group, mine: Sequence[Path], cell: Ints, tolerance: float, constants: Sequence[Floats]
 ) -> Bools:
     """Which channels of a cell are constant on every path, and not read across a padded border; fills `constants`."""
-    evaluator = Evaluator(twin, twin.trace.unit_of, group.units[cell], tolerance)
+    evaluator = Numbers(twin, twin.trace.unit_of, group.units[cell], tolerance)
     fixed = np.ones(len(cell), dtype=bool)
-    values = {s: evaluator.constants(twin.trace.signals[s]) for s in _signals(mine, cell)}
+    values = {s: constants_of(twin.trace.signals[s], evaluator) for s in _signals(mine, cell)}
     for path in mine:
         if path.signal in values:
             value = values[path.signal]

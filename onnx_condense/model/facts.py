@@ -8,7 +8,6 @@ other shapes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -19,34 +18,19 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnx_condense.arrays import Array
+from onnx_condense.arrays import FLOATS, Array, FloatType
 from onnx_condense.errors import InputError
 from onnx_condense.model.inference import NO_TENSOR, _element_types
 from onnx_condense.model.inputs import Feed
+from onnx_condense.model.names import Names
 from onnx_condense.model.protos import opset_of
 from onnx_condense.model.runtime import run, session
 from onnx_condense.model.storage import INTEGERS, Narrowed, Quantized
 
 SHAPE_OPS = ("Shape", "Size")
 NOT_CONSTANT = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial")
-FLOATS = ("bfloat16", "float16", "float32", "float64")
-"""Types of weights."""
-
 LARGE = 2**26
 """Largest constant in elements that is computed ahead; beyond it a constant is treated as data."""
-
-
-@dataclass(frozen=True)
-class Body:
-    """A copy of a body in a graph (bodies.py): `attribute` of the node that makes the tensor `holder`.
-
-    prefix: of the copy's tensors. names: in the copy -> in the body.
-    """
-
-    holder: str
-    attribute: str
-    prefix: str
-    names: Mapping[str, str]
 
 
 class Facts:
@@ -57,7 +41,7 @@ class Facts:
         nodes: its nodes; an index into this list names a node for good.
         opset: version of the default operator set.
         feed: values of its inputs.
-        bodies: what parts of the graph are copies of bodies.
+        inside: what names of tensors in copies of bodies begin with.
         shapes: tensor name -> concrete shape on the feed.
         derived: names of tensors that follow from constants and shapes (not from constants alone).
         sparse: name of a sparse constant -> how many numbers it stands for.
@@ -69,17 +53,12 @@ class Facts:
         graph: gs.Graph,
         feed: Feed,
         other: Feed | None = None,
-        bodies: tuple[Body, ...] = (),
-        inner: Mapping[str, onnx.NodeProto] | None = None,
+        inside: tuple[str, ...] = (),
     ) -> None:
-        """`other`: a feed with other sizes on every symbolic axis, where the model takes one.
-
-        `bodies`, `inner`: what `bodies.flatten` copied and what `qoperators.opened` opened in the model.
-        """
-        self.inner = inner or {}
+        """`other`: a feed with other sizes on every symbolic axis, where the model takes one."""
         self.model = model
         self.feed = feed
-        self.bodies = bodies
+        self.inside = inside
         self.graph = graph
         self.nodes: list[gs.Node] = list(graph.nodes)
         self.opset = opset_of(model.opset_import)
@@ -173,12 +152,12 @@ class Facts:
             self._stored[name] = self._read_quantized(name) or self._read_narrowed(name)
         return self._stored[name]
 
-    def float_type(self, name: str) -> np.dtype[Any] | None:
+    def float_type(self, name: str) -> FloatType | None:
         """The type that the numbers of a constant of floats were rounded to, None for every other tensor."""
         value, stored = self.value_by_name(name) if name in self.static else None, self.stored(name)
         if isinstance(stored, Narrowed):
-            return stored.kind
-        return value.dtype if value is not None and value.dtype.name in FLOATS else None
+            return FLOATS[stored.kind.name]
+        return FLOATS.get(value.dtype.name) if value is not None else None
 
     def is_locked(self, name: str) -> bool:
         """Whether a constant follows from integers in a way in which it could not be sliced and stay integers."""
@@ -287,15 +266,9 @@ class Facts:
         """The shape-derived values that other shapes lead to."""
         return {name: value for name, value in self._run_static(shapes).items() if name in self.derived}
 
-    @property
-    def names(self) -> set[str]:
-        """Every tensor name in use."""
-        produced = {t.name for node in self.nodes for t in (*node.inputs, *node.outputs)}
-        return produced | set(self.initializers) | {v.name for v in self.model.graph.input}
-
     def is_inside(self, name: str) -> bool:
         """Whether a tensor belongs to a copy of a body."""
-        return any(name.startswith(body.prefix) for body in self.bodies)
+        return name.startswith(self.inside)
 
     def consumers(self, name: str) -> list[tuple[int, int]]:
         """(node index, input index) of every use of a tensor at the top level."""
@@ -349,9 +322,10 @@ class Facts:
         probe.CopyFrom(self.model)
         names = self._tensors_of_data()
         del probe.graph.output[:]
+        prefix = Names.of(self.model.graph).prefix("__shape", "_")
         for index, name in enumerate(names):
-            probe.graph.node.add(op_type="Shape", input=[name], output=[f"__shape_{index}"])
-            probe.graph.output.add(name=f"__shape_{index}")
+            probe.graph.node.add(op_type="Shape", input=[name], output=[f"{prefix}{index}"])
+            probe.graph.output.add(name=f"{prefix}{index}")
         shapes = {name: value.shape for name, value in feed.items()}
         if names:
             found = run(session(probe, optimize=False), None, feed)

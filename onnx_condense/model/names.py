@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain, count
 
 import onnx
 
@@ -22,13 +23,14 @@ class Names:
 
     def fresh(self, stem: str) -> str:
         """The stem, or with a number, as a name that no tensor has."""
-        name = unused_name(stem, self._taken)
+        candidates = chain([stem], (f"{stem}_{i}" for i in count(1)))
+        name = next(name for name in candidates if name not in self._taken)
         self._taken.add(name)
         return name
 
-
-def unused_name(stem: str, taken: Iterable[str]) -> str:
-    """The stem, or with a number, as a name that no tensor has."""
-    known = set(taken)
-    numbered = (f"{stem}_{i}" for i in range(1, len(known) + 2))
-    return next(name for name in (stem, *numbered) if name not in known)
+    def prefix(self, stem: str, end: str) -> str:
+        """The stem, or with a number, and the end, as what no name begins with."""
+        candidates = chain([f"{stem}{end}"], (f"{stem}{i}{end}" for i in count()))
+        prefix = next(p for p in candidates if not any(name.startswith(p) for name in self._taken))
+        self._taken.add(prefix)
+        return prefix

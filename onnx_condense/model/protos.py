@@ -6,6 +6,9 @@ from collections.abc import Iterable
 
 import onnx
 
+FLOAT_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
+"""TensorProto.DataType of `arrays.FLOATS`."""
+
 PROTOBUF_LIMIT = 2**31 - 1
 """Largest serialized message in bytes; beyond it weights must live in a file of their own."""
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from onnx_condense.arrays import Array, Bools, Floats
+from onnx_condense.arrays import FLOAT32, FLOATS, Array, Bools, Floats
 
 INTEGERS = (np.int8, np.uint8, np.int16, np.uint16, np.int32)
 """Types of integers that weights may be sliced and folded in."""
 
-NEAR = 16 * float(np.finfo(np.float32).eps)
+NEAR = FLOAT32.rounding
 """A number this near to an integer, relative to its size, is one: scales are float32."""
 
 
@@ -51,7 +51,7 @@ class Quantized:
         """The integers whose values are nearest; as stored where the value is what is stored, rounded to its type."""
         before = self.values(self.integers)
         change = value.astype(np.float64) - before
-        rounding = 0.0 if value.dtype == np.float64 else 2 * float(np.finfo(value.dtype).eps)
+        rounding = 0.0 if value.dtype == np.float64 else 2 * FLOATS[value.dtype.name].eps
         steps = np.where(np.abs(change) <= rounding * np.abs(before), 0.0, change) / self.scale
         limits = np.iinfo(self.integers.dtype)
         integers = self.integers.astype(np.float64) + np.round(steps)

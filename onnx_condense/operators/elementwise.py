@@ -7,9 +7,10 @@ from math import prod
 import numpy as np
 import onnx
 
+from onnx_condense.model.protos import FLOAT_TYPES
 from onnx_condense.operators.actions import ANYTHING, BOUNDED, Action, Activation, Kind, Refused
 from onnx_condense.operators.reasons import Reason
-from onnx_condense.operators.view import FLOAT_TYPES, INTEGER_TYPES, NodeView
+from onnx_condense.operators.view import INTEGER_TYPES, NodeView
 
 
 def modulo(view: NodeView) -> Action:

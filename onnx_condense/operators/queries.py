@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_condense.arrays import Array
 from onnx_condense.model.facts import SHAPE_OPS
+from onnx_condense.model.protos import FLOAT_TYPES
 
 
 def foldable(node: gs.Node) -> tuple[gs.Node, int, float] | None:
@@ -131,21 +132,13 @@ def formal_values(node: onnx.NodeProto, values: list[Array | None], turn: int) -
     return known if len(known) == len(values) else None
 
 
-FLOATS = (
-    onnx.TensorProto.FLOAT,
-    onnx.TensorProto.DOUBLE,
-    onnx.TensorProto.FLOAT16,
-    onnx.TensorProto.BFLOAT16,
-)
-
-
 def count_parameters(graph: onnx.GraphProto) -> tuple[int, int]:
     """(without, with) running statistics of BatchNormalization; see ModelFacts."""
     statistics = {name for node in graph.node for name in running_statistics(node)}
     tensors = [*graph.initializer, *(t.values for t in graph.sparse_initializer)]
-    sizes = [(t.name, math.prod(t.dims)) for t in tensors if t.dims and t.data_type in FLOATS]
+    sizes = [(t.name, math.prod(t.dims)) for t in tensors if t.dims and t.data_type in FLOAT_TYPES]
     for node in graph.node:
-        sizes.append((node.output[0] if node.output else "", constant_floats(node, FLOATS)))
+        sizes.append((node.output[0] if node.output else "", constant_floats(node, FLOAT_TYPES)))
     without, whole = sum(size for name, size in sizes if name not in statistics), sum(size for _, size in sizes)
     for node in graph.node:
         for attribute in node.attribute:

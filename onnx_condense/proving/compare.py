@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from onnx_condense.arrays import Array
+from onnx_condense.arrays import FLOAT32, FLOATS, Array
 from onnx_condense.errors import InputError
 from onnx_condense.model.files import load
 from onnx_condense.model.inputs import Feed, make_feeds
@@ -17,10 +17,6 @@ from onnx_condense.model.runtime import run, session
 from onnx_condense.model.surgeon import import_graph
 from onnx_condense.operators.specs import model_specs
 
-LIMITS = {"float16": 5e-3, "bfloat16": 4e-2, "float64": 1e-10}
-"""Surgery limits by type of the output; 1e-5 for float32. Those of the short types are 5 units of their precision."""
-
-LIMIT = 1e-5
 NOISE_FACTOR = 10
 """The surgery limit is at least this many times what the original differs from itself, optimizations off and on."""
 
@@ -166,14 +162,14 @@ def surgery_limits(noise: Verification) -> dict[str, float]:
     limits = {}
     for output in noise.outputs:
         own = NOISE_FACTOR * output.relative_l2 if np.isfinite(output.relative_l2) else 0.0
-        limits[output.name] = max(LIMITS.get(output.dtype, LIMIT), own)
+        limits[output.name] = max(FLOATS.get(output.dtype, FLOAT32).surgery, own)
     return limits
 
 
 def nearest(found: Verification, limits: Mapping[str, float]) -> tuple[float, float]:
-    """(error, limit) of the float output nearest to its limit, or furthest beyond it; (0, LIMIT) for none."""
+    """(error, limit) of the float output nearest to its limit, or furthest beyond it; for none, 0 and float32's."""
     pairs = [(o.relative_l2, limits[o.name]) for o in found.outputs if o.is_float]
-    return max(pairs, key=lambda pair: (np.isnan(pair[0]), pair[0] / pair[1]), default=(0.0, LIMIT))
+    return max(pairs, key=lambda pair: (np.isnan(pair[0]), pair[0] / pair[1]), default=(0.0, FLOAT32.surgery))
 
 
 def verify(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import onnx
 
+from onnx_condense.arrays import FLOAT32, FLOATS
 from onnx_condense.errors import InputError, VerificationError
 from onnx_condense.model.inputs import Feed
 from onnx_condense.operators.actions import Role
@@ -29,14 +29,11 @@ from onnx_condense.tracing.trace import Trace
 INNER_TENSORS = 24
 """Intermediate tensors compared with the twin."""
 
-TAIL = 16 * float(np.finfo(np.float32).eps)
+TAIL = FLOAT32.rounding
 """Absolute error of a bounded function in float32: an argument of size 16 is itself rounded to 16 units."""
 
 INNER_LIMIT = 1e-3
 """Their limit: far above rounding of any of them, far below any error of the rewrite."""
-
-FOLDING = {"float16": 2e-2, "bfloat16": 1e-1}
-"""Error that rounding folded weights to these types may make, layer after layer."""
 
 ROUNDED_LIMIT = 1e-2
 """The same where activations are rounded to a grid: rounding of floats sometimes becomes a step of the grid."""
@@ -116,7 +113,7 @@ def _inner_limit(traced: Trace, noise: Verification, limits: Mapping[str, float]
     """With quantized weights the original's noise tells how far integers are from floats, nothing of rounding."""
     if any(traced.is_quantized(group) for group in traced.groups):
         return ROUNDED_LIMIT
-    own = [limits[o.name] * (1 if o.dtype in FOLDING else 100) for o in noise.outputs]
+    own = [limits[o.name] * (1 if FLOATS.get(o.dtype, FLOAT32).coarse else 100) for o in noise.outputs]
     return max(INNER_LIMIT, *own) if own else INNER_LIMIT
 
 
@@ -124,7 +121,7 @@ def _folding_error(traced: Trace) -> float:
     """What --lossless may change where sums of weights are rounded to a short type."""
     nodes, facts = traced.facts.nodes, traced.facts
     kinds = (facts.float_type(nodes[s.node].inputs[s.input].name) for s in traced.slots if s.role is Role.CONTRACTED)
-    return max((FOLDING.get(kind.name, 0.0) for kind in kinds if kind is not None), default=0.0)
+    return max((kind.folding for kind in kinds if kind is not None), default=0.0)
 
 
 def bounded_outputs(traced: Trace) -> set[str]:

@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from onnx_condense.arrays import Array, Bools, Labels, Shape
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model.facts import Facts
-from onnx_condense.model.names import unused_name
+from onnx_condense.model.names import Names
 from onnx_condense.model.surgeon import import_graph
 from onnx_condense.operators import moves
 from onnx_condense.operators.actions import Action, Filter, Move, Padding, Product, Recurrent, Window
@@ -36,7 +36,7 @@ class Reshaping:
         self.graph = import_graph(self.facts.model)
         self.nodes: list[gs.Node] = list(self.graph.nodes)
         self.edited: set[int] = set()
-        self.taken = self.facts.names
+        self._fresh = Names.of(self.facts.model.graph).fresh
         self.values: dict[tuple[int, int], Array] = {}
         self.cuts: dict[tuple[int, int], list[tuple[Slot, Kept]]] = {}
         self.shapes = self._small_shapes()
@@ -130,12 +130,6 @@ class Reshaping:
         labels = [self.trace.labels[n] for n in self.facts.measured(name) if n in self.trace.labels]
         atoms = np.concatenate([atoms_of(x).reshape(-1) for x in labels] or [np.zeros(0, dtype=np.int64)])
         return Disagreement(np.unique(self.trace.unit_of[atoms[atoms >= 0]]), name)
-
-    def _fresh(self, stem: str) -> str:
-        """A name that no tensor has."""
-        name = unused_name(stem, self.taken)
-        self.taken.add(name)
-        return name
 
     def _regroup(self, index: int) -> None:
         if self.facts.nodes[index].inputs[0].name in self._changed():

@@ -16,8 +16,6 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_condense.arrays import Array, Floats
-from onnx_condense.forms.bodies import restore
-from onnx_condense.forms.integers import closed
 from onnx_condense.merging.paths import by_channel, from_channels
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model.storage import Quantized
@@ -152,8 +150,7 @@ class _Writer(Reshaping):
         traced = export_graph(self.graph, self.facts.model, origin, self.edited, shapes, provenance)
         kept = {name: self._kept(self.trace.labels[name], name) for name in self._changed()}
         alive = {name: of for name, of in kept.items() if of is not None}
-        model = restore(closed(traced, self.facts.inner), self.facts.model, self.facts.bodies)
-        return Written(model, traced, macs, alive)
+        return Written(self.trace.leave(traced, self.facts.model), traced, macs, alive)
 
     def macs(self) -> int:
         """Output elements times the weights that each of them multiplies."""

@@ -7,9 +7,10 @@ from functools import partial, reduce
 
 import numpy as np
 
-from onnx_condense.algebra.signals import Activated, Combined, Mapped, Modulated, Restricted, Shared, Signal
-from onnx_condense.arrays import Array, Floats, Labels, Shape
-from onnx_condense.operators.actions import Activation, Chosen, Elementwise, Kind, Operation, Product
+from onnx_condense.algebra.operations import OPERATIONS
+from onnx_condense.algebra.signals import Combined, Mapped, Modulated, Restricted, Shared, Signal
+from onnx_condense.arrays import Array, Labels, Shape
+from onnx_condense.operators.actions import Chosen, Elementwise, Operation, Product
 from onnx_condense.operators.reasons import Reason
 from onnx_condense.operators.view import INTEGER_TYPES
 from onnx_condense.tracing.labels import aligned, atoms_of, pack, signals_of, varying
@@ -134,7 +135,7 @@ def united(join: Join, left: Labels, right: Labels) -> Labels:
 def _with_shared(join: Join, labels: Labels, swapped: bool) -> Labels:
     """The other operand is data, and the same for every channel."""
     operation, shared = join.operation, Shared()
-    if operation is Operation.MUL or (operation is Operation.DIV and not swapped):
+    if swapped in OPERATIONS[operation].modulates:
         return join.walk.mapped(labels, Modulated)
 
     def make(child: Signal) -> Signal:
@@ -148,9 +149,15 @@ def _with_constant(join: Join, labels: Labels, other: Operand, constant: Array, 
     walk, place = join.walk, join.place
     value = np.asarray(constant, dtype=np.float64)
     value = value.reshape((1,) * (labels.ndim - value.ndim) + value.shape)
-    line = _scale_and_shift(join.operation, value, swapped)
+    rule = OPERATIONS[join.operation]
+    line = rule.beside_constant(value, swapped)
     if line is None:
-        return _as_function(join, labels, value)
+        if value.size > 1:
+            raise Stay(labels, place.because(Reason.READ, Reason.BY_CHANNEL))
+        number = float(value.reshape(-1)[0])
+        alone = sum(t.name not in walk.facts.static for t in place.inputs) == 1
+        function = walk.function(place) if alone else unknown
+        return walk.mapped(labels, lambda child: rule.beside_number(child, number, function))
     scales, shifts = (per_position(labels, part) for part in line)
     if not (np.isfinite(scales).all() and np.isfinite(shifts).all()):
         raise Stay(labels, place.because(Reason.MEETS_NOT_FINITE))
@@ -159,43 +166,6 @@ def _with_constant(join: Join, labels: Labels, other: Operand, constant: Array, 
         result = affine(walk, place, labels, scales, shifts, np.abs(shifts))
     carry(walk, place, other.position, labels, constant)
     return result
-
-
-def _scale_and_shift(operation: Operation, value: Floats, swapped: bool) -> tuple[Floats, Floats] | None:
-    """What an operation with a constant does where it is scale · channel + shift."""
-    one, zero = np.ones_like(value), np.zeros_like(value)
-    if operation is Operation.ADD:
-        return one, value
-    if operation is Operation.SUB:
-        return (-one, value) if swapped else (one, -value)
-    if operation is Operation.MUL:
-        return value, zero
-    if operation is Operation.DIV and not swapped:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return 1 / value, zero
-    return None
-
-
-def _as_function(join: Join, labels: Labels, value: Floats) -> Labels:
-    """The operation with one number is a function of each element. Raises Stay."""
-    walk, place = join.walk, join.place
-    if value.size > 1:
-        raise Stay(labels, place.because(Reason.READ, Reason.BY_CHANNEL))
-    number = float(value.reshape(-1)[0])
-    if join.operation is Operation.CHOOSE and number == 0:
-        return walk.mapped(labels, Modulated)
-    action = _comparison(join.operation, number)
-    alone = sum(t.name not in walk.facts.static for t in place.inputs) == 1
-    function = walk.function(place) if alone else unknown
-    return walk.mapped(labels, lambda child: Activated(child, action, function))
-
-
-def _comparison(operation: Operation, value: float) -> Activation:
-    if operation not in (Operation.MAX, Operation.MIN):
-        return Activation(Kind.BOUNDED)
-    kind = Kind.HOMOGENEOUS if value == 0 else Kind.UNBOUNDED
-    flat = (value, np.inf) if operation is Operation.MAX else (-np.inf, value)
-    return Activation(kind, *flat, flat)
 
 
 def product(walk: Walk, place: Place, action: Product) -> Outcome:

@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_condense.algebra.signals import Signal
 from onnx_condense.arrays import Ints, Labels, Shape
+from onnx_condense.forms.stack import Leave
 from onnx_condense.model.facts import Facts
 from onnx_condense.model.storage import Quantized
 from onnx_condense.operators.actions import Action, Contraction, Role
@@ -76,7 +77,8 @@ class Trace:
     """Everything the later stages need to know of a graph.
 
     unit_of: atom -> unit id. labels: tensor name -> labels. actions: what each node does, by index.
-    untraced: parameters of linear maps in bodies that are no part of it.
+    untraced: parameters of linear maps in bodies that are no part of it. leave: from a model that was written in the
+    form that was traced, and as it was traced, to the model as it came.
     """
 
     facts: Facts
@@ -89,6 +91,7 @@ class Trace:
     actions: Mapping[int, Action]
     balance: Balance
     untraced: int = 0
+    leave: Leave = lambda written, traced: written
 
     @cached_property
     def _quantized(self) -> Ints:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from support.builders import build, clustered, random
 from support.models import operators
 from support.planted.net import Net, assert_close, widths
 
@@ -77,6 +78,28 @@ def test_shared_weights_are_folded_apart() -> None:
     folded = fold_batchnorm(model)
     assert operators(folded) == ["Conv", "Conv"]
     assert_close(model, folded, 1e-5)
+
+
+def test_a_tensor_that_has_the_name_of_a_folded_weight_already() -> None:
+    weights = {
+        "kernels": clustered(6, 12, 5).reshape(6, 3, 2, 2),
+        "h_folded_weight": random(4, 6, 1, 1),
+        "h_folded_bias": random(4, seed=1),
+    }
+    weights |= {name: np.ones(6, dtype=np.float32) for name in ("scale", "var")}
+    weights |= {name: np.zeros(6, dtype=np.float32) for name in ("shift", "mean")}
+    model = build(
+        """g (float[N, 3, 6, 6] x) => (float[N, 4, 5, 5] y) {
+            [first] h = Conv(x, kernels)
+            even = BatchNormalization(h, scale, shift, mean, var)
+            bent = Relu(even)
+            [second] y = Conv(bent, h_folded_weight, h_folded_bias)
+        }""",
+        weights,
+    )
+    result = condense(model, Options(lossless=True, align=1, fold_batchnorm=True))
+    assert widths(result.model)["first"] == 5
+    assert_close(model, result.model, 2e-5)
 
 
 def test_condense_folds_on_request_and_keeps_it_otherwise() -> None:

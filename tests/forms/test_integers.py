@@ -15,7 +15,8 @@ from support.planted.net import EXACT, FULL, Net, run, signed_feed
 from support.planted.quantized import integer_columns, integer_rows, integers
 
 from onnx_condense import condense
-from onnx_condense.forms.integers import FORMS, PREFIX, closed, opened
+from onnx_condense.forms.integers import MEANINGS, enter
+from onnx_condense.forms.stack import Entered
 
 CONTRIB = "com.microsoft"
 Step = Callable[["Integer", str], str]
@@ -146,8 +147,8 @@ BUILDERS: dict[str, list[Callable[[Integer], onnx.ModelProto]]] = {
 CASES = [(build, f"{op}-{i}") for op, builders in BUILDERS.items() for i, build in enumerate(builders)]
 
 
-def test_every_form_has_a_case() -> None:
-    assert set(BUILDERS) == {op for _, op in FORMS}
+def test_every_operator_on_integers_has_a_case() -> None:
+    assert set(BUILDERS) == {op for _, op in MEANINGS}
 
 
 def produced(model: onnx.ModelProto) -> int:
@@ -175,23 +176,34 @@ def test_planted_channels(build: Callable[[Integer], onnx.ModelProto], relation:
 @pytest.mark.parametrize("build", [c[0] for c in CASES], ids=[c[1] for c in CASES])
 def test_opening_and_closing_gives_the_model_back(build: Callable[[Integer], onnx.ModelProto]) -> None:
     model = build(Integer("near"))
-    form, inner = opened(model)
-    assert inner
-    assert not {n.op_type for n in form.graph.node} & {op for _, op in FORMS}
-    assert closed(form, inner) == model
-    assert not any(t.name.startswith(PREFIX) for t in closed(form, inner).graph.initializer)
+    opened = enter(Entered(model))
+    assert not set(operators(opened.model)) & {op for _, op in MEANINGS}
+    assert opened.leave(opened.model, opened.model) == model
+
+
+def test_tensors_that_are_named_like_what_is_opened_stay() -> None:
+    model = contrib("QLinearSigmoid")(Integer("near"))
+    for node in model.graph.node:
+        node.input[:] = [f"__opened_{name}" if name.startswith("const") else name for name in node.input]
+    for tensor in model.graph.initializer:
+        tensor.name = f"__opened_{tensor.name}"
+    opened = enter(Entered(model))
+    assert opened.model is not model
+    assert opened.leave(opened.model, opened.model) == model
 
 
 def test_what_has_another_meaning_stays_closed() -> None:
     for attributes in ({"channels_last": 1, "kernel_shape": [1, 1]}, {"opset": 11}):
         op = "QLinearSoftmax" if "opset" in attributes else "QLinearAveragePool"
-        _, inner = opened(contrib(op, **attributes)(Integer("equal")))
-        assert {n.op_type for n in inner.values()} == {"QLinearConv"}
+        model = contrib(op, **attributes)(Integer("equal"))
+        assert set(operators(model)) - set(operators(enter(Entered(model)).model)) == {"QLinearConv"}
     net = Integer("equal")
     x = net.data("batch", 6)
     made = net.contrib("QGemm", x, *net.grid, net.rows(6)[0], *net.fine, "", *net.grid, transB=1, alpha=0.5)
-    assert not opened(net.finished(made))[1]
+    scaled = net.finished(made)
+    assert enter(Entered(scaled)).model is scaled
     dynamic = Net(13)
     parts = dynamic.multiple("DynamicQuantizeLinear", dynamic.input("batch", 6), outputs=3)
     made = dynamic.node("MatMulInteger", parts[0], dynamic.constant(integers(dynamic, 6, 4)), parts[2])
-    assert not opened(dynamic.build(dynamic.node("Cast", made, to=TensorProto.FLOAT)))[1]
+    model = dynamic.build(dynamic.node("Cast", made, to=TensorProto.FLOAT))
+    assert enter(Entered(model)).model is model

@@ -1,0 +1,69 @@
+"""The stack of forms that a model is brought into before it is traced, and left again after it was written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import onnx
+
+from onnx_condense.model.inputs import Feed
+from onnx_condense.operators.reasons import Reason
+
+Leave = Callable[[onnx.ModelProto, onnx.ModelProto], onnx.ModelProto]
+"""Brings a model that was written out of a form, given the model as it was traced too."""
+
+
+class Left(NamedTuple):
+    """What did not enter a form: the layer, the reason, and its weights' size in parameters."""
+
+    layer: str
+    reason: Reason
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Entered:
+    """A model in the forms that it entered, one after the other.
+
+    feed, other: its inputs, once they are known; `other` has other sizes on every symbolic axis. leaves: how the forms
+    are left, in the order in which they were entered. inside: what names of tensors in copies of bodies begin with.
+    left: what did not enter.
+    """
+
+    model: onnx.ModelProto
+    feed: Feed = field(default_factory=dict)
+    other: Feed | None = None
+    leaves: tuple[Leave, ...] = ()
+    inside: tuple[str, ...] = ()
+    left: tuple[Left, ...] = ()
+
+    def into(self, *forms: Form) -> Entered:
+        """The model in these forms, too."""
+        entered = self
+        for form in forms:
+            entered = form(entered)
+        return entered
+
+    def then(self, model: onnx.ModelProto, leave: Leave) -> Entered:
+        """The model in one more form."""
+        return replace(self, model=model, leaves=(*self.leaves, leave))
+
+    def leave(self, written: onnx.ModelProto, traced: onnx.ModelProto) -> onnx.ModelProto:
+        """A model that was written in these forms, out of all of them; `traced`: the model before it was written."""
+        for leave in reversed(self.leaves):
+            written = leave(written, traced)
+        return written
+
+
+Form = Callable[[Entered], Entered]
+
+
+def for_good(change: Callable[[onnx.ModelProto], onnx.ModelProto]) -> Form:
+    """A form that is never left: what is written stays in it."""
+
+    def enter(entered: Entered) -> Entered:
+        return replace(entered, model=change(entered.model))
+
+    return enter
