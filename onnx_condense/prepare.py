@@ -20,6 +20,7 @@ from onnx_condense.model.files import Source
 from onnx_condense.model.inputs import Feed, make_feeds, other_feed, sized
 from onnx_condense.model.surgeon import import_graph
 from onnx_condense.operators.facts import Facts
+from onnx_condense.operators.reasons import Because
 from onnx_condense.operators.specs import model_specs
 from onnx_condense.options import Options
 from onnx_condense.refitting.samples import Calibration
@@ -102,9 +103,9 @@ def open_model(
         entered = replace(entered, feed=feeds[0], other=other).into(integers.enter, bodies.enter)
         graph = graph if entered.model is working else import_graph(entered.model)
         traced = trace_unshuffled(Facts(entered.model, graph, entered.feed, entered.other, entered.inside))
-        refusals = (*traced.refusals, *(Refusal(*left) for left in entered.left))
-        untraced = sum(left.parameters for left in entered.left)
-        traced = replace(traced, refusals=refusals, untraced=untraced, leave=entered.leave)
+        left = [Refusal(layer, Because(reason), size) for layer, reason, size in entered.left]
+        untraced = sum(refusal.parameters for refusal in left)
+        traced = replace(traced, refusals=(*traced.refusals, *left), untraced=untraced, leave=entered.leave)
     batches = [len(feeds[0][s.name]) for s in specs if s.dims and isinstance(s.dims[0], str)]
     return Opened(source, options, traced, feeds, other, max([1, *batches]), working is not plain.model, calibration)
 

@@ -133,7 +133,7 @@ def main() -> int:
             row["reached"] = round(trace.reached(), 4) if np.isfinite(trace.reached()) else None
             shares.append(trace.reached())
             for refusal in trace.refusals:
-                reasons[refusal.reason] += refusal.parameters
+                reasons[str(refusal.reason)] += refusal.parameters
             for name, test in wanted.items():
                 row[name] = test(path, arguments.seed)
         except VerificationError as error:

@@ -23,6 +23,7 @@ from onnx_condense.model.parts import observe
 from onnx_condense.model.protos import drop_unread, names_read
 from onnx_condense.model.runtime import run, session
 from onnx_condense.operators.queries import formal_values, has_weights, linear_weights
+from onnx_condense.operators.reasons import Reason
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,9 @@ def _flattened(flat: _Flat) -> _Flat:
                 try:
                     flat = _with_copy(flat, place, name, body)
                 except (_Unsuitable, InputError) as error:
-                    why = str(error) if isinstance(error, _Unsuitable) else "does not run on the verification inputs"
+                    why = error.reason if isinstance(error, _Unsuitable) else Reason.BODY_DOES_NOT_RUN
                     layer, size = node.name or f"{node.op_type}_{place}", _parameters(flat.model, body)
-                    flat = replace(flat, left=(*flat.left, Left(layer, f"has a body that {why}", size)))
+                    flat = replace(flat, left=(*flat.left, Left(layer, why, size)))
         place += 1
     return flat
 
@@ -99,7 +100,11 @@ def _leave(bodies: Sequence[_Body], written: onnx.ModelProto, traced: onnx.Model
 
 
 class _Unsuitable(Exception):
-    """Completes "has a body that ..."."""
+    """A body that cannot be copied."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
 
 
 def _bodies(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
@@ -109,7 +114,7 @@ def _bodies(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
 def _with_copy(flat: _Flat, place: int, attribute: str, body: onnx.GraphProto) -> _Flat:
     node = flat.model.graph.node[place]
     if flat.model.ir_version < 4 or body.sparse_initializer:
-        raise _Unsuitable("is written in a way that is not supported")
+        raise _Unsuitable(Reason.BODY_UNSUPPORTED)
     holder = next(name for name in node.output if name)
     prefix = Names.of(flat.model.graph).prefix(f"{node.name or node.op_type}.{attribute}", "/")
     inner = {v.name for v in body.input} | {t.name for t in body.initializer}
@@ -152,7 +157,7 @@ def _fed(
     known |= found
     values = formal_values(node, [known.get(name) for name in node.input], turn)
     if values is None or len(values) != len(body.input) or not all(isinstance(v, np.ndarray) for v in values):
-        raise _Unsuitable("takes something else than tensors of numbers")
+        raise _Unsuitable(Reason.BODY_OF_OTHERS)
     return feed | {names[v.name]: value for v, value in zip(body.input, values, strict=True)}
 
 
@@ -172,7 +177,7 @@ def _check_sizes(
         for value, result in zip(body.input[skipped:][:carried], body.output[first:], strict=False):
             after = found.get(names.get(result.name, result.name))
             if after is not None and after.shape != found[names[value.name]].shape:
-                raise _Unsuitable("carries tensors whose sizes change from one iteration to the next")
+                raise _Unsuitable(Reason.BODY_RESIZES)
 
 
 def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import onnx
 
 from onnx_condense.model.inputs import Feed
+from onnx_condense.operators.reasons import Reason
 
 Leave = Callable[[onnx.ModelProto, onnx.ModelProto], onnx.ModelProto]
 """Brings a model that was written out of a form, given the model as it was traced too."""
@@ -18,7 +19,7 @@ class Left(NamedTuple):
     """What did not enter a form: the layer, the reason, and its weights' size in parameters."""
 
     layer: str
-    reason: str
+    reason: Reason
     parameters: int
 
 

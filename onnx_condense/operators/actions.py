@@ -13,6 +13,7 @@ from math import prod
 import numpy as np
 
 from onnx_condense.arrays import Floats, Labels, Shape
+from onnx_condense.operators.reasons import Reason
 
 Interval = tuple[float, float]
 """Bounds of every element of a tensor."""
@@ -254,7 +255,7 @@ class Product(Action):
 class Reader(Action):
     """A consumer whose own channels stay: data's `data_axis` is contracted with `weight_axis` of the weight.
 
-    reason: why its own channels stay, completing "LAYER ...". Constants are not folded into it.
+    reason: why its own channels stay. Constants are not folded into it.
     held: inputs that are weights of its own channels alone.
     """
 
@@ -262,7 +263,7 @@ class Reader(Action):
     weight: int
     data_axis: int
     weight_axis: int
-    reason: str
+    reason: Reason
     held: tuple[int, ...] = ()
 
     @property
@@ -289,7 +290,7 @@ class Recurrent(Action):
     peepholes: input of [directions, 3 · units].
     states: inputs that are constant initial states, [directions, batch, units].
     zeros: inputs that are initial states of zeros, as they would be by default.
-    given: inputs that are initial states from data. reason: why units stay where those do, completing "LAYER ...".
+    given: inputs that are initial states from data. reason: why units stay where those do.
     """
 
     gates: int
@@ -301,7 +302,7 @@ class Recurrent(Action):
     states: tuple[int, ...] = ()
     zeros: tuple[int, ...] = ()
     given: tuple[int, ...] = ()
-    reason: str = ""
+    reason: Reason = Reason.STATE_FROM_DATA
 
     @property
     def data(self) -> int:
@@ -374,7 +375,7 @@ class Activation(Action):
     flat: tuple[float, float] = (-np.inf, np.inf)
     slope: int | None = None
     uniform_axes: tuple[int, ...] = ()
-    across: str = "mixes channels"
+    across: Reason = Reason.MIXES
 
     @property
     def pointwise(self) -> bool:
@@ -461,8 +462,8 @@ class Window(Action):
     dropped: bool = False
     scale_free: bool = True
     """Whether a constant passes unchanged: true of a mean, not of a sum."""
-    across: str = ""
-    """What it does when channels lie on one of the axes, for which they are pinned; empty: they are united."""
+    across: Reason | None = None
+    """What it does when channels lie on one of the axes, for which they are pinned; None: they are united."""
     before: Activation | None = None
     """A function of each element before they are mixed."""
     sized: tuple[int, tuple[int, ...]] | None = None
@@ -537,15 +538,15 @@ class Move(Action):
         return self
 
     def moved(self, labels: Labels, shape: Shape) -> list[Labels]:
-        """Labels of each output, from those of the input, a tensor of that shape. Raises ValueError."""
+        """Labels of each output, from those of the input, a tensor of that shape. Raises Unmovable."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Refused(Action):
-    """This use of the operator is not understood: `reason` completes the sentence "NODE ..."."""
+    """This use of the operator is not understood."""
 
-    reason: str
+    reason: Reason
 
     @property
     def refused(self) -> bool:

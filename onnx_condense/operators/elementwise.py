@@ -8,35 +8,28 @@ import numpy as np
 import onnx
 
 from onnx_condense.model.protos import FLOAT_TYPES
-from onnx_condense.operators.actions import (
-    BOUNDED,
-    Action,
-    Activation,
-    Kind,
-    Refused,
-)
-from onnx_condense.operators.view import ANYTHING, INTEGER_TYPES, NodeView
+from onnx_condense.operators.actions import ANYTHING, BOUNDED, Action, Activation, Kind, Refused
+from onnx_condense.operators.reasons import Reason
+from onnx_condense.operators.view import INTEGER_TYPES, NodeView
 
 
 def modulo(view: NodeView) -> Action:
     divisor = view.value(1)
     if divisor is None or divisor.size != 1:
-        return Refused("takes the remainder of a division by what is not one constant")
+        return Refused(Reason.REMAINDER)
     return BOUNDED
 
 
 def clip(view: NodeView) -> Action:
-    def bound(attribute: str, index: int, default: float) -> float | None:
-        if view.has(index):
-            value = view.value(index)
-            return None if value is None else float(value.reshape(-1)[0])
-        return float(view.attribute(attribute, default))
+    def bound(name: str, default: float) -> float | None:
+        value = view.stated(name, default)
+        return None if value is None else float(value.reshape(-1)[0])
 
     if view.is_derived(1) or view.is_derived(2):
         return BOUNDED
-    low, high = bound("min", 1, -np.inf), bound("max", 2, np.inf)
+    low, high = bound("min", -np.inf), bound("max", np.inf)
     if low is None or high is None:
-        return Refused("clips to bounds that are computed from data")
+        return Refused(Reason.CLIPS_BY_DATA)
     low, high = (-np.inf if low <= -3e38 else low), (np.inf if high >= 3e38 else high)
     if (low, high) == (-np.inf, np.inf):
         return Activation(Kind.LINEAR)
@@ -52,12 +45,12 @@ def clip(view: NodeView) -> Action:
 
 def prelu(view: NodeView) -> Action:
     if not view.is_weight(1):
-        return Refused("has slopes that are computed from data")
+        return Refused(Reason.SLOPES_FROM_DATA)
     return Activation(Kind.HOMOGENEOUS, slope=1)
 
 
 def dropout(view: NodeView) -> Action:
-    return Refused("also returns its mask") if view.is_used(1) else Activation(Kind.LINEAR)
+    return Refused(Reason.RETURNS_MASK) if view.is_used(1) else Activation(Kind.LINEAR)
 
 
 def cast(view: NodeView) -> Action:
@@ -90,19 +83,19 @@ def _integer_limits(kind: int | None) -> tuple[float, float]:
 def _per_tensor(view: NodeView, low: float, high: float) -> Action:
     """Rounding to a grid that is the same for every channel; with one grid per channel they stay."""
     if not all(view.is_weight(i) for i in (1, 2) if view.has(i)):
-        return Refused("quantizes with a scale that is computed from data")
+        return Refused(Reason.SCALE_FROM_DATA)
     scale = view.shape(1)
     if view.attribute("block_size", 0) or len(scale) > 1:
-        return Refused("quantizes in blocks")
+        return Refused(Reason.SCALE_IN_BLOCKS)
     if prod(scale) == 1:
         return Activation(Kind.BOUNDED, low, high)
     axis = view.attribute("axis", 1) % len(view.shape())
-    return Activation(Kind.BOUNDED, uniform_axes=(axis,), across="quantizes each channel with a scale of its own")
+    return Activation(Kind.BOUNDED, uniform_axes=(axis,), across=Reason.SCALE_PER_CHANNEL)
 
 
 def power(view: NodeView) -> Action:
     exponent = view.value(1)
     if exponent is None or exponent.size != 1:
-        return Refused("raises to a power that is not one constant")
+        return Refused(Reason.POWER)
     first = float(exponent.reshape(-1)[0]) == 1 and not view.is_derived(1)
     return Activation(Kind.LINEAR) if first else BOUNDED

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from onnx_condense.operators import moves
 from onnx_condense.operators.actions import Action, Contraction, Refused
+from onnx_condense.operators.reasons import Reason
 from onnx_condense.operators.view import NodeView
 
-UNKNOWN = Refused("moves data by amounts that are computed from data")
+UNKNOWN = Refused(Reason.MOVES_BY_DATA)
 
 
 def sliced(view: NodeView) -> Action:
-    starts, ends = view.ints("starts", 1), view.ints("ends", 2)
+    starts, ends = view.ints("starts"), view.ints("ends")
     if starts is None or ends is None:
         return UNKNOWN
-    axes = view.ints("axes", 3) or list(range(len(starts)))
-    steps = view.ints("steps", 4) or [1] * len(starts)
+    axes = view.ints("axes") or list(range(len(starts)))
+    steps = view.ints("steps") or [1] * len(starts)
     rank = len(view.shape())
     return moves.Slice(tuple((a % rank, s, e, t) for a, s, e, t in zip(axes, starts, ends, steps, strict=True)))
 
@@ -41,7 +42,7 @@ def expand(view: NodeView) -> Action:
 
 
 def tile(view: NodeView) -> Action:
-    repeats = view.ints("repeats", 1)
+    repeats = view.ints("repeats")
     return UNKNOWN if repeats is None else moves.Tile(tuple(repeats))
 
 

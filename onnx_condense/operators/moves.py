@@ -14,6 +14,15 @@ import numpy as np
 
 from onnx_condense.arrays import Array, Labels, Shape
 from onnx_condense.operators.actions import Interval, Move
+from onnx_condense.operators.reasons import Reason
+
+
+class Unmovable(ValueError):
+    """Labels cannot follow a movement."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
 
 
 def compress(labels: Labels) -> Labels:
@@ -47,9 +56,9 @@ def blocks(source: Shape, target: Shape) -> list[tuple[list[int], list[int]]]:
 
 
 def reshape(labels: Labels, source: Shape, target: Shape) -> Labels:
-    """Reshape, expanding only the blocks of axes in which something varies."""
+    """Reshape, expanding only the blocks of axes in which something varies. Raises Unmovable."""
     if prod(source) == 0:
-        raise ValueError("an empty tensor has no labels")
+        raise Unmovable(Reason.MOVES_NOTHING)
     expanded = list(labels.shape)
     result: list[int] = [1] * len(target)
     for left, right in blocks(source, target):

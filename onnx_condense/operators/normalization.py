@@ -14,21 +14,22 @@ from onnx_condense.operators.actions import (
     Normalization,
     Refused,
 )
-from onnx_condense.operators.view import TOGETHER, NodeView, Row
+from onnx_condense.operators.reasons import Reason
+from onnx_condense.operators.view import NodeView, Row
 
 
 def batchnorm(view: NodeView) -> Action:
     training = view.attribute("training_mode", 0) or len([o for o in view.node.outputs if o.name]) > 1
     if view.opset < 7 or training or view.attribute("spatial", 1) != 1:
-        return Refused("normalizes with statistics of the batch")
+        return Refused(Reason.BATCH_STATISTICS)
     if not all(view.is_weight(i) for i in range(1, 5)):
-        return Refused("normalizes with parameters that are computed from data")
+        return Refused(Reason.PARAMETERS_FROM_DATA)
     return Normalization(float(view.attribute("epsilon", 1e-5)))
 
 
 def instance_normalization(view: NodeView) -> Action:
     if not (view.is_weight(1) and view.is_weight(2)):
-        return Refused("normalizes with parameters that are computed from data")
+        return Refused(Reason.PARAMETERS_FROM_DATA)
     return Normalization(float(view.attribute("epsilon", 1e-5)), mean=None, var=None)
 
 
@@ -37,13 +38,13 @@ def layer_normalization(view: NodeView) -> Action:
     rank = len(view.shape())
     axes = tuple(range(view.attribute("axis", -1) % rank, rank))
     if view.is_used(1) or view.is_used(2):
-        return Refused("also returns its statistics")
+        return Refused(Reason.RETURNS_STATISTICS)
     for position in (1, 2):
         if view.has(position) and not view.is_weight(position):
-            return Refused("normalizes with parameters that are computed from data")
+            return Refused(Reason.PARAMETERS_FROM_DATA)
         if view.has(position) and prod(view.shape(position)[: -len(axes)]) > 1:
-            return Refused("normalizes with parameters that vary along other axes")
-    return Activation(Kind.BOUNDED, uniform_axes=axes, across=TOGETHER)
+            return Refused(Reason.PARAMETERS_ALONG_OTHERS)
+    return Activation(Kind.BOUNDED, uniform_axes=axes, across=Reason.NORMALIZES_TOGETHER)
 
 
 def normalization(axes: Callable[[NodeView], Sequence[int]]) -> Row:
@@ -51,7 +52,7 @@ def normalization(axes: Callable[[NodeView], Sequence[int]]) -> Row:
 
     def row(view: NodeView) -> Action:
         used = tuple(axis % len(view.shape()) for axis in axes(view))
-        return Activation(Kind.BOUNDED, uniform_axes=used, across=TOGETHER)
+        return Activation(Kind.BOUNDED, uniform_axes=used, across=Reason.NORMALIZES_TOGETHER)
 
     return row
 

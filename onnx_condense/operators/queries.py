@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_condense.arrays import Array
 from onnx_condense.model.protos import FLOAT_TYPES
+from onnx_condense.operators.shapes import SHAPE_OPS
 
 
 def foldable(node: gs.Node) -> tuple[gs.Node, int, float] | None:
@@ -84,6 +85,11 @@ def branch_sources(node: gs.Node, output: int) -> list[str]:
             name = makers[name].inputs[0].name
         sources.append(name)
     return sources
+
+
+def takes_shape(node: gs.Node) -> bool:
+    """Whether a node reads the shape of its input alone."""
+    return node.op in SHAPE_OPS
 
 
 RECURRENT = ("LSTM", "GRU", "RNN")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnx_condense.operators.actions import Action, Kind, Reader, Recurrent, Refused, Window
+from onnx_condense.operators.reasons import Reason
 from onnx_condense.operators.view import NodeView
 
 CANDIDATES = {"LSTM": 3, "GRU": 2, "RNN": 0}
@@ -22,12 +23,12 @@ KINDS = {
 
 def recurrent(view: NodeView) -> Action:
     if view.attribute("layout", 0):
-        return Refused("has its batch in front of its steps")
+        return Refused(Reason.BATCH_FIRST)
     if not view.is_weight(1):
-        return Refused("multiplies with weights that are computed from data")
+        return Refused(Reason.WEIGHTS_FROM_DATA)
     if not all(view.is_weight(i) for i in (2, 3, 7) if view.has(i)):
         held = (2,) if view.is_weight(2) else ()
-        return Reader(0, 1, 2, 2, "has recurrent weights that are computed from data", held)
+        return Reader(0, 1, 2, 2, Reason.RECURRENT_FROM_DATA, held)
     initial = [i for i in (5, 6) if view.has(i)]
     zeros = tuple(i for i in initial if view.is_zero(i))
     states = tuple(i for i in initial if i not in zeros and view.is_weight(i))
@@ -43,7 +44,7 @@ def recurrent(view: NodeView) -> Action:
         states=states,
         zeros=zeros,
         given=given,
-        reason=f"starts from a state that is {'an input of the model' if outside else 'computed from data'}",
+        reason=Reason.STATE_FROM_INPUT if outside else Reason.STATE_FROM_DATA,
     )
 
 

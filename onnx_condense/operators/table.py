@@ -29,8 +29,9 @@ from onnx_condense.operators.actions import (
     Window,
 )
 from onnx_condense.operators.facts import Facts
+from onnx_condense.operators.reasons import Reason
 from onnx_condense.operators.recurrent import recurrent, reverse_sequence
-from onnx_condense.operators.view import HEADS, QUANTIZED, TOGETHER, NodeView, Row, fixed
+from onnx_condense.operators.view import NodeView, Row, fixed
 
 TABLE: Mapping[tuple[str, str], Row] = {
     ("", op): row
@@ -51,7 +52,7 @@ TABLE: Mapping[tuple[str, str], Row] = {
         # along another axis than the channels
         "LayerNormalization": normalization.layer_normalization,
         "RMSNormalization": normalization.layer_normalization,
-        "GroupNormalization": fixed(Refused(TOGETHER)),
+        "GroupNormalization": fixed(Refused(Reason.NORMALIZES_TOGETHER)),
         "LpNormalization": normalization.normalization(lambda view: (view.attribute("axis", -1),)),
         "MeanVarianceNormalization": normalization.normalization(lambda view: view.attribute("axes", (0, 2, 3))),
         "Softmax": normalization.softmax,
@@ -176,10 +177,10 @@ TABLE: Mapping[tuple[str, str], Row] = {
         "FastGelu": fixed(UNBOUNDED),
         "QuickGelu": fixed(UNBOUNDED),
         "Attention": linear.attention,
-        "MultiHeadAttention": fixed(Refused(HEADS)),
-        "SkipLayerNormalization": fixed(Refused(TOGETHER)),
-        "SkipSimplifiedLayerNormalization": fixed(Refused(TOGETHER)),
-        "EmbedLayerNormalization": fixed(Refused(TOGETHER)),
+        "MultiHeadAttention": fixed(Refused(Reason.HEADS)),
+        "SkipLayerNormalization": fixed(Refused(Reason.NORMALIZES_TOGETHER)),
+        "SkipSimplifiedLayerNormalization": fixed(Refused(Reason.NORMALIZES_TOGETHER)),
+        "EmbedLayerNormalization": fixed(Refused(Reason.NORMALIZES_TOGETHER)),
     }.items()
 }
 
@@ -203,13 +204,13 @@ DEFAULT_DOMAINS = ("", "ai.onnx", None)
 def read(node: gs.Node, facts: Facts) -> Action:
     """The action of a node, or Refused with a reason that completes "NODE ..."."""
     if any(t.name in facts.sparse for t in node.inputs):
-        return Refused("has sparse weights, which stay")
+        return Refused(Reason.WEIGHTS_SPARSE)
     domain = "" if node.domain in DEFAULT_DOMAINS else node.domain
     if domain in ONE_MACHINE or (domain == "com.microsoft" and node.op.startswith("Nhwc")):
-        return Refused("was optimized for another machine: condense the model that it was made from")
+        return Refused(Reason.OTHER_MACHINE)
     row = TABLE.get((domain, node.op))
     if row is None:
-        return Refused(QUANTIZED if node.op in QUANTIZED_OPERATORS else "is not supported yet")
+        return Refused(Reason.QUANTIZED if node.op in QUANTIZED_OPERATORS else Reason.UNSUPPORTED)
     if any(facts.is_locked(t.name) for t in node.inputs):
-        return Refused(QUANTIZED)
+        return Refused(Reason.QUANTIZED)
     return row(NodeView(node, facts))

@@ -10,10 +10,9 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_condense.arrays import Array
-from onnx_condense.operators.actions import (
-    Action,
-)
+from onnx_condense.operators.actions import Action
 from onnx_condense.operators.facts import Facts
+from onnx_condense.operators.versions import input_for
 
 PARTS = ("Slice", "Split", "Gather", "Squeeze", "Unsqueeze", "Reshape", "Transpose", "Identity", "Cast")
 """Operators whose output is a part of their first input."""
@@ -76,21 +75,27 @@ class NodeView:
             tensor = tensor.inputs[0].inputs[0]
         return any(tensor is given for given in self._facts.graph.inputs)
 
-    def ints(self, attribute: str, index: int | None = None) -> list[int] | None:
-        """Integers that old opsets keep in an attribute and new ones in an input; None when absent or not constant."""
-        if attribute in self.node.attrs:
-            return [int(v) for v in np.atleast_1d(self.node.attrs[attribute])]
-        value = self.value(index) if index is not None else None
+    def stated(self, name: str, default: Any = None) -> Array | None:
+        """Numbers that old opsets keep in an attribute and new ones in an input; None where data reaches them."""
+        if name in self.node.attrs:
+            return np.asarray(self.node.attrs[name])
+        position = input_for(self.node.op, name, self.opset)
+        if position is not None and self.has(position):
+            return self.value(position)
+        return None if default is None else np.asarray(default)
+
+    def is_constant(self, name: str) -> bool:
+        """Whether such numbers are stated, and the same at all sizes of the model's inputs."""
+        position = input_for(self.node.op, name, self.opset)
+        return name in self.node.attrs or (position is not None and self.is_weight(position))
+
+    def ints(self, name: str) -> list[int] | None:
+        """As `stated`, of integers; None where they are absent, too."""
+        value = self.stated(name)
         return None if value is None else [int(v) for v in value.reshape(-1)]
 
 
-ANYTHING = (-np.inf, np.inf)
-
 INTEGER_TYPES = tuple(getattr(onnx.TensorProto, f"{sign}INT{bits}") for sign in ("", "U") for bits in (8, 16, 32, 64))
-
-HEADS = "has attention heads, which stay"
-TOGETHER = "normalizes channels together"
-QUANTIZED = "is quantized: condense the float model, then quantize it"
 
 Row = Callable[[NodeView], Action]
 

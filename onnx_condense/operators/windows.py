@@ -14,78 +14,76 @@ from onnx_condense.operators.actions import (
     Refused,
     Window,
 )
-from onnx_condense.operators.view import TOGETHER, NodeView, Row
+from onnx_condense.operators.reasons import Reason
+from onnx_condense.operators.view import NodeView, Row
 
 
 def trilu(view: NodeView) -> Action:
     rank = len(view.shape())
-    return Window((rank - 2, rank - 1), linear=True, padded=True, across="clears channels by their position")
+    return Window((rank - 2, rank - 1), linear=True, padded=True, across=Reason.CLEARS_BY_POSITION)
 
 
 def cumulative_sum(view: NodeView) -> Action:
-    axis = view.ints("axis", 1)
+    axis = view.ints("axis")
     if axis is None or len(axis) != 1:
-        return Refused("adds up along an axis that is computed from data")
-    return Window((axis[0] % len(view.shape()),), linear=True, scale_free=False, across="adds up channels")
+        return Refused(Reason.SUM_ALONG_DATA)
+    return Window((axis[0] % len(view.shape()),), linear=True, scale_free=False, across=Reason.ADDS_UP)
 
 
 def resize(view: NodeView) -> Action:
     """Resize, and Upsample before it. Interpolation is linear; a cubic one may overshoot, so that no bounds pass."""
-    old = view.node.op == "Upsample" or view.opset < 11
     if view.attribute("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
-        return Refused("crops, and fills with a number what lies beyond the border")
+        return Refused(Reason.CROPS)
     if view.attribute("keep_aspect_ratio_policy", "stretch") != "stretch":
-        return Refused("resizes to sizes that depend on the aspect ratio")
+        return Refused(Reason.ASPECT_RATIO)
     source, target = view.shape(), view.output_shape()
     axes = tuple(a % len(source) for a in view.attribute("axes", range(len(source))))
-    stated = 1 if old else 2
-    scales = view.attribute("scales", view.value(stated))
-    by_size = not old and view.has(3)
-    if (view.value(3) if by_size else scales) is None:
-        return Refused("resizes by amounts that are computed from data")
+    by_size = view.has(3)
+    amounts = view.value(3) if by_size else view.stated("scales")
+    if amounts is None:
+        return Refused(Reason.RESIZES_BY_DATA)
     mixed = {axis for axis, size in enumerate(source) if size != target[axis]}
-    if not view.is_weight(3 if by_size else stated) and "scales" not in view.node.attrs:
+    if not (view.is_weight(3) if by_size else view.is_constant("scales")):
         mixed |= set(range(2, len(source)))
     if not by_size:
-        mixed |= {axis for axis, scale in zip(axes, np.ravel(scales), strict=True) if scale != 1}
+        mixed |= {axis for axis, scale in zip(axes, amounts.reshape(-1), strict=True) if scale != 1}
     return Window(
         tuple(sorted(mixed)),
         linear=True,
         scale_free=view.attribute("mode", "nearest") != "cubic",
-        across="resizes along its channels" if 1 in mixed else "",
+        across=Reason.RESIZES_CHANNELS if 1 in mixed else None,
         sized=(3, axes) if by_size else None,
     )
 
 
 def pad(view: NodeView) -> Action:
     mode, rank = view.attribute("mode", "constant"), len(view.shape())
-    pads = view.ints("pads", 1)
+    pads = view.ints("pads")
     if pads is None:
-        return Refused("pads by amounts that are computed from data")
-    axes = view.ints("axes", 3) or list(range(rank))
+        return Refused(Reason.PADS_BY_DATA)
+    axes = view.ints("axes") or list(range(rank))
     if len(pads) != 2 * len(axes):
-        return Refused("pads by amounts that do not fit its input")
+        return Refused(Reason.PADS_UNFIT)
     used = tuple(sorted(a % rank for i, a in enumerate(axes) if pads[i] or pads[i + len(axes)]))
-    number = view.value(2) if view.has(2) else np.asarray(view.attribute("value", 0.0))
+    number = view.stated("value", 0.0)
     if mode == "constant" and number is None:
-        return Refused("pads with a number that is computed from data")
-    computed = "pads" not in view.node.attrs and view.is_derived(1)  # zero here, maybe not at other sizes
+        return Refused(Reason.PADS_WITH_DATA)
+    computed = not view.is_constant("pads")  # zero here, maybe not at other sizes
     padded = mode == "constant" and (computed or max(pads, default=0) > 0)
-    if padded and number is not None and number.any():
-        return Window(used, linear=True, padded=True, across="adds channels", before=BOUNDED)
-    window = Window(used, linear=True, padded=padded, across="adds channels")
+    if padded and np.any(number):
+        return Window(used, linear=True, padded=True, across=Reason.ADDS_CHANNELS, before=BOUNDED)
+    window = Window(used, linear=True, padded=padded, across=Reason.ADDS_CHANNELS)
     if not padded or computed or min(pads) < 0:
         return window
-    before, after = [0] * rank, [0] * rank
-    for place, axis in enumerate(axes):
-        before[axis], after[axis] = pads[place], pads[place + len(axes)]
-    return Padding(tuple(before), tuple(after), tuple(a % rank for a in axes), window)
+    before, after = np.zeros((2, rank), dtype=int)
+    before[axes], after[axes] = pads[: len(axes)], pads[len(axes) :]
+    return Padding(tuple(before.tolist()), tuple(after.tolist()), tuple(a % rank for a in axes), window)
 
 
 def pool(linear: bool) -> Row:
     def row(view: NodeView) -> Action:
         if view.is_used(1):
-            return Refused("also returns the indices of its maxima")
+            return Refused(Reason.RETURNS_INDICES)
         pads = any(view.attribute("pads", [0])) or view.attribute("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
         counts_zeros = linear and pads and bool(view.attribute("count_include_pad", 0))
         return Window(tuple(range(2, len(view.shape()))), linear, padded=counts_zeros)
@@ -101,7 +99,7 @@ def arg(view: NodeView) -> Action:
     """ArgMax, ArgMin."""
     axis = view.attribute("axis", 0) % len(view.shape())
     dropped = not view.attribute("keepdims", 1)
-    return Window((axis,), False, dropped=dropped, scale_free=False, across="compares channels", before=BOUNDED)
+    return Window((axis,), False, dropped=dropped, scale_free=False, across=Reason.COMPARES, before=BOUNDED)
 
 
 def _normalizes(view: NodeView) -> bool:
@@ -117,12 +115,12 @@ def _normalizes(view: NodeView) -> bool:
 def reduce(linear: bool, mean: bool, before: Activation | None = None) -> Row:
     def row(view: NodeView) -> Action:
         rank = len(view.shape())
-        axes = view.ints("axes", 1)
+        axes = view.ints("axes")
         if axes is None:
             if view.has(1):
-                return Refused("reduces over axes that are computed from data")
+                return Refused(Reason.REDUCES_BY_DATA)
             if view.attribute("noop_with_empty_axes", 0) and before is not None:
-                return Refused("reduces over no axis")
+                return Refused(Reason.REDUCES_NOTHING)
             if view.attribute("noop_with_empty_axes", 0):
                 return Activation(Kind.LINEAR)
             axes = list(range(rank))
@@ -132,7 +130,7 @@ def reduce(linear: bool, mean: bool, before: Activation | None = None) -> Row:
             linear,
             dropped=not keep,
             scale_free=mean,
-            across=TOGETHER if mean and linear and _normalizes(view) else "reduces over channels",
+            across=Reason.NORMALIZES_TOGETHER if mean and linear and _normalizes(view) else Reason.REDUCES,
             before=before,
         )
 

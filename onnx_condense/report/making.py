@@ -130,7 +130,7 @@ def refusal_reports(traced: Trace) -> tuple[RefusalReport, ...]:
     """Reasons, ordered by the parameters that they cost."""
     found: dict[str, list[tuple[str, int]]] = {}
     for refusal in traced.refusals:
-        found.setdefault(refusal.reason, []).append((refusal.layer, refusal.parameters))
+        found.setdefault(str(refusal.reason), []).append((refusal.layer, refusal.parameters))
     reports = [
         RefusalReport(reason, tuple(layer for layer, _ in places), sum(size for _, size in places))
         for reason, places in found.items()

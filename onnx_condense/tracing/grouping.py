@@ -3,53 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
 
 from onnx_condense.arrays import Ints, Labels
+from onnx_condense.operators.reasons import Because, Reason
 from onnx_condense.tracing.balance import Partition
 from onnx_condense.tracing.labels import UnionFind, atoms_of, signals_of
 from onnx_condense.tracing.trace import Group, Slot
 
-ONE_CHANNEL = "has one independent channel only"
-LONELY = "has one channel only in a group or head, or lies beside what has no channels"
-ALIKE = "must keep as many channels as others that share its groups or heads"
+
+@dataclass(frozen=True, eq=False)
+class Holders:
+    """What channels lie in: weights, the labels of tensors, and lines that must lose equally many channels."""
+
+    slots: Sequence[Slot]
+    tensors: Sequence[Labels]
+    partitions: Sequence[Partition]
 
 
 def dependency_groups(
     producers: Sequence[tuple[int, Ints]],
     unit_of: Ints,
-    pinned: Mapping[int, str],
-    slots: Sequence[Slot],
-    labels: Mapping[str, Labels],
+    pinned: Mapping[int, Because],
+    holders: Holders,
     name: Mapping[int, str],
-    partitions: Sequence[Partition],
-) -> tuple[list[Group], list[tuple[int, str]]]:
+) -> tuple[list[Group], list[tuple[int, Because]]]:
     """Joins producers that share free channels into groups.
 
     Args:
         producers: (node index, its atoms) in topological order.
         unit_of: atom -> unit.
         pinned: unit -> why it must stay.
-        slots: every weight that holds labels.
-        labels: tensor name -> labels.
+        holders: every weight, tensor and partition that holds labels.
         name: node index -> layer name.
-        partitions: lines that must lose equally many channels.
 
     Returns:
         The groups with at least two free channels, and (node index, reason) for every other producer.
     """
     groups: list[Group] = []
-    refused: list[tuple[int, str]] = []
+    refused: list[tuple[int, Because]] = []
+    partitions = holders.partitions
     pinned = _pinned_alike(pinned, partitions)
-    signatures = _signatures(unit_of, pinned, slots, labels, partitions)
+    signatures = _signatures(unit_of, pinned, holders)
     for members in _joined(producers, unit_of, pinned, partitions):
         units = np.unique(np.concatenate([unit_of[producers[n][1]] for n in members]))
         free = np.array([u for u in units.tolist() if u not in pinned], dtype=np.int64)
         nodes = tuple(producers[n][0] for n in members)
         if len(free) < 2:
-            refused += [(n, pinned.get(int(units[0]), ONE_CHANNEL)) for n in nodes]
+            refused += [(n, pinned.get(int(units[0]), Because(Reason.ONE_CHANNEL))) for n in nodes]
             continue
         lines = tuple(inside for inside in (_within(part, free) for part in partitions) if len(inside.units))
         cells = _cells([signatures[unit] for unit in free.tolist()])
@@ -63,7 +67,7 @@ def _within(part: Partition, units: Ints) -> Partition:
     return Partition(part.lines[inside], np.searchsorted(units, part.units[inside]))
 
 
-def _pinned_alike(pinned: Mapping[int, str], partitions: Sequence[Partition]) -> Mapping[int, str]:
+def _pinned_alike(pinned: Mapping[int, Because], partitions: Sequence[Partition]) -> Mapping[int, Because]:
     """Where one line of a partition can lose nothing, no line can."""
     result = dict(pinned)
     size = -1
@@ -73,13 +77,14 @@ def _pinned_alike(pinned: Mapping[int, str], partitions: Sequence[Partition]) ->
             free = np.array([unit >= 0 and unit not in result for unit in part.units.tolist()])
             stuck = np.flatnonzero(np.bincount(part.lines, free) < 2)
             if len(stuck):
-                found = [result.get(unit, LONELY) for unit in part.units[part.lines == stuck[0]].tolist()]
-                result.update((unit, f"{ALIKE}: it {found[0]}") for unit in part.units[free].tolist())
+                first = int(part.units[part.lines == stuck[0]][0])
+                because = Because(Reason.ALIKE, why=result.get(first, Because(Reason.LONELY)))
+                result.update((unit, because) for unit in part.units[free].tolist())
     return result
 
 
 def _joined(
-    producers: Sequence[tuple[int, Ints]], unit_of: Ints, pinned: Mapping[int, str], partitions: Sequence[Partition]
+    producers: Sequence[tuple[int, Ints]], unit_of: Ints, pinned: Mapping[int, Because], partitions: Sequence[Partition]
 ) -> list[list[int]]:
     """Positions of producers, by connected component over shared free units and over partitions."""
     sets = UnionFind()
@@ -97,22 +102,16 @@ def _joined(
     return [list(members) for _, members in groupby(order, key=lambda n: roots[n])]
 
 
-def _signatures(
-    unit_of: Ints,
-    pinned: Mapping[int, str],
-    slots: Sequence[Slot],
-    labels: Mapping[str, Labels],
-    partitions: Sequence[Partition],
-) -> Mapping[int, list[object]]:
+def _signatures(unit_of: Ints, pinned: Mapping[int, Because], holders: Holders) -> Mapping[int, list[object]]:
     """Free unit -> which slots, tensors and lines hold it, how often and through which signals."""
     signatures: dict[int, list[object]] = {}
     free = np.ones(len(unit_of), dtype=bool)
     free[list(pinned)] = False
-    rows = [(atoms_of(s.labels).reshape(-1), signals_of(s.labels).reshape(-1)) for s in slots]
-    distinct = {atoms.tobytes(): atoms for atoms in (atoms_of(x).reshape(-1) for x in labels.values())}
+    rows = [(atoms_of(s.labels).reshape(-1), signals_of(s.labels).reshape(-1)) for s in holders.slots]
+    distinct = {atoms.tobytes(): atoms for atoms in (atoms_of(x).reshape(-1) for x in holders.tensors)}
     rows += [(atoms, np.zeros_like(atoms)) for atoms in distinct.values()]
     places = [(np.where(atoms >= 0, unit_of[atoms], -1), sources) for atoms, sources in rows]
-    places += [(part.units, part.lines) for part in partitions]
+    places += [(part.units, part.lines) for part in holders.partitions]
     for number, (units, sources) in enumerate(places):
         inside = np.flatnonzero((units >= 0) & free[units])
         order = inside[np.argsort(units[inside], kind="stable")]

@@ -11,12 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
-import onnx_graphsurgeon as gs
 
 from onnx_condense.arrays import Ints, Labels, Shape
-from onnx_condense.model.names import Names
-from onnx_condense.model.surgeon import export_graph, import_graph
+from onnx_condense.forms.shuffles import INDEX, Pick, Shuffle, replace_shuffles
+from onnx_condense.model.surgeon import import_graph
 from onnx_condense.operators import moves
 from onnx_condense.operators.actions import Move
 from onnx_condense.operators.facts import Facts
@@ -24,29 +22,8 @@ from onnx_condense.tracing.labels import varying
 from onnx_condense.tracing.trace import Trace
 from onnx_condense.tracing.tracer import trace
 
-INDEX = np.int32
-
 MOST_INDICES = 0.1
 """Share of the file that indices may take: weights that are only described (ConstantOfShape) take hardly any."""
-
-
-@dataclass(frozen=True, eq=False)
-class Shuffle:
-    """Node `node` does what Gather(source, indices, axis) does."""
-
-    node: int
-    source: str
-    axis: int
-    indices: Ints
-
-
-@dataclass(frozen=True, eq=False)
-class Pick(Shuffle):
-    """Node `node` does what that Gather does, reshaped as by the node `reshape` without `dropped`, then transposed."""
-
-    reshape: int
-    dropped: int
-    order: tuple[int, ...]
 
 
 Link = tuple[int, int]
@@ -126,45 +103,67 @@ def _permuted(traced: Trace, chain: Sequence[Link], axis: int, shapes: Shapes) -
     return indices
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Where a chain puts the axes of a tensor: of `dropped` it keeps the place `taken`, and no axis.
+
+    places: axis -> axis of the result, of those that are longer than 1.
+    """
+
+    dropped: int
+    taken: int
+    places: Mapping[int, int]
+
+    def order(self, rank: int) -> tuple[int, ...]:
+        """The order into which a Transpose brings the other axes; rank: of the tensor."""
+        rest = iter([a for a in range(rank - 1) if a not in self.places.values()])
+        spots = [self.places[a] if a in self.places else next(rest) for a in range(rank) if a != self.dropped]
+        return tuple(int(i) for i in np.argsort(spots))
+
+
 def _as_pick(traced: Trace, chain: Sequence[Link]) -> Pick | None:
     """The chain as a Gather, a Reshape and a Transpose, where its Reshape splits the channels and it keeps one part."""
     index, tail = chain[0][0], chain[1:]
     node, (source, result) = traced.facts.nodes[index], _ends(traced, chain)
-    axes = varying(traced.labels[source])
-    if not _move(traced, index).states_shape or len(node.inputs) < 2 or not tail:
+    axes, middle = varying(traced.labels[source]), node.outputs[0].name
+    if not tail or len(axes) != 1 or result not in traced.labels:
         return None
-    if len(axes) != 1 or result not in traced.labels:
+    if not _move(traced, index).states_shape or len(node.inputs) < 2:
         return None
-    middle, (axis,) = node.outputs[0].name, axes
-    place: dict[int, int] = {}
+    layout = _layout(traced, tail, middle, result)
+    if layout is None:
+        return None
+    before, after, (axis,) = traced.facts.shapes[source], traced.facts.shapes[middle], axes
+    split, into = next(block for block in moves.blocks(before, after) if axis in block[0])
+    if split != [axis] or layout.dropped not in into:
+        return None
+    parts = np.arange(before[axis]).reshape([after[a] for a in into])
+    indices = parts.take(layout.taken, into.index(layout.dropped)).reshape(-1)
+    return Pick(chain[-1][0], source, axis, indices, index, layout.dropped, layout.order(len(after)))
+
+
+def _layout(traced: Trace, chain: Sequence[Link], source: str, result: str) -> Layout | None:
+    """What a chain does at every known size, where it moves whole axes and keeps one place of one of them."""
+    places: dict[int, int] = {}
     fixed: dict[int, int] = {}
     for shapes in traced.facts.all_shapes:
-        if len(shapes[result]) != len(shapes[middle]) - 1:
+        if len(shapes[result]) != len(shapes[source]) - 1:
             return None
-        for probed, moved in enumerate(_probes(traced, tail, shapes, middle)):
-            size = shapes[middle][probed]
+        for axis, moved in enumerate(_probes(traced, chain, shapes, source)):
+            size = shapes[source][axis]
             if moved is None or moved.size not in (1, size):
                 return None
-            if size > 1 and moved.size == 1:
-                fixed[probed] = int(moved.reshape(-1)[0])
-            elif size > 1 and np.array_equal(moved.reshape(-1), np.arange(size)):
-                place[probed] = varying(moved)[0]
-            elif size > 1:
+            line = moved.reshape(-1)
+            if len(line) < size:
+                fixed[axis] = int(line[0])
+            elif not np.array_equal(line, np.arange(size)):
                 return None
-    if len(fixed) != 1 or set(fixed) & set(place):
+            elif size > 1:
+                places[axis] = varying(moved)[0]
+    if len(fixed) != 1 or set(fixed) & set(places):
         return None
     (dropped,) = fixed
-    before, after = traced.facts.shapes[source], traced.facts.shapes[middle]
-    left, right = next(block for block in moves.blocks(before, after) if axis in block[0])
-    if left != [axis] or dropped not in right:
-        return None
-    parts = np.arange(before[axis]).reshape([after[a] for a in right])
-    indices = parts.take(fixed[dropped], right.index(dropped)).reshape(-1)
-    rest = [a for a in range(len(after) - 1) if a not in place.values()]
-    kept = [a for a in range(len(after)) if a != dropped]
-    spot = {a: place[a] if a in place else rest.pop(0) for a in kept}
-    order = tuple(int(i) for i in np.argsort([spot[a] for a in kept]))
-    return Pick(chain[-1][0], source, axis, indices, index, dropped, order)
+    return Layout(dropped, fixed[dropped], places)
 
 
 def _transposes(traced: Trace, chain: Sequence[Link]) -> bool:
@@ -200,31 +199,3 @@ def _move(traced: Trace, index: int) -> Move:
     action = traced.actions[index].move
     assert action is not None
     return action
-
-
-def replace_shuffles(facts: Facts, found: Sequence[Shuffle]) -> onnx.ModelProto:
-    """A model with a Gather in place of each chain; what only the chains read is gone."""
-    graph = import_graph(facts.model)
-    nodes, tensors, name = list(graph.nodes), graph.tensors(), Names.of(facts.model.graph).fresh
-    origin = {id(node): index for index, node in enumerate(nodes)}
-    for shuffle in found:
-        node = nodes[shuffle.node]
-        stem, source = node.outputs[0].name, tensors[shuffle.source]
-        channels = gs.Constant(name(f"{stem}_channels"), shuffle.indices.astype(INDEX))
-        node.op, node.attrs, node.inputs = "Gather", {"axis": shuffle.axis}, [source, channels]
-        if not isinstance(shuffle, Pick):
-            continue
-        reshape = nodes[shuffle.reshape]
-        picked, reshaped = gs.Variable(name(f"{stem}_picked")), gs.Variable(name(f"{stem}_reshaped"))
-        added = [gs.Node("Gather", picked.name, node.attrs, [source, channels], [picked])]
-        stated, kept = reshape.inputs[1], np.delete(np.arange(len(shuffle.order) + 1), shuffle.dropped)
-        if isinstance(stated, gs.Constant):
-            shape = gs.Constant(name(f"{stem}_shape"), stated.values[kept])
-        else:
-            shape = gs.Variable(name(f"{stem}_shape"))
-            added.append(gs.Node("Gather", shape.name, {}, [stated, gs.Constant(name(f"{stem}_kept"), kept)], [shape]))
-        added.append(gs.Node("Reshape", reshaped.name, dict(reshape.attrs), [picked, shape], [reshaped]))
-        node.op, node.attrs, node.inputs = "Transpose", {"perm": list(shuffle.order)}, [reshaped]
-        place = next(i for i, n in enumerate(graph.nodes) if n is node)
-        graph.nodes[place:place] = added
-    return export_graph(graph, facts.model, origin, {id(nodes[s.node]) for s in found}, {}, {})

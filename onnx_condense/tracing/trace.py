@@ -16,6 +16,7 @@ from onnx_condense.model.storage import Quantized
 from onnx_condense.operators.actions import Action, Contraction, Role
 from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.queries import is_recurrent
+from onnx_condense.operators.reasons import Because
 from onnx_condense.tracing.balance import Balance, Partition
 from onnx_condense.tracing.labels import atoms_of, varying
 
@@ -50,7 +51,7 @@ class Refusal:
     """Why a producer's channels all stay: the layer, the reason, and its weight's size in parameters."""
 
     layer: str
-    reason: str
+    reason: Because
     parameters: int
 
 

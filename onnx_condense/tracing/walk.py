@@ -1,213 +1,187 @@
-"""What the tracer keeps while it walks a graph: labels, signals, slots, pins, and how they are added to."""
+"""The state of a pass over a graph: labels, signals, slots, pins and unions, and what a rule may do to them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_condense.algebra.signals import Affine, Combined, Restricted, Signal
-from onnx_condense.arrays import Array, Bools, Floats, Ints, Labels, Shape
-from onnx_condense.operators import moves as movers
-from onnx_condense.operators.actions import Action, Interval, Operation, Role
+from onnx_condense.algebra.signals import Signal
+from onnx_condense.arrays import Array, Floats, Ints, Labels, Shape
+from onnx_condense.operators.actions import Action, Interval
 from onnx_condense.operators.facts import Facts
-from onnx_condense.operators.shapes import SHAPE_OPS
-from onnx_condense.tracing.labels import UnionFind, atoms_of, occurrence, pack, signals_of, varying
+from onnx_condense.operators.moves import compress
+from onnx_condense.operators.reasons import Because, Reason, with_article
+from onnx_condense.tracing.labels import UnionFind, atoms_of, pack, signals_of
+from onnx_condense.tracing.outcomes import Carried, Contracted, Declined, Outcome, Pinned
 from onnx_condense.tracing.trace import Refusal, Slot, layer_name
 
-MOST_OCCURRENCES = 64
-"""How many places of one tensor may hold the same atom with different constants (as after Flatten)."""
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A node of the graph, as rules see it."""
+
+    index: int
+    node: gs.Node
+
+    @property
+    def inputs(self) -> list[Any]:
+        return list(self.node.inputs)
+
+    @property
+    def outputs(self) -> list[Any]:
+        return list(self.node.outputs)
+
+    @property
+    def output(self) -> str:
+        """Name of the first output."""
+        return str(self.node.outputs[0].name)
+
+    @property
+    def layer(self) -> str:
+        return layer_name(self.node, self.index)
+
+    def because(self, reason: Reason, why: Reason | None = None) -> Because:
+        """A reason that names this node."""
+        return Because(reason, with_article(self.node.op), None if why is None else Because(why))
 
 
 @dataclass(eq=False)
-class Ledger:
-    """The state of one pass. `index` and `node` are the node that the pass is at."""
+class Walk:
+    """The state of one pass.
+
+    tied: names of matrices and kernels that more than one node reads. tied_reads, tied_atoms: what each of them
+    contracts (None: no channels) and makes.
+    labels: tensor name -> labels. intervals: tensor name -> bounds of its elements.
+    pins: (atoms, why they stay), the first one holds. producers: (node, the atoms that it makes).
+    actions: node -> what it does.
+    blocks: [groups, channels per group] that grouped convolutions read and make.
+    fixed: labels of tensors, and axes that may not shrink.
+    """
 
     facts: Facts
+    tied: frozenset[str] = frozenset()
     sets: UnionFind = field(default_factory=UnionFind)
     labels: dict[str, Labels] = field(default_factory=dict)
     intervals: dict[str, Interval] = field(default_factory=dict)
     slots: list[Slot] = field(default_factory=list)
     signals: list[Signal] = field(default_factory=list)
-    pins: list[tuple[Ints, str]] = field(default_factory=list)
+    pins: list[tuple[Ints, Because]] = field(default_factory=list)
     producers: list[tuple[int, Ints]] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
     actions: dict[int, Action] = field(default_factory=dict)
     tied_reads: dict[str, Labels | None] = field(default_factory=dict)
     tied_atoms: dict[str, Ints] = field(default_factory=dict)
-    shared_weights: set[str] = field(default_factory=set)
     blocks: list[Labels] = field(default_factory=list)
-    """[groups, channels per group]: what grouped convolutions read and make."""
     fixed: list[tuple[Labels, tuple[int, ...]]] = field(default_factory=list)
-    """Labels of tensors, and axes that may not shrink."""
-    index: int = -1
-    node: gs.Node = None
 
-    def _refuse(self, reason: str) -> None:
-        """Pins whatever the node reads."""
-        for tensor in self.node.inputs:
-            self._pin_tensor(tensor.name, f"is read by {self._me()}, which {reason}")
-        parameters = self.facts.parameters(self.node.inputs)
-        if parameters:
-            self.refused.append(Refusal(self._layer(), reason, parameters))
+    # ---- what a rule asks
 
-    def _signal(self, signal: Signal) -> int:
+    def at(self, place: Place, position: int) -> Labels | None:
+        """The labels that a node reads at an input."""
+        return self.labels.get(place.inputs[position].name)
+
+    def shape(self, tensor: gs.Tensor) -> Shape:
+        value = self.facts.value(tensor)
+        return tuple(value.shape) if value is not None else self.facts.shapes[tensor.name]
+
+    def constant(self, tensor: gs.Tensor) -> Array | None:
+        """The value of a tensor that follows from constants alone."""
+        return self.facts.value(tensor) if tensor.name in self.facts.static else None
+
+    def parameters(self, place: Place) -> list[Array]:
+        """A node's constant inputs that are floats."""
+        values = [self.constant(tensor) for tensor in place.inputs]
+        return [v for v in values if v is not None and v.dtype.kind in "fV"]
+
+    def is_finite(self, place: Place) -> bool:
+        """Whether all parameters of a node are."""
+        return all(np.isfinite(v).all() for v in self.parameters(place))
+
+    def function(self, place: Place) -> Callable[[Floats], Floats]:
+        """What a node, whose other inputs are constant, makes of numbers."""
+        if any(t.name in self.facts.derived for t in place.inputs):
+            return unknown  # another function at other sizes
+        return lambda values: self.facts.evaluate(place.index, values)
+
+    # ---- what a rule does
+
+    def signal(self, signal: Signal) -> int:
+        """Index of a new signal."""
         self.signals.append(signal)
         return len(self.signals) - 1
 
-    def _mapped(self, labels: Labels, make: Callable[[Signal], Signal]) -> Labels:
+    def mapped(self, labels: Labels, make: Callable[[Signal], Signal]) -> Labels:
         """Labels with every distinct signal replaced by make(signal)."""
         atoms, sources = atoms_of(labels), signals_of(labels)
         result = np.full(labels.shape, -1, dtype=np.int64)
         for key in np.unique(sources[atoms >= 0]):
             mask = (sources == key) & (atoms >= 0)
-            result[mask] = pack(atoms[mask], self._signal(make(self.signals[key])))
+            result[mask] = pack(atoms[mask], self.signal(make(self.signals[key])))
         return result
 
-    def _per_position(self, labels: Labels, value: Array) -> Floats:
-        """[places, q]: the part of a broadcast constant that meets each labelled place."""
-        value = np.asarray(value, dtype=np.float64)
-        value = value.reshape((1,) * (labels.ndim - value.ndim) + value.shape)
-        axes = varying(labels)
-        full = np.broadcast_to(value, [labels.shape[a] if a in axes else n for a, n in enumerate(value.shape)])
-        others = [a for a in range(labels.ndim) if a not in axes]
-        return full.transpose([*axes, *others]).reshape(labels.size, -1)
+    def hold(self, slot: Slot) -> None:
+        """A weight holds labels."""
+        self.slots.append(slot)
+        if slot.groups > 1:
+            self.blocks.append(slot.labels.reshape(slot.groups, -1))
 
-    def _affine(self, row: Labels, scale: Floats, shift: Floats, magnitude: Floats) -> Labels | None:
-        def make(child: Signal, atoms: Ints, places: Ints) -> Signal:
-            return Affine(child, atoms, scale[places], shift[places], magnitude[places])
-
-        return self._split_signals(row, np.hstack([scale, shift]), make)
-
-    def _split_signals(
-        self, row: Labels, values: Floats, make: Callable[[Signal, Ints, Ints], Signal]
-    ) -> Labels | None:
-        """One new signal per distinct one; places of the same atom with different values get signals of their own."""
-        atoms, sources, rank = atoms_of(row), signals_of(row), occurrence(row)
-        if rank.max(initial=0):
-            order = np.lexsort((rank, row))
-            first = order[np.flatnonzero(rank[order] == 0)]
-            head = first[np.cumsum(rank[order] == 0) - 1]
-            if np.array_equal(values[order], values[head]):
-                rank = np.zeros_like(rank)
-        if rank.max(initial=0) >= MOST_OCCURRENCES:
-            return None
-        result = np.full(len(row), -1, dtype=np.int64)
-        for key in np.unique(np.stack([sources, rank])[:, atoms >= 0], axis=1).T:
-            places = np.flatnonzero((sources == key[0]) & (rank == key[1]) & (atoms >= 0))
-            result[places] = pack(atoms[places], self._signal(make(self.signals[key[0]], atoms[places], places)))
-        return result
-
-    def _function(self, index: int) -> Callable[[Floats], Floats]:
-        facts = self.facts
-        if any(t.name in facts.derived for t in facts.nodes[index].inputs):
-            return unknown  # another function at other sizes
-
-        def evaluate(values: Floats) -> Floats:
-            return facts.evaluate(index, values)
-
-        return evaluate
-
-    def _parameters(self) -> list[Array]:
-        """The node's constant inputs that are floats."""
-        values = [self.facts.value(t) for t in self.node.inputs if t.name in self.facts.static]
-        return [v for v in values if v is not None and v.dtype.kind in "fV"]
-
-    def _me(self) -> str:
-        """The node in a reason: by operator, so that reasons group."""
-        vowel = self.node.op[0] in "AEIOaeio" or self.node.op in ("LSTM", "RNN", "Unsqueeze", "Upsample")
-        return f"{'an' if vowel else 'a'} {self.node.op}"
-
-    def _layer(self) -> str:
-        return layer_name(self.node, self.index)
-
-    def _shape(self, tensor: gs.Tensor) -> Shape:
-        value = self.facts.value(tensor)
-        return tuple(value.shape) if value is not None else self.facts.shapes[tensor.name]
-
-    def _emit(self, labels: Labels, name: str | None = None) -> None:
-        labels = movers.compress(labels)
-        if (atoms_of(labels) < 0).all():
-            return
-        if labels.size == 1:
-            return self._pin(labels, f"is broadcast as a single channel at {self._me()}")
-        self.labels[name or self.node.outputs[0].name] = labels
-
-    def _add_slot(
-        self, position: int, role: Role, row: Labels, rank: int, axis: int, padded: bool = False, groups: int = 1
-    ) -> None:
-        shape = [1] * rank
-        shape[axis] = len(row)
-        self.slots.append(Slot(self.index, position, role, row.reshape(shape), axis, padded, groups))
-        if groups > 1:
-            self.blocks.append(row.reshape(groups, -1))
-
-    def _uniform(self, labels: Labels | None, axes: range | list[int] | tuple[int, ...]) -> Labels | None:
-        """Labels with one atom along the axes that a window mixes: those that varied are united."""
-        if labels is None:
-            return None
-        for axis in axes:
-            if labels.shape[axis] == 1:
-                continue
-            first = np.broadcast_to(labels.take([0], axis), labels.shape)
-            if (labels < 0).any():
-                self._pin(labels, f"is read by {self._me()} beside a tensor whose channels cannot be removed")
-                return None
-            alike: dict[bytes, list[int]] = {}
-            for place in range(labels.shape[axis]):
-                alike.setdefault(signals_of(labels.take([place], axis)).tobytes(), []).append(place)
-            if len(alike) > MOST_OCCURRENCES:
-                self._pin(labels, f"varies in space at {self._me()}")
-                return None
-            self.sets.unite(atoms_of(first).reshape(-1), atoms_of(labels).reshape(-1))
-            parts = [labels.take(places, axis) for places in alike.values()]
-            labels = parts[0].take([0], axis) if len(parts) == 1 else self._chosen_from(parts, axis)
-        return labels
-
-    def _chosen_from(self, parts: list[Labels], axis: int) -> Labels:
-        """Labels of parts that lie beside each other along an axis, as one: a relation must hold in each of them."""
-        result = parts[0].take([0], axis)
-        for number, part in enumerate(parts[1:]):
-            pairs = np.stack([signals_of(result), signals_of(part.take([0], axis))])
-            united = np.empty_like(result)
-            for key in np.unique(pairs.reshape(2, -1), axis=1).T:
-                mask = (pairs == key.reshape(2, *[1] * result.ndim)).all(0)
-                left, right = self.signals[key[0]], self._restricted(key[1], part, mask)
-                left = left if number else self._restricted(key[0], parts[0], mask)
-                signal = self._signal(Combined(Operation.CHOOSE, left, right))
-                united[mask] = pack(atoms_of(result[mask]), signal)
-            result = united
-        return result
-
-    def _restricted(self, signal: int, part: Labels, mask: Bools) -> Signal:
-        """A signal at the atoms of those channels of a part."""
-        return Restricted(self.signals[signal], np.unique(atoms_of(part[np.broadcast_to(mask, part.shape)])))
-
-    def _pin(self, labels: Labels | None, reason: str) -> None:
+    def pin(self, labels: Labels | None, because: Because) -> None:
         if labels is None:
             return
         atoms = np.unique(atoms_of(labels))
         atoms = atoms[atoms >= 0]
         if len(atoms):
-            self.pins.append((atoms, reason))
+            self.pins.append((atoms, because))
 
-    def _pin_tensor(self, name: str, reason: str) -> None:
-        self._pin(self.labels.get(name), reason)
+    def refuse(self, place: Place, reason: Reason, parameters: int) -> None:
+        """A layer's own channels stay."""
+        self.refused.append(Refusal(place.layer, Because(reason), parameters))
 
-    def _shared_weights(self) -> set[str]:
-        """Names of matrices and kernels that more than one node input reads."""
-        names = set()
-        for name in self.facts.static:
-            readers = [self.facts.nodes[index] for index, _ in self.facts.consumers(name)]
-            if sum(node.op not in SHAPE_OPS for node in readers) > 1:
-                value = self.facts.value_by_name(name)
-                if value is not None and value.ndim >= 2:
-                    names.add(name)
-        return names
+    # ---- what becomes of a rule's outcome
+
+    def conclude(self, place: Place, outcome: Outcome) -> None:
+        """Records what a rule says. Labels that go nowhere are pinned: none is lost unseen."""
+        match outcome:
+            case Carried(labels):
+                if not self._emit(place, labels):
+                    self._pin_rest(place)
+            case Contracted(labels):
+                self._emit(place, labels)
+            case Pinned(stuck, because):
+                self.pin(stuck, because)
+            case Declined(reason):
+                for tensor in place.inputs:
+                    self.pin(self.labels.get(tensor.name), place.because(Reason.READ, reason))
+                parameters = self.facts.parameters(place.inputs)
+                if parameters:
+                    self.refuse(place, reason, parameters)
+
+    def _emit(self, place: Place, made: Mapping[str, Labels]) -> bool:
+        """Whether any labels go on, or are pinned because they are broadcast."""
+        found = [(name, labels) for name, labels in ((n, compress(x)) for n, x in made.items()) if (labels >= 0).any()]
+        for name, labels in found:
+            if labels.size == 1:
+                self.pin(labels, place.because(Reason.BROADCAST))
+            else:
+                self.labels[name] = labels
+        return bool(found)
+
+    def _pin_rest(self, place: Place) -> None:
+        """What a node reads, and nothing was said of."""
+        for labels in (self.labels[tensor.name] for tensor in place.inputs if tensor.name in self.labels):
+            pinned = np.concatenate([np.zeros(0, dtype=np.int64), *(atoms for atoms, _ in self.pins)])
+            self.pin(labels[~np.isin(atoms_of(labels), pinned)], place.because(Reason.READ_UNKNOWN))
 
 
 def unknown(values: Floats) -> Floats:
     """Stands for a function of several tensors, of which one alone says nothing."""
     return np.full(len(values), np.nan)
+
+
+def along(row: Labels, rank: int, axis: int) -> Labels:
+    """[n] labels on one axis of an array of that rank."""
+    return row.reshape([-1 if a == axis else 1 for a in range(rank)])

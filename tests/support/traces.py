@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onnx_condense.operators.reasons import Because
 from onnx_condense.tracing.trace import Trace
 
 
@@ -9,5 +10,5 @@ def grouped(trace: Trace) -> list[tuple[str, ...]]:
     return [group.layers for group in trace.groups]
 
 
-def reasons(trace: Trace) -> dict[str, str]:
+def reasons(trace: Trace) -> dict[str, Because]:
     return {refusal.layer: refusal.reason for refusal in trace.refusals}

@@ -14,6 +14,7 @@ from support.lossless import LOSSLESS
 from support.planted.net import EXACT, FULL, Net, assert_close, planted_columns, planted_rows, run, signed_feed, widths
 
 from onnx_condense import condense
+from onnx_condense.operators.reasons import Reason
 
 Noise = Callable[[onnx.ModelProto], None]
 
@@ -240,7 +241,7 @@ def test_a_weight_that_is_an_output_stays() -> None:
     result = condense(model, LOSSLESS)
     assert widths(result.model) == {"conv": FULL, "gemm": EXACT, "last": 4}
     reasons = {layer: r.reason for r in result.report.refusals for layer in r.layers}
-    assert reasons["conv"] == "has weights that are an output of the model"
+    assert reasons["conv"] == Reason.WEIGHTS_ARE_OUTPUT.value
     assert_close(model, result.model, 2e-5)
 
 
@@ -260,7 +261,7 @@ def test_sparse_weights_stay(constant: bool) -> None:
     result = condense(model, LOSSLESS)
     assert not result.changed
     (found,) = (r for r in result.report.refusals if r.layers == ("gemm",))
-    assert (found.reason, found.parameters) == ("has sparse weights, which stay", FULL * FULL)
+    assert (found.reason, found.parameters) == (Reason.WEIGHTS_SPARSE.value, FULL * FULL)
 
 
 @pytest.mark.parametrize("opset", [13, 17])

@@ -13,6 +13,7 @@ from support.planted.recurrent import GATES, SIZE, Form, build, planted_node
 
 from onnx_condense import Options, Plan, condense, rewrite
 from onnx_condense.merging.twin import Twin
+from onnx_condense.operators.reasons import Because, Reason
 from onnx_condense.rewriting.sizes import count_macs
 
 
@@ -87,18 +88,18 @@ def _single() -> onnx.ModelProto:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (_given, "starts from a state that is an input of the model"),
-        (_returned, "is an output of the model"),
-        (_computed, "starts from a state that is computed from data"),
-        (_shared, "uses its weight for something else too"),
-        (_from_data, "has recurrent weights that are computed from data"),
-        (_infinite, "has weights that are not finite"),
-        (_single, "has one independent channel only"),
+        (_given, Reason.STATE_FROM_INPUT),
+        (_returned, Reason.OUTPUT),
+        (_computed, Reason.STATE_FROM_DATA),
+        (_shared, Reason.WEIGHTS_USED_ELSEWHERE),
+        (_from_data, Reason.RECURRENT_FROM_DATA),
+        (_infinite, Reason.WEIGHTS_NOT_FINITE),
+        (_single, Reason.ONE_CHANNEL),
     ],
 )
-def test_units_that_stay(make: Callable[[], onnx.ModelProto], reason: str) -> None:
+def test_units_that_stay(make: Callable[[], onnx.ModelProto], reason: Reason) -> None:
     model = make()
-    assert {r.layer: r.reason for r in traced(model).refusals}["producer"] == reason
+    assert {r.layer: r.reason for r in traced(model).refusals}["producer"] == Because(reason)
     assert widths(condense(model, LOSSLESS).model) == widths(model)
 
 

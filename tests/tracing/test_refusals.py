@@ -6,6 +6,7 @@ from support.planted.net import Net, traced
 from support.traces import grouped, reasons
 
 from onnx_condense import analyze
+from onnx_condense.operators.reasons import Because, Reason
 
 
 def chain() -> tuple[Net, str]:
@@ -20,13 +21,13 @@ def test_a_normalization_spelled_out_says_so() -> None:
     hidden = net.node("Div", hidden, net.node("Sqrt", square))
     trace = traced(net.build(net.conv("second", hidden, net.normal(4, 6, 1, 1))))
     assert grouped(trace) == []
-    assert "ReduceMean, which normalizes channels together" in reasons(trace)["first"]
+    assert reasons(trace)["first"] == Because(Reason.READ, "a ReduceMean", Because(Reason.NORMALIZES_TOGETHER))
 
 
 def test_a_mean_of_channels_says_so() -> None:
     net, hidden = chain()
     trace = traced(net.build(net.node("ReduceMean", hidden, axes=[1])))
-    assert "ReduceMean, which reduces over channels" in reasons(trace)["first"]
+    assert reasons(trace)["first"] == Because(Reason.READ, "a ReduceMean", Because(Reason.REDUCES))
 
 
 def test_rows_of_the_input_beside_the_channels_pin_them() -> None:
@@ -34,7 +35,7 @@ def test_rows_of_the_input_beside_the_channels_pin_them() -> None:
     cache = net.input("batch", 6, 2, 6, name="cache")
     hidden = net.node("Concat", cache, hidden, axis=2)
     trace = traced(net.build(net.conv("second", hidden, net.normal(4, 6, 3, 1))))
-    assert "beside a tensor whose channels cannot be removed" in reasons(trace)["first"]
+    assert reasons(trace)["first"] == Because(Reason.READ_BESIDE, "a Conv")
 
 
 def test_a_number_that_follows_the_size_of_the_input_is_no_constant() -> None:
@@ -45,4 +46,5 @@ def test_a_number_that_follows_the_size_of_the_input_is_no_constant() -> None:
     )
     hidden = net.node("Concat", net.node("Expand", height, shape), hidden, axis=2)
     model = net.build(net.conv("second", hidden, net.normal(4, 6, 3, 1)))
-    assert any("beside a tensor" in r.reason and r.layers == ("first",) for r in analyze(model).refusals)
+    beside = str(Because(Reason.READ_BESIDE, "a Concat"))
+    assert [r.layers for r in analyze(model).refusals if r.reason == beside] == [("first",)]

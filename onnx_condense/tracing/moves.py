@@ -1,0 +1,151 @@
+"""The rules of data movement: what is done to data is done to labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx_condense.arrays import Array, Floats, Labels, Shape
+from onnx_condense.operators import moves
+from onnx_condense.operators.actions import Move, Role
+from onnx_condense.operators.moves import Concat, DepthToSpace, SpaceToDepth, Unmovable
+from onnx_condense.operators.reasons import Reason
+from onnx_condense.tracing.labels import varying
+from onnx_condense.tracing.outcomes import Carried, Declined, Outcome, Stay
+from onnx_condense.tracing.parameters import affine, carry, constant_channels, per_position
+from onnx_condense.tracing.trace import Slot
+from onnx_condense.tracing.uniting import uniform
+from onnx_condense.tracing.walk import Place, Walk, along
+
+
+def move(walk: Walk, place: Place, action: Move) -> Outcome:
+    """One tensor of data, moved by constants."""
+    labels, facts = walk.at(place, 0), walk.facts
+    if labels is None:
+        steered = any(t.name in walk.labels for t in place.inputs)
+        return Declined(Reason.MOVES_BY_DATA) if steered else Carried()
+    numbers = [t.name for t in place.inputs[1:] if t.name in facts.derived]
+    taken = any(labels.shape[axis] > 1 for axis in action.indexed)
+    if taken and any(facts.follows_inputs(name) for name in numbers):
+        return Declined(Reason.TAKES_BY_SIZE)
+    source = place.inputs[0]
+    resized = [a for a in action.indexed if facts.is_resized(source.name, a)]
+    labels = uniform(walk, place, labels, resized)  # which places are taken is another matter at other sizes
+    walk.fixed.append((labels, action.indexed))
+    try:
+        made = action.moved(labels, walk.shape(source))
+    except Unmovable as error:
+        return Declined(error.reason)
+    return Carried({t.name: result for t, result in zip(place.outputs, made, strict=True)})
+
+
+def space_to_depth(walk: Walk, place: Place, action: SpaceToDepth) -> Outcome:
+    """Places that become a block repeat their channel."""
+    labels = walk.at(place, 0)
+    if labels is None:
+        return Carried()
+    (moved,) = action.moved(uniform(walk, place, labels, (2, 3)), walk.shape(place.inputs[0]))
+    return Carried({place.output: moved})
+
+
+def depth_to_space(walk: Walk, place: Place, action: DepthToSpace) -> Outcome:
+    """Places that a block of channels becomes are united."""
+    labels = walk.at(place, 0)
+    if labels is None:
+        return Carried()
+    (moved,) = action.moved(uniform(walk, place, labels, (2, 3)), walk.shape(place.inputs[0]))
+    return Carried({place.output: uniform(walk, place, moved, (1,))[:, 0]})
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One input of a Concat. value: where it follows from constants alone."""
+
+    position: int
+    tensor: gs.Tensor
+    labels: Labels | None
+    shape: Shape
+    value: Array | None
+
+
+def concat(walk: Walk, place: Place, action: Concat) -> Outcome:
+    """Constant parts are channels of their own along an axis of channels, and of the others along another one."""
+    axis = action.axis
+    parts = [Part(i, t, walk.at(place, i), walk.shape(t), walk.constant(t)) for i, t in enumerate(place.inputs)]
+    labelled = [part.labels for part in parts if part.labels is not None]
+    if not labelled:
+        return Carried()
+    across = {a for labels in labelled for a in varying(labels)} - {axis}
+    if any(part.labels is None and part.shape[axis] == 0 for part in parts):
+        return Declined(Reason.APPENDS_EMPTY)
+    joined = _extended(walk, place, axis, parts) if across and len(labelled) < len(parts) else None
+    if joined is None:
+        pieces = [_channels(walk, place, axis, part, bool(across)) for part in parts]
+        joined = moves.concat(pieces, [part.shape for part in parts], axis)
+        joined = uniform(walk, place, joined, [axis] if _may_be_empty(walk, parts, axis) else [])
+    return Carried({place.output: joined})
+
+
+def _may_be_empty(walk: Walk, parts: list[Part], axis: int) -> bool:
+    """Whether a part follows the sizes of the inputs along an axis, and is maybe empty at other sizes."""
+    names = (part.tensor.name for part in parts if part.tensor.name in walk.facts.shapes)
+    return any(walk.facts.is_resized(name, axis) for name in names)
+
+
+def _channels(walk: Walk, place: Place, axis: int, part: Part, across: bool) -> Labels:
+    """The labels of a part; a constant's are new where no other axis has channels."""
+    if part.labels is not None:
+        return part.labels
+    rank, value = len(part.shape), part.value
+    if across or value is None or value.dtype.kind != "f" or not np.isfinite(value).all():
+        return np.full([1] * rank, -1)
+    rows = np.moveaxis(value, axis, 0).reshape(part.shape[axis], -1)
+    labels = along(constant_channels(walk, np.asarray(rows, dtype=np.float64)), rank, axis)
+    walk.hold(Slot(place.index, part.position, Role.CARRIED, labels, axis))
+    return labels
+
+
+def _extended(walk: Walk, place: Place, axis: int, parts: list[Part]) -> Labels | None:
+    """One tensor with constants along another axis than its channels, as seen by those; None where it is not that."""
+    constants = [part for part in parts if part.labels is None]
+    labels, *others = (part.labels for part in parts if part.labels is not None)
+    if others or labels.shape[axis] > 1:
+        return None
+    values = [_along(walk, labels, part.tensor) for part in constants if _same_length(walk, part.tensor.name, axis)]
+    known = [v for v in values if v is not None and np.isfinite(v).all()]
+    if len(known) < len(constants):
+        return None
+    shifts = np.hstack([np.zeros((labels.size, 1)), *known])
+    scales = np.zeros_like(shifts)
+    scales[:, 0] = 1
+    try:
+        result = affine(walk, place, labels, scales, shifts, np.abs(shifts))
+    except Stay:
+        return None
+    for part in constants:
+        if part.value is not None:
+            carry(walk, place, part.position, labels, part.value)
+    return result
+
+
+def _same_length(walk: Walk, name: str, axis: int) -> bool:
+    """Whether a constant that is computed from shapes is as long along an axis at every size of the inputs."""
+    value, other = walk.facts.value_by_name(name), walk.facts.other_value(name)
+    return value is None or (value.shape[axis] > 0 and (other is None or other.shape[axis] == value.shape[axis]))
+
+
+def _along(walk: Walk, labels: Labels, tensor: gs.Tensor) -> Floats | None:
+    """[places, q]: a constant's values at each labelled place, the same at every size of the inputs; else None."""
+    value, other = walk.facts.value(tensor), None
+    if value is None or value.dtype.kind != "f":
+        return None
+    found = per_position(labels, value)
+    if tensor.name in walk.facts.derived:
+        other = walk.facts.other_value(tensor.name)
+        found = found[:, :1] if (found == found[:, :1]).all() else found
+    if other is not None:
+        elsewhere = per_position(labels, other)
+        return found if found.shape[1] == 1 and (elsewhere == found).all() else None
+    return found
