@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx
 
-from onnx_condense.documents import finite
+from onnx_condense.documents import finite, head
 from onnx_condense.merging.plan import Plan
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model import files
@@ -90,7 +90,7 @@ class Analysis:
 
     def to_json(self) -> dict[str, Any]:
         """The analysis as a JSON object; numbers that are not finite are null."""
-        result: dict[str, Any] = finite(asdict(self))
+        result: dict[str, Any] = finite(head("analysis", 1) | asdict(self))
         return result
 
 

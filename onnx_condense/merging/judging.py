@@ -51,7 +51,7 @@ class Judgement:
         return max((float(a.max()) for a in self.alike if a.size > 1), default=-1.0)
 
 
-def judge(twin: Twin, group: Group, method: Method, depthwise: Literal["joint", "kernel"]) -> Judgement:
+def judge(twin: Twin, group: Group, method: Method, depthwise: str) -> Judgement:
     """Compares the channels of a group on the twin's weights."""
     trace = twin.trace
     mine = tuple(paths(trace, group))
