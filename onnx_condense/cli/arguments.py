@@ -55,7 +55,7 @@ class Command:
 
     def parse(self, given: Sequence[str]) -> Arguments:
         """What was given. Raises UsageError, and SystemExit after --help and --version."""
-        return Arguments(vars(self.parser().parse_args(given)))
+        return Arguments(self, vars(self.parser().parse_args(given)))
 
     def rows(self) -> list[Row]:
         """What it takes, by heading; no positional arguments."""
@@ -86,15 +86,17 @@ class Command:
 class Arguments:
     """What was given on a command line, by field."""
 
+    command: Command
     given: Mapping[str, Any]
 
     def of(self, kind: type[_T]) -> _T:
-        """A dataclass with the values that were given. Raises UsageError for those out of range."""
+        """A part of the command with the values that were given. Raises UsageError for those out of range."""
         values = {}
-        for name, flag in flags_of(kind).items():
-            if name in self.given:
-                value = self.given[name]
-                values[name] = flag.gather(value) if flag.gather is not None else value
+        for part in self.command.parts:
+            for name, flag in part.flags():
+                if part.kind is kind and name in self.given:
+                    value = self.given[name]
+                    values[name] = flag.gather(value) if flag.gather is not None else value
         made = kind(**values)
         check(made)
         return made
