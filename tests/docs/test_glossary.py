@@ -11,7 +11,26 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "glossary.md").read_text()
 
-WORDS = ("atom", "unit", "label", "signal", "action", "slot", "group", "cell", "partition", "path", "twin")
+WORDS = (
+    "form",
+    "atom",
+    "unit",
+    "label",
+    "signal",
+    "action",
+    "slot",
+    "group",
+    "cell",
+    "partition",
+    "path",
+    "reason",
+    "outcome",
+    "method",
+    "strategy",
+    "plan",
+    "twin",
+    "consumer",
+)
 
 
 def test_the_examples_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
