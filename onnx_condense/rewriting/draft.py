@@ -30,7 +30,7 @@ class Draft:
     def __init__(self, facts: Facts) -> None:
         self.constants: dict[str, Content] = {}
         self._facts = facts
-        self._names = Names(facts.names)
+        self._names = Names.of(facts.model.graph)
         self._original = facts.model.graph.node
         self._touched: dict[int, onnx.NodeProto] = {}
         self._first: list[onnx.NodeProto] = []
