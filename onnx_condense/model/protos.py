@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from math import prod
 
 import onnx
@@ -29,12 +29,16 @@ def read_by(nodes: Iterable[onnx.NodeProto]) -> set[str]:
     names: set[str] = set()
     for node in nodes:
         names.update(node.input)
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                names |= names_read(attribute.g)
-            for body in attribute.graphs:
-                names |= names_read(body)
+        for body in _bodies(node):
+            names |= names_read(body)
     return names
+
+
+def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
 
 
 def still_read(nodes: Iterable[onnx.NodeProto], outputs: set[str], read_before: set[str]) -> list[onnx.NodeProto]:
@@ -52,9 +56,8 @@ def names_in(graph: onnx.GraphProto) -> set[str]:
     names |= {t.values.name for t in graph.sparse_initializer}
     for node in graph.node:
         names.update(node.output)
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs):
-                names |= names_in(body)
+        for body in _bodies(node):
+            names |= names_in(body)
     return names
 
 

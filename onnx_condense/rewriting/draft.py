@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from onnx_condense.arrays import Array
 from onnx_condense.model.names import Names
@@ -76,7 +77,8 @@ class Draft:
             if place is not None:
                 del node.attribute[place]
             return
-        made = helper.make_attribute(edit.name, edit.value)
+        value = numpy_helper.from_array(edit.value) if isinstance(edit.value, np.ndarray) else edit.value
+        made = helper.make_attribute(edit.name, value)
         if place is None:
             node.attribute.append(made)
         else:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from onnx_condense.arrays import Shape
 from onnx_condense.merging.twin import Twin
@@ -116,7 +115,7 @@ class _Weights:
         else:
             stated = self._draft.constant(f"{stated}_condensed", shape)
         self._draft.connect(maker, 0, stated)
-        self._draft.apply(Attribute(maker, "value", numpy_helper.from_array(number)))
+        self._draft.apply(Attribute(maker, "value", number))
         self.described[name] = value.shape
         return name
 

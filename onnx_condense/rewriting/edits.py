@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 
 from onnx_condense.arrays import Array, Floats, Ints, Shape
 from onnx_condense.operators.versions import input_for
 from onnx_condense.rewriting.shapes import Shapes
 
-Value = int | float | list[int] | onnx.TensorProto
+Value = int | float | list[int] | Array
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,6 @@ from onnx_condense.arrays import Bools, Labels
 from onnx_condense.operators import moves
 from onnx_condense.operators.actions import Action, Move
 from onnx_condense.operators.moves import (
-    Concat,
     DepthToSpace,
     Gather,
     Regroup,
@@ -48,7 +47,7 @@ def _check_order(shapes: Shapes, index: int, action: Move) -> None:
     node, trace = shapes.facts.nodes[index], shapes.trace
     source, *others = [t.name for t in node.inputs if t.name in trace.labels]
     result = node.outputs[0].name
-    if others or isinstance(action, Concat) or result not in trace.labels:
+    if others or result not in trace.labels:
         return
     if all(len(varying(trace.cuts[name][0])) < 2 for name in (source, result)):
         return
@@ -176,5 +175,5 @@ MOVES: Mapping[type[Action], Restating] = {
     Split: _moving(_split),
     Slice: _moving(_slice),
     Gather: _moving(_gather),
-    **{kind: _moving(_as_it_is) for kind in (Regroup, Transpose, Concat, Tile, SpaceToDepth, DepthToSpace)},
+    **{kind: _moving(_as_it_is) for kind in (Regroup, Transpose, Tile, SpaceToDepth, DepthToSpace)},
 }

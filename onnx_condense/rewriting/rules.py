@@ -113,14 +113,14 @@ def _recurrent(shapes: Shapes, index: int, action: Recurrent) -> list[Edit]:
 
 def _product(shapes: Shapes, index: int, action: Product) -> list[Edit]:
     """Axes that both factors have must stay as long as each other."""
-    facts = shapes.facts
-    tensors = facts.nodes[index].inputs[:2]
-    small = [dict(zip(a, shapes.of(t), strict=True)) for a, t in zip((action.left, action.right), tensors, strict=True)]
-    before = [facts.shapes.get(t.name, shapes.of(t)) for t in tensors]
-    old = [dict(zip(a, shape, strict=True)) for a, shape in zip((action.left, action.right), before, strict=True)]
+    facts, letters = shapes.facts, (action.left, action.right)
+    names = [t.name for t in facts.nodes[index].inputs[:2]]
+    small = [dict(zip(a, shapes.of(name), strict=True)) for a, name in zip(letters, names, strict=True)]
+    before = [facts.shapes.get(name, shapes.of(name)) for name in names]
+    old = [dict(zip(a, shape, strict=True)) for a, shape in zip(letters, before, strict=True)]
     for letter in small[0].keys() & small[1].keys():
         if old[0][letter] == old[1][letter] and small[0][letter] != small[1][letter]:
-            raise shapes.disagreement(next(t.name for t in tensors if t.name in shapes.trace.labels))
+            raise shapes.disagreement(next(name for name in names if name in shapes.trace.labels))
     return []
 
 
@@ -165,7 +165,7 @@ def _expand(shapes: Shapes, index: int, action: Expand) -> list[Edit]:
     """The shape input of an Expand; 1 leaves an axis as it is."""
     facts, node = shapes.facts, shapes.facts.nodes[index]
     name, result = node.inputs[1].name, node.outputs[0].name
-    source, target = shapes.of(node.inputs[0]), shapes.sizes[result]
+    source, target = shapes.of(node.inputs[0].name), shapes.sizes[result]
     left, value = told(shapes, index, 1), facts.value(node.inputs[1])
     assert left is not None and value is not None
     if broadcast(source, tuple(left.tolist())) == target:

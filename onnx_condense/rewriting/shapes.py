@@ -12,7 +12,6 @@ from functools import cached_property
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from onnx_condense.arrays import Array, Bools, Ints, Labels, Shape
 from onnx_condense.merging.twin import Twin
@@ -52,10 +51,10 @@ class Shapes:
         values = {name: self.facts.value_by_name(name) for name in self.facts.derived}
         return {name: value for name, value in values.items() if value is not None}
 
-    def of(self, tensor: gs.Tensor) -> Shape:
+    def of(self, name: str) -> Shape:
         """The shape of a tensor; of a constant as it was."""
-        value = self.facts.value(tensor)
-        return tuple(value.shape) if value is not None else self.sizes[tensor.name]
+        value = self.facts.value_by_name(name)
+        return tuple(value.shape) if value is not None else self.sizes[name]
 
     def line(self, name: str, axis: int) -> Bools | None:
         """[size of the axis] what is alive of a tensor along an axis, None where the same is everywhere or all is."""

@@ -21,7 +21,7 @@ def macs_of(twin: Twin, shapes: Shapes) -> int:
     for index, action in twin.trace.actions.items():
         node = twin.trace.facts.nodes[index]
         for position in action.weights:
-            inputs = [shapes.of(tensor) if tensor.name else () for tensor in node.inputs]
+            inputs = [shapes.of(tensor.name) if tensor.name else () for tensor in node.inputs]
             output = next(shapes.sizes[tensor.name] for tensor in node.outputs if tensor.name)
             place = index, position
             size = small[place].size if place in small else twin.weight(*place).size

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from support.builders import build, clustered, random
 from support.cases import CASES
-from support.planted.net import Case
+from support.planted.net import Case, Net
+from support.planted.quantized import integer_columns, integer_rows
 
 from onnx_condense import Options, condense
 from onnx_condense.merging.twin import Twin
@@ -51,6 +54,48 @@ def test_planted_models_are_counted_as_they_are_written(case: Case) -> None:
     """Constants that meet no bias, private copies, weights that are written down: all of them count."""
     relation = next((r for r in ("shifted", "scaled") if r in case.passes), "equal")
     assert_counted(planned(case.build(relation), Options(lossless=True, align=1)))
+
+
+def branched() -> onnx.ModelProto:
+    """Two Gemms with copies between them in one branch of an If."""
+    weights = {"w0": clustered(8, 6, 3, ratios=False), "w1": random(6, 8)}
+    return build(
+        """g (float[N, 6] x, bool c) => (float[N, 6] y) {
+            y = If (c) <
+                then_branch = t () => (float[N, 6] ty) {
+                    a = Gemm<transB = 1>(x, w0)
+                    r = Relu(a)
+                    ty = Gemm<transB = 1>(r, w1)
+                },
+                else_branch = e () => (float[N, 6] ey) { ey = Neg(x) }
+            >
+        }""",
+        weights,
+    )
+
+
+def quantized() -> onnx.ModelProto:
+    """Two QLinearConv with copies between them."""
+    net = Net(13)
+    grid = net.constant(0.1), net.constant(np.array(120, dtype=np.uint8))
+    fine = net.constant(0.02), net.constant(np.array(0, dtype=np.int8))
+    rows, bias = integer_rows(net, "equal", 3, 1, 1)
+    weights = (rows, 20 * bias), (integer_columns(net, "equal", 4, 1, 1), np.zeros(4, dtype=np.int32))
+    data = net.node("QuantizeLinear", net.input("n", 3, 4, 4), *grid)
+    for weight, offsets in weights:
+        places = (*grid, net.constant(weight), *fine, *grid, net.constant(offsets.astype(np.int32)))
+        data = net.node("QLinearConv", data, *places)
+    return net.build(net.node("DequantizeLinear", data, *grid))
+
+
+@pytest.mark.parametrize("make", [branched, quantized])
+def test_forms_are_counted_as_they_are_left(make: Callable[[], onnx.ModelProto]) -> None:
+    """In the form that is traced there are copies of bodies, and constants that stand for integers."""
+    twin = planned(make(), Options(lossless=True, align=1))
+    assert twin.plans
+    written = write(twin, {})
+    assert parameters_of(written.traced.graph) != parameters_of(written.model.graph)
+    assert_counted(twin)
 
 
 @pytest.mark.parametrize("name", OWN)
