@@ -46,16 +46,14 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
 }
 """Option -> texts on a command line, and what they mean."""
 
-TOGETHER = {"evaluate": "max_drop", "max_drop": "evaluate", "trials": "evaluate"}
-"""Options that go with another one."""
+TOGETHER = {"evaluate": ("max_drop",), "max_drop": ("evaluate",), "trials": ("evaluate", "max_drop")}
+"""Options that go with others."""
 
 
 def line(name: str) -> list[str]:
-    """A command line with an option, and with those that must go with it."""
-    texts, _ = GIVEN[name]
+    """The words of a command line that give an option."""
     flag = written(name, flags_of(Options)[name])
-    words = [word for text in texts for word in (flag, text)] or [flag]
-    return words
+    return [word for text in GIVEN[name][0] for word in (flag, text)] or [flag]
 
 
 def test_every_option_has_a_flag_and_an_example() -> None:
@@ -65,11 +63,11 @@ def test_every_option_has_a_flag_and_an_example() -> None:
 
 @pytest.mark.parametrize("name", GIVEN)
 def test_what_is_given_is_what_the_option_holds(name: str) -> None:
-    more = line(TOGETHER[name]) + (line("max_drop") if name == "trials" else []) if name in TOGETHER else []
-    options = CONDENSE.parse(["m.onnx", *line(name), *more]).of(Options)
-    assert getattr(options, name) == GIVEN[name][1]
-    rest = {f.name for f in fields(Options)} - {name, *TOGETHER}
-    assert all(getattr(options, other) == getattr(Options(), other) for other in rest)
+    given = (name, *TOGETHER.get(name, ()))
+    options = CONDENSE.parse(["m.onnx", *(word for one in given for word in line(one))]).of(Options)
+    for field in fields(Options):
+        expected = GIVEN[field.name][1] if field.name in given else getattr(Options(), field.name)
+        assert getattr(options, field.name) == expected
 
 
 @pytest.mark.parametrize("name", GIVEN)
