@@ -1,4 +1,4 @@
-"""JSON documents: what a number may be in them, and files that appear as a whole or not at all."""
+"""JSON documents: their head, what a number may be in them, and files that appear as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,8 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 
+from onnx_condense._version import __version__
 from onnx_condense.errors import InputError
+
+
+def head(kind: str, version: int) -> dict[str, Any]:
+    """How every document begins: its format and version, the tool that wrote it, and with which libraries."""
+    return {
+        "format": f"onnx-condense-{kind}",
+        "version": version,
+        "tool": {"name": "onnx-condense", "version": __version__},
+        "host": {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__, "numpy": np.__version__},
+    }
 
 
 def write_atomically(path: Path, data: bytes) -> int:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
+from onnx_condense import flags
 from onnx_condense.errors import UsageError
-from onnx_condense.model.inputs import Inputs
+from onnx_condense.flags import Group, InPlan, joined, multiple, must, named_number, named_sizes, npz_files, option
+
+if TYPE_CHECKING:  # a command line is read before anything slow is imported
+    from onnx_condense.model.inputs import Inputs
 
 DEFAULT_THRESHOLD = 0.88
 """The paper's condensation threshold (section 3.2.2)."""
@@ -69,6 +73,10 @@ class Method(StrEnum):
     DELETE = "delete"
 
 
+MERGES = tuple(method for method in Method if method is not Method.LOSSLESS)
+"""What `merge` may be."""
+
+
 class Depthwise(StrEnum):
     """Which stages of a depthwise-separable block are judged: every one, or its depthwise taps alone."""
 
@@ -76,8 +84,61 @@ class Depthwise(StrEnum):
     KERNEL = "kernel"
 
 
-Merge = Literal["auto", "calibrated", "moments", "ratio", "delete"]
-Host = Literal["avx2", "avx512", "arm64"]
+class Host(StrEnum):
+    """Hosts that a multiple is known for."""
+
+    AVX2 = "avx2"
+    AVX512 = "avx512"
+    ARM64 = "arm64"
+
+
+Merge = Method | Literal["auto", "calibrated", "moments", "ratio", "delete"]
+"""A merge method, or its name."""
+
+ENUMS: Mapping[str, type[StrEnum]] = {"merge": Method, "depthwise": Depthwise, "align_for": Host}
+"""Options that may be given by name."""
+
+# ---------------------------------------------------------------------------------------------------- ranges
+
+REMOVE, WELL, FAST, WHERE, INPUTS = Group.REMOVE, Group.WELL, Group.FAST, Group.WHERE, Group.INPUTS
+STATED, STATED_LATER, ANSWERED = InPlan.STATED, InPlan.STATED_LATER, InPlan.ANSWERED
+
+
+_threshold = must(
+    lambda value: 0 < value <= 1, "a threshold must satisfy 0 < T <= 1, not {value:g}: pass for example 0.88"
+)
+
+
+def _thresholds(option: str, value: Any) -> None:
+    if isinstance(value, str | Mapping):
+        raise UsageError("layer_threshold is a tuple of pairs (glob, threshold)")
+    for _, threshold in value:
+        _threshold(option, threshold)
+
+
+def _globs(option: str, value: Any) -> None:
+    if isinstance(value, str):
+        raise UsageError(f"{option.removeprefix('--')} is a tuple of globs, not one string: pass ({value!r},)")
+
+
+def _budget(option: str, value: Any) -> None:
+    unit, amount = value
+    if not (0 < amount <= 1 if unit in tuple(Unit) else unit == "error" and 0 <= amount < math.inf):
+        raise UsageError(
+            f"{option} is params=F or macs=F, the share 0 < F <= 1 to keep, or error=R, the largest error of "
+            f"the outputs, not {unit}={amount}"
+        )
+
+
+_merge = must(lambda value: value in MERGES, f"{{option}} is {', '.join(MERGES)}, not {{value}}")
+_depthwise = must(lambda value: value in tuple(Depthwise), "{option} is joint or kernel, not {value}")
+_host = must(lambda value: value in tuple(Host), f"{{option}} is {', '.join(Host)}, not {{value}}")
+_align = must(
+    lambda value: value == "auto" or (isinstance(value, int) and value >= 1),
+    "{option} is auto or a positive whole number, not {value}: --align 1 turns it off",
+)
+_tolerance = must(lambda value: value >= 0, "{option} must be a number of at least 0, not {value}")
+_drop = must(lambda value: 0 <= value < math.inf, "{option} is what the score may fall by, at least 0, not {value}")
 
 
 @dataclass(frozen=True)
@@ -115,96 +176,93 @@ class Options:
         seed: of the generated verification inputs.
     """
 
-    threshold: float | None = None
-    layer_threshold: tuple[tuple[str, float], ...] = ()
-    lossless: bool = False
-    merge: Merge | None = None
-    depthwise: Depthwise | Literal["joint", "kernel"] = Depthwise.JOINT
-    align: int | Literal["auto"] = "auto"
-    align_for: Host | None = None
-    ensure_faster: bool = False
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    tolerance: float | None = None
-    budget: tuple[str, float] | None = None
-    evaluate: str | Callable[[Any], float] | None = None
-    max_drop: float | None = None
-    trials: int | None = None
-    data: Inputs | None = None
-    calibration: Inputs | Iterable[Inputs] | None = None
-    input_shape: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    sequential: bool = False
-    fold_batchnorm: bool = False
-    seed: int = 0
+    threshold: float | None = option(
+        None, "neurons condense when their cosine is above T", REMOVE, "T", float, _threshold, STATED, unset="0.88"
+    )
+    layer_threshold: tuple[tuple[str, float], ...] = option(
+        (), "another threshold for some layers", REMOVE, "GLOB=T", named_number, _thresholds, STATED, gather=tuple
+    )
+    lossless: bool = option(False, "only what is exact to float rounding", REMOVE, plan=STATED)
+    merge: Merge | None = option(
+        None, "what becomes of condensed neurons", WELL, check=_merge, plan=STATED, choices=MERGES, unset="auto"
+    )
+    depthwise: Depthwise | Literal["joint", "kernel"] = option(
+        Depthwise.JOINT,
+        "judge every stage, or the depthwise taps alone",
+        REMOVE,
+        check=_depthwise,
+        plan=STATED,
+        choices=tuple(Depthwise),
+    )
+    align: int | Literal["auto"] = option(
+        "auto", "keep Conv widths at multiples", FAST, "auto|N", multiple, _align, STATED, unset="auto, this host's"
+    )
+    align_for: Host | Literal["avx2", "avx512", "arm64"] | None = option(
+        None,
+        "keep them at the multiple of another host (arm64: not measured)",
+        FAST,
+        check=_host,
+        plan=ANSWERED,
+        choices=tuple(Host),
+    )
+    ensure_faster: bool = option(False, "measure; widen or roll back what makes it slower", FAST, plan=ANSWERED)
+    include: tuple[str, ...] = option(
+        (), "only these layers (node or weight names)", WHERE, "GLOB", str, _globs, STATED, gather=tuple
+    )
+    exclude: tuple[str, ...] = option(
+        (), "not these layers; wins over --include", WHERE, "GLOB", str, _globs, STATED, gather=tuple
+    )
+    tolerance: float | None = option(
+        None, "largest relative L2 error of the outputs", WELL, "R", float, _tolerance, ANSWERED
+    )
+    budget: tuple[str, float] | None = option(
+        None,
+        "keep at most this share; or the smallest within this error",
+        REMOVE,
+        "params=F|macs=F|error=R",
+        named_number,
+        _budget,
+        STATED_LATER,
+    )
+    evaluate: str | Callable[[Any], float] | None = option(
+        None, 'prints a score, higher is better: "python score.py {model}"', REMOVE, "CMD", plan=STATED_LATER
+    )
+    max_drop: float | None = option(
+        None, "with --evaluate: how much the score may fall", REMOVE, "D", float, _drop, STATED_LATER
+    )
+    trials: int | None = option(
+        None, "models evaluated at most", REMOVE, "N", int, plan=STATED_LATER, unset=str(DEFAULT_TRIALS)
+    )
+    data: Inputs | None = option(
+        None, "one array per graph input, samples on axis 0", INPUTS, "INPUTS.npz", unset="generated", told=False
+    )
+    calibration: Inputs | Iterable[Inputs] | None = option(
+        None,
+        "inputs to estimate from, without labels (as --data; a fifth verifies), or a folder of such files",
+        WELL,
+        "INPUTS.npz",
+        npz_files,
+        plan=ANSWERED,
+        gather=joined,
+        told=False,
+    )
+    input_shape: Mapping[str, tuple[int, ...]] = option(
+        {}, "sizes for symbolic dimensions", INPUTS, "NAME=1x3x224x224", named_sizes, plan=ANSWERED, gather=dict
+    )
+    sequential: bool = option(False, "layer after layer on already merged weights, as in the paper", WELL, plan=STATED)
+    fold_batchnorm: bool = option(False, "fold BatchNormalization into the weights in the file", WELL, plan=STATED)
+    seed: int = option(0, "of generated inputs", INPUTS, "S", int)
 
     def __post_init__(self) -> None:
         """Raises UsageError when options contradict each other or are out of range."""
-        for name in ("include", "exclude"):
-            if isinstance(getattr(self, name), str):
-                raise UsageError(f"{name} is a tuple of globs, not one string: pass ({getattr(self, name)!r},)")
-        if isinstance(self.layer_threshold, str | Mapping):
-            raise UsageError("layer_threshold is a tuple of pairs (glob, threshold)")
-        thresholds = [t for _, t in self.layer_threshold]
-        if self.threshold is not None:
-            thresholds.append(self.threshold)
-        for value in thresholds:
-            if not 0 < value <= 1:
-                raise UsageError(f"a threshold must satisfy 0 < T <= 1, not {value:g}: pass for example 0.88")
-        if self.lossless and (self.threshold is not None or self.merge is not None or self.layer_threshold):
-            raise UsageError(
-                "--lossless decides by itself what is exact: drop --threshold, --layer-threshold and --merge"
-            )
-        if self.merge not in (None, *get_args(Merge)):
-            raise UsageError(f"--merge is {', '.join(get_args(Merge))}, not {self.merge}")
-        if self.merge == "calibrated" and self.calibration is None:
-            raise UsageError("--merge calibrated estimates from inputs: give them with --calibration")
-        if self.calibration is not None and (self.lossless or self.merge not in (None, "auto", "calibrated")):
-            other = "--lossless" if self.lossless else f"--merge {self.merge}"
-            raise UsageError(f"--calibration is not used with {other}: drop one of them")
-        self._check_budget()
-        if self.depthwise not in tuple(Depthwise):
-            raise UsageError(f"--depthwise is joint or kernel, not {self.depthwise}")
-        if self.align != "auto" and (not isinstance(self.align, int) or self.align < 1):
-            raise UsageError(f"--align is auto or a positive whole number, not {self.align}: --align 1 turns it off")
-        if self.align_for not in (None, *get_args(Host)):
-            raise UsageError(f"--align-for is {', '.join(get_args(Host))}, not {self.align_for}")
-        if self.align_for is not None and self.align != "auto":
-            raise UsageError(f"--align-for {self.align_for} and --align {self.align} both state the multiple: drop one")
-        if self.align_for is not None and self.ensure_faster:
-            raise UsageError("--ensure-faster measures on this host, --align-for is for another one: drop one")
-        if self.tolerance is not None and not self.tolerance >= 0:
-            raise UsageError(f"--tolerance must be a number of at least 0, not {self.tolerance}")
-
-    def _check_budget(self) -> None:
-        if self.budget is not None:
-            unit, amount = self.budget
-            if not (0 < amount <= 1 if unit in tuple(Unit) else unit == "error" and 0 <= amount < math.inf):
-                raise UsageError(
-                    "--budget is params=F or macs=F, the share 0 < F <= 1 to keep, or error=R, the largest error of "
-                    f"the outputs, not {unit}={amount}"
-                )
-        if (self.evaluate is None) != (self.max_drop is None):
-            raise UsageError("--evaluate and --max-drop go together: a score, and how much it may fall")
-        if self.max_drop is not None and not 0 <= self.max_drop < math.inf:
-            raise UsageError(f"--max-drop is what the score may fall by, at least 0, not {self.max_drop}")
-        if self.trials is not None and not self.searches:
-            raise UsageError("--trials bounds a search: it goes with --budget error=R or with --evaluate")
-        least = 1 if self.evaluate is None else 2
-        if self.trials is not None and self.trials < least:
-            raise UsageError(f"--trials is at least {least}{', the original included' * (least - 1)}: ask for more")
-        excluded = {
-            "--budget": self.budget is not None and self.evaluate is not None,
-            "--threshold": self.threshold is not None,
-            "--layer-threshold": bool(self.layer_threshold),
-            "--lossless": self.lossless,
-            "--tolerance": self.tolerance is not None,
-            "--sequential": self.sequential,
-            "--ensure-faster": self.ensure_faster and self.searches,
-        }
-        for option, given in excluded.items():
-            if self.budgeted and given:
-                decides = "--budget" if self.evaluate is None else "--evaluate"
-                raise UsageError(f"{decides} decides the widths: drop {option}")
+        flags.check(self)
+        for name, kind in ENUMS.items():
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else kind(value))
+        for excluded in EXCLUSIONS:
+            text = excluded(self)
+            if text is not None:
+                raise UsageError(text)
 
     @property
     def goal(self) -> Goal | None:
@@ -233,36 +291,97 @@ class Options:
 
     @staticmethod
     def of_plan(content: Mapping[str, Any], align: int) -> Options:
-        """The options of a plan, from what `to_json` wrote; the tolerance is not asked for again."""
-        lossless = bool(content["lossless"])
-        merge, budget = content["merge"], content.get("budget")
-        return Options(
-            threshold=content["threshold"],
-            layer_threshold=tuple((str(glob), float(value)) for glob, value in content["layer_threshold"]),
-            lossless=lossless,
-            merge=None if lossless else "auto" if merge == "calibrated" else merge,
-            depthwise=content["depthwise"],
-            align=align,
-            include=tuple(content["include"]),
-            exclude=tuple(content["exclude"]),
-            budget=None if budget is None else (str(budget[0]), float(budget[1])),
-            evaluate=content.get("evaluate"),
-            max_drop=content.get("max_drop"),
-            trials=content.get("trials"),
-            sequential=content["sequential"],
-            fold_batchnorm=content["fold_batchnorm"],
-        )
+        """The options of a plan, from what `to_json` wrote; the tolerance is not asked for again.
+
+        Raises KeyError, TypeError or ValueError for what it never writes.
+        """
+        values: dict[str, Any] = {}
+        for name, flag in flags.flags_of(Options).items():
+            if flag.plan is InPlan.STATED or (flag.plan is InPlan.STATED_LATER and name in content):
+                value = flags.from_json(content[name])
+                values[name] = tuple(value) if flag.gather is tuple else value
+        lossless = bool(values["lossless"])
+        merge = Method.AUTO if values["merge"] == Method.CALIBRATED else values["merge"]
+        return Options(**values | {"align": align, "lossless": lossless, "merge": None if lossless else merge})
 
     def to_json(self) -> dict[str, Any]:
         """The options as JSON values, without the inputs."""
-        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("data", "calibration")}
+        named = {name: getattr(self, name) for name, flag in flags.flags_of(Options).items() if flag.told}
         named["threshold"] = None if self.lossless or self.budgeted else (self.threshold or DEFAULT_THRESHOLD)
         named["merge"] = self.method
-        named["budget"] = None if self.budget is None else list(self.budget)
         if callable(self.evaluate):
             named["evaluate"] = f"{self.evaluate.__module__}.{getattr(self.evaluate, '__qualname__', 'object')}"
         named["trials"] = (self.trials or DEFAULT_TRIALS) if self.searches else None
-        named["layer_threshold"] = [list(pair) for pair in self.layer_threshold]
-        named["include"], named["exclude"] = list(self.include), list(self.exclude)
-        named["input_shape"] = {name: list(shape) for name, shape in self.input_shape.items()}
-        return named
+        content: dict[str, Any] = flags.to_json(named)
+        return content
+
+
+def _lossless_decides(o: Options) -> str | None:
+    if o.lossless and (o.threshold is not None or o.merge is not None or o.layer_threshold):
+        return "--lossless decides by itself what is exact: drop --threshold, --layer-threshold and --merge"
+    return None
+
+
+def _calibrated_needs_inputs(o: Options) -> str | None:
+    if o.merge == Method.CALIBRATED and o.calibration is None:
+        return "--merge calibrated estimates from inputs: give them with --calibration"
+    return None
+
+
+def _inputs_are_for_calibrated(o: Options) -> str | None:
+    if o.calibration is None or o.method in (Method.AUTO, Method.CALIBRATED):
+        return None
+    other = "--lossless" if o.lossless else f"--merge {o.merge}"
+    return f"--calibration is not used with {other}: drop one of them"
+
+
+def _score_and_drop(o: Options) -> str | None:
+    if (o.evaluate is None) != (o.max_drop is None):
+        return "--evaluate and --max-drop go together: a score, and how much it may fall"
+    return None
+
+
+def _trials_bound_a_search(o: Options) -> str | None:
+    if o.trials is None:
+        return None
+    if not o.searches:
+        return "--trials bounds a search: it goes with --budget error=R or with --evaluate"
+    least = 1 if o.evaluate is None else 2
+    if o.trials < least:
+        return f"--trials is at least {least}{', the original included' * (least - 1)}: ask for more"
+    return None
+
+
+def _one_decides_the_widths(o: Options) -> str | None:
+    others = {
+        "--budget": o.budget is not None and o.evaluate is not None,
+        "--threshold": o.threshold is not None,
+        "--layer-threshold": bool(o.layer_threshold),
+        "--lossless": o.lossless,
+        "--tolerance": o.tolerance is not None,
+        "--sequential": o.sequential,
+        "--ensure-faster": o.ensure_faster and o.searches,
+    }
+    given = [other for other, is_given in others.items() if is_given]
+    decides = "--budget" if o.evaluate is None else "--evaluate"
+    return f"{decides} decides the widths: drop {given[0]}" if o.budgeted and given else None
+
+
+def _another_host(o: Options) -> str | None:
+    if o.align_for is not None and o.align != "auto":
+        return f"--align-for {o.align_for} and --align {o.align} both state the multiple: drop one"
+    if o.align_for is not None and o.ensure_faster:
+        return "--ensure-faster measures on this host, --align-for is for another one: drop one"
+    return None
+
+
+EXCLUSIONS: tuple[Callable[[Options], str | None], ...] = (
+    _lossless_decides,
+    _calibrated_needs_inputs,
+    _inputs_are_for_calibrated,
+    _score_and_drop,
+    _trials_bound_a_search,
+    _one_decides_the_widths,
+    _another_host,
+)
+"""What contradicts what: each says so, or nothing."""

@@ -14,13 +14,10 @@ import numpy as np
 
 from onnx_condense._version import __version__
 from onnx_condense.auto.machine import FORMAT, VERSION, Event, settings_of
-from onnx_condense.auto.settings import Settings
+from onnx_condense.auto.settings import DEFAULT_MERGE, Settings
 from onnx_condense.errors import InputError, UsageError
 from onnx_condense.model.inputs import Inputs
-from onnx_condense.options import Merge, Options
-
-DEFAULT_MERGE: Merge = "delete"
-"""What reaches the target with the fewest training steps (tools/auto_merges.py); the paper's is "ratio"."""
+from onnx_condense.options import Method, Options
 
 ADVICE = "repeat the same command to resume it, or start a new --work"
 
@@ -39,7 +36,7 @@ def taken(options: Options) -> Options:
     given = options.calibration
     if given is not None and not isinstance(given, str | os.PathLike | Mapping):
         given = tuple(given)
-    merge = options.merge or (DEFAULT_MERGE if given is None else "calibrated")
+    merge = options.merge or (DEFAULT_MERGE if given is None else Method.CALIBRATED)
     return replace(options, merge=merge, calibration=given)
 
 

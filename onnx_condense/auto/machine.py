@@ -134,27 +134,44 @@ def _ending(state: State) -> str | None:
 
 
 def _attempt(state: State) -> Action | Decision:
-    layer, attempt, settings = state.layer, state.attempt, state.settings
+    attempt, settings = state.attempt, state.settings
     if attempt is None:
-        return Reduce(layer, state.threshold(layer))
-    if attempt.unchanged:
-        return _accept(state, state.now)
-    goal, limit = state.goal()
-    best, score = attempt.best, state.now.score
-    good = best is not None and best.score is not None and best.score >= goal
-    if best is not None and good and (state.phase == "round" or attempt.failed or attempt.steps >= limit):
-        return _accept(state, best)  # the group that the classifier reads trains to its limit: nothing comes after it
-    if attempt.failed is not None:
-        return _revert(state, "trainer")
-    if attempt.steps >= limit:
-        return _revert(state, "limit")
-    assert state.goals is not None
-    if attempt.steps == settings.deviation_steps and score is not None and score < state.goals.deviation:
-        return _revert(state, "deviation")
+        return Reduce(state.layer, state.threshold(state.layer))
+    reached = _reached(state, attempt)
+    if reached is not None:
+        return _accept(state, reached)
+    reason = _lost(state, attempt)
+    if reason is not None:
+        return _revert(state, reason)
+    _, limit = state.goal()
     steps = min(settings.test_every, limit - attempt.steps)
     if attempt.steps < settings.deviation_steps:
         steps = min(steps, settings.deviation_steps - attempt.steps)
     return _train(state, steps)
+
+
+def _reached(state: State, attempt: Attempt) -> Point | None:
+    """What an attempt ends with where it succeeded; the classifier's group trains to its limit before."""
+    if attempt.unchanged:
+        return state.now
+    goal, limit = state.goal()
+    best = attempt.best
+    if best is None or best.score is None or best.score < goal:
+        return None
+    return best if state.phase == "round" or attempt.failed or attempt.steps >= limit else None
+
+
+def _lost(state: State, attempt: Attempt) -> str | None:
+    """Why an attempt is given up; None where it goes on."""
+    _, limit = state.goal()
+    if attempt.failed is not None:
+        return "trainer"
+    if attempt.steps >= limit:
+        return "limit"
+    assert state.goals is not None
+    score = state.now.score
+    far = attempt.steps == state.settings.deviation_steps and score is not None and score < state.goals.deviation
+    return "deviation" if far else None
 
 
 def _train(state: State, steps: int) -> Train:

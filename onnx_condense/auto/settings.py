@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+from argparse import ArgumentTypeError
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from onnx_condense import flags
 from onnx_condense.auto.schedules import Cosine
 from onnx_condense.errors import UsageError
+from onnx_condense.flags import Group, must, option
+from onnx_condense.options import Method
+
+DEFAULT_MERGE = Method.DELETE
+"""What reaches the target with the fewest training steps (tools/auto_merges.py); the paper's is "ratio"."""
 
 PAPER_SCORE = 0.8816
 """The accuracy that the paper's constants belong to (section 3.2.3); defaults scale with the starting score."""
@@ -16,6 +23,56 @@ PAPER_SCORE = 0.8816
 PAPER = {"criterion": (0.88, 0.85), "layer_criterion": (0.84, 0.81), "last_criterion": 0.8, "deviation_score": 0.5}
 
 Span = tuple[float, float]
+
+SCORES, TRAINING, THRESHOLDS, END = Group.SCORES, Group.TRAINING, Group.THRESHOLDS, Group.END
+
+# ---------------------------------------------------------------------------------------------------- texts and ranges
+
+
+def _span(text: str) -> Span:
+    first, _, lowest = text.partition(":")
+    try:
+        return float(first), float(lowest or first)
+    except ValueError as error:
+        raise ArgumentTypeError(f"wants FIRST:LOWEST, for example 0.88:0.85, not {text}") from error
+
+
+def _share(text: str) -> float:
+    name, _, value = text.partition("=")
+    try:
+        if name != "params":
+            raise ValueError
+        return float(value)
+    except ValueError as error:
+        raise ArgumentTypeError(f"wants params=SHARE, for example params=0.115, not {text}") from error
+
+
+def _threshold_or_off(text: str) -> float | None:
+    try:
+        return None if text == "off" else float(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"wants a threshold or off, not {text}") from error
+
+
+def _falls(option: str, span: Any) -> None:
+    if not (len(span) == 2 and all(math.isfinite(value) for value in span)):
+        raise UsageError(f"{option} is two numbers, FIRST:LOWEST, not {span}")
+    if not span[0] >= span[1]:
+        raise UsageError(f"{option} is a span that falls, FIRST:LOWEST, not {span[0]:g}:{span[1]:g}")
+
+
+def _falls_to_zero(option: str, span: Any) -> None:
+    _falls(option, span)
+    if not span[1] >= 0:
+        raise UsageError(f"{option} is not negative, not {span[1]}")
+
+
+_finite = must(math.isfinite, "{option} is a finite number, not {value}")
+_positive = must(lambda value: 0 < value < math.inf, "{option} is a number above 0, not {value}")
+_within = must(lambda value: 0 < value < 1, "{option} is between 0 and 1, not {value}")
+_small = must(lambda value: 0 <= value < 1, "{option} is at least 0 and below 1, not {value}")
+_count = must(lambda value: value >= 1, "{option} is a whole number of at least 1, not {value}")
+_no_less = must(lambda value: value >= 0, "{option} is at least 0, not {value}")
 
 
 @dataclass(frozen=True)
@@ -56,52 +113,82 @@ class Settings:
         keep_rounds: how many rounds' models stay in the store, the latest.
     """
 
-    criterion: Span | None = None
-    layer_criterion: Span | None = None
-    last_criterion: float | None = None
-    deviation_score: float | None = None
-    deviation_steps: int = 10
-    criterion_period: int = 100
-    learning_rate: Span = (1e-2, 1e-4)
-    learning_rate_period: int = 200
-    step_limit: int = 20
-    step_limit_growth: int = 10
-    last_step_limit: int = 200
-    threshold_start: float = 2.0
-    threshold_up: float = 0.5
-    threshold_down: float = 0.5
-    least_removed: float = 0.001
-    last_layer_threshold: float | None = 0.4
-    test_every: int = 1
-    main_test_every: int = 1
-    main_step_limit: int = 10_000
-    rounds: int | None = None
-    until: float | None = None
-    patience: int = 10
-    keep_rounds: int = 10
+    criterion: Span | None = option(
+        None, "score that begins a round, first and lowest", SCORES, "A:B", _span, _falls, unset="0.88:0.85, scaled"
+    )
+    layer_criterion: Span | None = option(
+        None,
+        "score after a layer's reduction, first and lowest",
+        SCORES,
+        "A:B",
+        _span,
+        _falls,
+        unset="0.84:0.81, scaled",
+    )
+    last_criterion: float | None = option(
+        None,
+        "score for the last layer of a round, and for the classifier's",
+        SCORES,
+        "S",
+        float,
+        _finite,
+        unset="0.8, scaled",
+    )
+    deviation_score: float | None = option(
+        None,
+        "an attempt below it after --deviation-steps is reverted",
+        SCORES,
+        "S",
+        float,
+        _finite,
+        unset="0.5, scaled",
+    )
+    deviation_steps: int = option(10, "training steps before --deviation-score is asked for", SCORES, "N", int, _count)
+    criterion_period: int = option(
+        100, "layer reductions until the criteria are at their lowest", SCORES, "T", int, _count
+    )
+    learning_rate: Span = option(
+        (1e-2, 1e-4), "learning rate, first and lowest", TRAINING, "A:B", _span, _falls_to_zero, unset="0.01:0.0001"
+    )
+    learning_rate_period: int = option(
+        200, "layer reductions until the learning rate is at its lowest", TRAINING, "T", int, _count
+    )
+    step_limit: int = option(20, "training steps after a reduction", TRAINING, "N", int, _count)
+    step_limit_growth: int = option(
+        10, "added to --step-limit for good after each failure", TRAINING, "N", int, _no_less
+    )
+    last_step_limit: int = option(
+        200, "training steps for the last layer of a round, and for the classifier's", TRAINING, "N", int, _count
+    )
+    threshold_start: float = option(2.0, "a layer's first threshold is sigmoid(X)", THRESHOLDS, "X", float, _finite)
+    threshold_up: float = option(0.5, "added to X after a failure", THRESHOLDS, "X", float, _positive)
+    threshold_down: float = option(
+        0.5, "taken from X after a reduction below --least-removed", THRESHOLDS, "X", float, _positive
+    )
+    least_removed: float = option(
+        0.001, "of the model's parameters, that counts as a reduction", THRESHOLDS, "SHARE", float, _small
+    )
+    last_layer_threshold: float | None = option(
+        0.4,
+        "of the group that the classifier reads, reduced at the end; off: one among the others",
+        THRESHOLDS,
+        "T|off",
+        _threshold_or_off,
+        _within,
+    )
+    test_every: int = option(1, "training steps between tests after a reduction", TRAINING, "N", int, _count)
+    main_test_every: int = option(1, "training steps between tests before a round", TRAINING, "N", int, _count)
+    main_step_limit: int = option(10_000, "training steps to reach the main criterion in", TRAINING, "N", int, _count)
+    rounds: int | None = option(None, "how many rounds", END, "N", int, _count, unset="as long as something goes")
+    until: float | None = option(
+        None, "stop when this share of the parameters is left", END, "params=SHARE", _share, _within
+    )
+    patience: int = option(10, "stop after N rounds in a row below --least-removed", END, "N", int, _count)
+    keep_rounds: int = option(10, "models of how many rounds stay in DIR/models", Group.OUTPUT, "N", int, _count)
 
     def __post_init__(self) -> None:
         """Raises UsageError for values out of range."""
-        for name in ("criterion", "layer_criterion", "learning_rate"):
-            span = getattr(self, name)
-            if span is not None:
-                _check(len(span) == 2 and all(math.isfinite(v) for v in span), name, "two numbers, FIRST:LOWEST", span)
-                _check(span[0] >= span[1], name, "a span that falls, FIRST:LOWEST", f"{span[0]:g}:{span[1]:g}")
-        _check(self.learning_rate[1] >= 0, "learning_rate", "not negative", self.learning_rate[1])
-        for name in ("last_criterion", "deviation_score", "threshold_start"):
-            value = getattr(self, name)
-            _check(value is None or math.isfinite(value), name, "a finite number", value)
-        for name in ("threshold_up", "threshold_down"):
-            value = getattr(self, name)
-            _check(0 < value < math.inf, name, "a number above 0", value)
-        for name in ("last_layer_threshold", "until"):
-            value = getattr(self, name)
-            _check(value is None or 0 < value < 1, name, "between 0 and 1", value)
-        _check(0 <= self.least_removed < 1, "least_removed", "at least 0 and below 1", self.least_removed)
-        for name in COUNTS:
-            value = getattr(self, name)
-            _check(value is None or value >= 1, name, "a whole number of at least 1", value)
-        _check(self.step_limit_growth >= 0, "step_limit_growth", "at least 0", self.step_limit_growth)
+        flags.check(self)
 
     def criteria(self, score: float) -> Criteria:
         """The criteria in absolute numbers, for a model that starts with this score. Raises UsageError."""
@@ -128,21 +215,10 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         """The settings as JSON values."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        content: dict[str, Any] = flags.to_json(asdict(self))
+        return content
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> Settings:
         """The inverse of `to_json`. Raises TypeError or UsageError for what it never writes."""
-        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
-        return Settings(**values)
-
-
-COUNTS = tuple(
-    f.name for f in fields(Settings) if f.name not in ("step_limit_growth",) and str(f.type) in ("int", "int | None")
-)
-"""Settings that are whole numbers of at least 1."""
-
-
-def _check(condition: bool, name: str, wanted: str, value: object) -> None:
-    if not condition:
-        raise UsageError(f"--{name.replace('_', '-')} is {wanted}, not {value}")
+        return Settings(**{name: flags.from_json(value) for name, value in content.items()})

@@ -35,6 +35,8 @@ ROOM = 2**20
 LONGEST = 300
 """Characters of a further metric that the journal keeps."""
 
+ADVICE = "write the trained weights into a copy of --model, and change nothing else"
+
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -223,32 +225,33 @@ def check_weights_only(sent: onnx.ModelProto, back: onnx.ModelProto) -> None:
     """
     if not isinstance(back, onnx.ModelProto):
         raise TrainerError(f"the trainer returned no model but {type(back).__name__}")
-    advice = "write the trained weights into a copy of --model, and change nothing else"
     if _ports(sent) != _ports(back):
-        raise TrainerError(f"the trainer's model has other inputs or outputs: {advice}")
+        raise TrainerError(f"the trainer's model has other inputs or outputs: {ADVICE}")
     if [_node(n) for n in sent.graph.node] != [_node(n) for n in back.graph.node]:
-        raise TrainerError(f"the trainer's model has other nodes: {advice}")
+        raise TrainerError(f"the trainer's model has other nodes: {ADVICE}")
     if {(o.domain, o.version) for o in sent.opset_import} != {(o.domain, o.version) for o in back.opset_import}:
-        raise TrainerError(f"the trainer's model has another opset: {advice}")
+        raise TrainerError(f"the trainer's model has another opset: {ADVICE}")
     before, after = _weights(sent), _weights(back)
     if before.keys() != after.keys():
         name = min(before.keys() ^ after.keys())
-        raise TrainerError(f"the trainer's model {'lacks' if name in before else 'adds'} the weight {name}: {advice}")
+        raise TrainerError(f"the trainer's model {'lacks' if name in before else 'adds'} the weight {name}: {ADVICE}")
     for name, old in before.items():
-        new = after[name]
-        if (old.data_type, list(old.dims)) != (new.data_type, list(new.dims)):
-            raise TrainerError(
-                f"the trainer's model has {name} as {_kind(new)} {list(new.dims)}, not {_kind(old)} {list(old.dims)}: "
-                f"{advice}"
-            )
-        try:
-            values, originals = numpy_helper.to_array(new), numpy_helper.to_array(old)
-        except Exception as error:  # a tensor whose data does not fit its shape
-            raise TrainerError(f"the trainer's weight {name} cannot be read ({first_line(error)})") from error
-        if values.dtype.kind in "fcV" and _worse(values, originals):
-            raise TrainerError(
-                f"the trainer's weight {name} is not finite: did training diverge? lower --learning-rate"
-            )
+        _check_weight(name, old, after[name])
+
+
+def _check_weight(name: str, old: onnx.TensorProto, new: onnx.TensorProto) -> None:
+    """Raises TrainerError unless a weight has its type and shape, and finite numbers."""
+    if (old.data_type, list(old.dims)) != (new.data_type, list(new.dims)):
+        raise TrainerError(
+            f"the trainer's model has {name} as {_kind(new)} {list(new.dims)}, not {_kind(old)} {list(old.dims)}: "
+            f"{ADVICE}"
+        )
+    try:
+        values, originals = numpy_helper.to_array(new), numpy_helper.to_array(old)
+    except Exception as error:  # a tensor whose data does not fit its shape
+        raise TrainerError(f"the trainer's weight {name} cannot be read ({first_line(error)})") from error
+    if values.dtype.kind in "fcV" and _worse(values, originals):
+        raise TrainerError(f"the trainer's weight {name} is not finite: did training diverge? lower --learning-rate")
 
 
 def _worse(values: np.ndarray[Any, Any], originals: np.ndarray[Any, Any]) -> bool:

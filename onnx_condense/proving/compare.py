@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
 
 from onnx_condense.arrays import Array
+from onnx_condense.documents import finite, head
 from onnx_condense.errors import InputError
 from onnx_condense.model.files import load
 from onnx_condense.model.inputs import Feed, make_feeds
@@ -68,6 +70,22 @@ class Verification:
     def mismatched(self) -> tuple[str, ...]:
         """The integer outputs that differ."""
         return tuple(o.name for o in self.outputs if not o.is_float and o.relative_l2 > 0)
+
+    @property
+    def worst(self) -> float:
+        """The largest difference of any output, integer ones too; a NaN is larger than anything."""
+        return max((o.relative_l2 for o in self.outputs), key=lambda e: (np.isnan(e), e), default=0.0)
+
+    def meets(self, tolerance: float) -> bool:
+        """Whether no output differs by more."""
+        return self.worst <= tolerance
+
+    def to_json(self, tolerance: float | None = None) -> dict[str, Any]:
+        """The comparison as a JSON object, with whether it meets a tolerance; not finite numbers are null."""
+        met = None if tolerance is None else self.meets(tolerance)
+        verdict = {"worst": self.worst, "tolerance": tolerance, "met": met}
+        result: dict[str, Any] = finite(head("verification", 1) | asdict(self) | verdict)
+        return result
 
 
 @dataclass

@@ -6,19 +6,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import onnx
-import onnxruntime
 
-from onnx_condense._version import __version__
-from onnx_condense.documents import finite
+from onnx_condense.documents import finite, head
 from onnx_condense.merging.plan import Plan
 from onnx_condense.model.files import Source
 from onnx_condense.planning.candidates import SearchReport
 from onnx_condense.planning.never_slower import LatencyReport
 from onnx_condense.proving.surgery import VerificationReport
 
-FORMAT = "onnx-condense-report"
 VERSION = 1
 
 WARN_ABOVE = 0.1
@@ -108,9 +104,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON object; numbers that are not finite are null."""
-        head = {"format": FORMAT, "version": VERSION, "tool": {"name": "onnx-condense", "version": __version__}}
-        host = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__, "numpy": np.__version__}
-        result: dict[str, Any] = finite(head | {"host": host} | asdict(self))
+        result: dict[str, Any] = finite(head("report", VERSION) | asdict(self))
         return result
 
 
@@ -161,5 +155,5 @@ class Analysis:
 
     def to_json(self) -> dict[str, Any]:
         """The analysis as a JSON object; numbers that are not finite are null."""
-        result: dict[str, Any] = finite(asdict(self))
+        result: dict[str, Any] = finite(head("analysis", 1) | asdict(self))
         return result

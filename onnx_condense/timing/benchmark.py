@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -17,9 +16,8 @@ import onnx
 import onnxruntime
 import psutil
 
-from onnx_condense._version import __version__
 from onnx_condense.arrays import Array
-from onnx_condense.documents import finite
+from onnx_condense.documents import finite, head
 from onnx_condense.errors import InputError, UsageError
 from onnx_condense.model.files import Source, load, save
 from onnx_condense.model.inputs import Feed, InputSpec, Shapes, make_feeds
@@ -27,17 +25,12 @@ from onnx_condense.model.runtime import CPU, run, session
 from onnx_condense.model.surgeon import import_graph
 from onnx_condense.operators.specs import model_specs
 from onnx_condense.timing.footprint import Footprint, footprint
+from onnx_condense.timing.load import Load, allowed
 from onnx_condense.timing.profile import Profile, profile
 from onnx_condense.timing.race import UNSTABLE, Race, Runner, Verdict, race
+from onnx_condense.timing.setup import SECONDS, Setup
 
-FORMAT = "onnx-condense-benchmark"
 VERSION = 1
-
-SECONDS = 10.0
-"""Time limit per batch size."""
-
-SPARE = 0.1
-"""The share of the cores that others may keep busy."""
 
 Model = str | os.PathLike[str] | onnx.ModelProto
 
@@ -100,9 +93,9 @@ class Benchmark:
 
     def to_json(self) -> dict[str, Any]:
         """The measurement as a JSON object, with the versions and the machine; numbers that are not finite are null."""
-        head = {"format": FORMAT, "version": VERSION, "tool": {"name": "onnx-condense", "version": __version__}}
-        host = {"machine": platform.machine(), "system": platform.system(), "onnxruntime": onnxruntime.__version__}
-        result: dict[str, Any] = finite(head | {"host": host} | asdict(self))
+        document = head("benchmark", VERSION)
+        document["host"] |= {"machine": platform.machine(), "system": platform.system()}
+        result: dict[str, Any] = finite(document | asdict(self))
         return result
 
 
@@ -145,30 +138,58 @@ def benchmark(
         InputError: a model or the data cannot be used, or the models take different inputs.
         UsageError: an option is out of range, or the model has no symbolic batch axis.
     """
-    _check(models, threads, batches, provider, seconds)
+    if not models:
+        raise UsageError("no model to measure: name one")
+    setup = Setup(threads, tuple(batches), provider, seconds, with_profile, data, input_shape or {}, seed)
+    return measure(models, setup, progress)
+
+
+def measure(
+    models: Sequence[Model],
+    setup: Setup,
+    progress: Callable[[str], None] | None = None,
+    instruments: Instruments | None = None,
+) -> Benchmark:
+    """As `benchmark`, with other instruments where they are given."""
+    available = onnxruntime.get_available_providers()
+    if setup.provider not in available:
+        raise UsageError(f"--provider {setup.provider} is not in this onnxruntime: it has {', '.join(available)}")
+    instruments = instruments or Instruments()
     progress = progress or (lambda stage: None)
     found, warnings = [], []
     with tempfile.TemporaryDirectory() as folder:
         entered = [_enter(model, number, Path(folder)) for number, model in enumerate(models, 1)]
-        for wanted in batches or (None,):
+        for wanted in setup.batches or (None,):
             progress("inputs")
-            feeds = latency_feeds(entered[0].source.proto, wanted, data, input_shape or {}, seed)
-            _check_runs(entered, feeds, threads, provider)
-            batch = batch_of(feeds[0])
-            progress(f"batch {batch}: load time and memory")
-            footprints = [footprint(c.file, feeds, threads, provider) for c in entered]
-            progress(f"batch {batch}: latency")
-            load = _Load()
-            measured = compare_latency([c.file for c in entered], feeds, threads, seconds, provider, seed)
-            busy = load.others()
-            if with_profile:
-                progress(f"batch {batch}: profile")
-            profiles = [profile(c.file, feeds, threads, provider) for c in entered if with_profile]
-            rows = [_row(c.name, measured, n, batch, footprints[n]) for n, c in enumerate(entered)]
-            shapes = {name: tuple(array.shape) for name, array in feeds[0].items()}
-            found.append(BatchLatency(batch, shapes, tuple(rows), busy, tuple(profiles)))
-            warnings += _warnings(found[-1], threads)
-    return Benchmark(tuple(found), threads, provider, load.cores, tuple(warnings))
+            feeds = latency_feeds(entered[0].source.proto, wanted, setup.data, setup.input_shape, setup.seed)
+            _check_runs(entered, feeds, setup)
+            found.append(_batch(entered, feeds, setup, instruments, progress))
+            warnings += _warnings(found[-1], setup.threads, instruments.cores)
+    return Benchmark(tuple(found), setup.threads, setup.provider, instruments.cores, tuple(warnings))
+
+
+def _batch(
+    entered: Sequence[_Contestant],
+    feeds: Sequence[Feed],
+    setup: Setup,
+    instruments: Instruments,
+    progress: Callable[[str], None],
+) -> BatchLatency:
+    """Everything about one batch size."""
+    batch, files = batch_of(feeds[0]), [contestant.file for contestant in entered]
+    threads, provider = setup.threads, setup.provider
+    progress(f"batch {batch}: load time and memory")
+    footprints = [instruments.footprint(file, feeds, threads, provider) for file in files]
+    progress(f"batch {batch}: latency")
+    load = instruments.load()
+    measured = instruments.race(files, feeds, threads, setup.seconds, provider, setup.seed)
+    busy = load.others()
+    if setup.with_profile:
+        progress(f"batch {batch}: profile")
+    profiles = [instruments.profile(file, feeds, threads, provider) for file in files if setup.with_profile]
+    rows = [_row(c.name, measured, n, batch, footprints[n]) for n, c in enumerate(entered)]
+    shapes = {name: tuple(array.shape) for name, array in feeds[0].items()}
+    return BatchLatency(batch, shapes, tuple(rows), busy, tuple(profiles))
 
 
 def compare_latency(
@@ -187,6 +208,17 @@ def compare_latency(
         return lambda number: active.run(None, feeds[number % len(feeds)])
 
     return race([partial(make, model) for model in models], seconds, seed=seed)
+
+
+@dataclass(frozen=True)
+class Instruments:
+    """What measures: whatever takes and gives the same may stand in for it. cores: of this machine."""
+
+    race: Callable[[Sequence[Path], Sequence[Feed], int, float, str, int], Race] = compare_latency
+    footprint: Callable[[Path, Sequence[Feed], int, str], Footprint | None] = footprint
+    profile: Callable[[Path, Sequence[Feed], int, str], Profile] = profile
+    load: Callable[[], Load] = Load
+    cores: int = psutil.cpu_count() or 1
 
 
 def latency_feeds(
@@ -221,20 +253,6 @@ def batch_of(feed: Feed) -> int:
     return next((len(array) for array in feed.values() if array.ndim), 1)
 
 
-def _check(models: Sequence[Model], threads: int, batches: Sequence[int], provider: str, seconds: float) -> None:
-    if not models:
-        raise UsageError("no model to measure: name one")
-    if threads < 0:
-        raise UsageError(f"--threads is 0 (all cores) or a positive number, not {threads}")
-    if any(batch < 1 for batch in batches):
-        raise UsageError(f"--batch sizes are positive whole numbers, not {min(batches)}")
-    if not 0 < seconds < float("inf"):
-        raise UsageError(f"--seconds is a positive number, not {seconds:g}")
-    available = onnxruntime.get_available_providers()
-    if provider not in available:
-        raise UsageError(f"--provider {provider} is not in this onnxruntime: it has {', '.join(available)}")
-
-
 def _enter(model: Model, number: int, folder: Path) -> _Contestant:
     """Loads a model; one from memory becomes a file, since load time is measured from one."""
     source = load(model)
@@ -245,10 +263,11 @@ def _enter(model: Model, number: int, folder: Path) -> _Contestant:
     return _Contestant(f"model {number}", source, path)
 
 
-def _check_runs(entered: Sequence[_Contestant], feeds: Sequence[Feed], threads: int, provider: str) -> None:
+def _check_runs(entered: Sequence[_Contestant], feeds: Sequence[Feed], setup: Setup) -> None:
     """Raises InputError where a model does not take the first one's inputs."""
+    provider = setup.provider
     for contestant in entered:
-        active = session(contestant.file, threads=threads, provider=provider)
+        active = session(contestant.file, threads=setup.threads, provider=provider)
         if provider not in active.get_providers():
             raise InputError(f"{contestant.name} does not run on {provider}, onnxruntime chose another one: drop it")
         names = {value.name for value in active.get_inputs()}
@@ -286,7 +305,7 @@ def _row(name: str, measured: Race, number: int, batch: int, taken: Footprint | 
     )
 
 
-def _warnings(found: BatchLatency, threads: int) -> list[str]:
+def _warnings(found: BatchLatency, threads: int, cores: int) -> list[str]:
     at = f"at batch {found.batch}"
     result = [
         f"{m.model} {at} is too unstable to be a result: quiet the machine or raise --seconds"
@@ -295,34 +314,6 @@ def _warnings(found: BatchLatency, threads: int) -> list[str]:
     ]
     if any(m.load_seconds is None for m in found.models):
         result.append(f"load time and memory {at} are missing: the process that measures them died (out of memory?)")
-    if found.busy > _Load.allowed(threads):
-        result.append(f"the cores are busy: other processes used {found.busy:.1f} of {_Load.cores} {at}")
+    if found.busy > allowed(cores, threads):
+        result.append(f"the cores are busy: other processes used {found.busy:.1f} of {cores} {at}")
     return result
-
-
-class _Load:
-    """What other processes do to the cores while something is measured."""
-
-    cores = psutil.cpu_count() or 1
-
-    def __init__(self) -> None:
-        self.start = self._now()
-
-    def others(self) -> float:
-        """Cores that other processes kept busy since the start."""
-        passed, busy, own = (now - then for now, then in zip(self._now(), self.start, strict=True))
-        return float(max(0.0, (busy - own) / passed)) if passed > 0 else 0.0
-
-    @staticmethod
-    def _now() -> tuple[float, float, float]:
-        """(clock, busy seconds of all cores, own seconds on any core)."""
-        times = psutil.cpu_times()._asdict()
-        idle = ("idle", "iowait", "guest", "guest_nice")  # user and nice include the time of guests
-        busy = sum(value for name, value in times.items() if name not in idle)
-        return time.perf_counter(), busy, time.process_time()
-
-    @classmethod
-    def allowed(cls, threads: int) -> float:
-        """How many cores others may use before a measurement with so many threads suffers."""
-        free = cls.cores - (threads or cls.cores)
-        return min(max(0, free) + SPARE * cls.cores, cls.cores / 2)

@@ -13,9 +13,9 @@ from support.scripted import PAPER, PLAIN, Score, Scripted, deep, events, go
 
 from onnx_condense import Options, UsageError
 from onnx_condense.auto.folder import Folder
-from onnx_condense.auto.loop import survey
 from onnx_condense.auto.schedules import sigmoid
 from onnx_condense.auto.status import status
+from onnx_condense.auto.steps import survey
 from onnx_condense.finetune import Settings, run
 from onnx_condense.operators.queries import count_parameters
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -16,13 +15,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from rich.console import Console
 from support import builders
 from support.cli import Cli, Save, listening, shell, snapshot
 from support.scripted import Scripted
 
 from onnx_condense import Options
-from onnx_condense.auto import status as status_module
-from onnx_condense.cli import auto as command
+from onnx_condense.auto.folder import Folder
+from onnx_condense.cli.auto_figure import plot
+from onnx_condense.cli.auto_table import show
+from onnx_condense.cli.commands import AUTO
 from onnx_condense.finetune import Settings, run
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -257,6 +259,7 @@ def test_the_status_as_json(done: Cli) -> None:
     assert content["start"]["parameters"] > row["parameters"] > content["result"]["parameters"]
     assert (content["phase"], content["running"], content["reason"]) == ("done", False, "rounds")
     assert content["result"]["path"] == "w/result.onnx"
+    assert list(content)[:4] == ["format", "version", "tool", "host"]
 
 
 def test_the_status_as_a_table(done: Cli) -> None:
@@ -300,7 +303,7 @@ def test_the_figure_of_many_layers_with_long_names(tmp_path: Path) -> None:
     run(model, Scripted(), tmp_path / "w", settings, Options(align=1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        status_module.plot(tmp_path / "w", tmp_path / "f.png")
+        plot(Folder(tmp_path / "w"), tmp_path / "f.png")
 
 
 def test_the_figure_without_matplotlib(done: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,15 +311,24 @@ def test_the_figure_without_matplotlib(done: Cli, monkeypatch: pytest.MonkeyPatc
     assert "onnx-condense[plot]" in done.fails(2, "auto", "--work", "w", "--status", "--plot", "f.svg")
 
 
-def test_the_status_follows_a_run_on_a_terminal(done: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rich.console import Console
+class AtWork(Folder):
+    """A folder that says so often that a run is at work in it."""
 
-    busy = iter([True, True, True, False, False, False])
-    monkeypatch.setattr(status_module.Folder, "busy", lambda self: next(busy, False))
-    monkeypatch.setattr(status_module, "REFRESH", 0.01)
+    def __init__(self, path: Path, times: int) -> None:
+        super().__init__(path)
+        self.left = times
+
+    def busy(self) -> bool:
+        self.left -= 1
+        return self.left >= 0
+
+
+def test_the_status_follows_a_run_on_a_terminal(done: Cli) -> None:
     console = Console(force_terminal=True, width=150, record=True)
-    status_module.show(console, "w")
+    folder = AtWork(Path("w"), 3)
+    show(console, folder, refresh=0.01)
     assert "Done: all rounds are made." in console.export_text()
+    assert folder.left < 0, "it looked until the run ended"
 
 
 # ---------------------------------------------------------------------- the example trainer
@@ -371,14 +383,12 @@ def test_the_example_trainers_gradients(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_every_option_is_in_the_readme() -> None:
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    options = {text for action in parser._actions for text in action.option_strings} - {"-h", "--help"}
     readme = (TOOLS.parent / "README.md").read_text()
-    assert not {text for text in options if text not in readme}
+    assert {row.option for row in AUTO.rows() if row.option not in readme} == set()
 
 
 def test_every_constant_is_an_option() -> None:
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    assert {f.name for f in fields(Settings)} <= {action.dest for action in parser._actions}
+    assert AUTO.parse(["m.onnx", "--work", "w"]).of(Settings) == Settings()
+    options = {row.option for row in AUTO.rows()}
+    for field in fields(Settings):
+        assert "--" + field.name.replace("_", "-") in options

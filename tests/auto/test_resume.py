@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from support import builders
 from support.scripted import PAPER, PLAIN, Failing, Scripted, Wandering, deep, events, go
 
-from onnx_condense import InputError, Options, TrainerError, UsageError
-from onnx_condense.auto import identity as origin
+from onnx_condense import InputError, Options, TrainerError, UsageError, VerificationError, __version__
 from onnx_condense.auto.folder import Folder
+from onnx_condense.auto.loop import Loop
+from onnx_condense.auto.machine import replay
 from onnx_condense.auto.status import status
+from onnx_condense.auto.trainer import Checked
 from onnx_condense.finetune import Settings, State
 
 # ---------------------------------------------------------------------- trainers that fail
@@ -72,16 +76,21 @@ def test_training_before_a_round_must_work(tmp_path: Path) -> None:
     assert [e["event"] for e in Folder(tmp_path / "work").events()] == ["begin", "evaluated"]
 
 
-def test_a_layer_above_the_surgery_limit_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from onnx_condense.auto import loop
-    from onnx_condense.errors import VerificationError
-
-    def refuse(*_: object, **__: object) -> None:
+def test_a_layer_above_the_surgery_limit_stays(tmp_path: Path) -> None:
+    def refuse(*_: object) -> onnx.ModelProto:
         raise VerificationError("surgery error above the limit")
 
-    monkeypatch.setattr(loop, "condense", refuse)
-    state = go(tmp_path, Scripted(), replace(PAPER, rounds=1))
+    settings = replace(PAPER, rounds=1)
+    with pytest.raises(TrainerError):
+        go(tmp_path, Failing(0, 1), settings)  # the journal has its first line
+    folder = Folder(tmp_path / "work")
+    begun = folder.events()
+    with folder.opened():
+        trainer = Checked(Scripted(), 0)
+        state = Loop(folder, trainer, PLAIN, begun[0], replay(settings, begun), reduce=refuse).run()
+    assert state.reason == "rounds"
     assert state.now.model == state.start.model
+    assert events(tmp_path / "work", "reduced")
     assert all("surgery" in e["refused"] for e in events(tmp_path / "work", "reduced"))
 
 
@@ -91,8 +100,6 @@ WANDERING = Settings((0.83, 0.82), (0.82, 0.81), 0.81, 0.1, step_limit=2, last_s
 
 
 def test_the_state_is_a_function_of_the_journal(tmp_path: Path) -> None:
-    from onnx_condense.auto.machine import replay
-
     def watch(state: State, _: Mapping[str, Any]) -> None:
         folder = Folder(tmp_path / "work")
         assert replay(WANDERING, json.loads(json.dumps(folder.events()))) == state
@@ -105,14 +112,19 @@ def test_the_state_is_a_function_of_the_journal(tmp_path: Path) -> None:
     assert len(state.rows) == 2
 
 
-def test_a_run_goes_on_from_every_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_goes_on_from_every_line(tmp_path: Path) -> None:
     """Killed after any line, or while writing it: the rest is the same."""
-    monkeypatch.setattr(Folder, "prune", lambda self, keep: None)
-    whole = go(tmp_path, Wandering(), WANDERING)
+    models, kept = tmp_path / "work" / "models", tmp_path / "kept"
+
+    def keep(*_: object) -> None:
+        shutil.copytree(models, kept, dirs_exist_ok=True)
+
+    whole = go(tmp_path, Wandering(), WANDERING, watch=keep)
     journal = tmp_path / "work" / "journal.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     for cut, line in list(enumerate(lines))[1::3]:
         journal.write_bytes(b"".join(lines[:cut]) + line[: len(line) // 2])
+        shutil.copytree(kept, models, dirs_exist_ok=True)
         assert go(tmp_path, Wandering(), WANDERING) == whole
 
 
@@ -170,9 +182,7 @@ def test_old_models_go(tmp_path: Path) -> None:
     assert len(list((tmp_path / "work" / "models").iterdir())) <= 5
 
 
-def test_a_newer_version_goes_on_and_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_newer_version_goes_on_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Options that it has and the journal lacks are at their defaults."""
     settings = replace(PAPER, rounds=1)
     state = go(tmp_path, Scripted(), settings)
@@ -181,10 +191,9 @@ def test_a_newer_version_goes_on_and_says_so(
     for name in ('"seed": 0, ', '"patience": 10, ', '"inputs": {"data": null, "calibration": null}, '):
         assert name in whole
         whole = whole.replace(name, "", 1)
-    journal.write_text(whole)
-    monkeypatch.setattr(origin, "__version__", "9.9")
+    journal.write_text(whole.replace(f'"tool": "{__version__}"', '"tool": "0.0.9"', 1))
     assert go(tmp_path, Scripted(), settings) == state
-    assert "the run began with version 0.1.0, this is 9.9" in caplog.text
+    assert f"the run began with version 0.0.9, this is {__version__}" in caplog.text
     with pytest.raises(UsageError, match="--seed 0, not 1"):
         go(tmp_path, Scripted(), settings, options=replace(PLAIN, seed=1))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 
@@ -10,19 +9,10 @@ import pytest
 from support import builders
 from support.cli import Cli, Save, shell
 
-from onnx_condense.cli.main import _bench_parser
-from onnx_condense.timing.footprint import Footprint
+from onnx_condense.cli.commands import BENCH
 
 LARGE = {"u": builders.random(8, 40000), "v": builders.random(40000, 3)}
 QUICK = ("--seconds", "0.2", "--threads", "1")
-
-
-@pytest.fixture(autouse=True)
-def no_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Load time and memory take a process each, which is slow: only tests that show them start one."""
-    if "side_by_side" not in request.node.name:
-        room = importlib.import_module("onnx_condense.timing.benchmark")
-        monkeypatch.setattr(room, "footprint", lambda *given: Footprint(0.1, 1000))
 
 
 def test_two_models_side_by_side(cli: Cli, save: Save) -> None:
@@ -53,6 +43,7 @@ def test_json_is_all_that_is_printed(cli: Cli, save: Save) -> None:
     content = json.loads(outcome.out)
     assert content["format"] == "onnx-condense-benchmark"
     assert content["version"] == 1
+    assert content["host"].keys() == {"onnx", "onnxruntime", "numpy", "machine", "system"}
     assert [b["batch"] for b in content["batches"]] == [1, 8]
     row = content["batches"][1]["models"][1]
     assert row.keys() >= {"median", "p90", "p99", "throughput", "load_seconds", "peak_memory", "ratio", "verdict"}
@@ -102,8 +93,7 @@ def test_what_does_not_work_is_one_line(cli: Cli, save: Save, arguments: tuple[s
 
 def test_every_option_is_in_the_readme() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
-    options = {text for action in _bench_parser()._actions for text in action.option_strings}
-    assert not {text for text in options - {"-h", "--help"} if text not in readme}
+    assert {row.option for row in BENCH.rows() if row.option not in readme} == set()
 
 
 def test_providers_have_short_names(cli: Cli, save: Save) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +17,54 @@ from support.cli import Save
 import onnx_condense as oc
 from onnx_condense.model.inputs import make_feeds
 from onnx_condense.model.runtime import CPU
+from onnx_condense.model.surgeon import import_graph
+from onnx_condense.operators.specs import model_specs
 from onnx_condense.timing import footprint as memory
-from onnx_condense.timing.footprint import footprint
+from onnx_condense.timing.benchmark import Benchmark, Instruments, measure
+from onnx_condense.timing.footprint import Footprint, footprint
+from onnx_condense.timing.load import Load, Reading, now
 from onnx_condense.timing.profile import KERNEL, profile, summarize
 from onnx_condense.timing.race import Race
+from onnx_condense.timing.setup import Setup
 
-room = importlib.import_module("onnx_condense.timing.benchmark")  # the package's name for it is the function
 MODEL = builders.mlp((8, 16, 3))
 
 
-@pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Replaces the measurement: `rows` holds the seconds [m, b] of every block, `calls` what was asked for."""
-    script: dict[str, Any] = {"rows": np.full((2, 12), 0.001), "calls": [], "busy": 0.0}
+TAKEN = Footprint(0.5, 1000)
 
-    def measured(models: Any, feeds: Any, threads: int, seconds: float, provider: str, seed: int) -> Race:
-        script["calls"].append({"feeds": feeds, "threads": threads, "seconds": seconds, "seed": seed})
-        rows = script["rows"][: len(models)]
+
+@dataclass
+class Script:
+    """Instruments that say what they are told.
+
+    rows: seconds [m, b] of every block. busy: cores that others use. taken: of every model. races: the feeds of each.
+    """
+
+    rows: Any = field(default_factory=lambda: np.full((2, 12), 0.001))
+    busy: float = 0.0
+    taken: Footprint | None = TAKEN
+    cores: int = 2
+    races: list[Any] = field(default_factory=list)
+
+    def race(self, models: Any, feeds: Any, threads: int, seconds: float, provider: str, seed: int) -> Race:
+        self.races.append(feeds)
+        rows = self.rows[: len(models)]
         return Race(tuple(rows), rows, rows / rows[:1])
 
-    monkeypatch.setattr(room, "compare_latency", measured)
-    monkeypatch.setattr(room, "footprint", lambda *given: memory.Footprint(0.5, 1000))
-    monkeypatch.setattr(room._Load, "others", lambda load: script["busy"])
-    return script
+    def load(self) -> Load:
+        return Load(readings((0.0, 0.0, 0.0), (1.0, self.busy, 0.0)))
+
+    def measured(self, *models: Any, **setup: Any) -> Benchmark:
+        return measure(
+            models,
+            Setup(**setup),
+            instruments=Instruments(self.race, lambda *_: self.taken, load=self.load, cores=self.cores),
+        )
+
+
+def readings(*values: Reading) -> Callable[[], Reading]:
+    """A clock that reads these values, one after the other."""
+    return iter(values).__next__
 
 
 def race_rows(first: float, *ratios: float, spread: float = 0.0) -> Any:
@@ -66,10 +92,10 @@ def test_a_real_race_of_a_model_and_its_copy(save: Save) -> None:
     json.dumps(found.to_json(), allow_nan=False)
 
 
-def test_numbers_are_what_was_measured(scripted: dict[str, Any]) -> None:
-    scripted["rows"] = race_rows(0.002, 0.5)
-    scripted["rows"][1, -1] = 0.01
-    (batch,) = oc.benchmark(MODEL, MODEL, batches=(4,)).batches
+def test_numbers_are_what_was_measured() -> None:
+    script = Script(race_rows(0.002, 0.5))
+    script.rows[1, -1] = 0.01
+    (batch,) = script.measured(MODEL, MODEL, batches=(4,)).batches
     first, second = batch.models
     assert (first.median, first.p90, first.throughput) == pytest.approx((0.002, 0.002, 4 / 0.002))
     assert second.p99 == pytest.approx(0.01, rel=0.2)
@@ -89,11 +115,8 @@ def test_numbers_are_what_was_measured(scripted: dict[str, Any]) -> None:
         (3.0, 0.9, "slower", False),
     ],
 )
-def test_wide_intervals_are_no_result(
-    scripted: dict[str, Any], ratio: float, spread: float, verdict: str, stable: bool
-) -> None:
-    scripted["rows"] = race_rows(0.001, ratio, spread=spread)
-    found = oc.benchmark(MODEL, MODEL)
+def test_wide_intervals_are_no_result(ratio: float, spread: float, verdict: str, stable: bool) -> None:
+    found = Script(race_rows(0.001, ratio, spread=spread)).measured(MODEL, MODEL)
     row = found.batches[0].models[1]
     assert (row.verdict, row.stable) == (verdict, stable)
     assert [("too unstable" in w and "model 2" in w) for w in found.warnings] == ([] if stable else [True])
@@ -102,48 +125,43 @@ def test_wide_intervals_are_no_result(
 @pytest.mark.parametrize(
     ("threads", "busy", "warned"), [(0, 0.1, False), (0, 0.5, True), (1, 0.5, False), (1, 1.2, True), (2, 0.3, True)]
 )
-def test_busy_cores_are_said(
-    scripted: dict[str, Any], monkeypatch: pytest.MonkeyPatch, threads: int, busy: float, warned: bool
-) -> None:
-    monkeypatch.setattr(room._Load, "cores", 2)
-    scripted["busy"] = busy
-    found = oc.benchmark(MODEL, threads=threads)
+def test_busy_cores_are_said(threads: int, busy: float, warned: bool) -> None:
+    found = Script(busy=busy).measured(MODEL, threads=threads)
     assert [("cores are busy" in w) for w in found.warnings] == [True] * warned
     assert found.batches[0].busy == busy
 
 
-def test_others_are_everything_but_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    moments = iter([(10.0, 100.0, 50.0), (14.0, 106.0, 52.0)])
-    monkeypatch.setattr(room._Load, "_now", staticmethod(lambda: next(moments)))
-    assert room._Load().others() == 1.0
+def test_others_are_everything_but_this_process() -> None:
+    assert Load(readings((10.0, 100.0, 50.0), (14.0, 106.0, 52.0))).others() == 1.0
 
 
 def test_own_work_does_not_count_as_others() -> None:
-    load = room._Load()
-    before = load._now()
+    before = now()
     sum(i * i for i in range(10**6))
-    after = load._now()
+    after = now()
     assert after[2] > before[2]
 
 
 # ---------------------------------------------------------------------- inputs
 
 
-def test_batches_fill_the_symbolic_axis(scripted: dict[str, Any]) -> None:
-    oc.benchmark(MODEL, batches=(1, 8, 64))
-    assert [call["feeds"][0]["x"].shape for call in scripted["calls"]] == [(1, 8), (8, 8), (64, 8)]
+def test_batches_fill_the_symbolic_axis() -> None:
+    script = Script()
+    script.measured(MODEL, batches=(1, 8, 64))
+    assert [feeds[0]["x"].shape for feeds in script.races] == [(1, 8), (8, 8), (64, 8)]
 
 
-def test_one_sample_unless_the_model_says_otherwise(scripted: dict[str, Any]) -> None:
-    assert oc.benchmark(MODEL).batches[0].batch == 1
-    assert oc.benchmark(builders.mlp((8, 16, 3), batch="5")).batches[0].batch == 5
-    assert oc.benchmark(MODEL, input_shape={"x": (6, 8)}).batches[0].batch == 6
+def test_one_sample_unless_the_model_says_otherwise() -> None:
+    assert Script().measured(MODEL).batches[0].batch == 1
+    assert Script().measured(builders.mlp((8, 16, 3), batch="5")).batches[0].batch == 5
+    assert Script().measured(MODEL, input_shape={"x": (6, 8)}).batches[0].batch == 6
 
 
-def test_data_is_cut_into_batches(scripted: dict[str, Any]) -> None:
+def test_data_is_cut_into_batches() -> None:
     data = np.arange(160, dtype=np.float32).reshape(20, 8)
-    oc.benchmark(MODEL, batches=(8,), data={"x": data})
-    feeds = scripted["calls"][0]["feeds"]
+    script = Script()
+    script.measured(MODEL, batches=(8,), data={"x": data})
+    (feeds,) = script.races
     assert [feed["x"].tolist() for feed in feeds] == [data[:8].tolist(), data[8:16].tolist()]
 
 
@@ -174,7 +192,7 @@ def test_a_fixed_batch_is_not_another() -> None:
 @pytest.mark.filterwarnings("ignore:Specified provider")
 def test_a_provider_that_onnxruntime_does_not_take_after_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """onnxruntime falls back to the CPU in silence where a provider's libraries do not load."""
-    monkeypatch.setattr(room.onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
     with pytest.raises(oc.InputError, match="CUDA"):
         oc.benchmark(MODEL, provider="CUDAExecutionProvider")
 
@@ -193,7 +211,7 @@ def test_models_must_take_the_same_inputs() -> None:
 
 
 def feeds_of(model: onnx.ModelProto) -> Any:
-    return make_feeds(model, room.model_specs(model, room.import_graph(model)), None, {}, 0)
+    return make_feeds(model, model_specs(model, import_graph(model)), None, {}, 0)
 
 
 def test_memory_is_what_the_model_adds(save: Save) -> None:
@@ -212,10 +230,9 @@ def test_memory_is_what_the_model_adds(save: Save) -> None:
     assert found[0].load_seconds < found[1].load_seconds
 
 
-def test_a_process_that_dies_is_said(save: Save, scripted: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_dies_is_said() -> None:
     assert footprint(Path("missing.onnx"), feeds_of(MODEL), 1, CPU) is None
-    monkeypatch.setattr(room, "footprint", lambda *given: None)
-    found = oc.benchmark(MODEL)
+    found = Script(taken=None).measured(MODEL)
     assert found.batches[0].models[0].peak_memory is None
     assert "memory" in found.warnings[0]
 

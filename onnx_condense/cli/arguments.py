@@ -1,0 +1,169 @@
+"""Parsers from fields: every option of a command is a field of a dataclass, with its flag beside it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, NoReturn, TypeVar
+
+from onnx_condense._version import __version__
+from onnx_condense.errors import UsageError
+from onnx_condense.flags import Flag, Group, check, defaults_of, flags_of, written
+
+PROGRAM = "onnx-condense"
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Part:
+    """The fields of a dataclass that a command takes; none named: all that have a flag.
+
+    unset: by field, what holds in this command without the option, in words.
+    """
+
+    kind: type[Any]
+    names: tuple[str, ...] = ()
+    unset: Mapping[str, str] = field(default_factory=dict)
+
+    def flags(self) -> Iterator[tuple[str, Flag]]:
+        """(field, flag), in the order of the fields."""
+        for name, flag in flags_of(self.kind).items():
+            if not self.names or name in self.names:
+                yield name, flag
+
+
+class Row(NamedTuple):
+    """One option for a table of them: its heading, how it is written with its value, what holds without it."""
+
+    group: Group
+    option: str
+    value: str
+    unset: str
+    help: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: its name ("" for the program itself), what help says of it, and what it takes."""
+
+    name: str
+    description: str
+    epilog: str
+    parts: tuple[Part, ...]
+
+    def parse(self, given: Sequence[str]) -> Arguments:
+        """What was given. Raises UsageError, and SystemExit after --help and --version."""
+        return Arguments(self, vars(self.parser().parse_args(given)))
+
+    def rows(self) -> list[Row]:
+        """What it takes, by heading; no positional arguments."""
+        found = []
+        for part in self.parts:
+            defaults = defaults_of(part.kind)
+            for name, flag in part.flags():
+                if not flag.positional:
+                    value = flag.metavar or "|".join(flag.choices)
+                    words = unset_words(flag, defaults.get(name), part.unset.get(name, ""))
+                    found.append(Row(flag.group, written(name, flag), value, words, flag.help))
+        return sorted(found, key=lambda row: list(Group).index(row.group))
+
+    def parser(self) -> _Parser:
+        """The parser of this command."""
+        parser = _Parser(f"{PROGRAM} {self.name}".strip(), self.description, self.epilog)
+        used = {flag.group for part in self.parts for _, flag in part.flags() if not flag.positional}
+        groups = {group: parser.add_argument_group(group) for group in Group if group in used}
+        for part in self.parts:
+            for name, flag in part.flags():
+                _add(parser if flag.positional else groups[flag.group], part, name, flag)
+        if not self.name:
+            parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+        return parser
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What was given on a command line, by field."""
+
+    command: Command
+    given: Mapping[str, Any]
+
+    def of(self, kind: type[_T]) -> _T:
+        """A part of the command with the values that were given. Raises UsageError for those out of range."""
+        values = {}
+        for part in self.command.parts:
+            for name, flag in part.flags():
+                if part.kind is kind and name in self.given:
+                    value = self.given[name]
+                    values[name] = flag.gather(value) if flag.gather is not None else value
+        made = kind(**values)
+        check(made)
+        return made
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, and that knows options by their whole names only."""
+
+    def __init__(self, prog: str, description: str, epilog: str) -> None:
+        super().__init__(prog, description=description, epilog=epilog or None, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def said(flag: Flag, default: Any, unset: str = "") -> str:
+    """What help says of an option: what it does, and what holds without it; `unset` are a command's words for that."""
+    held = unset_words(flag, default, unset)
+    return f"{flag.help} (default: {held})" if held else flag.help
+
+
+def unset_words(flag: Flag, default: Any, unset: str = "") -> str:
+    """What holds without an option, in words; "" where that goes without saying."""
+    if unset or flag.unset:
+        return unset or flag.unset
+    if isinstance(default, bool) or not isinstance(default, str | int | float):
+        return ""
+    return default if isinstance(default, str) else f"{default:g}"
+
+
+def _add(to: argparse._ActionsContainer, part: Part, name: str, flag: Flag) -> None:
+    """Adds one option; what is not given does not appear among the arguments, but for positional ones."""
+    defaults = defaults_of(part.kind)
+    default = defaults.get(name)
+    more: dict[str, Any] = {"help": said(flag, default, part.unset.get(name, ""))}
+    if not flag.positional:
+        more |= {"dest": name, "default": argparse.SUPPRESS}
+    if default is False:
+        to.add_argument(*_names(name, flag), action="store_true", **more)
+        return
+    more |= {"type": _reader(name, flag), "metavar": flag.metavar or None}
+    if flag.choices:
+        more["choices"] = [str(choice) for choice in flag.choices]
+    if flag.positional:
+        nargs = "+" if flag.gather is not None else "?" if name in defaults else None
+        to.add_argument(name, nargs=nargs, **more)
+        return
+    if flag.gather is not None:
+        more["action"] = "append"
+    to.add_argument(*_names(name, flag), required=name not in defaults, **more)
+
+
+def _names(name: str, flag: Flag) -> list[str]:
+    return [*([flag.short] if flag.short else []), written(name, flag)]
+
+
+def _reader(name: str, flag: Flag) -> Callable[[str], Any]:
+    """Reads a text; argparse has words of its own for what is no number."""
+    if flag.read in (str, int, float):
+        return flag.read
+    *most, last = flag.metavar.split("|")
+    wants = flag.wants or " or ".join(filter(None, (", ".join(most), last)))
+
+    def read(text: str) -> Any:
+        try:
+            return flag.read(text)
+        except ValueError as error:
+            raise UsageError(f"{written(name, flag)} wants {wants}, not {text}") from error
+
+    return read

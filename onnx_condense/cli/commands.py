@@ -1,0 +1,132 @@
+"""What each command takes, and what help says of it."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass
+
+from onnx_condense.auto.settings import DEFAULT_MERGE, Settings
+from onnx_condense.cli.arguments import Command, Part
+from onnx_condense.flags import Group, must, option
+from onnx_condense.options import Options
+from onnx_condense.timing.setup import Setup
+
+DEFAULT_TOLERANCE = 1e-5
+"""Of `verify`."""
+
+QUIET = "print errors only"
+
+MODEL, WELL, OUTPUT, TRAINER = Group.MODEL, Group.WELL, Group.OUTPUT, Group.TRAINER
+
+
+@dataclass(frozen=True)
+class Condense:
+    """What the program takes beside Options."""
+
+    model: str = option(MISSING, "the .onnx file; it is never changed", MODEL, "MODEL", positional=True)
+    dask: str | None = option(None, "workers of a Dask cluster sum over the files of --calibration", WELL, "ADDRESS")
+    output: str | None = option(
+        None, "where to write", OUTPUT, "OUT", short="-o", unset="STEM.condensed.onnx beside the model"
+    )
+    force: bool = option(False, "replace an existing OUT", OUTPUT)
+    plan: str | None = option(None, "write the plan", OUTPUT, "PLAN.json")
+    replay: str | None = option(None, "apply a plan instead of judging the model", Group.REMOVE, "PLAN.json")
+    report: str | None = option(None, "write the report", OUTPUT, "FILE.json")
+    dry_run: bool = option(False, "stop at the plan", OUTPUT)
+    quiet: bool = option(False, QUIET, OUTPUT)
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """What `inspect` takes beside some of Options."""
+
+    model: str = option(MISSING, "the .onnx file", MODEL, "MODEL", positional=True)
+    report: str | None = option(None, "write the report", OUTPUT, "FILE.json")
+
+
+@dataclass(frozen=True)
+class Verify:
+    """What `verify` takes beside some of Options."""
+
+    a: str = option(MISSING, "errors are relative to its outputs", MODEL, "A", positional=True)
+    b: str = option(MISSING, "the model that is compared with it", MODEL, "B", positional=True)
+    tolerance: float = option(
+        DEFAULT_TOLERANCE,
+        "largest relative L2 error of an output",
+        WELL,
+        "R",
+        float,
+        must(lambda value: value >= 0, "{option} must be a number of at least 0, not {value:g}"),
+    )
+    json: bool = option(False, "print JSON instead of a table", OUTPUT)
+    quiet: bool = option(False, QUIET, OUTPUT)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What `bench` takes beside Setup and some of Options."""
+
+    models: tuple[str, ...] = option(
+        MISSING, "the first is what the others are compared with", MODEL, "MODEL", positional=True, gather=tuple
+    )
+    json: bool = option(False, "print JSON instead of tables", OUTPUT)
+
+
+@dataclass(frozen=True)
+class Auto:
+    """What `auto` takes beside Settings and some of Options."""
+
+    work: str = option(MISSING, "the run's folder: its journal, its models, result.onnx", OUTPUT, "DIR")
+    model: str | None = option(None, "the trained .onnx file; it is never changed", MODEL, "MODEL", positional=True)
+    trainer: str | None = option(
+        None, "called as CMD --model IN --output OUT --steps N --learning-rate LR ...", TRAINER, "CMD"
+    )
+    trainer_timeout: float = option(3600.0, "seconds per call, 0 for no limit", TRAINER, "S", float)
+    trainer_retries: int = option(1, "calls again after a failure", TRAINER, "N", int)
+    status: bool = option(False, "show what a run has done; on a terminal, follow it", OUTPUT)
+    json: bool = option(False, "with --status: as JSON", OUTPUT)
+    plot: str | None = option(
+        None, "with --status: draw score, parameters and thresholds (needs matplotlib)", OUTPUT, "FILE.svg"
+    )
+    quiet: bool = option(False, QUIET, OUTPUT)
+
+
+INPUTS = ("data", "input_shape", "seed")
+CHOSEN = ("depthwise", "include", "exclude")
+MERGING = ("merge", "calibration", "align")
+
+CONDENSE = Command(
+    "",
+    "One ONNX file in, a smaller and faster one out. See also: inspect, verify, bench, auto.",
+    "Exit codes: 0 done; 1 verification or tolerance not met, nothing written; 2 bad input or usage.",
+    (Part(Options), Part(Condense)),
+)
+INSPECT = Command(
+    "inspect",
+    "What could be condensed, to which width, what not, and why.",
+    "",
+    (Part(Options, (*CHOSEN, *INPUTS)), Part(Inspect)),
+)
+VERIFY = Command(
+    "verify",
+    "Compares two models in onnxruntime; exit 1 above the tolerance.",
+    "",
+    (Part(Options, INPUTS), Part(Verify)),
+)
+BENCH = Command(
+    "bench",
+    "Latency of models in onnxruntime, in interleaved rounds; all are compared with the first.",
+    "A model file named bench is reached as ./bench.",
+    (Part(Setup), Part(Options, INPUTS), Part(Bench)),
+)
+AUTO = Command(
+    "auto",
+    "Merges and trains in turn until the network is a fraction of its size; the same command resumes.",
+    "Exit codes: 0 reached; 1 ended before, or the trainer failed; 2 bad input or usage.",
+    (
+        Part(Auto),
+        Part(Settings),
+        Part(Options, (*MERGING, *CHOSEN, *INPUTS), {"merge": f"{DEFAULT_MERGE}; calibrated with --calibration"}),
+    ),
+)
+
+COMMANDS = {command.name: command for command in (CONDENSE, INSPECT, VERIFY, BENCH, AUTO)}

@@ -1,0 +1,100 @@
+"""`onnx-condense`: condenses a model, and writes what came of it."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+from onnx_condense.cli import terminal
+from onnx_condense.cli.arguments import Arguments
+from onnx_condense.cli.commands import Condense
+from onnx_condense.cli.places import default_output, document_places, model_places, protect, read
+from onnx_condense.cli.tables import show_report
+from onnx_condense.errors import UsageError
+from onnx_condense.flags import InPlan, defaults_of, flags_of, written
+from onnx_condense.merging.plan import Plan
+from onnx_condense.model import files
+from onnx_condense.options import Options
+from onnx_condense.pipeline import condense
+from onnx_condense.processes import terminated_like_interrupted
+from onnx_condense.refitting.samples import dask
+from onnx_condense.report.formats import write_document
+from onnx_condense.report.values import Report, Result
+
+
+def execute(arguments: Arguments) -> int:
+    """Runs the command and returns its exit code."""
+    own = arguments.of(Condense)
+    if own.replay:
+        _check_replay(arguments)
+    options = arguments.of(Options)
+    source = Path(own.model)
+    output = Path(own.output) if own.output else default_output(source)
+    _protect(own, options, output)
+    replay = Plan.load(Path(own.replay)) if own.replay else None
+    ended = terminated_like_interrupted() if options.evaluate else nullcontext()
+    workers = dask(own.dask) if own.dask else nullcontext()
+    with terminal.progress(own.quiet) as progress, ended, workers as executor:
+        result = condense(source, options, replay=replay, dry_run=own.dry_run, progress=progress, executor=executor)
+    if not own.dry_run:
+        _write(output, result)
+    if own.plan:
+        result.plan.save(Path(own.plan))
+    if own.report:
+        report = result.report if own.dry_run else _written(result.report, output)
+        write_document(Path(own.report), report.to_json())
+    if not own.quiet:
+        console = terminal.output()
+        show_report(console, result.report)
+        console.print(_closing(result, own.dry_run, output), soft_wrap=True)
+        terminal.warn(result.report.warnings)
+    return 0
+
+
+def _check_replay(arguments: Arguments) -> None:
+    """Raises UsageError for an option that the plan has already answered."""
+    defaults = defaults_of(Options)
+    for name, flag in flags_of(Options).items():
+        given = arguments.given.get(name, defaults[name])
+        if flag.plan is not InPlan.OPEN and given != defaults[name]:
+            raise UsageError(f"--replay applies what the plan says: drop {written(name, flag)}, which would plan anew")
+
+
+def _protect(own: Condense, options: Options, output: Path) -> None:
+    """Raises UsageError before a file would be written over, InputError where the model is not there."""
+    source = Path(own.model)
+    given = options.calibration if isinstance(options.calibration, list) else []
+    inputs = read(source, options.data, own.replay, *given)
+    if own.replay:
+        inputs.append(Path(own.replay).with_suffix(".npz"))
+    places = [*model_places(source, output), *document_places(own.plan, own.report)]
+    protect(inputs, places, replaceable=own.force or own.dry_run)
+
+
+def _write(output: Path, result: Result) -> None:
+    """Writes the model: the input itself, byte for byte, where nothing was condensed."""
+    if result.changed:
+        files.save(result.model, output, external=bool(result.source.external))
+    else:
+        files.copy(result.source, output)
+
+
+def _written(report: Report, output: Path) -> Report:
+    """The report, with the file that was written."""
+    found = files.load(output)
+    facts = replace(report.output or report.input, path=str(output), sha256=found.sha256, bytes=found.size)
+    return replace(report, output=facts)
+
+
+def _closing(result: Result, dry_run: bool, output: Path) -> str:
+    if dry_run:
+        return "Dry run: no model was written."
+    if result.changed:
+        return f"Wrote {output}"
+    why = "Nothing to condense"
+    if result.report.latency is not None and result.report.latency.rolled_back:
+        why = "Every reduction made it slower"
+    elif result.report.search is not None:
+        why = "Nothing could be condensed within the bound"
+    return f"{why}: {output} is the input, byte for byte."

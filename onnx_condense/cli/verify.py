@@ -1,0 +1,28 @@
+"""`onnx-condense verify`: compares two models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from onnx_condense.cli import terminal
+from onnx_condense.cli.arguments import Arguments
+from onnx_condense.cli.commands import Verify
+from onnx_condense.cli.tables import show_verification
+from onnx_condense.errors import VerificationError
+from onnx_condense.options import Options
+from onnx_condense.proving.compare import verify
+
+
+def execute(arguments: Arguments) -> int:
+    """Runs the command and returns its exit code. Raises VerificationError above the tolerance."""
+    own, options = arguments.of(Verify), arguments.of(Options)
+    shapes, seed = options.input_shape, options.seed
+    found = verify(Path(own.a), Path(own.b), options.data, input_shape=shapes, seed=seed)
+    if own.json:
+        print(json.dumps(found.to_json(own.tolerance), indent=1, allow_nan=False))
+    elif not own.quiet:
+        show_verification(terminal.output(), found)
+    if not found.meets(own.tolerance):
+        raise VerificationError(f"the models differ by {found.worst:.3g}, more than --tolerance {own.tolerance:g}")
+    return 0
