@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import pytest
 from support import builders
 
 import onnx_condense as oc
 from onnx_condense.merging.methods import MANNERS, manner_of
-from onnx_condense.options import Depthwise, Merge, Method
+from onnx_condense.options import MERGES, Depthwise, Method
 
 
 def test_every_method_has_a_row() -> None:
-    assert set(MANNERS) == set(Method) == {Method.LOSSLESS, *get_args(Merge)}
+    assert set(MANNERS) == set(Method) == {Method.LOSSLESS, *MERGES}
 
 
 def test_the_options_name_a_row() -> None:

@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from support import builders
-from support.cli import Cli, Save, read
+from support.cli import OUT, Cli, Save, read
 
 import onnx_condense as oc
+from onnx_condense.cli import condense as command
 from onnx_condense.cli.tables import show_report
 from onnx_condense.model.inputs import Feed
 from onnx_condense.model.protos import serialize
@@ -310,6 +311,19 @@ def test_the_command_line_measures(cli: Cli, save: Save) -> None:
     save(builders.mlp((8, 8, 3)))
     cli.ok("m.onnx", "--ensure-faster", "--threshold", "1", "--report", "r.json")
     assert read("r.json")["options"]["ensure_faster"] is True
+
+
+def test_the_command_line_returns_the_input_where_nothing_helps(
+    cli: Cli, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Surroundings(hardware=Scripted(lambda wide, batch: 1.5))
+    monkeypatch.setattr(command, "condense", lambda model, options, **given: condense_in(slow, model, options))
+    save(network())
+    out = cli.ok("m.onnx", "--align", "1", "--ensure-faster", "--report", "r.json").out
+    assert Path(OUT).read_bytes() == Path("m.onnx").read_bytes()
+    assert "Every reduction made it slower" in out
+    report = read("r.json")
+    assert report["output"]["sha256"] == report["input"]["sha256"]
 
 
 # ---------------------------------------------------------------------- budgets
