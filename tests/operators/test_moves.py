@@ -122,7 +122,7 @@ def test_transpose(data: st.DataObject) -> None:
     shape = data.draw(shapes())
     order = tuple(data.draw(st.permutations(range(len(shape)))))
     labels = labels_for(data.draw, shape)
-    (result,) = movers.apply("transpose", {"order": order}, labels, shape)
+    (result,) = movers.Transpose(order).moved(labels, shape)
     assert_moved(result, full(labels, shape).transpose(order))
 
 
@@ -134,7 +134,7 @@ def test_split(data: st.DataObject) -> None:
     sizes = tuple(data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=3)))
     shape[axis] = sum(sizes)
     labels = labels_for(data.draw, tuple(shape))
-    results = movers.apply("split", {"axis": axis, "sizes": sizes}, labels, tuple(shape))
+    results = movers.Split(axis, sizes).moved(labels, tuple(shape))
     expected = np.split(full(labels, tuple(shape)), np.cumsum(sizes)[:-1], axis)
     assert len(results) == len(expected)
     for result, part in zip(results, expected, strict=True):
@@ -158,7 +158,7 @@ def test_slice(data: st.DataObject) -> None:
     expected = full(labels, shape)[tuple(index)]
     if not expected.size:
         return
-    (result,) = movers.apply("slice", {"slices": ((axis, start, stop, step),)}, labels, shape)
+    (result,) = movers.Slice(((axis, start, stop, step),)).moved(labels, shape)
     assert_moved(result, expected)
 
 
@@ -172,13 +172,8 @@ def test_gather(data: st.DataObject) -> None:
     drawn = data.draw(st.lists(picks, min_size=prod(index_shape), max_size=prod(index_shape)))
     indices = np.array(drawn, dtype=np.int64).reshape(index_shape)
     labels = labels_for(data.draw, shape)
-    (result,) = movers.apply("gather", {"axis": axis, "indices": indices}, labels, shape)
+    (result,) = movers.Gather(axis, indices).moved(labels, shape)
     assert_moved(result, full(labels, shape).take(indices, axis))
-
-
-def test_an_unknown_movement_is_an_error() -> None:
-    with pytest.raises(KeyError):
-        movers.apply("shuffle", {}, np.zeros((1,), dtype=np.int64), (1,))
 
 
 @given(st.data())
