@@ -45,6 +45,7 @@ class Clock:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
+        """Announces a stage, and adds up the seconds that it takes."""
         self.note(stage)
         start, before = time.perf_counter(), sum(self.seconds.values())
         yield

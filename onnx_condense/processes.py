@@ -7,6 +7,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,24 @@ LONGEST = 300
 """Characters of that line that an error quotes."""
 
 
+@dataclass(frozen=True)
+class Program:
+    """A program that a user names.
+
+    Attributes:
+        command: the program and its arguments; no shell.
+        option: the command-line option that states it.
+        failed: makes the error to raise from what happened, as in "ended with code 1".
+    """
+
+    command: Sequence[str]
+    option: str
+    failed: Callable[[str], CondenseError]
+
+
 def run(
-    command: Sequence[str],
+    program: Program,
     log: Path,
-    failed: Callable[[str], CondenseError],
-    option: str,
     *,
     errors: Path | None = None,
     record: Path | None = None,
@@ -33,10 +47,8 @@ def run(
     """Runs a program to its end, or to the time limit; then its whole process group is killed.
 
     Args:
-        command: the program and its arguments; no shell.
+        program: what to run.
         log: gets what it prints.
-        failed: makes the error to raise from what happened, as in "ended with code 1".
-        option: the command-line option that states the command.
         errors: gets what it prints on stderr; None: `log` does.
         record: says which process it is while it runs, for `end_orphan`.
         timeout: seconds; None for no limit.
@@ -50,7 +62,7 @@ def run(
         output = files.enter_context(open(log, "wb"))
         try:
             process = subprocess.Popen(
-                list(command),
+                list(program.command),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT if errors is None else files.enter_context(open(errors, "wb")),
@@ -58,13 +70,15 @@ def run(
                 env=os.environ | dict(more or {}),
             )
         except OSError as error:
-            raise UsageError(f"{option} {command[0]} cannot be started ({error.strerror}): check it") from error
+            raise UsageError(
+                f"{program.option} {program.command[0]} cannot be started ({error.strerror}): check it"
+            ) from error
         try:
             if record is not None:
                 record.write_text(f"{process.pid} {_started(process.pid)}")
             code = process.wait(timeout)
         except subprocess.TimeoutExpired as error:
-            raise failed(f"took more than {timeout:g} s: see {option}-timeout") from error
+            raise program.failed(f"took more than {timeout:g} s: see {program.option}-timeout") from error
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -74,7 +88,7 @@ def run(
     if code != 0:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
         words = last_line(errors or log) or last_line(log)
-        raise failed(f'{how} ("{words[:LONGEST]}")' if words else how)
+        raise program.failed(f'{how} ("{words[:LONGEST]}")' if words else how)
 
 
 def end_orphan(record: Path) -> None:

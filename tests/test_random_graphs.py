@@ -1,7 +1,8 @@
 """Random graphs (random_graphs.py), with planted copies of channels.
 
 Whatever the graph: `--lossless` keeps its function, and the small model equals its expanded twin however
-much is removed."""
+much is removed.
+"""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from onnx_condense.algebra.signals import (
     Signal,
 )
 from onnx_condense.arrays import Floats
-from onnx_condense.operators.actions import ANYTHING, Kind
+from onnx_condense.operators.answers import ANYTHING, Kind
 
 
 def constants(signal: Signal, numbers: Numbers) -> Floats:

@@ -26,7 +26,7 @@ from onnx_condense.algebra.signals import (
 )
 from onnx_condense.algebra.stages import Factor, Rule, activate
 from onnx_condense.arrays import Floats, Ints
-from onnx_condense.operators.actions import Kind
+from onnx_condense.operators.answers import Kind
 
 
 def factors(signal: Signal, numbers: Numbers) -> list[Factor]:

@@ -31,8 +31,9 @@ class Weights(Protocol):
         """[outputs]."""
 
     def recurrence(self, node: int) -> tuple[Floats, Floats]:
-        """[directions · units, p] of the gates that must be equal, with biases, and [directions · units, q] of the
-        candidate, with biases, peepholes and initial states.
+        """[directions · units, p] of the gates that must be equal, and [directions · units, q] of the candidate.
+
+        Biases are among both, peepholes and initial states among the candidate's.
         """
 
 

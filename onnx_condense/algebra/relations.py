@@ -26,7 +26,7 @@ from onnx_condense.algebra.signals import (
     Signal,
 )
 from onnx_condense.arrays import Floats, Ints
-from onnx_condense.operators.actions import Kind
+from onnx_condense.operators.answers import Kind
 
 
 @singledispatch

@@ -18,7 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from onnx_condense.arrays import Floats, Ints
-from onnx_condense.operators.actions import Activation, Kind, Operation
+from onnx_condense.operators.actions import Activation
+from onnx_condense.operators.answers import Kind, Operation
 
 
 @dataclass(frozen=True, eq=False)

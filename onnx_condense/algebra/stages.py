@@ -13,7 +13,7 @@ from functools import reduce
 import numpy as np
 
 from onnx_condense.arrays import Floats
-from onnx_condense.operators.actions import Kind
+from onnx_condense.operators.answers import Kind
 
 
 class Rule(IntEnum):
@@ -71,6 +71,7 @@ def final_rules(factors: list[Factor]) -> list[Factor]:
 
 
 def activate(factors: list[Factor], kind: Kind) -> list[Factor]:
+    """The stages behind an elementwise function of a kind."""
     if kind is Kind.LINEAR:
         return factors
     single = len(factors) == 1

@@ -44,6 +44,7 @@ class Loop:
     published: str = ""
 
     def run(self) -> State:
+        """Takes steps until there are none left; what each one did is in the journal before the next."""
         self._tidy()
         while (step := decide(self.state)) is not None:
             event = step.event if isinstance(step, Decision) else self._outcome(step)

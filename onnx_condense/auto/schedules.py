@@ -21,7 +21,7 @@ class Cosine:
 
 
 def sigmoid(x: float) -> float:
-    """1 / (1 + exp(-x)), without overflow; the paper's first threshold is sigmoid(2) = 0.88080."""
+    """The logistic function, without overflow; its value at 2, 0.88080, is the paper's first threshold."""
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 

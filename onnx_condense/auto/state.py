@@ -145,8 +145,11 @@ class State:
         return self.layer_criterion, self.limit
 
     def models(self) -> set[str]:
-        """The models that stay in the store: the first, the current one and its save point, the best of this attempt
-        and of this main phase, the result, and those of the last `keep_rounds` rounds."""
+        """The models that stay in the store.
+
+        They are the first, the current one and its save point, the best of this attempt and of this main phase, the
+        result, and those of the last `keep_rounds` rounds.
+        """
         points = [self.start, self.now, self.main_best, self.result]
         if self.attempt is not None:
             points += [self.attempt.save, self.attempt.best]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import onnx
 
 from onnx_condense.auto.state import Layer
-from onnx_condense.operators.actions import Role
+from onnx_condense.operators.answers import Role
 from onnx_condense.options import Options
 from onnx_condense.pipeline import condense
 from onnx_condense.planning.selection import chosen_groups

@@ -22,6 +22,7 @@ from onnx_condense.auto.folder import AGAIN, FAILED, RECORD
 from onnx_condense.errors import InputError, TrainerError, UsageError, first_line
 from onnx_condense.model import files
 from onnx_condense.model.protos import serialize
+from onnx_condense.operators.queries import is_constant_value
 
 Metrics = Mapping[str, Any]
 """What a trainer says of a model: {"score": higher is better, anything else}."""
@@ -68,9 +69,10 @@ class Trainer(Protocol):
 
 
 class CommandTrainer:
-    """A trainer that is a program, called as
+    """A trainer that is a program.
 
-    CMD --model in.onnx --output out.onnx --steps N --learning-rate LR --metrics metrics.json [--evaluate-only]
+    It is called as `CMD --model in.onnx --output out.onnx --steps N --learning-rate LR --metrics metrics.json`, with
+    `--evaluate-only` where it is not to train.
     """
 
     def __init__(self, command: str, scratch: Path, log: Path, timeout: float | None = None) -> None:
@@ -131,10 +133,8 @@ class CommandTrainer:
         pairs = {name: str(path.absolute()) for name, path in files.items()} | numbers
         command = [*self.command, *(word for pair in pairs.items() for word in pair), *more]
         processes.run(
-            command,
+            processes.Program(command, "--trainer", self._failed),
             self.log,
-            self._failed,
-            "--trainer",
             record=self.scratch / RECORD,
             timeout=self.timeout,
             more={STEPS_DONE: str(done)},
@@ -276,13 +276,9 @@ def _node(node: onnx.NodeProto) -> bytes:
         copied = bare.attribute.add()
         copied.CopyFrom(attribute)
         copied.ClearField("doc_string")
-        if _is_weight(node, attribute):
+        if is_constant_value(node, attribute):
             copied.ClearField("t")
     return bare.SerializeToString(deterministic=True)
-
-
-def _is_weight(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> bool:
-    return node.op_type == "Constant" and attribute.name == "value"
 
 
 def _weights(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
@@ -291,7 +287,7 @@ def _weights(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
     tensors |= {t.values.name: t.values for t in model.graph.sparse_initializer}
     for node in model.graph.node:
         for attribute in node.attribute:
-            if _is_weight(node, attribute):
+            if is_constant_value(node, attribute):
                 tensors[node.output[0]] = attribute.t
     return tensors
 

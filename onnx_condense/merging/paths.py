@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_condense.arrays import Array, Ints
-from onnx_condense.operators.actions import Role
+from onnx_condense.operators.answers import Role
 from onnx_condense.tracing.labels import atoms_of, occurrence, signals_of
 from onnx_condense.tracing.trace import Group, Slot, Trace
 

@@ -12,7 +12,8 @@ from onnx_condense.arrays import Array, Bools, Floats, Ints
 from onnx_condense.merging.paths import Path, by_channel, from_channels, paths
 from onnx_condense.merging.plan import GroupPlan, Refit
 from onnx_condense.model.storage import Narrowed, Quantized
-from onnx_condense.operators.actions import Contraction, Role
+from onnx_condense.operators.actions import Contraction
+from onnx_condense.operators.answers import Role
 from onnx_condense.tracing.labels import atoms_of
 from onnx_condense.tracing.trace import Group, Slot, Trace
 

@@ -10,7 +10,8 @@ from onnx_condense.algebra.numbers import Weights
 from onnx_condense.arrays import Floats
 from onnx_condense.merging.paths import by_channel
 from onnx_condense.merging.twin import Twin
-from onnx_condense.operators.actions import Contraction, Role
+from onnx_condense.operators.actions import Contraction
+from onnx_condense.operators.answers import Role
 
 
 @dataclass(frozen=True, eq=False)

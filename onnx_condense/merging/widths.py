@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from onnx_condense.arrays import Bools, Floats, Ints
-from onnx_condense.operators.actions import Role
+from onnx_condense.operators.answers import Role
 from onnx_condense.tracing.balance import even_out
 from onnx_condense.tracing.labels import atoms_of
 from onnx_condense.tracing.trace import Group, Trace

@@ -1,1 +1,3 @@
 """Models: files, messages, graphs, sessions of onnxruntime, and inputs to run them on."""
+
+__all__ = ["files", "inference", "inputs", "names", "parts", "protos", "rebuilt", "runtime", "storage", "surgeon"]

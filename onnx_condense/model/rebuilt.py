@@ -20,10 +20,12 @@ class Content(Protocol):
     """The numbers of a constant, which may be computed when they are asked for."""
 
     @property
-    def shape(self) -> Shape: ...
+    def shape(self) -> Shape:
+        """Sizes of its axes."""
 
     @property
-    def dtype(self) -> np.dtype[Any]: ...
+    def dtype(self) -> np.dtype[Any]:
+        """Type of its numbers."""
 
     def __array__(self) -> Array: ...
 

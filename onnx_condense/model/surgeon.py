@@ -1,7 +1,8 @@
 """The bridge to GraphSurgeon, the working representation: messages into graphs, and back.
 
 What GraphSurgeon drops on the way (model version, domain, doc strings, metadata, attribute kinds that it does not know,
-value_info) is put back here, so that only what was rewritten differs."""
+value_info) is put back here, so that only what was rewritten differs.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,3 @@
 """Operators: what each ONNX operator does to channels. No other floor but `forms` names an operator."""
+
+__all__ = ["actions", "answers", "facts", "moves", "nodes", "queries", "reasons", "specs", "table", "versions", "view"]

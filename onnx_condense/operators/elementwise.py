@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 
 from onnx_condense.model.protos import FLOAT_TYPES
-from onnx_condense.operators.actions import ANYTHING, BOUNDED, Action, Activation, Kind, Refused
+from onnx_condense.operators.actions import BOUNDED, Activation, Refused
+from onnx_condense.operators.answers import ANYTHING, Action, Kind
 from onnx_condense.operators.reasons import Reason
 from onnx_condense.operators.view import INTEGER_TYPES, NodeView
 

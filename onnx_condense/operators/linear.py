@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from math import prod
 
-from onnx_condense.operators.actions import Action, Contraction, Filter, Product, Reader, Refused
+from onnx_condense.operators.actions import Contraction, Filter, Product, Reader, Refused
+from onnx_condense.operators.answers import Action
 from onnx_condense.operators.reasons import Reason
 from onnx_condense.operators.view import NodeView
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from onnx_condense.operators import moves
-from onnx_condense.operators.actions import Action, Contraction, Refused
+from onnx_condense.operators.actions import Contraction, Refused
+from onnx_condense.operators.answers import Action
 from onnx_condense.operators.reasons import Reason
 from onnx_condense.operators.view import NodeView
 

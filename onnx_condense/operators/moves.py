@@ -13,7 +13,7 @@ from math import prod
 import numpy as np
 
 from onnx_condense.arrays import Array, Labels, Shape
-from onnx_condense.operators.actions import Interval, Move
+from onnx_condense.operators.answers import ANYTHING, Action, Interval
 from onnx_condense.operators.reasons import Reason
 
 
@@ -78,6 +78,49 @@ def concat(parts: Sequence[Labels], shapes: Sequence[Shape], axis: int) -> Label
         common[axis] = shape[axis]
         full.append(np.broadcast_to(part, common))
     return compress(np.concatenate(full, axis))
+
+
+class Move(Action):
+    """Data movement: what it does to data it does to labels."""
+
+    @property
+    def move(self) -> Move | None:
+        return self
+
+    @property
+    def keeps_bounds(self) -> bool:
+        return True
+
+    @property
+    def indexed(self) -> tuple[int, ...]:
+        """The axes of the input along which places are taken by their number."""
+        return ()
+
+    @property
+    def chained(self) -> bool:
+        """Whether several of its kind in a row may only permute or pick channels (shuffles.py)."""
+        return False
+
+    @property
+    def permutes(self) -> bool:
+        """Whether it brings axes into another order."""
+        return False
+
+    @property
+    def states_shape(self) -> bool:
+        """Whether the node states the shape of its output."""
+        return False
+
+    def image(self, ends: Sequence[Interval]) -> Interval:
+        return ends[0] if ends else ANYTHING
+
+    def to(self, shape: Shape) -> Move:
+        """The same movement of a tensor of another size, to this shape."""
+        return self
+
+    def moved(self, labels: Labels, shape: Shape) -> list[Labels]:
+        """Labels of each output, from those of the input, a tensor of that shape. Raises Unmovable."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

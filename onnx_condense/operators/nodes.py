@@ -53,6 +53,11 @@ def _node(op: str, inputs: list[str], output: str, name: str = "", **attributes:
     return made
 
 
+def convolved(data: str, weight: str, output: str, pads: Sequence[int]) -> onnx.NodeProto:
+    """A convolution."""
+    return _node("Conv", [data, weight], output, pads=list(pads))
+
+
 def transposed(data: str, axes: Sequence[int], output: str) -> onnx.NodeProto:
     """A tensor with its axes in another order."""
     return _node("Transpose", [data], output, perm=list(axes))

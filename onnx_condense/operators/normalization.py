@@ -7,13 +7,8 @@ from math import prod
 
 import numpy as np
 
-from onnx_condense.operators.actions import (
-    Action,
-    Activation,
-    Kind,
-    Normalization,
-    Refused,
-)
+from onnx_condense.operators.actions import Activation, Normalization, Refused
+from onnx_condense.operators.answers import Action, Kind
 from onnx_condense.operators.reasons import Reason
 from onnx_condense.operators.view import NodeView, Row
 

@@ -36,6 +36,11 @@ def running_statistics(node: onnx.NodeProto) -> list[str]:
     return list(node.input[3:5]) if node.op_type == "BatchNormalization" else []
 
 
+def is_constant_value(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> bool:
+    """Whether an attribute is the tensor that a Constant holds."""
+    return node.op_type == "Constant" and attribute.name == "value"
+
+
 def constant_floats(node: onnx.NodeProto, kinds: Collection[int]) -> int:
     """How many numbers a Constant node of rank >= 1 holds, if they are of one of the kinds (TensorProto.DataType)."""
     if node.op_type != "Constant":

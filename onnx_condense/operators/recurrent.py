@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from onnx_condense.operators.actions import Action, Kind, Reader, Recurrent, Refused, Window
+from onnx_condense.operators.actions import Reader, Recurrent, Refused, Window
+from onnx_condense.operators.answers import Action, Kind
 from onnx_condense.operators.reasons import Reason
 from onnx_condense.operators.view import NodeView
 

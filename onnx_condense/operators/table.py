@@ -19,15 +19,13 @@ from onnx_condense.operators.actions import (
     MAGNITUDE,
     RELU,
     UNBOUNDED,
-    Action,
     Activation,
     Chosen,
     Elementwise,
-    Kind,
-    Operation,
     Refused,
     Window,
 )
+from onnx_condense.operators.answers import Action, Kind, Operation
 from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.reasons import Reason
 from onnx_condense.operators.recurrent import recurrent, reverse_sequence

@@ -10,7 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_condense.arrays import Array
-from onnx_condense.operators.actions import Action
+from onnx_condense.operators.answers import Action
 from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.versions import input_for
 

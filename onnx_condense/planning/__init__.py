@@ -1,1 +1,14 @@
 """Planning: how wide each group is to be."""
+
+__all__ = [
+    "alignment",
+    "candidates",
+    "hardware",
+    "never_slower",
+    "planned",
+    "replay",
+    "run",
+    "selection",
+    "strategies",
+    "thresholds",
+]

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_condense.errors import InputError
 from onnx_condense.model.runtime import session
+from onnx_condense.operators.nodes import convolved
 from onnx_condense.options import Options
 
 ALIGNMENTS = {"avx2": 8, "avx512": 16, "arm64": 4}
@@ -38,7 +39,7 @@ def probed_width(optimize: Callable[..., object]) -> int:
     weight = numpy_helper.from_array(np.ones((PROBE_FILTERS, 16, 3, 3), dtype=np.float32), "w")
     shape = [1, 16, 8, 8]
     graph = helper.make_graph(
-        [helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])],
+        [convolved("x", "w", "y", pads=[1, 1, 1, 1])],
         "probe",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, PROBE_FILTERS, 8, 8])],

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from onnx_condense.errors import UsageError
-from onnx_condense.operators.actions import Role
+from onnx_condense.operators.answers import Role
 from onnx_condense.options import DEFAULT_THRESHOLD, Options
 from onnx_condense.tracing.trace import Group, Trace, layer_name
 

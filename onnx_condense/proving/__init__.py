@@ -1,1 +1,3 @@
 """Proving: two models side by side in onnxruntime, and scores."""
+
+__all__ = ["compare", "scorers", "surgery"]

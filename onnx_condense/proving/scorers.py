@@ -62,7 +62,7 @@ class CommandScore:
             path, printed = folder / "model.onnx", folder / "stdout"
             files.save(model, path)
             words = [word.replace(PLACE, str(path)) for word in self._words]
-            processes.run(words, printed, _failed, "--evaluate", errors=folder / "stderr")
+            processes.run(processes.Program(words, "--evaluate", _failed), printed, errors=folder / "stderr")
             line = processes.last_line(printed)
         try:
             return _finite(float(line))

@@ -11,7 +11,7 @@ from onnx_condense.arrays import FLOAT32, FLOATS
 from onnx_condense.errors import InputError, VerificationError
 from onnx_condense.model.inputs import Feed
 from onnx_condense.model.parts import observe
-from onnx_condense.operators.actions import Role
+from onnx_condense.operators.answers import Role
 from onnx_condense.operators.queries import branch_sources
 from onnx_condense.options import Options
 from onnx_condense.proving.compare import (

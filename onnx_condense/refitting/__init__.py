@@ -7,3 +7,5 @@ a `comparison` runs the original and the condensed model as far as the consumer 
 what it should make; least squares follow (`moments`). The producer that it alone reads goes downhill with it
 (`producers`, `gauss_newton`).
 """
+
+__all__ = ["calibrate", "consumer", "estimate", "moments", "refit", "samples", "summing"]

@@ -11,7 +11,8 @@ from onnx_condense.arrays import Array, Bools, Floats, Ints
 from onnx_condense.merging.plan import Evidence, Refit
 from onnx_condense.merging.twin import Twin
 from onnx_condense.merging.weights import TwinWeights
-from onnx_condense.operators.actions import Contraction, Role
+from onnx_condense.operators.actions import Contraction
+from onnx_condense.operators.answers import Role
 from onnx_condense.refitting.layout import Layout
 from onnx_condense.refitting.rows import Channels, FeatureRows
 from onnx_condense.refitting.windows import Windows

@@ -9,7 +9,7 @@ import numpy as np
 from onnx_condense.arrays import Ints
 from onnx_condense.merging.plan import Evidence
 from onnx_condense.model.inputs import Feed
-from onnx_condense.operators.actions import Role
+from onnx_condense.operators.answers import Role
 from onnx_condense.refitting.consumer import Consumer
 from onnx_condense.refitting.moments import Moments, Sums
 from onnx_condense.refitting.noise import Noise

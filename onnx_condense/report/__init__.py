@@ -1,1 +1,3 @@
 """Reports: what a run tells, and how its parts are made."""
+
+__all__ = ["formats", "making", "values"]

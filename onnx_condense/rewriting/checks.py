@@ -7,7 +7,7 @@ import numpy as np
 from onnx_condense.arrays import Array
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model.storage import Quantized
-from onnx_condense.operators.actions import Role
+from onnx_condense.operators.answers import Role
 from onnx_condense.rewriting.drafting import drafted, is_uniform
 from onnx_condense.rewriting.kept import Disagreement, Enlarged
 from onnx_condense.rewriting.rules import edits_of

@@ -9,10 +9,11 @@ import numpy as np
 
 from onnx_condense.arrays import Bools, Labels
 from onnx_condense.operators import moves
-from onnx_condense.operators.actions import Action, Move
+from onnx_condense.operators.answers import Action
 from onnx_condense.operators.moves import (
     DepthToSpace,
     Gather,
+    Move,
     Regroup,
     Reshape,
     Slice,

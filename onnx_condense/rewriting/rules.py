@@ -11,7 +11,8 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from onnx_condense.operators.actions import Action, Filter, Padding, Product, Recurrent, Window
+from onnx_condense.operators.actions import Filter, Padding, Product, Recurrent, Window
+from onnx_condense.operators.answers import Action
 from onnx_condense.operators.moves import Concat, Expand, Regroup, Reshape, Squeeze
 from onnx_condense.rewriting.edits import Attribute, Edit, Input, Number, Picked, broadcast, stated, told
 from onnx_condense.rewriting.movement import MOVES

@@ -36,6 +36,7 @@ class Shapes:
 
     @property
     def facts(self) -> Facts:
+        """What is true of the graph as it was."""
         return self.trace.facts
 
     @cached_property

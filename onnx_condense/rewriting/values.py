@@ -15,7 +15,7 @@ from onnx_condense.merging.paths import by_channel, from_channels
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model.rebuilt import Content
 from onnx_condense.model.storage import Quantized
-from onnx_condense.operators.actions import Role
+from onnx_condense.operators.answers import Role
 from onnx_condense.operators.nodes import takes_bias
 from onnx_condense.rewriting.edits import Attribute, Edit, Shift
 from onnx_condense.rewriting.kept import Kept
@@ -39,10 +39,12 @@ class Sliced:
 
     @property
     def dtype(self) -> np.dtype[Any]:
+        """Type of its numbers."""
         return self.whole.dtype
 
     @cached_property
     def shape(self) -> Shape:
+        """Sizes of its axes, once it is cut."""
         shape = tuple(self.whole.shape)
         for slot, kept in self.cuts:
             shape = _shape_of(shape, slot, kept)
@@ -50,10 +52,12 @@ class Sliced:
 
     @property
     def size(self) -> int:
+        """How many numbers it holds."""
         return prod(self.shape)
 
     @cached_property
     def array(self) -> Array:
+        """Its numbers."""
         value = self.whole
         for slot, kept in self.cuts:
             value = _alive_of(value, slot, kept)

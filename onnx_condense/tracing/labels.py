@@ -20,10 +20,12 @@ def pack(atoms: Ints, signals: Ints | int) -> Labels:
 
 
 def atoms_of(labels: Labels) -> Ints:
+    """The atom at each place, -1 where there is none."""
     return labels >> SIGNAL_BITS
 
 
 def signals_of(labels: Labels) -> Ints:
+    """The index of the signal at each place."""
     return labels & ((1 << SIGNAL_BITS) - 1)
 
 

@@ -6,16 +6,8 @@ import numpy as np
 
 from onnx_condense.algebra.signals import Centred, Filtered, Mapped, Rows
 from onnx_condense.arrays import Ints, Labels
-from onnx_condense.operators.actions import (
-    ANYTHING,
-    Contraction,
-    Filter,
-    Normalization,
-    Reader,
-    Recurrent,
-    Role,
-    with_zero,
-)
+from onnx_condense.operators.actions import Contraction, Filter, Normalization, Reader, Recurrent
+from onnx_condense.operators.answers import ANYTHING, Role, with_zero
 from onnx_condense.operators.queries import takes_shape
 from onnx_condense.operators.reasons import Because, Reason
 from onnx_condense.operators.table import read

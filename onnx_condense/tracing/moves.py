@@ -9,8 +9,8 @@ import onnx_graphsurgeon as gs
 
 from onnx_condense.arrays import Array, Floats, Labels, Shape
 from onnx_condense.operators import moves
-from onnx_condense.operators.actions import Move, Role
-from onnx_condense.operators.moves import Concat, DepthToSpace, SpaceToDepth, Unmovable
+from onnx_condense.operators.answers import Role
+from onnx_condense.operators.moves import Concat, DepthToSpace, Move, SpaceToDepth, Unmovable
 from onnx_condense.operators.reasons import Reason
 from onnx_condense.tracing.labels import varying
 from onnx_condense.tracing.outcomes import Carried, Declined, Outcome, Stay

@@ -8,7 +8,7 @@ import numpy as np
 
 from onnx_condense.algebra.signals import Affine, Shared, Signal
 from onnx_condense.arrays import Array, Floats, Ints, Labels
-from onnx_condense.operators.actions import Role
+from onnx_condense.operators.answers import Role
 from onnx_condense.operators.reasons import Reason
 from onnx_condense.tracing.labels import atoms_of, occurrence, pack, signals_of, varying
 from onnx_condense.tracing.outcomes import Stay

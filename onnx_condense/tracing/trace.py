@@ -13,7 +13,8 @@ from onnx_condense.algebra.signals import Signal
 from onnx_condense.arrays import Ints, Labels, Shape
 from onnx_condense.forms.stack import Leave
 from onnx_condense.model.storage import Quantized
-from onnx_condense.operators.actions import Action, Contraction, Role
+from onnx_condense.operators.actions import Contraction
+from onnx_condense.operators.answers import Action, Role
 from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.queries import is_recurrent
 from onnx_condense.operators.reasons import Because

@@ -15,15 +15,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_condense.operators.actions import (
-    ANYTHING,
-    Action,
     Activation,
     Chosen,
     Contraction,
     Elementwise,
     Filter,
-    Interval,
-    Move,
     Normalization,
     Padding,
     Product,
@@ -32,8 +28,9 @@ from onnx_condense.operators.actions import (
     Refused,
     Window,
 )
+from onnx_condense.operators.answers import ANYTHING, Action, Interval
 from onnx_condense.operators.facts import Facts
-from onnx_condense.operators.moves import Concat, DepthToSpace, SpaceToDepth
+from onnx_condense.operators.moves import Concat, DepthToSpace, Move, SpaceToDepth
 from onnx_condense.operators.queries import takes_shape
 from onnx_condense.operators.reasons import Because, Reason
 from onnx_condense.operators.table import read

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_condense.algebra.signals import Signal
 from onnx_condense.arrays import Array, Floats, Ints, Labels, Shape
-from onnx_condense.operators.actions import Action, Interval
+from onnx_condense.operators.answers import Action, Interval
 from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.moves import compress
 from onnx_condense.operators.reasons import Because, Reason, with_article
@@ -29,10 +29,12 @@ class Place:
 
     @property
     def inputs(self) -> list[Any]:
+        """The tensors that the node reads."""
         return list(self.node.inputs)
 
     @property
     def outputs(self) -> list[Any]:
+        """The tensors that the node makes."""
         return list(self.node.outputs)
 
     @property
@@ -42,6 +44,7 @@ class Place:
 
     @property
     def layer(self) -> str:
+        """A name that a user recognizes."""
         return layer_name(self.node, self.index)
 
     def because(self, reason: Reason, why: Reason | None = None) -> Because:
@@ -85,6 +88,7 @@ class Walk:
         return self.labels.get(place.inputs[position].name)
 
     def shape(self, tensor: gs.Tensor) -> Shape:
+        """The shape of a tensor on the feed."""
         value = self.facts.value(tensor)
         return tuple(value.shape) if value is not None else self.facts.shapes[tensor.name]
 
@@ -130,6 +134,7 @@ class Walk:
             self.blocks.append(slot.labels.reshape(slot.groups, -1))
 
     def pin(self, labels: Labels | None, because: Because) -> None:
+        """Channels that must all stay, and why."""
         if labels is None:
             return
         atoms = np.unique(atoms_of(labels))

@@ -9,7 +9,8 @@ import numpy as np
 
 from onnx_condense.algebra.signals import Activated, Pooled, Signal
 from onnx_condense.arrays import Floats, Ints, Labels
-from onnx_condense.operators.actions import Activation, Kind, Padding, Window
+from onnx_condense.operators.actions import Activation, Padding, Window
+from onnx_condense.operators.answers import Kind
 from onnx_condense.operators.reasons import Reason
 from onnx_condense.tracing.labels import varying
 from onnx_condense.tracing.outcomes import Carried, Outcome, Pinned

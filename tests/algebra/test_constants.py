@@ -1,5 +1,6 @@
 """Channels that are constant by interval facts: found, folded into the consumer's bias, never across a
-padded border."""
+padded border.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """Exact relations, constants and bounds against what onnxruntime computes; and relations of single steps by
-formula."""
+formula.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def pairs(n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 @pytest.mark.parametrize("case", CASES, ids=[c.name for c in CASES])
 def test_what_is_said_of_channels_is_true(case: Case) -> None:
     """For every graph of the planted cases, on every path: relations said to be exact hold in onnxruntime,
-    channels said to be constant are, and bounds hold."""
+    channels said to be constant are, and bounds hold.
+    """
     said = 0
     for relation in RELATIONS:
         model = case.build(relation)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnx_condense.algebra.stages import Factor, Rule, activate, add, final_rules, multiply
-from onnx_condense.operators.actions import Kind
+from onnx_condense.operators.answers import Kind
 
 RNG = np.random.default_rng(0)
 
@@ -102,7 +102,8 @@ def test_multiplied_stages_stay_apart() -> None:
 
 def test_a_gate_of_its_own_signal_is_one_unbounded_stage() -> None:
     """x · sigmoid(x) is Silu: the paper's ratio; x · x and tanh(x) · sigmoid(x) scale otherwise: equal
-    rows."""
+    rows.
+    """
     x = leaf(0)
     (silu,) = multiply([x], activate([x], Kind.BOUNDED))
     assert silu.rule is Rule.POSITIVE

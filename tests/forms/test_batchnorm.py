@@ -1,5 +1,6 @@
 """--fold-batchnorm: BatchNormalization becomes part of the weights in the file, where nothing else reads
-between."""
+between.
+"""
 
 from __future__ import annotations
 

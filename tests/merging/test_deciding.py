@@ -125,7 +125,8 @@ def test_a_zero_row_is_no_neighbour() -> None:
 
 def test_alignment_undoes_the_merges_of_lowest_cosine() -> None:
     """8 channels, 4 pairs of growing angles: 4 would stay; for a multiple of 3 the two worst merges are
-    undone."""
+    undone.
+    """
     rows = fan(0, 5, 60, 70, 120, 135, 180, 200)
     model = conv(rows, np.ones((3, 8), dtype=np.float32))
     assert decided(model, "ratio").keep == (0, 2, 4, 6)

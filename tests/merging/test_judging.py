@@ -1,5 +1,6 @@
 """Similarity and ratios of whole paths: the paper's formulas on residuals, series and gates, and the path's
-own (M, c)."""
+own (M, c).
+"""
 
 from __future__ import annotations
 
@@ -142,7 +143,8 @@ def test_depthwise_kernel_judges_the_taps_alone() -> None:
 
 def test_norm_ratios_multiply_along_series() -> None:
     """An exact pair of ratios 1.5 in the expansion and 0.5 in the kernels merges with 0.75 (design, section
-    2)."""
+    2).
+    """
     net = Net(seed=11)
     rows, taps, columns = net.normal(4, 3, 1, 1), net.normal(4, 1, 3, 3), net.normal(2, 4, 1, 1)
     rows[2], taps[2] = 1.5 * rows[0], 0.5 * taps[0]

@@ -1,5 +1,6 @@
 """Clustered networks against an independent implementation of the paper (reference.py): same widths, same
-outputs."""
+outputs.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ Doubles = reference.Doubles
 @dataclass(frozen=True)
 class Style:
     """How layers become nodes. dense: "gemm" (transB=1), "gemm-t" (transB=0) or "matmul"; pads of every
-    Conv."""
+    Conv.
+    """
 
     dense: str = "gemm"
     padded: bool = False
@@ -191,7 +193,8 @@ def test_reference_on_the_papers_own_example() -> None:
 
 def test_thresholds_per_network_differ_from_the_original() -> None:
     """Ratio merging at 0.7 changes the function: equal outputs are no accident of a network that ignores
-    its input."""
+    its input.
+    """
     layers, style = NETWORKS["mlp relu"]()
     model = export(layers, style)
     condensed = condense(model, Options(threshold=0.7, merge="ratio", align=1)).model

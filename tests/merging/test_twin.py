@@ -130,7 +130,8 @@ def test_paths_after_concat() -> None:
 
 def test_crelu_merges_through_both_paths() -> None:
     """Concat(relu(x), relu(-x)) of opposite rows swaps its halves: not a merge of channels; scaled rows are
-    one."""
+    one.
+    """
     net = Net()
     rows = net.normal(4, 5)
     rows[2], rows[3] = 2 * rows[0], -rows[1]
@@ -170,7 +171,8 @@ def test_lossless_composes_over_rounds() -> None:
 
 def backwards() -> onnx.ModelProto:
     """Channels of the first layer are read by channels of the second that nobody reads: a second round is
-    needed."""
+    needed.
+    """
     net = Net(seed=3)
     second, third = net.normal(6, 5), net.normal(3, 6)
     third[:, [4, 5]] = 0
@@ -222,7 +224,8 @@ def test_one_shot_judges_the_original_and_sequential_the_merged_weights() -> Non
 
 def test_one_shot_merges_every_layer_by_its_original_ratio() -> None:
     """The ratio of the second layer's rows is that of the original rows, whatever the first layer's merge
-    did to them."""
+    did to them.
+    """
     net = Net(seed=4)
     first, bias = planted_rows(net, "near", 6)
     second = net.normal(5, 8)

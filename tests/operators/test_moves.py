@@ -25,7 +25,8 @@ def shapes(draw: st.DrawFn, rank: int = 4) -> Shape:
 @st.composite
 def reshapes(draw: st.DrawFn) -> tuple[Shape, Shape]:
     """Two shapes of equal product: the factors of both are the same, cut at other places, with ones strewn
-    in."""
+    in.
+    """
     factors = draw(st.lists(st.sampled_from([1, 2, 3]), min_size=1, max_size=6))
 
     def cut() -> Shape:
@@ -145,7 +146,8 @@ def test_split(data: st.DataObject) -> None:
 @quick
 def test_slice(data: st.DataObject) -> None:
     """As ONNX does it: ends beyond the border are clamped, negative ones count from the end, steps go both
-    ways."""
+    ways.
+    """
     shape = data.draw(shapes())
     axis = data.draw(st.integers(0, len(shape) - 1))
     size, step = shape[axis], data.draw(st.sampled_from([1, 2, -1, -2]))

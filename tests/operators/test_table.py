@@ -1,5 +1,6 @@
 """Every row of the operator table on graphs with planted redundancy: what is exact merges, what is nearly
-exact does not."""
+exact does not.
+"""
 
 from __future__ import annotations
 

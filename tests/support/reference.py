@@ -33,7 +33,8 @@ class Layer:
     """Weight [out, in] or [out, in, kh, kw]; what follows it: BatchNormalization, activation, MaxPool 2x2.
 
     norm: scale, shift, mean, variance. spatial: how many places per channel of the layer before a Flatten
-    leaves (1: none)."""
+    leaves (1: none).
+    """
 
     weight: Doubles
     bias: Doubles | None = None

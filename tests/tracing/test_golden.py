@@ -20,7 +20,7 @@ from support.builders import build, random
 from support.planted.net import traced
 
 from onnx_condense.arrays import Ints
-from onnx_condense.operators.actions import Action
+from onnx_condense.operators.answers import Action
 from onnx_condense.tracing.labels import atoms_of
 from onnx_condense.tracing.trace import Group, Slot, Trace
 

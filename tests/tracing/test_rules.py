@@ -11,7 +11,7 @@ from support.planted.net import Net, signed_feed
 
 from onnx_condense.algebra.signals import Shared
 from onnx_condense.model.surgeon import import_graph
-from onnx_condense.operators.actions import Action
+from onnx_condense.operators.answers import Action
 from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.reasons import Because, Reason
 from onnx_condense.operators.table import read

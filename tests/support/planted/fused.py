@@ -42,7 +42,7 @@ def _weights_first(relation: str) -> onnx.ModelProto:
 
 
 def _hidden(net: Net, relation: str) -> str:
-    """[batch, 5, 8]"""
+    """[batch, 5, 8] numbers of planted channels."""
     return net.matmul("producer", net.input("batch", 5, 6), *planted_rows(net, relation, 6))
 
 

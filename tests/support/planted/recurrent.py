@@ -67,7 +67,7 @@ def _rows(net: Net, relation: str, form: Form, *tail: int) -> Array:
 
 
 def _units(net: Net, relation: str, *shape: int) -> Array:
-    """[..., 8]"""
+    """[..., 8] weights with planted units on the last axis."""
     values = np.moveaxis(net.normal(*shape, FULL) * np.float32(0.4), -1, 0)
     return np.moveaxis(copies(relation, values), 0, -1)
 

@@ -1,0 +1,72 @@
+"""The house: floors are entered through the rooms that they name, operators are asked, rooms stay small."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import pytest
+
+from onnx_condense.operators import actions, moves
+
+ROOT = Path(__file__).parents[1] / "onnx_condense"
+ROOMS = {path.relative_to(ROOT): ast.parse(path.read_text()) for path in sorted(ROOT.rglob("*.py"))}
+FLOORS = sorted(path.parent.name for path in ROOT.glob("*/__init__.py"))
+FACES = {floor: set(ast.literal_eval(ROOMS[Path(floor, "__init__.py")].body[-1].value)) for floor in FLOORS}  # type: ignore[attr-defined]
+
+OPERATORS = {schema.name for schema in onnx.defs.get_all_schemas()} | {"FusedConv", "FusedGemm", "BiasGelu"}
+ACTIONS = {name for room in (actions, moves) for name, kind in vars(room).items() if isinstance(kind, type)}
+
+LINES = 400
+FUNCTION_LINES = 60
+
+
+def entered(room: Path, tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """(floor, room) of every room of another floor that a room imports from."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("onnx_condense."):
+            continue
+        _, floor, *inner = str(node.module).split(".")
+        if floor in FLOORS and floor != room.parts[0]:
+            yield from ((floor, name) for name in (inner or [alias.name for alias in node.names]))
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_a_face_names_rooms_that_there_are(floor: str) -> None:
+    assert {path.stem for path in (ROOT / floor).glob("*.py")} > FACES[floor]
+
+
+def test_a_floor_is_entered_through_the_rooms_that_its_face_names() -> None:
+    found = {floor: set[str]() for floor in FLOORS}
+    for room, tree in ROOMS.items():
+        for floor, name in entered(room, tree):
+            found[floor].add(name)
+    for floor, names in found.items():
+        assert names <= FACES[floor], floor
+
+
+def asked(tree: ast.AST) -> Iterator[str]:
+    """Names of operators that are written down, and of actions whose class is asked for."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and node.value in OPERATORS:
+            yield str(node.value)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
+            yield from {name.id for name in ast.walk(node.args[1]) if isinstance(name, ast.Name)} & ACTIONS
+        elif isinstance(node, ast.MatchClass) and ast.unparse(node.cls) in ACTIONS:
+            yield ast.unparse(node.cls)
+
+
+def test_operators_are_asked_not_named() -> None:
+    for room, tree in ROOMS.items():
+        if room.parts[0] not in ("operators", "forms"):
+            assert not list(asked(tree)), room
+
+
+def test_rooms_and_functions_are_small() -> None:
+    for room, tree in ROOMS.items():
+        assert len((ROOT / room).read_text().splitlines()) <= LINES, room
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < FUNCTION_LINES, f"{room}: {node.name}"
