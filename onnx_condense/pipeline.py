@@ -13,7 +13,6 @@ from onnx_condense.model import files
 from onnx_condense.options import INSPECT_THRESHOLDS, Options
 from onnx_condense.planning.alignment import width_multiple
 from onnx_condense.planning.hardware import Hardware, ThisMachine
-from onnx_condense.planning.never_slower import ensure_faster
 from onnx_condense.planning.replay import replayed
 from onnx_condense.planning.run import Run
 from onnx_condense.planning.selection import chosen_groups
@@ -89,6 +88,8 @@ def condense_in(
         planned = strategy.twin()
     latency = None
     if opened.options.ensure_faster and planned.twin.plans:
+        from onnx_condense.planning.never_slower import ensure_faster  # few runs measure
+
         with clock("measure"):
             planned, latency = ensure_faster(opened, strategy, planned, hardware)
     if not planned.calibrated:

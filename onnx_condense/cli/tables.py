@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from onnx_condense.planning.candidates import SearchReport
-from onnx_condense.planning.never_slower import LatencyReport
+from onnx_condense.planning.latencies import LatencyReport
 from onnx_condense.proving.compare import Verification
 from onnx_condense.report.values import Analysis, GroupReport, ModelFacts, RefusalReport, Report
-from onnx_condense.timing.benchmark import BatchLatency, Benchmark, ModelLatency
-from onnx_condense.timing.profile import Profile
+
+if TYPE_CHECKING:  # other commands start without what measures
+    from onnx_condense.timing.benchmark import BatchLatency, Benchmark, ModelLatency
+    from onnx_condense.timing.profile import Profile
 
 LISTED = 3
 """Layers named per row; the rest is counted."""

@@ -4,6 +4,7 @@ __all__ = [
     "alignment",
     "candidates",
     "hardware",
+    "latencies",
     "never_slower",
     "planned",
     "replay",

@@ -5,6 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from onnx_condense.model.parts import Model
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What would be written for a twin, and its size."""
+
+    model: Model
+    parameters: int
+    macs: int
+
 
 @dataclass(frozen=True)
 class CandidateReport:

@@ -14,13 +14,14 @@ from onnx_condense.model.files import Source, save
 from onnx_condense.model.inputs import Feed
 from onnx_condense.options import Options
 from onnx_condense.planning.hardware import Hardware
+from onnx_condense.planning.latencies import LatencyReport, SetupLatency
 from onnx_condense.planning.planned import Planned
 from onnx_condense.planning.strategies import Strategy
 from onnx_condense.planning.thresholds import STAYS
 from onnx_condense.prepare import Opened
 from onnx_condense.rewriting.writer import write
 from onnx_condense.timing.benchmark import batch_of, latency_feeds
-from onnx_condense.timing.race import MARGIN, Interval
+from onnx_condense.timing.race import MARGIN
 
 BATCHES = (1, 8)
 """Batch sizes measured where the batch axis is symbolic."""
@@ -178,41 +179,3 @@ class _Candidates:
                 self.setups = [setup, *(other for other in self.setups if other is not setup)]
                 break
         return tuple(found)
-
-
-@dataclass(frozen=True)
-class SetupLatency:
-    """The result's latency divided by the original's, with its 95 % interval; threads 0: all cores."""
-
-    threads: int
-    batch: int
-    ratio: float
-    low: float
-    high: float
-
-    @property
-    def stable(self) -> bool:
-        """Whether the interval is narrow enough to be a result."""
-        return Interval(self.ratio, self.low, self.high).stable
-
-
-@dataclass(frozen=True)
-class LatencyReport:
-    """What --ensure-faster found.
-
-    Attributes:
-        setups: ratios of the result; empty where the original is returned.
-        widened: first layers of the groups that keep more channels than planned.
-        rolled_back: first layers of the groups that stay as they were.
-        candidates: how many were measured.
-    """
-
-    setups: tuple[SetupLatency, ...]
-    widened: tuple[str, ...]
-    rolled_back: tuple[str, ...]
-    candidates: int
-
-    @property
-    def stable(self) -> bool:
-        """Whether every ratio is a result."""
-        return all(setup.stable for setup in self.setups)

@@ -12,6 +12,9 @@ from onnx_condense.planning.candidates import SearchReport
 from onnx_condense.rewriting.kept import Disagreement, Enlarged
 from onnx_condense.tracing.trace import Trace
 
+Multiples = Mapping[int, int]
+"""Group index -> the multiple that its width is kept at (see `Planner.multiples`)."""
+
 
 @dataclass(frozen=True)
 class Aside:

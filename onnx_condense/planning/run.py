@@ -10,13 +10,12 @@ from onnx_condense.merging.methods import MANNERS
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model import files
 from onnx_condense.options import Options
-from onnx_condense.planning.search import Candidate
+from onnx_condense.planning.candidates import Candidate
 from onnx_condense.planning.selection import chosen_groups
 from onnx_condense.planning.thresholds import Planner, untouched
 from onnx_condense.prepare import Clock, Opened
 from onnx_condense.proving.compare import Results, results
 from onnx_condense.proving.scorers import ApproximationError
-from onnx_condense.refitting.calibrate import calibrate
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.refit import refit_where_better
 from onnx_condense.rewriting.sizes import count_parameters
@@ -73,6 +72,8 @@ class Run:
     def calibrate(self, twin: Twin) -> None:
         """Refits a twin on the calibration inputs, where there are any."""
         if self.opened.calibration.samples and MANNERS[self.options.method].calibrates and twin.plans:
+            from onnx_condense.refitting.calibrate import calibrate  # few runs have inputs to estimate from
+
             with self.clock("calibrate"):
                 calibrate(twin, self.opened.calibration, self.options.seed, self.clock.note)
 

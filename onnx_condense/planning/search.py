@@ -11,7 +11,7 @@ from typing import Literal
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model.parts import Model
 from onnx_condense.planning.budget import Pruner
-from onnx_condense.planning.candidates import CandidateReport, SearchReport, pareto
+from onnx_condense.planning.candidates import Candidate, CandidateReport, SearchReport, pareto
 from onnx_condense.planning.planned import Planned
 from onnx_condense.proving.scorers import Scorer
 from onnx_condense.refitting.samples import spread
@@ -56,15 +56,6 @@ class Criterion:
         if self.kind == "error":
             return value <= self.bound
         return value >= self.bound or math.isclose(value, self.bound, rel_tol=DECIMAL)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """What would be written for a twin, and its size."""
-
-    model: Model
-    parameters: int
-    macs: int
 
 
 @dataclass(frozen=True)

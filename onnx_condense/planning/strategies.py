@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 from onnx_condense.merging.plan import Plan
 from onnx_condense.merging.twin import Twin
-from onnx_condense.options import DEFAULT_TRIALS, ErrorBound, ScoreDrop, Share, Unit
-from onnx_condense.planning.budget import Pruner, keep_share
-from onnx_condense.planning.planned import NOTHING, Aside, Planned
+from onnx_condense.planning.planned import NOTHING, Aside, Multiples, Planned
 from onnx_condense.planning.replay import replayed
 from onnx_condense.planning.run import Run
-from onnx_condense.planning.search import Criterion, Trials, search
 from onnx_condense.planning.thresholds import Planner
 from onnx_condense.planning.tolerance import smallest_within
-from onnx_condense.proving.scorers import ApproximationError, Scorer
-from onnx_condense.refitting.estimate import Estimate
-from onnx_condense.refitting.summing import measured
+from onnx_condense.proving.scorers import Scorer
 
-ENOUGH = 32
-"""Calibration samples from which on they choose a budget's channels, too."""
-
-JUDGES = 64
-"""Most of them that measure what the outputs lose, and at most half of them all."""
-
-Multiples = Mapping[int, int]
-"""Group index -> the multiple that its width is kept at (see `Planner.multiples`)."""
+if TYPE_CHECKING:  # runs at thresholds start without it
+    from onnx_condense.planning.narrowing import Searched, ToShare
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,42 +70,7 @@ class WithinTolerance:
         return smallest_within(planner, self.error, self.tolerance, aside)
 
 
-@dataclass(frozen=True, eq=False)
-class ToShare:
-    """A share of the original's size; `finish` completes a twin before it is measured."""
-
-    planner: Planner
-    pruner: Pruner
-    share: float
-    finish: Callable[[Twin], None]
-
-    def twin(self) -> Planned:
-        """Raises VerificationError where widths do not get that narrow."""
-        return keep_share(self.pruner, self.share, self.finish)
-
-    def again(self, planned: Planned, multiples: Multiples) -> Planned:
-        """The same channels go, as far as the multiples let them."""
-        return self.pruner.loosened(planned, multiples)
-
-
-@dataclass(frozen=True, eq=False)
-class Searched:
-    """The smallest model found that a criterion accepts."""
-
-    planner: Planner
-    pruner: Pruner
-    trials: Trials
-
-    def twin(self) -> Planned:
-        """The twin of that model, and what was tried."""
-        return search(self.pruner, self.trials)
-
-    def again(self, planned: Planned, multiples: Multiples) -> Planned:
-        """The same channels go, as far as the multiples let them."""
-        return self.pruner.loosened(planned, multiples)
-
-
-Strategy = Replayed | AtThresholds | WithinTolerance | ToShare | Searched
+Strategy: TypeAlias = "Replayed | AtThresholds | WithinTolerance | ToShare | Searched"
 """`twin()`: what is decided. `again(planned, multiples)`: the same with other multiples for the widths of groups."""
 
 
@@ -127,33 +82,10 @@ def strategy_of(run: Run, score: Scorer | None, replay: Plan | None) -> Strategy
     options = run.options
     if replay is not None:
         return Replayed(run.planner, replay)
-    match options.goal:
-        case Share(unit, share):
-            return ToShare(run.planner, _pruner(run, unit), share, run.calibrate)
-        case ErrorBound(bound):
-            return _searched(run, Criterion.of_error(ApproximationError(run.expected, run.opened.feeds), bound))
-        case ScoreDrop(most):
-            assert score is not None
-            run.clock.note("evaluate the original")
-            return _searched(run, Criterion.of_score(score, most, run.opened.source.proto))
-        case None if options.tolerance is not None:
-            return WithinTolerance(run.planner, run.error, options.tolerance)
-        case None:
-            return AtThresholds(run.planner)
+    if options.goal is not None:
+        from onnx_condense.planning.narrowing import narrowed  # runs at thresholds start without it
 
-
-def _searched(run: Run, criterion: Criterion) -> Searched:
-    most, executor = run.options.trials or DEFAULT_TRIALS, run.opened.calibration.executor
-    trials = Trials(run.candidate, criterion, most, run.clock.note, executor)
-    return Searched(run.planner, _pruner(run, Unit.PARAMS), trials)
-
-
-def _pruner(run: Run, unit: Unit) -> Pruner:
-    """Measures on calibration inputs, where there are enough of them to judge and to estimate from."""
-    opened, estimate, feeds = run.opened, run.estimate, run.opened.feeds
-    if opened.calibration.samples >= ENOUGH:
-        judging, rest = opened.calibration.split(min(JUDGES, opened.calibration.samples // 2))
-        if rest.samples:
-            real = measured(opened.trace, rest, run.options.seed)
-            feeds, estimate = judging, Estimate(opened.trace, opened.feeds[0], run.options.seed, real, estimate)
-    return Pruner.of(run.planner, unit, estimate, feeds, run.clock.note)
+        return narrowed(run, options.goal, score)
+    if options.tolerance is not None:
+        return WithinTolerance(run.planner, run.error, options.tolerance)
+    return AtThresholds(run.planner)

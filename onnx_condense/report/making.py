@@ -14,7 +14,7 @@ from onnx_condense.merging.twin import Twin
 from onnx_condense.model.protos import serialize
 from onnx_condense.operators.queries import count_parameters
 from onnx_condense.options import ErrorBound, Options, ScoreDrop
-from onnx_condense.planning.never_slower import LatencyReport
+from onnx_condense.planning.latencies import LatencyReport
 from onnx_condense.planning.planned import Aside, Planned
 from onnx_condense.planning.run import Run
 from onnx_condense.planning.thresholds import Planner

@@ -12,7 +12,7 @@ from onnx_condense.documents import finite, head
 from onnx_condense.merging.plan import Plan
 from onnx_condense.model.files import Source
 from onnx_condense.planning.candidates import SearchReport
-from onnx_condense.planning.never_slower import LatencyReport
+from onnx_condense.planning.latencies import LatencyReport
 from onnx_condense.proving.surgery import VerificationReport
 
 VERSION = 1

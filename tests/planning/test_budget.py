@@ -19,9 +19,10 @@ from onnx_condense.options import Unit
 from onnx_condense.planning.allocation import Curve, PricedWeight, allocate, cost
 from onnx_condense.planning.budget import Pruner, keep_share
 from onnx_condense.planning.curves import LEAST
+from onnx_condense.planning.narrowing import ToShare
 from onnx_condense.planning.planned import NOTHING, Aside, Planned
 from onnx_condense.planning.run import Run
-from onnx_condense.planning.strategies import ToShare, strategy_of
+from onnx_condense.planning.strategies import strategy_of
 from onnx_condense.planning.units import COUNTINGS
 from onnx_condense.prepare import Clock, open_model
 from onnx_condense.refitting.moments import eliminate

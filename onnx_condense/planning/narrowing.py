@@ -1,0 +1,88 @@
+"""Strategies that narrow groups by what their consumers lose: to a share, or as far as a criterion accepts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from onnx_condense.merging.twin import Twin
+from onnx_condense.options import DEFAULT_TRIALS, ErrorBound, Goal, ScoreDrop, Share, Unit
+from onnx_condense.planning.budget import Pruner, keep_share
+from onnx_condense.planning.planned import Multiples, Planned
+from onnx_condense.planning.run import Run
+from onnx_condense.planning.search import Criterion, Trials, search
+from onnx_condense.planning.thresholds import Planner
+from onnx_condense.proving.scorers import ApproximationError, Scorer
+from onnx_condense.refitting.estimate import Estimate
+from onnx_condense.refitting.summing import measured
+
+ENOUGH = 32
+"""Calibration samples from which on they choose a budget's channels, too."""
+
+JUDGES = 64
+"""Most of them that measure what the outputs lose, and at most half of them all."""
+
+
+@dataclass(frozen=True, eq=False)
+class ToShare:
+    """A share of the original's size; `finish` completes a twin before it is measured."""
+
+    planner: Planner
+    pruner: Pruner
+    share: float
+    finish: Callable[[Twin], None]
+
+    def twin(self) -> Planned:
+        """Raises VerificationError where widths do not get that narrow."""
+        return keep_share(self.pruner, self.share, self.finish)
+
+    def again(self, planned: Planned, multiples: Multiples) -> Planned:
+        """The same channels go, as far as the multiples let them."""
+        return self.pruner.loosened(planned, multiples)
+
+
+@dataclass(frozen=True, eq=False)
+class Searched:
+    """The smallest model found that a criterion accepts."""
+
+    planner: Planner
+    pruner: Pruner
+    trials: Trials
+
+    def twin(self) -> Planned:
+        """The twin of that model, and what was tried."""
+        return search(self.pruner, self.trials)
+
+    def again(self, planned: Planned, multiples: Multiples) -> Planned:
+        """The same channels go, as far as the multiples let them."""
+        return self.pruner.loosened(planned, multiples)
+
+
+def narrowed(run: Run, goal: Goal, score: Scorer | None) -> ToShare | Searched:
+    """The strategy for a goal; `score`: what scores candidates, the original here. Raises EvaluationError."""
+    match goal:
+        case Share(unit, share):
+            return ToShare(run.planner, _pruner(run, unit), share, run.calibrate)
+        case ErrorBound(bound):
+            return _searched(run, Criterion.of_error(ApproximationError(run.expected, run.opened.feeds), bound))
+        case ScoreDrop(most):
+            assert score is not None
+            run.clock.note("evaluate the original")
+            return _searched(run, Criterion.of_score(score, most, run.opened.source.proto))
+
+
+def _searched(run: Run, criterion: Criterion) -> Searched:
+    most, executor = run.options.trials or DEFAULT_TRIALS, run.opened.calibration.executor
+    trials = Trials(run.candidate, criterion, most, run.clock.note, executor)
+    return Searched(run.planner, _pruner(run, Unit.PARAMS), trials)
+
+
+def _pruner(run: Run, unit: Unit) -> Pruner:
+    """Measures on calibration inputs, where there are enough of them to judge and to estimate from."""
+    opened, estimate, feeds = run.opened, run.estimate, run.opened.feeds
+    if opened.calibration.samples >= ENOUGH:
+        judging, rest = opened.calibration.split(min(JUDGES, opened.calibration.samples // 2))
+        if rest.samples:
+            real = measured(opened.trace, rest, run.options.seed)
+            feeds, estimate = judging, Estimate(opened.trace, opened.feeds[0], run.options.seed, real, estimate)
+    return Pruner.of(run.planner, unit, estimate, feeds, run.clock.note)
