@@ -1,6 +1,7 @@
 """THE table of operations between two tensors: what each means for the channels of both, one row per operation.
 
-An operation with an algebra of its own is a member of `Operation`, a row here, and a row of the operator table.
+An operation with an algebra of its own is a member of `Operation`, a row here, and a row of the operator table. More
+than two operands are joined two by two, from the left (tracing/joins.py): a row must be right of that, too.
 """
 
 from __future__ import annotations
@@ -219,7 +220,7 @@ def _choice_beside(child: Signal, number: float, function: Function) -> Signal:
     return Modulated(child) if number == 0 else _bounded(child, number, function)
 
 
-OPERATIONS: Mapping[str, Binary] = {
+OPERATIONS: Mapping[Operation, Binary] = {
     Operation.ADD: Binary(
         value=_of(np.add),
         relate=_sum(1.0),

@@ -17,8 +17,8 @@ from onnx_condense.operators.queries import foldable
 def fold_batchnorm(model: onnx.ModelProto) -> onnx.ModelProto:
     """A model in which every BatchNormalization that alone reads a Conv or Gemm is part of its weights.
 
-    W' = W · s and b' = (b - mean) · s + shift with s = scale / sqrt(var + epsilon), per output channel. The model
-    itself where there is none to fold.
+    W' = W · g and b' = (b - mean) · g + shift, per output channel, with the gain g = scale / sqrt(var + epsilon). The
+    model itself where there is none to fold.
     """
     graph = import_graph(model)
     origin = {id(node): index for index, node in enumerate(graph.nodes)}
@@ -33,17 +33,17 @@ def fold_batchnorm(model: onnx.ModelProto) -> onnx.ModelProto:
             continue
         producer, axis, epsilon = pair
         scale, shift, mean, var = (constant_value(t) for t in normalization.inputs[1:5])
-        slope = Normalization(epsilon).gain(scale, var)
+        gain = Normalization(epsilon).gain(scale, var)
         weight = constant_value(producer.inputs[1])
         kind = producer.inputs[1].values.dtype
         bias = (
             constant_value(producer.inputs[2])
             if len(producer.inputs) > 2 and producer.inputs[2].name
-            else np.zeros(len(slope))
+            else np.zeros(len(gain))
         )
         spread = [-1 if a == axis else 1 for a in range(weight.ndim)]
         stem = producer.outputs[0].name
-        folded = (weight * slope.reshape(spread)).astype(kind), ((bias - mean) * slope + shift).astype(kind)
+        folded = (weight * gain.reshape(spread)).astype(kind), ((bias - mean) * gain + shift).astype(kind)
         while len(producer.inputs) < 3:
             producer.inputs.append(gs.Variable.empty())
         producer.inputs[1] = gs.Constant(names.fresh(f"{stem}_folded_weight"), folded[0])

@@ -1,4 +1,7 @@
-"""The stack of forms that a model is brought into before it is traced, and left again after it was written."""
+"""The stack of forms that a model is brought into before it is traced.
+
+Some are left again after it was written (bodies, integers); the others are for good (`for_good`).
+"""
 
 from __future__ import annotations
 

@@ -245,7 +245,10 @@ class Activation(Action):
 
 @dataclass(frozen=True)
 class Elementwise(Action):
-    """Neg, or add, sub, mul, div, max, min or compare with broadcasting."""
+    """Neg, or add, sub, mul, div, max, min or compare with broadcasting; more than two operands are joined two by two.
+
+    What each operation means for channels is a row of algebra/operations.py.
+    """
 
     operation: Operation
 

@@ -1,6 +1,7 @@
 """What may be asked of an action: the answers of one that has nothing to do with the question, and their words.
 
-Other floors ask an action; none of them looks at which operator, or which class of action, it is.
+Other floors ask an action and never look at which operator it is. Two of them have a rule per class of action, in a
+table: the tracer (tracing/tracer.py) and the rewriter (rewriting/rules.py).
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Operation(StrEnum):
     MAX = "max"
     MIN = "min"
     COMPARE = "compare"
-    """Any function that is the same for every channel: Greater, And and the like."""
+    """What stays the same when both sides are multiplied by one positive number: Greater, Equal; of truths, And."""
     NEG = "neg"
     """Of one tensor."""
     CHOOSE = "choose"
@@ -54,7 +55,7 @@ class Operation(StrEnum):
 
 
 class Kind(Enum):
-    """What an elementwise function lets pass exactly (design: activation classes; f is applied per element)."""
+    """What an elementwise function lets pass exactly (design, section 2; f is applied per element)."""
 
     LINEAR = "linear"
     """f(x) = x: any relation between two channels passes."""
@@ -63,7 +64,7 @@ class Kind(Enum):
     ABSOLUTE = "absolute"
     """f(s x) = |s| f(x): Abs."""
     ODD = "odd"
-    """f(-x) = -f(x): Tanh, Erf, Softsign, Clip(-a, a). Bounded: beyond exactness rows must be equal or opposite."""
+    """f(-x) = -f(x): Tanh, Erf, Softsign, Clip(-a, a). Beyond exactness rows must be nearly equal or opposite."""
     UNBOUNDED = "unbounded"
     """Nearly homogeneous far from zero: ReLU6, Gelu, Silu, Elu. Beyond exactness it takes the paper's ratio."""
     BOUNDED = "bounded"

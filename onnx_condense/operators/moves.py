@@ -98,7 +98,7 @@ class Move(Action):
 
     @property
     def chained(self) -> bool:
-        """Whether several of its kind in a row may only permute or pick channels (shuffles.py)."""
+        """Whether several of its kind in a row may only permute or pick channels (tracing/shuffles.py)."""
         return False
 
     @property

@@ -1,10 +1,10 @@
 """THE operator table: how each ONNX operator relates channels. It and its rows alone say what an operator means.
 
-Rooms that rewrite a graph (the forms, shuffles, what the rewriter says of shapes) know names as well.
+On this floor queries.py and nodes.py know operators by name as well, and so do the forms, which take some apart.
 
-A row turns a node into an *action* (actions.py) that the tracer and the rewriter understand. Adding an operator is one
-row here and one planted-duplicate test. An operator without a row, or a use of it that its row does not cover
-(`Refused`), pins the channels that it touches, with a reason.
+A row turns a node into an *action* (actions.py, moves.py) that the tracer and the rewriter understand. Adding an
+operator is one row here and one planted case (docs/adding-an-operator.md). An operator without a row, or a use of it
+that its row does not cover (`Refused`), pins the channels that it touches, with a reason.
 """
 
 from __future__ import annotations
@@ -134,16 +134,16 @@ TABLE: Mapping[tuple[str, str], Row] = {
         "AveragePool": windows.pool(linear=True),
         "GlobalAveragePool": windows.pool(linear=True),
         "GlobalMaxPool": windows.pool(linear=False),
-        "ReduceMean": windows.reduce(linear=True, mean=True),
-        "ReduceSum": windows.reduce(linear=True, mean=False),
-        "ReduceMax": windows.reduce(linear=False, mean=True),
-        "ReduceMin": windows.reduce(linear=False, mean=True),
-        "ReduceL1": windows.reduce(linear=True, mean=False, before=MAGNITUDE),
-        "ReduceL2": windows.reduce(linear=True, mean=False, before=MAGNITUDE),
-        "ReduceSumSquare": windows.reduce(linear=True, mean=False, before=BOUNDED),
-        "ReduceProd": windows.reduce(linear=True, mean=False, before=BOUNDED),
-        "ReduceLogSum": windows.reduce(linear=True, mean=False, before=BOUNDED),
-        "ReduceLogSumExp": windows.reduce(linear=True, mean=False, before=BOUNDED),
+        "ReduceMean": windows.reduce(linear=True, scale_free=True),
+        "ReduceSum": windows.reduce(linear=True, scale_free=False),
+        "ReduceMax": windows.reduce(linear=False, scale_free=True),
+        "ReduceMin": windows.reduce(linear=False, scale_free=True),
+        "ReduceL1": windows.reduce(linear=True, scale_free=False, before=MAGNITUDE),
+        "ReduceL2": windows.reduce(linear=True, scale_free=False, before=MAGNITUDE),
+        "ReduceSumSquare": windows.reduce(linear=True, scale_free=False, before=BOUNDED),
+        "ReduceProd": windows.reduce(linear=True, scale_free=False, before=BOUNDED),
+        "ReduceLogSum": windows.reduce(linear=True, scale_free=False, before=BOUNDED),
+        "ReduceLogSumExp": windows.reduce(linear=True, scale_free=False, before=BOUNDED),
         "Crop": fixed(Window((2, 3), linear=True)),
         "LpPool": windows.lp_pool,
         "GlobalLpPool": windows.lp_pool,
@@ -164,7 +164,7 @@ TABLE: Mapping[tuple[str, str], Row] = {
         "Tile": movement.tile,
         "DepthToSpace": movement.depth_to_space,
         "SpaceToDepth": movement.space_to_depth,
-        # what onnxruntime's optimizer writes (others: fused.py)
+        # what onnxruntime's optimizer writes (others: forms/fused.py)
         "SimplifiedLayerNormalization": normalization.layer_normalization,
     }.items()
 } | {

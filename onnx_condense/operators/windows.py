@@ -104,7 +104,9 @@ def _normalizes(view: NodeView) -> bool:
     return maker.op == "Pow" or (maker.op == "Mul" and maker.inputs[0] is maker.inputs[1])
 
 
-def reduce(linear: bool, mean: bool, before: Activation | None = None) -> Row:
+def reduce(linear: bool, scale_free: bool, before: Activation | None = None) -> Row:
+    """linear, scale_free: as of a `Window`. A mean is both, a sum is linear alone, a maximum free of scale alone."""
+
     def row(view: NodeView) -> Action:
         rank = len(view.shape())
         axes = view.ints("axes")
@@ -121,8 +123,8 @@ def reduce(linear: bool, mean: bool, before: Activation | None = None) -> Row:
             tuple(sorted(a % rank for a in axes)),
             linear,
             dropped=not keep,
-            scale_free=mean,
-            across=Reason.NORMALIZES_TOGETHER if mean and linear and _normalizes(view) else Reason.REDUCES,
+            scale_free=scale_free,
+            across=Reason.NORMALIZES_TOGETHER if scale_free and linear and _normalizes(view) else Reason.REDUCES,
             before=before,
         )
 

@@ -27,14 +27,14 @@ from onnx_condense.proving.compare import (
 from onnx_condense.rewriting.writer import Written
 from onnx_condense.tracing.trace import Trace
 
-INNER_TENSORS = 24
-"""Intermediate tensors compared with the twin."""
-
 TAIL = FLOAT32.rounding
 """Absolute error of a bounded function in float32: an argument of size 16 is itself rounded to 16 units."""
 
+INNER_TENSORS = 24
+"""Intermediate tensors compared with the twin, at most."""
+
 INNER_LIMIT = 1e-3
-"""Their limit: far above rounding of any of them, far below any error of the rewrite."""
+"""Relative L2 that those may differ by at least: far above rounding of any, far below any error of the rewrite."""
 
 ROUNDED_LIMIT = 1e-2
 """The same where activations are rounded to a grid: rounding of floats sometimes becomes a step of the grid."""
@@ -113,7 +113,7 @@ def prove(
 
     Args:
         case: the original and its inputs.
-        traced: of the (canonicalized) model that small and twin were written from.
+        traced: of the model, in its forms, that small and twin were written from.
         small: the condensed model.
         twin: its expanded twin.
         options: what was promised.
@@ -182,7 +182,10 @@ def _check_promises(options: Options, lost: tuple[float, float], approximation: 
 
 
 def _inner_limit(traced: Trace, noise: Verification, limits: Mapping[str, float]) -> float:
-    """With quantized weights the original's noise tells how far integers are from floats, nothing of rounding."""
+    """What intermediate tensors may differ by: `INNER_LIMIT`, or 100 times an output's limit (1 of a short type).
+
+    With quantized weights the original's noise tells how far integers are from floats, nothing of rounding.
+    """
     if any(traced.is_quantized(group) for group in traced.groups):
         return ROUNDED_LIMIT
     own = [limits[o.name] * (1 if FLOATS.get(o.dtype, FLOAT32).coarse else 100) for o in noise.outputs]

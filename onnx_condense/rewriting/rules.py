@@ -1,4 +1,6 @@
-"""What the shapes of a small model ask for: every action has a rule, `(shapes, node index, action) -> edits`.
+"""What the shapes of a small model ask for, as edits: a rule for each action that states sizes or counts channels.
+
+An action without a rule here (or in movement.py) asks for nothing: slicing its weights is enough.
 
 What follows the sizes of the inputs is never written down as a number.
 """
@@ -19,6 +21,7 @@ from onnx_condense.rewriting.movement import MOVES
 from onnx_condense.rewriting.shapes import Shapes
 
 Rule = Callable[[Shapes, int, Any], list[Edit]]
+"""From shapes, the index of a node and its action to edits."""
 
 
 def edits_of(shapes: Shapes) -> tuple[Edit, ...]:

@@ -1,7 +1,7 @@
-"""From a twin (the twin's weights and which channels are alive) to a model: the only mutator.
+"""From a twin (the twin's weights and which channels are alive) to a model.
 
 `write(twin, expanded=True)` gives the expanded twin, in the original shapes; `write(twin)` gives the small model, whose
-weights are slices of the twin's.
+weights are slices of the twin's. Nothing else makes a graph smaller: forms write the same function in other words.
 """
 
 from __future__ import annotations

@@ -183,10 +183,10 @@ def normalization(walk: Walk, place: Place, action: Normalization) -> Outcome:
     if var is None:
         labels = walk.mapped(labels, Centred)
     with np.errstate(invalid="ignore", divide="ignore"):
-        slope = scale if var is None else action.gain(scale, var)
-    if not np.isfinite(slope).all() or not np.isfinite(shift - mean * slope).all():
+        gain = scale if var is None else action.gain(scale, var)
+    if not np.isfinite(gain).all() or not np.isfinite(shift - mean * gain).all():
         return Declined(Reason.PARAMETERS_NOT_FINITE)
-    made = affine(walk, place, labels, slope, shift - mean * slope, np.abs(shift) + np.abs(mean * slope))
+    made = affine(walk, place, labels, gain, shift - mean * gain, np.abs(shift) + np.abs(mean * gain))
     for position in positions:
         walk.hold(Slot(place.index, position, Role.CARRIED, labels.reshape(-1)))
     return Carried({place.output: made})

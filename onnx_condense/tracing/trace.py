@@ -30,7 +30,7 @@ class Slot:
 
     produced: its rows make the atoms. carried: it holds one parameter per atom. contracted: it reads the atoms.
     `axis` is the labelled axis of a produced or contracted slot; a recurrent weight's directions are labelled as well.
-    `padded`: zeros from beyond a border are read too. `groups`: of a convolution (see `state.by_channel`).
+    `padded`: zeros from beyond a border are read too. `groups`: of a convolution (see merging/paths.py).
     """
 
     node: int

@@ -44,7 +44,7 @@ from onnx_condense.tracing.walk import Place, Walk
 
 Rule = Callable[[Walk, Place, Any], Outcome]
 """What becomes of the labels that a node reads, by its action; it may add signals, slots, atoms and unions on the way.
-Raises Stay."""
+Raises Stay. A new class of action needs a rule in `RULES`, and one in rewriting/rules.py where it states sizes."""
 
 RULES: Mapping[type[Action], Rule] = {
     Contraction: linear.contraction,

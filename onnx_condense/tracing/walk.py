@@ -56,7 +56,7 @@ class Place:
 class Walk:
     """The state of one pass.
 
-    tied: names of matrices and kernels that more than one node reads. tied_reads, tied_atoms: what each of them
+    tied: names of matrices and kernels that more than one node input reads. tied_reads, tied_atoms: what each of them
     contracts (None: no channels) and makes.
     labels: tensor name -> labels. intervals: tensor name -> bounds of its elements.
     pins: (atoms, why they stay), the first one holds. producers: (node, the atoms that it makes).

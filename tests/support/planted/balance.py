@@ -15,13 +15,12 @@ from support.planted.net import (
     HOMOGENEOUS,
     LINEAR,
     MAINS,
+    UNSHIFTED,
     Net,
     case,
     planted_columns,
     planted_rows,
 )
-
-UNSHIFTED = LINEAR - {"shifted"}
 
 HALVED = {"producer": (FULL, 6)}
 """Channels 0 to 3 and 4 to 7 are two lines; each holds one copy of a channel of its own, so each loses one."""

@@ -13,7 +13,7 @@ from support.planted.net import (
     COPIES,
     FULL,
     HOMOGENEOUS,
-    LINEAR,
+    UNSHIFTED,
     Net,
     case,
     copies,
@@ -22,7 +22,7 @@ from support.planted.net import (
 )
 
 
-@case("Mul", LINEAR - {"shifted"}, "squeeze-excite", layers={"producer": (8, 5), "excite": (8, 5)})
+@case("Mul", UNSHIFTED, "squeeze-excite", layers={"producer": (8, 5), "excite": (8, 5)})
 def _squeeze_excite(relation: str) -> onnx.ModelProto:
     """x · sigmoid(excite(relu(squeeze(mean(x))))): the gate's rows must be equal, x is free."""
     net = Net()
@@ -35,7 +35,7 @@ def _squeeze_excite(relation: str) -> onnx.ModelProto:
     return net.build(net.conv("consumer", hidden, planted_columns(net, relation, 4, 3, 3), pads=[1, 1, 1, 1]))
 
 
-@case("MatMul", LINEAR - {"shifted"}, "along another axis")
+@case("MatMul", UNSHIFTED, "along another axis")
 def _token_mixing(relation: str) -> onnx.ModelProto:
     """The channels are carried by a MatMul that mixes places, as in an MLP-Mixer."""
     net = Net()
@@ -70,8 +70,8 @@ def _broadcast(op: str) -> Callable[[str], onnx.ModelProto]:
     return build
 
 
-case("Mul", LINEAR - {"shifted"}, "broadcast data")(_broadcast("Mul"))
-case("Div", LINEAR - {"shifted"}, "broadcast data")(_broadcast("Div"))
+case("Mul", UNSHIFTED, "broadcast data")(_broadcast("Mul"))
+case("Div", UNSHIFTED, "broadcast data")(_broadcast("Div"))
 case("Add", ALWAYS | {"shifted"}, "broadcast data", silent="dead")(_broadcast("Add"))
 case("Sub", ALWAYS | {"shifted"}, "broadcast data", silent="dead")(_broadcast("Sub"))
 

@@ -12,6 +12,7 @@ from support.planted.net import (
     EXACT,
     FULL,
     LINEAR,
+    UNSHIFTED,
     Net,
     apply,
     case,
@@ -20,8 +21,6 @@ from support.planted.net import (
     planted_columns,
     planted_rows,
 )
-
-UNSHIFTED = LINEAR - {"shifted"}
 
 # ------------------------------------------------------------------------------------------ beside constants
 

@@ -11,6 +11,7 @@ from support.planted.net import (
     HOMOGENEOUS,
     LINEAR,
     ODD,
+    UNSHIFTED,
     Net,
     PlantedMiddle,
     apply,
@@ -125,9 +126,9 @@ def _logic() -> None:
     def reflected(net: Net, data: str, relation: str) -> str:
         return net.node("Pad", data, net.ints(*pads), mode="reflect")
 
-    conv_case("Pad", LINEAR - {"shifted"}, padded, side=3)
+    conv_case("Pad", UNSHIFTED, padded, side=3)
     conv_case("Pad", LINEAR, reflected, "reflected", side=3)
-    conv_case("Pad", LINEAR - {"shifted"}, apply("Pad", pads=pads), "attribute", opset=9)
+    conv_case("Pad", UNSHIFTED, apply("Pad", pads=pads), "attribute", opset=9)
 
 
 _functions()

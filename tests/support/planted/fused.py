@@ -5,7 +5,18 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto, helper
 
-from support.planted.net import ALWAYS, FULL, LINEAR, Net, apply, case, dense_case, planted_columns, planted_rows
+from support.planted.net import (
+    ALWAYS,
+    FULL,
+    LINEAR,
+    UNSHIFTED,
+    Net,
+    apply,
+    case,
+    dense_case,
+    planted_columns,
+    planted_rows,
+)
 
 MICROSOFT = "com.microsoft"
 
@@ -46,7 +57,7 @@ def _hidden(net: Net, relation: str) -> str:
     return net.matmul("producer", net.input("batch", 5, 6), *planted_rows(net, relation, 6))
 
 
-@case(f"{MICROSOFT}.Attention", LINEAR - {"shifted"})
+@case(f"{MICROSOFT}.Attention", UNSHIFTED)
 def _attention(relation: str) -> onnx.ModelProto:
     """The channels are its input."""
     net = Net()

@@ -14,6 +14,7 @@ from support.planted.net import (
     HOMOGENEOUS,
     LINEAR,
     ODD,
+    UNSHIFTED,
     Array,
     Net,
     PlantedMiddle,
@@ -85,10 +86,10 @@ def _elementwise() -> None:
     case("Sum", ODD, "tanh", layers=TRIPLE)(_joined("Sum", "other", "third", after="Tanh"))
     for op in ("Max", "Min"):
         case(op, HOMOGENEOUS, "producers", silent="shifted dead", layers=PAIR)(_joined(op, "other"))
-    case("Mul", LINEAR - {"shifted"}, "gate", layers=PAIR)(_joined("Mul", "other"))
+    case("Mul", UNSHIFTED, "gate", layers=PAIR)(_joined("Mul", "other"))
 
 
-@case("Div", LINEAR - {"shifted"}, "producers", silent="dead", layers=PAIR)
+@case("Div", UNSHIFTED, "producers", silent="dead", layers=PAIR)
 def _quotient(relation: str) -> onnx.ModelProto:
     """h / exp(g), where only h follows the relation and g is equal."""
     net = Net()
@@ -172,7 +173,7 @@ def _parameters() -> None:
     dense_case("PRelu", frozenset({"dead", "unread"}), _prelu(False), "unequal slopes")
     dense_case("Gemm", LINEAR, apply("Identity"), "linear")
     conv_case("Conv", LINEAR, apply("Identity"), "linear", side=3)
-    conv_case("Conv", LINEAR - {"shifted"}, apply("Identity"), "padded consumer", side=3, pads=(1, 1, 1, 1))
+    conv_case("Conv", UNSHIFTED, apply("Identity"), "padded consumer", side=3, pads=(1, 1, 1, 1))
 
 
 @case("MatMul", HOMOGENEOUS)

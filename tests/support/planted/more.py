@@ -15,6 +15,7 @@ from support.planted.net import (
     FULL,
     HOMOGENEOUS,
     LINEAR,
+    UNSHIFTED,
     Net,
     PlantedMiddle,
     apply,
@@ -25,9 +26,6 @@ from support.planted.net import (
     planted_rows,
     spatial_case,
 )
-
-UNSHIFTED = LINEAR - {"shifted"}
-
 
 # --------------------------------------------------------------------------------------------- transposed
 
@@ -305,7 +303,7 @@ def _recurrent(op: str, gates: int) -> None:
             return net.build(made)
 
 
-@case("Gather", LINEAR - {"shifted"}, "embedding", silent="shifted")
+@case("Gather", UNSHIFTED, "embedding", silent="shifted")
 def _embedding(relation: str) -> onnx.ModelProto:
     """A table's columns are the channels."""
     net = Net()

@@ -52,6 +52,7 @@ RELATIONS = tuple(RATIOS)
 ALWAYS = frozenset({"equal", "dead", "unread"})
 LINEAR = ALWAYS | {"scaled", "opposite", "negative", "shifted"}
 HOMOGENEOUS = ALWAYS | {"scaled"}
+UNSHIFTED = LINEAR - {"shifted"}
 MONOTONE = HOMOGENEOUS | {"shifted"}
 ABSOLUTE = ALWAYS | {"scaled", "opposite", "negative"}
 ODD = ALWAYS | {"opposite"}

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from support.planted.more import UNSHIFTED
-from support.planted.net import LINEAR, Net, case, conv_case, planted_columns, planted_rows
+from support.planted.net import LINEAR, UNSHIFTED, Net, case, conv_case, planted_columns, planted_rows
 
 
 def _vector(side: str) -> None:
