@@ -36,26 +36,26 @@ def _constants(signal: Signal, numbers: Numbers) -> Floats:
     return np.full(len(numbers.units), np.nan)
 
 
-@_constants.register
+@_constants.register(Rows)
 def _(signal: Rows, numbers: Numbers) -> Floats:
     rows, bias = numbers.leaf(signal)
     fixed = ~rows.any(1) & (np.ptp(bias, axis=1) == 0)
     return np.where(fixed, bias[:, 0], np.nan)
 
 
-@_constants.register
+@_constants.register(Recurrence)
 def _(signal: Recurrence, numbers: Numbers) -> Floats:
     if signal.kind not in (Kind.ODD, Kind.HOMOGENEOUS):
         return np.full(len(numbers.units), np.nan)
     return np.where(numbers.gates(signal)[1].any(1), np.nan, 0.0)
 
 
-@_constants.register
+@_constants.register(Restricted)
 def _(signal: Restricted, numbers: Numbers) -> Floats:
     return constants(signal.child, numbers.restricted(signal))
 
 
-@_constants.register
+@_constants.register(Affine)
 def _(signal: Affine, numbers: Numbers) -> Floats:
     scale, shift, _ = numbers.parameters(signal)
     value = np.where((scale == 0).all(1), 0.0, constants(signal.child, numbers))
@@ -63,7 +63,7 @@ def _(signal: Affine, numbers: Numbers) -> Floats:
     return np.where(np.ptp(values, axis=1) == 0, values[:, 0], np.nan)
 
 
-@_constants.register
+@_constants.register(Filtered)
 def _(signal: Filtered, numbers: Numbers) -> Floats:
     taps, bias = numbers.kernels(signal)
     inner = constants(signal.child, numbers)
@@ -72,7 +72,7 @@ def _(signal: Filtered, numbers: Numbers) -> Floats:
     return np.where(flat, inner * taps.sum(1) / bias.shape[1] + bias[:, 0], np.nan)
 
 
-@_constants.register
+@_constants.register(Activated)
 def _(signal: Activated, numbers: Numbers) -> Floats:
     inner = constants(signal.child, numbers)
     if signal.action.uniform_axes:
@@ -91,18 +91,19 @@ def _(signal: Activated, numbers: Numbers) -> Floats:
     return result
 
 
-@_constants.register
+@_constants.register(Pooled)
 def _(signal: Pooled, numbers: Numbers) -> Floats:
     free = signal.scale_free and not signal.padded
     return constants(signal.child, numbers) if free else _zeros(signal.child, numbers)
 
 
-@_constants.register
+@_constants.register(Mapped)
 def _(signal: Mapped, numbers: Numbers) -> Floats:
     return np.full(len(numbers.units), np.nan) if signal.biased else _zeros(signal.child, numbers)
 
 
-@_constants.register
+@_constants.register(Centred)
+@_constants.register(Modulated)
 def _(signal: Centred | Modulated, numbers: Numbers) -> Floats:
     return _zeros(signal.child, numbers)
 
@@ -113,7 +114,7 @@ def _zeros(signal: Signal, numbers: Numbers) -> Floats:
     return np.where(inner == 0, inner, np.nan)
 
 
-@_constants.register
+@_constants.register(Combined)
 def _(signal: Combined, numbers: Numbers) -> Floats:
     return OPERATIONS[signal.operation].value(lambda side: constants(side, numbers), signal.left, signal.right)
 
@@ -129,18 +130,18 @@ def _everything(numbers: Numbers) -> Ends:
     return np.full(len(numbers.units), low), np.full(len(numbers.units), high)
 
 
-@bounds.register
+@bounds.register(Rows)
 def _(signal: Rows, numbers: Numbers) -> Ends:
     rows, bias = numbers.leaf(signal)
     return _weighted(rows, bias, (signal.low, signal.high)) if bias.shape[1] == 1 else _everything(numbers)
 
 
-@bounds.register
+@bounds.register(Restricted)
 def _(signal: Restricted, numbers: Numbers) -> Ends:
     return bounds(signal.child, numbers.restricted(signal))
 
 
-@bounds.register
+@bounds.register(Affine)
 def _(signal: Affine, numbers: Numbers) -> Ends:
     scale, shift, _ = numbers.parameters(signal)
     low, high = bounds(signal.child, numbers)
@@ -148,7 +149,7 @@ def _(signal: Affine, numbers: Numbers) -> Ends:
     return ends.min(0) + shift.min(1), ends.max(0) + shift.max(1)
 
 
-@bounds.register
+@bounds.register(Filtered)
 def _(signal: Filtered, numbers: Numbers) -> Ends:
     taps, bias = numbers.kernels(signal)
     if bias.shape[1] > 1:
@@ -157,7 +158,7 @@ def _(signal: Filtered, numbers: Numbers) -> Ends:
     return _weighted(taps, bias, (np.minimum(low, 0), np.maximum(high, 0)))
 
 
-@bounds.register
+@bounds.register(Activated)
 def _(signal: Activated, numbers: Numbers) -> Ends:
     action = signal.action
     bounded = action.kind is Kind.LINEAR or action.flat != ANYTHING
@@ -165,7 +166,7 @@ def _(signal: Activated, numbers: Numbers) -> Ends:
     return np.clip(low, action.low, action.high), np.clip(high, action.low, action.high)
 
 
-@bounds.register
+@bounds.register(Pooled)
 def _(signal: Pooled, numbers: Numbers) -> Ends:
     if not signal.scale_free:
         return _everything(numbers)
@@ -173,7 +174,7 @@ def _(signal: Pooled, numbers: Numbers) -> Ends:
     return (np.minimum(low, 0), np.maximum(high, 0)) if signal.padded else (low, high)
 
 
-@bounds.register
+@bounds.register(Combined)
 def _(signal: Combined, numbers: Numbers) -> Ends:
     rule = OPERATIONS[signal.operation].bounds
     return _everything(numbers) if rule is None else rule(bounds(signal.left, numbers), bounds(signal.right, numbers))

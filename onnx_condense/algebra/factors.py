@@ -39,12 +39,12 @@ def _factors(signal: Signal, numbers: Numbers) -> list[Factor]:
     raise TypeError(type(signal))
 
 
-@_factors.register
+@_factors.register(Rows)
 def _(signal: Rows, numbers: Numbers) -> list[Factor]:
     return [Factor(*numbers.leaf(signal), frozenset({id(signal)}))]
 
 
-@_factors.register
+@_factors.register(Recurrence)
 def _(signal: Recurrence, numbers: Numbers) -> list[Factor]:
     gates, candidates = numbers.gates(signal)
     none = np.zeros((len(gates), 1))
@@ -55,19 +55,19 @@ def _(signal: Recurrence, numbers: Numbers) -> list[Factor]:
     return [Factor(gates, none, leaves, Rule.EQUAL, bent=True, open=False), *candidate]
 
 
-@_factors.register
+@_factors.register(Shared)
 def _(signal: Shared, numbers: Numbers) -> list[Factor]:
     n = len(numbers.units)
     return [Factor(np.ones((n, 1)), np.zeros((n, 1)), frozenset({id(signal)}))]
 
 
-@_factors.register
+@_factors.register(Restricted)
 def _(signal: Restricted, numbers: Numbers) -> list[Factor]:
     inner = factors(signal.child, numbers.restricted(signal))
     return [replace(f, leaves=frozenset(hash((leaf, id(signal))) for leaf in f.leaves)) for f in inner]
 
 
-@_factors.register
+@_factors.register(Affine)
 def _(signal: Affine, numbers: Numbers) -> list[Factor]:
     found = factors(signal.child, numbers)
     scale, shift, _ = numbers.parameters(signal)
@@ -82,7 +82,7 @@ def _(signal: Affine, numbers: Numbers) -> list[Factor]:
     return [*found, Factor(scale, shift, frozenset({id(signal)}), virtual=True, prefix=prefix)]
 
 
-@_factors.register
+@_factors.register(Filtered)
 def _(signal: Filtered, numbers: Numbers) -> list[Factor]:
     before = [replace(f, open=False) for f in factors(signal.child, numbers) if not f.virtual]
     prefix = tuple(f.leaves for f in before)
@@ -90,7 +90,7 @@ def _(signal: Filtered, numbers: Numbers) -> list[Factor]:
     return [*before, Factor(taps, bias, frozenset({id(signal)}), taps=True, prefix=prefix)]
 
 
-@_factors.register
+@_factors.register(Activated)
 def _(signal: Activated, numbers: Numbers) -> list[Factor]:
     found = activate(factors(signal.child, numbers), signal.action.kind)
     if signal.slope is None or np.ptp(numbers.slopes(signal)) == 0:
@@ -100,24 +100,25 @@ def _(signal: Activated, numbers: Numbers) -> list[Factor]:
     return [*found, slopes]
 
 
-@_factors.register
+@_factors.register(Centred)
 def _(signal: Centred, numbers: Numbers) -> list[Factor]:
     found = [replace(f, bias=f.bias * 0) if f.open else f for f in factors(signal.child, numbers)]
     return activate(found, Kind.BOUNDED)
 
 
-@_factors.register
+@_factors.register(Pooled)
 def _(signal: Pooled, numbers: Numbers) -> list[Factor]:
     found = factors(signal.child, numbers)
     return found if signal.linear else activate(found, Kind.HOMOGENEOUS)
 
 
-@_factors.register
+@_factors.register(Mapped)
+@_factors.register(Modulated)
 def _(signal: Mapped | Modulated, numbers: Numbers) -> list[Factor]:
     return factors(signal.child, numbers)
 
 
-@_factors.register
+@_factors.register(Combined)
 def _(signal: Combined, numbers: Numbers) -> list[Factor]:
     left, right = factors(signal.left, numbers), factors(signal.right, numbers)
     return OPERATIONS[signal.operation].factors(left, right)
@@ -151,7 +152,7 @@ def approximate(signal: Signal, numbers: Numbers, ratio: Floats, j: Ints, m: Int
     return ratio, np.zeros_like(ratio)
 
 
-@approximate.register
+@approximate.register(Affine)
 def _(signal: Affine, numbers: Numbers, ratio: Floats, j: Ints, m: Ints) -> tuple[Floats, Floats]:
     if _absorbs(signal, numbers):
         return ratio, np.zeros_like(ratio)
@@ -161,18 +162,19 @@ def _(signal: Affine, numbers: Numbers, ratio: Floats, j: Ints, m: Ints) -> tupl
     return outer, scale[j] * constant + shift[j] - outer * shift[m]
 
 
-@approximate.register
+@approximate.register(Restricted)
 def _(signal: Restricted, numbers: Numbers, ratio: Floats, j: Ints, m: Ints) -> tuple[Floats, Floats]:
     return approximate(signal.child, numbers.restricted(signal), ratio, j, m)
 
 
-@approximate.register
+@approximate.register(Pooled)
 def _(signal: Pooled, numbers: Numbers, ratio: Floats, j: Ints, m: Ints) -> tuple[Floats, Floats]:
     inner, constant = approximate(signal.child, numbers, ratio, j, m)
     return inner, constant if signal.scale_free else np.zeros_like(constant)
 
 
-@approximate.register
+@approximate.register(Mapped)
+@approximate.register(Modulated)
 def _(signal: Mapped | Modulated, numbers: Numbers, ratio: Floats, j: Ints, m: Ints) -> tuple[Floats, Floats]:
     inner, constant = approximate(signal.child, numbers, ratio, j, m)
     return inner, np.zeros_like(constant)

@@ -35,13 +35,13 @@ def relate(signal: Signal, numbers: Numbers, j: Ints, m: Ints) -> Relation:
     raise TypeError(type(signal))
 
 
-@relate.register
+@relate.register(Rows)
 def _(signal: Rows, numbers: Numbers, j: Ints, m: Ints) -> Relation:
     rows, bias = numbers.leaf(signal)
     return _collinear(numbers, (rows[j], rows[m]), (bias[j], bias[m]))
 
 
-@relate.register
+@relate.register(Recurrence)
 def _(signal: Recurrence, numbers: Numbers, j: Ints, m: Ints) -> Relation:
     """Units whose other gates are equal are related by their candidates, in every step as in the one before."""
     gates, candidates = numbers.gates(signal)
@@ -51,18 +51,18 @@ def _(signal: Recurrence, numbers: Numbers, j: Ints, m: Ints) -> Relation:
     return replace(result, exact=result.exact & equal.exact & numbers.is_one(equal.ratio))
 
 
-@relate.register
+@relate.register(Shared)
 def _(signal: Shared, numbers: Numbers, j: Ints, m: Ints) -> Relation:
     one, zero = np.ones(len(j)), np.zeros(len(j))
     return Relation(one, zero, np.ones(len(j), dtype=bool), one)
 
 
-@relate.register
+@relate.register(Restricted)
 def _(signal: Restricted, numbers: Numbers, j: Ints, m: Ints) -> Relation:
     return relate(signal.child, numbers.restricted(signal), j, m)
 
 
-@relate.register
+@relate.register(Affine)
 def _(signal: Affine, numbers: Numbers, j: Ints, m: Ints) -> Relation:
     inner = relate(signal.child, numbers, j, m)
     scale, shift, magnitude = numbers.parameters(signal)
@@ -77,7 +77,7 @@ def _(signal: Affine, numbers: Numbers, j: Ints, m: Ints) -> Relation:
     return Relation(ratio, numbers.clean(shifts.mean(1), size), inner.exact & flat & ~zero.any(1), size)
 
 
-@relate.register
+@relate.register(Filtered)
 def _(signal: Filtered, numbers: Numbers, j: Ints, m: Ints) -> Relation:
     inner = relate(signal.child, numbers, j, m)
     taps, bias = numbers.kernels(signal)
@@ -90,7 +90,7 @@ def _(signal: Filtered, numbers: Numbers, j: Ints, m: Ints) -> Relation:
     return Relation(ratio, constant, exact & (inner.constant == 0) if signal.padded else exact, scale)
 
 
-@relate.register
+@relate.register(Activated)
 def _(signal: Activated, numbers: Numbers, j: Ints, m: Ints) -> Relation:
     result = _pass(numbers, signal.action.kind, relate(signal.child, numbers, j, m))
     if signal.slope is None:
@@ -99,7 +99,7 @@ def _(signal: Activated, numbers: Numbers, j: Ints, m: Ints) -> Relation:
     return replace(result, exact=result.exact & numbers.same(slope[j], slope[m]))
 
 
-@relate.register
+@relate.register(Pooled)
 def _(signal: Pooled, numbers: Numbers, j: Ints, m: Ints) -> Relation:
     inner = relate(signal.child, numbers, j, m)
     exact = inner.exact if signal.linear else inner.exact & (inner.ratio > 0)
@@ -107,7 +107,7 @@ def _(signal: Pooled, numbers: Numbers, j: Ints, m: Ints) -> Relation:
     return replace(inner, exact=exact)
 
 
-@relate.register
+@relate.register(Centred)
 def _(signal: Centred, numbers: Numbers, j: Ints, m: Ints) -> Relation:
     inner = relate(signal.child, numbers, j, m)
     size = np.abs(inner.ratio)
@@ -115,20 +115,20 @@ def _(signal: Centred, numbers: Numbers, j: Ints, m: Ints) -> Relation:
     return Relation(np.sign(inner.ratio), np.zeros_like(size), exact, np.ones_like(size))
 
 
-@relate.register
+@relate.register(Modulated)
 def _(signal: Modulated, numbers: Numbers, j: Ints, m: Ints) -> Relation:
     inner = relate(signal.child, numbers, j, m)
     return replace(inner, exact=inner.exact & (inner.constant == 0))
 
 
-@relate.register
+@relate.register(Mapped)
 def _(signal: Mapped, numbers: Numbers, j: Ints, m: Ints) -> Relation:
     inner = relate(signal.child, numbers, j, m)
     exact = inner.exact & (inner.constant == 0)
     return replace(inner, exact=exact & numbers.is_one(inner.ratio) if signal.biased else exact)
 
 
-@relate.register
+@relate.register(Combined)
 def _(signal: Combined, numbers: Numbers, j: Ints, m: Ints) -> Relation:
     def operand(side: Signal) -> Operand:
         def values() -> tuple[Floats, Floats]:
