@@ -20,8 +20,7 @@ SMOOTH = (
     "Identity", "Dropout", "Neg", "Relu", "LeakyRelu", "Abs", "Tanh", "Erf", "Softsign", "Atan", "Sin", "Cos",
     "Sinh", "Asinh", "Elu", "Celu", "Selu", "Gelu", "HardSwish", "Mish", "Softplus", "Sigmoid", "HardSigmoid",
 )  # fmt: skip
-"""Functions of anything. Sign, ThresholdedRelu and casts to integers jump: rounding of the input is no
-rounding of theirs."""
+"""Functions of anything; Sign, ThresholdedRelu and casts to integers jump: rounding of their input is not theirs."""
 
 POSITIVE = ("Exp", "Log", "Sqrt", "Reciprocal")
 """Functions that need numbers around one: behind Sigmoid(x) + 0.5."""
@@ -143,7 +142,8 @@ class Generator:
         if kind in ("LogSoftmax", "LpNormalization"):
             name = net.node(kind, name, axis=-1)
         elif kind == "MeanVarianceNormalization":
-            name = net.node(kind, name, axes=[2, 3])
+            uneven = net.constant(np.linspace(-1, 1, x.places).reshape(1, 1, x.side, x.side))
+            name = net.node(kind, net.node("Add", name, uneven), axes=[2, 3])  # a map of one number has no deviation
         elif kind == "LpPool":
             name = net.node(kind, name, kernel_shape=[1, 1])
         elif kind == "CumSum":
