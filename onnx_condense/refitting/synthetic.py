@@ -11,6 +11,7 @@ from onnx import numpy_helper
 
 from onnx_condense.arrays import Array
 from onnx_condense.model.inputs import Feed
+from onnx_condense.model.names import Names
 from onnx_condense.model.protos import opset_of
 from onnx_condense.operators.nodes import (
     difference,
@@ -56,21 +57,24 @@ def standardized(model: onnx.ModelProto, wanted: Mapping[int, BatchStatistics]) 
     result = onnx.ModelProto()
     result.CopyFrom(model)
     del result.graph.node[:]
-    opset = opset_of(model.opset_import)
+    opset, stem = opset_of(model.opset_import), Names.of(model.graph).prefix("__batch", "_")
     for number, node in enumerate(model.graph.node):
         made = wanted.get(number)
-        nodes, constants = ([node], []) if made is None else _batchwise(node, number, made, opset)
+        nodes, constants = ([node], []) if made is None else _batchwise(node, f"{stem}{number}", made, opset)
         result.graph.node.extend(nodes)
         result.graph.initializer.extend(constants)
     return result
 
 
 def _batchwise(
-    node: onnx.NodeProto, number: int, made: BatchStatistics, opset: int
+    node: onnx.NodeProto, stem: str, made: BatchStatistics, opset: int
 ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """Nodes instead of one, and the constants that they read; they work on lines [1, channels, everything else]."""
+    """Nodes instead of one, and the constants that they read; they work on lines [1, channels, everything else].
+
+    `stem`: what the names of their tensors begin with.
+    """
     names = ("raw", "flat", "turned", "shape", "lines", "axes", "mean", "even", "whole")
-    raw, flat, turned, shape, lines, axes, mean, even, whole = (f"__{part}_{number}" for part in names)
+    raw, flat, turned, shape, lines, axes, mean, even, whole = (f"{stem}_{part}" for part in names)
     turn = [made.axis, *(a for a in range(made.rank) if a != made.axis)]
     data = raw if made.epsilon is None else node.input[0]
     result = [transposed(data, turn, turned), shape_of(turned, shape), reshaped(turned, flat, lines)]

@@ -56,6 +56,21 @@ def test_a_reshape_to_a_stated_batch_keeps_samples_apart() -> None:
     np.testing.assert_allclose(refit.weight, same.weight, rtol=1e-4, atol=1e-5)
 
 
+def test_tensors_may_have_any_name() -> None:
+    """Also one that a model which takes the statistics of its batch would give to a tensor of its own."""
+    model = noisy_conv(True)
+    expected = oc.condense(model, oc.Options(threshold=0.85, align=1)).plan.refits
+    for index in range(len(model.graph.node)):
+        for name in (f"__turned_{index}", f"__batch_{index}_turned"):
+            named = onnx.ModelProto()
+            named.CopyFrom(model)
+            for node in named.graph.node:
+                node.input[:] = [name if given == "x" else given for given in node.input]
+            named.graph.input[0].name = name
+            found = oc.condense(named, oc.Options(threshold=0.85, align=1)).plan.refits
+            np.testing.assert_array_equal(found[0].weight, expected[0].weight)
+
+
 def lost(model: onnx.ModelProto, data: np.ndarray, **options: Any) -> tuple[float, oc.Result]:
     result = oc.condense(model, oc.Options(align=1, **options), replay=None)
     return oc.verify(model, result.model, {"x": data}).outputs[0].relative_l2, result
