@@ -27,6 +27,10 @@ class Unit(StrEnum):
     """Multiply-accumulates."""
 
 
+SHARES = tuple(f"{unit}=F" for unit in Unit)
+"""How a budget of each is written."""
+
+
 @dataclass(frozen=True)
 class Share:
     """Keep at most this share of the units."""
@@ -125,7 +129,7 @@ def _budget(option: str, value: Any) -> None:
     unit, amount = value
     if not (0 < amount <= 1 if unit in tuple(Unit) else unit == "error" and 0 <= amount < math.inf):
         raise UsageError(
-            f"{option} is params=F or macs=F, the share 0 < F <= 1 to keep, or error=R, the largest error of "
+            f"{option} is {' or '.join(SHARES)}, the share 0 < F <= 1 to keep, or error=R, the largest error of "
             f"the outputs, not {unit}={amount}"
         )
 
@@ -219,7 +223,7 @@ class Options:
         None,
         "keep at most this share; or the smallest within this error",
         REMOVE,
-        "params=F|macs=F|error=R",
+        "|".join((*SHARES, "error=R")),
         named_number,
         _budget,
         STATED_LATER,

@@ -9,7 +9,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-from onnx_condense.operators import actions, moves
+from onnx_condense.operators import actions, between, moves
+from onnx_condense.operators.answers import Action
 
 ROOT = Path(__file__).parents[1] / "onnx_condense"
 ROOMS = {path.relative_to(ROOT): ast.parse(path.read_text()) for path in sorted(ROOT.rglob("*.py"))}
@@ -17,7 +18,12 @@ FLOORS = sorted(path.parent.name for path in ROOT.glob("*/__init__.py"))
 FACES = {floor: set(ast.literal_eval(ROOMS[Path(floor, "__init__.py")].body[-1].value)) for floor in FLOORS}  # type: ignore[attr-defined]
 
 OPERATORS = {schema.name for schema in onnx.defs.get_all_schemas()} | {"FusedConv", "FusedGemm", "BiasGelu"}
-ACTIONS = {name for room in (actions, moves) for name, kind in vars(room).items() if isinstance(kind, type)}
+ACTIONS = {
+    name
+    for room in (actions, between, moves)
+    for name, kind in vars(room).items()
+    if isinstance(kind, type) and issubclass(kind, Action)
+}
 
 LINES = 400
 FUNCTION_LINES = 60

@@ -15,7 +15,8 @@ from onnx_condense.algebra.signals import Activated, Combined, Modulated, Signal
 from onnx_condense.algebra.stages import Factor, Rule, add, multiply
 from onnx_condense.arrays import Floats
 from onnx_condense.operators.actions import Activation
-from onnx_condense.operators.answers import Kind, Operation
+from onnx_condense.operators.answers import Kind
+from onnx_condense.operators.between import Operation
 
 Ends = tuple[Floats, Floats]
 """([n], [n]): the lower and the upper end of what a channel may hold."""

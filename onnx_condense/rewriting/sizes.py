@@ -19,10 +19,8 @@ def macs_of(twin: Twin, shapes: Shapes) -> int:
     """As `count_macs`, of the model with these shapes: output elements times the weights that each multiplies."""
     total, small = 0, sliced(twin, shapes, twin.folded)
     for index, action in twin.trace.actions.items():
-        node = twin.trace.facts.nodes[index]
         for position in action.weights:
-            inputs = [shapes.of(tensor.name) if tensor.name else () for tensor in node.inputs]
-            output = next(shapes.sizes[tensor.name] for tensor in node.outputs if tensor.name)
+            inputs, output = shapes.at(index)
             place = index, position
             size = small[place].size if place in small else twin.weight(*place).size
             total += action.multiplications(position, inputs, output) * size

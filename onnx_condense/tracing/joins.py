@@ -10,8 +10,8 @@ import numpy as np
 from onnx_condense.algebra.operations import OPERATIONS
 from onnx_condense.algebra.signals import Combined, Mapped, Modulated, Restricted, Shared, Signal
 from onnx_condense.arrays import Array, Labels, Shape
-from onnx_condense.operators.actions import Chosen, Elementwise, Product
-from onnx_condense.operators.answers import Operation
+from onnx_condense.operators.actions import Product
+from onnx_condense.operators.between import Chosen, Elementwise, Operation
 from onnx_condense.operators.reasons import Reason
 from onnx_condense.operators.view import INTEGER_TYPES
 from onnx_condense.tracing.labels import aligned, atoms_of, pack, signals_of, varying

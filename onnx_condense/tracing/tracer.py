@@ -16,9 +16,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_condense.operators.actions import (
     Activation,
-    Chosen,
     Contraction,
-    Elementwise,
     Filter,
     Normalization,
     Padding,
@@ -29,6 +27,7 @@ from onnx_condense.operators.actions import (
     Window,
 )
 from onnx_condense.operators.answers import ANYTHING, Action, Interval
+from onnx_condense.operators.between import Chosen, Elementwise
 from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.moves import Concat, DepthToSpace, Move, SpaceToDepth
 from onnx_condense.operators.queries import takes_shape

@@ -8,7 +8,7 @@ import numpy as np
 
 from onnx_condense.algebra.signals import Combined, Restricted, Signal
 from onnx_condense.arrays import Bools, Labels
-from onnx_condense.operators.answers import Operation
+from onnx_condense.operators.between import Operation
 from onnx_condense.operators.reasons import Reason
 from onnx_condense.tracing.labels import atoms_of, pack, signals_of
 from onnx_condense.tracing.outcomes import Stay

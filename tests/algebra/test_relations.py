@@ -16,6 +16,7 @@ from onnx_condense.algebra.relations import relate
 from onnx_condense.algebra.signals import Signal
 from onnx_condense.merging.paths import paths
 from onnx_condense.merging.twin import Twin
+from onnx_condense.merging.weights import TwinWeights
 
 Doubles = NDArray[np.float64]
 
@@ -51,7 +52,7 @@ def test_what_is_said_of_channels_is_true(case: Case) -> None:
 
 
 def check(twin: Twin, signal: Signal, units: NDArray[np.int64], values: Doubles) -> int:
-    numbers = Numbers(twin, twin.trace.unit_of, units, TOLERANCE)
+    numbers = Numbers(TwinWeights(twin), twin.trace.unit_of, units, TOLERANCE)
     j, m = pairs(len(units))
     found = relate(signal, numbers, j, m)
     finite = np.asarray(np.isfinite(values).all(1))  # the logarithm of an opposite channel is none
@@ -82,7 +83,7 @@ def chain(relation: str, *steps: str) -> tuple[Numbers, Signal, Net]:
     trace = traced(net.build(net.dense("consumer", hidden, net.normal(4, 8))))
     (group,) = trace.groups
     (path,) = paths(trace, group)
-    return Numbers(Twin(trace), trace.unit_of, group.units, TOLERANCE), trace.signals[path.signal], net
+    return Numbers(TwinWeights(Twin(trace)), trace.unit_of, group.units, TOLERANCE), trace.signals[path.signal], net
 
 
 COPY, MAIN = np.array([2]), np.array([0])
@@ -140,7 +141,7 @@ def late_affine(scale: Doubles, shift: Doubles) -> tuple[Numbers, Signal]:
     trace = traced(net.build(net.conv("consumer", hidden, net.normal(4, 8, 1, 1))))
     (group,) = trace.groups
     (path,) = paths(trace, group)
-    return Numbers(Twin(trace), trace.unit_of, group.units, TOLERANCE), trace.signals[path.signal]
+    return Numbers(TwinWeights(Twin(trace)), trace.unit_of, group.units, TOLERANCE), trace.signals[path.signal]
 
 
 def test_affine_after_the_activation() -> None:
