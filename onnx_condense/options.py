@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from onnx_condense import flags
 from onnx_condense.errors import UsageError
-from onnx_condense.flags import Group, InPlan, joined, multiple, must, named_number, named_sizes, npz_files, option
+from onnx_condense.flags import Heading, InPlan, joined, multiple, must, named_number, named_sizes, npz_files, option
 
 if TYPE_CHECKING:  # a command line is read before anything slow is imported
     from onnx_condense.model.inputs import Inputs
@@ -104,7 +104,7 @@ ENUMS: Mapping[str, type[StrEnum]] = {"merge": Method, "depthwise": Depthwise, "
 
 # ---------------------------------------------------------------------------------------------------- ranges
 
-REMOVE, WELL, FAST, WHERE, INPUTS = Group.REMOVE, Group.WELL, Group.FAST, Group.WHERE, Group.INPUTS
+REMOVE, WELL, FAST, WHERE, INPUTS = Heading.REMOVE, Heading.WELL, Heading.FAST, Heading.WHERE, Heading.INPUTS
 STATED, STATED_LATER, ANSWERED = InPlan.STATED, InPlan.STATED_LATER, InPlan.ANSWERED
 
 

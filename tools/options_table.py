@@ -6,16 +6,18 @@ import argparse
 import sys
 from itertools import groupby
 
-from onnx_condense.cli.arguments import Command, Row
+from onnx_condense.cli.arguments import Command, OptionRow
 from onnx_condense.cli.commands import COMMANDS
 
 
 def options_table(command: Command) -> str:
     """One table per heading of the command's help."""
-    return "\n\n".join(_table(group, list(rows)) for group, rows in groupby(command.rows(), key=lambda row: row.group))
+    return "\n\n".join(
+        _table(group, list(rows)) for group, rows in groupby(command.rows(), key=lambda row: row.heading)
+    )
 
 
-def _table(heading: str, rows: list[Row]) -> str:
+def _table(heading: str, rows: list[OptionRow]) -> str:
     lines = [f"| {heading} | what it does | default |", "|---|---|---|"]
     for row in rows:
         written = f"`{row.option} {row.value}`".replace(" `", "`").replace("|", r"\|")

@@ -35,7 +35,7 @@ class Operand:
     constants: Callable[[], tuple[Floats, Floats]]
 
     def loosened(self, wanted: Floats) -> Relation:
-        """The relation; an operand that is constant in both channels takes whatever ratio the other one has."""
+        """The relation; an operand that is constant in both channels takes the ratio [k] that the other one has."""
         one, other = self.constants()
         free = ~np.isnan(one) & ~np.isnan(other)
         mine = self.relation

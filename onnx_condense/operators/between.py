@@ -57,7 +57,7 @@ class Chosen(Action):
     """Where: data (input 1 or 2) chosen by a condition (input 0)."""
 
 
-ROWS: Mapping[str, Row] = {
+OPERATORS: Mapping[str, Row] = {
     "Add": fixed(Elementwise(Operation.ADD)),
     "Sum": fixed(Elementwise(Operation.ADD)),
     "Sub": fixed(Elementwise(Operation.SUB)),

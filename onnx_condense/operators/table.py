@@ -109,7 +109,7 @@ TABLE: Mapping[tuple[str, str], Row] = {
         "IsInf": fixed(BOUNDED),
         "Mod": elementwise.modulo,
         # between tensors
-        **between.ROWS,
+        **between.OPERATORS,
         # windows
         "Pad": windows.pad,
         "MaxPool": windows.pool(linear=False),

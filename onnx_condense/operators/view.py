@@ -74,7 +74,10 @@ class NodeView:
         return any(tensor is given for given in self._facts.graph.inputs)
 
     def stated(self, name: str, default: Any = None) -> Array | None:
-        """Numbers that old opsets keep in an attribute and new ones in an input; None where data reaches them."""
+        """Numbers, of any shape, that old opsets keep in an attribute and new ones in an input.
+
+        None where data reaches them.
+        """
         if name in self.node.attrs:
             return np.asarray(self.node.attrs[name])
         position = input_for(self.node.op, name, self.opset)

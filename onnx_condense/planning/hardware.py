@@ -11,7 +11,7 @@ from typing import Protocol
 from onnx_condense.model.inputs import Feed
 from onnx_condense.planning.alignment import block_width
 from onnx_condense.timing.benchmark import compare_latency
-from onnx_condense.timing.race import Interval
+from onnx_condense.timing.race import MedianInterval
 
 SECONDS = 5.0
 """Time limit of one measurement: one setup, one candidate."""
@@ -27,7 +27,7 @@ class Hardware(Protocol):
     def block_width(self) -> int:
         """The multiple of channels that convolutions are computed in."""
 
-    def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> Interval:
+    def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> MedianInterval:
         """The latency of the second model over that of the first. Raises InputError where one does not run."""
 
 
@@ -46,6 +46,6 @@ class ThisMachine:
         """What onnxruntime says."""
         return block_width()
 
-    def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> Interval:
+    def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> MedianInterval:
         """What a race of both says."""
         return compare_latency(pair, feeds, threads, self.seconds).ratio(1)

@@ -20,7 +20,7 @@ from onnx_condense.planning.thresholds import STAYS
 from onnx_condense.prepare import Opened
 from onnx_condense.rewriting.writer import write
 from onnx_condense.timing.benchmark import batch_of, latency_feeds
-from onnx_condense.timing.race import MARGIN, Interval
+from onnx_condense.timing.race import MARGIN, MedianInterval
 
 BATCHES = (1, 8)
 """Batch sizes measured where the batch axis is symbolic."""
@@ -193,7 +193,7 @@ class SetupLatency:
     @property
     def stable(self) -> bool:
         """Whether the interval is narrow enough to be a result."""
-        return Interval(self.ratio, self.low, self.high).stable
+        return MedianInterval(self.ratio, self.low, self.high).stable
 
 
 @dataclass(frozen=True)

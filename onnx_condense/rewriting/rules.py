@@ -18,7 +18,7 @@ from onnx_condense.rewriting.edits import Attribute, Edit, Input, Number, Picked
 from onnx_condense.rewriting.movement import MOVES
 from onnx_condense.rewriting.shapes import Shapes
 
-Rule = Callable[[Shapes, int, Any], list[Edit]]
+EditRule = Callable[[Shapes, int, Any], list[Edit]]
 
 
 def edits_of(shapes: Shapes) -> tuple[Edit, ...]:
@@ -184,7 +184,7 @@ def _expand(shapes: Shapes, index: int, action: Expand) -> list[Edit]:
     return [Input(index, 1, wanted)]
 
 
-RULES: Mapping[type[Action], Rule] = {
+RULES: Mapping[type[Action], EditRule] = {
     **MOVES,
     Recurrent: _recurrent,
     Product: _product,

@@ -46,7 +46,7 @@ class Shapes:
 
     @cached_property
     def derived(self) -> Mapping[str, Array]:
-        """The numbers that follow from these shapes, by the names of their tensors."""
+        """The numbers, of any shape, that follow from these shapes, by the names of their tensors."""
         if self.smaller:
             return self.facts.values_under(self.sizes)
         values = {name: self.facts.value_by_name(name) for name in self.facts.derived}
@@ -69,7 +69,7 @@ class Shapes:
         return kept.line if kept is not None and kept.axis == axis else None
 
     def labels(self, name: str) -> Labels:
-        """The labels of what is alive of a tensor."""
+        """The labels of what is alive of a tensor, of its rank; their shape is 1 along axes on which nothing varies."""
         labels, kept = self.trace.labels[name], self.kept.get(name)
         return labels if kept is None else kept.of(labels)
 

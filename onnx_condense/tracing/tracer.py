@@ -41,11 +41,11 @@ from onnx_condense.tracing.recurrent import recurrent
 from onnx_condense.tracing.trace import Refusal, Trace, layer_name
 from onnx_condense.tracing.walk import Place, Walk
 
-Rule = Callable[[Walk, Place, Any], Outcome]
+LabelRule = Callable[[Walk, Place, Any], Outcome]
 """What becomes of the labels that a node reads, by its action; it may add signals, slots, atoms and unions on the way.
 Raises Stay."""
 
-RULES: Mapping[type[Action], Rule] = {
+RULES: Mapping[type[Action], LabelRule] = {
     Contraction: linear.contraction,
     Filter: linear.filtered,
     Normalization: linear.normalization,

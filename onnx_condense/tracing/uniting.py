@@ -17,7 +17,7 @@ from onnx_condense.tracing.walk import Place, Walk
 
 
 def uniform(walk: Walk, place: Place, labels: Labels, axes: Iterable[int]) -> Labels:
-    """Labels with one atom along the axes that a node mixes: those that varied are united. Raises Stay."""
+    """Labels whose shape is 1 along the axes that a node mixes: atoms that varied there are united. Raises Stay."""
     for axis in axes:
         if labels.shape[axis] == 1:
             continue
