@@ -24,7 +24,7 @@ Check = Callable[[str, Any], None]
 """Raises UsageError for a value out of range; takes the option and its value."""
 
 
-class Group(StrEnum):
+class Heading(StrEnum):
     """Headings of the help."""
 
     MODEL = "models"
@@ -56,7 +56,7 @@ class Flag:
 
     Attributes:
         help: what it does, without its default.
-        group: the heading that it stands under.
+        heading: the one that it stands under.
         metavar: what its value looks like; "" for a switch, and where there are `choices`.
         read: makes a value of a text. A ValueError is bad usage.
         check: of a value that is not None.
@@ -72,7 +72,7 @@ class Flag:
     """
 
     help: str
-    group: Group
+    heading: Heading
     metavar: str = ""
     read: Callable[[str], Any] = str
     check: Check | None = None

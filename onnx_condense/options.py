@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from onnx_condense import flags
 from onnx_condense.errors import UsageError
-from onnx_condense.flags import Group, InPlan, joined, multiple, must, named_number, named_sizes, npz_files, option
+from onnx_condense.flags import Heading, InPlan, joined, multiple, must, named_number, named_sizes, npz_files, option
 
 if TYPE_CHECKING:  # a command line is read before anything slow is imported
     from onnx_condense.model.inputs import Inputs
@@ -25,6 +25,10 @@ class Unit(StrEnum):
     PARAMS = "params"
     MACS = "macs"
     """Multiply-accumulates."""
+
+
+SHARES = tuple(f"{unit}=F" for unit in Unit)
+"""How a budget of each is written."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ ENUMS: Mapping[str, type[StrEnum]] = {"merge": Method, "depthwise": Depthwise, "
 
 # ---------------------------------------------------------------------------------------------------- ranges
 
-REMOVE, WELL, FAST, WHERE, INPUTS = Group.REMOVE, Group.WELL, Group.FAST, Group.WHERE, Group.INPUTS
+REMOVE, WELL, FAST, WHERE, INPUTS = Heading.REMOVE, Heading.WELL, Heading.FAST, Heading.WHERE, Heading.INPUTS
 STATED, STATED_LATER, ANSWERED = InPlan.STATED, InPlan.STATED_LATER, InPlan.ANSWERED
 
 
@@ -125,7 +129,7 @@ def _budget(option: str, value: Any) -> None:
     unit, amount = value
     if not (0 < amount <= 1 if unit in tuple(Unit) else unit == "error" and 0 <= amount < math.inf):
         raise UsageError(
-            f"{option} is params=F or macs=F, the share 0 < F <= 1 to keep, or error=R, the largest error of "
+            f"{option} is {' or '.join(SHARES)}, the share 0 < F <= 1 to keep, or error=R, the largest error of "
             f"the outputs, not {unit}={amount}"
         )
 
@@ -219,7 +223,7 @@ class Options:
         None,
         "keep at most this share; or the smallest within this error",
         REMOVE,
-        "params=F|macs=F|error=R",
+        "|".join((*SHARES, "error=R")),
         named_number,
         _budget,
         STATED_LATER,

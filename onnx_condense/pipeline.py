@@ -10,6 +10,7 @@ import onnx
 from onnx_condense.merging.plan import Plan
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model import files
+from onnx_condense.model.protos import Model
 from onnx_condense.options import INSPECT_THRESHOLDS, Options
 from onnx_condense.planning.alignment import width_multiple
 from onnx_condense.planning.hardware import Hardware, ThisMachine
@@ -18,7 +19,7 @@ from onnx_condense.planning.run import Run
 from onnx_condense.planning.selection import chosen_groups
 from onnx_condense.planning.strategies import strategy_of
 from onnx_condense.planning.thresholds import Planner
-from onnx_condense.prepare import Clock, Model, Progress, open_model
+from onnx_condense.prepare import Clock, Progress, open_model
 from onnx_condense.proving.scorers import scorer
 from onnx_condense.proving.surgery import Case, prove, unchanged
 from onnx_condense.report.making import Ended, facts_before, refusal_reports, report_of
@@ -111,7 +112,12 @@ def condense_in(
 
 
 def rewrite(model: Model, plan: Plan) -> onnx.ModelProto:
-    """Applies a plan to the model that it names, without verification. Raises PlanError for another model."""
+    """Applies a plan to the model that it names, without verification.
+
+    Raises:
+        InputError: the model cannot be used.
+        PlanError: the plan belongs to another model.
+    """
     opened = open_model(model, Options(), replay=plan)
     twin = replayed(opened.trace, plan)
     if not (twin.plans or opened.folded):
@@ -122,7 +128,14 @@ def rewrite(model: Model, plan: Plan) -> onnx.ModelProto:
 def analyze(model: Model, options: Options | None = None, progress: Progress | None = None) -> Analysis:
     """Says what could be condensed, to which width at several thresholds, what not, and why. Changes nothing.
 
-    Raises InputError and UsageError as `condense` does.
+    Args:
+        model: a path, or a model in memory.
+        options: which groups are looked at, how they are judged, and the inputs.
+        progress: called with the name of each stage.
+
+    Raises:
+        InputError: the model or the data cannot be used.
+        UsageError: a glob matches nothing.
     """
     clock = Clock(progress)
     opened = open_model(model, options or Options(), clock)

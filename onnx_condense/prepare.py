@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-
-import onnx
 
 from onnx_condense.errors import PlanError
 from onnx_condense.forms import batchnorm, bodies, functions, fused, integers
@@ -18,6 +15,7 @@ from onnx_condense.merging.plan import Plan
 from onnx_condense.model import files
 from onnx_condense.model.files import Source
 from onnx_condense.model.inputs import Feed, make_feeds, other_feed, sized
+from onnx_condense.model.protos import Model
 from onnx_condense.model.surgeon import import_graph
 from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.reasons import Because
@@ -28,7 +26,6 @@ from onnx_condense.refitting.samples import opened as open_shards
 from onnx_condense.tracing.shuffles import trace_unshuffled
 from onnx_condense.tracing.trace import Refusal, Trace
 
-Model = str | os.PathLike[str] | onnx.ModelProto
 Progress = Callable[[str], None]
 """Called with the name of each stage as it begins."""
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
 import pytest
 
-from onnx_condense.operators import actions, moves
+from onnx_condense import errors
+from onnx_condense.operators import actions, between, moves
+from onnx_condense.operators.answers import Action
 
 ROOT = Path(__file__).parents[1] / "onnx_condense"
 ROOMS = {path.relative_to(ROOT): ast.parse(path.read_text()) for path in sorted(ROOT.rglob("*.py"))}
@@ -17,7 +20,16 @@ FLOORS = sorted(path.parent.name for path in ROOT.glob("*/__init__.py"))
 FACES = {floor: set(ast.literal_eval(ROOMS[Path(floor, "__init__.py")].body[-1].value)) for floor in FLOORS}  # type: ignore[attr-defined]
 
 OPERATORS = {schema.name for schema in onnx.defs.get_all_schemas()} | {"FusedConv", "FusedGemm", "BiasGelu"}
-ACTIONS = {name for room in (actions, moves) for name, kind in vars(room).items() if isinstance(kind, type)}
+ACTIONS = {
+    name
+    for room in (actions, between, moves)
+    for name, kind in vars(room).items()
+    if isinstance(kind, type) and issubclass(kind, Action)
+}
+
+ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)}
+ARRAYS = re.compile(r"\b(Array|Floats|Ints|Bools|Labels)\b")
+SHAPE = re.compile(r"\[[^\]]+\]|\bshapes?\b|\bscalar\b")
 
 LINES = 400
 FUNCTION_LINES = 60
@@ -70,3 +82,48 @@ def test_rooms_and_functions_are_small() -> None:
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
                 assert (node.end_lineno or 0) - node.lineno < FUNCTION_LINES, f"{room}: {node.name}"
+
+
+def public(body: list[ast.stmt]) -> Iterator[ast.FunctionDef]:
+    """Functions and methods whose names, and whose classes' names, are public."""
+    for node in body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public(node.body)
+        elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            yield node
+
+
+def described() -> Iterator[tuple[Path, ast.FunctionDef, str]]:
+    """Public functions with what they say of themselves; rows and answers are described where they are asked for."""
+    for room, tree in ROOMS.items():
+        for function in public(tree.body):
+            text = ast.get_docstring(function)
+            if text is not None or room.parts[0] != "operators":
+                yield room, function, text or ""
+
+
+def annotations(function: ast.FunctionDef) -> str:
+    """What it takes and returns."""
+    given = function.args
+    taken = [a.annotation for a in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+    return " ".join(ast.unparse(kind) for kind in (*taken, function.returns) if kind is not None)
+
+
+def test_functions_of_arrays_say_their_shapes() -> None:
+    for room, function, text in described():
+        if ARRAYS.search(annotations(function)):
+            assert SHAPE.search(text), f"{room}: {function.name}"
+
+
+def raised(function: ast.FunctionDef) -> set[str]:
+    """Names of the errors that it raises itself."""
+    inside = [node for node in ast.walk(function) if isinstance(node, ast.FunctionDef) and node is not function]
+    inner = {id(node) for nested in inside for node in ast.walk(nested)}
+    made = [n.exc for n in ast.walk(function) if isinstance(n, ast.Raise) and n.exc is not None and id(n) not in inner]
+    return {ast.unparse(exc.func if isinstance(exc, ast.Call) else exc) for exc in made} & ERRORS
+
+
+def test_functions_say_what_they_raise() -> None:
+    for room, function, text in described():
+        unsaid = [name for name in raised(function) if name not in text]
+        assert not unsaid, f"{room}: {function.name}"

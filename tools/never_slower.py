@@ -32,7 +32,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_condense import CondenseError, Options, condense
 from onnx_condense.planning.alignment import block_width
 from onnx_condense.timing.benchmark import batch_of, compare_latency, latency_feeds
-from onnx_condense.timing.race import Interval
+from onnx_condense.timing.race import MedianInterval
 
 MODELS = (
     "mobilenetv2_cifar10.onnx",
@@ -162,7 +162,7 @@ def line(row: dict[str, Any]) -> str:
     if "note" in row:
         return head + f"{row['note']} | | |"
     interval = f"{row['ratio']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
-    stable = Interval(row["ratio"], row["low"], row["high"]).stable
+    stable = MedianInterval(row["ratio"], row["low"], row["high"]).stable
     wide = "" if stable else ", unstable"
     again = " (twice)" if "first" in row and row["verdict"] == "slower" else ""
     return head + f"{row['parameters']:.1%} | {row['ms'][0]:.3g} → {row['ms'][1]:.3g} | {interval}{wide}{again} |"

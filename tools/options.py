@@ -13,7 +13,7 @@ from itertools import groupby
 
 from _marks import fill, filled
 
-from onnx_condense.cli.arguments import PROGRAM, Command, Row
+from onnx_condense.cli.arguments import PROGRAM, Command, OptionRow
 from onnx_condense.cli.commands import COMMANDS
 
 
@@ -21,12 +21,12 @@ def section(command: Command) -> list[str]:
     """A heading, what the command does, and its options."""
     lines = [f"## {' '.join((PROGRAM, command.name)).strip()}", "", command.description, ""]
     lines += ["| option | without it | what it does |", "|---|---|---|"]
-    for group, rows in groupby(command.rows(), key=lambda row: row.group):
+    for group, rows in groupby(command.rows(), key=lambda row: row.heading):
         lines += [f"| **{group}** | | |", *map(line, rows)]
     return [*lines, "", *([command.epilog, ""] if command.epilog else [])]
 
 
-def line(row: Row) -> str:
+def line(row: OptionRow) -> str:
     """One option; bars in a cell are escaped."""
     cells = (f"`{row.option} {row.value}`" if row.value else f"`{row.option}`", row.unset, row.help)
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

@@ -148,7 +148,10 @@ def passes_constants(signal: Signal) -> bool:
 
 @singledispatch
 def approximate(signal: Signal, numbers: Numbers, ratio: Floats, j: Ints, m: Ints) -> tuple[Floats, Floats]:
-    """(ratio, constant) of a path whose stages have that product of ratios, with the affines that follow."""
+    """([k], [k]): ratios and constants of pairs of channels on a path, with the affines behind its stages.
+
+    ratio: [k] the product of the ratios of the stages. j, m: [k] the channels.
+    """
     return ratio, np.zeros_like(ratio)
 
 

@@ -123,11 +123,11 @@ class Numbers:
     # ---- what counts as equal
 
     def is_one(self, ratio: Floats) -> Bools:
-        """Where a ratio is 1, but for rounding."""
+        """[n] -> [n]: where a ratio is 1, but for rounding."""
         return np.asarray(np.abs(ratio - 1) <= self.tolerance)
 
     def same(self, left: Floats, right: Floats) -> Bools:
-        """Where two numbers are the same, but for rounding."""
+        """[n], [n] -> [n]: where two numbers are the same, but for rounding."""
         return np.asarray(np.abs(left - right) <= self.tolerance * np.abs(left))
 
     def flat(self, values: Floats, scale: Floats) -> Bools:
@@ -135,7 +135,7 @@ class Numbers:
         return np.asarray(np.ptp(values, axis=1) <= self.tolerance * scale)
 
     def clean(self, constant: Floats, scale: Floats) -> Floats:
-        """A constant among values of a size; rounding error counts as zero."""
+        """[n], [n] -> [n]: constants among values of a size; rounding error counts as zero."""
         return np.where(np.abs(constant) <= self.tolerance * scale, 0.0, constant)
 
 

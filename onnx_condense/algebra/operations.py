@@ -16,7 +16,8 @@ from onnx_condense.algebra.signals import Activated, Combined, Modulated, Signal
 from onnx_condense.algebra.stages import Factor, Rule, add, multiply
 from onnx_condense.arrays import Floats
 from onnx_condense.operators.actions import Activation
-from onnx_condense.operators.answers import Kind, Operation
+from onnx_condense.operators.answers import Kind
+from onnx_condense.operators.between import Operation
 
 Ends = tuple[Floats, Floats]
 """([n], [n]): the lower and the upper end of what a channel may hold."""
@@ -35,7 +36,7 @@ class Operand:
     constants: Callable[[], tuple[Floats, Floats]]
 
     def loosened(self, wanted: Floats) -> Relation:
-        """The relation; an operand that is constant in both channels takes whatever ratio the other one has."""
+        """The relation; an operand that is constant in both channels takes the ratio [k] that the other one has."""
         one, other = self.constants()
         free = ~np.isnan(one) & ~np.isnan(other)
         mine = self.relation

@@ -31,7 +31,7 @@ from onnx_condense.operators.answers import Kind
 
 @singledispatch
 def relate(signal: Signal, numbers: Numbers, j: Ints, m: Ints) -> Relation:
-    """The affine relation between channels j and m (indices into units, equally long)."""
+    """The affine relation between channels j [k] and m [k], indices into units."""
     raise TypeError(type(signal))
 
 

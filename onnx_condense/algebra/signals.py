@@ -19,7 +19,8 @@ from dataclasses import dataclass
 
 from onnx_condense.arrays import Floats, Ints
 from onnx_condense.operators.actions import Activation
-from onnx_condense.operators.answers import Kind, Operation
+from onnx_condense.operators.answers import Kind
+from onnx_condense.operators.between import Operation
 
 
 @dataclass(frozen=True, eq=False)

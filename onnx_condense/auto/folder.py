@@ -11,13 +11,14 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import onnx
 
+from onnx_condense.auto.state import Event
 from onnx_condense.documents import write_atomically
 from onnx_condense.errors import InputError, UsageError
 from onnx_condense.model.protos import PROTOBUF_LIMIT, serialize
@@ -32,8 +33,6 @@ OURS = {JOURNAL, MODELS, LOCK, SCRATCH, RESULT, LOG, LOG + FAILED}
 LOCK_TRIES = 10
 AGAIN = "make room and run the command again"
 """What to do about a disk that is full."""
-
-Event = Mapping[str, Any]
 
 
 class Folder:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from onnx_condense._version import __version__
-from onnx_condense.auto.machine import FORMAT, VERSION, Event, settings_of
+from onnx_condense.auto.machine import FORMAT, VERSION, settings_of
 from onnx_condense.auto.settings import DEFAULT_MERGE, Settings
+from onnx_condense.auto.state import Event
 from onnx_condense.errors import InputError, UsageError
 from onnx_condense.model.inputs import Inputs
 from onnx_condense.options import Method, Options
@@ -40,7 +41,7 @@ def taken(options: Options) -> Options:
     return replace(options, merge=merge, calibration=given)
 
 
-def first_line(
+def begin_line(
     model: str, parameters: int, source_sha256: str, settings: Settings, options: Options, align: int
 ) -> dict[str, Any]:
     """The journal's first line. `align`: the multiple that the host asked for when the run began."""
@@ -104,7 +105,7 @@ def _parts(given: Any) -> tuple[Inputs, ...]:
 
 
 def _sha256(inputs: Inputs) -> str:
-    """Of a file's bytes, or of arrays with their names, types and shapes."""
+    """Of a file's bytes, or of arrays with their names, types and shapes. Raises InputError."""
     if not isinstance(inputs, Mapping):
         try:
             with open(inputs, "rb") as file:

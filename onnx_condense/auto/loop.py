@@ -10,8 +10,8 @@ import onnx
 
 from onnx_condense.auto.folder import Folder
 from onnx_condense.auto.identity import check_inputs
-from onnx_condense.auto.machine import Action, Decision, Evaluate, Event, Reduce, Survey, Train, apply, decide
-from onnx_condense.auto.state import Layer, State
+from onnx_condense.auto.machine import Decision, Evaluate, Reduce, Survey, Task, Train, apply, decide
+from onnx_condense.auto.state import Event, Layer, State
 from onnx_condense.auto.steps import reduce_layer, survey
 from onnx_condense.auto.trainer import Checked
 from onnx_condense.errors import TrainerError, VerificationError
@@ -63,7 +63,7 @@ class Loop:
             self.published = result.model
         self.folder.prune(self.state.models())
 
-    def _outcome(self, action: Action) -> Event:
+    def _outcome(self, action: Task) -> Event:
         match action:
             case Evaluate():
                 score, metrics = self.trainer.evaluate(self._model())

@@ -11,15 +11,13 @@ classifier reads.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from onnx_condense.auto.settings import Settings
-from onnx_condense.auto.state import Attempt, Layer, Point, Round, State
+from onnx_condense.auto.state import Attempt, Event, Layer, Point, Round, State
 from onnx_condense.errors import InputError, UsageError
-
-Event = Mapping[str, Any]
 
 # ---------------------------------------------------------------------------------------------------- actions
 
@@ -61,7 +59,7 @@ class Train:
     outcome = "trained"
 
 
-Action = Evaluate | Survey | Reduce | Train
+Task = Evaluate | Survey | Reduce | Train
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class Decision:
 # ---------------------------------------------------------------------------------------------------- what is next
 
 
-def decide(state: State) -> Action | Decision | None:
+def decide(state: State) -> Task | Decision | None:
     """The next step; None when the run is done."""
     match state.phase:
         case "evaluate":
@@ -87,7 +85,7 @@ def decide(state: State) -> Action | Decision | None:
             return None
 
 
-def _main(state: State) -> Action | Decision:
+def _main(state: State) -> Task | Decision:
     settings, met = state.settings, _met(state)
     if not met and not state.exhausted:
         left = settings.main_step_limit - state.main_steps
@@ -133,7 +131,7 @@ def _ending(state: State) -> str | None:
     return None if state.layers else "no layers"
 
 
-def _attempt(state: State) -> Action | Decision:
+def _attempt(state: State) -> Task | Decision:
     attempt, settings = state.attempt, state.settings
     if attempt is None:
         return Reduce(state.layer, state.threshold(state.layer))
@@ -241,7 +239,7 @@ def replay(settings: Settings, events: Iterable[Event]) -> State:
 
 
 def apply(state: State, event: Event) -> State:
-    """The state after one more line."""
+    """The state after one more line. Raises InputError for an event that this version does not know."""
     match event["event"]:
         case "begin":
             first = Point(event["model"], event["parameters"])

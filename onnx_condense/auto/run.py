@@ -6,10 +6,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-import onnx
-
 from onnx_condense.auto.folder import Folder
-from onnx_condense.auto.identity import check_same, first_line, taken
+from onnx_condense.auto.identity import begin_line, check_same, taken
 from onnx_condense.auto.loop import Loop, Watch
 from onnx_condense.auto.machine import replay
 from onnx_condense.auto.settings import Settings
@@ -17,13 +15,14 @@ from onnx_condense.auto.state import State
 from onnx_condense.auto.steps import survey
 from onnx_condense.auto.trainer import Checked, Trainer
 from onnx_condense.model import files
+from onnx_condense.model.protos import Model
 from onnx_condense.operators.queries import count_parameters
 from onnx_condense.options import Options
 from onnx_condense.planning.alignment import width_multiple
 
 
 def run(
-    model: str | os.PathLike[str] | onnx.ModelProto,
+    model: Model,
     trainer: Trainer,
     work: str | os.PathLike[str],
     settings: Settings | None = None,
@@ -62,7 +61,7 @@ def run(
             survey(source.proto, options, False)  # inputs and globs that do not fit are said before hours pass
             stored, size = folder.put(source.proto), count_parameters(source.proto.graph)[0]
             align = width_multiple(options)[0]
-            events = [folder.append(first_line(stored, size, source.sha256, settings, options, align))]
+            events = [folder.append(begin_line(stored, size, source.sha256, settings, options, align))]
         first = events[0]
         check_same(folder.path, first, source.sha256, settings, options)
         options = replace(options, align=first["options"]["align"], align_for=None)

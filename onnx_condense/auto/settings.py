@@ -11,7 +11,7 @@ from typing import Any
 from onnx_condense import flags
 from onnx_condense.auto.schedules import Cosine
 from onnx_condense.errors import UsageError
-from onnx_condense.flags import Group, must, option
+from onnx_condense.flags import Heading, must, option
 from onnx_condense.options import Method
 
 DEFAULT_MERGE = Method.DELETE
@@ -24,7 +24,7 @@ PAPER = {"criterion": (0.88, 0.85), "layer_criterion": (0.84, 0.81), "last_crite
 
 Span = tuple[float, float]
 
-SCORES, TRAINING, THRESHOLDS, END = Group.SCORES, Group.TRAINING, Group.THRESHOLDS, Group.END
+SCORES, TRAINING, THRESHOLDS, END = Heading.SCORES, Heading.TRAINING, Heading.THRESHOLDS, Heading.END
 
 # ---------------------------------------------------------------------------------------------------- texts and ranges
 
@@ -184,7 +184,7 @@ class Settings:
         None, "stop when this share of the parameters is left", END, "params=SHARE", _share, _within
     )
     patience: int = option(10, "stop after N rounds in a row below --least-removed", END, "N", int, _count)
-    keep_rounds: int = option(10, "models of how many rounds stay in DIR/models", Group.OUTPUT, "N", int, _count)
+    keep_rounds: int = option(10, "models of how many rounds stay in DIR/models", Heading.OUTPUT, "N", int, _count)
 
     def __post_init__(self) -> None:
         """Raises UsageError for values out of range."""

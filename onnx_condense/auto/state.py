@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from onnx_condense.auto.schedules import logit, sigmoid
 from onnx_condense.auto.settings import Criteria, Settings
@@ -12,6 +12,8 @@ from onnx_condense.auto.settings import Criteria, Settings
 Phase = Literal["begin", "evaluate", "main", "round", "last", "done"]
 Layer = tuple[str, ...]
 """A dependency group, by the names of its producers."""
+Event = Mapping[str, Any]
+"""A line of the journal."""
 
 RESOLUTION = 1e-6
 """Thresholds this close to 1 are 1: cosines of float32 weights say no more. (So a layer that fails comes to an end.)"""

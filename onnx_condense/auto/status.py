@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from onnx_condense.auto.folder import RESULT, Folder
-from onnx_condense.auto.machine import Event, replay, settings_of
-from onnx_condense.auto.state import Point, Round, State
+from onnx_condense.auto.machine import replay, settings_of
+from onnx_condense.auto.state import Event, Point, Round, State
 from onnx_condense.documents import head
 from onnx_condense.errors import UsageError
 
@@ -99,15 +99,15 @@ def describe(state: State, event: Event) -> str | None:
         case "round":
             return f"round {event['number']}: {len(state.layers)} layers, layer criterion {state.layer_criterion:.4f}"
         case "last layer":
-            return f"{REASONS.get(event['reason'], event['reason'])}: the last layer, {layer_name(event['layer'])}"
+            return f"{REASONS.get(event['reason'], event['reason'])}: the last layer, {short_name(event['layer'])}"
         case "accepted" if event["steps"]:
-            head = f"  {layer_name(event['layer'])} at {event['threshold']:.4f}: score {event['score']:.4f}"
+            head = f"  {short_name(event['layer'])} at {event['threshold']:.4f}: score {event['score']:.4f}"
             return f"{head} after {event['steps']} steps, {share}"
         case "accepted":
-            return f"  {layer_name(event['layer'])} at {event['threshold']:.4f}: nothing merges"
+            return f"  {short_name(event['layer'])} at {event['threshold']:.4f}: nothing merges"
         case "reverted":
             why = {"limit": "criterion not met", "deviation": "far off", "trainer": "the trainer failed"}
-            return f"  {layer_name(event['layer'])} at {event['threshold']:.4f}: {why[event['reason']]}, reverted"
+            return f"  {short_name(event['layer'])} at {event['threshold']:.4f}: {why[event['reason']]}, reverted"
         case "gave up":
             return f"the criterion {event['criterion']:.4f} was not met; the best score was {event['score']:.4f}"
         case _:
@@ -134,7 +134,7 @@ def fell_short(state: State) -> bool:
     return settings.rounds is not None and len(state.rows) < settings.rounds and state.reason != "no layers"
 
 
-def layer_name(layer: Iterable[str]) -> str:
+def short_name(layer: Iterable[str]) -> str:
     """The first of its producers, and how many more there are."""
     first, *more = layer
     return f"{first} (+{len(more)})" if more else first

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from onnx_condense._version import __version__
 from onnx_condense.errors import UsageError
-from onnx_condense.flags import Flag, Group, check, defaults_of, flags_of, written
+from onnx_condense.flags import Flag, Heading, check, defaults_of, flags_of, written
 
 PROGRAM = "onnx-condense"
 
@@ -17,7 +17,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Part:
+class Fields:
     """The fields of a dataclass that a command takes; none named: all that have a flag.
 
     unset: by field, what holds in this command without the option, in words.
@@ -34,10 +34,10 @@ class Part:
                 yield name, flag
 
 
-class Row(NamedTuple):
+class OptionRow(NamedTuple):
     """One option for a table of them: its heading, how it is written with its value, what holds without it."""
 
-    group: Group
+    heading: Heading
     option: str
     value: str
     unset: str
@@ -51,13 +51,13 @@ class Command:
     name: str
     description: str
     epilog: str
-    parts: tuple[Part, ...]
+    parts: tuple[Fields, ...]
 
     def parse(self, given: Sequence[str]) -> Arguments:
         """What was given. Raises UsageError, and SystemExit after --help and --version."""
         return Arguments(self, vars(self.parser().parse_args(given)))
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[OptionRow]:
         """What it takes, by heading; no positional arguments."""
         found = []
         for part in self.parts:
@@ -66,17 +66,17 @@ class Command:
                 if not flag.positional:
                     value = flag.metavar or "|".join(flag.choices)
                     words = unset_words(flag, defaults.get(name), part.unset.get(name, ""))
-                    found.append(Row(flag.group, written(name, flag), value, words, flag.help))
-        return sorted(found, key=lambda row: list(Group).index(row.group))
+                    found.append(OptionRow(flag.heading, written(name, flag), value, words, flag.help))
+        return sorted(found, key=lambda row: list(Heading).index(row.heading))
 
     def parser(self) -> _Parser:
         """The parser of this command."""
         parser = _Parser(f"{PROGRAM} {self.name}".strip(), self.description, self.epilog)
-        used = {flag.group for part in self.parts for _, flag in part.flags() if not flag.positional}
-        groups = {group: parser.add_argument_group(group) for group in Group if group in used}
+        used = {flag.heading for part in self.parts for _, flag in part.flags() if not flag.positional}
+        groups = {group: parser.add_argument_group(group) for group in Heading if group in used}
         for part in self.parts:
             for name, flag in part.flags():
-                _add(parser if flag.positional else groups[flag.group], part, name, flag)
+                _add(parser if flag.positional else groups[flag.heading], part, name, flag)
         if not self.name:
             parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
         return parser
@@ -127,7 +127,7 @@ def unset_words(flag: Flag, default: Any, unset: str = "") -> str:
     return default if isinstance(default, str) else f"{default:g}"
 
 
-def _add(to: argparse._ActionsContainer, part: Part, name: str, flag: Flag) -> None:
+def _add(to: argparse._ActionsContainer, part: Fields, name: str, flag: Flag) -> None:
     """Adds one option; what is not given does not appear among the arguments, but for positional ones."""
     defaults = defaults_of(part.kind)
     default = defaults.get(name)

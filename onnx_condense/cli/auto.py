@@ -12,10 +12,9 @@ from pathlib import Path
 from rich.console import Console
 
 from onnx_condense.auto.folder import RESULT, Folder
-from onnx_condense.auto.machine import Event
 from onnx_condense.auto.run import run
 from onnx_condense.auto.settings import Settings
-from onnx_condense.auto.state import State
+from onnx_condense.auto.state import Event, State
 from onnx_condense.auto.status import closing, describe, fell_short, status
 from onnx_condense.auto.trainer import CommandTrainer
 from onnx_condense.cli import terminal
@@ -29,7 +28,10 @@ from onnx_condense.processes import terminated_like_interrupted
 
 
 def execute(arguments: Arguments) -> int:
-    """Runs `auto` and returns its exit code: 0 what was asked for is reached, 1 it ended before."""
+    """Runs `auto` and returns its exit code: 0 what was asked for is reached, 1 it ended before.
+
+    Raises UsageError for options that do not go together.
+    """
     own, options = arguments.of(Auto), arguments.of(Options)
     if own.status:
         return _status(own)

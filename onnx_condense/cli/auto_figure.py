@@ -8,7 +8,7 @@ from typing import Any
 
 from onnx_condense.auto.folder import Folder
 from onnx_condense.auto.machine import apply, replay, settings_of
-from onnx_condense.auto.status import events_of, layer_name
+from onnx_condense.auto.status import events_of, short_name
 from onnx_condense.errors import UsageError
 
 LEGEND_LINE = 0.18
@@ -38,7 +38,7 @@ def _curves(events: list[dict[str, Any]]) -> _Curves:
         if event["event"] == "round":
             curves.rounds.append(step)
         if event["event"] == "reduced":
-            curves.thresholds.setdefault(layer_name(event["layer"]), []).append((step, event["threshold"]))
+            curves.thresholds.setdefault(short_name(event["layer"]), []).append((step, event["threshold"]))
         if state.goals is not None:
             curves.criteria.append((step, state.criterion, state.layer_criterion))
     return curves

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from onnx_condense.auto.folder import Folder
 from onnx_condense.auto.state import Point, State
-from onnx_condense.auto.status import closing, events_of, layer_name, rows, state_of
+from onnx_condense.auto.status import closing, events_of, rows, short_name, state_of
 
 REFRESH = 1.0
 """Seconds between two looks at a run that is at work."""
@@ -56,7 +56,7 @@ def _present(state: State, last: Mapping[str, Any]) -> str:
         return closing(state)
     if state.attempt is not None:
         goal, limit = state.goal()
-        where = f"{layer_name(state.layer)} at threshold {state.attempt.threshold:.4f}"
+        where = f"{short_name(state.layer)} at threshold {state.attempt.threshold:.4f}"
         return f"{where}: {state.attempt.steps} of {limit} steps, criterion {goal:.4f}; {ago}"
     if state.goals is not None:
         return f"training to the criterion {state.criterion:.4f}: {state.main_steps} steps; {ago}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass
 
 from onnx_condense.auto.settings import DEFAULT_MERGE, Settings
-from onnx_condense.cli.arguments import Command, Part
-from onnx_condense.flags import Group, must, option
+from onnx_condense.cli.arguments import Command, Fields
+from onnx_condense.flags import Heading, must, option
 from onnx_condense.options import Options
 from onnx_condense.timing.setup import Setup
 
@@ -15,7 +15,7 @@ DEFAULT_TOLERANCE = 1e-5
 
 QUIET = "print errors only"
 
-MODEL, WELL, OUTPUT, TRAINER = Group.MODEL, Group.WELL, Group.OUTPUT, Group.TRAINER
+MODEL, WELL, OUTPUT, TRAINER = Heading.MODEL, Heading.WELL, Heading.OUTPUT, Heading.TRAINER
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Condense:
     )
     force: bool = option(False, "replace an existing OUT", OUTPUT)
     plan: str | None = option(None, "write the plan", OUTPUT, "PLAN.json")
-    replay: str | None = option(None, "apply a plan instead of judging the model", Group.REMOVE, "PLAN.json")
+    replay: str | None = option(None, "apply a plan instead of judging the model", Heading.REMOVE, "PLAN.json")
     report: str | None = option(None, "write the report", OUTPUT, "FILE.json")
     dry_run: bool = option(False, "stop at the plan", OUTPUT)
     quiet: bool = option(False, QUIET, OUTPUT)
@@ -98,34 +98,34 @@ CONDENSE = Command(
     "",
     "One ONNX file in, a smaller and faster one out. See also: inspect, verify, bench, auto.",
     "Exit codes: 0 done; 1 verification or tolerance not met, nothing written; 2 bad input or usage.",
-    (Part(Options), Part(Condense)),
+    (Fields(Options), Fields(Condense)),
 )
 INSPECT = Command(
     "inspect",
     "What could be condensed, to which width, what not, and why.",
     "",
-    (Part(Options, (*CHOSEN, *INPUTS)), Part(Inspect)),
+    (Fields(Options, (*CHOSEN, *INPUTS)), Fields(Inspect)),
 )
 VERIFY = Command(
     "verify",
     "Compares two models in onnxruntime; exit 1 above the tolerance.",
     "",
-    (Part(Options, INPUTS), Part(Verify)),
+    (Fields(Options, INPUTS), Fields(Verify)),
 )
 BENCH = Command(
     "bench",
     "Latency of models in onnxruntime, in interleaved rounds; all are compared with the first.",
     "A model file named bench is reached as ./bench.",
-    (Part(Setup), Part(Options, INPUTS), Part(Bench)),
+    (Fields(Setup), Fields(Options, INPUTS), Fields(Bench)),
 )
 AUTO = Command(
     "auto",
     "Merges and trains in turn until the network is a fraction of its size; the same command resumes.",
     "Exit codes: 0 reached; 1 ended before, or the trainer failed; 2 bad input or usage.",
     (
-        Part(Auto),
-        Part(Settings),
-        Part(Options, (*MERGING, *CHOSEN, *INPUTS), {"merge": f"{DEFAULT_MERGE}; calibrated with --calibration"}),
+        Fields(Auto),
+        Fields(Settings),
+        Fields(Options, (*MERGING, *CHOSEN, *INPUTS), {"merge": f"{DEFAULT_MERGE}; calibrated with --calibration"}),
     ),
 )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from onnx_condense.cli import terminal
 from onnx_condense.cli.arguments import Arguments
 from onnx_condense.cli.commands import Condense
-from onnx_condense.cli.places import default_output, document_places, model_places, protect, read
+from onnx_condense.cli.places import default_output, document_places, files_read, model_places, protect
 from onnx_condense.cli.tables import show_report
 from onnx_condense.errors import UsageError
 from onnx_condense.flags import InPlan, defaults_of, flags_of, written
@@ -65,7 +65,7 @@ def _protect(own: Condense, options: Options, output: Path) -> None:
     """Raises UsageError before a file would be written over, InputError where the model is not there."""
     source = Path(own.model)
     given = options.calibration if isinstance(options.calibration, list) else []
-    inputs = read(source, options.data, own.replay, *given)
+    inputs = files_read(source, options.data, own.replay, *given)
     if own.replay:
         inputs.append(Path(own.replay).with_suffix(".npz"))
     places = [*model_places(source, output), *document_places(own.plan, own.report)]

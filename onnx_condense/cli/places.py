@@ -14,14 +14,14 @@ MODEL = "-o"
 
 
 @dataclass(frozen=True)
-class Place:
+class Destination:
     """A file that is written, and the option that says so."""
 
     option: str
     path: Path
 
 
-def read(source: Path, *others: object) -> list[Path]:
+def files_read(source: Path, *others: object) -> list[Path]:
     """The files that are read: a model with its external data, and others (paths; what is no path is skipped).
 
     Raises InputError where the model is not there.
@@ -37,20 +37,20 @@ def default_output(source: Path) -> Path:
     return source.with_name(f"{source.stem}.condensed.onnx")
 
 
-def model_places(source: Path, output: Path) -> list[Place]:
+def model_places(source: Path, output: Path) -> list[Destination]:
     """Where the files of a model go, those that it shares with its source among them."""
     elsewhere = output.absolute().parent != source.absolute().parent
     copied = [output.parent / name for name in files.external_files(source)] if elsewhere else []
-    return [Place(MODEL, path) for path in (*copied, output, output.with_name(output.name + ".data"))]
+    return [Destination(MODEL, path) for path in (*copied, output, output.with_name(output.name + ".data"))]
 
 
-def document_places(plan: str | None, report: str | None) -> list[Place]:
+def document_places(plan: str | None, report: str | None) -> list[Destination]:
     """Where the documents of a run go; a plan has its arrays beside it."""
-    named = [Place(option, Path(path)) for option, path in (("--plan", plan), ("--report", report)) if path]
-    return named + ([Place("--plan", Path(plan).with_suffix(".npz"))] if plan else [])
+    named = [Destination(option, Path(path)) for option, path in (("--plan", plan), ("--report", report)) if path]
+    return named + ([Destination("--plan", Path(plan).with_suffix(".npz"))] if plan else [])
 
 
-def protect(inputs: Iterable[Path], places: Sequence[Place], replaceable: bool = False) -> None:
+def protect(inputs: Iterable[Path], places: Sequence[Destination], replaceable: bool = False) -> None:
     """Raises UsageError before anything that is read, or that exists, would be written over.
 
     `replaceable`: a model may be.
@@ -62,7 +62,9 @@ def protect(inputs: Iterable[Path], places: Sequence[Place], replaceable: bool =
             raise UsageError(problem)
 
 
-def _problem(place: Place, inputs: Sequence[Path], before: Sequence[Place], replaceable: bool) -> str | None:
+def _problem(
+    place: Destination, inputs: Sequence[Path], before: Sequence[Destination], replaceable: bool
+) -> str | None:
     path, named = place.path, f"{place.option} {place.path}"
     if any(_same(path, other) for other in inputs):
         return f"{named} is an input: choose another place for it"

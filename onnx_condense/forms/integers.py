@@ -20,7 +20,7 @@ from onnx_condense.forms.stack import Entered
 from onnx_condense.model.names import Names
 from onnx_condense.model.protos import opset_of
 
-Place = tuple[int, int | None, int]
+Positions = tuple[int, int | None, int]
 """Positions of an operand, its scale (None: 1) and its zero point among a node's inputs."""
 
 
@@ -34,14 +34,14 @@ class Meaning:
     """
 
     op: str
-    operands: tuple[Place, ...] | None
+    operands: tuple[Positions, ...] | None
     result: tuple[int, int] | None
     bias: int | None = None
     dropped: tuple[str, ...] = ()
 
 
-ONE: tuple[Place, ...] = ((0, 1, 2),)
-TWO: tuple[Place, ...] = ((0, 1, 2), (3, 4, 5))
+ONE: tuple[Positions, ...] = ((0, 1, 2),)
+TWO: tuple[Positions, ...] = ((0, 1, 2), (3, 4, 5))
 
 MEANINGS: Mapping[tuple[str, str], Meaning] = {
     ("", "QLinearConv"): Meaning("Conv", TWO, (6, 7), bias=8),
@@ -112,7 +112,7 @@ def _leave(
     return result
 
 
-def _operands(node: onnx.NodeProto, meaning: Meaning) -> Sequence[Place]:
+def _operands(node: onnx.NodeProto, meaning: Meaning) -> Sequence[Positions]:
     return meaning.operands or [(i, i + 1, i + 2) for i in range(2, len(node.input), 3)]
 
 

@@ -12,7 +12,7 @@ from onnx_condense.algebra.relations import relate
 from onnx_condense.arrays import Bools, Floats, Ints
 from onnx_condense.merging.integers import inexact
 from onnx_condense.merging.judging import Judgement
-from onnx_condense.merging.methods import Becomes, Pairs, product
+from onnx_condense.merging.methods import Becomes, Pairs, ratio_product
 from onnx_condense.merging.plan import GroupPlan, Read
 from onnx_condense.merging.similarity import condensation_groups
 from onnx_condense.merging.widths import hold_back
@@ -45,7 +45,7 @@ def plan_group(judgement: Judgement, threshold: float, align: int) -> GroupPlan:
 
 
 def plan_keeping(judgement: Judgement, keep: Ints) -> GroupPlan:
-    """The plan that keeps these channels: the others merge into the most alike of them, or go where none is alike."""
+    """The plan that keeps these channels [k]: others merge into the most alike of them, or go where none is alike."""
     n = len(judgement.group.units)
     main, cosine = np.full(n, -1), np.ones(n)
     main[keep] = keep
@@ -57,7 +57,7 @@ def plan_keeping(judgement: Judgement, keep: Ints) -> GroupPlan:
         merged = alike[goes, near] > ALIKE
         main[cell[goes[merged]]] = cell[near[merged]]
         cosine[cell[goes[merged]]] = alike[goes, near][merged]
-    return _plan(judgement, main, cosine, (), product)
+    return _plan(judgement, main, cosine, (), ratio_product)
 
 
 def _condensed(judgement: Judgement, threshold: float) -> tuple[Ints, Floats]:

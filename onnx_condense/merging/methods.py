@@ -83,13 +83,13 @@ def candidates(numbers: Numbers, signal: Signal) -> list[Factor]:
 
 
 def relation(pairs: Pairs) -> tuple[Floats, Floats]:
-    """The affine function of its main channel that a removed channel equals."""
+    """([k], [k]): the affine function of its main channel that a removed channel equals."""
     found = relate(pairs.signal, pairs.numbers, pairs.j, pairs.m)
     return found.ratio, found.constant
 
 
-def product(pairs: Pairs) -> tuple[Floats, Floats]:
-    """The product of the ratios of all stages (paper, section 2.1.4)."""
+def ratio_product(pairs: Pairs) -> tuple[Floats, Floats]:
+    """([k], [k]): the product of the ratios of all stages (paper, section 2.1.4)."""
     ratio = np.ones(len(pairs.j))
     for factor in stages(pairs.numbers, pairs.signal, pairs.depthwise):
         ratio = ratio * ratios(factor, pairs.j, pairs.m)
@@ -97,7 +97,7 @@ def product(pairs: Pairs) -> tuple[Floats, Floats]:
 
 
 def nothing(pairs: Pairs) -> tuple[Floats, Floats]:
-    """Removed channels are dropped."""
+    """([k], [k]): removed channels are dropped."""
     return np.zeros(len(pairs.j)), np.zeros(len(pairs.j))
 
 
@@ -113,10 +113,10 @@ def _candidate(factor: Factor, linear: bool) -> Factor:
 
 MANNERS: Mapping[Method, Manner] = {
     Method.LOSSLESS: Manner(exact=True, frees=True, becomes=relation),
-    Method.AUTO: Manner(exact=False, frees=True, becomes=product, refits=True, cautious=True, calibrates=True),
-    Method.CALIBRATED: Manner(exact=False, frees=True, becomes=product, refits=True, calibrates=True),
-    Method.MOMENTS: Manner(exact=False, frees=True, becomes=product, refits=True),
-    Method.RATIO: Manner(exact=False, frees=False, becomes=product),
+    Method.AUTO: Manner(exact=False, frees=True, becomes=ratio_product, refits=True, cautious=True, calibrates=True),
+    Method.CALIBRATED: Manner(exact=False, frees=True, becomes=ratio_product, refits=True, calibrates=True),
+    Method.MOMENTS: Manner(exact=False, frees=True, becomes=ratio_product, refits=True),
+    Method.RATIO: Manner(exact=False, frees=False, becomes=ratio_product),
     Method.DELETE: Manner(exact=False, frees=False, becomes=nothing),
 }
 """Every method; what its name means to a caller is said in `Options`."""

@@ -64,7 +64,7 @@ def _lower(result: Floats, factor: Factor, first: bool, block: int) -> None:
 
 
 def ratios(factor: Factor, j: Ints, m: Ints) -> Floats:
-    """What channel j is of its main channel m by one stage: ||v_j|| / ||v_m||, signed where the path is linear.
+    """[k] what channels j [k] are of m [k] by one stage: ||v_j|| / ||v_m||, signed where the path is linear.
 
     Paper, section 2.1.4, with the sign and the bounded activations of `Rule`.
     """

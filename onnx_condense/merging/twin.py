@@ -43,7 +43,7 @@ class Twin:
     # ---- what there is
 
     def weight(self, node: int, position: int) -> Array:
-        """The value of a weight input, merges folded in."""
+        """The value of a weight input in its original shape, merges folded in."""
         key = node, position
         if key in self.folded:
             return self.folded[key]
@@ -56,12 +56,12 @@ class Twin:
         return self.trace.facts.stored(self.trace.facts.nodes[node].inputs[position].name)
 
     def wide(self, node: int, position: int) -> Floats:
-        """The value of a weight input in float64; a quantized one free of rounding."""
+        """As `weight`, of the same shape, in float64; a quantized one free of rounding."""
         stored, value = self.stored(node, position), self.weight(node, position)
         return value.astype(np.float64) if stored is None else stored.wide(value)
 
     def kept(self, group: Group) -> Ints:
-        """Indices of the group's channels that are still there."""
+        """[k] indices of the group's channels that are still there."""
         return np.flatnonzero(self.alive[group.units])
 
     def reads(self, slot: Slot) -> Bools:

@@ -42,7 +42,7 @@ def width(trace: Trace, group: Group) -> Width:
 
 
 def widths_allowed(trace: Trace, group: Group, align: int, most: int) -> Ints:
-    """After how many removals (1 to `most`) all lines are even and the width is a multiple of `align`."""
+    """[k] after how many removals (1 to `most`) all lines are even and the width is a multiple of `align`."""
     whole = width(trace, group)
     steps = np.arange(1, most + 1)
     aligned = align > 1 and whole.convolved

@@ -10,9 +10,8 @@ from onnx import helper
 
 from onnx_condense.arrays import Array
 from onnx_condense.model.inputs import Feed
+from onnx_condense.model.protos import read_by
 from onnx_condense.model.runtime import run, session, to_bytes
-
-Model = onnx.ModelProto
 
 
 def needed(model: onnx.ModelProto, names: Iterable[str], known: Collection[str] = ()) -> list[onnx.NodeProto]:
@@ -25,15 +24,14 @@ def needed(model: onnx.ModelProto, names: Iterable[str], known: Collection[str] 
         node = makers.get(name) if name not in known else None
         if node is not None and id(node) not in found:
             found.add(id(node))
-            waiting += read_by(node)
+            waiting += read_by([node])
     return [node for node in model.graph.node if id(node) in found]
 
 
 def prefix(model: onnx.ModelProto, names: Sequence[str], known: Collection[str] = ()) -> onnx.ModelProto:
     """The part of a model that computes some of its tensors, from those that are known; they are its outputs."""
     nodes = needed(model, names, known)
-    read = {value.name for value in model.graph.input} | set(names)
-    read.update(name for node in nodes for name in read_by(node))
+    read = {value.name for value in model.graph.input} | set(names) | read_by(nodes)
     graph = onnx.GraphProto(
         name=model.graph.name,
         node=nodes,
@@ -47,20 +45,8 @@ def prefix(model: onnx.ModelProto, names: Sequence[str], known: Collection[str] 
     return onnx.ModelProto(ir_version=model.ir_version, opset_import=opsets, functions=functions, graph=graph)
 
 
-def _bodies(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
-    return [body for body in (attribute.g, *attribute.graphs) if body.node]
-
-
-def read_by(node: onnx.NodeProto) -> Iterator[str]:
-    """What a node reads, in its bodies, too."""
-    yield from node.input
-    for body in (body for attribute in node.attribute for body in _bodies(attribute)):
-        yield from (output.name for output in body.output)
-        yield from (name for inner in body.node for name in read_by(inner))
-
-
 def with_inputs(part: bytes, known: Mapping[str, Array]) -> onnx.ModelProto:
-    """A part of a model with inputs of these types, and no others but those that have a default."""
+    """A part of a model with inputs of these types, of any shape, and no others but those that have a default."""
     model = onnx.ModelProto.FromString(part)
     defaults = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name in defaults]
@@ -107,5 +93,5 @@ class Probe:
 def observe(
     model: onnx.ModelProto, names: Sequence[str], feeds: Iterable[Feed], optimize: bool = True
 ) -> Iterator[Mapping[str, Array]]:
-    """The values of tensors inside a model, feed by feed. Raises InputError."""
+    """The values of tensors inside a model, of any shape, feed by feed. Raises InputError."""
     return Probe.of(model, names, optimize)(feeds)

@@ -65,7 +65,7 @@ def session(
 
 
 def run(active: ort.InferenceSession, outputs: Sequence[str] | None, feed: Mapping[str, Array]) -> list[Array]:
-    """Runs a session. Raises InputError when the inputs do not fit the model."""
+    """Runs a session on arrays of any shape. Raises InputError when the inputs do not fit the model."""
     try:
         result: list[Array] = active.run(list(outputs) if outputs is not None else None, dict(feed))
     except Exception as error:

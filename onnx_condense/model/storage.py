@@ -35,20 +35,23 @@ class Quantized:
     explicit: bool
 
     def values(self, integers: Array) -> Floats:
-        """What integers stand for, in float64."""
+        """What integers of the stored shape stand for, in float64."""
         wide: Floats = (integers.astype(np.float64) - self.zero_point) * self.scale
         return wide
 
     def wide(self, value: Array) -> Floats:
-        """The float64 values of stored floats, free of their rounding."""
+        """The float64 values of stored floats, of their shape and free of their rounding."""
         return self.rounded(value)
 
     def rounded(self, value: Array) -> Floats:
-        """The float64 values nearest to these that can be stored."""
+        """The float64 values nearest to these that can be stored, of their shape."""
         return self.values(self.nearest(value))
 
     def nearest(self, value: Array) -> Array:
-        """The integers whose values are nearest; as stored where the value is what is stored, rounded to its type."""
+        """The integers, of the stored shape, whose values are nearest.
+
+        They stay as stored where the value is what is stored, rounded to its type.
+        """
         before = self.values(self.integers)
         change = value.astype(np.float64) - before
         rounding = 0.0 if value.dtype == np.float64 else 2 * FLOATS[value.dtype.name].eps
@@ -58,7 +61,7 @@ class Quantized:
         return np.clip(integers, limits.min, limits.max).astype(self.integers.dtype)
 
     def holds(self, value: Floats) -> Bools:
-        """Where float64 values are values of integers of the type, to rounding."""
+        """Where float64 values are values of integers of the type, to rounding; of their shape."""
         number = value / self.scale
         whole = np.round(number)
         limits = np.iinfo(self.integers.dtype)
@@ -67,11 +70,11 @@ class Quantized:
         return np.asarray(near & inside)
 
     def sliced(self, take: Callable[[Array], Array]) -> Quantized:
-        """What is left of it; `take` is given arrays of its rank, of length 1 or full along each axis."""
+        """What is left of it; `take` is given arrays of its rank, whose shapes are 1 or full along each axis."""
         return replace(self, integers=take(self.integers), scale=take(self.scale), zero_point=take(self.zero_point))
 
     def inputs(self, value: Array) -> dict[tuple[int, int], Array]:
-        """(node index, input index) -> what must be stored there for a value."""
+        """(node index, input index) -> what must be stored there for a value of any shape."""
         integers = self.nearest(value)
         if self.source is None:
             nodes, found = [self.node], {(self.node, 0): integers}
@@ -96,17 +99,17 @@ class Narrowed:
     kind: np.dtype[Any]
 
     def wide(self, value: Array) -> Floats:
-        """The value in float64."""
+        """The value in float64, of its shape."""
         return np.asarray(value, dtype=np.float64)
 
     def rounded(self, value: Array) -> Floats:
-        """The float64 values nearest to these that can be stored."""
+        """The float64 values nearest to these that can be stored, of their shape."""
         return value.astype(self.kind).astype(np.float64)
 
     def sliced(self, take: Callable[[Array], Array]) -> Narrowed:
-        """As of Quantized: there is nothing to slice."""
+        """As of Quantized, for arrays of any shape: there is nothing to slice."""
         return self
 
     def inputs(self, value: Array) -> dict[tuple[int, int], Array]:
-        """(node index, input index) -> what must be stored there for a value."""
+        """(node index, input index) -> what must be stored there for a value of any shape."""
         return {(self.node, 0): value.astype(self.kind)}

@@ -1,3 +1,16 @@
 """Operators: what each ONNX operator does to channels. No other floor but `forms` names an operator."""
 
-__all__ = ["actions", "answers", "facts", "moves", "nodes", "queries", "reasons", "specs", "table", "versions", "view"]
+__all__ = [
+    "actions",
+    "answers",
+    "between",
+    "facts",
+    "moves",
+    "nodes",
+    "queries",
+    "reasons",
+    "specs",
+    "table",
+    "versions",
+    "view",
+]

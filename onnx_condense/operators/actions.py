@@ -1,15 +1,15 @@
-"""What an operator does to channels: the actions that rows of the operator table turn nodes into; see moves.py, too."""
+"""What an operator does to channels: what the table's rows turn nodes into; see between.py and moves.py."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
 from onnx_condense.arrays import Floats, Shape
-from onnx_condense.operators.answers import ANYTHING, Action, Interval, Kind, Operation, Role, with_zero
+from onnx_condense.operators.answers import ANYTHING, Action, Interval, Kind, Role, with_zero
 from onnx_condense.operators.reasons import Reason
 
 
@@ -178,6 +178,9 @@ class Recurrent(Action):
     def multiplications(self, position: int, inputs: Sequence[Shape], output: Shape) -> int:
         return _per_line(self, position, inputs)
 
+    def counts(self, inputs: Sequence[Shape], output: Shape) -> Mapping[str, int]:
+        return {"hidden_size": output[-1]}
+
 
 def _per_line(action: Reader | Recurrent, position: int, inputs: Sequence[Shape]) -> int:
     """Every element of a weight multiplies each line of data once."""
@@ -206,6 +209,9 @@ class Filter(Action):
 
     def multiplications(self, position: int, inputs: Sequence[Shape], output: Shape) -> int:
         return prod(output) // max(1, output[1]) if position == 1 else 0
+
+    def counts(self, inputs: Sequence[Shape], output: Shape) -> Mapping[str, int]:
+        return {"group": inputs[0][1]}
 
 
 @dataclass(frozen=True)
@@ -241,31 +247,6 @@ class Activation(Action):
             return ANYTHING
         low, high = ends[0] if ends and (self.kind is Kind.LINEAR or self.flat != ANYTHING) else ANYTHING
         return float(np.clip(low, self.low, self.high)), float(np.clip(high, self.low, self.high))
-
-
-@dataclass(frozen=True)
-class Elementwise(Action):
-    """Neg, or add, sub, mul, div, max, min or compare with broadcasting; more than two operands are joined two by two.
-
-    What each operation means for channels is a row of algebra/operations.py.
-    """
-
-    operation: Operation
-
-    @property
-    def adds(self) -> bool:
-        return self.operation is Operation.ADD
-
-    @property
-    def pointwise(self) -> bool:
-        return True
-
-    def image(self, ends: Sequence[Interval]) -> Interval:
-        if self.operation is Operation.ADD:
-            return sum(low for low, _ in ends), sum(high for _, high in ends)
-        if self.operation is Operation.MUL and all(low >= 0 for low, _ in ends):
-            return 0.0, np.inf
-        return ANYTHING
 
 
 @dataclass(frozen=True)
@@ -358,11 +339,6 @@ class Refused(Action):
     @property
     def refused(self) -> bool:
         return True
-
-
-@dataclass(frozen=True)
-class Chosen(Action):
-    """Where: data (input 1 or 2) chosen by a condition (input 0)."""
 
 
 RELU = Activation(Kind.HOMOGENEOUS, 0.0, flat=(0.0, np.inf))

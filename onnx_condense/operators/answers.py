@@ -6,7 +6,7 @@ table: the tracer (tracing/tracer.py) and the rewriter (rewriting/rules.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, StrEnum
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from onnx_condense.arrays import Shape
 if TYPE_CHECKING:
     from onnx_condense.operators.actions import Contraction, Normalization, Reader, Recurrent
     from onnx_condense.operators.moves import Move
+    from onnx_condense.operators.view import NodeView
 
 Interval = tuple[float, float]
 """Bounds of every element of a tensor."""
@@ -33,25 +34,6 @@ class Role(StrEnum):
     """It holds one parameter for each of them."""
     CONTRACTED = "contracted"
     """It reads them."""
-
-
-class Operation(StrEnum):
-    """How values of two tensors become one, element by element."""
-
-    ADD = "add"
-    SUB = "sub"
-    MUL = "mul"
-    DIV = "div"
-    MAX = "max"
-    MIN = "min"
-    COMPARE = "compare"
-    """What stays the same when both sides are multiplied by one positive number: Greater, Equal; of truths, And."""
-    NEG = "neg"
-    """Of one tensor."""
-    CHOOSE = "choose"
-    """One or the other, place by place."""
-    WHERE = "where"
-    """A condition, and what is chosen by it."""
 
 
 class Kind(Enum):
@@ -168,7 +150,25 @@ class Action:
         """
         return 0
 
+    def counts(self, inputs: Sequence[Shape], output: Shape) -> Mapping[str, int]:
+        """What its attributes that count channels say, by their names.
+
+        Args:
+            inputs: shapes of the inputs; () for what is left out.
+            output: shape of the first output.
+        """
+        return {}
+
 
 def with_zero(ends: Interval) -> Interval:
     """Bounds of what is either between these bounds or zero."""
     return min(ends[0], 0.0), max(ends[1], 0.0)
+
+
+Row = Callable[["NodeView"], Action]
+"""Makes an action of a node."""
+
+
+def fixed(action: Action) -> Row:
+    """The same action for every node."""
+    return lambda view: action

@@ -77,11 +77,11 @@ class Facts:
     # ---- values
 
     def value(self, tensor: gs.Tensor) -> Array | None:
-        """The value of a tensor that no data reaches, else None."""
+        """The value, of any shape, of a tensor that no data reaches, else None."""
         return self.value_by_name(tensor.name)
 
     def value_by_name(self, name: str) -> Array | None:
-        """As `value`, for a name."""
+        """As `value`, of any shape, for a name."""
         if name not in self._values and name in self.initializers:
             self._values[name] = numpy_helper.to_array(self.initializers[name])
         return self._values.get(name)
@@ -91,7 +91,7 @@ class Facts:
         return self.value_by_name(name) if name in self.static else None
 
     def evaluate(self, index: int, values: Array) -> Array:
-        """Runs one node of the graph, whose other inputs are constant, on numbers."""
+        """[n] -> [n]: runs one node of the graph, whose other inputs are constant, on numbers."""
         proto = self.model.graph.node[index]
         data = next(n for n in proto.input if n not in self.static)
         constants = {n: self.value_by_name(n) for n in proto.input if n in self.static and n}
@@ -165,7 +165,7 @@ class Facts:
             return {}
 
     def other_value(self, name: str) -> Array | None:
-        """The value of a derived tensor under the other sizes, None where there are none."""
+        """The value, of any shape, of a derived tensor under the other sizes, None where there are none."""
         return None if self.other is None else self._elsewhere[1].get(name)
 
     def is_resized(self, name: str, axis: int) -> bool:
@@ -196,7 +196,7 @@ class Facts:
         return np.asarray(other != value) if other.shape == value.shape else np.ones(value.shape, dtype=bool)
 
     def values_under(self, shapes: Mapping[str, Shape]) -> dict[str, Array]:
-        """The shape-derived values that other shapes lead to."""
+        """The shape-derived values, of any shape, that other shapes lead to."""
         return self._static.derived_values(shapes)
 
     # ---- which nodes make and read what

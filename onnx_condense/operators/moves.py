@@ -26,7 +26,7 @@ class Unmovable(ValueError):
 
 
 def compress(labels: Labels) -> Labels:
-    """Shortens every axis along which nothing varies to length 1."""
+    """Labels, of any shape, with every axis along which nothing varies shortened to length 1."""
     for axis in range(labels.ndim):
         if labels.shape[axis] > 1:
             first = labels.take([0], axis)
@@ -55,8 +55,8 @@ def blocks(source: Shape, target: Shape) -> list[tuple[list[int], list[int]]]:
     return result
 
 
-def reshape(labels: Labels, source: Shape, target: Shape) -> Labels:
-    """Reshape, expanding only the blocks of axes in which something varies. Raises Unmovable."""
+def regrouped(labels: Labels, source: Shape, target: Shape) -> Labels:
+    """Reshapes labels of a tensor of the shape `source`, expanding only the blocks that vary. Raises Unmovable."""
     if prod(source) == 0:
         raise Unmovable(Reason.MOVES_NOTHING)
     expanded = list(labels.shape)
@@ -70,8 +70,8 @@ def reshape(labels: Labels, source: Shape, target: Shape) -> Labels:
     return compress(np.broadcast_to(labels, expanded).reshape(result))
 
 
-def concat(parts: Sequence[Labels], shapes: Sequence[Shape], axis: int) -> Labels:
-    """Concat; the axis is expanded, the others only where a part varies."""
+def concatenated(parts: Sequence[Labels], shapes: Sequence[Shape], axis: int) -> Labels:
+    """Labels of tensors of these shapes, concatenated; the axis is expanded, the others only where a part varies."""
     common = list(np.broadcast_shapes(*(tuple(1 if a == axis else n for a, n in enumerate(p.shape)) for p in parts)))
     full = []
     for part, shape in zip(parts, shapes, strict=True):
@@ -137,7 +137,7 @@ class Regroup(Move):
         return replace(self, shape=shape)
 
     def moved(self, labels: Labels, shape: Shape) -> list[Labels]:
-        return [reshape(labels, shape, self.shape)]
+        return [regrouped(labels, shape, self.shape)]
 
 
 class Reshape(Regroup):
@@ -170,7 +170,7 @@ class Transpose(Move):
 
 @dataclass(frozen=True)
 class Concat(Move):
-    """Several tensors beside each other; see `concat`."""
+    """Several tensors beside each other; see `concatenated`."""
 
     axis: int
 

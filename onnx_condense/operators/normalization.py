@@ -8,9 +8,9 @@ from math import prod
 import numpy as np
 
 from onnx_condense.operators.actions import Activation, Normalization, Refused
-from onnx_condense.operators.answers import Action, Kind
+from onnx_condense.operators.answers import Action, Kind, Row
 from onnx_condense.operators.reasons import Reason
-from onnx_condense.operators.view import NodeView, Row
+from onnx_condense.operators.view import NodeView
 
 
 def batchnorm(view: NodeView) -> Action:

@@ -119,7 +119,7 @@ def has_weights(body: onnx.GraphProto) -> bool:
 def formal_values(node: onnx.NodeProto, values: list[Array | None], turn: int) -> list[Array] | None:
     """What the inputs of the body of a Loop or Scan (from opset 9) hold first, from the node's inputs; else None.
 
-    turn: the number of the iteration.
+    values: of any shape, None for what is not known. turn: the number of the iteration.
     """
     if node.op_type == "Loop" and len(values) >= 2:
         proceed = np.array(True) if values[1] is None else values[1]

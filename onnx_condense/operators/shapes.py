@@ -18,7 +18,7 @@ SHAPE_OPS = ("Shape", "Size")
 
 
 def shape_value(node: onnx.NodeProto, shape: Shape) -> Array:
-    """What one of `SHAPE_OPS` makes of a shape."""
+    """[k], or a scalar: what one of `SHAPE_OPS` makes of a shape."""
     attributes = {a.name: a.i for a in node.attribute}
     if node.op_type == "Size":
         return np.asarray(int(np.prod(shape, dtype=np.int64)), dtype=np.int64)

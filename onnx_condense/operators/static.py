@@ -68,11 +68,11 @@ class Static:
         return self.constant | self.derived
 
     def values(self, shapes: Mapping[str, Shape]) -> dict[str, Array]:
-        """What static tensors hold where data has these shapes."""
+        """What static tensors, of any shape, hold where data has these shapes."""
         return self._computed(self._nodes, shapes)
 
     def derived_values(self, shapes: Mapping[str, Shape]) -> dict[str, Array]:
-        """The same of derived tensors alone."""
+        """As `values`, of any shape, of derived tensors alone."""
         found = self._computed(self._derived_nodes, shapes)
         return {name: value for name, value in found.items() if name in self.derived}
 

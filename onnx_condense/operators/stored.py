@@ -11,7 +11,7 @@ from onnx_condense.arrays import FLOATS, Array
 from onnx_condense.model.storage import INTEGERS, Narrowed, Quantized
 from onnx_condense.operators.wiring import Wiring
 
-Values = Callable[[str], Array | None]
+ValueOf = Callable[[str], Array | None]
 """The value of a constant by its name, None of every other tensor, and of those that are too large."""
 
 
@@ -25,7 +25,7 @@ def is_dequantized(maker: gs.Node | None) -> bool:
     return maker is not None and maker.op == "DequantizeLinear"
 
 
-def read_stored(name: str, wiring: Wiring, value: Values) -> Quantized | Narrowed | None:
+def read_stored(name: str, wiring: Wiring, value: ValueOf) -> Quantized | Narrowed | None:
     """How a constant is stored that one node makes, for one reader, of what takes less room; else None."""
     index = wiring.maker(name)
     if index is None or len(wiring.consumers(name)) != 1 or wiring.nodes[index].op not in READERS:
@@ -35,7 +35,7 @@ def read_stored(name: str, wiring: Wiring, value: Values) -> Quantized | Narrowe
     return READERS[wiring.nodes[index].op](index, wiring, value)
 
 
-def _quantized(index: int, wiring: Wiring, value: Values) -> Quantized | None:
+def _quantized(index: int, wiring: Wiring, value: ValueOf) -> Quantized | None:
     node = wiring.nodes[index]
     integers, grid = value(node.inputs[0].name), _grid(node, value)
     if integers is None or integers.dtype not in INTEGERS or not grid:
@@ -57,7 +57,7 @@ def _quantized(index: int, wiring: Wiring, value: Values) -> Quantized | None:
     return Quantized(index, source, integers, scale.reshape(shape), zero.reshape(shape), axis, len(grid) > 1)
 
 
-def _grid(node: gs.Node, value: Values) -> list[Array]:
+def _grid(node: gs.Node, value: ValueOf) -> list[Array]:
     """The scale, and the zero point where one is stated."""
     values = (value(tensor.name) for tensor in node.inputs[1:])
     return [v for v in values if v is not None]
@@ -72,7 +72,7 @@ def _is_fine(scale: Array, integers: Array) -> bool:
     return scale.dtype == np.float32 or (scale.dtype == np.float16 and integers.dtype.itemsize != 2)
 
 
-def _narrowed(index: int, wiring: Wiring, value: Values) -> Narrowed | None:
+def _narrowed(index: int, wiring: Wiring, value: ValueOf) -> Narrowed | None:
     node = wiring.nodes[index]
     wide, floats = value(node.outputs[0].name), value(node.inputs[0].name)
     if wide is None or floats is None or not is_stated(wiring.made_by(node.inputs[0].name)):
@@ -81,7 +81,7 @@ def _narrowed(index: int, wiring: Wiring, value: Values) -> Narrowed | None:
     return Narrowed(index, floats.dtype) if narrower else None
 
 
-READERS: Mapping[str, Callable[[int, Wiring, Values], Quantized | Narrowed | None]] = {
+READERS: Mapping[str, Callable[[int, Wiring, ValueOf], Quantized | Narrowed | None]] = {
     "DequantizeLinear": _quantized,
     "Cast": _narrowed,
 }

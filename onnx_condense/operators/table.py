@@ -13,23 +13,21 @@ from collections.abc import Mapping
 
 import onnx_graphsurgeon as gs
 
-from onnx_condense.operators import elementwise, linear, movement, normalization, windows
+from onnx_condense.operators import between, elementwise, linear, movement, normalization, windows
 from onnx_condense.operators.actions import (
     BOUNDED,
     MAGNITUDE,
     RELU,
     UNBOUNDED,
     Activation,
-    Chosen,
-    Elementwise,
     Refused,
     Window,
 )
-from onnx_condense.operators.answers import Action, Kind, Operation
+from onnx_condense.operators.answers import Action, Kind, Row, fixed
 from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.reasons import Reason
 from onnx_condense.operators.recurrent import recurrent, reverse_sequence
-from onnx_condense.operators.view import NodeView, Row, fixed
+from onnx_condense.operators.view import NodeView
 
 TABLE: Mapping[tuple[str, str], Row] = {
     ("", op): row
@@ -66,18 +64,9 @@ TABLE: Mapping[tuple[str, str], Row] = {
         "Cast": elementwise.cast,
         "CastLike": elementwise.cast_like,
         "Pow": elementwise.power,
-        "Greater": fixed(Elementwise(Operation.COMPARE)),
-        "GreaterOrEqual": fixed(Elementwise(Operation.COMPARE)),
-        "Less": fixed(Elementwise(Operation.COMPARE)),
-        "LessOrEqual": fixed(Elementwise(Operation.COMPARE)),
-        "Equal": fixed(Elementwise(Operation.COMPARE)),
-        "And": fixed(Elementwise(Operation.COMPARE)),
-        "Or": fixed(Elementwise(Operation.COMPARE)),
-        "Xor": fixed(Elementwise(Operation.COMPARE)),
         "Not": fixed(BOUNDED),
         "QuantizeLinear": elementwise.quantize,
         "DequantizeLinear": elementwise.dequantize,
-        "Neg": fixed(Elementwise(Operation.NEG)),
         "Relu": fixed(RELU),
         "LeakyRelu": fixed(Activation(Kind.HOMOGENEOUS)),
         "Abs": fixed(Activation(Kind.ABSOLUTE, 0.0)),
@@ -120,14 +109,7 @@ TABLE: Mapping[tuple[str, str], Row] = {
         "IsInf": fixed(BOUNDED),
         "Mod": elementwise.modulo,
         # between tensors
-        "Add": fixed(Elementwise(Operation.ADD)),
-        "Sum": fixed(Elementwise(Operation.ADD)),
-        "Sub": fixed(Elementwise(Operation.SUB)),
-        "Mul": fixed(Elementwise(Operation.MUL)),
-        "Div": fixed(Elementwise(Operation.DIV)),
-        "Max": fixed(Elementwise(Operation.MAX)),
-        "Min": fixed(Elementwise(Operation.MIN)),
-        "Where": fixed(Chosen()),
+        **between.OPERATORS,
         # windows
         "Pad": windows.pad,
         "MaxPool": windows.pool(linear=False),

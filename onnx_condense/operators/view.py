@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,6 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_condense.arrays import Array
-from onnx_condense.operators.answers import Action
 from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.versions import input_for
 
@@ -76,7 +74,10 @@ class NodeView:
         return any(tensor is given for given in self._facts.graph.inputs)
 
     def stated(self, name: str, default: Any = None) -> Array | None:
-        """Numbers that old opsets keep in an attribute and new ones in an input; None where data reaches them."""
+        """Numbers, of any shape, that old opsets keep in an attribute and new ones in an input.
+
+        None where data reaches them.
+        """
         if name in self.node.attrs:
             return np.asarray(self.node.attrs[name])
         position = input_for(self.node.op, name, self.opset)
@@ -96,9 +97,3 @@ class NodeView:
 
 
 INTEGER_TYPES = tuple(getattr(onnx.TensorProto, f"{sign}INT{bits}") for sign in ("", "U") for bits in (8, 16, 32, 64))
-
-Row = Callable[[NodeView], Action]
-
-
-def fixed(action: Action) -> Row:
-    return lambda view: action

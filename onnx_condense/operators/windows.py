@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from onnx_condense.operators.actions import BOUNDED, MAGNITUDE, Activation, Padding, Refused, Window
-from onnx_condense.operators.answers import Action, Kind
+from onnx_condense.operators.answers import Action, Kind, Row
 from onnx_condense.operators.reasons import Reason
-from onnx_condense.operators.view import NodeView, Row
+from onnx_condense.operators.view import NodeView
 
 
 def trilu(view: NodeView) -> Action:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from onnx_condense.model.parts import Model
+import onnx
 
 
 @dataclass(frozen=True)
 class Candidate:
     """What would be written for a twin, and its size."""
 
-    model: Model
+    model: onnx.ModelProto
     parameters: int
     macs: int
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from onnx_condense.model.inputs import Feed
 from onnx_condense.planning.alignment import block_width
-from onnx_condense.timing.race import Interval
+from onnx_condense.timing.race import MedianInterval
 
 SECONDS = 5.0
 """Time limit of one measurement: one setup, one candidate."""
@@ -26,7 +26,7 @@ class Hardware(Protocol):
     def block_width(self) -> int:
         """The multiple of channels that convolutions are computed in."""
 
-    def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> Interval:
+    def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> MedianInterval:
         """The latency of the second model over that of the first. Raises InputError where one does not run."""
 
 
@@ -45,7 +45,7 @@ class ThisMachine:
         """What onnxruntime says."""
         return block_width()
 
-    def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> Interval:
+    def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> MedianInterval:
         """What a race of both says."""
         from onnx_condense.timing.benchmark import compare_latency  # few runs measure
 

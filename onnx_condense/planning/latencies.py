@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnx_condense.timing.race import Interval
+from onnx_condense.timing.race import MedianInterval
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class SetupLatency:
     @property
     def stable(self) -> bool:
         """Whether the interval is narrow enough to be a result."""
-        return Interval(self.ratio, self.low, self.high).stable
+        return MedianInterval(self.ratio, self.low, self.high).stable
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from onnx_condense.proving.compare import Results, results
 from onnx_condense.proving.scorers import ApproximationError
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.refit import refit_where_better
-from onnx_condense.rewriting.sizes import count_parameters
+from onnx_condense.rewriting.sizes import parameters_of
 from onnx_condense.rewriting.writer import write
 
 
@@ -81,7 +81,7 @@ class Run:
         """The very model that would be written for a twin."""
         self.calibrate(twin)
         written = write(twin, files.provenance(self.opened.source, self.stated))
-        return Candidate(written.model, count_parameters(twin), written.macs // self.opened.batch)
+        return Candidate(written.model, parameters_of(twin), written.macs // self.opened.batch)
 
 
 def _error(opened: Opened, expected: Results, twin: Twin) -> float:

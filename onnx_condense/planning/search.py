@@ -8,8 +8,9 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import onnx
+
 from onnx_condense.merging.twin import Twin
-from onnx_condense.model.parts import Model
 from onnx_condense.planning.budget import Pruner
 from onnx_condense.planning.candidates import Candidate, CandidateReport, SearchReport, pareto
 from onnx_condense.planning.planned import Planned
@@ -46,7 +47,7 @@ class Criterion:
         return Criterion("error", measure, 0.0, bound, 0)
 
     @staticmethod
-    def of_score(score: Scorer, most: float, original: Model) -> Criterion:
+    def of_score(score: Scorer, most: float, original: onnx.ModelProto) -> Criterion:
         """At most so much below the score of the original, which is taken here."""
         start = score(original)
         return Criterion("score", score, start, start - most, 1)

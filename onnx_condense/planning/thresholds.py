@@ -114,7 +114,7 @@ class Planner:
         return Planned(self.original, {}, aside)
 
     def without(self, gone: Mapping[int, Ints]) -> Twin:
-        """The twin without these channels of groups, consumers not refitted.
+        """The twin without these channels of groups (index -> [k]), consumers not refitted.
 
         Raises Disagreement where shapes do not work out.
         """

@@ -11,7 +11,7 @@ from onnx_condense.merging.twin import Twin
 from onnx_condense.options import Unit
 from onnx_condense.planning.allocation import PricedWeight
 from onnx_condense.planning.thresholds import Planner
-from onnx_condense.rewriting.sizes import count_macs, count_parameters
+from onnx_condense.rewriting.sizes import count_macs, parameters_of
 from onnx_condense.tracing.labels import atoms_of
 from onnx_condense.tracing.trace import Slot, Trace
 
@@ -43,7 +43,7 @@ def _multiplied(trace: Trace, node: int, position: int) -> float:
 
 
 COUNTINGS: Mapping[Unit, Counting] = {
-    Unit.PARAMS: Counting(_stored, once=True, measure=count_parameters),
+    Unit.PARAMS: Counting(_stored, once=True, measure=parameters_of),
     Unit.MACS: Counting(_multiplied, once=False, measure=count_macs),
 }
 

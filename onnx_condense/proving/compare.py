@@ -164,7 +164,7 @@ def worse(a: Verification, b: Verification) -> Verification:
 
 
 def results(model: onnx.ModelProto, feeds: Iterable[Feed], optimize: bool = True) -> list[dict[str, Array]]:
-    """Runs a model on every feed: its outputs that are tensors of numbers, by name. Raises InputError."""
+    """Runs a model on every feed: its outputs that are tensors of numbers, of any shape, by name. Raises InputError."""
     runner = session(model, optimize=optimize)
     names = [o.name for o in runner.get_outputs()]
     found = (zip(names, run(runner, names, feed), strict=True) for feed in feeds)
@@ -202,7 +202,7 @@ def verify(
     Args:
         a: a path or a model, to which errors are relative.
         b: the other one.
-        data: an .npz path or arrays by input name, samples on axis 0; None generates seeded signed inputs.
+        data: an .npz path or arrays [samples, ...] by input name; None generates seeded signed inputs.
         input_shape: sizes for symbolic dimensions of generated inputs.
         seed: of generated inputs.
 

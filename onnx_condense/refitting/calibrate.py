@@ -23,8 +23,6 @@ ROWS = 2**16
 WORK = 3 * 2**31
 """Most multiplications for the sums by which a producer's step is judged; positions are drawn beyond it."""
 
-Progress = Callable[[str], None]
-
 
 @dataclass(frozen=True)
 class Effort:
@@ -35,7 +33,7 @@ class Effort:
 
 
 def calibrate(
-    twin: Twin, calibration: Calibration, seed: int, progress: Progress, effort: Effort | None = None
+    twin: Twin, calibration: Calibration, seed: int, progress: Callable[[str], None], effort: Effort | None = None
 ) -> None:
     """Refits every consumer of a twin that lost channels, and the producer that it alone reads.
 
@@ -89,7 +87,7 @@ class Totals:
     """Sums over all shards, with a note after each of several. stage: what the notes begin with."""
 
     calibration: Calibration
-    progress: Progress
+    progress: Callable[[str], None]
     stage: str
 
     def __call__(self, job: Comparison) -> list[Sums] | None:

@@ -26,7 +26,7 @@ FAINT = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class Beside:
+class Addend:
     """A tensor that a consumer's output is added to, with the channels of that output.
 
     scale: [outputs] from it to the output. alive: [outputs] which of them are still there.
@@ -76,7 +76,7 @@ class Comparison:
     after: Chain
     link: Segment | None
     target: Channels
-    beside: Beside | None
+    beside: Addend | None
     most: int
     seed: int
 
@@ -161,7 +161,7 @@ def link(model: onnx.ModelProto, producer: Consumer, consumer: Consumer) -> Segm
     return between(model, producer.reads.tensor, (producer.makes.tensor, consumer.reads.tensor))
 
 
-def beside(consumer: TwinConsumer) -> Beside | None:
+def beside(consumer: TwinConsumer) -> Addend | None:
     """The tensor that a consumer's output is added to, through a normalization or directly."""
     trace, facts, makes = consumer.twin.trace, consumer.twin.trace.facts, consumer.fixed.makes
     if makes is None:
@@ -183,7 +183,7 @@ def beside(consumer: TwinConsumer) -> Beside | None:
         return None
     faint = np.abs(scale) <= FAINT * np.abs(scale).max(initial=0)
     scale = np.where(faint, 0.0, 1 / np.where(faint, 1.0, scale))
-    return Beside(Channels(other, makes.axis), scale, consumer.alive)
+    return Addend(Channels(other, makes.axis), scale, consumer.alive)
 
 
 def _gain(trace: Trace, node: int) -> Floats | None:

@@ -48,7 +48,7 @@ class Consumer:
         return self.slot.labels.size * self.layout.taps
 
     def rows(self, data: Array) -> FeatureRows:
-        """The rows of features of what it reads."""
+        """The rows of features of what it reads, [samples, ...] with channels on their axis."""
         taps = None if self.windows is None else self.windows.places(data.shape[2:])
         return FeatureRows.through(self.reads.of(data), taps)
 

@@ -133,7 +133,7 @@ class Slope:
         return sum(self.calibration.each(Change(pieces, learned.weight, direction)))
 
     def go(self, step: Floats) -> None:
-        """Adds a step to the rows of the channels that the producer still makes."""
+        """Adds a step [alive, features] to the rows of the channels that the producer still makes."""
         rows = self.producer.matrix()
         rows[self.producer.alive] += step
         self.producer.refit(rows, None, Evidence.CALIBRATION)

@@ -16,7 +16,8 @@ import onnx
 
 from onnx_condense.arrays import Array
 from onnx_condense.model.inputs import Feed
-from onnx_condense.model.parts import needed, prefix, read_by, with_inputs
+from onnx_condense.model.parts import needed, prefix, with_inputs
+from onnx_condense.model.protos import read_by
 from onnx_condense.model.runtime import run, session, to_bytes
 
 MEMORY = 2**30
@@ -36,11 +37,11 @@ class Segment:
     leaves: tuple[str, ...]
 
     def open(self, known: Mapping[str, Array]) -> Any:
-        """A session for tensors of these types. Raises InputError."""
+        """A session for tensors of these types and of any shape. Raises InputError."""
         return session(with_inputs(self.model, {name: known[name] for name in self.reads})) if self.model else None
 
     def run(self, active: Any, known: Mapping[str, Array]) -> Mapping[str, Array]:
-        """What is known after it. Raises InputError."""
+        """What is known after it, tensors of any shape. Raises InputError."""
         fed = {name: known[name] for name in self.reads}
         found = dict(zip(self.makes, run(active, self.makes, fed), strict=True)) if active is not None else {}
         return {name: found[name] if name in found else known[name] for name in self.leaves}
@@ -97,10 +98,10 @@ class Cutter:
         nodes = needed(model, missing, self._known)
         made = {name for node in nodes for name in node.output if name}
         self._done |= made
-        later = {n for node in model.graph.node if not self._done.intersection(node.output) for n in read_by(node)}
+        later = read_by(node for node in model.graph.node if not self._done.intersection(node.output))
         leaves = (self._known | (made & self._kept)) & later | set(names)
         makes = tuple(sorted(made & leaves))
-        reads = tuple(sorted(self._known.intersection(name for node in nodes for name in read_by(node))))
+        reads = tuple(sorted(self._known & read_by(nodes)))
         content = to_bytes(prefix(model, makes, self._known)) if makes else b""
         self._known = leaves
         segment = Segment(content, reads, makes, tuple(sorted(leaves)))

@@ -25,7 +25,10 @@ Summing = Callable[[Sequence[Consumer]], Sequence[Sums | None]]
 def sums_of(
     values: Iterable[Mapping[str, Array]], consumers: Sequence[Consumer], most: int, seed: int | Sequence[int]
 ) -> list[Sums | None]:
-    """Sums of what each consumer reads, at most about so many rows of each item; None where something is not finite."""
+    """Sums of what each consumer reads, at most about so many rows of each item; None where something is not finite.
+
+    values: tensors [samples, ...] by name, item by item.
+    """
     result: list[Sums | None] = [Sums(consumer.features, 0) for consumer in consumers]
     generator = np.random.default_rng(seed)
     for known in values:

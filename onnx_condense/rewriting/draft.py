@@ -118,7 +118,7 @@ class Draft:
         self._behind.setdefault(edit.node, []).append(added)
 
     def fill(self, stem: str, shape: Content, number: Array) -> str:
-        """The name of a new constant of one number, which is described rather than held."""
+        """The name of a new constant of one number [1] and a shape [rank], which is described rather than held."""
         name = self._names.fresh(stem)
         self._first.insert(0, nodes.filled(self.constant(f"{name}_shape", shape), number, name))
         return name

@@ -18,7 +18,7 @@ from onnx_condense.rewriting.draft import Draft
 from onnx_condense.rewriting.edits import Attribute, Number
 from onnx_condense.rewriting.rules import edits_of
 from onnx_condense.rewriting.shapes import Shapes
-from onnx_condense.rewriting.values import Place, Sliced, stored, values_of
+from onnx_condense.rewriting.values import NodeInput, Sliced, stored, values_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class Drafted:
     """
 
     rebuilt: Rebuilt
-    values: Mapping[Place, Sliced]
+    values: Mapping[NodeInput, Sliced]
     sizes: Mapping[str, Shape]
 
     def message(self, provenance: Mapping[str, Any]) -> onnx.ModelProto:
@@ -55,7 +55,7 @@ def is_uniform(value: Content) -> bool:
     return bool((numbers == numbers.reshape(-1)[:1]).all())
 
 
-def _written_down(twin: Twin, values: Mapping[Place, Content]) -> Iterator[Number]:
+def _written_down(twin: Twin, values: Mapping[NodeInput, Content]) -> Iterator[Number]:
     """Constants that are computed from a weight that changed keep their value, and let the old weight go."""
     facts = twin.trace.facts
     originals = [(facts.nodes[index].inputs, position) for index, position in values]
@@ -76,9 +76,9 @@ class _Weights:
         self.described: dict[str, Shape] = {}
         self._draft, self._facts = draft, facts
 
-    def insert(self, values: Mapping[Place, Content]) -> None:
+    def insert(self, values: Mapping[NodeInput, Content]) -> None:
         """Puts new values at their places; a weight that others read as it was gets a private copy."""
-        by_name: dict[str, list[Place]] = {}
+        by_name: dict[str, list[NodeInput]] = {}
         for place in sorted(values):
             by_name.setdefault(self._draft.reads(*place), []).append(place)
         for name, places in by_name.items():

@@ -70,7 +70,7 @@ def stated(shapes: Shapes, index: int, name: str, values: list[int]) -> Edit:
 
 
 def told(shapes: Shapes, index: int, position: int) -> Array | None:
-    """What an input that states a shape will hold in the small model if it is left alone."""
+    """[k]: what an input that states a shape will hold in the small model if it is left alone."""
     tensor = shapes.facts.nodes[index].inputs[position]
     return shapes.derived[tensor.name] if tensor.name in shapes.facts.derived else shapes.facts.value(tensor)
 

@@ -44,7 +44,7 @@ class Kept:
         return int(np.count_nonzero(self.mask) // lines)
 
     def of(self, value: Array) -> Array:
-        """What is alive of an array of the tensor's rank."""
+        """What is alive of an array of the tensor's shape."""
         if self.line is not None:
             return value.compress(self.line, self.axis)
         mask = np.moveaxis(np.broadcast_to(self.mask, value.shape), self.axis, -1)

@@ -13,14 +13,14 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from onnx_condense.operators.actions import Filter, Padding, Product, Recurrent, Window
+from onnx_condense.operators.actions import Padding, Product, Recurrent, Window
 from onnx_condense.operators.answers import Action
 from onnx_condense.operators.moves import Concat, Expand, Regroup, Reshape, Squeeze
 from onnx_condense.rewriting.edits import Attribute, Edit, Input, Number, Picked, broadcast, stated, told
 from onnx_condense.rewriting.movement import MOVES
 from onnx_condense.rewriting.shapes import Shapes
 
-Rule = Callable[[Shapes, int, Any], list[Edit]]
+EditRule = Callable[[Shapes, int, Any], list[Edit]]
 """From shapes, the index of a node and its action to edits."""
 
 
@@ -33,7 +33,7 @@ def edits_of(shapes: Shapes) -> tuple[Edit, ...]:
             rule = RULES.get(type(action))
             own = rule(shapes, index, action) if rule is not None else []
             replaced = {edit.position for edit in own if isinstance(edit, Input)}
-            found += [*own, *_numbers(shapes, index, action, replaced)]
+            found += [*_counts(shapes, index, action), *own, *_numbers(shapes, index, action, replaced)]
         known = _KNOWN[shapes] = tuple(found)
     return known
 
@@ -42,6 +42,15 @@ _KNOWN: WeakKeyDictionary[Shapes, tuple[Edit, ...]] = WeakKeyDictionary()
 
 
 # ------------------------------------------------------------------------------------------- numbers from shapes
+
+
+def _counts(shapes: Shapes, index: int, action: Action) -> list[Edit]:
+    """Attributes that count channels: as many as there are left."""
+    node = shapes.facts.nodes[index]
+    if not any(tensor.name in shapes.smaller for tensor in (*node.inputs, *node.outputs)):
+        return []
+    before, after = action.counts(*shapes.trace.shapes_at(index)), action.counts(*shapes.at(index))
+    return [Attribute(index, name, count) for name, count in after.items() if count != before[name]]
 
 
 def _numbers(shapes: Shapes, index: int, action: Action, replaced: Collection[int]) -> list[Edit]:
@@ -100,19 +109,10 @@ KEEPERS: Mapping[type[Action], Callable[[Shapes, int, int, Any], list[Edit]]] = 
 # ------------------------------------------------------------------------------------------- rules
 
 
-def _filter(shapes: Shapes, index: int, action: Filter) -> list[Edit]:
-    """As many groups as channels."""
-    name = shapes.facts.nodes[index].inputs[0].name
-    return [Attribute(index, "group", shapes.sizes[name][1])] if name in shapes.smaller else []
-
-
 def _recurrent(shapes: Shapes, index: int, action: Recurrent) -> list[Edit]:
-    """The attribute that counts the units; initial states of zeros, whose shape would too, are left out."""
+    """Initial states of zeros, whose shape would count the units, are left out."""
     name = next(t.name for t in shapes.facts.nodes[index].outputs if t.name)
-    if name not in shapes.smaller:
-        return []
-    size = Attribute(index, "hidden_size", shapes.sizes[name][-1])
-    return [size, *(Input(index, position, None) for position in action.zeros)]
+    return [Input(index, position, None) for position in action.zeros] if name in shapes.smaller else []
 
 
 def _product(shapes: Shapes, index: int, action: Product) -> list[Edit]:
@@ -187,9 +187,8 @@ def _expand(shapes: Shapes, index: int, action: Expand) -> list[Edit]:
     return [Input(index, 1, wanted)]
 
 
-RULES: Mapping[type[Action], Rule] = {
+RULES: Mapping[type[Action], EditRule] = {
     **MOVES,
-    Filter: _filter,
     Recurrent: _recurrent,
     Product: _product,
     Padding: _padding,

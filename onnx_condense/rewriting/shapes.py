@@ -46,7 +46,7 @@ class Shapes:
 
     @cached_property
     def derived(self) -> Mapping[str, Array]:
-        """The numbers that follow from these shapes, by the names of their tensors."""
+        """The numbers, of any shape, that follow from these shapes, by the names of their tensors."""
         if self.smaller:
             return self.facts.values_under(self.sizes)
         values = {name: self.facts.value_by_name(name) for name in self.facts.derived}
@@ -57,13 +57,19 @@ class Shapes:
         value = self.facts.value_by_name(name)
         return tuple(value.shape) if value is not None else self.sizes[name]
 
+    def at(self, node: int) -> tuple[list[Shape], Shape]:
+        """Shapes of a node's inputs, () for what is left out, and of its first output."""
+        tensors, outputs = self.facts.nodes[node].inputs, self.facts.nodes[node].outputs
+        inputs = [self.of(tensor.name) if tensor.name else () for tensor in tensors]
+        return inputs, next(self.sizes[tensor.name] for tensor in outputs if tensor.name)
+
     def line(self, name: str, axis: int) -> Bools | None:
         """[size of the axis] what is alive of a tensor along an axis, None where the same is everywhere or all is."""
         kept = self.kept.get(name)
         return kept.line if kept is not None and kept.axis == axis else None
 
     def labels(self, name: str) -> Labels:
-        """The labels of what is alive of a tensor."""
+        """The labels of what is alive of a tensor, of its rank; their shape is 1 along axes on which nothing varies."""
         labels, kept = self.trace.labels[name], self.kept.get(name)
         return labels if kept is None else kept.of(labels)
 

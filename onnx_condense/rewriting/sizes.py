@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from onnx_condense.merging.twin import Twin
-from onnx_condense.operators.queries import count_parameters as parameters_of
-from onnx_condense.operators.queries import parameters_in
+from onnx_condense.operators.queries import count_parameters, parameters_in
 from onnx_condense.rewriting.drafting import drafted
 from onnx_condense.rewriting.shapes import Shapes, shapes_of
-from onnx_condense.rewriting.values import sliced
+from onnx_condense.rewriting.values import sliced_weights
 
 
 def count_macs(twin: Twin) -> int:
@@ -17,24 +16,22 @@ def count_macs(twin: Twin) -> int:
 
 def macs_of(twin: Twin, shapes: Shapes) -> int:
     """As `count_macs`, of the model with these shapes: output elements times the weights that each multiplies."""
-    total, small = 0, sliced(twin, shapes, twin.folded)
+    total, small = 0, sliced_weights(twin, shapes, twin.folded)
     for index, action in twin.trace.actions.items():
-        node = twin.trace.facts.nodes[index]
         for position in action.weights:
-            inputs = [shapes.of(tensor.name) if tensor.name else () for tensor in node.inputs]
-            output = next(shapes.sizes[tensor.name] for tensor in node.outputs if tensor.name)
+            inputs, output = shapes.at(index)
             place = index, position
             size = small[place].size if place in small else twin.weight(*place).size
             total += action.multiplications(position, inputs, output) * size
     return total
 
 
-def count_parameters(twin: Twin) -> int:
+def parameters_of(twin: Twin) -> int:
     """Parameters of the written model, running statistics aside. Raises Disagreement as `count_macs` does.
 
     Where a form that was traced is left again (bodies, operators on integers), it is written down to be counted.
     """
     traced, draft = twin.trace.facts.model, drafted(twin, shapes_of(twin))
     if twin.trace.leave(traced, traced) is not traced:
-        return parameters_of(twin.trace.leave(draft.message({}), traced).graph)[0]
+        return count_parameters(twin.trace.leave(draft.message({}), traced).graph)[0]
     return parameters_in(draft.rebuilt.nodes, draft.rebuilt.sizes())[0]

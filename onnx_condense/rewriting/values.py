@@ -23,7 +23,7 @@ from onnx_condense.rewriting.shapes import Shapes
 from onnx_condense.tracing.labels import atoms_of
 from onnx_condense.tracing.trace import Slot
 
-Place = tuple[int, int]
+NodeInput = tuple[int, int]
 """Index of a node, and of one of its inputs."""
 
 
@@ -57,7 +57,7 @@ class Sliced:
 
     @cached_property
     def array(self) -> Array:
-        """Its numbers."""
+        """Its numbers, of `shape`."""
         value = self.whole
         for slot, kept in self.cuts:
             value = _alive_of(value, slot, kept)
@@ -71,7 +71,7 @@ class Sliced:
 class Values:
     """The weights that change. edits: what else a node needs to take its new bias."""
 
-    at: Mapping[Place, Sliced]
+    at: Mapping[NodeInput, Sliced]
     edits: tuple[Edit, ...]
 
 
@@ -81,12 +81,12 @@ def values_of(twin: Twin, shapes: Shapes) -> Values:
     for index, shift in twin.shift.items():
         biases.add(index, shift)
     whole = {place: Sliced(value) for place, value in biases.values.items()}
-    return Values(whole | sliced(twin, shapes, biases.values), tuple(biases.edits))
+    return Values(whole | sliced_weights(twin, shapes, biases.values), tuple(biases.edits))
 
 
-def sliced(twin: Twin, shapes: Shapes, whole: Mapping[Place, Array]) -> dict[Place, Sliced]:
-    """The weights that lose channels. whole: those that are not the twin's."""
-    cuts: dict[Place, tuple[tuple[Slot, Kept], ...]] = {}
+def sliced_weights(twin: Twin, shapes: Shapes, whole: Mapping[NodeInput, Array]) -> dict[NodeInput, Sliced]:
+    """The weights that lose channels. whole: those that are not the twin's, in their original shapes."""
+    cuts: dict[NodeInput, tuple[tuple[Slot, Kept], ...]] = {}
     for slot in shapes.trace.slots:
         kept = shapes.of_slot(slot)
         if kept is not None:
@@ -95,9 +95,9 @@ def sliced(twin: Twin, shapes: Shapes, whole: Mapping[Place, Array]) -> dict[Pla
     return {place: Sliced(whole[place] if place in whole else twin.weight(*place), c) for place, c in cuts.items()}
 
 
-def stored(twin: Twin, values: Mapping[Place, Sliced]) -> dict[Place, Content]:
+def stored(twin: Twin, values: Mapping[NodeInput, Sliced]) -> dict[NodeInput, Content]:
     """Where new values go: what is stored as integers or narrower floats stays that, before the same node."""
-    found: dict[Place, Content] = {}
+    found: dict[NodeInput, Content] = {}
     facts = twin.trace.facts
     for (index, position), value in values.items():
         inputs = facts.nodes[index].inputs
@@ -144,7 +144,7 @@ class _Biases:
     """
 
     def __init__(self, twin: Twin, shapes: Shapes) -> None:
-        self.values: dict[Place, Array] = dict(twin.folded)
+        self.values: dict[NodeInput, Array] = dict(twin.folded)
         self.edits: list[Edit] = []
         self._twin, self._trace, self._facts = twin, twin.trace, twin.trace.facts
         self._alive = shapes.alive

@@ -21,6 +21,7 @@ from onnx_condense.documents import finite, head
 from onnx_condense.errors import InputError, UsageError
 from onnx_condense.model.files import Source, load, save
 from onnx_condense.model.inputs import Feed, InputSpec, Shapes, make_feeds
+from onnx_condense.model.protos import Model
 from onnx_condense.model.runtime import CPU, run, session
 from onnx_condense.model.surgeon import import_graph
 from onnx_condense.operators.specs import model_specs
@@ -31,8 +32,6 @@ from onnx_condense.timing.race import UNSTABLE, Race, Runner, Verdict, race
 from onnx_condense.timing.setup import SECONDS, Setup
 
 VERSION = 1
-
-Model = str | os.PathLike[str] | onnx.ModelProto
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ def benchmark(
         batches: sizes of a symbolic first axis; empty: 1, or what the model states.
         input_shape: sizes for symbolic dimensions.
         provider: onnxruntime's execution provider.
-        data: an .npz path or arrays by input name, samples on axis 0; None generates inputs.
+        data: an .npz path or arrays [samples, ...] by input name; None generates inputs.
         seconds: time limit per batch size; a measurement that is narrow enough ends earlier.
         seed: of generated inputs and of the order.
         with_profile: also record the time per operator type and node.
@@ -150,7 +149,7 @@ def measure(
     progress: Callable[[str], None] | None = None,
     instruments: Instruments | None = None,
 ) -> Benchmark:
-    """As `benchmark`, with other instruments where they are given."""
+    """As `benchmark`, with other instruments where they are given. Raises UsageError and InputError as that does."""
     available = onnxruntime.get_available_providers()
     if setup.provider not in available:
         raise UsageError(f"--provider {setup.provider} is not in this onnxruntime: it has {', '.join(available)}")
@@ -228,7 +227,7 @@ def latency_feeds(
     input_shape: Shapes,
     seed: int,
 ) -> list[Feed]:
-    """The inputs of a measurement: `make_feeds` with a symbolic first axis of the batch size (None: 1).
+    """The inputs [batch, ...] of a measurement: `make_feeds` with a symbolic first axis of that size (None: 1).
 
     Raises UsageError where the model has another batch size, and InputError as `make_feeds` does.
     """

@@ -51,7 +51,7 @@ def footprint(model: Path, feeds: Sequence[Feed], threads: int, provider: str) -
     return Footprint(**json.loads(done.stdout)) if done.returncode == 0 else None
 
 
-def measure(model: Path, feed: Feed, threads: int, provider: str) -> Footprint:
+def measure_here(model: Path, feed: Feed, threads: int, provider: str) -> Footprint:
     """What `footprint` measures, in this process."""
     before = _reset_peak()
     seconds = []
@@ -95,5 +95,5 @@ def _peak() -> int | None:
 
 if __name__ == "__main__":
     given, (inputs,), count, name = pickle.load(sys.stdin.buffer)
-    found = measure(given, inputs, count, name)
+    found = measure_here(given, inputs, count, name)
     print(json.dumps({"load_seconds": found.load_seconds, "peak_memory": found.peak_memory}))

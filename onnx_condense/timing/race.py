@@ -65,7 +65,7 @@ Verdict = Literal["faster", "slower", "no measurable difference"]
 
 
 @dataclass(frozen=True)
-class Interval:
+class MedianInterval:
     """A median and its 95 % bootstrap interval."""
 
     value: float
@@ -104,11 +104,11 @@ class Race:
     medians: Floats
     ratios: Floats
 
-    def latency(self, model: int) -> Interval:
+    def latency(self, model: int) -> MedianInterval:
         """Seconds per run."""
         return interval(self.medians[model])
 
-    def ratio(self, model: int) -> Interval:
+    def ratio(self, model: int) -> MedianInterval:
         """Latency divided by the first model's."""
         return interval(self.ratios[model])
 
@@ -120,17 +120,17 @@ class Race:
         return max(self.ratio(model).width for model in range(1, len(self.seconds)))
 
 
-def interval(values: Floats) -> Interval:
+def interval(values: Floats) -> MedianInterval:
     """The median of [b] independent values with its percentile bootstrap interval (scipy.stats.bootstrap)."""
     from scipy.stats import bootstrap  # slow to import, and only measurements need it
 
     middle = float(np.median(values))
     if len(values) < 2:
-        return Interval(middle, 0.0 if middle else middle, math.inf)
+        return MedianInterval(middle, 0.0 if middle else middle, math.inf)
     found = bootstrap(
         (values,), np.median, confidence_level=LEVEL, n_resamples=RESAMPLES, method="percentile", rng=0
     ).confidence_interval
-    return Interval(middle, float(found.low), float(found.high))
+    return MedianInterval(middle, float(found.low), float(found.high))
 
 
 def race(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from onnx_condense import flags
 from onnx_condense.errors import UsageError
-from onnx_condense.flags import Group, must, option
+from onnx_condense.flags import Heading, must, option
 
 if TYPE_CHECKING:  # a command line is read before anything slow is imported
     from onnx_condense.model.inputs import Inputs
@@ -38,7 +38,7 @@ class Setup:
     threads: int = option(
         0,
         "of onnxruntime",
-        Group.FAST,
+        Heading.FAST,
         "N",
         int,
         must(lambda value: value >= 0, "{option} is 0 (all cores) or a positive number, not {value}"),
@@ -47,7 +47,7 @@ class Setup:
     batches: tuple[int, ...] = option(
         (),
         "sizes of a symbolic batch axis",
-        Group.FAST,
+        Heading.FAST,
         "1,8,64",
         _batches,
         _positive,
@@ -55,16 +55,18 @@ class Setup:
         wants="sizes like 1,8,64",
         name="batch",
     )
-    provider: str = option("CPU", "onnxruntime's execution provider, by its whole name or as CUDA", Group.FAST, "NAME")
+    provider: str = option(
+        "CPU", "onnxruntime's execution provider, by its whole name or as CUDA", Heading.FAST, "NAME"
+    )
     seconds: float = option(
         SECONDS,
         "at most, per batch size",
-        Group.FAST,
+        Heading.FAST,
         "S",
         float,
         must(lambda value: 0 < value < math.inf, "{option} is a positive number, not {value:g}"),
     )
-    with_profile: bool = option(False, "also show the time per operator type and node", Group.FAST, name="profile")
+    with_profile: bool = option(False, "also show the time per operator type and node", Heading.FAST, name="profile")
     data: Inputs | None = None
     input_shape: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     seed: int = 0

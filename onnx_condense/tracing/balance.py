@@ -43,7 +43,7 @@ class Balance:
     partitions: tuple[Partition, ...] = ()
 
     def cut(self, labels: Labels) -> tuple[Ints, int]:
-        """(units as in `units_along`, the axis along which a tensor with these labels shrinks)."""
+        """(units, of the shape that `units_along` gives; the axis along which a tensor with these labels shrinks)."""
         units = units_along(labels, self.unit_of)
         axes = varying(units)
         if len(axes) < 2:
@@ -52,13 +52,13 @@ class Balance:
 
 
 def units_along(labels: Labels, unit_of: Ints) -> Ints:
-    """Labels with each atom replaced by its unit (-1: none); axes along which units do not vary have length 1."""
+    """The unit of each label (-1: none), in their shape; along axes on which units do not vary it is 1."""
     atoms = atoms_of(labels)
     return compress(np.where(atoms >= 0, unit_of[atoms], -1))
 
 
 def partition(units: Ints, cut: int) -> Partition:
-    """The lines along an axis."""
+    """The lines along an axis of units of any shape."""
     moved = np.moveaxis(units, cut, -1)
     return Partition(np.arange(moved.size) // moved.shape[-1], moved.reshape(-1))
 

@@ -34,8 +34,8 @@ def dependency_groups(
     """Joins producers that share free channels into groups.
 
     Args:
-        producers: (node index, its atoms) in topological order.
-        unit_of: atom -> unit.
+        producers: (node index, [n] its atoms) in topological order.
+        unit_of: [atoms] the unit of each.
         pinned: unit -> why it must stay.
         holders: every weight, tensor and partition that holds labels.
         name: node index -> layer name.

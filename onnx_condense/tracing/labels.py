@@ -15,32 +15,32 @@ SIGNAL_BITS = 32
 
 
 def pack(atoms: Ints, signals: Ints | int) -> Labels:
-    """Labels from atoms and signal indices; places with atom -1 get -1."""
+    """Labels from atoms and signal indices of one shape; places with atom -1 get -1."""
     return np.where(atoms < 0, -1, (atoms << SIGNAL_BITS) | signals)
 
 
 def atoms_of(labels: Labels) -> Ints:
-    """The atom at each place, -1 where there is none."""
+    """The atom at each place, -1 where there is none; the shape is that of the labels."""
     return labels >> SIGNAL_BITS
 
 
 def signals_of(labels: Labels) -> Ints:
-    """The index of the signal at each place."""
+    """The index of the signal at each place; the shape is that of the labels."""
     return labels & ((1 << SIGNAL_BITS) - 1)
 
 
 def varying(labels: Labels) -> tuple[int, ...]:
-    """The axes along which something varies."""
+    """The axes along which something varies: those of labels of any shape that are longer than 1."""
     return tuple(axis for axis, size in enumerate(labels.shape) if size > 1)
 
 
 def aligned(labels: Labels, rank: int) -> Labels:
-    """Leading axes added for broadcasting to a higher rank."""
+    """Labels with leading axes added to their shape, for broadcasting to a higher rank."""
     return labels.reshape((1,) * (rank - labels.ndim) + labels.shape)
 
 
 def occurrence(keys: Ints) -> Ints:
-    """For each place, how many earlier places hold the same key."""
+    """[n] -> [n]: for each place, how many earlier places hold the same key."""
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(keys) else order
@@ -57,14 +57,14 @@ class UnionFind:
         self._parent = np.zeros(0, dtype=np.int64)
 
     def grow(self, count: int) -> Ints:
-        """Adds `count` atoms and returns them."""
+        """Adds atoms and returns them, [count]."""
         start = len(self._parent)
         atoms = np.arange(start, start + count, dtype=np.int64)
         self._parent = np.concatenate([self._parent, atoms])
         return atoms
 
     def roots(self) -> Ints:
-        """The root of every atom."""
+        """[atoms] the root of every atom."""
         while True:
             above = self._parent[self._parent]
             if np.array_equal(above, self._parent):

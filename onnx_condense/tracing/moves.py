@@ -83,7 +83,7 @@ def concat(walk: Walk, place: Place, action: Concat) -> Outcome:
     joined = _extended(walk, place, axis, parts) if across and len(labelled) < len(parts) else None
     if joined is None:
         pieces = [_channels(walk, place, axis, part, bool(across)) for part in parts]
-        joined = moves.concat(pieces, [part.shape for part in parts], axis)
+        joined = moves.concatenated(pieces, [part.shape for part in parts], axis)
         joined = uniform(walk, place, joined, [axis] if _may_be_empty(walk, parts, axis) else [])
     return Carried({place.output: joined})
 

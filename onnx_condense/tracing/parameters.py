@@ -89,7 +89,7 @@ def constant_channels(walk: Walk, values: Floats) -> Labels:
 
 
 def carry(walk: Walk, place: Place, position: int, labels: Labels, value: Array) -> None:
-    """A constant with one parameter per channel: sliced where it varies along a labelled axis."""
+    """A constant, of a shape that broadcasts to that of the labels: sliced where it varies along a labelled axis."""
     view = labels
     for axis in varying(labels):
         behind = axis - (labels.ndim - value.ndim)

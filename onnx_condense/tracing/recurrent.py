@@ -9,7 +9,8 @@ import numpy as np
 from onnx_condense.algebra.signals import Recurrence
 from onnx_condense.arrays import Ints, Labels
 from onnx_condense.operators.actions import Reader, Recurrent
-from onnx_condense.operators.answers import Operation, Role
+from onnx_condense.operators.answers import Role
+from onnx_condense.operators.between import Operation
 from onnx_condense.operators.reasons import Reason
 from onnx_condense.tracing.joins import Join, united
 from onnx_condense.tracing.labels import pack

@@ -29,8 +29,6 @@ MOST_INDICES = 0.1
 Link = tuple[int, int]
 """A node that moves data, and which of its outputs the chain goes on with."""
 
-Shapes = Mapping[str, Shape]
-
 
 def trace_unshuffled(facts: Facts) -> Trace:
     """The trace of a graph, its shuffles replaced, unless their indices would make a small file much larger."""
@@ -88,7 +86,7 @@ def _as_gather(traced: Trace, chain: Sequence[Link]) -> Shuffle | None:
     return None if whole else Shuffle(chain[-1][0], source, axis, indices)
 
 
-def _permuted(traced: Trace, chain: Sequence[Link], axis: int, shapes: Shapes) -> Ints | None:
+def _permuted(traced: Trace, chain: Sequence[Link], axis: int, shapes: Mapping[str, Shape]) -> Ints | None:
     """Which places of the axis arrive, in order; None where another axis moves as well."""
     source = _ends(traced, chain)[0]
     indices = np.zeros(1, dtype=np.int64)
@@ -104,7 +102,7 @@ def _permuted(traced: Trace, chain: Sequence[Link], axis: int, shapes: Shapes) -
 
 
 @dataclass(frozen=True)
-class Layout:
+class Arrangement:
     """Where a chain puts the axes of a tensor: of `dropped` it keeps the place `taken`, and no axis.
 
     places: axis -> axis of the result, of those that are longer than 1.
@@ -130,7 +128,7 @@ def _as_pick(traced: Trace, chain: Sequence[Link]) -> Pick | None:
         return None
     if not _move(traced, index).states_shape or len(node.inputs) < 2:
         return None
-    layout = _layout(traced, tail, middle, result)
+    layout = _arrangement(traced, tail, middle, result)
     if layout is None:
         return None
     before, after, (axis,) = traced.facts.shapes[source], traced.facts.shapes[middle], axes
@@ -142,7 +140,7 @@ def _as_pick(traced: Trace, chain: Sequence[Link]) -> Pick | None:
     return Pick(chain[-1][0], source, axis, indices, index, layout.dropped, layout.order(len(after)))
 
 
-def _layout(traced: Trace, chain: Sequence[Link], source: str, result: str) -> Layout | None:
+def _arrangement(traced: Trace, chain: Sequence[Link], source: str, result: str) -> Arrangement | None:
     """What a chain does at every known size, where it moves whole axes and keeps one place of one of them."""
     places: dict[int, int] = {}
     fixed: dict[int, int] = {}
@@ -163,7 +161,7 @@ def _layout(traced: Trace, chain: Sequence[Link], source: str, result: str) -> L
     if len(fixed) != 1 or set(fixed) & set(places):
         return None
     (dropped,) = fixed
-    return Layout(dropped, fixed[dropped], places)
+    return Arrangement(dropped, fixed[dropped], places)
 
 
 def _transposes(traced: Trace, chain: Sequence[Link]) -> bool:
@@ -176,7 +174,7 @@ def _ends(traced: Trace, chain: Sequence[Link]) -> tuple[str, str]:
     return nodes[chain[0][0]].inputs[0].name, nodes[chain[-1][0]].outputs[chain[-1][1]].name
 
 
-def _probes(traced: Trace, chain: Sequence[Link], shapes: Shapes, source: str) -> Iterator[Labels | None]:
+def _probes(traced: Trace, chain: Sequence[Link], shapes: Mapping[str, Shape], source: str) -> Iterator[Labels | None]:
     """For each axis of the source, what becomes of its numbered places."""
     shape = shapes[source]
     for axis, size in enumerate(shape):
@@ -190,7 +188,7 @@ def _probes(traced: Trace, chain: Sequence[Link], shapes: Shapes, source: str) -
             yield places
 
 
-def _moved(traced: Trace, index: int, places: Labels, shapes: Shapes) -> list[Labels]:
+def _moved(traced: Trace, index: int, places: Labels, shapes: Mapping[str, Shape]) -> list[Labels]:
     node = traced.facts.nodes[index]
     return _move(traced, index).to(shapes[node.outputs[0].name]).moved(places, shapes[node.inputs[0].name])
 

@@ -103,11 +103,11 @@ class Trace:
 
     @cached_property
     def cuts(self) -> Mapping[str, tuple[Ints, int]]:
-        """tensor name -> the units along it, and the axis along which it shrinks (see Balance.cut)."""
+        """tensor name -> its units, of the shape that `units_along` gives, and the axis along which it shrinks."""
         return {name: self.balance.cut(labels) for name, labels in self.labels.items()}
 
     def cut_of(self, slot: Slot) -> tuple[Ints, int]:
-        """As `cuts`, of a weight."""
+        """As `cuts`, units of such a shape, of a weight."""
         return self._slot_cuts[slot]
 
     @cached_property
@@ -115,13 +115,13 @@ class Trace:
         return {slot: self.balance.cut(slot.labels) for slot in self.slots}
 
     def units_in(self, labels: Labels) -> Ints:
-        """The units that stand in a tensor, each once."""
+        """[k] the units that stand in a tensor with labels of any shape, each once."""
         atoms = atoms_of(labels)
         return np.unique(self.unit_of[atoms[atoms >= 0]])
 
     @cached_property
     def group_of(self) -> Ints:
-        """unit -> index of its group, -1 where it stays."""
+        """[units] the index of its group, -1 where it stays."""
         result = np.full(len(self.unit_of), -1, dtype=np.int64)
         for group in self.groups:
             result[group.units] = group.index

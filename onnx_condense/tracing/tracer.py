@@ -16,9 +16,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_condense.operators.actions import (
     Activation,
-    Chosen,
     Contraction,
-    Elementwise,
     Filter,
     Normalization,
     Padding,
@@ -29,6 +27,7 @@ from onnx_condense.operators.actions import (
     Window,
 )
 from onnx_condense.operators.answers import ANYTHING, Action, Interval
+from onnx_condense.operators.between import Chosen, Elementwise
 from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.moves import Concat, DepthToSpace, Move, SpaceToDepth
 from onnx_condense.operators.queries import takes_shape
@@ -42,11 +41,11 @@ from onnx_condense.tracing.recurrent import recurrent
 from onnx_condense.tracing.trace import Refusal, Trace, layer_name
 from onnx_condense.tracing.walk import Place, Walk
 
-Rule = Callable[[Walk, Place, Any], Outcome]
+LabelRule = Callable[[Walk, Place, Any], Outcome]
 """What becomes of the labels that a node reads, by its action; it may add signals, slots, atoms and unions on the way.
 Raises Stay. A new class of action needs a rule in `RULES`, and one in rewriting/rules.py where it states sizes."""
 
-RULES: Mapping[type[Action], Rule] = {
+RULES: Mapping[type[Action], LabelRule] = {
     Contraction: linear.contraction,
     Filter: linear.filtered,
     Normalization: linear.normalization,

@@ -8,7 +8,7 @@ import numpy as np
 
 from onnx_condense.algebra.signals import Combined, Restricted, Signal
 from onnx_condense.arrays import Bools, Labels
-from onnx_condense.operators.answers import Operation
+from onnx_condense.operators.between import Operation
 from onnx_condense.operators.reasons import Reason
 from onnx_condense.tracing.labels import atoms_of, pack, signals_of
 from onnx_condense.tracing.outcomes import Stay
@@ -17,7 +17,7 @@ from onnx_condense.tracing.walk import Place, Walk
 
 
 def uniform(walk: Walk, place: Place, labels: Labels, axes: Iterable[int]) -> Labels:
-    """Labels with one atom along the axes that a node mixes: those that varied are united. Raises Stay."""
+    """Labels whose shape is 1 along the axes that a node mixes: atoms that varied there are united. Raises Stay."""
     for axis in axes:
         if labels.shape[axis] == 1:
             continue

@@ -84,7 +84,7 @@ class Walk:
     # ---- what a rule asks
 
     def at(self, place: Place, position: int) -> Labels | None:
-        """The labels that a node reads at an input."""
+        """The labels that a node reads at an input: of the tensor's rank, their shape is 1 where nothing varies."""
         return self.labels.get(place.inputs[position].name)
 
     def shape(self, tensor: gs.Tensor) -> Shape:
@@ -93,11 +93,11 @@ class Walk:
         return tuple(value.shape) if value is not None else self.facts.shapes[tensor.name]
 
     def constant(self, tensor: gs.Tensor) -> Array | None:
-        """The value of a tensor that follows from constants alone."""
+        """The value, of any shape, of a tensor that follows from constants alone."""
         return self.facts.value(tensor) if tensor.name in self.facts.static else None
 
     def parameters(self, place: Place) -> list[Array]:
-        """A node's constant inputs that are floats."""
+        """A node's constant inputs that are floats, of any shape."""
         values = [self.constant(tensor) for tensor in place.inputs]
         return [v for v in values if v is not None and v.dtype.kind in "fV"]
 
@@ -106,7 +106,7 @@ class Walk:
         return all(np.isfinite(v).all() for v in self.parameters(place))
 
     def function(self, place: Place) -> Callable[[Floats], Floats]:
-        """What a node, whose other inputs are constant, makes of numbers."""
+        """[n] -> [n]: what a node, whose other inputs are constant, makes of numbers."""
         if any(t.name in self.facts.derived for t in place.inputs):
             return unknown  # another function at other sizes
         return lambda values: self.facts.evaluate(place.index, values)
@@ -119,7 +119,7 @@ class Walk:
         return len(self.signals) - 1
 
     def mapped(self, labels: Labels, make: Callable[[Signal], Signal]) -> Labels:
-        """Labels with every distinct signal replaced by make(signal)."""
+        """Labels of the same shape, with every distinct signal replaced by make(signal)."""
         atoms, sources = atoms_of(labels), signals_of(labels)
         result = np.full(labels.shape, -1, dtype=np.int64)
         for key in np.unique(sources[atoms >= 0]):
@@ -134,7 +134,7 @@ class Walk:
             self.blocks.append(slot.labels.reshape(slot.groups, -1))
 
     def pin(self, labels: Labels | None, because: Because) -> None:
-        """Channels that must all stay, and why."""
+        """Channels, in labels of any shape, that must all stay, and why."""
         if labels is None:
             return
         atoms = np.unique(atoms_of(labels))
@@ -183,7 +183,7 @@ class Walk:
 
 
 def unknown(values: Floats) -> Floats:
-    """Stands for a function of several tensors, of which one alone says nothing."""
+    """[n] -> [n]: stands for a function of several tensors, of which one alone says nothing."""
     return np.full(len(values), np.nan)
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from onnx_condense.algebra.operations import OPERATIONS
 from onnx_condense.algebra.signals import Activated, Modulated, Shared, Signal
-from onnx_condense.operators.answers import Kind, Operation
+from onnx_condense.operators.answers import Kind
+from onnx_condense.operators.between import Operation
 
 NUMPY = {
     Operation.ADD: np.add,

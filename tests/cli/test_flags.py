@@ -14,10 +14,10 @@ from support.cli import Cli, Save
 
 import onnx_condense
 from onnx_condense import Options, UsageError
-from onnx_condense.cli.arguments import Arguments, Command, Part, Row, said
+from onnx_condense.cli.arguments import Arguments, Command, Fields, OptionRow, said
 from onnx_condense.cli.commands import AUTO, BENCH, COMMANDS, CONDENSE, VERIFY, Verify
 from onnx_condense.finetune import Settings
-from onnx_condense.flags import Group, InPlan, check, flags_of, from_json, must, option, to_json, written
+from onnx_condense.flags import Heading, InPlan, check, flags_of, from_json, must, option, to_json, written
 from onnx_condense.options import Depthwise, Host, Method
 from onnx_condense.timing.setup import Setup
 
@@ -160,8 +160,8 @@ def test_what_is_wrong_is_said_in_one_sentence(command: Command, given: list[str
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=lambda command: command.name)
 def test_help_stands_under_headings(command: Command) -> None:
     shown = command.parser().format_help()
-    used = [group for group in Group if f"\n{group}:\n" in shown]
-    assert used == list(dict.fromkeys(row.group for row in command.rows()))
+    used = [group for group in Heading if f"\n{group}:\n" in shown]
+    assert used == list(dict.fromkeys(row.heading for row in command.rows()))
     assert [shown.index(f"\n{group}:\n") for group in used] == sorted(shown.index(f"\n{group}:\n") for group in used)
     assert all(f"  {row.option}" in shown or f", {row.option}" in shown for row in command.rows())
 
@@ -188,18 +188,18 @@ class Oven:
     """Two options."""
 
     heat: float = option(
-        180.0, "how hot", Group.WELL, "C", float, must(lambda value: value < 300, "{option}: {value:g}")
+        180.0, "how hot", Heading.WELL, "C", float, must(lambda value: value < 300, "{option}: {value:g}")
     )
-    tray: tuple[str, ...] = option((), "what goes in", Group.WHERE, "CAKE", gather=tuple, unset="nothing")
+    tray: tuple[str, ...] = option((), "what goes in", Heading.WHERE, "CAKE", gather=tuple, unset="nothing")
 
 
 def test_a_command_is_made_from_a_dataclass() -> None:
-    command = Command("bake", "Bakes.", "", (Part(Oven),))
+    command = Command("bake", "Bakes.", "", (Fields(Oven),))
     found = command.parse(["--tray", "a", "--tray", "b", "--heat", "200"]).of(Oven)
     assert found == Oven(200.0, ("a", "b"))
     assert command.rows() == [
-        Row(Group.WELL, "--heat", "C", "180", "how hot"),
-        Row(Group.WHERE, "--tray", "CAKE", "nothing", "what goes in"),
+        OptionRow(Heading.WELL, "--heat", "C", "180", "how hot"),
+        OptionRow(Heading.WHERE, "--tray", "CAKE", "nothing", "what goes in"),
     ]
     assert said(flags_of(Oven)["heat"], 180.0) == "how hot (default: 180)"
     with pytest.raises(UsageError, match="--heat: 400"):
@@ -211,7 +211,7 @@ def test_a_command_is_made_from_a_dataclass() -> None:
 
 
 def test_json_has_lists_for_tuples_and_strings_for_enums() -> None:
-    value = {"a": (("x", 1.5), ()), "b": Group.WELL, "c": None}
+    value = {"a": (("x", 1.5), ()), "b": Heading.WELL, "c": None}
     assert to_json(value) == {"a": [["x", 1.5], []], "b": "how well", "c": None}
     assert type(to_json(value)["b"]) is str
     assert from_json([["x", 1.5], []]) == (("x", 1.5), ())

@@ -66,26 +66,26 @@ def assert_minimal(result: Labels) -> None:
 def test_reshape(data: st.DataObject) -> None:
     source, target = data.draw(reshapes())
     labels = labels_for(data.draw, source)
-    result = moves.reshape(labels, source, target)
+    result = moves.regrouped(labels, source, target)
     assert_moved(result, full(labels, source).reshape(target))
     assert_minimal(result)
 
 
 def test_reshape_never_expands_what_does_not_vary() -> None:
     labels = np.arange(8).reshape(1, 8, 1, 1)
-    assert moves.reshape(labels, (2**20, 8, 2**15, 2**15), (2**20, 8, 2**30)).shape == (1, 8, 1)
+    assert moves.regrouped(labels, (2**20, 8, 2**15, 2**15), (2**20, 8, 2**30)).shape == (1, 8, 1)
 
 
 def test_reshape_splits_and_joins_channels() -> None:
     channels = np.arange(6).reshape(1, 6, 1)
-    assert moves.reshape(channels, (5, 6, 7), (5, 2, 3, 7)).tolist() == [[[[0], [1], [2]], [[3], [4], [5]]]]
-    joined = moves.reshape(channels, (5, 6, 7), (5, 42))
+    assert moves.regrouped(channels, (5, 6, 7), (5, 2, 3, 7)).tolist() == [[[[0], [1], [2]], [[3], [4], [5]]]]
+    joined = moves.regrouped(channels, (5, 6, 7), (5, 42))
     assert joined.tolist() == [np.repeat(np.arange(6), 7).tolist()]
 
 
 def test_reshape_of_nothing_is_refused() -> None:
     with pytest.raises(moves.Unmovable, match="empty"):
-        moves.reshape(np.zeros((1, 1), dtype=np.int64), (0, 3), (3, 0))
+        moves.regrouped(np.zeros((1, 1), dtype=np.int64), (0, 3), (3, 0))
 
 
 @given(reshapes())
@@ -112,7 +112,7 @@ def test_concat(data: st.DataObject) -> None:
     all_shapes = [tuple(n if a == axis else m for a, m in enumerate(shape)) for n in sizes]
     parts = [labels_for(data.draw, s) for s in all_shapes]
     expected = np.concatenate([full(p, s) for p, s in zip(parts, all_shapes, strict=True)], axis)
-    result = moves.concat(parts, all_shapes, axis)
+    result = moves.concatenated(parts, all_shapes, axis)
     assert_moved(result, expected)
     assert_minimal(result)
 

@@ -25,7 +25,7 @@ from onnx_condense.model.protos import serialize
 from onnx_condense.pipeline import Surroundings, condense_in
 from onnx_condense.planning.hardware import ThisMachine
 from onnx_condense.planning.never_slower import MOST, LatencyReport, settle
-from onnx_condense.timing.race import Interval
+from onnx_condense.timing.race import MedianInterval
 
 TOP = 2
 """The highest of three rungs: the group stays as it was."""
@@ -101,12 +101,12 @@ class Scripted:
     def block_width(self) -> int:
         return 16
 
-    def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> Interval:
+    def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> MedianInterval:
         found = {w.name: w.dims[0] for w in onnx.load(pair[1]).graph.initializer if len(w.dims) == 4}
         batch = len(next(iter(feeds[0].values())))
         self.measured.append((threads, batch))
         ratio = self.rule(found, batch)
-        return Interval(ratio, ratio * (1 - self.spread), ratio * (1 + self.spread))
+        return MedianInterval(ratio, ratio * (1 - self.spread), ratio * (1 + self.spread))
 
 
 class Forbidden(ThisMachine):
@@ -115,7 +115,7 @@ class Forbidden(ThisMachine):
     def block_width(self) -> int:
         return 8
 
-    def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> Interval:
+    def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> MedianInterval:
         raise AssertionError("a replay measures nothing")
 
 

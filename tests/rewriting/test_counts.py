@@ -18,12 +18,12 @@ from onnx_condense import Options, condense
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model.surgeon import import_graph
 from onnx_condense.operators.facts import Facts
-from onnx_condense.operators.queries import count_parameters as parameters_of
+from onnx_condense.operators.queries import count_parameters
 from onnx_condense.planning.thresholds import Planner
 from onnx_condense.prepare import open_model
 from onnx_condense.rewriting.checks import check_shapes, check_size
 from onnx_condense.rewriting.shapes import shapes_of
-from onnx_condense.rewriting.sizes import count_macs, count_parameters
+from onnx_condense.rewriting.sizes import count_macs, parameters_of
 from onnx_condense.rewriting.writer import write
 from onnx_condense.tracing.trace import Trace
 from onnx_condense.tracing.tracer import trace
@@ -40,7 +40,7 @@ def again(twin: Twin) -> Trace:
 
 def assert_counted(twin: Twin) -> None:
     """Both numbers are those of the written model, which is traced again to count its multiplications."""
-    assert count_parameters(twin) == parameters_of(write(twin, {}).model.graph)[0]
+    assert parameters_of(twin) == count_parameters(write(twin, {}).model.graph)[0]
     assert count_macs(twin) == write(twin, {}).macs == count_macs(Twin(again(twin)))
 
 
@@ -94,7 +94,7 @@ def test_forms_are_counted_as_they_are_left(make: Callable[[], onnx.ModelProto])
     twin = planned(make(), Options(lossless=True, align=1))
     assert twin.plans
     written = write(twin, {})
-    assert parameters_of(written.traced.graph) != parameters_of(written.model.graph)
+    assert count_parameters(written.traced.graph) != count_parameters(written.model.graph)
     assert_counted(twin)
 
 
@@ -143,7 +143,7 @@ def test_checks_write_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     check_shapes(fresh)
     check_size(fresh)
     assert count_macs(fresh) < count_macs(Twin(twin.trace))
-    assert count_parameters(fresh) < count_parameters(Twin(twin.trace))
+    assert parameters_of(fresh) < parameters_of(Twin(twin.trace))
 
 
 def test_shapes_are_computed_once_for_a_twin() -> None:

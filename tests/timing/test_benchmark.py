@@ -238,7 +238,7 @@ def test_a_process_that_dies_is_said() -> None:
 
 
 def test_the_footprint_in_this_process(save: Save) -> None:
-    found = memory.measure(save(MODEL), feeds_of(MODEL)[0], 1, CPU)
+    found = memory.measure_here(save(MODEL), feeds_of(MODEL)[0], 1, CPU)
     assert 0 < found.load_seconds < 60
     assert found.peak_memory is None or found.peak_memory >= 0
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from onnx_condense.timing import race as latency
-from onnx_condense.timing.race import BLOCKS, ENOUGH, FEWEST, NARROW, Interval, Race, Runner, interval, race
+from onnx_condense.timing.race import BLOCKS, ENOUGH, FEWEST, NARROW, MedianInterval, Race, Runner, interval, race
 
 
 @dataclass
@@ -104,7 +104,7 @@ def test_a_steady_race_ends_early() -> None:
     found = track.race(limit=1000.0)
     assert found.ratios.shape == (2, ENOUGH)
     assert track.now < 600
-    assert found.ratio(1) == Interval(pytest.approx(1.2), pytest.approx(1.2), pytest.approx(1.2))
+    assert found.ratio(1) == MedianInterval(pytest.approx(1.2), pytest.approx(1.2), pytest.approx(1.2))
 
 
 def test_a_restless_race_ends_when_time_is_up() -> None:
@@ -220,4 +220,4 @@ def test_one_value_has_no_bounds() -> None:
 )
 def test_a_verdict_needs_the_whole_interval_outside(low: float, high: float, verdict: str) -> None:
     assert latency.MARGIN == 0.02
-    assert Interval((low + high) / 2, low, high).verdict == verdict
+    assert MedianInterval((low + high) / 2, low, high).verdict == verdict
