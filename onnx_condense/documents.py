@@ -21,6 +21,9 @@ from onnx_condense.errors import InputError
 PART = ".onnx-condense.part"
 """How the name of a file ends that is not whole yet."""
 
+NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+"""How it is opened: where there is none, and, on Windows too, byte for byte."""
+
 
 def head(kind: str, version: int) -> dict[str, Any]:
     """How every document begins: its format and version, the tool that wrote it, and with which libraries."""
@@ -81,7 +84,7 @@ def _part(stack: ExitStack, folder: Path) -> tuple[BinaryIO, Path]:
     for last in (False, False, True):
         part = folder / f".{secrets.token_hex(8)}{PART}"
         stack.callback(part.unlink, missing_ok=True)
-        file = stack.enter_context(os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "wb"))
+        file = stack.enter_context(os.fdopen(os.open(part, NEW, 0o600), "wb"))
         if (hold(file.fileno()) and part.exists()) or last:  # else another run took it for litter before it was held
             return file, part
     raise AssertionError("the last one is taken as it is")
@@ -99,11 +102,11 @@ def _permissions(path: Path) -> int:
 def _clear_litter(path: Path) -> None:
     """Removes what killed runs left beside a file, half-written."""
     earlier = re.compile(rf"\.{re.escape(path.name)}\.\w{{8}}\.part")  # as version 0.1 named it
-    with os.scandir(path.parent) as entries:
-        names = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
-    for name in names:
-        if (name.startswith(".") and name.endswith(PART)) or earlier.fullmatch(name):
-            remove_unheld(path.parent / name)
+    with suppress(OSError), os.scandir(path.parent) as entries:  # a folder may be for writing only
+        for entry in list(entries):
+            ours = entry.name.startswith(".") and entry.name.endswith(PART)
+            if (ours or earlier.fullmatch(entry.name)) and entry.is_file(follow_symlinks=False):
+                remove_unheld(path.parent / entry.name)
 
 
 def remove_unheld(path: Path) -> None:

@@ -146,13 +146,14 @@ def save(model: onnx.ModelProto, path: Path, external: bool = False, source: Pat
     Args:
         model: what is written.
         path: of the model.
-        external: whether weights go to a file of their own, as far as they are large.
+        external: whether weights go to a file of their own, as far as they are large and `path` is no device or pipe.
         source: a model whose data stay in any case.
 
     Returns:
         The bytes written.
     """
     try:
+        external = external and (path.is_file() or not path.exists())
         if not external and model.ByteSize() < PROTOBUF_LIMIT:
             return write_atomically(path, serialize(model))
         apart = onnx.ModelProto()

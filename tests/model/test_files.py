@@ -288,6 +288,17 @@ def test_a_save_that_fails_leaves_the_old_pair(tmp_path: Path, monkeypatch: pyte
     assert snapshot(tmp_path) == before
 
 
+def test_a_pipe_gets_the_whole_model(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    model = builders.mlp((40, 16, 3))
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with os.fdopen(reader, "rb") as pipe:
+        size = model_io.save(model, tmp_path / "pipe", external=True)
+        assert pipe.read() == serialize(model)
+    assert size == len(serialize(model))
+    assert {p.name for p in tmp_path.iterdir()} == {"pipe"}
+
+
 def test_permissions_stay_and_weights_have_those_of_their_model(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(b"old")
