@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
-from collections.abc import Mapping
+import re
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
@@ -15,6 +17,12 @@ import onnxruntime
 
 from onnx_condense._version import __version__
 from onnx_condense.errors import InputError
+
+PART = ".onnx-condense.part"
+"""How the name of a file ends that is not whole yet."""
+
+NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+"""How it is opened: where there is none, and, on Windows too, byte for byte."""
 
 
 def head(kind: str, version: int) -> dict[str, Any]:
@@ -30,35 +38,108 @@ def head(kind: str, version: int) -> dict[str, Any]:
 def write_atomically(path: Path, data: bytes) -> int:
     """Writes a file as a whole or not at all; returns its size in bytes. Raises InputError.
 
-    A symbolic link is followed; what is no regular file (a device, a pipe) is written to as it is.
+    A symbolic link is followed; what is no regular file (a device, a pipe) is written to as it is. The permissions of a
+    file that is replaced stay.
+    """
+    with written(path, [data]) as size:
+        return size
+
+
+@contextmanager
+def written(path: Path, chunks: Iterable[bytes], like: Path | None = None) -> Iterator[int]:
+    """Writes a file as `write_atomically` does, and holds it: while the block runs, no other run takes it for litter.
+
+    Args:
+        path: of the file.
+        chunks: what it holds, one after the other.
+        like: the file whose permissions it gets where there is one, else `path` itself.
+
+    Raises:
+        InputError: it cannot be written.
     """
     path = path.resolve()
-    try:
-        if path.exists() and not path.is_file():
-            path.write_bytes(data)
-            return len(data)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    except OSError as error:
-        raise InputError(f"cannot write {path} ({error.strerror}): choose another place") from error
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path} ({error.strerror}): choose another place") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return len(data)
+    with ExitStack() as stack:
+        try:
+            size = _write(stack, path, chunks, _permissions(like or path))
+        except OSError as error:
+            raise InputError(f"cannot write {path} ({error.strerror}): choose another place") from error
+        yield size
 
 
-def _umask() -> int:
+def _write(stack: ExitStack, path: Path, chunks: Iterable[bytes], permissions: int) -> int:
+    if path.exists() and not path.is_file():
+        return path.write_bytes(b"".join(chunks))
+    _clear_litter(path)
+    file, part = _part(stack, path.parent)
+    size = sum(map(file.write, chunks))
+    file.flush()
+    os.fsync(file.fileno())
+    os.chmod(part, permissions)
+    if os.name == "nt":  # where no open file is renamed
+        file.close()
+    os.replace(part, path)
+    sync(path.parent)
+    return size
+
+
+def _part(stack: ExitStack, folder: Path) -> tuple[BinaryIO, Path]:
+    """A new file in a folder, held until the stack unwinds; then, if it still has this name, it goes."""
+    for last in (False, False, True):
+        part = folder / f".{secrets.token_hex(8)}{PART}"
+        stack.callback(part.unlink, missing_ok=True)
+        file = stack.enter_context(os.fdopen(os.open(part, NEW, 0o600), "wb"))
+        if (hold(file.fileno()) and part.exists()) or last:  # else another run took it for litter before it was held
+            return file, part
+    raise AssertionError("the last one is taken as it is")
+
+
+def _permissions(path: Path) -> int:
+    """Those of a file, or what a new one gets."""
+    if path.is_file():
+        return path.stat().st_mode & 0o777
     mask = os.umask(0)
     os.umask(mask)
-    return mask
+    return 0o666 & ~mask
+
+
+def _clear_litter(path: Path) -> None:
+    """Removes what killed runs left beside a file, half-written."""
+    earlier = re.compile(rf"\.{re.escape(path.name)}\.\w{{8}}\.part")  # as version 0.1 named it
+    with suppress(OSError), os.scandir(path.parent) as entries:  # a folder may be for writing only
+        for entry in list(entries):
+            ours = entry.name.startswith(".") and entry.name.endswith(PART)
+            if (ours or earlier.fullmatch(entry.name)) and entry.is_file(follow_symlinks=False):
+                remove_unheld(path.parent / entry.name)
+
+
+def remove_unheld(path: Path) -> None:
+    """Removes a file, unless a running process holds it or it cannot be removed."""
+    with suppress(OSError), open(path, "rb") as file:
+        if hold(file.fileno()):
+            path.unlink()
+
+
+def hold(handle: int) -> bool:
+    """Locks an open file until it is closed; False where another process holds it, or where there are no such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def sync(folder: Path) -> None:
+    """Puts a folder's entries on the disk, so that a rename in it survives a power cut, where a system can do that."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def finite(value: Any) -> Any:

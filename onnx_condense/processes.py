@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -119,12 +120,16 @@ def last_line(log: Path) -> str:
 
 @contextmanager
 def terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM and SIGHUP (a terminal that closes) end a run as Ctrl-C does, and so the program that it runs."""
+    """SIGTERM and SIGHUP (a terminal that closes) end a run as Ctrl-C does, and so the program that it runs.
+
+    Signals are for the main thread: in another one nothing changes.
+    """
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    numbers = [n for name in ("SIGTERM", "SIGHUP") if (n := getattr(signal, name, None)) is not None]
+    main = threading.current_thread() is threading.main_thread()
+    numbers = [n for name in ("SIGTERM", "SIGHUP") if main and (n := getattr(signal, name, None)) is not None]
     before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}  # as under nohup
     for number in before:
         signal.signal(number, interrupt)

@@ -19,7 +19,7 @@ from typing import Any
 import onnx
 
 from onnx_condense.auto.state import Event
-from onnx_condense.documents import write_atomically
+from onnx_condense.documents import sync, write_atomically
 from onnx_condense.errors import InputError, UsageError
 from onnx_condense.model.protos import PROTOBUF_LIMIT, serialize
 from onnx_condense.processes import end_orphan
@@ -53,7 +53,7 @@ class Folder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            _sync(self.path.absolute().parent)
+            sync(self.path.absolute().parent)
             names = {p.name for p in self.path.iterdir() if not _is_part(p)}
         except OSError as error:
             raise UsageError(f"--work {self.path} cannot be used ({error.strerror}): name a folder") from error
@@ -132,7 +132,7 @@ class Folder:
                 file.flush()
                 os.fsync(file.fileno())
             if new:
-                _sync(self.path)
+                sync(self.path)
         except OSError as error:
             raise InputError(f"cannot write {path} ({error.strerror}): {AGAIN}") from error
         return line
@@ -163,7 +163,6 @@ class Folder:
         path = self._model(digest)
         if not path.exists():
             self._write(path, data)
-            _sync(path.parent)
         return digest
 
     def bytes_of(self, digest: str) -> bytes:
@@ -214,15 +213,6 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 def _is_part(path: Path) -> bool:
     """What `write_atomically` leaves when it is killed."""
     return path.name.startswith(".") and path.name.endswith(".part")
-
-
-def _sync(folder: Path) -> None:
-    """Puts a folder's entries on the disk, so that a rename in it survives a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _lock(handle: int) -> bool:

@@ -16,12 +16,13 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import onnx
 from onnx import numpy_helper
+from onnx.external_data_helper import uses_external_data
 
 from onnx_condense import processes
 from onnx_condense.auto.folder import AGAIN, FAILED, RECORD
 from onnx_condense.errors import InputError, TrainerError, UsageError, first_line
 from onnx_condense.model import files
-from onnx_condense.model.protos import serialize
+from onnx_condense.model.protos import serialize, tensors
 from onnx_condense.operators.queries import is_constant_value
 
 Metrics = Mapping[str, Any]
@@ -225,6 +226,8 @@ def check_weights_only(sent: onnx.ModelProto, back: onnx.ModelProto) -> None:
     """
     if not isinstance(back, onnx.ModelProto):
         raise TrainerError(f"the trainer returned no model but {type(back).__name__}")
+    if any(map(uses_external_data, tensors(back))):
+        raise TrainerError("the trainer's model keeps weights in files that were not read: read them with onnx.load")
     if _ports(sent) != _ports(back):
         raise TrainerError(f"the trainer's model has other inputs or outputs: {ADVICE}")
     if [_node(n) for n in sent.graph.node] != [_node(n) for n in back.graph.node]:

@@ -24,7 +24,6 @@ from onnx_condense.cli.auto_table import show
 from onnx_condense.cli.commands import Auto
 from onnx_condense.errors import UsageError
 from onnx_condense.options import Options
-from onnx_condense.processes import terminated_like_interrupted
 
 
 def execute(arguments: Arguments) -> int:
@@ -50,7 +49,7 @@ def execute(arguments: Arguments) -> int:
     done = len(folder.events())
     if done:
         say(f"going on in {folder.path} after {done} steps")
-    with _warnings(own.quiet), terminated_like_interrupted():
+    with _warnings(own.quiet):
         try:
             state = run(
                 Path(own.model),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from onnx_condense.merging.plan import Plan
 from onnx_condense.model import files
 from onnx_condense.options import Options
 from onnx_condense.pipeline import condense
-from onnx_condense.processes import terminated_like_interrupted
 from onnx_condense.refitting.samples import dask
 from onnx_condense.report.formats import write_document
 from onnx_condense.report.values import Report, Result
@@ -33,23 +33,34 @@ def execute(arguments: Arguments) -> int:
     output = Path(own.output) if own.output else default_output(source)
     _protect(own, options, output)
     replay = Plan.load(Path(own.replay)) if own.replay else None
-    ended = terminated_like_interrupted() if options.evaluate else nullcontext()
     workers = dask(own.dask) if own.dask else nullcontext()
-    with terminal.progress(own.quiet) as progress, ended, workers as executor:
+    with terminal.progress(own.quiet) as progress, workers as executor:
         result = condense(source, options, replay=replay, dry_run=own.dry_run, progress=progress, executor=executor)
-    if not own.dry_run:
-        _write(output, result)
-    if own.plan:
-        result.plan.save(Path(own.plan))
-    if own.report:
-        report = result.report if own.dry_run else _written(result.report, output)
-        write_document(Path(own.report), report.to_json())
+    with _said_if_written(output):
+        closing = "Dry run: no model was written." if own.dry_run else _write(output, result)
+        if own.plan:
+            result.plan.save(Path(own.plan))
+        if own.report:
+            report = result.report if own.dry_run else _written(result.report, output)
+            write_document(Path(own.report), report.to_json())
     if not own.quiet:
         console = terminal.output()
         show_report(console, result.report)
-        console.print(_closing(result, own.dry_run, output), soft_wrap=True)
+        console.print(closing, soft_wrap=True)
         terminal.warn(result.report.warnings)
     return 0
+
+
+@contextmanager
+def _said_if_written(output: Path) -> Iterator[None]:
+    """Says so where an interruption comes after the model was written."""
+    before = files.identity(output)
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        if files.identity(output) == before:
+            raise
+        raise KeyboardInterrupt(f"{output} is written, what was to follow is not") from stopped
 
 
 def _check_replay(arguments: Arguments) -> None:
@@ -72,12 +83,14 @@ def _protect(own: Condense, options: Options, output: Path) -> None:
     protect(inputs, places, replaceable=own.force or own.dry_run)
 
 
-def _write(output: Path, result: Result) -> None:
-    """Writes the model: the input itself, byte for byte, where nothing was condensed."""
+def _write(output: Path, result: Result) -> str:
+    """Writes the model: the input itself, byte for byte, where nothing was condensed. Returns what to say of it."""
+    source = result.source
     if result.changed:
-        files.save(result.model, output, external=bool(result.source.external))
-    else:
-        files.copy(result.source, output)
+        files.save(result.model, output, external=bool(source.external), source=source.path)
+        return f"Wrote {output}"
+    how = "byte for byte" if files.copy(source, output) else "but for the name of its weights' file"
+    return f"{_why(result.report)}: {output} is the input, {how}."
 
 
 def _written(report: Report, output: Path) -> Report:
@@ -87,14 +100,10 @@ def _written(report: Report, output: Path) -> Report:
     return replace(report, output=facts)
 
 
-def _closing(result: Result, dry_run: bool, output: Path) -> str:
-    if dry_run:
-        return "Dry run: no model was written."
-    if result.changed:
-        return f"Wrote {output}"
-    why = "Nothing to condense"
-    if result.report.latency is not None and result.report.latency.rolled_back:
-        why = "Every reduction made it slower"
-    elif result.report.search is not None:
-        why = "Nothing could be condensed within the bound"
-    return f"{why}: {output} is the input, byte for byte."
+def _why(report: Report) -> str:
+    """Why nothing was condensed."""
+    if report.latency is not None and report.latency.rolled_back:
+        return "Every reduction made it slower"
+    if report.search is not None:
+        return "Nothing could be condensed within the bound"
+    return "Nothing to condense"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from onnx_condense.cli.arguments import PROGRAM, Arguments
 from onnx_condense.cli.commands import COMMANDS
 from onnx_condense.errors import CondenseError, first_line
+from onnx_condense.processes import terminated_like_interrupted
 
 DEBUG = "ONNX_CONDENSE_DEBUG"
 """Set in the environment, it shows tracebacks."""
@@ -19,11 +20,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     name = given.pop(0) if given and given[0] and given[0] in COMMANDS else ""
     try:
-        return _execute(name, COMMANDS[name].parse(given))
+        with terminated_like_interrupted():
+            return _execute(name, COMMANDS[name].parse(given))
     except CondenseError as error:
         return _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _fail("interrupted: nothing was written", 1)
+    except KeyboardInterrupt as stopped:
+        return _fail(f"interrupted: {str(stopped) or 'nothing was written'}", 1)
     except Exception as error:  # the contract: one line and an exit code, never a traceback
         if os.environ.get(DEBUG):
             raise

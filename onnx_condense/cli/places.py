@@ -15,21 +15,22 @@ MODEL = "-o"
 
 @dataclass(frozen=True)
 class Destination:
-    """A file that is written, and the option that says so."""
+    """A file that is written, and the option that says so; `shared`: only where nothing is there yet."""
 
     option: str
     path: Path
+    shared: bool = False
 
 
 def files_read(source: Path, *others: object) -> list[Path]:
     """The files that are read: a model with its external data, and others (paths; what is no path is skipped).
 
-    Raises InputError where the model is not there.
+    Raises InputError where the model is not there, or keeps weights outside its folder.
     """
     if not source.exists():
         raise InputError(f"cannot read {source} (no such file): check the path")
     named = [Path(path) for path in others if isinstance(path, str) and path]
-    return [source, *named, *(source.with_name(name) for name in files.external_files(source))]
+    return [source, *named, *(source.parent / name for name in files.external_files(source))]
 
 
 def default_output(source: Path) -> Path:
@@ -38,10 +39,13 @@ def default_output(source: Path) -> Path:
 
 
 def model_places(source: Path, output: Path) -> list[Destination]:
-    """Where the files of a model go, those that it shares with its source among them."""
+    """Where the files of a model go, those that it shares with its source among them.
+
+    A file of weights that is made has the name of its content (`files.save`): it is written over nothing.
+    """
     elsewhere = output.absolute().parent != source.absolute().parent
     copied = [output.parent / name for name in files.external_files(source)] if elsewhere else []
-    return [Destination(MODEL, path) for path in (*copied, output, output.with_name(output.name + ".data"))]
+    return [*(Destination(MODEL, path, shared=True) for path in copied), Destination(MODEL, output)]
 
 
 def document_places(plan: str | None, report: str | None) -> list[Destination]:
@@ -66,6 +70,8 @@ def _problem(
     place: Destination, inputs: Sequence[Path], before: Sequence[Destination], replaceable: bool
 ) -> str | None:
     path, named = place.path, f"{place.option} {place.path}"
+    if place.shared:
+        return None
     if any(_same(path, other) for other in inputs):
         return f"{named} is an input: choose another place for it"
     if any(_same(path, other.path) for other in before):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from onnx_condense.errors import InputError, UsageError, VerificationError
 from onnx_condense.merging.twin import Twin
-from onnx_condense.model.files import Source, save
+from onnx_condense.model.files import Source, file_of, save
 from onnx_condense.model.inputs import Feed
 from onnx_condense.options import Options
 from onnx_condense.planning.hardware import Hardware
@@ -125,9 +125,7 @@ class _Candidates:
     """
 
     def __init__(self, source: Source, folder: Path, setups: list[_Setup], hardware: Hardware) -> None:
-        self.original = source.path or folder / "original.onnx"
-        if source.path is None:
-            save(source.proto, self.original)
+        self.original = file_of(source, folder, "original.onnx")
         self.external = bool(source.external)
         self.candidate = folder / "candidate.onnx"
         self.setups = setups

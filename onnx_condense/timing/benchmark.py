@@ -19,7 +19,7 @@ import psutil
 from onnx_condense.arrays import Array
 from onnx_condense.documents import finite, head
 from onnx_condense.errors import InputError, UsageError
-from onnx_condense.model.files import Source, load, save
+from onnx_condense.model.files import Source, file_of, load
 from onnx_condense.model.inputs import Feed, InputSpec, Shapes, make_feeds
 from onnx_condense.model.protos import Model
 from onnx_condense.model.runtime import CPU, run, session
@@ -255,11 +255,8 @@ def batch_of(feed: Feed) -> int:
 def _enter(model: Model, number: int, folder: Path) -> _Contestant:
     """Loads a model; one from memory becomes a file, since load time is measured from one."""
     source = load(model)
-    if source.path is not None:
-        return _Contestant(str(source.path), source, source.path)
-    path = folder / f"{number}.onnx"
-    save(source.proto, path)
-    return _Contestant(f"model {number}", source, path)
+    name = f"model {number}" if source.path is None else str(source.path)
+    return _Contestant(name, source, file_of(source, folder, f"{number}.onnx"))
 
 
 def _check_runs(entered: Sequence[_Contestant], feeds: Sequence[Feed], setup: Setup) -> None:

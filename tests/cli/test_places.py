@@ -9,7 +9,9 @@ import numpy as np
 import onnx
 import pytest
 from support import builders
-from support.cli import OUT, Cli, Save
+from support.cli import OUT, Cli, Save, read
+
+from onnx_condense.model.files import external_files, load
 
 
 def test_output_name(cli: Cli, save: Save) -> None:
@@ -82,23 +84,28 @@ def test_unwritable_folder(cli: Cli, save: Save) -> None:
 
 
 def test_external_data_stays_external_and_untouched(cli: Cli) -> None:
-    external("m.onnx", "m.onnx.data")
-    outcome = cli.ok("m.onnx", "-o", "out.onnx")
-    assert outcome.written == {"out.onnx", "out.onnx.data"}
+    external("m.onnx", "m.onnx.data", clusters=8)
+    outcome = cli.ok("m.onnx", "-o", "out.onnx", "--report", "r.json")
+    assert outcome.written == {"out.onnx", "r.json", *external_files(Path("out.onnx"))}
     cli.ok("verify", "m.onnx", "out.onnx")
+    written = read("r.json")["output"]
+    assert written["bytes"] == sum(Path(name).stat().st_size for name in outcome.written - {"r.json"})
+    assert written["sha256"] == load("out.onnx").sha256
 
 
 def test_external_data_of_the_input_is_no_place_for_output(cli: Cli) -> None:
-    external("m.onnx", "out.onnx.data")
-    cli.fails(2, "m.onnx", "-o", "out.onnx")
-    cli.fails(2, "m.onnx", "-o", "out.onnx", "--force")
+    external("m.onnx", "out.onnx.data", clusters=8)
     cli.fails(2, "m.onnx", "-o", "out.onnx.data", "--force")
+    assert "out.onnx.data" not in cli.ok("m.onnx", "-o", "out.onnx", "--force").written
 
 
-def test_existing_external_output_needs_force(cli: Cli) -> None:
-    external("m.onnx", "m.onnx.data")
+def test_data_of_others_stay(cli: Cli) -> None:
+    """A model that is written has data of its own name, whatever lies there."""
+    external("m.onnx", "m.onnx.data", clusters=8)
     Path("out.onnx.data").write_text("precious")
+    assert cli.ok("m.onnx", "-o", "out.onnx").written == {"out.onnx", *external_files(Path("out.onnx"))}
     assert "--force" in cli.fails(2, "m.onnx", "-o", "out.onnx")
+    assert cli.ok("m.onnx", "-o", "out.onnx", "--force").written == set()
 
 
 def test_missing_external_data(cli: Cli) -> None:
@@ -122,8 +129,49 @@ def test_copied_model_finds_its_external_data(cli: Cli) -> None:
     cli.ok("verify", "m.onnx", "folder/out.onnx", "--tolerance", "0")
 
 
+def test_a_copy_keeps_the_folders_of_its_data(cli: Cli) -> None:
+    external("m.onnx", "w/m.data", clusters=None)
+    Path("folder").mkdir()
+    assert cli.ok("m.onnx", "-o", "folder/out.onnx").written == {"folder/out.onnx", "folder/w/m.data"}
+    assert cli.ok("m.onnx", "-o", "folder/again.onnx").written == {"folder/again.onnx"}, "its data are there already"
+    cli.ok("verify", "m.onnx", "folder/again.onnx", "--tolerance", "0")
+
+
+@pytest.mark.parametrize("way", ["file", "link", "folder"])
+def test_a_copy_leaves_other_data_of_its_name_alone(cli: Cli, way: str) -> None:
+    """Then its own have another name."""
+    external("m.onnx", "w/m.data", clusters=None)
+    Path("folder/w").mkdir(parents=True)
+    if way == "file":
+        Path("folder/w/m.data").write_text("precious")
+    elif way == "folder":
+        Path("folder/w/m.data").mkdir()
+    else:
+        Path("elsewhere").mkdir()
+        Path("folder/w").rmdir()
+        Path("folder/w").symlink_to("../elsewhere")
+    outcome = cli.ok("m.onnx", "-o", "folder/out.onnx", "--report", "r.json")
+    assert outcome.written == {
+        "r.json",
+        "folder/out.onnx",
+        *(f"folder/{n}" for n in external_files(Path("folder/out.onnx"))),
+    }
+    assert "weights" in outcome.out.splitlines()[-1]
+    assert read("r.json")["output"]["sha256"] == load("folder/out.onnx").sha256
+    cli.ok("verify", "m.onnx", "folder/out.onnx", "--tolerance", "0")
+
+
+@pytest.mark.parametrize("option", ["-o", "--plan", "--report"])
+def test_nothing_is_written_over_the_data_of_a_copy(cli: Cli, option: str) -> None:
+    external("m.onnx", "m.data", clusters=None)
+    Path("folder").mkdir()
+    places = {"-o": "folder/out.onnx"} | {option: "folder/m.data"}
+    assert "m.data" in cli.fails(2, "m.onnx", *(word for pair in places.items() for word in pair))
+
+
 def external(name: str, location: str, clusters: int | None = 4) -> None:
     """Saves an MLP with its weights in a file of their own."""
     model = builders.mlp((40, 16, 3), clusters=clusters)
+    Path(location).parent.mkdir(exist_ok=True)
     onnx.save(model, name, save_as_external_data=True, location=location, size_threshold=100)
     assert Path(location).stat().st_size > 1000

@@ -11,11 +11,14 @@ import pytest
 from onnx import TensorProto, helper
 from support import builders
 from support.cli import snapshot
+from support.outside import KINDS
 
 import onnx_condense as oc
-from onnx_condense.documents import write_atomically
+from onnx_condense.documents import PART, hold, write_atomically
+from onnx_condense.model import data_files
 from onnx_condense.model import files as model_io
 from onnx_condense.model.protos import serialize
+from onnx_condense.model.runtime import session
 from onnx_condense.model.surgeon import export_graph, import_graph
 
 
@@ -219,11 +222,105 @@ def test_a_written_file_has_the_usual_permissions(tmp_path: Path) -> None:
 def test_external_weights_survive_a_round_trip(tmp_path: Path) -> None:
     model = builders.mlp((40, 16, 3))
     written = model_io.save(model, tmp_path / "m.onnx", external=True)
-    assert set(snapshot(tmp_path)) == {"m.onnx", "m.onnx.data"}
+    (name,) = model_io.external_files(tmp_path / "m.onnx")
+    digest = snapshot(tmp_path)[name]
+    assert set(snapshot(tmp_path)) == {"m.onnx", name}
+    assert name == f"m.onnx.{digest[:16]}.data"
     assert written == sum(p.stat().st_size for p in tmp_path.iterdir())
     onnx.checker.check_model(tmp_path / "m.onnx", full_check=True)
     assert model_io.load(tmp_path / "m.onnx").external
     assert oc.verify(model, tmp_path / "m.onnx").error == 0.0
+
+
+def test_other_weights_lie_in_another_file_and_what_nobody_names_goes(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    (tmp_path / "m.onnx.data").write_bytes(b"whose is this?")
+    names = []
+    for seed in range(3):
+        model_io.save(builders.mlp((40, 16, 3), seed=seed), path, external=True)
+        names += model_io.external_files(path)
+        if seed == 1:
+            (tmp_path / "kept.onnx").write_bytes(path.read_bytes())
+    assert len(set(names)) == 3
+    assert set(snapshot(tmp_path)) == {"m.onnx", "m.onnx.data", "kept.onnx", *names[1:]}
+    assert oc.verify(builders.mlp((40, 16, 3), seed=1), tmp_path / "kept.onnx").error == 0.0
+    (tmp_path / "kept.onnx").unlink()
+    model_io.save(builders.mlp((40, 16, 3)), path)
+    assert set(snapshot(tmp_path)) == {"m.onnx", "m.onnx.data"}
+
+
+def test_weights_of_the_source_stay_whatever_it_is_called(tmp_path: Path) -> None:
+    model_io.save(builders.mlp((40, 16, 3)), tmp_path / "m.onnx", external=True)
+    source = (tmp_path / "m.onnx").rename(tmp_path / "model")
+    model_io.save(builders.mlp((40, 16, 3), seed=1), tmp_path / "m.onnx", external=True, source=source)
+    assert oc.verify(builders.mlp((40, 16, 3)), source).error == 0.0
+
+
+def test_what_another_run_holds_stays(tmp_path: Path) -> None:
+    """Half-written files and weights of runs that are at work now; those of killed ones go."""
+    held, left = (tmp_path / f".{name}{PART}" for name in ("held", "left"))
+    data = tmp_path / f"m.onnx.{'0' * 16}.data"
+    others = [tmp_path / name for name in (".film.part", f"m.onnx.{'0' * 15}.data", f"n.onnx.{'0' * 16}.data")]
+    for path in (held, left, data, *others):
+        path.write_bytes(b"")
+    with open(held, "rb") as a, open(data, "rb") as b:
+        assert hold(a.fileno())
+        assert hold(b.fileno())
+        model_io.save(builders.mlp((40, 16, 3)), tmp_path / "m.onnx")
+    assert set(snapshot(tmp_path)) == {p.name for p in (held, data, *others)} | {"m.onnx"}
+    model_io.save(builders.mlp((40, 16, 3)), tmp_path / "m.onnx")
+    assert set(snapshot(tmp_path)) == {p.name for p in others} | {"m.onnx"}
+
+
+def test_a_save_that_fails_leaves_the_old_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.onnx"
+    model_io.save(builders.mlp((40, 16, 3)), path, external=True)
+    before, replace = snapshot(tmp_path), os.replace
+
+    def fail(part: Path, target: Path) -> None:
+        if target == path:
+            raise OSError(28, "No space left on device")
+        replace(part, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(oc.InputError, match="No space left"):
+        model_io.save(builders.mlp((40, 16, 3), seed=1), path, external=True)
+    assert snapshot(tmp_path) == before
+
+
+def test_a_pipe_gets_the_whole_model(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    model = builders.mlp((40, 16, 3))
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with os.fdopen(reader, "rb") as pipe:
+        size = model_io.save(model, tmp_path / "pipe", external=True)
+        assert pipe.read() == serialize(model)
+    assert size == len(serialize(model))
+    assert {p.name for p in tmp_path.iterdir()} == {"pipe"}
+
+
+def test_permissions_stay_and_weights_have_those_of_their_model(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"old")
+    path.chmod(0o600)
+    model_io.save(builders.mlp((40, 16, 3)), path, external=True)
+    (name,) = model_io.external_files(path)
+    assert {(tmp_path / n).stat().st_mode & 0o777 for n in ("m.onnx", name)} == {0o600}
+
+
+def test_constants_too_large_for_a_message_lie_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of bodies and functions too; while they are small, they stay where every reader finds them."""
+    for kind in KINDS:
+        model, _ = KINDS[kind]()
+        assert bool(model_io.save(model, tmp_path / "m.onnx", external=True))
+        assert bool(model_io.external_files(tmp_path / "m.onnx")) == (kind in ("initializer", "branch"))
+    monkeypatch.setattr(data_files, "LARGEST", 0)
+    for kind in KINDS:
+        model, _ = KINDS[kind]()
+        model_io.save(model, tmp_path / "m.onnx", external=True)
+        assert model_io.external_files(tmp_path / "m.onnx")
+        assert oc.verify(model, tmp_path / "m.onnx").error == 0.0
+        assert session(tmp_path / "m.onnx")
 
 
 def test_without_external_data_there_is_one_file(tmp_path: Path) -> None:
