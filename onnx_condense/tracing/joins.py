@@ -21,7 +21,7 @@ from onnx_condense.tracing.walk import Place, Walk, unknown
 
 
 @dataclass(frozen=True, eq=False)
-class Operand:
+class Side:
     """One side of an operation, or what several inputs became.
 
     shape: with the rank of the result. value, position: of a constant, and the input that it is.
@@ -50,17 +50,17 @@ def elementwise(walk: Walk, place: Place, action: Elementwise) -> Outcome:
     if len(place.inputs) == 1:
         return _single(walk, place, action.operation)
     join = Join(walk, place, action.operation)
-    return _carried(place, reduce(partial(_pair, join), _operands(walk, place)))
+    return _carried(place, reduce(partial(_pair, join), _sides(walk, place)))
 
 
 def chosen(walk: Walk, place: Place, action: Chosen) -> Outcome:
     """Where: a channel's relation must hold for the condition and for both choices."""
-    condition, left, right = _operands(walk, place)
+    condition, left, right = _sides(walk, place)
     choices = _pair(Join(walk, place, Operation.CHOOSE), left, right)
     return _carried(place, _pair(Join(walk, place, Operation.WHERE), condition, choices))
 
 
-def _carried(place: Place, result: Operand) -> Outcome:
+def _carried(place: Place, result: Side) -> Outcome:
     return Carried({} if result.labels is None else {place.output: result.labels})
 
 
@@ -75,28 +75,28 @@ def _single(walk: Walk, place: Place, operation: Operation) -> Outcome:
     return Carried({place.output: labels})
 
 
-def _operands(walk: Walk, place: Place) -> list[Operand]:
+def _sides(walk: Walk, place: Place) -> list[Side]:
     rank = len(walk.shape(place.outputs[0]))
     found = []
     for position, tensor in enumerate(place.inputs):
         labels, shape = walk.at(place, position), walk.shape(tensor)
         full = (1,) * (rank - len(shape)) + shape
         labels = None if labels is None else aligned(labels, rank)
-        found.append(Operand(labels, full, walk.constant(tensor), position))
+        found.append(Side(labels, full, walk.constant(tensor), position))
     return found
 
 
-def _pair(join: Join, left: Operand, right: Operand) -> Operand:
+def _pair(join: Join, left: Side, right: Side) -> Side:
     """What two operands become; without labels where those must stay."""
     whole = np.broadcast_shapes(left.shape, right.shape)
     try:
-        return Operand(_joined(join, left, right), whole)
+        return Side(_joined(join, left, right), whole)
     except Stay as stay:
         join.walk.conclude(join.place, stay.outcome)
-        return Operand(None, whole)
+        return Side(None, whole)
 
 
-def _joined(join: Join, left: Operand, right: Operand) -> Labels | None:
+def _joined(join: Join, left: Side, right: Side) -> Labels | None:
     """Labels of the result. Raises Stay."""
     if left.labels is not None and right.labels is not None:
         return united(join, left.labels, right.labels)
@@ -145,7 +145,7 @@ def _with_shared(join: Join, labels: Labels, swapped: bool) -> Labels:
     return join.walk.mapped(labels, make)
 
 
-def _with_constant(join: Join, labels: Labels, other: Operand, constant: Array, swapped: bool) -> Labels:
+def _with_constant(join: Join, labels: Labels, other: Side, constant: Array, swapped: bool) -> Labels:
     """The other operand is a constant. Raises Stay."""
     walk, place = join.walk, join.place
     value = np.asarray(constant, dtype=np.float64)
