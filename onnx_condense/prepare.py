@@ -101,9 +101,9 @@ def open_model(
         entered = replace(entered, feed=feeds[0], other=other).into(integers.enter, bodies.enter)
         graph = graph if entered.model is working else import_graph(entered.model)
         traced = trace_unshuffled(Facts(entered.model, graph, entered.feed, entered.other, entered.inside))
-        left = [Refusal(layer, Because(reason), size) for layer, reason, size in entered.left]
-        untraced = sum(refusal.parameters for refusal in left)
-        traced = replace(traced, refusals=(*traced.refusals, *left), untraced=untraced, leave=entered.leave)
+        skipped = [Refusal(layer, Because(reason), size) for layer, reason, size in entered.skipped]
+        untraced = sum(refusal.parameters for refusal in skipped)
+        traced = replace(traced, refusals=(*traced.refusals, *skipped), untraced=untraced, leave=entered.leave)
     batches = [len(feeds[0][s.name]) for s in specs if s.dims and isinstance(s.dims[0], str)]
     return Opened(source, options, traced, feeds, other, max([1, *batches]), working is not plain.model, calibration)
 

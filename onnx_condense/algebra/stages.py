@@ -61,7 +61,7 @@ def final_rules(factors: list[Factor]) -> list[Factor]:
     """Stages in series or multiplied: one that passed a non-homogeneous function must be equal."""
     if len(factors) > 1:
         factors = [replace(f, rule=Rule.EQUAL) if f.bent else f for f in factors]
-    free = {f.leaves: np.linalg.norm(f.with_bias(), axis=1) for f in factors if f.rule is not Rule.EQUAL}
+    free = {f.leaves: np.linalg.norm(f.with_bias(), axis=1) for f in _free(factors)}
     result = []
     for factor in factors:
         norms = [free[key] for key in factor.prefix if key in free]
@@ -88,16 +88,31 @@ def activate(factors: list[Factor], kind: Kind) -> list[Factor]:
 
 def add(left: list[Factor], right: list[Factor]) -> list[Factor]:
     """Producers that are added form one concatenated vector with one ratio."""
-    if {f.leaves for f in left} == {f.leaves for f in right}:
+    if _producers(left) == _producers(right):
         return _of_the_same(_distinct(left), _distinct(right))
-    left, right = [f for f in left if not f.virtual], [f for f in right if not f.virtual]
+    left, right = _real(left), _real(right)
     if len(left) == len(right) == 1 and left[0].open and right[0].open:
         return [_concatenated(left[0], right[0])]
     together = _distinct(left + right)
-    free = [[f for f in side if f.rule is not Rule.EQUAL] for side in (left, right)]
+    free = _free(left), _free(right)
     if max(map(len, free)) == 1:
         return [*(f for f in together if f.rule is Rule.EQUAL), _joined([*free[0], *free[1]])]
     return [replace(f, rule=Rule.EQUAL, open=False) for f in together]
+
+
+def _producers(factors: list[Factor]) -> set[frozenset[int]]:
+    """The producers of each stage."""
+    return {f.leaves for f in factors}
+
+
+def _real(factors: list[Factor]) -> list[Factor]:
+    """The stages that are more than the affine after the last function."""
+    return [f for f in factors if not f.virtual]
+
+
+def _free(factors: list[Factor]) -> list[Factor]:
+    """The stages whose merge may take a ratio."""
+    return [f for f in factors if f.rule is not Rule.EQUAL]
 
 
 def _of_the_same(left: list[Factor], right: list[Factor]) -> list[Factor]:

@@ -7,6 +7,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import numpy_helper
 
+from onnx_condense.arrays import Array, Floats
 from onnx_condense.forms.stack import for_good
 from onnx_condense.model.names import Names
 from onnx_condense.model.surgeon import export_graph, import_graph
@@ -32,26 +33,8 @@ def fold_batchnorm(model: onnx.ModelProto) -> onnx.ModelProto:
         if pair is None or normalization.inputs[0].name in outputs:
             continue
         producer, axis, epsilon = pair
-        scale, shift, mean, var = (constant_value(t) for t in normalization.inputs[1:5])
-        gain = Normalization(epsilon).gain(scale, var)
-        weight = constant_value(producer.inputs[1])
-        kind = producer.inputs[1].values.dtype
-        bias = (
-            constant_value(producer.inputs[2])
-            if len(producer.inputs) > 2 and producer.inputs[2].name
-            else np.zeros(len(gain))
-        )
-        spread = [-1 if a == axis else 1 for a in range(weight.ndim)]
-        stem = producer.outputs[0].name
-        folded = (weight * gain.reshape(spread)).astype(kind), ((bias - mean) * gain + shift).astype(kind)
-        while len(producer.inputs) < 3:
-            producer.inputs.append(gs.Variable.empty())
-        producer.inputs[1] = gs.Constant(names.fresh(f"{stem}_folded_weight"), folded[0])
-        producer.inputs[2] = gs.Constant(names.fresh(f"{stem}_folded_bias"), folded[1])
-        result = normalization.outputs[0]
-        normalization.inputs.clear()
-        normalization.outputs.clear()
-        producer.outputs = [result]
+        folded = _folded(producer, axis, normalization, epsilon)
+        _replace(producer, normalization, folded, names)
         edited.add(id(producer))
         graph.nodes = [n for n in graph.nodes if n is not normalization]
     if not edited:
@@ -62,7 +45,31 @@ def fold_batchnorm(model: onnx.ModelProto) -> onnx.ModelProto:
 enter = for_good(fold_batchnorm)
 
 
-def constant_value(tensor: gs.Constant) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _folded(producer: gs.Node, axis: int, normalization: gs.Node, epsilon: float) -> tuple[Array, Array]:
+    """W' and b' in the type of the weight, which is produced along `axis`."""
+    scale, shift, mean, var = (constant_value(t) for t in normalization.inputs[1:5])
+    gain = Normalization(epsilon).gain(scale, var)
+    weight, kind = constant_value(producer.inputs[1]), producer.inputs[1].values.dtype
+    has_bias = len(producer.inputs) > 2 and producer.inputs[2].name
+    bias = constant_value(producer.inputs[2]) if has_bias else np.zeros(len(gain))
+    spread = [-1 if a == axis else 1 for a in range(weight.ndim)]
+    return (weight * gain.reshape(spread)).astype(kind), ((bias - mean) * gain + shift).astype(kind)
+
+
+def _replace(producer: gs.Node, normalization: gs.Node, folded: tuple[Array, Array], names: Names) -> None:
+    """Gives a producer its folded weight and bias, and the result of the normalization."""
+    stem = producer.outputs[0].name
+    while len(producer.inputs) < 3:
+        producer.inputs.append(gs.Variable.empty())
+    producer.inputs[1] = gs.Constant(names.fresh(f"{stem}_folded_weight"), folded[0])
+    producer.inputs[2] = gs.Constant(names.fresh(f"{stem}_folded_bias"), folded[1])
+    result = normalization.outputs[0]
+    normalization.inputs.clear()
+    normalization.outputs.clear()
+    producer.outputs = [result]
+
+
+def constant_value(tensor: gs.Constant) -> Floats:
     """A constant's value in float64, leaving the constant as it was read."""
     values = tensor._values
     array = numpy_helper.to_array(values.tensor) if hasattr(values, "tensor") else values

@@ -13,10 +13,10 @@ from math import prod
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from onnx_condense.errors import InputError
-from onnx_condense.forms.stack import Entered, Left
+from onnx_condense.forms.stack import Entered, Skipped
 from onnx_condense.model.inputs import Feed
 from onnx_condense.model.names import Names
 from onnx_condense.model.parts import observe
@@ -44,14 +44,14 @@ class _Flat:
     """A model with copies of its bodies.
 
     feed, other: its inputs, formal ones too; in `other` a Loop is in its second iteration, so that what follows the
-    number of the iteration is seen to change. left: bodies that were not copied.
+    number of the iteration is seen to change. skipped: bodies that were not copied.
     """
 
     model: onnx.ModelProto
     feed: Feed
     other: Feed | None
     bodies: tuple[_Body, ...] = ()
-    left: tuple[Left, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
 
 
 def enter(entered: Entered) -> Entered:
@@ -63,7 +63,7 @@ def enter(entered: Entered) -> Entered:
     inside = tuple(body.prefix for body in flat.bodies)
     entered = entered.then(flat.model, partial(_leave, flat.bodies)) if flat.bodies else entered
     entered = replace(entered, feed=flat.feed, other=flat.other)
-    return replace(entered, inside=(*entered.inside, *inside), left=(*entered.left, *flat.left))
+    return replace(entered, inside=(*entered.inside, *inside), skipped=(*entered.skipped, *flat.skipped))
 
 
 def _flattened(flat: _Flat) -> _Flat:
@@ -77,7 +77,7 @@ def _flattened(flat: _Flat) -> _Flat:
                 except (_Unsuitable, InputError) as error:
                     why = error.reason if isinstance(error, _Unsuitable) else Reason.BODY_DOES_NOT_RUN
                     layer, size = node.name or f"{node.op_type}_{place}", _parameters(flat.model, body)
-                    flat = replace(flat, left=(*flat.left, Left(layer, why, size)))
+                    flat = replace(flat, skipped=(*flat.skipped, Skipped(layer, why, size)))
         place += 1
     return flat
 
@@ -111,73 +111,104 @@ def _bodies(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
     yield from ((a.name, a.g) for a in node.attribute if a.type == onnx.AttributeProto.GRAPH)
 
 
+@dataclass(frozen=True)
+class _Original:
+    """A body that is copied beside its node. names: in it -> in the copy."""
+
+    node: onnx.NodeProto
+    body: onnx.GraphProto
+    names: Mapping[str, str]
+
+
 def _with_copy(flat: _Flat, place: int, attribute: str, body: onnx.GraphProto) -> _Flat:
-    node = flat.model.graph.node[place]
+    """The flat graph with one more copy: of the body that is this attribute of the node at a place."""
     if flat.model.ir_version < 4 or body.sparse_initializer:
         raise _Unsuitable(Reason.BODY_UNSUPPORTED)
+    node = flat.model.graph.node[place]
     holder = next(name for name in node.output if name)
     prefix = Names.of(flat.model.graph).prefix(f"{node.name or node.op_type}.{attribute}", "/")
-    inner = {v.name for v in body.input} | {t.name for t in body.initializer}
-    inner |= {name for n in body.node for name in n.output if name}
-    names = {name: prefix + name for name in inner}
+    original = _Original(node, body, {name: prefix + name for name in _own(body)})
+    feed = _fed(flat.model, original, flat.feed, 0)
     other = flat.feed if flat.other is None and body.input else flat.other
-    feeds = [_fed(flat.model, node, body, f, names, turn) for turn, f in enumerate((flat.feed, other)) if f is not None]
-    model = onnx.ModelProto()
-    model.CopyFrom(flat.model)
-    nodes = [_renamed(n, names) for n in body.node]
-    before, after = list(model.graph.node[: place + 1]), list(model.graph.node[place + 1 :])
-    del model.graph.node[:]
-    model.graph.node.extend([*before, *nodes, *after])
-    for tensor in body.initializer:
-        model.graph.initializer.add().CopyFrom(tensor)
-        model.graph.initializer[-1].name = names[tensor.name]
-    for value in body.input:
-        array = feeds[0][names[value.name]]
-        kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-        sizes: list[None] = [None] * array.ndim
-        model.graph.input.append(onnx.helper.make_tensor_value_info(names[value.name], kind, sizes))
-    made = {name for n in body.node for name in n.output}
-    outputs = [names[v.name] for v in body.output if v.name in made]
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(outputs))
-    _check_sizes(model, node, body, feeds, names)
-    copied = _Body(holder, attribute, prefix, {new: old for old, new in names.items()})
-    second = feeds[1] if other is not None else None
-    return replace(flat, model=model, feed=feeds[0], other=second, bodies=(*flat.bodies, copied))
+    other = None if other is None else _fed(flat.model, original, other, 1)
+    model = _spliced(flat.model, place, original)
+    model.graph.input.extend(_inputs(original, feed))
+    model.graph.output.extend(_outputs(original))
+    _check_sizes(model, original, [feed] if other is None else [feed, other])
+    copied = _Body(holder, attribute, prefix, {new: old for old, new in original.names.items()})
+    return replace(flat, model=model, feed=feed, other=other, bodies=(*flat.bodies, copied))
 
 
-def _fed(
-    model: onnx.ModelProto, node: onnx.NodeProto, body: onnx.GraphProto, feed: Feed, names: Mapping[str, str], turn: int
-) -> Feed:
+def _own(body: onnx.GraphProto) -> set[str]:
+    """The tensors that a body names itself, apart from those that it captures."""
+    made = {name for node in body.node for name in node.output if name}
+    return made | {v.name for v in body.input} | {t.name for t in body.initializer}
+
+
+def _fed(model: onnx.ModelProto, original: _Original, feed: Feed, turn: int) -> Feed:
     """The feed with what the formal inputs of a body hold at first; `turn`: the number of the iteration."""
-    if not body.input:
+    node, formal = original.node, original.body.input
+    if not formal:
         return feed
     known = feed | {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name in node.input}
     wanted = [name for name in dict.fromkeys(node.input) if name and name not in known]
     (found,) = observe(model, wanted, [feed], optimize=False)
     known |= found
     values = formal_values(node, [known.get(name) for name in node.input], turn)
-    if values is None or len(values) != len(body.input) or not all(isinstance(v, np.ndarray) for v in values):
+    if values is None or len(values) != len(formal) or not all(isinstance(v, np.ndarray) for v in values):
         raise _Unsuitable(Reason.BODY_OF_OTHERS)
-    return feed | {names[v.name]: value for v, value in zip(body.input, values, strict=True)}
+    return feed | {original.names[v.name]: value for v, value in zip(formal, values, strict=True)}
 
 
-def _check_sizes(
-    model: onnx.ModelProto, node: onnx.NodeProto, body: onnx.GraphProto, feeds: Iterable[Feed], names: Mapping[str, str]
-) -> None:
+def _spliced(model: onnx.ModelProto, place: int, original: _Original) -> onnx.ModelProto:
+    """A model with the nodes and the weights of a copy behind the node at a place."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    nodes = list(result.graph.node)
+    nodes[place + 1 : place + 1] = [_renamed(node, original.names) for node in original.body.node]
+    del result.graph.node[:]
+    result.graph.node.extend(nodes)
+    for tensor in original.body.initializer:
+        result.graph.initializer.add().CopyFrom(tensor)
+        result.graph.initializer[-1].name = original.names[tensor.name]
+    return result
+
+
+def _inputs(original: _Original, feed: Feed) -> Iterator[onnx.ValueInfoProto]:
+    """The formal inputs of a copy, of any sizes."""
+    for name in (original.names[value.name] for value in original.body.input):
+        kind, sizes = helper.np_dtype_to_tensor_dtype(feed[name].dtype), [None] * feed[name].ndim
+        yield helper.make_tensor_value_info(name, kind, sizes)
+
+
+def _outputs(original: _Original) -> list[onnx.ValueInfoProto]:
+    """The outputs of a copy that one of its nodes makes."""
+    made = {name for node in original.body.node for name in node.output}
+    names = dict.fromkeys(original.names[value.name] for value in original.body.output if value.name in made)
+    return [onnx.ValueInfoProto(name=name) for name in names]
+
+
+def _check_sizes(model: onnx.ModelProto, original: _Original, feeds: Iterable[Feed]) -> None:
     """The copy runs, and what a Loop or Scan carries keeps its sizes: they are those of every iteration."""
-    first = 1 if node.op_type == "Loop" else 0
-    carried = len(node.input) - 2 if node.op_type == "Loop" else len(body.input)
-    if node.op_type == "Scan":
-        carried -= next(a.i for a in node.attribute if a.name == "num_scan_inputs")
-    skipped = 2 if node.op_type == "Loop" else 0
     runner = session(model, optimize=False)
     wanted = [o.name for o in model.graph.output]
     for feed in feeds:
         found = feed | dict(zip(wanted, run(runner, wanted, feed), strict=True))
-        for value, result in zip(body.input[skipped:][:carried], body.output[first:], strict=False):
-            after = found.get(names.get(result.name, result.name))
-            if after is not None and after.shape != found[names[value.name]].shape:
+        for before, after in _carried(original):
+            value = found.get(original.names.get(after, after))
+            if value is not None and value.shape != found[original.names[before]].shape:
                 raise _Unsuitable(Reason.BODY_RESIZES)
+
+
+def _carried(original: _Original) -> list[tuple[str, str]]:
+    """(name before, name after) an iteration, in the body, of what a Loop or Scan carries from one to the next."""
+    node, body = original.node, original.body
+    formal, results = list(body.input), list(body.output)
+    if node.op_type == "Loop":  # before them: the number of the iteration, and whether to go on
+        formal, results = formal[2 : len(node.input)], results[1:]
+    if node.op_type == "Scan":
+        formal = formal[: len(formal) - next(a.i for a in node.attribute if a.name == "num_scan_inputs")]
+    return [(value.name, result.name) for value, result in zip(formal, results, strict=False)]
 
 
 def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
@@ -187,8 +218,7 @@ def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
     result.input[:] = [names.get(name, name) for name in node.input]
     result.output[:] = [names.get(name, name) for name in node.output]
     for _, body in _bodies(result):
-        own = {v.name for v in body.input} | {t.name for t in body.initializer}
-        own |= {name for n in body.node for name in n.output}
+        own = _own(body)
         outer = {old: new for old, new in names.items() if old not in own}
         nodes = [_renamed(n, outer) for n in body.node]
         del body.node[:]

@@ -117,25 +117,13 @@ class _Sequences:
         if shape is None:
             return None
         axis = attributes.get("axis", 0) % len(shape)
-        size, stated = shape[axis], self.value(node, 1)
-        stated_input = len(node.input) > 1 and bool(node.input[1])
-        if stated_input and stated is None:
-            return None
-        if stated is not None and stated.ndim:
-            sizes = [int(n) for n in stated]
-        elif size is not None:
-            step = 1 if stated is None else int(stated)
-            sizes = [min(step, size - start) for start in range(0, size, step)]
-        else:
+        stated, is_stated = self.value(node, 1), len(node.input) > 1 and bool(node.input[1])
+        sizes = None if is_stated and stated is None else _sizes_of_parts(shape[axis], stated)
+        if sizes is None:
             return None
         names = [self.fresh(f"{node.output[0]}_{i}") for i in range(len(sizes))]
         self.add("Split", [node.input[0]], names, split=sizes, since=13, axis=axis)
-        if stated_input or attributes.get("keepdims", 1):
-            return names
-        squeezed = [self.fresh(f"{name}_squeezed") for name in names]
-        for name, target in zip(names, squeezed, strict=True):
-            self.add("Squeeze", [name], [target], axes=[axis], since=13)
-        return squeezed
+        return names if is_stated or attributes.get("keepdims", 1) else self.each("Squeeze", names, axis)
 
     # ---- nodes that read sequences: whether plain nodes took their place
 
@@ -148,15 +136,18 @@ class _Sequences:
 
     def concat(self, node: onnx.NodeProto, names: list[str]) -> bool:
         attributes = {a.name: a.i for a in node.attribute}
-        parts = names
-        if attributes.get("new_axis", 0):
-            parts = [self.fresh(f"{name}_unsqueezed") for name in names]
-            for name, target in zip(names, parts, strict=True):
-                self.add("Unsqueeze", [name], [target], axes=[attributes["axis"]], since=13)
+        parts = self.each("Unsqueeze", names, attributes["axis"]) if attributes.get("new_axis", 0) else names
         self.nodes.append(helper.make_node("Concat", parts, list(node.output), name=node.name, axis=attributes["axis"]))
         return True
 
     # ---- helpers
+
+    def each(self, op: str, names: list[str], axis: int) -> list[str]:
+        """What a Squeeze or Unsqueeze makes of each tensor."""
+        made = [self.fresh(f"{name}_{op.lower()}d") for name in names]
+        for name, target in zip(names, made, strict=True):
+            self.add(op, [name], [target], axes=[axis], since=13)
+        return made
 
     def add(
         self, op: str, inputs: list[str], outputs: list[str], since: int, axis: int | None = None, **ints: list[int]
@@ -179,6 +170,14 @@ class _Sequences:
     def number(self, node: onnx.NodeProto, place: int) -> int | None:
         value = self.value(node, place)
         return None if value is None else int(value.reshape(-1)[0])
+
+
+def _sizes_of_parts(size: int | None, stated: Array | None) -> list[int] | None:
+    """Sizes of what an axis falls into: as stated for each or for all but the last, or 1; None where not known."""
+    if stated is not None and stated.ndim:
+        return [int(n) for n in stated]
+    step = 1 if stated is None else int(stated)
+    return None if size is None else [min(step, size - start) for start in range(0, size, step)]
 
 
 MAKERS: dict[str, Callable[[_Sequences, onnx.NodeProto], list[str] | None]] = {

@@ -7,7 +7,7 @@ operators of onnxruntime (com.microsoft).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -97,19 +97,26 @@ def _leave(
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    makers = {name: node for node in model.graph.node for name in node.output}
-    made = [node for node in model.graph.node if node.output[0] in inner]
-    around = {name for node in made for name in (*node.input, node.output[0]) if name.startswith(prefix)}
     del result.graph.node[:]
-    for node in model.graph.node:
-        if node.output[0] in inner:
-            result.graph.node.append(_close(node, inner[node.output[0]], makers))
-        elif node.output[0] not in around and not (node.input and node.input[0] in around):
-            result.graph.node.append(node)
+    result.graph.node.extend(_closed(model.graph.node, inner, prefix))
     for field in (result.graph.initializer, result.graph.value_info):
         for value in [v for v in field if v.name.startswith(prefix)]:
             field.remove(value)  # type: ignore[arg-type]
     return result
+
+
+def _closed(
+    nodes: Sequence[onnx.NodeProto], inner: Mapping[str, onnx.NodeProto], prefix: str
+) -> Iterator[onnx.NodeProto]:
+    """The nodes of a model with opened ones closed again, and without those that stood around them."""
+    makers = {name: node for node in nodes for name in node.output}
+    opened = [node for node in nodes if node.output[0] in inner]
+    around = {name for node in opened for name in (*node.input, node.output[0]) if name.startswith(prefix)}
+    for node in nodes:
+        if node.output[0] in inner:
+            yield _close(node, inner[node.output[0]], makers)
+        elif node.output[0] not in around and not (node.input and node.input[0] in around):
+            yield node
 
 
 def _operands(node: onnx.NodeProto, meaning: Meaning) -> Sequence[Positions]:
@@ -155,29 +162,34 @@ class _Opening:
         attributes = {a.name: a for a in node.attribute}
         if meaning is None or not self._alike(meaning, attributes):
             return None
-        operands, nodes, names = _operands(node, meaning), [], []
-        scales = []
-        for number, (position, scale, zero) in enumerate(operands):
+        floats = self._floats(node, meaning, attributes)
+        if floats is None:
+            return None
+        inner = self._name()
+        names = [part.output[0] for part in floats]
+        made = helper.make_node(meaning.op, names, [inner], name=node.name or node.output[0])
+        made.attribute.extend(a for a in node.attribute if a.name not in meaning.dropped)
+        last = self._result(node, meaning, inner)
+        return None if last is None else (inner, [*floats, made, last])
+
+    def _floats(
+        self, node: onnx.NodeProto, meaning: Meaning, attributes: Mapping[str, onnx.AttributeProto]
+    ) -> list[onnx.NodeProto] | None:
+        """A node for each operand and the bias that makes floats of it, None where one cannot be said."""
+        found, scales = [], []
+        for number, (position, scale, zero) in enumerate(_operands(node, meaning)):
             axis = _channel_axis(meaning.op, number, attributes)
             stored = self._one() if scale is None else node.input[scale]
             zeros = node.input[zero] if zero < len(node.input) else ""
             part = self._dequantize(node.input[position], stored, zeros, axis)
             if part is None:
                 return None
-            nodes.append(part)
-            names.append(part.output[0])
+            found.append(part)
             scales.append(stored)
-        if meaning.bias is not None and meaning.bias < len(node.input) and node.input[meaning.bias]:
-            part = self._dequantize(node.input[meaning.bias], self._product(*scales), "", 0)
-            if part is None:
-                return None
-            nodes.append(part)
-            names.append(part.output[0])
-        inner = self._name()
-        made = helper.make_node(meaning.op, names, [inner], name=node.name or node.output[0])
-        made.attribute.extend(a for a in node.attribute if a.name not in meaning.dropped)
-        last = self._result(node, meaning, inner)
-        return None if last is None else (inner, [*nodes, made, last])
+        if meaning.bias is None or meaning.bias >= len(node.input) or not node.input[meaning.bias]:
+            return found
+        bias = self._dequantize(node.input[meaning.bias], self._product(*scales), "", 0)
+        return None if bias is None else [*found, bias]
 
     def _alike(self, meaning: Meaning, attributes: Mapping[str, onnx.AttributeProto]) -> bool:
         """Whether the operator on floats has the same meaning with these attributes."""

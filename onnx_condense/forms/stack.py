@@ -18,8 +18,8 @@ Leave = Callable[[onnx.ModelProto, onnx.ModelProto], onnx.ModelProto]
 """Brings a model that was written out of a form, given the model as it was traced too."""
 
 
-class Left(NamedTuple):
-    """What did not enter a form: the layer, the reason, and its weights' size in parameters."""
+class Skipped(NamedTuple):
+    """A body that did not enter a form: the layer, the reason, and its weights' size in parameters."""
 
     layer: str
     reason: Reason
@@ -30,17 +30,17 @@ class Left(NamedTuple):
 class Entered:
     """A model in the forms that it entered, one after the other.
 
-    feed, other: its inputs, once they are known; `other` has other sizes on every symbolic axis. leaves: how the forms
+    feed, other: its inputs, once they are known; `other` has other sizes on every symbolic axis. exits: how the forms
     are left, in the order in which they were entered. inside: what names of tensors in copies of bodies begin with.
-    left: what did not enter.
+    skipped: bodies that were not copied.
     """
 
     model: onnx.ModelProto
     feed: Feed = field(default_factory=dict)
     other: Feed | None = None
-    leaves: tuple[Leave, ...] = ()
+    exits: tuple[Leave, ...] = ()
     inside: tuple[str, ...] = ()
-    left: tuple[Left, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
 
     def into(self, *forms: Form) -> Entered:
         """The model in these forms, too."""
@@ -51,11 +51,11 @@ class Entered:
 
     def then(self, model: onnx.ModelProto, leave: Leave) -> Entered:
         """The model in one more form."""
-        return replace(self, model=model, leaves=(*self.leaves, leave))
+        return replace(self, model=model, exits=(*self.exits, leave))
 
     def leave(self, written: onnx.ModelProto, traced: onnx.ModelProto) -> onnx.ModelProto:
         """A model that was written in these forms, out of all of them; `traced`: the model before it was written."""
-        for leave in reversed(self.leaves):
+        for leave in reversed(self.exits):
             written = leave(written, traced)
         return written
 

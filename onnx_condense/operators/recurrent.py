@@ -30,23 +30,28 @@ def recurrent(view: NodeView) -> Action:
     if not all(view.is_weight(i) for i in (2, 3, 7) if view.has(i)):
         held = (2,) if view.is_weight(2) else ()
         return Reader(0, 1, 2, 2, Reason.RECURRENT_FROM_DATA, held)
-    initial = [i for i in (5, 6) if view.has(i)]
-    zeros = tuple(i for i in initial if view.is_zero(i))
-    states = tuple(i for i in initial if i not in zeros and view.is_weight(i))
-    given = tuple(i for i in initial if i not in zeros + states)
+    zeros, states, given = _initial(view)
     outside = any(view.is_given(i) for i in given)
     return Recurrent(
         gates=view.shape(2)[1] // view.shape(2)[2],
         candidate=CANDIDATES[view.node.op],
         kind=_kind(view),
-        bias=3 if view.has(3) else None,
+        bias=view.optional(3),
         apart=bool(view.attribute("linear_before_reset", 0)),
-        peepholes=7 if view.has(7) else None,
+        peepholes=view.optional(7),
         states=states,
         zeros=zeros,
         given=given,
         reason=Reason.STATE_FROM_INPUT if outside else Reason.STATE_FROM_DATA,
     )
+
+
+def _initial(view: NodeView) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """The inputs that state what a layer begins with: those that are zero, the other weights, and the rest."""
+    initial = [i for i in (5, 6) if view.has(i)]
+    zeros = tuple(i for i in initial if view.is_zero(i))
+    weights = tuple(i for i in initial if i not in zeros and view.is_weight(i))
+    return zeros, weights, tuple(i for i in initial if i not in zeros + weights)
 
 
 def reverse_sequence(view: NodeView) -> Action:

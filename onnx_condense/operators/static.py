@@ -112,19 +112,23 @@ class Static:
         return helper.make_node("Cast", [proto.input[0]], list(proto.output), to=self.types[proto.input[1]])
 
     def _run(self, nodes: Collection[onnx.NodeProto], feed: Feed) -> dict[str, Array]:
-        needed = {name for node in nodes for name in node.input}
+        read = {name for node in nodes for name in node.input}
         wanted = [name for node in nodes for name in node.output if name]
-        fed = {name: value for name, value in feed.items() if name in needed}
+        fed = {name: value for name, value in feed.items() if name in read}
         graph = onnx.GraphProto(
             name="static",
             node=nodes,
-            initializer=[t for t in self.model.graph.initializer if t.name in needed],
+            initializer=[t for t in self.model.graph.initializer if t.name in read],
             input=[helper.make_tensor_value_info(n, onnx.TensorProto.INT64, None) for n in fed],
             output=[onnx.ValueInfoProto(name=name) for name in wanted],
         )
         found = run(session(alone(self.model, graph), optimize=False), wanted, fed)
-        dense = [(name, value) for name, value in zip(wanted, found, strict=True) if isinstance(value, np.ndarray)]
-        return {name: value for name, value in dense if value.size <= LARGE}
+        return {name: value for name, value in zip(wanted, found, strict=True) if _is_kept(value)}
+
+
+def _is_kept(value: Array) -> bool:
+    """Whether a value is an array, no sequence, and not too large to be computed ahead."""
+    return isinstance(value, np.ndarray) and value.size <= LARGE
 
 
 def alone(model: onnx.ModelProto, graph: onnx.GraphProto) -> onnx.ModelProto:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -40,21 +41,32 @@ def _quantized(index: int, wiring: Wiring, value: ValueOf) -> Quantized | None:
     integers, grid = value(node.inputs[0].name), _grid(node, value)
     if integers is None or integers.dtype not in INTEGERS or not grid:
         return None
-    leaf, source = node.inputs[0].name, None
-    maker = wiring.maker(leaf)
-    if maker is not None and wiring.nodes[maker].op == "QuantizeLinear":
-        leaf = wiring.nodes[maker].inputs[0].name
-        floats = value(leaf)
-        if floats is None or not _alike(_grid(wiring.nodes[maker], value), grid) or len(wiring.consumers(leaf)) != 1:
-            return None
-        source = maker, floats.dtype
+    found = _leaf(node.inputs[0].name, grid, wiring, value)
+    if found is None or not is_stated(wiring.made_by(found[0])):
+        return None
     scale, zero = grid[0], grid[-1] if len(grid) > 1 else np.zeros_like(grid[0], dtype=int)
     axis = None if scale.size == 1 else int(node.attrs.get("axis", 1)) % integers.ndim
-    known = is_stated(wiring.made_by(leaf)) and _is_fine(scale, integers)
-    if not known or (axis is not None and scale.shape != (integers.shape[axis],)):
+    if not _is_fine(scale, integers) or (axis is not None and scale.shape != (integers.shape[axis],)):
         return None
     shape = [-1 if a == axis else 1 for a in range(integers.ndim)]
-    return Quantized(index, source, integers, scale.reshape(shape), zero.reshape(shape), axis, len(grid) > 1)
+    return Quantized(index, found[1], integers, scale.reshape(shape), zero.reshape(shape), axis, len(grid) > 1)
+
+
+def _leaf(
+    integers: str, grid: list[Array], wiring: Wiring, value: Values
+) -> tuple[str, tuple[int, np.dtype[Any]] | None] | None:
+    """The constant that integers come from: they themselves, or floats, with the node that makes integers of them.
+
+    None where that node has another grid, or others read the floats.
+    """
+    maker = wiring.maker(integers)
+    if maker is None or wiring.nodes[maker].op != "QuantizeLinear":
+        return integers, None
+    name = wiring.nodes[maker].inputs[0].name
+    floats = value(name)
+    if floats is None or not _alike(_grid(wiring.nodes[maker], value), grid) or len(wiring.consumers(name)) != 1:
+        return None
+    return name, (maker, floats.dtype)
 
 
 def _grid(node: gs.Node, value: ValueOf) -> list[Array]:

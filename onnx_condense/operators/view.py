@@ -30,6 +30,10 @@ class NodeView:
     def has(self, index: int) -> bool:
         return index < len(self.node.inputs) and bool(self.node.inputs[index].name)
 
+    def optional(self, index: int) -> int | None:
+        """The index of an input, None where the node leaves it out."""
+        return index if self.has(index) else None
+
     def is_used(self, output: int) -> bool:
         """Whether an optional output is read or is an output of the model."""
         tensors = self.node.outputs[output : output + 1]

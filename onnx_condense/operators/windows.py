@@ -56,17 +56,25 @@ def pad(view: NodeView) -> Action:
     axes = view.ints("axes") or list(range(rank))
     if len(pads) != 2 * len(axes):
         return Refused(Reason.PADS_UNFIT)
-    used = tuple(sorted(a % rank for i, a in enumerate(axes) if pads[i] or pads[i + len(axes)]))
     number = view.stated("value", 0.0)
     if mode == "constant" and number is None:
         return Refused(Reason.PADS_WITH_DATA)
     computed = not view.is_constant("pads")  # zero here, maybe not at other sizes
     padded = mode == "constant" and (computed or max(pads, default=0) > 0)
-    if padded and np.any(number):
-        return Window(used, linear=True, padded=True, across=Reason.ADDS_CHANNELS, before=BOUNDED)
-    window = Window(used, linear=True, padded=padded, across=Reason.ADDS_CHANNELS)
-    if not padded or computed or min(pads) < 0:
+    before = BOUNDED if padded and np.any(number) else None
+    window = Window(_resized(pads, axes, rank), linear=True, padded=padded, across=Reason.ADDS_CHANNELS, before=before)
+    if not padded or computed or before is not None or min(pads) < 0:
         return window
+    return _padding(pads, axes, rank, window)
+
+
+def _resized(pads: list[int], axes: list[int], rank: int) -> tuple[int, ...]:
+    """The axes whose size a Pad changes, in order."""
+    return tuple(sorted(a % rank for i, a in enumerate(axes) if pads[i] or pads[i + len(axes)]))
+
+
+def _padding(pads: list[int], axes: list[int], rank: int, window: Window) -> Padding:
+    """A Pad of zeros, as many of them at all sizes of the model's inputs."""
     before, after = np.zeros((2, rank), dtype=int)
     before[axes], after[axes] = pads[: len(axes)], pads[len(axes) :]
     return Padding(tuple(before.tolist()), tuple(after.tolist()), tuple(a % rank for a in axes), window)

@@ -75,17 +75,21 @@ def concat(walk: Walk, place: Place, action: Concat) -> Outcome:
     axis = action.axis
     parts = [Part(i, t, walk.at(place, i), walk.shape(t), walk.constant(t)) for i, t in enumerate(place.inputs)]
     labelled = [part.labels for part in parts if part.labels is not None]
+    constants = [part for part in parts if part.labels is None]
     if not labelled:
         return Carried()
-    across = {a for labels in labelled for a in varying(labels)} - {axis}
-    if any(part.labels is None and part.shape[axis] == 0 for part in parts):
+    if any(part.shape[axis] == 0 for part in constants):
         return Declined(Reason.APPENDS_EMPTY)
-    joined = _extended(walk, place, axis, parts) if across and len(labelled) < len(parts) else None
-    if joined is None:
-        pieces = [_channels(walk, place, axis, part, bool(across)) for part in parts]
-        joined = moves.concatenated(pieces, [part.shape for part in parts], axis)
-        joined = uniform(walk, place, joined, [axis] if _may_be_empty(walk, parts, axis) else [])
-    return Carried({place.output: joined})
+    across = any(set(varying(labels)) - {axis} for labels in labelled)
+    extended = _extended(walk, place, axis, labelled, constants) if across and constants else None
+    return Carried({place.output: _beside(walk, place, axis, parts, across) if extended is None else extended})
+
+
+def _beside(walk: Walk, place: Place, axis: int, parts: list[Part], across: bool) -> Labels:
+    """The labels of all parts. across: whether one has channels along another axis."""
+    pieces = [_channels(walk, place, axis, part, across) for part in parts]
+    joined = moves.concatenated(pieces, [part.shape for part in parts], axis)
+    return uniform(walk, place, joined, [axis] if _may_be_empty(walk, parts, axis) else [])
 
 
 def _may_be_empty(walk: Walk, parts: list[Part], axis: int) -> bool:
@@ -107,15 +111,13 @@ def _channels(walk: Walk, place: Place, axis: int, part: Part, across: bool) -> 
     return labels
 
 
-def _extended(walk: Walk, place: Place, axis: int, parts: list[Part]) -> Labels | None:
+def _extended(walk: Walk, place: Place, axis: int, labelled: list[Labels], constants: list[Part]) -> Labels | None:
     """One tensor with constants along another axis than its channels, as seen by those; None where it is not that."""
-    constants = [part for part in parts if part.labels is None]
-    labels, *others = (part.labels for part in parts if part.labels is not None)
+    labels, *others = labelled
     if others or labels.shape[axis] > 1:
         return None
-    values = [_along(walk, labels, part.tensor) for part in constants if _same_length(walk, part.tensor.name, axis)]
-    known = [v for v in values if v is not None and np.isfinite(v).all()]
-    if len(known) < len(constants):
+    known = _known(walk, labels, axis, constants)
+    if known is None:
         return None
     shifts = np.hstack([np.zeros((labels.size, 1)), *known])
     scales = np.zeros_like(shifts)
@@ -128,6 +130,13 @@ def _extended(walk: Walk, place: Place, axis: int, parts: list[Part]) -> Labels 
         if part.value is not None:
             carry(walk, place, part.position, labels, part.value)
     return result
+
+
+def _known(walk: Walk, labels: Labels, axis: int, constants: list[Part]) -> list[Floats] | None:
+    """[places, q] of each constant: its values at each labelled place; None where one is not finite or not the same."""
+    values = [_along(walk, labels, part.tensor) for part in constants if _same_length(walk, part.tensor.name, axis)]
+    known = [v for v in values if v is not None and np.isfinite(v).all()]
+    return known if len(known) == len(constants) else None
 
 
 def _same_length(walk: Walk, name: str, axis: int) -> bool:
