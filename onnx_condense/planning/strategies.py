@@ -15,7 +15,7 @@ from onnx_condense.planning.run import Run
 from onnx_condense.planning.search import Criterion, Trials, search
 from onnx_condense.planning.thresholds import Planner
 from onnx_condense.planning.tolerance import smallest_within
-from onnx_condense.proving.scorers import ApproximationError, Scorer
+from onnx_condense.proving.scorers import Scorer
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.summing import measured
 
@@ -131,7 +131,7 @@ def strategy_of(run: Run, score: Scorer | None, replay: Plan | None) -> Strategy
         case Share(unit, share):
             return ToShare(run.planner, _pruner(run, unit), share, run.calibrate)
         case ErrorBound(bound):
-            return _searched(run, Criterion.of_error(ApproximationError(run.expected, run.opened.feeds), bound))
+            return _searched(run, Criterion.of_error(run.measure, bound))
         case ScoreDrop(most):
             assert score is not None
             run.clock.note("evaluate the original")
