@@ -164,7 +164,8 @@ class Options:
             rolled back until it is not shown slower, even if that exceeds a budget.
         include, exclude: globs over node or weight names; a group is taken when one of its layers matches
             `include` (empty: all) and none matches `exclude`.
-        tolerance: bound of the approximation error, max over float outputs of ||a-b|| / ||a||.
+        tolerance: bound of the approximation error, max over outputs of ||a-b|| / ||a||, or of the share of labels that
+            change.
         budget: ("params", share) or ("macs", share): the share that is kept, 0 < share <= 1. ("error", bound): the
             smallest model found whose approximation error is at most that. Excludes thresholds.
         evaluate: a command whose last line of output is a score, higher is better ("{model}" in it is replaced by the
@@ -277,6 +278,11 @@ class Options:
             return None
         unit, amount = self.budget
         return ErrorBound(amount) if unit == "error" else Share(Unit(unit), amount)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the approximation error is."""
+        return self.tolerance is not None or isinstance(self.goal, ErrorBound)
 
     @property
     def budgeted(self) -> bool:

@@ -105,7 +105,7 @@ def condense_in(
         provenance = files.provenance(opened.source, plan.options)
         small, expanded = write(planned.twin, provenance), write(planned.twin, provenance, expanded=True)
     with clock("verify"):
-        case = Case(opened.source.proto, run.expected, opened.feeds, opened.other)
+        case = Case(opened.source.proto, run.expected, opened.feeds, opened.other, run.measure.told)
         proof = prove(case, opened.trace, small, expanded, opened.options)
     report = report_of(run, replace(ended, written=small, verification=proof))
     return Result(small.model, plan, report, opened.source)

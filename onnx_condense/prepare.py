@@ -14,7 +14,7 @@ from onnx_condense.forms.stack import Entered
 from onnx_condense.merging.plan import Plan
 from onnx_condense.model import files
 from onnx_condense.model.files import Source
-from onnx_condense.model.inputs import Feed, make_feeds, other_feed, sized
+from onnx_condense.model.inputs import Drawn, Feed, draw_feeds, other_feed, sized, with_draw
 from onnx_condense.model.protos import Model
 from onnx_condense.model.surgeon import import_graph
 from onnx_condense.operators.facts import Facts
@@ -54,7 +54,8 @@ class Clock:
 class Opened:
     """A model that is loaded and traced, with its verification inputs.
 
-    other: a feed with other sizes on every symbolic axis. batch: size of a symbolic batch axis in the feeds.
+    other: a feed with other sizes on every symbolic axis. told: whether generated feeds move the outputs (see `Drawn`).
+    batch: size of a symbolic batch axis in the feeds.
     folded: whether a BatchNormalization became part of the weights before it.
     calibration: the inputs to estimate from; the feeds are a part of what was given where there are no others.
     """
@@ -64,6 +65,7 @@ class Opened:
     trace: Trace
     feeds: list[Feed]
     other: Feed | None
+    told: bool | None
     batch: int
     folded: bool
     calibration: Calibration
@@ -89,14 +91,15 @@ def open_model(
         working = entered.model
         graph = import_graph(working)
         specs = model_specs(working, graph)
-        feeds: list[Feed] = []
+        drawn = Drawn([])
         calibration = Calibration((), executor)
         if options.calibration is not None and replay is None:
             shards, feeds = open_shards(sized(specs, options.input_shape), options.calibration, options.data is None)
-            calibration = Calibration(shards, executor)
-        if not feeds:
-            feeds = make_feeds(working, specs, options.data, options.input_shape, options.seed)
-        other = other_feed(working, specs, feeds[0], options.seed)
+            calibration, drawn = Calibration(shards, executor), Drawn(feeds)
+        if not drawn.feeds:
+            drawn = draw_feeds(working, specs, options.data, options.input_shape, options.seed)
+        feeds = drawn.feeds
+        other = other_feed(working, with_draw(specs, drawn.draw), feeds[0], options.seed)
     with clock("trace"):
         entered = replace(entered, feed=feeds[0], other=other).into(integers.enter, bodies.enter)
         graph = graph if entered.model is working else import_graph(entered.model)
@@ -105,7 +108,8 @@ def open_model(
         untraced = sum(refusal.parameters for refusal in skipped)
         traced = replace(traced, refusals=(*traced.refusals, *skipped), untraced=untraced, leave=entered.leave)
     batches = [len(feeds[0][s.name]) for s in specs if s.dims and isinstance(s.dims[0], str)]
-    return Opened(source, options, traced, feeds, other, max([1, *batches]), working is not plain.model, calibration)
+    batch, folded = max([1, *batches]), working is not plain.model
+    return Opened(source, options, traced, feeds, other, drawn.told, batch, folded, calibration)
 
 
 def _replayed(options: Options, plan: Plan) -> Options:

@@ -53,10 +53,11 @@ def show_report(console: Console, report: Report) -> None:
         console.print(
             f"Surgery error {v.surgery_error:.1e} (limit {v.surgery_limit:.1e}): the rewrite is what was planned."
         )
-        console.print(
-            f"Approximation error {v.approximation_error:.3g} (relative L2) on {v.samples} "
-            f"{'generated' if v.generated else 'given'} samples{_agreement(report)}."
-        )
+        found = f"{v.approximation_error:.3g} ({v.measure})"
+        if math.isnan(v.approximation_error):
+            found = "unknown (nothing comparable was seen)"
+        samples = f"{v.samples} {'generated' if v.generated else 'given'} samples"
+        console.print(f"Approximation error {found} on {samples}{_agreement(report)}.")
 
 
 def _latency(console: Console, latency: LatencyReport) -> None:

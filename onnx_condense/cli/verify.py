@@ -11,7 +11,7 @@ from onnx_condense.cli.commands import Verify
 from onnx_condense.cli.tables import show_verification
 from onnx_condense.errors import VerificationError
 from onnx_condense.options import Options
-from onnx_condense.proving.compare import verify
+from onnx_condense.proving.compare import NOTHING_TOLD, verify
 
 
 def execute(arguments: Arguments) -> int:
@@ -19,10 +19,14 @@ def execute(arguments: Arguments) -> int:
     own, options = arguments.of(Verify), arguments.of(Options)
     shapes, seed = options.input_shape, options.seed
     found = verify(Path(own.a), Path(own.b), options.data, input_shape=shapes, seed=seed)
+    if not found.outputs:
+        raise VerificationError(NOTHING_TOLD)
     if own.json:
         print(json.dumps(found.to_json(own.tolerance), indent=1, allow_nan=False))
     elif not own.quiet:
         show_verification(terminal.output(), found)
-    if not found.meets(own.tolerance):
+    if not found.worst <= own.tolerance:
         raise VerificationError(f"the models differ by {found.worst:.3g}, more than --tolerance {own.tolerance:g}")
+    if not found.told:
+        raise VerificationError(NOTHING_TOLD)
     return 0

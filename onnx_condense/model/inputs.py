@@ -16,7 +16,9 @@ from onnx.helper import tensor_dtype_to_np_dtype
 
 from onnx_condense.arrays import Array
 from onnx_condense.errors import InputError, UsageError
-from onnx_condense.model.runtime import run, session
+from onnx_condense.model.draws import DRAWS, NORMAL, Draw
+from onnx_condense.model.outputs import LABELS, Outputs, arrays, finite, share_told
+from onnx_condense.model.runtime import Session, run, session
 
 Feed = dict[str, Array]
 Inputs = str | os.PathLike[str] | Mapping[str, Array]
@@ -29,6 +31,13 @@ SAMPLES = 16
 
 ELEMENTS = 2**18
 """Numbers that generated inputs hold at most, so that image models are not run many times."""
+
+COUNTED = 256
+"""Labels of an output that are to be seen where no output is a tensor of floats (what changes is a share of them), and
+samples where other inputs than the usual ones are drawn."""
+
+FLOAT_TENSORS = tuple(f"tensor({kind})" for kind in ("float", "double", "float16", "bfloat16"))
+"""Types of outputs, as onnxruntime names them."""
 
 SIZES = (64, 32, 224, 16, 128, 256, 8, 4, 1)
 """Sizes tried, in this order, for symbolic dimensions other than the batch."""
@@ -52,6 +61,7 @@ class InputSpec:
     dtype: np.dtype[np.generic]
     dims: tuple[int | str, ...]
     vocabulary: int | None = None
+    draw: Draw = NORMAL
 
     def with_sizes(self, sizes: Mapping[int, int]) -> InputSpec:
         """The spec with sizes filled in for symbolic dims (axis -> size)."""
@@ -59,6 +69,11 @@ class InputSpec:
         known = {axis % rank: size for axis, size in sizes.items() if -rank <= axis < rank}
         dims = tuple(known.get(i, d) if isinstance(d, str) and i else d for i, d in enumerate(self.dims))
         return replace(self, dims=dims)
+
+
+def with_draw(specs: Sequence[InputSpec], draw: Draw) -> list[InputSpec]:
+    """The specs with another manner of drawing them."""
+    return [replace(spec, draw=draw) for spec in specs]
 
 
 def input_specs(model: onnx.ModelProto, vocabularies: Mapping[str, int] | None = None) -> list[InputSpec]:
@@ -82,16 +97,31 @@ def input_specs(model: onnx.ModelProto, vocabularies: Mapping[str, int] | None =
     return specs
 
 
-def make_feeds(
-    model: onnx.ModelProto,
-    specs: list[InputSpec],
-    data: Inputs | None,
-    input_shape: Shapes,
-    seed: int,
-) -> list[Feed]:
-    """The feeds that a model is verified on. Raises UsageError or InputError with what to do."""
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """The feeds that a model is verified on.
+
+    told: whether outputs on generated feeds are finite and change with them; None for given ones. draw: their manner.
+    """
+
+    feeds: list[Feed]
+    told: bool | None = None
+    draw: Draw = NORMAL
+
+
+def draw_feeds(
+    model: onnx.ModelProto, specs: list[InputSpec], data: Inputs | None, input_shape: Shapes, seed: int
+) -> Drawn:
+    """The feeds that a model is verified on: given, or generated. Raises UsageError or InputError with what to do."""
     specs = sized(specs, input_shape)
-    return read_feeds(specs, data) if data is not None else _generate(model, specs, seed)
+    return Drawn(read_feeds(specs, data)) if data is not None else _generate(model, specs, seed)
+
+
+def make_feeds(
+    model: onnx.ModelProto, specs: list[InputSpec], data: Inputs | None, input_shape: Shapes, seed: int
+) -> list[Feed]:
+    """The feeds of `draw_feeds`."""
+    return draw_feeds(model, specs, data, input_shape, seed).feeds
 
 
 def sized(specs: Sequence[InputSpec], input_shape: Shapes) -> list[InputSpec]:
@@ -191,7 +221,7 @@ def _chunk(spec: InputSpec, array: Array, index: int) -> Array:
     return array[index * _batch(spec) : (index + 1) * _batch(spec)]
 
 
-def _generate(model: onnx.ModelProto, specs: list[InputSpec], seed: int) -> list[Feed]:
+def _generate(model: onnx.ModelProto, specs: list[InputSpec], seed: int) -> Drawn:
     """Standard normal floats, integers within their vocabulary. Symbolic sizes are tried until onnxruntime runs."""
     others = sorted({d for spec in specs for axis, d in enumerate(spec.dims) if isinstance(d, str) and (axis or not d)})
     batches = {spec.dims[0] for spec in specs if spec.dims and isinstance(spec.dims[0], str)} - set(others)
@@ -203,15 +233,54 @@ def _generate(model: onnx.ModelProto, specs: list[InputSpec], seed: int) -> list
     for sizes in _candidates(len(others)):
         for batch in (max(2, min(SAMPLES, room)), 1) if batches else (1,):
             symbols = dict(zip(others, sizes, strict=True)) | {name: batch for name in batches}
-            made = [_random_feed(specs, symbols, seed + index) for index in range(feeds)]
             try:
-                run(runner, None, made[0])
+                found = _outputs(runner, _random_feed(specs, symbols, seed))
             except InputError as error:
                 last = last or error
                 continue
-            return made
+            draw, told = _told(runner, specs, symbols, seed, found)
+            drawn = with_draw(specs, draw)
+            seen = batch * feeds if draw != NORMAL else feeds * _fewest_labels(runner, found)
+            feeds *= min(-(-COUNTED // seen), max(1, room // (batch * feeds)))
+            return Drawn([_random_feed(drawn, symbols, seed + index) for index in range(feeds)], told, draw)
     hint = "give the sizes with --input-shape, or inputs with --data"
     raise InputError(f"no generated inputs run ({last}): {hint}") from last
+
+
+def _outputs(runner: Session, feed: Feed) -> Outputs:
+    return arrays([output.name for output in runner.get_outputs()], run(runner, None, feed))
+
+
+def _told(
+    runner: Session, specs: list[InputSpec], symbols: Mapping[str, int], seed: int, found: Outputs
+) -> tuple[Draw, bool]:
+    """The first draw where it moves the outputs, else the one that moves most of them; and whether it does.
+
+    `found`: outputs on the first feed of the first draw.
+    """
+
+    def share(draw: Draw, first: Outputs | None = None) -> float:
+        drawn = with_draw(specs, draw)
+        try:
+            first = first or _outputs(runner, _random_feed(drawn, symbols, seed))
+            return share_told(first, _outputs(runner, _random_feed(drawn, symbols, seed + 1)))
+        except InputError:
+            return 0.0
+
+    if not specs:
+        return NORMAL, finite(found)
+    if share(NORMAL, found) > 0:
+        return NORMAL, True
+    shares = {draw: share(draw) for draw in DRAWS}
+    best = max(DRAWS, key=lambda draw: shares[draw])
+    return best, shares[best] > 0
+
+
+def _fewest_labels(runner: Session, found: Outputs) -> int:
+    """Labels of the output that has fewest; where the model gives a tensor of floats, as many as are to be seen."""
+    if any(output.type in FLOAT_TENSORS for output in runner.get_outputs()):
+        return COUNTED
+    return min((value.size for value in found.values() if value.dtype.kind in LABELS and value.size), default=COUNTED)
 
 
 def other_feed(model: onnx.ModelProto, specs: list[InputSpec], feed: Feed, seed: int) -> Feed | None:
@@ -256,7 +325,7 @@ def _random_feed(specs: list[InputSpec], symbols: Mapping[str, int], seed: int) 
 
 def _random(generator: np.random.Generator, spec: InputSpec, shape: list[int]) -> Array:
     if spec.dtype.kind in "iu":
-        return generator.integers(0, spec.vocabulary or 2, shape).astype(spec.dtype)
+        return generator.integers(0, spec.vocabulary or spec.draw.integers, shape).astype(spec.dtype)
     if spec.dtype.kind == "b":
         return generator.integers(0, 2, shape).astype(bool)
-    return generator.standard_normal(shape).astype(spec.dtype)
+    return spec.draw.floats(generator, shape).astype(spec.dtype)

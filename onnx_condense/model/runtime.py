@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import onnx
 import onnxruntime as ort
@@ -12,6 +13,8 @@ import onnxruntime as ort
 from onnx_condense.arrays import Array
 from onnx_condense.errors import InputError, first_line
 from onnx_condense.model.protos import PROTOBUF_LIMIT
+
+Session: TypeAlias = ort.InferenceSession
 
 CPU = "CPUExecutionProvider"
 
@@ -35,7 +38,7 @@ def session(
     save_to: str = "",
     provider: str = CPU,
     profile_to: str = "",
-) -> ort.InferenceSession:
+) -> Session:
     """A session. Raises InputError when onnxruntime refuses the model.
 
     Args:
@@ -64,7 +67,7 @@ def session(
         raise InputError(f"onnxruntime cannot load the model: {_reason(error)}") from error
 
 
-def run(active: ort.InferenceSession, outputs: Sequence[str] | None, feed: Mapping[str, Array]) -> list[Array]:
+def run(active: Session, outputs: Sequence[str] | None, feed: Mapping[str, Array]) -> list[Array]:
     """Runs a session on arrays of any shape. Raises InputError when the inputs do not fit the model."""
     try:
         result: list[Array] = active.run(list(outputs) if outputs is not None else None, dict(feed))

@@ -53,7 +53,7 @@ def _quantized(index: int, wiring: Wiring, value: ValueOf) -> Quantized | None:
 
 
 def _leaf(
-    integers: str, grid: list[Array], wiring: Wiring, value: Values
+    integers: str, grid: list[Array], wiring: Wiring, value: ValueOf
 ) -> tuple[str, tuple[int, np.dtype[Any]] | None] | None:
     """The constant that integers come from: they themselves, or floats, with the node that makes integers of them.
 

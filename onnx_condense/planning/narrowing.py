@@ -12,7 +12,7 @@ from onnx_condense.planning.planned import Multiples, Planned
 from onnx_condense.planning.run import Run
 from onnx_condense.planning.search import Criterion, Trials, search
 from onnx_condense.planning.thresholds import Planner
-from onnx_condense.proving.scorers import ApproximationError, Scorer
+from onnx_condense.proving.scorers import Scorer
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.summing import measured
 
@@ -64,7 +64,7 @@ def narrowed(run: Run, goal: Goal, score: Scorer | None) -> ToShare | Searched:
         case Share(unit, share):
             return ToShare(run.planner, _pruner(run, unit), share, run.calibrate)
         case ErrorBound(bound):
-            return _searched(run, Criterion.of_error(ApproximationError(run.expected, run.opened.feeds), bound))
+            return _searched(run, Criterion.of_error(run.measure, bound))
         case ScoreDrop(most):
             assert score is not None
             run.clock.note("evaluate the original")

@@ -14,7 +14,7 @@ from onnx_condense.planning.candidates import Candidate
 from onnx_condense.planning.selection import chosen_groups
 from onnx_condense.planning.thresholds import Planner, untouched
 from onnx_condense.prepare import Clock, Opened
-from onnx_condense.proving.compare import Results, results
+from onnx_condense.proving.compare import Results, is_told, results
 from onnx_condense.proving.scorers import ApproximationError
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.refit import refit_where_better
@@ -29,6 +29,7 @@ class Run:
     Attributes:
         opened: the model, its options and its inputs.
         expected: what it gives on the verification inputs.
+        measure: the approximation error of a model.
         estimate: moments of what its consumers read, without data.
         planner: makes the twins, refitted by those moments where the method asks for it.
         clock: names the stages and adds up their seconds.
@@ -36,6 +37,7 @@ class Run:
 
     opened: Opened
     expected: Results
+    measure: ApproximationError
     estimate: Estimate
     planner: Planner
     clock: Clock
@@ -48,12 +50,13 @@ class Run:
         estimate = Estimate(trace, trace.facts.feed, options.seed)
         with clock("verify"):
             expected = results(opened.source.proto, opened.feeds)
+        measure = ApproximationError(expected, opened.feeds, is_told(opened.told, expected, opened.feeds))
         manner, refine = MANNERS[options.method], untouched
         if manner.refits:
-            cautious = manner.cautious and options.goal is None
-            error = partial(_error, opened, expected) if cautious else lambda twin: 0.0
+            cautious = manner.cautious and options.goal is None and (measure.told or options.bounded)
+            error = partial(_error, measure) if cautious else lambda twin: 0.0
             refine = partial(refit_where_better, estimate=estimate, error=error)
-        return Run(opened, expected, estimate, Planner(trace, options, align, groups, refine), clock)
+        return Run(opened, expected, measure, estimate, Planner(trace, options, align, groups, refine), clock)
 
     @property
     def options(self) -> Options:
@@ -67,7 +70,7 @@ class Run:
 
     def error(self, twin: Twin) -> float:
         """The approximation error of a twin."""
-        return _error(self.opened, self.expected, twin)
+        return _error(self.measure, twin)
 
     def calibrate(self, twin: Twin) -> None:
         """Refits a twin on the calibration inputs, where there are any."""
@@ -84,5 +87,5 @@ class Run:
         return Candidate(written.model, parameters_of(twin), written.macs // self.opened.batch)
 
 
-def _error(opened: Opened, expected: Results, twin: Twin) -> float:
-    return ApproximationError(expected, opened.feeds)(write(twin, {}).model) if twin.plans else 0.0
+def _error(measure: ApproximationError, twin: Twin) -> float:
+    return measure(write(twin, {}).model) if twin.plans else 0.0

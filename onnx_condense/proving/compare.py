@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from onnx_condense.arrays import FLOAT32, FLOATS, Array
 from onnx_condense.documents import finite, head
 from onnx_condense.errors import InputError
 from onnx_condense.model.files import load
-from onnx_condense.model.inputs import Feed, make_feeds
+from onnx_condense.model.inputs import Feed, draw_feeds
+from onnx_condense.model.outputs import LABELS, Outputs, arrays, tells
 from onnx_condense.model.runtime import run, session
 from onnx_condense.model.surgeon import import_graph
 from onnx_condense.operators.specs import model_specs
@@ -26,17 +27,24 @@ QUIET = 1e-2
 """An output that all but vanished against the original's is measured against this share of the original's norm."""
 
 
+NOTHING_TOLD = (
+    "nothing comparable was seen: on these inputs the outputs are not finite, or the same for all samples, or no "
+    "numbers; give inputs on which they vary with --data"
+)
+"""What is said where a comparison would rest on nothing."""
+
+
 @dataclass(frozen=True)
 class OutputComparison:
     """How one output b differs from a, over all samples.
 
     Attributes:
         name: of the output.
-        relative_l2: ||a - b|| / ||a||; for integer outputs the share of elements that differ.
+        relative_l2: ||a - b|| / ||a||; for labels (integers, truth values, strings) the share that differs.
         max_abs: largest absolute difference.
-        cosine: of a and b as vectors; None for integer outputs.
+        cosine: of a and b as vectors; None for labels.
         top1_agreement: share of rows with the same argmax, for outputs [..., classes]; else None.
-        is_float: whether the tolerance applies to it.
+        is_float: whether it is measured; labels are counted.
         dtype: its type.
     """
 
@@ -51,30 +59,38 @@ class OutputComparison:
 
 @dataclass(frozen=True)
 class Verification:
-    """The result of `verify`: one comparison per output that is a tensor."""
+    """The result of `verify`: one comparison per output.
+
+    told: whether any output of the first model was finite and not the same for all samples.
+    """
 
     outputs: tuple[OutputComparison, ...]
     samples: int
+    told: bool = True
 
     @property
     def error(self) -> float:
-        """The largest relative L2 over float outputs; a NaN counts as infinite."""
-        values = [o.relative_l2 for o in self.outputs if o.is_float]
-        return float(np.inf) if any(np.isnan(values)) else max(values, default=0.0)
+        """The largest relative L2 of a float output, or share of an output's labels that differ; a NaN is infinite."""
+        return _largest(self.outputs)
+
+    @property
+    def float_error(self) -> float:
+        """The same of float outputs alone: a label may change by rounding."""
+        return _largest(o for o in self.outputs if o.is_float)
 
     @property
     def mismatched(self) -> tuple[str, ...]:
-        """The integer outputs that differ."""
+        """The outputs of labels that differ."""
         return tuple(o.name for o in self.outputs if not o.is_float and o.relative_l2 > 0)
 
     @property
     def worst(self) -> float:
-        """The largest difference of any output, integer ones too; a NaN is larger than anything."""
+        """As `error`, but a NaN stays one."""
         return max((o.relative_l2 for o in self.outputs), key=lambda e: (np.isnan(e), e), default=0.0)
 
     def meets(self, tolerance: float) -> bool:
-        """Whether no output differs by more."""
-        return self.worst <= tolerance
+        """Whether something was compared, and no output differs by more."""
+        return self.told and self.worst <= tolerance
 
     def to_json(self, tolerance: float | None = None) -> dict[str, Any]:
         """The comparison as a JSON object, with whether it meets a tolerance; not finite numbers are null."""
@@ -82,6 +98,11 @@ class Verification:
         verdict = {"worst": self.worst, "tolerance": tolerance, "met": met}
         result: dict[str, Any] = finite(head("verification", 1) | asdict(self) | verdict)
         return result
+
+
+def _largest(outputs: Iterable[OutputComparison]) -> float:
+    values = [o.relative_l2 for o in outputs]
+    return float(np.inf) if any(np.isnan(values)) else max(values, default=0.0)
 
 
 @dataclass
@@ -103,10 +124,14 @@ class _Tally:
     def add(self, a: Array, b: Array, reference: Array | None) -> None:
         """Takes one feed's outputs, of any shape; they should have the same. reference: the original's."""
         self.dtype = a.dtype
-        if a.shape != b.shape:
+        if a.shape != b.shape or (a.dtype.kind == "U") != (b.dtype.kind == "U"):
             self.difference = np.inf
             return
         same = np.asarray(a == b)
+        if a.dtype.kind == "U":
+            self.unequal += int(np.count_nonzero(~same))
+            self.count += a.size
+            return
         x, y = a.astype(np.float64), b.astype(np.float64)
         same |= np.isnan(x) & np.isnan(y)
         self.unequal += int(np.count_nonzero(~same))
@@ -126,7 +151,8 @@ class _Tally:
 
     def comparison(self, name: str) -> OutputComparison:
         """What follows for an output of this name."""
-        is_float = self.dtype.kind not in "iub"
+        is_float = self.dtype.kind not in LABELS
+        dtype = "string" if self.dtype.kind == "U" else self.dtype.name
         scale = max(np.sqrt(self.squares), QUIET * np.sqrt(self.reference))
         error = 0.0 if self.difference == 0 else np.inf
         if scale > 0 and np.isfinite(self.difference):
@@ -137,12 +163,14 @@ class _Tally:
         cosine = self.product / norms if 0 < norms < np.inf else (1.0 if self.squares == self.others else 0.0)
         agreement = self.agreed / self.rows if self.rows else None
         return OutputComparison(
-            name, float(error), self.max_abs, float(cosine) if is_float else None, agreement, is_float, self.dtype.name
+            name, float(error), self.max_abs, float(cosine) if is_float else None, agreement, is_float, dtype
         )
 
 
-Results = Sequence[Mapping[str, Array]]
-"""Feed by feed, output name -> value."""
+Results = Sequence[Outputs]
+"""Feed by feed."""
+
+NONE = np.zeros(0, dtype=np.float32)
 
 
 def compare(a: Results, b: Results, reference: Results | None = None) -> Verification:
@@ -150,25 +178,35 @@ def compare(a: Results, b: Results, reference: Results | None = None) -> Verific
 
     `reference`: outputs of the original; what all but vanished is measured against their size (surgery only).
     """
-    tallies: dict[str, _Tally] = {name: _Tally() for name in (a[0] if a else {})}
+    tallies: dict[str, _Tally] = {name: _Tally() for feed in a for name in feed}
     for index, (left, right) in enumerate(zip(a, b, strict=True)):
-        for name, tally in tallies.items():
-            tally.add(left[name], right[name], reference[index].get(name) if reference else None)
+        for name in (name for name in tallies if name in left or name in right):
+            original = reference[index].get(name) if reference else None
+            tallies[name].add(left.get(name, NONE), right.get(name, NONE), original)
     samples = sum(next((len(v) if v.ndim else 1 for v in feed.values()), 1) for feed in a)
     return Verification(tuple(tally.comparison(name) for name, tally in tallies.items()), samples)
 
 
 def worse(a: Verification, b: Verification) -> Verification:
-    """The one with the larger error; a NaN is larger than anything."""
-    return b if not b.error <= a.error else a
+    """The one with the larger error of float outputs; a NaN is larger than anything."""
+    return b if not b.float_error <= a.float_error else a
 
 
 def results(model: onnx.ModelProto, feeds: Iterable[Feed], optimize: bool = True) -> list[dict[str, Array]]:
-    """Runs a model on every feed: its outputs that are tensors of numbers, of any shape, by name. Raises InputError."""
+    """Runs a model on every feed: its outputs, of any shape, by name, flattened as by `arrays`. Raises InputError."""
     runner = session(model, optimize=optimize)
     names = [o.name for o in runner.get_outputs()]
-    found = (zip(names, run(runner, names, feed), strict=True) for feed in feeds)
-    return [{n: v for n, v in pairs if isinstance(v, np.ndarray) and v.dtype.kind in "fiubV"} for pairs in found]
+    return [arrays(names, run(runner, names, feed)) for feed in feeds]
+
+
+def is_told(told: bool | None, expected: Results, feeds: Sequence[Feed]) -> bool:
+    """Whether the outputs on some feeds say anything. told: what is known of generated ones (see `Drawn`)."""
+    return told if told is not None else tells(expected, [_samples(feed) for feed in feeds])
+
+
+def _samples(feed: Outputs) -> int:
+    """The first axis of the first array that has one."""
+    return next((len(value) for value in feed.values() if value.ndim), 1)
 
 
 def surgery_limits(noise: Verification) -> dict[str, float]:
@@ -185,7 +223,7 @@ def surgery_limits(noise: Verification) -> dict[str, float]:
 
 def nearest(found: Verification, limits: Mapping[str, float]) -> tuple[float, float]:
     """(error, limit) of the float output nearest to its limit, or furthest beyond it; for none, 0 and float32's."""
-    pairs = [(o.relative_l2, limits[o.name]) for o in found.outputs if o.is_float]
+    pairs = [(o.relative_l2, limits.get(o.name, FLOAT32.surgery)) for o in found.outputs if o.is_float]
     return max(pairs, key=lambda pair: (np.isnan(pair[0]), pair[0] / pair[1]), default=(0.0, FLOAT32.surgery))
 
 
@@ -210,9 +248,9 @@ def verify(
         InputError: a model or the data cannot be used, or the outputs have different names.
     """
     first, second = load(a).proto, load(b).proto
-    feeds = make_feeds(first, model_specs(first, import_graph(first)), data, input_shape or {}, seed)
-    left, right = results(first, feeds), results(second, feeds)
+    drawn = draw_feeds(first, model_specs(first, import_graph(first)), data, input_shape or {}, seed)
+    left, right = results(first, drawn.feeds), results(second, drawn.feeds)
     missing = [name for name in left[0] if name not in right[0]] if left else []
     if missing:
         raise InputError(f"the second model has no output {missing[0]}: compare models with the same outputs")
-    return compare(left, right)
+    return replace(compare(left, right), told=is_told(drawn.told, left, drawn.feeds))

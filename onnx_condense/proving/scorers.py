@@ -17,7 +17,7 @@ from onnx_condense.errors import EvaluationError, InputError, UsageError, Verifi
 from onnx_condense.model import files
 from onnx_condense.model.inputs import Feed
 from onnx_condense.options import PLACE, Options
-from onnx_condense.proving.compare import Results, compare, results
+from onnx_condense.proving.compare import NOTHING_TOLD, Results, compare, results
 
 Scorer = Callable[[onnx.ModelProto], float]
 """The error or the score of a model."""
@@ -25,13 +25,19 @@ Scorer = Callable[[onnx.ModelProto], float]
 
 @dataclass(frozen=True)
 class ApproximationError:
-    """The largest relative L2 over float outputs, against what the original gives (`expected`) on the feeds."""
+    """What `Verification.error` says of a model against what the original gives (`expected`) on the feeds.
+
+    told: whether that is anything (see `is_told`).
+    """
 
     expected: Results
     feeds: Sequence[Feed]
+    told: bool
 
     def __call__(self, model: onnx.ModelProto) -> float:
-        """Raises VerificationError where the model does not run."""
+        """Raises VerificationError where the model does not run, or where the error of nothing is asked for."""
+        if not self.told:
+            raise VerificationError(NOTHING_TOLD)
         try:
             return compare(self.expected, results(model, self.feeds)).error
         except InputError as error:

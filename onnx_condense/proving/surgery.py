@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx
 
 from onnx_condense.arrays import FLOAT32, FLOATS
@@ -15,10 +16,12 @@ from onnx_condense.operators.answers import Role
 from onnx_condense.operators.queries import branch_sources
 from onnx_condense.options import Options
 from onnx_condense.proving.compare import (
+    NOTHING_TOLD,
     OutputComparison,
     Results,
     Verification,
     compare,
+    is_told,
     nearest,
     results,
     surgery_limits,
@@ -47,9 +50,11 @@ class VerificationReport:
     Attributes:
         surgery_error, surgery_limit: condensed model against its expanded twin, relative L2.
         inner_error: the same over intermediate tensors, measured against their own size.
-        surgery_integer_outputs_changed: names of integer outputs that differ there (an argmax between near equals may).
+        surgery_integer_outputs_changed: outputs of labels that differ there (as between near equals).
         noise: the original against itself, onnxruntime's optimizations off and on.
-        approximation_error: original against condensed model, the largest relative L2 over float outputs.
+        approximation_error: original against condensed model, the largest over outputs: relative L2 of floats, the
+            share of labels (integers, truth values, strings) that changed. Not a number where nothing comparable was
+            seen: then only intermediate tensors were compared, small model against twin.
         integer_outputs_changed: names.
         outputs: one comparison per output, original against condensed.
         samples, generated: how many, and whether they were generated.
@@ -66,6 +71,12 @@ class VerificationReport:
     samples: int
     generated: bool
 
+    @property
+    def measure(self) -> str:
+        """What the approximation error is."""
+        worst = max(self.outputs, key=lambda o: (np.isnan(o.relative_l2), o.relative_l2), default=None)
+        return "relative L2" if worst is None or worst.is_float else f"share of {worst.name} that changed"
+
 
 @dataclass(frozen=True, eq=False)
 class Case:
@@ -76,12 +87,14 @@ class Case:
         expected: its outputs on the feeds.
         feeds: inputs.
         other: a feed with other sizes on every symbolic axis, on which the surgery error is taken too.
+        told: whether the outputs on the feeds say anything (see `is_told`).
     """
 
     original: onnx.ModelProto
     expected: Results
     feeds: Sequence[Feed]
     other: Feed | None
+    told: bool = True
 
     def outputs(self, model: onnx.ModelProto) -> tuple[Results, Results]:
         """What a model makes of the feeds, and of the other one. Raises InputError."""
@@ -120,17 +133,20 @@ def prove(
         limits: of the surgery error.
 
     Raises:
-        VerificationError: the surgery limit, the lossless promise or the tolerance is not met.
+        VerificationError: the surgery limit, the lossless promise or the tolerance is not met, or nothing was compared.
     """
     found = _found(case, small, twin)
     allowed, bounded = limits(found.noise), bounded_outputs(traced)
     worst, limit = nearest(_settled(found.surgery, bounded), allowed)
-    inner = _inner_error(traced, small, twin)
+    inside = _inner(traced, small, twin)
+    inner = inside.error
     if not worst <= limit or not inner <= _inner_limit(traced, found.noise, allowed):
         raise VerificationError(
             f"the rewritten model is not what was planned (surgery error {max(worst, inner):.1e}, "
             f"limit {limit:.1e}): nothing is written; please report this model"
         )
+    if not case.told and (options.bounded or not inside.told):
+        raise VerificationError(NOTHING_TOLD)
     folded = _folding_error(traced)
     lost = nearest(_settled(found.promised, bounded), {n: max(limit, folded) for n, limit in allowed.items()})
     _check_promises(options, lost, found.approximation)
@@ -139,8 +155,8 @@ def prove(
         limit,
         inner,
         found.surgery.mismatched,
-        found.noise.error,
-        found.approximation.error,
+        found.noise.float_error,
+        found.approximation.error if case.told else np.nan,
         found.approximation.mismatched,
         found.approximation.outputs,
         found.approximation.samples,
@@ -241,7 +257,7 @@ def unchanged(expected: Results, options: Options) -> VerificationReport:
     )
 
 
-def _inner_error(traced: Trace, small: Written, twin: Written) -> float:
+def _inner(traced: Trace, small: Written, twin: Written) -> Verification:
     """Small model against twin on consumers' outputs: model outputs are blind where they no longer depend on inputs.
 
     On the flat models, so that branches that are not taken count too.
@@ -254,9 +270,9 @@ def _inner_error(traced: Trace, small: Written, twin: Written) -> float:
     }
     names = [next(t.name for t in nodes[i].outputs if t.name) for i in sorted(consumers)][:INNER_TENSORS]
     if not names:
-        return 0.0
+        return Verification((), 0, told=False)
     feeds = [traced.facts.feed]
     left, right = ([*observe(written.traced, names, feeds, optimize=False)] for written in (twin, small))
     alive = small.alive
     narrow = [{n: alive[n].of(value) if n in alive else value for n, value in found.items()} for found in left]
-    return compare(narrow, right).error
+    return replace(compare(narrow, right), told=is_told(None, narrow, feeds))

@@ -8,17 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model.protos import serialize
 from onnx_condense.operators.queries import count_parameters
-from onnx_condense.options import ErrorBound, Options, ScoreDrop
+from onnx_condense.options import Options, ScoreDrop
 from onnx_condense.planning.latencies import LatencyReport
 from onnx_condense.planning.planned import Aside, Planned
 from onnx_condense.planning.run import Run
 from onnx_condense.planning.thresholds import Planner
 from onnx_condense.prepare import Opened
+from onnx_condense.proving.compare import NOTHING_TOLD
 from onnx_condense.proving.surgery import VerificationReport
 from onnx_condense.report.values import WARN_ABOVE, AlignmentReport, GroupReport, ModelFacts, RefusalReport, Report
 from onnx_condense.rewriting.sizes import count_macs
@@ -168,12 +170,14 @@ def _output_warnings(options: Options, verification: VerificationReport | None) 
         return ()
     found = []
     error = verification.approximation_error
-    bounded = options.tolerance is not None or isinstance(options.goal, ErrorBound | ScoreDrop)
-    if not bounded and not error <= WARN_ABOVE:
+    bounded = options.bounded or isinstance(options.goal, ScoreDrop)
+    if np.isnan(error):
+        found.append(f"{NOTHING_TOLD}: what the outputs lost is not known")
+    elif not bounded and not error <= WARN_ABOVE:
         advice = "bound it with --tolerance, or raise --threshold"
         if options.goal is not None:
             advice = f"bound it with --budget error={WARN_ABOVE:g} instead, or keep more"
-        found.append(f"the outputs changed by {error:.2g} (relative L2): {advice}")
+        found.append(f"the outputs changed by {error:.2g} ({verification.measure}): {advice}")
     if verification.integer_outputs_changed:
         found.append(f"integer outputs changed: {', '.join(verification.integer_outputs_changed)}")
     return tuple(found)

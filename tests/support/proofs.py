@@ -11,7 +11,7 @@ from onnx_condense import Options, Plan
 from onnx_condense.merging.twin import Twin
 from onnx_condense.planning.thresholds import Planner
 from onnx_condense.prepare import Opened, open_model
-from onnx_condense.proving.compare import results, surgery_limits
+from onnx_condense.proving.compare import is_told, results, surgery_limits
 from onnx_condense.proving.surgery import Case, Limits, VerificationReport, prove
 from onnx_condense.refitting.samples import Calibration
 from onnx_condense.rewriting.writer import Written, write
@@ -28,7 +28,9 @@ def condensed(model: onnx.ModelProto, options: Options) -> tuple[Opened, Written
 def proof(
     opened: Opened, small: Written, twin: Written, options: Options, limits: Limits = surgery_limits
 ) -> VerificationReport:
-    case = Case(opened.source.proto, results(opened.source.proto, opened.feeds), opened.feeds, opened.other)
+    expected = results(opened.source.proto, opened.feeds)
+    told = is_told(opened.told, expected, opened.feeds)
+    case = Case(opened.source.proto, expected, opened.feeds, opened.other, told)
     return prove(case, opened.trace, small, twin, options, limits)
 
 
