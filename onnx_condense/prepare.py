@@ -17,8 +17,9 @@ from onnx_condense.forms.stack import Entered
 from onnx_condense.merging.plan import Plan
 from onnx_condense.model import files
 from onnx_condense.model.files import Source
-from onnx_condense.model.inputs import Feed, make_feeds, other_feed, sized
+from onnx_condense.model.inputs import Feed, make_feeds, sized
 from onnx_condense.model.surgeon import import_graph
+from onnx_condense.model.variation import Axis, other_feeds, symbolic_axes
 from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.reasons import Because
 from onnx_condense.operators.specs import model_specs
@@ -57,7 +58,8 @@ class Clock:
 class Opened:
     """A model that is loaded and traced, with its verification inputs.
 
-    other: a feed with other sizes on every symbolic axis. batch: size of a symbolic batch axis in the feeds.
+    others: feeds with other sizes on symbolic axes. axes: what these are. batch: size of a symbolic batch axis in the
+    feeds.
     folded: whether a BatchNormalization became part of the weights before it.
     calibration: the inputs to estimate from; the feeds are a part of what was given where there are no others.
     """
@@ -66,7 +68,8 @@ class Opened:
     options: Options
     trace: Trace
     feeds: list[Feed]
-    other: Feed | None
+    others: tuple[Feed, ...]
+    axes: tuple[Axis, ...]
     batch: int
     folded: bool
     calibration: Calibration
@@ -99,16 +102,21 @@ def open_model(
             calibration = Calibration(shards, executor)
         if not feeds:
             feeds = make_feeds(working, specs, options.data, options.input_shape, options.seed)
-        other = other_feed(working, specs, feeds[0], options.seed)
+        others = other_feeds(working, specs, feeds[0], options.seed)
+        axes = symbolic_axes(specs, [feeds[0], *others])
     with clock("trace"):
-        entered = replace(entered, feed=feeds[0], other=other).into(integers.enter, bodies.enter)
+        entered = replace(entered, feed=feeds[0], others=others).into(integers.enter, bodies.enter)
         graph = graph if entered.model is working else import_graph(entered.model)
-        traced = trace_unshuffled(Facts(entered.model, graph, entered.feed, entered.other, entered.inside))
+        stuck = [(axis.input, axis.axis) for axis in axes if not axis.varied]
+        facts = Facts(entered.model, graph, entered.feed, entered.others, entered.inside, stuck)
+        traced = trace_unshuffled(facts)
         left = [Refusal(layer, Because(reason), size) for layer, reason, size in entered.left]
         untraced = sum(refusal.parameters for refusal in left)
         traced = replace(traced, refusals=(*traced.refusals, *left), untraced=untraced, leave=entered.leave)
     batches = [len(feeds[0][s.name]) for s in specs if s.dims and isinstance(s.dims[0], str)]
-    return Opened(source, options, traced, feeds, other, max([1, *batches]), working is not plain.model, calibration)
+    return Opened(
+        source, options, traced, feeds, others, axes, max([1, *batches]), working is not plain.model, calibration
+    )
 
 
 def _replayed(options: Options, plan: Plan) -> Options:

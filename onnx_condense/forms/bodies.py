@@ -43,13 +43,13 @@ class _Body:
 class _Flat:
     """A model with copies of its bodies.
 
-    feed, other: its inputs, formal ones too; in `other` a Loop is in its second iteration, so that what follows the
+    feed, others: its inputs, formal ones too; in the others a Loop is in a later iteration, so that what follows the
     number of the iteration is seen to change. left: bodies that were not copied.
     """
 
     model: onnx.ModelProto
     feed: Feed
-    other: Feed | None
+    others: tuple[Feed, ...]
     bodies: tuple[_Body, ...] = ()
     left: tuple[Left, ...] = ()
 
@@ -59,10 +59,10 @@ def enter(entered: Entered) -> Entered:
 
     The model itself where no body holds weights. Raises InputError where the model does not run.
     """
-    flat = _flattened(_Flat(entered.model, entered.feed, entered.other))
+    flat = _flattened(_Flat(entered.model, entered.feed, entered.others))
     inside = tuple(body.prefix for body in flat.bodies)
     entered = entered.then(flat.model, partial(_leave, flat.bodies)) if flat.bodies else entered
-    entered = replace(entered, feed=flat.feed, other=flat.other)
+    entered = replace(entered, feed=flat.feed, others=flat.others)
     return replace(entered, inside=(*entered.inside, *inside), left=(*entered.left, *flat.left))
 
 
@@ -120,8 +120,8 @@ def _with_copy(flat: _Flat, place: int, attribute: str, body: onnx.GraphProto) -
     inner = {v.name for v in body.input} | {t.name for t in body.initializer}
     inner |= {name for n in body.node for name in n.output if name}
     names = {name: prefix + name for name in inner}
-    other = flat.feed if flat.other is None and body.input else flat.other
-    feeds = [_fed(flat.model, node, body, f, names, turn) for turn, f in enumerate((flat.feed, other)) if f is not None]
+    others = flat.others or ((flat.feed,) if body.input else ())
+    feeds = [_fed(flat.model, node, body, f, names, turn) for turn, f in enumerate((flat.feed, *others))]
     model = onnx.ModelProto()
     model.CopyFrom(flat.model)
     nodes = [_renamed(n, names) for n in body.node]
@@ -141,8 +141,7 @@ def _with_copy(flat: _Flat, place: int, attribute: str, body: onnx.GraphProto) -
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(outputs))
     _check_sizes(model, node, body, feeds, names)
     copied = _Body(holder, attribute, prefix, {new: old for old, new in names.items()})
-    second = feeds[1] if other is not None else None
-    return replace(flat, model=model, feed=feeds[0], other=second, bodies=(*flat.bodies, copied))
+    return replace(flat, model=model, feed=feeds[0], others=tuple(feeds[1:]), bodies=(*flat.bodies, copied))
 
 
 def _fed(

@@ -27,14 +27,14 @@ class Left(NamedTuple):
 class Entered:
     """A model in the forms that it entered, one after the other.
 
-    feed, other: its inputs, once they are known; `other` has other sizes on every symbolic axis. leaves: how the forms
+    feed, others: its inputs, once they are known; the others have other sizes on symbolic axes. leaves: how the forms
     are left, in the order in which they were entered. inside: what names of tensors in copies of bodies begin with.
     left: what did not enter.
     """
 
     model: onnx.ModelProto
     feed: Feed = field(default_factory=dict)
-    other: Feed | None = None
+    others: tuple[Feed, ...] = ()
     leaves: tuple[Leave, ...] = ()
     inside: tuple[str, ...] = ()
     left: tuple[Left, ...] = ()

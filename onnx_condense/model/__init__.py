@@ -1,3 +1,15 @@
 """Models: files, messages, graphs, sessions of onnxruntime, and inputs to run them on."""
 
-__all__ = ["files", "inference", "inputs", "names", "parts", "protos", "rebuilt", "runtime", "storage", "surgeon"]
+__all__ = [
+    "files",
+    "inference",
+    "inputs",
+    "names",
+    "parts",
+    "protos",
+    "rebuilt",
+    "runtime",
+    "storage",
+    "surgeon",
+    "variation",
+]

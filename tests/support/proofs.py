@@ -28,7 +28,7 @@ def condensed(model: onnx.ModelProto, options: Options) -> tuple[Opened, Written
 def proof(
     opened: Opened, small: Written, twin: Written, options: Options, limits: Limits = surgery_limits
 ) -> VerificationReport:
-    case = Case(opened.source.proto, results(opened.source.proto, opened.feeds), opened.feeds, opened.other)
+    case = Case(opened.source.proto, results(opened.source.proto, opened.feeds), opened.feeds, opened.others)
     return prove(case, opened.trace, small, twin, options, limits)
 
 
