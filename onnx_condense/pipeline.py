@@ -105,7 +105,7 @@ def condense_in(
         provenance = files.provenance(opened.source, plan.options)
         small, expanded = write(planned.twin, provenance), write(planned.twin, provenance, expanded=True)
     with clock("verify"):
-        case = Case(opened.source.proto, run.expected, opened.feeds, opened.other, run.measure.told)
+        case = Case(opened.source.proto, run.expected, opened.feeds, opened.others, run.measure.told)
         proof = prove(case, opened.trace, small, expanded, opened.options)
     report = report_of(run, replace(ended, written=small, verification=proof))
     return Result(small.model, plan, report, opened.source)
@@ -150,7 +150,8 @@ def analyze(model: Model, options: Options | None = None, progress: Progress | N
             )
             for group in planner.groups
         )
-    return Analysis(facts_before(opened), groups, refusal_reports(opened.trace), opened.trace.reached())
+    refusals = refusal_reports(opened.trace)
+    return Analysis(facts_before(opened), groups, refusals, opened.trace.reached(), opened.axes)
 
 
 def _stated(plan: Plan) -> tuple[int, str]:

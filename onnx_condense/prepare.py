@@ -14,9 +14,10 @@ from onnx_condense.forms.stack import Entered
 from onnx_condense.merging.plan import Plan
 from onnx_condense.model import files
 from onnx_condense.model.files import Source
-from onnx_condense.model.inputs import Drawn, Feed, draw_feeds, other_feed, sized, with_draw
+from onnx_condense.model.inputs import Drawn, Feed, draw_feeds, sized, with_draw
 from onnx_condense.model.protos import Model
 from onnx_condense.model.surgeon import import_graph
+from onnx_condense.model.variation import Axis, other_feeds, symbolic_axes
 from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.reasons import Because
 from onnx_condense.operators.specs import model_specs
@@ -54,8 +55,8 @@ class Clock:
 class Opened:
     """A model that is loaded and traced, with its verification inputs.
 
-    other: a feed with other sizes on every symbolic axis. told: whether generated feeds move the outputs (see `Drawn`).
-    batch: size of a symbolic batch axis in the feeds.
+    others: feeds with other sizes on symbolic axes. axes: what these are.
+    told: whether generated feeds move the outputs (see `Drawn`). batch: size of a symbolic batch axis in the feeds.
     folded: whether a BatchNormalization became part of the weights before it.
     calibration: the inputs to estimate from; the feeds are a part of what was given where there are no others.
     """
@@ -64,7 +65,8 @@ class Opened:
     options: Options
     trace: Trace
     feeds: list[Feed]
-    other: Feed | None
+    others: tuple[Feed, ...]
+    axes: tuple[Axis, ...]
     told: bool | None
     batch: int
     folded: bool
@@ -99,17 +101,20 @@ def open_model(
         if not drawn.feeds:
             drawn = draw_feeds(working, specs, options.data, options.input_shape, options.seed)
         feeds = drawn.feeds
-        other = other_feed(working, with_draw(specs, drawn.draw), feeds[0], options.seed)
+        others = other_feeds(working, with_draw(specs, drawn.draw), feeds[0], options.seed)
+        axes = symbolic_axes(specs, [feeds[0], *others])
     with clock("trace"):
-        entered = replace(entered, feed=feeds[0], other=other).into(integers.enter, bodies.enter)
+        entered = replace(entered, feed=feeds[0], others=others).into(integers.enter, bodies.enter)
         graph = graph if entered.model is working else import_graph(entered.model)
-        traced = trace_unshuffled(Facts(entered.model, graph, entered.feed, entered.other, entered.inside))
+        stuck = [(axis.input, axis.axis) for axis in axes if not axis.varied]
+        facts = Facts(entered.model, graph, entered.feed, entered.others, entered.inside, stuck)
+        traced = trace_unshuffled(facts)
         skipped = [Refusal(layer, Because(reason), size) for layer, reason, size in entered.skipped]
         untraced = sum(refusal.parameters for refusal in skipped)
         traced = replace(traced, refusals=(*traced.refusals, *skipped), untraced=untraced, leave=entered.leave)
     batches = [len(feeds[0][s.name]) for s in specs if s.dims and isinstance(s.dims[0], str)]
     batch, folded = max([1, *batches]), working is not plain.model
-    return Opened(source, options, traced, feeds, other, drawn.told, batch, folded, calibration)
+    return Opened(source, options, traced, feeds, others, axes, drawn.told, batch, folded, calibration)
 
 
 def _replayed(options: Options, plan: Plan) -> Options:

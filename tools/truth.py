@@ -79,7 +79,7 @@ def deletion(path: Path, seed: int) -> dict[str, Any]:
             if not found:
                 raise
             stay |= found
-    case = Case(opened.source.proto, expected, opened.feeds, opened.other)
+    case = Case(opened.source.proto, expected, opened.feeds, opened.others)
     proof = prove(case, opened.trace, small, expanded, Options())
     return {"uneven": len(stay), "surgery_error": proof.surgery_error, "inner_error": proof.inner_error}
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from onnx_condense.model.variation import Axis
 from onnx_condense.planning.candidates import SearchReport
 from onnx_condense.planning.latencies import LatencyReport
 from onnx_condense.proving.compare import Verification
@@ -40,6 +41,7 @@ def show_report(console: Console, report: Report) -> None:
     console.print(table)
     _totals(console, report.input, report.output)
     _refusals(console, report.refusals)
+    _axes(console, report.axes)
     if report.alignment.multiple > 1:
         console.print(f"Conv widths are kept at multiples of {report.alignment.multiple} ({report.alignment.source}).")
     if report.alignment.advice:
@@ -126,6 +128,16 @@ def _refusals(console: Console, refusals: tuple[RefusalReport, ...]) -> None:
     console.print(table)
 
 
+def _axes(console: Console, axes: tuple[Axis, ...]) -> None:
+    """The axes whose sizes could not be varied."""
+    stuck = tuple(
+        f"{axis.input}[{axis.axis}]{f' ({axis.name})' if axis.name else ''}" for axis in axes if not axis.varied
+    )
+    if stuck:
+        advice = "what may follow them stays as it is"
+        console.print(f"Sizes of the inputs that could not be varied: {names(stuck)}; {advice}.", markup=False)
+
+
 def show_analysis(console: Console, analysis: Analysis) -> None:
     """Widths at several thresholds per group, and the reasons for the rest."""
     thresholds = sorted({t for g in analysis.groups for t in g.widths}, reverse=True)
@@ -138,6 +150,7 @@ def show_analysis(console: Console, analysis: Analysis) -> None:
     if math.isfinite(analysis.share):
         console.print(f"{analysis.share:.1%} of the parameters of Gemm, MatMul and Conv lie in dependency groups.")
     _refusals(console, analysis.refusals)
+    _axes(console, analysis.axes)
 
 
 def show_verification(console: Console, verification: Verification) -> None:

@@ -43,13 +43,13 @@ class _Body:
 class _Flat:
     """A model with copies of its bodies.
 
-    feed, other: its inputs, formal ones too; in `other` a Loop is in its second iteration, so that what follows the
+    feed, others: its inputs, formal ones too; in the others a Loop is in a later iteration, so that what follows the
     number of the iteration is seen to change. skipped: bodies that were not copied.
     """
 
     model: onnx.ModelProto
     feed: Feed
-    other: Feed | None
+    others: tuple[Feed, ...]
     bodies: tuple[_Body, ...] = ()
     skipped: tuple[Skipped, ...] = ()
 
@@ -59,10 +59,10 @@ def enter(entered: Entered) -> Entered:
 
     The model itself where no body holds weights. Raises InputError where the model does not run.
     """
-    flat = _flattened(_Flat(entered.model, entered.feed, entered.other))
+    flat = _flattened(_Flat(entered.model, entered.feed, entered.others))
     inside = tuple(body.prefix for body in flat.bodies)
     entered = entered.then(flat.model, partial(_leave, flat.bodies)) if flat.bodies else entered
-    entered = replace(entered, feed=flat.feed, other=flat.other)
+    entered = replace(entered, feed=flat.feed, others=flat.others)
     return replace(entered, inside=(*entered.inside, *inside), skipped=(*entered.skipped, *flat.skipped))
 
 
@@ -128,15 +128,14 @@ def _with_copy(flat: _Flat, place: int, attribute: str, body: onnx.GraphProto) -
     holder = next(name for name in node.output if name)
     prefix = Names.of(flat.model.graph).prefix(f"{node.name or node.op_type}.{attribute}", "/")
     original = _Original(node, body, {name: prefix + name for name in _own(body)})
-    feed = _fed(flat.model, original, flat.feed, 0)
-    other = flat.feed if flat.other is None and body.input else flat.other
-    other = None if other is None else _fed(flat.model, original, other, 1)
+    others = flat.others or ((flat.feed,) if body.input else ())
+    feeds = [_fed(flat.model, original, feed, turn) for turn, feed in enumerate((flat.feed, *others))]
     model = _spliced(flat.model, place, original)
-    model.graph.input.extend(_inputs(original, feed))
+    model.graph.input.extend(_inputs(original, feeds[0]))
     model.graph.output.extend(_outputs(original))
-    _check_sizes(model, original, [feed] if other is None else [feed, other])
+    _check_sizes(model, original, feeds)
     copied = _Body(holder, attribute, prefix, {new: old for old, new in original.names.items()})
-    return replace(flat, model=model, feed=feed, other=other, bodies=(*flat.bodies, copied))
+    return replace(flat, model=model, feed=feeds[0], others=tuple(feeds[1:]), bodies=(*flat.bodies, copied))
 
 
 def _own(body: onnx.GraphProto) -> set[str]:

@@ -30,14 +30,14 @@ class Skipped(NamedTuple):
 class Entered:
     """A model in the forms that it entered, one after the other.
 
-    feed, other: its inputs, once they are known; `other` has other sizes on every symbolic axis. exits: how the forms
+    feed, others: its inputs, once they are known; the others have other sizes on symbolic axes. exits: how the forms
     are left, in the order in which they were entered. inside: what names of tensors in copies of bodies begin with.
     skipped: bodies that were not copied.
     """
 
     model: onnx.ModelProto
     feed: Feed = field(default_factory=dict)
-    other: Feed | None = None
+    others: tuple[Feed, ...] = ()
     exits: tuple[Leave, ...] = ()
     inside: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()

@@ -12,4 +12,5 @@ __all__ = [
     "runtime",
     "storage",
     "surgeon",
+    "variation",
 ]

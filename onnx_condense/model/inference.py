@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import onnx
 
 NO_TENSOR = -1
@@ -21,8 +23,31 @@ def element_types(model: onnx.ModelProto) -> dict[str, int]:
 
 def inferred_shapes(model: onnx.ModelProto) -> dict[str, list[int | None]]:
     """Tensor name -> its sizes as far as shape inference tells, None where a size is not constant."""
-    tensors = [(v.name, v.type.tensor_type.shape) for v in _inferred(model) if v.type.tensor_type.HasField("shape")]
+    return _sizes(_inferred(model))
+
+
+def _sizes(values: Sequence[onnx.ValueInfoProto]) -> dict[str, list[int | None]]:
+    tensors = [(v.name, v.type.tensor_type.shape) for v in values if v.type.tensor_type.HasField("shape")]
     return {name: [d.dim_value if d.HasField("dim_value") else None for d in shape.dim] for name, shape in tensors}
+
+
+def constant_sizes(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int | None]]) -> dict[str, list[int | None]]:
+    """Tensor name -> its sizes as far as they follow from sizes of inputs; None where one follows from an unknown one.
+
+    Nothing that the model states is believed; {} where shape inference fails.
+    """
+    small = _without_weights(model)
+    del small.graph.output[:]
+    small.graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in model.graph.output)
+    for value in small.graph.input:
+        if value.name in inputs:
+            kind = value.type.tensor_type.elem_type
+            value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, kind, list(inputs[value.name])))
+    try:
+        graph = onnx.shape_inference.infer_shapes(small, data_prop=True).graph
+    except (onnx.shape_inference.InferenceError, ValueError):
+        return {}
+    return _sizes([*graph.value_info, *graph.output, *graph.input])
 
 
 def _inferred(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:

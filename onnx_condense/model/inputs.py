@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
@@ -17,6 +17,7 @@ from onnx.helper import tensor_dtype_to_np_dtype
 from onnx_condense.arrays import Array
 from onnx_condense.errors import InputError, UsageError
 from onnx_condense.model.draws import DRAWS, NORMAL, Draw
+from onnx_condense.model.expressions import Expression, expressions
 from onnx_condense.model.outputs import LABELS, Outputs, arrays, finite, share_told
 from onnx_condense.model.runtime import Session, run, session
 
@@ -42,15 +43,11 @@ FLOAT_TENSORS = tuple(f"tensor({kind})" for kind in ("float", "double", "float16
 SIZES = (64, 32, 224, 16, 128, 256, 8, 4, 1)
 """Sizes tried, in this order, for symbolic dimensions other than the batch."""
 
+SUMMED = 8
+"""Size tried for two of at least three symbolic dimensions where another one may be their sum."""
 
-OTHER_SIZES: tuple[Callable[[int], int], ...] = (
-    lambda size: size // 2 - 1 if size > 5 else size + 1,
-    lambda size: size + 1,
-    lambda size: size + 32,
-    lambda size: 2 * size,
-    lambda size: max(1, size // 2),
-)
-"""How symbolic sizes are changed to see what follows them; the first change that the model takes is used."""
+LARGEST = 2**20
+"""Largest size that the name of a dimension may lead to."""
 
 
 @dataclass(frozen=True)
@@ -224,17 +221,22 @@ def _chunk(spec: InputSpec, array: Array, index: int) -> Array:
 def _generate(model: onnx.ModelProto, specs: list[InputSpec], seed: int) -> Drawn:
     """Standard normal floats, integers within their vocabulary. Symbolic sizes are tried until onnxruntime runs."""
     others = sorted({d for spec in specs for axis, d in enumerate(spec.dims) if isinstance(d, str) and (axis or not d)})
-    batches = {spec.dims[0] for spec in specs if spec.dims and isinstance(spec.dims[0], str)} - set(others)
+    firsts = {spec.dims[0] for spec in specs if spec.dims and isinstance(spec.dims[0], str)} - set(others)
+    bound = expressions({*others, *firsts} - {""})
+    batches = firsts - bound.keys()
     per_sample = max(1, sum(prod(d for d in spec.dims if isinstance(d, int)) for spec in specs))
     room = max(1, ELEMENTS // per_sample)
     feeds = 1 if batches else min(SAMPLES // 2, room)
     runner = session(model, optimize=False)
     last: InputError | None = None
-    for sizes in _candidates(len(others)):
+    for sizes in _assignments(others, bound):
         for batch in (max(2, min(SAMPLES, room)), 1) if batches else (1,):
-            symbols = dict(zip(others, sizes, strict=True)) | {name: batch for name in batches}
+            symbols = dict.fromkeys(firsts, batch) | sizes
+            symbols |= {name: expression.at(symbols) for name, expression in bound.items() if name not in sizes}
+            if not all(0 < size <= LARGEST for size in symbols.values()):
+                continue
             try:
-                found = _outputs(runner, _random_feed(specs, symbols, seed))
+                found = _outputs(runner, random_feed(specs, symbols, seed))
             except InputError as error:
                 last = last or error
                 continue
@@ -242,7 +244,7 @@ def _generate(model: onnx.ModelProto, specs: list[InputSpec], seed: int) -> Draw
             drawn = with_draw(specs, draw)
             seen = batch * feeds if draw != NORMAL else feeds * _fewest_labels(runner, found)
             feeds *= min(-(-COUNTED // seen), max(1, room // (batch * feeds)))
-            return Drawn([_random_feed(drawn, symbols, seed + index) for index in range(feeds)], told, draw)
+            return Drawn([random_feed(drawn, symbols, seed + index) for index in range(feeds)], told, draw)
     hint = "give the sizes with --input-shape, or inputs with --data"
     raise InputError(f"no generated inputs run ({last}): {hint}") from last
 
@@ -262,8 +264,8 @@ def _told(
     def share(draw: Draw, first: Outputs | None = None) -> float:
         drawn = with_draw(specs, draw)
         try:
-            first = first or _outputs(runner, _random_feed(drawn, symbols, seed))
-            return share_told(first, _outputs(runner, _random_feed(drawn, symbols, seed + 1)))
+            first = first or _outputs(runner, random_feed(drawn, symbols, seed))
+            return share_told(first, _outputs(runner, random_feed(drawn, symbols, seed + 1)))
         except InputError:
             return 0.0
 
@@ -283,39 +285,24 @@ def _fewest_labels(runner: Session, found: Outputs) -> int:
     return min((value.size for value in found.values() if value.dtype.kind in LABELS and value.size), default=COUNTED)
 
 
-def other_feed(model: onnx.ModelProto, specs: list[InputSpec], feed: Feed, seed: int) -> Feed | None:
-    """A feed with another size on every symbolic axis (the same name: the same size), None where nothing else runs."""
-    sizes = {
-        d or f"{s.name}:{i}": feed[s.name].shape[i] for s in specs for i, d in enumerate(s.dims) if isinstance(d, str)
-    }
-    if not sizes:
-        return None
-    runner = session(model, optimize=False)
-    for change in OTHER_SIZES:
-        symbols = {name: change(size) for name, size in sizes.items()}
-        made = [
-            replace(
-                s, dims=tuple(symbols[d or f"{s.name}:{i}"] if isinstance(d, str) else d for i, d in enumerate(s.dims))
-            )
-            for s in specs
-        ]
-        other = _random_feed(made, {}, seed)
-        try:
-            run(runner, None, other)
-        except InputError:
-            continue
-        return other
-    return None
+def _assignments(names: list[str], bound: Mapping[str, Expression]) -> Iterator[dict[str, int]]:
+    """Sizes by name; first those of the free names alone, where others follow from them by what they are called."""
+    if bound:
+        free = [name for name in names if name not in bound]
+        yield from (dict(zip(free, sizes, strict=True)) for sizes in _candidates(len(free)))
+    yield from (dict(zip(names, sizes, strict=True)) for sizes in _candidates(len(names)))
 
 
 def _candidates(count: int) -> list[tuple[int, ...]]:
-    """Sizes for `count` symbolic dimensions: all equal first, then mixed ones for up to two dimensions."""
+    """Sizes for `count` symbolic dimensions: all equal first, or one the sum of two others, then mixed ones of two."""
     equal = [(size,) * count for size in SIZES] if count else [()]
+    sums = [tuple(2 * SUMMED if i == place else SUMMED for i in range(count)) for place in range(count)]
     mixed = [c for c in product(SIZES, repeat=count) if c not in equal] if count == 2 else []
-    return equal + mixed
+    return [*equal[:-1], *(sums if count > 2 else []), *equal[-1:], *mixed]
 
 
-def _random_feed(specs: list[InputSpec], symbols: Mapping[str, int], seed: int) -> Feed:
+def random_feed(specs: list[InputSpec], symbols: Mapping[str, int], seed: int) -> Feed:
+    """Inputs of these specs, their symbolic dims of these sizes."""
     generator = np.random.default_rng(seed)
     return {
         spec.name: _random(generator, spec, [d if isinstance(d, int) else symbols[d] for d in spec.dims])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -19,9 +19,11 @@ from onnx_condense.model.inputs import Feed
 from onnx_condense.model.protos import opset_of, sparse_sizes
 from onnx_condense.model.runtime import run, session
 from onnx_condense.model.storage import Narrowed, Quantized
+from onnx_condense.operators.queries import expected_sizes
 from onnx_condense.operators.shapes import probe
 from onnx_condense.operators.static import Static, alone
 from onnx_condense.operators.stored import is_dequantized, is_stated, read_stored
+from onnx_condense.operators.unknown import Stuck, Unknown
 from onnx_condense.operators.wiring import Wiring
 
 
@@ -47,15 +49,17 @@ class Facts:
         model: onnx.ModelProto,
         graph: gs.Graph,
         feed: Feed,
-        other: Feed | None = None,
+        others: Sequence[Feed] = (),
         inside: tuple[str, ...] = (),
+        stuck: Stuck = (),
     ) -> None:
-        """`other`: a feed with other sizes on every symbolic axis, where the model takes one."""
+        """`others`: feeds with other sizes on symbolic axes. stuck: the axes of inputs that could not be varied."""
         self.model = model
         self.graph = graph
         self.feed = feed
-        self.other = other
+        self.others = tuple(others)
         self.inside = inside
+        self.stuck = stuck
         self.opset = opset_of(model.opset_import)
         self.initializers = {t.name: t for t in model.graph.initializer}
         self.sparse = sparse_sizes(model)
@@ -146,14 +150,29 @@ class Facts:
     # ---- other sizes of the inputs
 
     def follows_inputs(self, name: str) -> bool:
-        """Whether a derived value changes with the sizes of the inputs."""
-        others = [self.other_value(name), self._tiny.get(name)]
-        return any(other is not None and not np.array_equal(other, self._values[name]) for other in others)
+        """Whether a derived value changes with the sizes of the inputs, or may."""
+        others = [*self.other_values(name), *(tiny for tiny in [self._tiny.get(name)] if tiny is not None)]
+        return self.may_follow(name) or any(not np.array_equal(other, self._values[name]) for other in others)
+
+    def may_follow(self, name: str) -> bool:
+        """Whether a derived value may change with sizes of the inputs that could not be varied."""
+        return name in self.derived and self._unknown.follows(name)
+
+    @cached_property
+    def _unknown(self) -> Unknown:
+        return Unknown(self._static, self.shapes, self._values, self.stuck, self.inside, self._implied)
+
+    def _implied(self, name: str) -> dict[int, int]:
+        """Sizes of a tensor's axes that the weights of its readers allow."""
+        readers = [self.nodes[index] for index, _ in self.consumers(name)]
+        weights = [tensor.name for node in readers for tensor in node.inputs[1:2] if tensor.name in self.static]
+        values = {weight: self.value_by_name(weight) for weight in weights}
+        return expected_sizes(readers, name, {n: tuple(v.shape) for n, v in values.items() if v is not None})
 
     @cached_property
     def _tiny(self) -> dict[str, Array]:
         """Derived values where every size that follows the inputs is 1: min(T, 3) shows itself only for a small T."""
-        if self.other is None:
+        if not self.others:
             return {}
         shapes = {
             name: tuple(1 if self.is_resized(name, a) else n for a, n in enumerate(s))
@@ -164,36 +183,41 @@ class Facts:
         except InputError:
             return {}
 
-    def other_value(self, name: str) -> Array | None:
-        """The value, of any shape, of a derived tensor under the other sizes, None where there are none."""
-        return None if self.other is None else self._elsewhere[1].get(name)
+    def other_values(self, name: str) -> list[Array]:
+        """The values, of any shape, of a derived tensor under the other sizes."""
+        return [values[name] for _, values in self._elsewhere if name in values]
 
     def is_resized(self, name: str, axis: int) -> bool:
-        """Whether the size of an axis follows the sizes of the inputs, or is 0."""
-        shape, other = self.shapes[name], self.other_shape(name) or self.shapes[name]
-        return shape[axis] == 0 or len(shape) != len(other) or shape[axis] != other[axis]
+        """Whether the size of an axis follows the sizes of the inputs, or may, or is 0."""
+        shape = self.shapes[name]
+        varies = any(len(shape) != len(other) or shape[axis] != other[axis] for other in self.other_shapes(name))
+        return shape[axis] == 0 or varies or self.is_unknown(name, axis)
 
-    def other_shape(self, name: str) -> Shape | None:
-        """The shape of a tensor under the other sizes, None where there are none."""
-        return None if self.other is None else self._elsewhere[0][name]
+    def is_unknown(self, name: str, axis: int) -> bool:
+        """Whether the size of an axis may follow sizes of the inputs that could not be varied."""
+        return axis in self._unknown.axes(name)
+
+    def other_shapes(self, name: str) -> list[Shape]:
+        """The shapes of a tensor under the other sizes."""
+        return [shapes[name] for shapes, _ in self._elsewhere]
 
     @property
     def all_shapes(self) -> list[dict[str, Shape]]:
         """The shapes on the feed, and under the other sizes where there are any."""
-        return [self.shapes] if self.other is None else [self.shapes, self._elsewhere[0]]
+        return [self.shapes, *(shapes for shapes, _ in self._elsewhere)]
 
     @cached_property
-    def _elsewhere(self) -> tuple[dict[str, Shape], dict[str, Array]]:
-        assert self.other is not None
-        shapes = self._probe(self.other)
-        return shapes, self._static.values(shapes)
+    def _elsewhere(self) -> list[tuple[dict[str, Shape], dict[str, Array]]]:
+        """Shapes and derived values, for each of the other feeds."""
+        return [(shapes, self.values_under(shapes)) for shapes in map(self._probe, self.others)]
 
     def changing(self, name: str) -> NDArray[np.bool_]:
-        """Which elements of a derived value change with the sizes of the inputs."""
-        value, other = self._values[name], self.other_value(name)
-        if other is None:
-            return np.zeros(value.shape, dtype=bool)
-        return np.asarray(other != value) if other.shape == value.shape else np.ones(value.shape, dtype=bool)
+        """Which elements of a derived value change with the sizes of the inputs, or may."""
+        value = self._values[name]
+        found = self._unknown.changing(name) if name in self.derived else np.zeros(value.shape, dtype=bool)
+        for other in self.other_values(name):
+            found = found | (other != value if other.shape == value.shape else True)
+        return np.asarray(found)
 
     def values_under(self, shapes: Mapping[str, Shape]) -> dict[str, Array]:
         """The shape-derived values, of any shape, that other shapes lead to."""

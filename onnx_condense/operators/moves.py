@@ -111,6 +111,11 @@ class Move(Action):
         """Whether the node states the shape of its output."""
         return False
 
+    @property
+    def regroups(self) -> bool:
+        """Whether it keeps the order of all numbers, and groups them into other axes."""
+        return False
+
     def image(self, ends: Sequence[Interval]) -> Interval:
         return ends[0] if ends else ANYTHING
 
@@ -131,6 +136,10 @@ class Regroup(Move):
 
     @property
     def chained(self) -> bool:
+        return True
+
+    @property
+    def regroups(self) -> bool:
         return True
 
     def to(self, shape: Shape) -> Regroup:

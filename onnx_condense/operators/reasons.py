@@ -76,6 +76,8 @@ class Reason(Enum):
     MOVES_BY_DATA = "moves data by amounts that are computed from data"
     MOVES_NOTHING = "an empty tensor has no labels"
     TAKES_BY_SIZE = "takes channels by numbers that follow the sizes of the inputs"
+    REGROUPS_BY_SIZE = "regroups channels and places in a way that follows the sizes of the inputs"
+    SIZE_UNKNOWN = "maybe follows a size of the inputs that could not be varied"
     APPENDS_EMPTY = "appends what is empty here, and maybe not at other sizes"
 
     # of an operator as a whole

@@ -67,8 +67,8 @@ class NodeView:
     def is_zero(self, index: int) -> bool:
         """Whether an input that no data reaches is all zeros, whatever the sizes of the model's inputs."""
         name, value = self.node.inputs[index].name, self.value(index)
-        other = self._facts.other_value(name) if name in self._facts.derived else None
-        return value is not None and not value.any() and (other is None or not other.any())
+        others = self._facts.other_values(name)
+        return value is not None and not value.any() and not any(other.any() for other in others)
 
     def is_given(self, index: int) -> bool:
         """Whether an input is one of the model's, maybe a part of it."""

@@ -188,8 +188,9 @@ def compare(a: Results, b: Results, reference: Results | None = None) -> Verific
 
 
 def worse(a: Verification, b: Verification) -> Verification:
-    """The one with the larger error of float outputs; a NaN is larger than anything."""
-    return b if not b.float_error <= a.float_error else a
+    """Of each output the one with the larger error; a NaN is larger than anything."""
+    pairs = zip(a.outputs, b.outputs, strict=True)
+    return replace(a, outputs=tuple(x if y.relative_l2 <= x.relative_l2 else y for x, y in pairs))
 
 
 def results(model: onnx.ModelProto, feeds: Iterable[Feed], optimize: bool = True) -> list[dict[str, Array]]:

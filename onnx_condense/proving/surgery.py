@@ -86,25 +86,25 @@ class Case:
         original: the input model.
         expected: its outputs on the feeds.
         feeds: inputs.
-        other: a feed with other sizes on every symbolic axis, on which the surgery error is taken too.
+        others: feeds with other sizes on symbolic axes, on which the surgery error is taken too.
         told: whether the outputs on the feeds say anything (see `is_told`).
     """
 
     original: onnx.ModelProto
     expected: Results
     feeds: Sequence[Feed]
-    other: Feed | None
+    others: Sequence[Feed]
     told: bool = True
 
     def outputs(self, model: onnx.ModelProto) -> tuple[Results, Results]:
-        """What a model makes of the feeds, and of the other one. Raises InputError."""
-        found = results(model, [*self.feeds, self.other] if self.other is not None else self.feeds)
+        """What a model makes of the feeds, and of the others. Raises InputError."""
+        found = results(model, [*self.feeds, *self.others])
         return found[: len(self.feeds)], found[len(self.feeds) :]
 
 
 @dataclass(frozen=True)
 class _Found:
-    """surgery: small model against twin. approximation: original against small model; promised: on the other feed too.
+    """surgery: small model against twin. approximation: original against small model; promised: on the others too.
 
     noise: the original against itself, onnxruntime's optimizations off and on.
     """
@@ -166,20 +166,20 @@ def prove(
 
 def _found(case: Case, small: Written, twin: Written) -> _Found:
     """Every comparison of outputs. Raises VerificationError where what was written does not run."""
-    original, expected, other = case.original, case.expected, case.other
+    original, expected, others = case.original, case.expected, case.others
     try:
-        (expanded, expanded_other), (condensed, condensed_other) = (case.outputs(w.model) for w in (twin, small))
+        (expanded, expanded_others), (condensed, condensed_others) = (case.outputs(w.model) for w in (twin, small))
         surgery = compare(expanded, condensed, reference=expected)
         approximation = promised = compare(expected, condensed)
-        there = results(original, [other]) if other is not None else []
-        if other is not None:
-            surgery = worse(surgery, compare(expanded_other, condensed_other, reference=there))
-            promised = worse(approximation, compare(there, condensed_other))
+        there = results(original, others) if others else []
+        for a, b, c in zip(expanded_others, condensed_others, there, strict=True):
+            surgery = worse(surgery, compare([a], [b], reference=[c]))
+            promised = worse(promised, compare([c], [b]))
     except InputError as error:
         raise VerificationError(f"the rewritten model does not run ({error}): please report this model") from error
     noise = compare(results(original, case.feeds, optimize=False), expected)
-    if other is not None:
-        noise = worse(noise, compare(results(original, [other], optimize=False), there))
+    for a, b in zip(results(original, others, optimize=False) if others else [], there, strict=True):
+        noise = worse(noise, compare([a], [b]))
     return _Found(surgery, approximation, promised, noise)
 
 

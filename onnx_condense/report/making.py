@@ -71,6 +71,7 @@ def report_of(run: Run, ended: Ended) -> Report:
         ended.verification,
         warnings,
         dict(run.clock.seconds),
+        run.opened.axes,
     )
 
 

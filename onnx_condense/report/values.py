@@ -11,6 +11,7 @@ import onnx
 from onnx_condense.documents import finite, head
 from onnx_condense.merging.plan import Plan
 from onnx_condense.model.files import Source
+from onnx_condense.model.variation import Axis
 from onnx_condense.planning.candidates import SearchReport
 from onnx_condense.planning.latencies import LatencyReport
 from onnx_condense.proving.surgery import VerificationReport
@@ -83,7 +84,10 @@ class AlignmentReport:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that a run found and did; `to_json` is the stable form."""
+    """Everything that a run found and did; `to_json` is the stable form.
+
+    axes: the symbolic axes of the inputs, and the sizes that each was seen to take.
+    """
 
     input: ModelFacts
     output: ModelFacts | None
@@ -96,6 +100,7 @@ class Report:
     verification: VerificationReport | None
     warnings: tuple[str, ...]
     seconds: Mapping[str, float]
+    axes: tuple[Axis, ...] = ()
 
     @property
     def changed(self) -> bool:
@@ -146,12 +151,14 @@ class Analysis:
 
     share: of the parameters of Gemm, MatMul and Conv (and their quantized forms), the part that is sliced when groups
         shrink; not a number where there are none.
+    axes: the symbolic axes of the inputs, and the sizes that each was seen to take.
     """
 
     model: ModelFacts
     groups: tuple[GroupAnalysis, ...]
     refusals: tuple[RefusalReport, ...]
     share: float
+    axes: tuple[Axis, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The analysis as a JSON object; numbers that are not finite are null."""

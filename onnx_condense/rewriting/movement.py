@@ -102,13 +102,12 @@ def _reshape(shapes: Shapes, index: int, action: Reshape) -> list[Edit]:
 def _keep_computed(shapes: Shapes, name: str, wanted: list[int], source: str, target: str) -> list[int]:
     """A shape that follows the inputs' sizes: its sizes that do are copied (0) or left to be computed (-1)."""
     facts = shapes.facts
-    other, now = facts.other_value(name), facts.value_by_name(name)
-    if other is None or now is None or np.array_equal(other, now):
+    if facts.value_by_name(name) is None:
         return wanted
-    pairs = [(facts.shapes[n], facts.other_shape(n) or ()) for n in (source, target)]
+    pairs = [(known[source], known[target]) for known in facts.all_shapes]
     result = list(wanted)
-    for axis in np.flatnonzero(other != now).tolist():
-        copied = axis < len(pairs[0][0]) and all(a[axis] == b[axis] for a, b in zip(*pairs, strict=True))
+    for axis in np.flatnonzero(facts.changing(name)).tolist():
+        copied = axis < len(facts.shapes[source]) and all(a[axis] == b[axis] for a, b in pairs)
         if result[axis] > 0:
             result[axis] = 0 if copied else -1
     if result.count(-1) > 1:

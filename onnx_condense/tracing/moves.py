@@ -15,6 +15,7 @@ from onnx_condense.operators.reasons import Reason
 from onnx_condense.tracing.labels import varying
 from onnx_condense.tracing.outcomes import Carried, Declined, Outcome, Stay
 from onnx_condense.tracing.parameters import affine, carry, constant_channels, per_position
+from onnx_condense.tracing.regrouping import regrouped_otherwise
 from onnx_condense.tracing.trace import Slot
 from onnx_condense.tracing.uniting import uniform
 from onnx_condense.tracing.walk import Place, Walk, along
@@ -30,6 +31,8 @@ def move(walk: Walk, place: Place, action: Move) -> Outcome:
     taken = any(labels.shape[axis] > 1 for axis in action.indexed)
     if taken and any(facts.follows_inputs(name) for name in numbers):
         return Declined(Reason.TAKES_BY_SIZE)
+    if action.states_shape and place.inputs[1:] and facts.value(place.inputs[1]) is None:
+        return Declined(Reason.MOVES_BY_DATA)
     source = place.inputs[0]
     resized = [a for a in action.indexed if facts.is_resized(source.name, a)]
     labels = uniform(walk, place, labels, resized)  # which places are taken is another matter at other sizes
@@ -38,6 +41,9 @@ def move(walk: Walk, place: Place, action: Move) -> Outcome:
         made = action.moved(labels, walk.shape(source))
     except Unmovable as error:
         return Declined(error.reason)
+    reason = regrouped_otherwise(walk.facts, (source.name, place.output), action, labels) if action.regroups else None
+    if reason is not None:
+        return Declined(reason)
     return Carried({t.name: result for t, result in zip(place.outputs, made, strict=True)})
 
 
@@ -141,20 +147,19 @@ def _known(walk: Walk, labels: Labels, axis: int, constants: list[Part]) -> list
 
 def _same_length(walk: Walk, name: str, axis: int) -> bool:
     """Whether a constant that is computed from shapes is as long along an axis at every size of the inputs."""
-    value, other = walk.facts.value_by_name(name), walk.facts.other_value(name)
-    return value is None or (value.shape[axis] > 0 and (other is None or other.shape[axis] == value.shape[axis]))
+    value, others = walk.facts.value_by_name(name), walk.facts.other_values(name)
+    return value is None or (value.shape[axis] > 0 and all(v.shape[axis] == value.shape[axis] for v in others))
 
 
 def _along(walk: Walk, labels: Labels, tensor: gs.Tensor) -> Floats | None:
     """[places, q]: a constant's values at each labelled place, the same at every size of the inputs; else None."""
-    value, other = walk.facts.value(tensor), None
+    value, others = walk.facts.value(tensor), list[Array]()
     if value is None or value.dtype.kind != "f":
         return None
     found = per_position(labels, value)
     if tensor.name in walk.facts.derived:
-        other = walk.facts.other_value(tensor.name)
+        others = walk.facts.other_values(tensor.name)
         found = found[:, :1] if (found == found[:, :1]).all() else found
-    if other is not None:
-        elsewhere = per_position(labels, other)
-        return found if found.shape[1] == 1 and (elsewhere == found).all() else None
-    return found
+    if others and found.shape[1] > 1:
+        return None
+    return found if all((per_position(labels, other) == found).all() for other in others) else None

@@ -38,7 +38,7 @@ def trace_unshuffled(facts: Facts) -> Trace:
     if not found or size > MOST_INDICES * facts.model.ByteSize():
         return traced
     plain = replace_shuffles(facts, found)
-    return trace(Facts(plain, import_graph(plain), facts.feed, facts.other, facts.inside))
+    return trace(Facts(plain, import_graph(plain), facts.feed, facts.others, facts.inside, facts.stuck))
 
 
 def find_shuffles(traced: Trace) -> list[Shuffle]:

@@ -80,11 +80,19 @@ def trace(facts: Facts) -> Trace:
 
 def outcome(walk: Walk, place: Place, action: Action) -> Outcome:
     """What the rule for an action says of a node."""
+    if _is_steered_blindly(walk, place):
+        return Declined(Reason.SIZE_UNKNOWN)
     rule = next(RULES[kind] for kind in type(action).__mro__ if kind in RULES)
     try:
         return rule(walk, place, action)
     except Stay as stay:
         return stay.outcome
+
+
+def _is_steered_blindly(walk: Walk, place: Place) -> bool:
+    """Whether a node that reads channels reads a number, too, that maybe follows a size that could not be varied."""
+    labelled = any(tensor.name in walk.labels for tensor in place.inputs)
+    return labelled and any(walk.facts.may_follow(tensor.name) for tensor in place.inputs)
 
 
 def _tied(facts: Facts) -> frozenset[str]:

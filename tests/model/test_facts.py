@@ -132,3 +132,59 @@ def test_one_node_evaluated_on_numbers() -> None:
     found = facts(builders.build(text, {"low": np.float32(-1), "high": np.float32(6)}), x=(2, 4))
     assert found.evaluate(0, np.array([-5.0, 2.0, 9.0])).tolist() == [-1, 2, 6]
     assert found.evaluate(1, np.array([-5.0, 2.0])).tolist() == [0, 2]
+
+
+# ------------------------------------------------------------------------------------- sizes that are unknown
+
+VIEW = """g (float[N, T, 4] x, float[N, 4] z) => (float[M, 4] y, float[N, 4] v) {
+    s = Shape(x)
+    n = Slice(s, zero, one)
+    t = Slice(s, one, two)
+    small = Min(t, two)
+    count = Mul(n, t)
+    c = Shape<start = 2>(x)
+    shape = Concat<axis = 0>(count, c)
+    r = Reshape(x, shape)
+    y = Relu(r)
+    v = Relu(z)
+}"""
+NUMBERS = {name: np.array([i]) for i, name in enumerate(("zero", "one", "two"))}
+
+
+@pytest.fixture
+def stuck() -> Facts:
+    """The length of x could not be varied."""
+    model = builders.build(VIEW, NUMBERS)
+    feed = {"x": np.zeros((2, 3, 4), np.float32), "z": np.zeros((2, 4), np.float32)}
+    return Facts(model, import_graph(model), feed, stuck=[("x", 1)])
+
+
+def test_values_that_may_follow_an_unknown_size(stuck: Facts) -> None:
+    assert {name for name in stuck.derived if stuck.may_follow(name)} == {"s", "t", "small", "count", "shape"}
+    assert {name for name in stuck.derived if stuck.follows_inputs(name)} == {"s", "t", "small", "count", "shape"}
+    assert stuck.changing("shape").tolist() == [True, False]
+    assert stuck.changing("s").tolist() == [False, True, False]
+
+
+def test_axes_that_may_follow_an_unknown_size(stuck: Facts) -> None:
+    found = {(name, axis) for name, shape in stuck.shapes.items() for axis in range(len(shape))}
+    assert {place for place in found if stuck.is_unknown(*place)} == {("x", 1), ("r", 0), ("y", 0)}
+    assert {place for place in found if stuck.is_resized(*place)} == {("x", 1), ("r", 0), ("y", 0)}
+
+
+def test_nothing_is_unknown_where_every_size_was_varied() -> None:
+    model = builders.build(VIEW, NUMBERS)
+    feeds = [{"x": np.zeros((2, t, 4), np.float32), "z": np.zeros((2, 4), np.float32)} for t in (3, 5)]
+    found = Facts(model, import_graph(model), feeds[0], feeds[1:])
+    assert not any(map(found.may_follow, found.derived))
+    assert {name for name in found.derived if found.follows_inputs(name)} == {"s", "t", "small", "count", "shape"}
+    assert found.is_resized("y", 0)
+    assert not found.is_unknown("y", 0)
+
+
+def test_the_weights_of_readers_say_sizes() -> None:
+    text = "g (float[N, L] x) => (float[N, 2] y, float[N, L] z) { r = Relu(x) y = MatMul(r, w) z = Neg(x) }"
+    model = builders.build(text, {"w": builders.random(16, 2)}, check=False)
+    found = Facts(model, import_graph(model), {"x": np.zeros((2, 16), np.float32)}, stuck=[("x", 1)])
+    assert found.is_unknown("x", 1)
+    assert not found.is_unknown("r", 1)

@@ -264,7 +264,7 @@ def test_one_wrong_integer_is_found(layer: int) -> None:
     opened = open_model(model, LOSSLESS)
     twin = Planner(opened.trace, LOSSLESS, 1, opened.trace.groups).build().twin
     small, expanded = write(twin, {}), write(twin, {}, expanded=True)
-    case = Case(model, results(model, opened.feeds), opened.feeds, opened.other)
+    case = Case(model, results(model, opened.feeds), opened.feeds, opened.others)
     prove(case, opened.trace, small, expanded, LOSSLESS)
     wrong = onnx.ModelProto()
     wrong.CopyFrom(small.model)

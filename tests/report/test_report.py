@@ -184,3 +184,22 @@ def test_nothing_to_condense_is_still_verified(cli: Cli, save: Save) -> None:
 def test_changed() -> None:
     assert oc.condense(builders.mlp((8, 16, 3), clusters=4)).report.changed
     assert not oc.condense(builders.mlp((8, 8, 3))).report.changed
+
+
+def test_axes_of_the_inputs(cli: Cli, save: Save) -> None:
+    """The sizes that each took; what could not be varied is said on the terminal, too."""
+    text = "g (float[N, L] x) => (float[N, 2] y) { [a] h = MatMul(x, w) r = Relu(h) [b] y = MatMul(r, v) }"
+    weights = {"w": builders.random(16, 8), "v": builders.random(8, 2)}
+    model = builders.build(text, weights, check=False)
+    save(model)
+    axes = reported(cli)["axes"]
+    assert axes == [{"input": "x", "axis": 0, "name": "N", "sizes": [16, 7, 17], "varied": True}]
+    text = (
+        "g (float[N, B, 16] x) => (float[N, 2] y) { s = Squeeze(x, one) h = MatMul(s, w) r = Relu(h) y = MatMul(r, v) }"
+    )
+    save(builders.build(text, weights | {"one": np.array([1])}, check=False))
+    axes = reported(cli, "--force")["axes"]
+    assert [(axis["name"], axis["varied"]) for axis in axes] == [("N", True), ("B", False)]
+    assert set(axes[1]["sizes"]) == {1}
+    for command in (("m.onnx", "--force"), ("inspect", "m.onnx")):
+        assert "Could not be varied, so that what follows them stays: x[1] (B)." in cli.ok(*command).out

@@ -30,7 +30,7 @@ def proof(
 ) -> VerificationReport:
     expected = results(opened.source.proto, opened.feeds)
     told = is_told(opened.told, expected, opened.feeds)
-    case = Case(opened.source.proto, expected, opened.feeds, opened.other, told)
+    case = Case(opened.source.proto, expected, opened.feeds, opened.others, told)
     return prove(case, opened.trace, small, twin, options, limits)
 
 
