@@ -70,7 +70,7 @@ def _replace(producer: gs.Node, normalization: gs.Node, folded: tuple[Array, Arr
 
 
 def constant_value(tensor: gs.Constant) -> Floats:
-    """A constant's value in float64, leaving the constant as it was read."""
+    """A constant's value, of any shape, in float64, leaving the constant as it was read."""
     values = tensor._values
     array = numpy_helper.to_array(values.tensor) if hasattr(values, "tensor") else values
     return np.asarray(array, dtype=np.float64)

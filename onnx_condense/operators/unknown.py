@@ -47,7 +47,7 @@ class Unknown:
         return any(probe is None or value is None or not np.array_equal(probe, value) for probe in self._probes(name))
 
     def changing(self, name: str) -> Array:
-        """Which elements of a derived value may."""
+        """Which elements may, in the shape of a derived value."""
         value = self.values[name]
         found = np.zeros(value.shape, dtype=bool)
         for probe in self._probes(name):
