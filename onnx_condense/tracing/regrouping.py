@@ -15,7 +15,7 @@ Ends = tuple[str, str]
 
 
 def regrouped_otherwise(facts: Facts, ends: Ends, action: Move, labels: Labels) -> Reason | None:
-    """Why labels, in the shape of their tensor, do not come to lie alike at every size of the inputs, None where they do."""
+    """Why labels, in a tensor's shape, do not come to lie alike at every size of the inputs, None where they do."""
     if _meets_unknown(facts, ends, labels):
         return Reason.SIZE_UNKNOWN
     source, target = ends
