@@ -294,11 +294,15 @@ def _assignments(names: list[str], bound: Mapping[str, Expression]) -> Iterator[
 
 
 def _candidates(count: int) -> list[tuple[int, ...]]:
-    """Sizes for `count` symbolic dimensions: all equal first, or one the sum of two others, then mixed ones of two."""
+    """Sizes for `count` symbolic dimensions: all equal first, or one the sum of two others, or mixed ones of two.
+
+    Those of 1 come last: it fits where sizes are broadcast, which says little of others.
+    """
     equal = [(size,) * count for size in SIZES] if count else [()]
     sums = [tuple(2 * SUMMED if i == place else SUMMED for i in range(count)) for place in range(count)]
     mixed = [c for c in product(SIZES, repeat=count) if c not in equal] if count == 2 else []
-    return [*equal[:-1], *(sums if count > 2 else []), *equal[-1:], *mixed]
+    tried = [*equal, *(sums if count > 2 else []), *mixed]
+    return sorted(tried, key=lambda sizes: (1 in sizes, len(set(sizes)) > 1 and 1 in sizes))
 
 
 def random_feed(specs: list[InputSpec], symbols: Mapping[str, int], seed: int) -> Feed:

@@ -76,8 +76,10 @@ def other_feeds(model: onnx.ModelProto, specs: Sequence[InputSpec], feed: Feed, 
     Where every symbol can be changed at once: one such feed, and one more where there are three sizes of each. Else a
     feed for each symbol, with those that are tied to it, and one for all of these together.
     """
+    if not any(_places(specs)):
+        return ()
     search = _Search.of(model, specs, feed, seed)
-    return search.together() or search.apart() if search.base else ()
+    return search.together() or search.apart()
 
 
 def _places(specs: Sequence[InputSpec]) -> Iterator[tuple[InputSpec, int]]:
@@ -107,7 +109,7 @@ class _Symbols:
             at[spec.name, axis] = name if name and len(found[name]) == 1 else f"{spec.name}:{axis}"
         sizes = {symbol: feed[name].shape[axis] for (name, axis), symbol in at.items()}
         bound = {name: rule for name, rule in expressions(sizes).items() if rule.at(sizes) == sizes[name]}
-        return _Symbols(at, sizes, bound)
+        return _Symbols(at, sizes, {name: rule for name, rule in bound.items() if rule.names})
 
     def sized(self, specs: Sequence[InputSpec], sizes: Sizes) -> list[InputSpec]:
         """The specs with these sizes of all symbols."""

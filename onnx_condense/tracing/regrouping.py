@@ -43,10 +43,9 @@ def _meets_unknown(facts: Facts, ends: Ends, labels: Labels) -> bool:
     if not after and len(before) == max(before) - min(before) + 1:
         return bool(before.intersection(varying(labels)))
     found = blocks(*(facts.shapes[name] for name in ends))
-    unknown = [
-        (len(left), len(right)) != (1, 1) and bool(before.intersection(left) or after.intersection(right))
-        for left, right in found
-    ]
+    ways = [(bool(before.intersection(left)), bool(after.intersection(right))) for left, right in found]
+    whole = [(len(left), len(right)) == (1, 1) for left, right in found]
+    unknown = [any(way) and not (all(way) and alone) for way, alone in zip(ways, whole, strict=True)]
     labelled = [any(labels.shape[axis] > 1 for axis in left) for left, _ in found]
     return any(
         here and (unknown[place] or (any(unknown[:place]) and any(unknown[place:])))

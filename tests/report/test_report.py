@@ -194,12 +194,10 @@ def test_axes_of_the_inputs(cli: Cli, save: Save) -> None:
     save(model)
     axes = reported(cli)["axes"]
     assert axes == [{"input": "x", "axis": 0, "name": "N", "sizes": [16, 7, 17], "varied": True}]
-    text = (
-        "g (float[N, B, 16] x) => (float[N, 2] y) { s = Squeeze(x, one) h = MatMul(s, w) r = Relu(h) y = MatMul(r, v) }"
-    )
+    text = "g (float[N, B, 16] x) => (float[N, 2] y) { s = Squeeze(x, one) h = MatMul(s, w) y = MatMul(h, v) }"
     save(builders.build(text, weights | {"one": np.array([1])}, check=False))
     axes = reported(cli, "--force")["axes"]
     assert [(axis["name"], axis["varied"]) for axis in axes] == [("N", True), ("B", False)]
     assert set(axes[1]["sizes"]) == {1}
     for command in (("m.onnx", "--force"), ("inspect", "m.onnx")):
-        assert "Could not be varied, so that what follows them stays: x[1] (B)." in cli.ok(*command).out
+        assert "Sizes of the inputs that could not be varied: x[1] (B)" in cli.ok(*command).out
