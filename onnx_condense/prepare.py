@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+
+import onnx_graphsurgeon as gs
 
 from onnx_condense.errors import PlanError
 from onnx_condense.forms import batchnorm, bodies, functions, fused, integers
@@ -14,7 +16,7 @@ from onnx_condense.forms.stack import Entered
 from onnx_condense.merging.plan import Plan
 from onnx_condense.model import files
 from onnx_condense.model.files import Source
-from onnx_condense.model.inputs import Drawn, Feed, draw_feeds, sized, with_draw
+from onnx_condense.model.inputs import Drawn, Feed, InputSpec, draw_feeds, sized, with_draw
 from onnx_condense.model.protos import Model
 from onnx_condense.model.surgeon import import_graph
 from onnx_condense.model.variation import Axis, other_feeds, symbolic_axes
@@ -93,28 +95,37 @@ def open_model(
         working = entered.model
         graph = import_graph(working)
         specs = model_specs(working, graph)
-        drawn = Drawn([])
-        calibration = Calibration((), executor)
-        if options.calibration is not None and replay is None:
-            shards, feeds = open_shards(sized(specs, options.input_shape), options.calibration, options.data is None)
-            calibration, drawn = Calibration(shards, executor), Drawn(feeds)
-        if not drawn.feeds:
-            drawn = draw_feeds(working, specs, options.data, options.input_shape, options.seed)
+        calibration, held = _calibration(options, specs, executor)
+        drawn = Drawn(held) if held else draw_feeds(working, specs, options.data, options.input_shape, options.seed)
         feeds = drawn.feeds
         others = other_feeds(working, with_draw(specs, drawn.draw), feeds[0], options.seed)
         axes = symbolic_axes(specs, [feeds[0], *others])
     with clock("trace"):
         entered = replace(entered, feed=feeds[0], others=others).into(integers.enter, bodies.enter)
         graph = graph if entered.model is working else import_graph(entered.model)
-        stuck = [(axis.input, axis.axis) for axis in axes if not axis.varied]
-        facts = Facts(entered.model, graph, entered.feed, entered.others, entered.inside, stuck)
-        traced = trace_unshuffled(facts)
-        skipped = [Refusal(layer, Because(reason), size) for layer, reason, size in entered.skipped]
-        untraced = sum(refusal.parameters for refusal in skipped)
-        traced = replace(traced, refusals=(*traced.refusals, *skipped), untraced=untraced, leave=entered.leave)
+        traced = _traced(entered, graph, axes)
     batches = [len(feeds[0][s.name]) for s in specs if s.dims and isinstance(s.dims[0], str)]
     batch, folded = max([1, *batches]), working is not plain.model
     return Opened(source, options, traced, feeds, others, axes, drawn.told, batch, folded, calibration)
+
+
+def _calibration(
+    options: Options, specs: Sequence[InputSpec], executor: Executor | None
+) -> tuple[Calibration, list[Feed]]:
+    """The inputs to estimate from, and those of them that verify; none where none are given."""
+    if options.calibration is None:
+        return Calibration((), executor), []
+    shards, held = open_shards(sized(specs, options.input_shape), options.calibration, options.data is None)
+    return Calibration(shards, executor), held
+
+
+def _traced(entered: Entered, graph: gs.Graph, axes: Sequence[Axis]) -> Trace:
+    """The trace of a model in the forms that it entered; bodies that were not copied are refusals."""
+    stuck = [(axis.input, axis.axis) for axis in axes if not axis.varied]
+    traced = trace_unshuffled(Facts(entered.model, graph, entered.feed, entered.others, entered.inside, stuck))
+    skipped = [Refusal(layer, Because(reason), size) for layer, reason, size in entered.skipped]
+    untraced = sum(refusal.parameters for refusal in skipped)
+    return replace(traced, refusals=(*traced.refusals, *skipped), untraced=untraced, leave=entered.leave)
 
 
 def _replayed(options: Options, plan: Plan) -> Options:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 from pathlib import Path
+from threading import Lock
 from zipfile import BadZipFile
 
 import numpy as np
@@ -45,6 +46,9 @@ SIZES = (64, 32, 224, 16, 128, 256, 8, 4, 1)
 
 SUMMED = 8
 """Size tried for two of at least three symbolic dimensions where another one may be their sum."""
+
+_HEADERS = Lock()
+"""numpy reads a header with `ast`, which has failed in several threads at once (SystemError, CPython 3.11)."""
 
 LARGEST = 2**20
 """Largest size that the name of a dimension may lead to."""
@@ -159,7 +163,7 @@ def _read(specs: Sequence[InputSpec], data: Inputs) -> dict[str, Array]:
         arrays = {name: np.asarray(value) for name, value in data.items()}
     else:
         try:
-            with Path(data).open("rb") as handle, np.load(handle, allow_pickle=False) as file:
+            with _HEADERS, Path(data).open("rb") as handle, np.load(handle, allow_pickle=False) as file:
                 arrays = {spec.name: file[spec.name] for spec in specs if spec.name in file.files}
         except (OSError, ValueError, EOFError, TypeError, AttributeError, BadZipFile) as error:
             raise InputError(f"cannot read {data}: pass an .npz with one array per input ({_names(specs)})") from error
@@ -220,33 +224,44 @@ def _chunk(spec: InputSpec, array: Array, index: int) -> Array:
 
 def _generate(model: onnx.ModelProto, specs: list[InputSpec], seed: int) -> Drawn:
     """Standard normal floats, integers within their vocabulary. Symbolic sizes are tried until onnxruntime runs."""
-    others = sorted({d for spec in specs for axis, d in enumerate(spec.dims) if isinstance(d, str) and (axis or not d)})
-    firsts = {spec.dims[0] for spec in specs if spec.dims and isinstance(spec.dims[0], str)} - set(others)
-    bound = expressions({*others, *firsts} - {""})
-    batches = firsts - bound.keys()
     per_sample = max(1, sum(prod(d for d in spec.dims if isinstance(d, int)) for spec in specs))
     room = max(1, ELEMENTS // per_sample)
-    feeds = 1 if batches else min(SAMPLES // 2, room)
     runner = session(model, optimize=False)
     last: InputError | None = None
-    for sizes in _assignments(others, bound):
-        for batch in (max(2, min(SAMPLES, room)), 1) if batches else (1,):
-            symbols = dict.fromkeys(firsts, batch) | sizes
-            symbols |= {name: expression.at(symbols) for name, expression in bound.items() if name not in sizes}
-            if not all(0 < size <= LARGEST for size in symbols.values()):
-                continue
-            try:
-                found = _outputs(runner, random_feed(specs, symbols, seed))
-            except InputError as error:
-                last = last or error
-                continue
-            draw, told = _told(runner, specs, symbols, seed, found)
-            drawn = with_draw(specs, draw)
-            seen = batch * feeds if draw != NORMAL else feeds * _fewest_labels(runner, found)
-            feeds *= min(-(-COUNTED // seen), max(1, room // (batch * feeds)))
-            return Drawn([random_feed(drawn, symbols, seed + index) for index in range(feeds)], told, draw)
+    for symbols, batch in _sizes_tried(specs, max(2, min(SAMPLES, room))):
+        try:
+            found = _outputs(runner, random_feed(specs, symbols, seed))
+        except InputError as error:
+            last = last or error
+            continue
+        feeds = min(SAMPLES // 2, room) if batch is None else 1
+        draw, told = _told(runner, specs, symbols, seed, found)
+        seen = (batch or 1) * feeds if draw != NORMAL else feeds * _fewest_labels(runner, found)
+        feeds *= min(-(-COUNTED // seen), max(1, room // ((batch or 1) * feeds)))
+        drawn = with_draw(specs, draw)
+        return Drawn([random_feed(drawn, symbols, seed + index) for index in range(feeds)], told, draw)
     hint = "give the sizes with --input-shape, or inputs with --data"
     raise InputError(f"no generated inputs run ({last}): {hint}") from last
+
+
+def _sizes_tried(specs: list[InputSpec], most: int) -> Iterator[tuple[dict[str, int], int | None]]:
+    """Sizes by symbol, and how many samples they make of one feed (None where no axis is a batch)."""
+    others = _inner_symbols(specs)
+    firsts = {spec.dims[0] for spec in specs if spec.dims and isinstance(spec.dims[0], str)} - set(others)
+    bound = expressions({*others, *firsts} - {""})
+    batches: tuple[int | None, ...] = (most, 1) if firsts - bound.keys() else (None,)
+    for sizes in _assignments(others, bound):
+        for batch in batches:
+            symbols = dict.fromkeys(firsts, batch or 1) | sizes
+            symbols |= {name: expression.at(symbols) for name, expression in bound.items() if name not in sizes}
+            if all(0 < size <= LARGEST for size in symbols.values()):
+                yield symbols, batch
+
+
+def _inner_symbols(specs: list[InputSpec]) -> list[str]:
+    """Names of the sizes of other axes than the first, and "" where one has none."""
+    named = [(axis, size) for spec in specs for axis, size in enumerate(spec.dims) if isinstance(size, str)]
+    return sorted({size for axis, size in named if axis or not size})
 
 
 def _outputs(runner: Session, feed: Feed) -> Outputs:

@@ -194,13 +194,15 @@ class _Search:
                 if any(sizes[name] != self.base[name] for sizes, _ in found for name in unit):
                     continue
                 found += self._moved(unit, [u for u in units if u != unit], width)
-        moves = [{name: size - self.base[name] for name, size in sizes.items()} for sizes, _ in found]
-        feeds = [feed for _, feed in found]
+        return (*self._together([sizes for sizes, _ in found]), *(feed for _, feed in found))
+
+    def _together(self, found: Sequence[Sizes]) -> tuple[Feed, ...]:
+        """The first feed that runs in which all these moves are made at once; none, or one."""
+        moves = {name: sum(sizes[name] - size for sizes in found) for name, size in self.base.items()}
         for times in (2, -1, 1):
-            sizes = {name: size + times * sum(move[name] for move in moves) for name, size in self.base.items()}
-            if (feed := self.tried(sizes)) is not None:
-                return (feed, *feeds)
-        return tuple(feeds)
+            if (feed := self.tried({name: size + times * moves[name] for name, size in self.base.items()})) is not None:
+                return (feed,)
+        return ()
 
     def _moved(self, unit: Sequence[str], others: Sequence[Sequence[str]], width: int) -> list[tuple[Sizes, Feed]]:
         """The first feed that runs with another size of a unit and of that many others; none, or one in a list."""

@@ -189,8 +189,13 @@ def compare(a: Results, b: Results, reference: Results | None = None) -> Verific
 
 def worse(a: Verification, b: Verification) -> Verification:
     """Of each output the one with the larger error; a NaN is larger than anything."""
-    pairs = zip(a.outputs, b.outputs, strict=True)
-    return replace(a, outputs=tuple(x if y.relative_l2 <= x.relative_l2 else y for x, y in pairs))
+    others = {o.name: o for o in b.outputs}
+    pairs = [(o, others.pop(o.name, o)) for o in a.outputs]
+    return replace(a, outputs=(*(max(pair, key=_size) for pair in pairs), *others.values()))
+
+
+def _size(output: OutputComparison) -> tuple[bool, float]:
+    return bool(np.isnan(output.relative_l2)), output.relative_l2
 
 
 def results(model: onnx.ModelProto, feeds: Iterable[Feed], optimize: bool = True) -> list[dict[str, Array]]:

@@ -27,12 +27,9 @@ def move(walk: Walk, place: Place, action: Move) -> Outcome:
     if labels is None:
         steered = any(t.name in walk.labels for t in place.inputs)
         return Declined(Reason.MOVES_BY_DATA) if steered else Carried()
-    numbers = [t.name for t in place.inputs[1:] if t.name in facts.derived]
-    taken = any(labels.shape[axis] > 1 for axis in action.indexed)
-    if taken and any(facts.follows_inputs(name) for name in numbers):
-        return Declined(Reason.TAKES_BY_SIZE)
-    if action.states_shape and place.inputs[1:] and facts.value(place.inputs[1]) is None:
-        return Declined(Reason.MOVES_BY_DATA)
+    unfit = _unfit(walk, place, action, labels)
+    if unfit is not None:
+        return Declined(unfit)
     source = place.inputs[0]
     resized = [a for a in action.indexed if facts.is_resized(source.name, a)]
     labels = uniform(walk, place, labels, resized)  # which places are taken is another matter at other sizes
@@ -45,6 +42,17 @@ def move(walk: Walk, place: Place, action: Move) -> Outcome:
     if reason is not None:
         return Declined(reason)
     return Carried({t.name: result for t, result in zip(place.outputs, made, strict=True)})
+
+
+def _unfit(walk: Walk, place: Place, action: Move, labels: Labels) -> Reason | None:
+    """Why channels are not moved alike at every size of the inputs."""
+    facts, stated = walk.facts, place.inputs[1:]
+    taken = any(labels.shape[axis] > 1 for axis in action.indexed)
+    if taken and any(t.name in facts.derived and facts.follows_inputs(t.name) for t in stated):
+        return Reason.TAKES_BY_SIZE
+    if action.states_shape and stated and facts.value(stated[0]) is None:
+        return Reason.MOVES_BY_DATA
+    return None
 
 
 def space_to_depth(walk: Walk, place: Place, action: SpaceToDepth) -> Outcome:

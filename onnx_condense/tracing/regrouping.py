@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from onnx_condense.arrays import Labels
@@ -43,14 +45,15 @@ def _meets_unknown(facts: Facts, ends: Ends, labels: Labels) -> bool:
     if not after and len(before) == max(before) - min(before) + 1:
         return bool(before.intersection(varying(labels)))
     found = blocks(*(facts.shapes[name] for name in ends))
-    ways = [(bool(before.intersection(left)), bool(after.intersection(right))) for left, right in found]
-    whole = [(len(left), len(right)) == (1, 1) for left, right in found]
-    unknown = [any(way) and not (all(way) and alone) for way, alone in zip(ways, whole, strict=True)]
-    labelled = [any(labels.shape[axis] > 1 for axis in left) for left, _ in found]
-    return any(
-        here and (unknown[place] or (any(unknown[:place]) and any(unknown[place:])))
-        for place, here in enumerate(labelled)
-    )
+    unknown = [_is_regrouped(set(left) & before, set(right) & after, left, right) for left, right in found]
+    labelled = [place for place, (left, _) in enumerate(found) if any(labels.shape[axis] > 1 for axis in left)]
+    return any(unknown[place] or (any(unknown[:place]) and any(unknown[place:])) for place in labelled)
+
+
+def _is_regrouped(before: set[int], after: set[int], left: Sequence[int], right: Sequence[int]) -> bool:
+    """Whether the axes of a block, `left` on one side and `right` on the other, are not one unknown axis that stays."""
+    stays = bool(before and after) and len(left) == len(right) == 1
+    return bool(before or after) and not stays
 
 
 def _are_alike(one: Labels, other: Labels, resized: set[int]) -> bool:
