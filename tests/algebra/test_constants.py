@@ -106,8 +106,10 @@ def test_auto_pad_counts_as_a_border() -> None:
 
 def test_all_channels_constant_leaves_one() -> None:
     net = Net()
-    hidden = net.node("Relu", net.dense("first", net.input("batch", 5), np.zeros((6, 5)), net.normal(6)))
-    small = condensed(net.build(net.dense("second", hidden, net.normal(3, 6), net.normal(3))))
+    data = net.input("batch", 5)
+    hidden = net.node("Relu", net.dense("first", data, np.zeros((6, 5)), net.normal(6)))
+    beside = net.dense("beside", data, net.normal(3, 5), net.normal(3))
+    small = condensed(net.build(net.node("Add", net.dense("second", hidden, net.normal(3, 6), net.normal(3)), beside)))
     assert widths(small)["first"] == 1
 
 

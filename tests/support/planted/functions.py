@@ -90,8 +90,10 @@ def _mask(op: str, *, negated: bool = False) -> PlantedMiddle:
 
 
 def _logical(op: str) -> PlantedMiddle:
+    above, below = (0.75, 0.25) if op == "Or" else (0.25, 0.75)
+
     def middle(net: Net, data: str, relation: str) -> str:
-        one, other = net.node("Greater", data, net.constant(0.25)), net.node("Less", data, net.constant(0.75))
+        one, other = net.node("Greater", data, net.constant(above)), net.node("Less", data, net.constant(below))
         return net.node("Cast", net.node(op, one, other), to=TensorProto.FLOAT)
 
     return middle
