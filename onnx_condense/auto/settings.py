@@ -20,7 +20,8 @@ DEFAULT_MERGE = Method.DELETE
 PAPER_SCORE = 0.8816
 """The accuracy that the paper's constants belong to (section 3.2.3); defaults scale with the starting score."""
 
-PAPER = {"criterion": (0.88, 0.85), "layer_criterion": (0.84, 0.81), "last_criterion": 0.8, "deviation_score": 0.5}
+PAPER_SPANS = {"criterion": (0.88, 0.85), "layer_criterion": (0.84, 0.81)}
+PAPER_NUMBERS = {"last_criterion": 0.8, "deviation_score": 0.5}
 
 Span = tuple[float, float]
 
@@ -192,7 +193,7 @@ class Settings:
 
     def criteria(self, score: float) -> Criteria:
         """The criteria in absolute numbers, for a model that starts with this score. Raises UsageError."""
-        missing = [name for name in PAPER if getattr(self, name) is None]
+        missing = [name for name in (*PAPER_SPANS, *PAPER_NUMBERS) if getattr(self, name) is None]
         if missing and not score > 0:
             options = ", ".join("--" + name.replace("_", "-") for name in missing)
             raise UsageError(f"the starting score is {score:g}: where scores are not positive, say {options} yourself")
@@ -200,12 +201,12 @@ class Settings:
 
         def span(name: str) -> Cosine:
             given = getattr(self, name)
-            first, lowest = given if given is not None else (v * scale for v in PAPER[name])  # type: ignore[attr-defined]
+            first, lowest = given if given is not None else (v * scale for v in PAPER_SPANS[name])
             return Cosine(first, lowest, self.criterion_period)
 
         def number(name: str) -> float:
             given = getattr(self, name)
-            return float(given if given is not None else PAPER[name] * scale)  # type: ignore[operator]
+            return float(given if given is not None else PAPER_NUMBERS[name] * scale)
 
         return Criteria(span("criterion"), span("layer_criterion"), number("last_criterion"), number("deviation_score"))
 

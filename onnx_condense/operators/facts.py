@@ -70,13 +70,13 @@ class Facts:
         self.static, self.derived = self._static.constant, self._static.derived
         self._values: dict[str, Array] = {}
         self._stored: dict[str, Quantized | Narrowed | None] = {}
-        self.shapes = self._probe(feed)
+        (self.shapes,) = self._probe([feed])
         self._values.update(self._static.values(self.shapes))
 
-    def _probe(self, feed: Feed) -> dict[str, Shape]:
+    def _probe(self, feeds: Sequence[Feed]) -> list[dict[str, Shape]]:
         outputs = [t.name for node in self.nodes for t in node.outputs if t.name]
         data = [n for n in outputs if n not in self._static.known and self.types.get(n) != NO_TENSOR]
-        return probe(self.model, data, feed)
+        return probe(self.model, data, feeds)
 
     # ---- values
 
@@ -209,7 +209,7 @@ class Facts:
     @cached_property
     def _elsewhere(self) -> list[tuple[dict[str, Shape], dict[str, Array]]]:
         """Shapes and derived values, for each of the other feeds."""
-        return [(shapes, self.values_under(shapes)) for shapes in map(self._probe, self.others)]
+        return [(shapes, self.values_under(shapes)) for shapes in self._probe(self.others)]
 
     def changing(self, name: str) -> NDArray[np.bool_]:
         """Which elements of a derived value change with the sizes of the inputs, or may."""

@@ -187,10 +187,11 @@ class Concat(Move):
         return min(low for low, _ in ends), max(high for _, high in ends)
 
 
-@dataclass(frozen=True)
-class Split(Move):
+@dataclass(frozen=True, eq=False)
+class _Picked(Move):
+    """Places of one axis, taken by their number."""
+
     axis: int
-    sizes: tuple[int, ...]
 
     @property
     def indexed(self) -> tuple[int, ...]:
@@ -199,6 +200,11 @@ class Split(Move):
     @property
     def chained(self) -> bool:
         return True
+
+
+@dataclass(frozen=True)
+class Split(_Picked):
+    sizes: tuple[int, ...]
 
     def moved(self, labels: Labels, shape: Shape) -> list[Labels]:
         if labels.shape[self.axis] == 1:
@@ -229,17 +235,8 @@ class Slice(Move):
 
 
 @dataclass(frozen=True, eq=False)
-class Gather(Move):
-    axis: int
+class Gather(_Picked):
     indices: Array
-
-    @property
-    def indexed(self) -> tuple[int, ...]:
-        return (self.axis,)
-
-    @property
-    def chained(self) -> bool:
-        return True
 
     def moved(self, labels: Labels, shape: Shape) -> list[Labels]:
         if labels.shape[self.axis] == 1:

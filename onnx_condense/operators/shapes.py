@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx
@@ -25,10 +25,10 @@ def shape_value(node: onnx.NodeProto, shape: Shape) -> Array:
     return np.asarray(shape[attributes.get("start", 0) : attributes.get("end", len(shape))], dtype=np.int64)
 
 
-def probe(model: onnx.ModelProto, names: Collection[str], feed: Feed) -> dict[str, Shape]:
-    """Asks onnxruntime for the shapes of tensors on a feed. Those of the feed are among the result."""
-    shapes = {name: value.shape for name, value in feed.items()}
-    if not names:
+def probe(model: onnx.ModelProto, names: Collection[str], feeds: Sequence[Feed]) -> list[dict[str, Shape]]:
+    """Asks onnxruntime for the shapes of tensors on each feed. Those of the feed are among the result."""
+    shapes = [{name: value.shape for name, value in feed.items()} for feed in feeds]
+    if not names or not feeds:
         return shapes
     part = prefix(model, list(names))
     del part.graph.output[:]
@@ -36,5 +36,8 @@ def probe(model: onnx.ModelProto, names: Collection[str], feed: Feed) -> dict[st
     for index, name in enumerate(names):
         part.graph.node.add(op_type="Shape", input=[name], output=[f"{stem}{index}"])
         part.graph.output.add(name=f"{stem}{index}")
-    found = run(session(part, optimize=False), None, feed)
-    return shapes | {name: tuple(int(size) for size in value) for name, value in zip(names, found, strict=True)}
+    asked = session(part, optimize=False)
+    for known, feed in zip(shapes, feeds, strict=True):
+        values = run(asked, None, feed)
+        known.update((name, tuple(int(size) for size in value)) for name, value in zip(names, values, strict=True))
+    return shapes
