@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from math import prod
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnx
@@ -14,10 +16,13 @@ from onnx_condense.errors import InputError
 from onnx_condense.model.files import load
 from onnx_condense.model.protos import Model
 from onnx_condense.pytorch.graph import Graph
-from onnx_condense.pytorch.need import torch
+from onnx_condense.pytorch.need import Module, torch
 
 STATISTICS = ("num_batches_tracked",)
 """Tensors of a module that no file holds, by the end of their names."""
+
+SHRUNKEN: WeakKeyDictionary[Module, State] = WeakKeyDictionary()
+"""Modules that were shrunk in this process -> the names that were found then, while they had their first weights."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,8 @@ def state_of(condensed: Model, module: torch.nn.Module | None = None, original: 
     """Reads a file by the names of its initializers, which exporters take from the module's parameters.
 
     Weights that an exporter renamed (a Linear layer that became a MatMul has its weight transposed, under a new name)
-    are found by their values, where `original` is the file that was condensed and `module` still has its weights.
+    are found by their values, where `original` is the file that was condensed and `module` still has its weights;
+    those that the graph itself reshapes or transposes (slopes of a PReLU) are followed there.
 
     Raises InputError when a file cannot be read.
     """
@@ -49,6 +55,11 @@ def state_of(condensed: Model, module: torch.nn.Module | None = None, original: 
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}
     renamed = {} if module is None or original is None else _renamed(module, load(original).proto)
     names = {initializer: name for name, (initializer, _) in renamed.items()}
+    turned = {name for name, (_, is_turned) in renamed.items() if is_turned}
+    for initializer, name, is_turned in () if original is None else _computed(load(original).proto):
+        if initializer in stored:
+            names[initializer] = name
+            turned |= {name} if is_turned else set()
     for initializer in stored:
         names.setdefault(initializer, initializer)
     groups: dict[str, int] = {}
@@ -60,10 +71,11 @@ def state_of(condensed: Model, module: torch.nn.Module | None = None, original: 
         groups[path] = next((a.i for a in node.attribute if a.name == "group"), 1)
         if len(node.input) == 3 and node.input[2] in stored:
             names[node.input[2]] = f"{path}.bias"
-    turned = frozenset(name for name, (_, is_turned) in renamed.items() if is_turned)
     arrays = {names[i]: numpy_helper.to_array(tensor) for i, tensor in stored.items()}
     arrays = {name: value.T if name in turned else value for name, value in arrays.items()}
-    return State(arrays, {names[i]: i for i in stored}, turned, groups)
+    ranks = {} if module is None else {name: tensor.ndim for name, tensor in module.state_dict().items()}
+    arrays = {n: value.reshape(-1) if ranks.get(n) == 1 else value for n, value in arrays.items()}
+    return State(arrays, {names[i]: i for i in stored}, frozenset(turned), groups)
 
 
 def _renamed(module: torch.nn.Module, original: onnx.ModelProto) -> dict[str, tuple[str, bool]]:
@@ -82,6 +94,16 @@ def _renamed(module: torch.nn.Module, original: onnx.ModelProto) -> dict[str, tu
             elif value.ndim == 2 and np.array_equal(other.T, value):
                 found[name] = (initializer, True)
     return found
+
+
+def _computed(original: onnx.ModelProto) -> Iterator[tuple[str, str, bool]]:
+    """(name that a condensed file may have, initializer, whether transposed) of what is moved before it is used."""
+    stored = {tensor.name: len(tensor.dims) for tensor in original.graph.initializer}
+    for node in original.graph.node:
+        source = node.input[0] if node.input else ""
+        is_turned = node.op_type == "Transpose" and stored.get(source) == 2
+        if source in stored and (is_turned or node.op_type in ("Reshape", "Unsqueeze")):
+            yield from ((name, source, is_turned) for name in (node.output[0], f"{node.output[0]}_condensed"))
 
 
 def trained(module: torch.nn.Module, state: State) -> Iterator[tuple[str, Array]]:
@@ -107,17 +129,19 @@ def written_back(module: torch.nn.Module, condensed: Model, state: State | None 
     Args:
         module: that `shrink` or `load_state_dict` made, or `to_module` read.
         condensed: the file that it was shrunk to.
-        state: what `state_of` found, where initializers were found by their values.
+        state: what `state_of` found before shrinking, where `original` was needed and `shrink` ran in another process.
 
     Raises InputError when a tensor of the module has another shape than in the file.
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(load(condensed).proto)
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}
-    for initializer, value in trained(module, state or state_of(condensed)):
+    for initializer, value in trained(module, state or SHRUNKEN.get(module) or state_of(condensed)):
         tensor = stored[initializer]
-        if tuple(tensor.dims) != value.shape:
+        if prod(tensor.dims) != value.size:
             raise InputError(f"{initializer} has shape {list(tensor.dims)} in the file and {list(value.shape)} here")
         kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value, dtype=kind), initializer))
+        tensor.CopyFrom(
+            numpy_helper.from_array(np.ascontiguousarray(value, dtype=kind).reshape(tensor.dims), initializer)
+        )
     return proto

@@ -13,7 +13,7 @@ from onnx_condense.model.files import load
 from onnx_condense.model.inputs import draw_feeds, input_specs
 from onnx_condense.model.protos import Model
 from onnx_condense.model.runtime import run, session
-from onnx_condense.pytorch.names import STATISTICS, state_of
+from onnx_condense.pytorch.names import SHRUNKEN, STATISTICS, state_of
 from onnx_condense.pytorch.need import torch
 
 EQUAL = 1e-5
@@ -43,6 +43,7 @@ def shrink(
     """
     state = state_of(condensed, module, original)
     _resize(module, state.arrays, state.groups, "the condensed file")
+    SHRUNKEN[module] = state
     if check:
         _check(module, condensed)
     return module
@@ -127,7 +128,7 @@ def _linear(layer: Any, sizes: Sizes, groups: int | None) -> None:
 
 
 def _features(layer: Any, sizes: Sizes, groups: int | None) -> None:
-    layer.num_features = max(size[0] for size in sizes.values())
+    layer.num_features = max(size[0] for size in sizes.values() if size)
 
 
 def _normalized(layer: Any, sizes: Sizes, groups: int | None) -> None:

@@ -33,7 +33,8 @@ def test_a_graph_computes_what_onnxruntime_does(path: Path) -> None:
         got = module(*(torch.from_numpy(value) for value in feed.values())).numpy()
     wanted = run(session(model), None, feed)[0]
     assert np.linalg.norm(got - wanted) < 1e-5 * np.linalg.norm(wanted)
-    assert written_back(module, path) == model
+    back = {t.name: numpy_helper.to_array(t) for t in written_back(module, path).graph.initializer}
+    assert all(np.array_equal(back[t.name], numpy_helper.to_array(t)) for t in model.graph.initializer)
 
 
 def single(kind: str, shape: tuple[int, ...], constants: list[np.ndarray], **attributes: object) -> onnx.ModelProto:
