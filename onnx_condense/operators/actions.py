@@ -51,7 +51,7 @@ class Contraction(Action):
 
     @property
     def convolves(self) -> bool:
-        return "**" in self.data_axes
+        return self.weight_axes.endswith("..")
 
     @property
     def made_axis(self) -> int | None:

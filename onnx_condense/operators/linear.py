@@ -119,9 +119,7 @@ def conv(view: NodeView) -> Action:
     padded = any(pads) or view.attribute("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
     if group == channels and shape[1] == 1 and group > 1:
         return Filter(shape[0] // group, padded)
-    stars, dots = "*" * (len(shape) - 2), "." * (len(shape) - 2)
-    bias = view.optional(2)
-    return Contraction(0, 1, bias, "ni" + stars, "oi" + dots, "no" + stars, padded, groups=group)
+    return Contraction(0, 1, view.optional(2), *_spatial(view, "ni", "oi", "no"), padded, groups=group)
 
 
 def conv_transpose(view: NodeView) -> Action:
@@ -130,11 +128,23 @@ def conv_transpose(view: NodeView) -> Action:
     group, shape = view.attribute("group", 1), view.shape(1)
     if group == shape[0] and shape[1] == 1 and group > 1:
         return Filter(1, padded=True)
-    stars, dots = "*" * (len(shape) - 2), "." * (len(shape) - 2)
-    bias = view.optional(2)
     strides = prod(view.attribute("strides", [1]))
-    axes = "ni" + stars, "io" + dots, "no" + stars
-    return Contraction(0, 1, bias, *axes, padded=True, scattered=strides, groups=group)
+    axes = _spatial(view, "ni", "io", "no")
+    return Contraction(0, 1, view.optional(2), *axes, padded=True, scattered=strides, groups=group)
+
+
+def _spatial(view: NodeView, data: str, weight: str, output: str) -> tuple[str, str, str]:
+    """The letters of a convolution, those of the axes behind its channels added."""
+    kernel, before, after = view.shape(1)[2:], view.shape(0)[2:], view.output_shape(0)[2:]
+    strides = view.attribute("strides", [1] * len(kernel))
+    pads = view.attribute("pads", [0] * 2 * len(kernel))
+    ends = [pads[axis :: len(kernel)] for axis in range(len(kernel))]
+    alone = [
+        size == step == 1 and not any(end) and a == b
+        for size, step, end, a, b in zip(kernel, strides, ends, before, after, strict=True)
+    ]
+    axes = "".join(letter if apart else "*" for letter, apart in zip("abcdefgh", alone, strict=False))
+    return data + axes, weight + "." * len(kernel), output + axes
 
 
 def attention(view: NodeView) -> Action:

@@ -62,11 +62,14 @@ Edit = Attribute | Input | Number | Picked | Shift
 
 
 def stated(shapes: Shapes, index: int, name: str, values: list[int]) -> Edit:
-    """Integers of a node as an attribute or as an input, whatever the operator set asks for."""
-    position = input_for(shapes.facts.nodes[index].op, name, shapes.facts.opset)
+    """Integers of a node as an attribute or as an input, whatever the operator set asks for, of the type it had."""
+    node = shapes.facts.nodes[index]
+    position = input_for(node.op, name, shapes.facts.opset)
     if position is None:
         return Attribute(index, name, values)
-    return Input(index, position, np.array(values, dtype=np.int64))
+    beside = [shapes.facts.value(tensor) for tensor in (*node.inputs[position : position + 1], *node.inputs[1:])]
+    kinds = [value.dtype for value in beside if value is not None and value.dtype.kind == "i"]
+    return Input(index, position, np.array(values, dtype=kinds[0] if kinds else np.int64))
 
 
 def told(shapes: Shapes, index: int, position: int) -> Array | None:

@@ -62,6 +62,8 @@ def _data(walk: Walk, place: Place, action: Contraction) -> Labels | None:
     letters = enumerate(action.data_axes)
     try:
         mixed = [i for i, letter in letters if letter == "*" or (contracted and i != action.data_axis)]
+        if set(varying(labels)) <= set(mixed):
+            raise Stay(labels, place.because(Reason.IN_SPACE))
         return uniform(walk, place, labels, mixed)
     except Stay as stay:
         walk.conclude(place, stay.outcome)
@@ -98,8 +100,9 @@ def _tie(walk: Walk, place: Place, name: str, row: Labels | None) -> bool:
 
 def _passed(walk: Walk, labels: Labels, action: Contraction) -> Labels:
     """Channels on an axis that the weight does not contract, in the output."""
-    kept = [letter for letter in action.output_axes if letter in action.data_axes and letter != action.inner]
-    moved = labels.transpose([*(action.data_axes.index(letter) for letter in kept), action.data_axis])
+    kept = [letter for letter in action.output_axes if letter in action.data_axes and letter not in ("*", action.inner)]
+    axes = [action.data_axes.index(letter) for letter in kept]
+    moved = labels.transpose([*axes, *(axis for axis in range(labels.ndim) if axis not in axes)])
     shape = iter(moved.shape)
     moved = moved.reshape([next(shape) if letter in kept else 1 for letter in action.output_axes])
     biased = action.bias is not None

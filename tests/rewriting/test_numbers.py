@@ -56,6 +56,24 @@ def test_slices_are_renumbered(opset: int) -> None:
     condensed(model, {"producer": 6})
 
 
+@pytest.mark.parametrize("kind", [np.int32, np.int64])
+@pytest.mark.parametrize("kinds", ["starts ends", "starts ends axes", "starts ends axes steps", "starts ends  steps"])
+def test_indices_keep_their_type(kind: type[np.signedinteger], kinds: str) -> None:
+    """Slice takes all of its numbers of one type; Gather either."""
+    net = Net()
+    data = net.input("batch", 6)
+    hidden = net.node("Relu", net.dense("producer", data, *planted_rows(net, "equal", 6)))
+    given = {"starts": [0, 4], "ends": [99, 99], "axes": [0, 1], "steps": [1, 1]}
+    inputs = [net.constant(np.array(given[name], dtype=kind)) if name else "" for name in kinds.split(" ")]
+    left = net.node("Slice", hidden, *inputs, name="slice")
+    right = net.node("Gather", hidden, net.constant(np.array([3, 5, 7], dtype=kind)), axis=1, name="gather")
+    both = net.node("Concat", left, right, axis=1)
+    small = condensed(net.build(net.dense("consumer", both, net.normal(3, 7))), {"producer": 5})
+    held = weights(small)
+    found = [held[name].dtype for name in (*node(small, "slice").input[1:], node(small, "gather").input[1]) if name]
+    assert found == [np.dtype(kind)] * len(found)
+
+
 def test_reversed_slices() -> None:
     net = Net()
     rows = net.normal(6, 5)
