@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+
+_log = logging.getLogger(__name__)
+
 
 class CondenseError(Exception):
     """Base class of every error that this package raises on purpose.
@@ -53,3 +57,14 @@ def first_line(error: BaseException | str) -> str:
     """The first line of an error's text, for messages of one line."""
     text = str(error).strip()
     return text.splitlines()[0][:300] if text else type(error).__name__
+
+
+def unforeseen(error: Exception, place: str) -> str:
+    """What a reason says of an error of ours, which costs the place where it happened, not the run.
+
+    Its traceback is logged. Raises the error where it is no such one: a caller may catch it, or memory is used up.
+    """
+    if isinstance(error, CondenseError | MemoryError):
+        raise error
+    _log.debug("an error at %s, which stays as it is:", place, exc_info=error)
+    return f"{type(error).__name__}: {first_line(error)}"

@@ -11,6 +11,7 @@ from onnx_condense.merging.plan import Plan
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model import files
 from onnx_condense.model.protos import Model
+from onnx_condense.operators.reasons import Because, Reason
 from onnx_condense.options import INSPECT_THRESHOLDS, Options
 from onnx_condense.planning.alignment import width_multiple
 from onnx_condense.planning.hardware import Hardware, ThisMachine
@@ -24,7 +25,9 @@ from onnx_condense.proving.scorers import scorer
 from onnx_condense.proving.surgery import Case, prove, unchanged
 from onnx_condense.report.making import Ended, facts_before, refusal_reports, report_of
 from onnx_condense.report.values import Analysis, GroupAnalysis, Result
+from onnx_condense.rewriting.kept import Failed
 from onnx_condense.rewriting.writer import write
+from onnx_condense.tracing.trace import Group, Refusal
 
 
 @dataclass(frozen=True)
@@ -141,17 +144,22 @@ def analyze(model: Model, options: Options | None = None, progress: Progress | N
     opened = open_model(model, options or Options(), clock)
     planner = Planner(opened.trace, opened.options, 1, chosen_groups(opened.trace, opened.options))
     with clock("judge"):
-        groups = tuple(
-            GroupAnalysis(
-                group.layers,
-                len(group.units),
-                {t: planner.width_at(group, t) for t in INSPECT_THRESHOLDS},
-                planner.judged(group).highest,
-            )
-            for group in planner.groups
-        )
-    refusals = refusal_reports(opened.trace)
+        looked_at = [_looked_at(planner, group) for group in planner.groups]
+    groups = tuple(found for found in looked_at if isinstance(found, GroupAnalysis))
+    failed = [refusal for found in looked_at if isinstance(found, list) for refusal in found]
+    refusals = refusal_reports([*opened.trace.refusals, *failed])
     return Analysis(facts_before(opened), groups, refusals, opened.trace.reached(), opened.axes)
+
+
+def _looked_at(planner: Planner, group: Group) -> GroupAnalysis | list[Refusal]:
+    """What could be condensed of a group; where an error of ours happened, refusals of its layers."""
+    try:
+        widths = {t: planner.width_at(group, t) for t in INSPECT_THRESHOLDS}
+    except Failed as problem:
+        because, trace = Because(Reason.FAILED, problem.text), planner.trace
+        producers = zip(group.layers, group.producers, strict=True)
+        return [Refusal(layer, because, trace.size(node)) for layer, node in producers]
+    return GroupAnalysis(group.layers, len(group.units), widths, planner.judged(group).highest)
 
 
 def _stated(plan: Plan) -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _execute(name: str, arguments: Arguments) -> int:
     """Runs a command, whose imports wait until its arguments are known to be right: they take most of a second."""
+    if os.environ.get(DEBUG):
+        _show_tracebacks()
     match name:
         case "inspect":
             from onnx_condense.cli.inspect import execute
@@ -47,6 +50,14 @@ def _execute(name: str, arguments: Arguments) -> int:
         case _:
             from onnx_condense.cli.condense import execute
     return execute(arguments)
+
+
+def _show_tracebacks() -> None:
+    """Of errors that cost a layer, not the run."""
+    logger = logging.getLogger("onnx_condense.errors")
+    logger.setLevel(logging.DEBUG)
+    if not logger.handlers:
+        logger.addHandler(logging.StreamHandler())
 
 
 def _fail(message: str, code: int) -> int:

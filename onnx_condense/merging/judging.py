@@ -33,6 +33,7 @@ class Judgement:
         alike: per cell, [k, k] how alike they are.
         gone: [n] channels that nobody reads or that are constant.
         constants: per path, [n] the value of those.
+        error: of ours, in words, for which nothing was compared.
     """
 
     twin: Twin
@@ -44,6 +45,7 @@ class Judgement:
     alike: tuple[Floats, ...]
     gone: Bools
     constants: tuple[Floats, ...]
+    error: str = ""
 
     @property
     def trace(self) -> Trace:
@@ -80,6 +82,11 @@ def judge(twin: Twin, group: Group, manner: Manner) -> Judgement:
         factors = [factor for signal in signals for factor in manner.stages(found, signal)]
         alike.append(similarity(_unique(factors), len(cell)))
     return Judgement(twin, group, manner, mine, tuple(members), tuple(numbers), tuple(alike), gone, constants)
+
+
+def unjudged(twin: Twin, group: Group, manner: Manner, error: str) -> Judgement:
+    """Nothing is known of the channels of a group, because of an error of ours: they all stay."""
+    return Judgement(twin, group, manner, (), (), (), (), np.zeros(len(group.units), dtype=bool), (), error)
 
 
 def unread(twin: Twin, group: Group, mine: Sequence[Path]) -> Bools:

@@ -110,13 +110,13 @@ class Twin:
         if given.shape != (int(kept.sum()), *columns.shape[1:]):
             raise ValueError(f"the weights of {refit.layer} have another shape")
         columns[kept] = given.astype(weight.dtype)
-        self.folded[slot.node, slot.input] = np.moveaxis(columns, 0, slot.axis)
         if refit.shift.size:
             action = self.trace.linear_map(slot.node)
             assert action is not None
             if refit.shift.shape != (weight.shape[action.axis(Role.PRODUCED)],):
                 raise ValueError(f"the bias of {refit.layer} has another length")
             self.shift[slot.node] = refit.shift.astype(np.float64)
+        self.folded[slot.node, slot.input] = np.moveaxis(columns, 0, slot.axis)
         self.refits[slot.node, slot.input] = refit
 
     def _fold(self, path: Path, leaving: Ints, main: Ints, ratio: Floats, constant: Floats) -> None:

@@ -83,6 +83,7 @@ class Reason(Enum):
     # of an operator as a whole
     UNSUPPORTED = "is not supported yet"
     QUANTIZED = "is quantized: condense the float model, then quantize it"
+    FAILED = "ran into an error of this program ({at}), please report it"
     OTHER_MACHINE = "was optimized for another machine: condense the model that it was made from"
 
     # of channels, at the node that reads them
@@ -131,9 +132,14 @@ class Because:
         return self.reason.value.format(at=self.at, why=self.why)
 
     @property
+    def cause(self) -> Because:
+        """The one behind all others."""
+        return self if self.why is None else self.why.cause
+
+    @property
     def root(self) -> Reason:
         """The reason behind all others."""
-        return self.reason if self.why is None else self.why.root
+        return self.cause.reason
 
 
 def with_article(operator: str) -> str:

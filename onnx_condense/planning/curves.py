@@ -13,7 +13,7 @@ from onnx_condense.merging.widths import widths_allowed
 from onnx_condense.model.inputs import Feed
 from onnx_condense.planning.allocation import Curve
 from onnx_condense.planning.planned import NOTHING, Aside
-from onnx_condense.planning.thresholds import Planner
+from onnx_condense.planning.thresholds import Planner, costing
 from onnx_condense.proving.compare import Results, compare, results
 from onnx_condense.refitting.consumer import consumer_of
 from onnx_condense.refitting.estimate import Estimate
@@ -57,17 +57,22 @@ def curves_of(
     curves, aside = {}, NOTHING
     for number, group in enumerate(groups, 1):
         progress(f"plan {number}/{len(groups)}: {group.layers[0]}")
-        order, losses = eliminate(_readers(planner, estimate, group), STRENGTH)
-        last = _last(group, order)
-        order, losses = _evened(group, order[~last], losses[~last])
-        steps = widths_allowed(planner.trace, group, planner.align, len(order))
-        if not len(steps):
-            continue
         try:
-            curves[group.index] = sensitivity.weighed(group, Curve(order, losses, steps))
+            with costing(group):
+                curve = _curve(planner, estimate, group)
+                if len(curve.steps):
+                    curves[group.index] = sensitivity.weighed(group, curve)
         except Disagreement as problem:
-            aside = aside.without(group.index, problem.name)
+            aside = aside.with_groups([group.index], problem)
     return curves, aside
+
+
+def _curve(planner: Planner, estimate: Estimate, group: Group) -> Curve:
+    """What a group's consumers lose as it narrows."""
+    order, losses = eliminate(_readers(planner, estimate, group), STRENGTH)
+    last = _last(group, order)
+    order, losses = _evened(group, order[~last], losses[~last])
+    return Curve(order, losses, widths_allowed(planner.trace, group, planner.align, len(order)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnx_condense.merging.twin import Twin
 from onnx_condense.planning.candidates import SearchReport
-from onnx_condense.rewriting.kept import Disagreement, Enlarged
+from onnx_condense.rewriting.kept import Disagreement, Enlarged, Failed
 from onnx_condense.tracing.trace import Trace
 
 Multiples = Mapping[int, int]
@@ -24,24 +24,31 @@ class Aside:
         groups: their indices.
         uneven: tensors whose channels could not be removed evenly.
         enlarging: weights that the file only describes and that would make it larger.
+        failed: layers where an error of ours happened, with it.
     """
 
     groups: frozenset[int] = frozenset()
     uneven: tuple[str, ...] = ()
     enlarging: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
 
     def after(self, problem: Disagreement, trace: Trace) -> Aside:
         """With the groups that a problem concerns. Raises the problem where they are all set aside already."""
         concerned = {g.index for g in trace.groups if np.isin(g.units, problem.units).any()} - self.groups
         if not concerned:
             raise problem
-        if isinstance(problem, Enlarged):
-            return Aside(self.groups | concerned, self.uneven, (*self.enlarging, problem.name))
-        return Aside(self.groups | concerned, (*self.uneven, problem.name), self.enlarging)
+        return self.with_groups(concerned, problem)
 
-    def without(self, group: int, name: str) -> Aside:
-        """With a group that cannot lose channels of a tensor evenly."""
-        return Aside(self.groups | {group}, (*self.uneven, name), self.enlarging)
+    def with_groups(self, groups: Collection[int], problem: Disagreement) -> Aside:
+        """With some groups, because of a problem."""
+        match problem:
+            case Enlarged():
+                more = replace(self, enlarging=(*self.enlarging, problem.name))
+            case Failed():
+                more = replace(self, failed=(*self.failed, f"{problem.name} ({problem.text})"))
+            case _:
+                more = replace(self, uneven=(*self.uneven, problem.name))
+        return replace(more, groups=self.groups | set(groups))
 
 
 NOTHING = Aside()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
 from onnx_condense.arrays import Ints
+from onnx_condense.errors import unforeseen
 from onnx_condense.merging.deciding import plan_group, plan_keeping
-from onnx_condense.merging.judging import Judgement, judge
+from onnx_condense.merging.judging import Judgement, judge, unjudged
 from onnx_condense.merging.methods import Manner, manner_of
 from onnx_condense.merging.plan import GroupPlan
 from onnx_condense.merging.twin import Twin
@@ -18,7 +20,7 @@ from onnx_condense.options import Method, Options
 from onnx_condense.planning.planned import NOTHING, Aside, Planned
 from onnx_condense.planning.selection import thresholds_of
 from onnx_condense.rewriting.checks import check_shapes, check_size
-from onnx_condense.rewriting.kept import Disagreement
+from onnx_condense.rewriting.kept import Disagreement, Failed
 from onnx_condense.tracing.trace import Group, Trace
 
 STAYS = 0
@@ -99,8 +101,8 @@ class Planner:
         share = dict.fromkeys(self.thresholds, towards) if isinstance(towards, float) else towards
         wanted = {index: 1 - (1 - t) * share[index] for index, t in self.thresholds.items()}
         while True:
-            twin, held = self._merged(wanted, aside)
             try:
+                twin, held = self._merged(wanted, aside)
                 check_shapes(twin)
                 check_size(twin)
             except Disagreement as problem:
@@ -122,13 +124,17 @@ class Planner:
         for group in self.groups:
             if group.index in gone:
                 keep = np.setdiff1d(np.arange(len(group.units)), gone[group.index])
-                twin.apply(group, plan_keeping(self.judged(group), keep))
+                with costing(group):
+                    twin.apply(group, plan_keeping(_told(self.judged(group)), keep))
         check_shapes(twin)
         check_size(twin)
         return twin
 
     def _merged(self, wanted: Mapping[int, float], aside: Aside) -> tuple[Twin, dict[int, tuple[int, ...]]]:
-        """One pass over the groups, and what alignment held back; exact merges repeat until nothing changes."""
+        """One pass over the groups, and what alignment held back; exact merges repeat until nothing changes.
+
+        Raises Disagreement where a group must stay.
+        """
         repeats = manner_of(self.options).exact
         cascading = repeats or self.options.sequential
         twin, held = Twin(self.trace), dict[int, tuple[int, ...]]()
@@ -140,11 +146,12 @@ class Planner:
                     continue
                 anew = cascading or group.index in self.quantized
                 judgement = self._judge(twin, group) if anew else self.judged(group)
-                plan = _decide(judgement, wanted[group.index], self.multiple(group))
+                with costing(group):
+                    plan = _decide(_told(judgement), wanted[group.index], self.multiple(group))
+                    if plan.shrinks:
+                        twin.apply(group, plan)
+                        changed = repeats
                 held[group.index] = plan.held
-                if plan.shrinks:
-                    twin.apply(group, plan)
-                    changed = repeats
         return twin, held
 
     # ---- groups
@@ -156,13 +163,35 @@ class Planner:
         return self.judgements[group.index]
 
     def width_at(self, group: Group, threshold: float) -> int:
-        """Channels that stay at a threshold, before alignment."""
-        return len(_decide(self.judged(group), threshold, 1).keep)
+        """Channels that stay at a threshold, before alignment. Raises Disagreement where that cannot be said."""
+        with costing(group):
+            return len(_decide(_told(self.judged(group)), threshold, 1).keep)
 
     # weights near the largest float overflow in norms: such channels are not alike, and that is no error
     @np.errstate(over="ignore", invalid="ignore")
     def _judge(self, twin: Twin, group: Group) -> Judgement:
-        return judge(twin, group, self.manner(group))
+        try:
+            return judge(twin, group, self.manner(group))
+        except Exception as error:
+            return unjudged(twin, group, self.manner(group), unforeseen(error, group.layers[0]))
+
+
+@contextmanager
+def costing(group: Group) -> Iterator[None]:
+    """An error of ours costs a group what it could lose, not the run: raises Disagreement."""
+    try:
+        yield
+    except Disagreement:
+        raise
+    except Exception as error:
+        raise Failed(group.units, group.layers[0], unforeseen(error, group.layers[0])) from error
+
+
+def _told(judgement: Judgement) -> Judgement:
+    """A judgement that says something. Raises Disagreement."""
+    if judgement.error:
+        raise Failed(judgement.group.units, judgement.group.layers[0], judgement.error)
+    return judgement
 
 
 @np.errstate(over="ignore", invalid="ignore")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from onnx_condense.errors import unforeseen
 from onnx_condense.merging.plan import Evidence
 from onnx_condense.merging.twin import Twin
 from onnx_condense.refitting.comparison import Comparison, SideBySide
@@ -47,7 +48,10 @@ def calibrate(
         for number, consumer in enumerate(consumers, 1):
             stage = f"calibrate {number}/{len(consumers)}: {consumer.fixed.layer}"
             progress(stage)
-            _calibrate_one(consumer, sides, Totals(calibration, progress, stage), effort.descent)
+            try:
+                _calibrate_one(consumer, sides, Totals(calibration, progress, stage), effort.descent)
+            except Exception as error:  # it keeps the solution without data
+                unforeseen(error, consumer.fixed.layer)
 
 
 def _calibrate_one(consumer: TwinConsumer, sides: SideBySide, totals: Totals, descent: Descent) -> None:

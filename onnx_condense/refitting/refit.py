@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from onnx_condense.errors import unforeseen
 from onnx_condense.merging.plan import Evidence
 from onnx_condense.merging.twin import Twin
-from onnx_condense.refitting.consumer import lost
+from onnx_condense.refitting.consumer import TwinConsumer, lost
 from onnx_condense.refitting.estimate import Estimate
+from onnx_condense.refitting.moments import Moments
 
 STRENGTH = 1e-3
 """Ridge strength without data, as a share of the mean variance."""
@@ -34,15 +36,21 @@ def refit_by_moments(twin: Twin, estimate: Estimate, chosen: Callable[[Evidence]
     consumers = [consumer for consumer in lost(twin) if chosen(estimate.evidence(consumer.fixed))]
     refitted = 0
     for consumer, known in zip(consumers, estimate.moments([c.fixed for c in consumers]), strict=True):
-        if known is None:
-            continue
-        whole = consumer.original()
-        moments = known.of(consumer.kept).through(whole)
-        prior = min((consumer.matrix(), whole[:, consumer.kept]), key=moments.loss)
-        if moments.loss(prior) <= EXACT * float(np.trace(moments.yy)):
-            continue
-        matrix, evidence = moments.ridge(prior, STRENGTH), estimate.evidence(consumer.fixed)
-        stated = evidence is not Evidence.WEIGHTS and consumer.fixed.layout.produced is not None
-        consumer.refit(matrix, moments.constant(matrix) if stated else None, evidence)
-        refitted += 1
+        try:
+            refitted += known is not None and _refit(consumer, known, estimate)
+        except Exception as error:  # it keeps what the merges gave it
+            unforeseen(error, consumer.fixed.layer)
     return refitted
+
+
+def _refit(consumer: TwinConsumer, known: Moments, estimate: Estimate) -> bool:
+    """Whether a consumer lost something, and was refitted."""
+    whole = consumer.original()
+    moments = known.of(consumer.kept).through(whole)
+    prior = min((consumer.matrix(), whole[:, consumer.kept]), key=moments.loss)
+    if moments.loss(prior) <= EXACT * float(np.trace(moments.yy)):
+        return False
+    matrix, evidence = moments.ridge(prior, STRENGTH), estimate.evidence(consumer.fixed)
+    stated = evidence is not Evidence.WEIGHTS and consumer.fixed.layout.produced is not None
+    consumer.refit(matrix, moments.constant(matrix) if stated else None, evidence)
+    return True

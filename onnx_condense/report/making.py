@@ -14,6 +14,7 @@ import onnx
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model.protos import serialize
 from onnx_condense.operators.queries import count_parameters
+from onnx_condense.operators.reasons import Reason
 from onnx_condense.options import Options, ScoreDrop
 from onnx_condense.planning.latencies import LatencyReport
 from onnx_condense.planning.planned import Aside, Planned
@@ -25,7 +26,7 @@ from onnx_condense.proving.surgery import VerificationReport
 from onnx_condense.report.values import WARN_ABOVE, AlignmentReport, GroupReport, ModelFacts, RefusalReport, Report
 from onnx_condense.rewriting.sizes import count_macs
 from onnx_condense.rewriting.writer import Written
-from onnx_condense.tracing.trace import Group, Trace
+from onnx_condense.tracing.trace import Group, Refusal
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def report_of(run: Run, ended: Ended) -> Report:
         latency,
         ended.planned.search,
         groups,
-        refusal_reports(run.opened.trace),
+        refusal_reports(run.opened.trace.refusals),
         ended.verification,
         warnings,
         dict(run.clock.seconds),
@@ -129,10 +130,10 @@ def _group_report(planner: Planner, planned: Planned, group: Group) -> GroupRepo
     )
 
 
-def refusal_reports(traced: Trace) -> tuple[RefusalReport, ...]:
+def refusal_reports(refusals: Sequence[Refusal]) -> tuple[RefusalReport, ...]:
     """Reasons, ordered by the parameters that they cost."""
     found: dict[str, list[tuple[str, int]]] = {}
-    for refusal in traced.refusals:
+    for refusal in refusals:
         found.setdefault(str(refusal.reason), []).append((refusal.layer, refusal.parameters))
     reports = [
         RefusalReport(reason, tuple(layer for layer, _ in places), sum(size for _, size in places))
@@ -158,6 +159,10 @@ def _planning_warnings(planner: Planner, aside: Aside) -> tuple[str, ...]:
     if aside.enlarging:
         names = ", ".join(aside.enlarging)
         found.append(f"writing down {names}, which the file only describes, would make it larger: their groups stay")
+    failed = [f"{r.layer} ({r.reason.cause.at})" for r in planner.trace.refusals if r.reason.root is Reason.FAILED]
+    failed += aside.failed
+    if failed:
+        found.append(f"an error of this program costs {', '.join(dict.fromkeys(failed))}: please report it")
     layers = [g.layers[0] for g in planner.groups if g.index in planner.quantized]
     if layers:
         named = f"{layers[0]} is" if len(layers) == 1 else f"{layers[0]} and {len(layers) - 1} more are"

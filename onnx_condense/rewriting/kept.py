@@ -22,6 +22,14 @@ class Enlarged(Disagreement):
     """A weight that the file only described would have to be written down, and the file would grow."""
 
 
+class Failed(Disagreement):
+    """An error of ours, which `text` tells, happened where these units are handled."""
+
+    def __init__(self, units: Ints, name: str, text: str) -> None:
+        super().__init__(units, name)
+        self.text = text
+
+
 @dataclass(frozen=True, eq=False)
 class Kept:
     """What is alive of a tensor along the axis that shrinks.

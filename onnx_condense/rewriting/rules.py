@@ -13,12 +13,15 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from onnx_condense.errors import unforeseen
 from onnx_condense.operators.actions import Padding, Product, Recurrent, Window
 from onnx_condense.operators.answers import Action
 from onnx_condense.operators.moves import Concat, Expand, Regroup, Reshape, Squeeze
 from onnx_condense.rewriting.edits import Attribute, Edit, Input, Number, Picked, broadcast, stated, told
+from onnx_condense.rewriting.kept import Disagreement, Failed
 from onnx_condense.rewriting.movement import MOVES
 from onnx_condense.rewriting.shapes import Shapes
+from onnx_condense.tracing.trace import layer_name
 
 EditRule = Callable[[Shapes, int, Any], list[Edit]]
 """From shapes, the index of a node and its action to edits."""
@@ -30,12 +33,41 @@ def edits_of(shapes: Shapes) -> tuple[Edit, ...]:
     if known is None:
         found: list[Edit] = []
         for index, action in shapes.trace.actions.items():
-            rule = RULES.get(type(action))
-            own = rule(shapes, index, action) if rule is not None else []
-            replaced = {edit.position for edit in own if isinstance(edit, Input)}
-            found += [*_counts(shapes, index, action), *own, *_numbers(shapes, index, action, replaced)]
+            try:
+                found += _edits_at(shapes, index, action)
+            except Disagreement:
+                raise
+            except Exception as error:
+                if _is_touched(shapes, index):
+                    raise _failed(shapes, index, error) from error
+                unforeseen(error, layer_name(shapes.facts.nodes[index], index))
         known = _KNOWN[shapes] = tuple(found)
     return known
+
+
+def _edits_at(shapes: Shapes, index: int, action: Action) -> list[Edit]:
+    rule = RULES.get(type(action))
+    own = rule(shapes, index, action) if rule is not None else []
+    replaced = {edit.position for edit in own if isinstance(edit, Input)}
+    return [*_counts(shapes, index, action), *own, *_numbers(shapes, index, action, replaced)]
+
+
+def _is_touched(shapes: Shapes, index: int) -> bool:
+    """Whether a node sees other shapes, or numbers that follow from such."""
+    node, facts = shapes.facts.nodes[index], shapes.facts
+    derived = [(shapes.derived[t.name], facts.value(t)) for t in node.inputs if t.name in facts.derived]
+    follows = any(before is None or not np.array_equal(now, before) for now, before in derived)
+    return follows or any(t.name in shapes.smaller for t in (*node.inputs, *node.outputs))
+
+
+def _failed(shapes: Shapes, index: int, error: Exception) -> Failed:
+    """The channels that a node reads or makes must stay: an error of ours happened."""
+    node, labels = shapes.facts.nodes[index], shapes.trace.labels
+    names = [t.name for t in (*node.inputs, *node.outputs) if t.name]
+    counted = {name for t in names for name in (t, *shapes.facts.measured(t)) if name in labels}
+    units = [shapes.trace.units_in(labels[name]) for name in sorted(counted)]
+    layer = layer_name(node, index)
+    return Failed(np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *units])), layer, unforeseen(error, layer))
 
 
 _KNOWN: WeakKeyDictionary[Shapes, tuple[Edit, ...]] = WeakKeyDictionary()

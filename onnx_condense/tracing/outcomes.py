@@ -33,9 +33,10 @@ class Pinned:
 
 @dataclass(frozen=True)
 class Declined:
-    """The node is not understood: all that it reads stays, and so do its parameters."""
+    """The node is not understood: all that it reads stays, and so do its parameters. error: of ours, in words."""
 
     reason: Reason
+    error: str = ""
 
 
 Outcome = Carried | Contracted | Pinned | Declined

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_condense.arrays import Ints, Labels, Shape
+from onnx_condense.errors import unforeseen
 from onnx_condense.forms.shuffles import INDEX, Pick, Shuffle, replace_shuffles
 from onnx_condense.model.surgeon import import_graph
 from onnx_condense.operators import moves
@@ -33,7 +34,15 @@ Link = tuple[int, int]
 def trace_unshuffled(facts: Facts) -> Trace:
     """The trace of a graph, its shuffles replaced, unless their indices would make a small file much larger."""
     traced = trace(facts)
-    found = find_shuffles(traced)
+    try:
+        return _unshuffled(traced)
+    except Exception as error:
+        unforeseen(error, "channel shuffles")
+        return traced
+
+
+def _unshuffled(traced: Trace) -> Trace:
+    facts, found = traced.facts, find_shuffles(traced)
     size = np.dtype(INDEX).itemsize * sum(shuffle.indices.size for shuffle in found)
     if not found or size > MOST_INDICES * facts.model.ByteSize():
         return traced

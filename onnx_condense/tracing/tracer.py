@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnx_condense.errors import unforeseen
 from onnx_condense.operators.actions import (
     Activation,
     Contraction,
@@ -70,12 +71,23 @@ def trace(facts: Facts) -> Trace:
     walk, fixed = Walk(facts, _tied(facts)), facts.static | facts.derived
     for index, node in enumerate(facts.nodes):
         if not all(t.name in fixed for t in node.outputs if t.name):
-            action = walk.actions[index] = read(node, facts)
-            place = Place(index, node)
-            _bound(walk, place, action)
-            walk.conclude(place, outcome(walk, place, action))
+            _step(walk, Place(index, node))
     _pin_ends(walk)
     return _result(walk)
+
+
+def _step(walk: Walk, place: Place) -> None:
+    """What one node makes of labels. One at which an error of ours happens is like an operator without a row."""
+    before = walk.mark()
+    try:
+        action = walk.actions[place.index] = read(place.node, walk.facts)
+        _bound(walk, place, action)
+        walk.conclude(place, outcome(walk, place, action))
+    except Exception as error:
+        said = unforeseen(error, place.layer)
+        walk.take_back(place, before)
+        walk.actions[place.index] = Refused(Reason.FAILED)
+        walk.conclude(place, Declined(Reason.FAILED, said))
 
 
 def outcome(walk: Walk, place: Place, action: Action) -> Outcome:

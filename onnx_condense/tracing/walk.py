@@ -47,9 +47,9 @@ class Place:
         """A name that a user recognizes."""
         return layer_name(self.node, self.index)
 
-    def because(self, reason: Reason, why: Reason | None = None) -> Because:
+    def because(self, reason: Reason, why: Reason | Because | None = None) -> Because:
         """A reason that names this node."""
-        return Because(reason, with_article(self.node.op), None if why is None else Because(why))
+        return Because(reason, with_article(self.node.op), Because(why) if isinstance(why, Reason) else why)
 
 
 @dataclass(eq=False)
@@ -142,9 +142,28 @@ class Walk:
         if len(atoms):
             self.pins.append((atoms, because))
 
-    def refuse(self, place: Place, reason: Reason, parameters: int) -> None:
+    def refuse(self, place: Place, reason: Reason | Because, parameters: int) -> None:
         """A layer's own channels stay."""
-        self.refused.append(Refusal(place.layer, Because(reason), parameters))
+        because = Because(reason) if isinstance(reason, Reason) else reason
+        self.refused.append(Refusal(place.layer, because, parameters))
+
+    # ---- what is taken back
+
+    def mark(self) -> tuple[int, ...]:
+        """How far the pass has come."""
+        return tuple(map(len, self._collected))
+
+    def take_back(self, place: Place, mark: tuple[int, ...]) -> None:
+        """What a rule has said of a node since. Unions and pins hold: they only keep channels from going."""
+        for collected, size in zip(self._collected, mark, strict=True):
+            del collected[size:]
+        for tensor in place.outputs:
+            self.labels.pop(tensor.name, None)
+            self.intervals.pop(tensor.name, None)
+
+    @property
+    def _collected(self) -> tuple[list[Any], ...]:
+        return self.slots, self.producers, self.refused, self.blocks, self.fixed
 
     # ---- what becomes of a rule's outcome
 
@@ -158,12 +177,13 @@ class Walk:
                 self._emit(place, labels)
             case Pinned(stuck, because):
                 self.pin(stuck, because)
-            case Declined(reason):
+            case Declined(reason, error):
+                why = Because(reason, error)
                 for tensor in place.inputs:
-                    self.pin(self.labels.get(tensor.name), place.because(Reason.READ, reason))
+                    self.pin(self.labels.get(tensor.name), place.because(Reason.READ, why))
                 parameters = self.facts.parameters(place.inputs)
                 if parameters:
-                    self.refuse(place, reason, parameters)
+                    self.refuse(place, why, parameters)
 
     def _emit(self, place: Place, made: Mapping[str, Labels]) -> bool:
         """Whether any labels go on, or are pinned because they are broadcast."""
