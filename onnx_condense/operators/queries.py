@@ -101,10 +101,6 @@ RECURRENT = ("LSTM", "GRU", "RNN")
 LINEAR = ("Gemm", "MatMul", "Einsum", "Conv", "ConvTranspose", *RECURRENT)
 
 
-def is_recurrent(node: gs.Node) -> bool:
-    return node.op in RECURRENT
-
-
 def linear_weights(nodes: Iterable[onnx.NodeProto]) -> list[str]:
     """Names of what linear maps multiply, weights among them, each once."""
     return list(dict.fromkeys(name for node in nodes if node.op_type in LINEAR for name in node.input[:3] if name))

@@ -16,7 +16,6 @@ from onnx_condense.model.storage import Quantized
 from onnx_condense.operators.actions import Contraction
 from onnx_condense.operators.answers import Action, Role
 from onnx_condense.operators.facts import Facts
-from onnx_condense.operators.queries import is_recurrent
 from onnx_condense.operators.reasons import Because
 from onnx_condense.tracing.balance import Balance, Partition
 from onnx_condense.tracing.labels import atoms_of, varying
@@ -194,13 +193,12 @@ class Trace:
     def reached(self) -> float:
         """The share of the parameters of linear maps, refused ones too, that is sliced when groups shrink.
 
-        Recurrent nodes are left out, and so are tables of embeddings. Not a number where nothing is left.
+        Weights of recurrent nodes and tables of embeddings are among them. Not a number where there are none.
         """
         free = np.concatenate([g.units for g in self.groups]) if self.groups else np.zeros(0, dtype=np.int64)
         sizes: dict[tuple[int, int], int] = {}
-        for node, action in self.actions.items():
-            if not is_recurrent(self.facts.nodes[node]) and not action.lookup:
-                sizes |= self._sizes(node)
+        for node in self.actions:
+            sizes |= self._sizes(node)
         touched = set()
         for slot in self.slots:
             atoms = atoms_of(slot.labels.reshape(-1))

@@ -229,6 +229,21 @@ def test_reached_share() -> None:
     assert traced(net.build(unsupported(net, hidden))).reached() == 0
 
 
+def test_reached_share_of_recurrent_weights_and_tables() -> None:
+    """They count, whether they are sliced or not."""
+    net = Net()
+    table = net.constant(net.normal(10, 6))
+    tokens = net.input("batch", 3, name="tokens")
+    net.inputs[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    hidden = net.node("Transpose", net.node("Gather", table, tokens), perm=[1, 0, 2])
+    weights = (net.constant(net.normal(1, 16, size)) for size in (6, 4))
+    steps = net.multiple("LSTM", hidden, *weights, outputs=1, hidden_size=4)[0]
+    flat = net.node("Reshape", steps, net.ints(-1, 4))
+    whole, input_side = 60 + 16 * (6 + 4), 60 + 16 * 6
+    assert traced(net.build(flat)).reached() == pytest.approx(input_side / whole)
+    assert traced(net.build(net.dense("last", flat, net.normal(3, 4)))).reached() == 1
+
+
 def test_tracing_is_deterministic() -> None:
     def model() -> onnx.ModelProto:
         net, hidden = chain()
