@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import onnx_graphsurgeon as gs
 
 from onnx_condense.errors import PlanError
-from onnx_condense.forms import batchnorm, bodies, functions, fused, integers
+from onnx_condense.forms import batchnorm, bodies, functions, fused, integers, slopes
 from onnx_condense.forms.stack import Entered
 from onnx_condense.merging.plan import Plan
 from onnx_condense.model import files
@@ -90,7 +90,7 @@ def open_model(
             if replay.model_sha256 != source.sha256:
                 raise PlanError(f"the plan belongs to another model (sha256 {replay.model_sha256[:12]}): plan this one")
             options = _replayed(options, replay)
-        plain = Entered(source.proto).into(functions.enter, fused.enter)
+        plain = Entered(source.proto).into(functions.enter, fused.enter, slopes.enter)
         entered = plain.into(batchnorm.enter) if options.fold_batchnorm else plain
         working = entered.model
         graph = import_graph(working)

@@ -148,7 +148,7 @@ def show_analysis(console: Console, analysis: Analysis) -> None:
         table.add_row(names(group.layers), str(group.width), *widths, _cosine(group.highest_cosine))
     console.print(table)
     if math.isfinite(analysis.share):
-        console.print(f"{analysis.share:.1%} of the parameters of Gemm, MatMul and Conv lie in dependency groups.")
+        console.print(f"{analysis.share:.1%} of the parameters of all layers and tables lie in dependency groups.")
     _refusals(console, analysis.refusals)
     _axes(console, analysis.axes)
 

@@ -149,7 +149,7 @@ class GroupAnalysis:
 class Analysis:
     """What could be condensed, and what not and why.
 
-    share: of the parameters of Gemm, MatMul and Conv (and their quantized forms), the part that is sliced when groups
+    share: of the parameters of linear maps, recurrent layers and tables, the part that is sliced when groups
         shrink; not a number where there are none.
     axes: the symbolic axes of the inputs, and the sizes that each was seen to take.
     """

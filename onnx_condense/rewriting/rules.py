@@ -18,7 +18,7 @@ from onnx_condense.operators.actions import Padding, Product, Recurrent, Window
 from onnx_condense.operators.answers import Action
 from onnx_condense.operators.moves import Concat, Expand, Regroup, Reshape, Squeeze
 from onnx_condense.rewriting.edits import Attribute, Edit, Input, Number, Picked, broadcast, stated, told
-from onnx_condense.rewriting.kept import Disagreement, Failed
+from onnx_condense.rewriting.kept import Disagreement, Failed, Kept
 from onnx_condense.rewriting.movement import MOVES
 from onnx_condense.rewriting.shapes import Shapes
 from onnx_condense.tracing.trace import layer_name
@@ -116,15 +116,34 @@ def _sizes_follow(shapes: Shapes, index: int, position: int, action: Window) -> 
 
 
 def _beside(shapes: Shapes, index: int, position: int, action: Concat) -> list[Edit]:
-    """A computed part of a Concat, without the channels that the result lost along other axes."""
+    """A computed part of a Concat, without the channels that the result lost."""
     node = shapes.facts.nodes[index]
     part, result = node.inputs[position].name, node.outputs[0].name
     kept = shapes.kept.get(result)
-    if kept is None or kept.axis == action.axis or shapes.derived[part].shape[kept.axis] == kept.count:
+    if kept is None:
+        return _written_down(shapes, index, position, action)
+    if kept.axis == action.axis:
+        return _own_channels(shapes, index, position, kept)
+    if shapes.derived[part].shape[kept.axis] == kept.count:
         return []
     if kept.line is None:
         raise shapes.disagreement(result)
     return [Picked(index, position, kept.axis, np.flatnonzero(kept.line))]
+
+
+def _own_channels(shapes: Shapes, index: int, position: int, kept: Kept) -> list[Edit]:
+    """A computed part of a Concat that is channels of its own: those that are left of it."""
+    node, (sizes, _) = shapes.facts.nodes[index], shapes.trace.shapes_at(index)
+    start = sum(size[kept.axis] for size in sizes[:position])
+    alive = kept.mask.take(np.arange(start, start + sizes[position][kept.axis]), kept.axis)
+    part = node.inputs[position].name
+    if shapes.derived[part].shape[kept.axis] != sizes[position][kept.axis]:
+        raise shapes.counted(part)
+    if alive.all():
+        return []
+    if kept.line is None:
+        raise shapes.disagreement(node.outputs[0].name)
+    return [Picked(index, position, kept.axis, np.flatnonzero(alive))]
 
 
 KEEPERS: Mapping[type[Action], Callable[[Shapes, int, int, Any], list[Edit]]] = {

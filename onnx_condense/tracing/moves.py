@@ -117,12 +117,29 @@ def _channels(walk: Walk, place: Place, axis: int, part: Part, across: bool) -> 
     if part.labels is not None:
         return part.labels
     rank, value = len(part.shape), part.value
+    filled = None if across or value is not None else _filled(walk, axis, part)
+    if filled is not None:
+        return along(constant_channels(walk, filled), rank, axis)
     if across or value is None or value.dtype.kind != "f" or not np.isfinite(value).all():
         return np.full([1] * rank, -1)
     rows = np.moveaxis(value, axis, 0).reshape(part.shape[axis], -1)
     labels = along(constant_channels(walk, np.asarray(rows, dtype=np.float64)), rank, axis)
     walk.hold(Slot(place.index, part.position, Role.CARRIED, labels, axis))
     return labels
+
+
+def _filled(walk: Walk, axis: int, part: Part) -> Floats | None:
+    """[channels, 1] the numbers that a part which is computed from shapes holds at every size; None for any other."""
+    values = [walk.facts.value(part.tensor), *walk.facts.other_values(part.tensor.name)]
+    rows = []
+    for value in values:
+        if value is None or value.dtype.kind != "f" or not value.size or value.shape[axis] != part.shape[axis]:
+            return None
+        lines = np.moveaxis(value, axis, 0).reshape(part.shape[axis], -1).astype(np.float64)
+        rows.append(lines[:, :1])
+        if not np.isfinite(lines).all() or (lines != rows[0]).any():
+            return None
+    return rows[0]
 
 
 def _extended(walk: Walk, place: Place, axis: int, labelled: list[Labels], constants: list[Part]) -> Labels | None:
