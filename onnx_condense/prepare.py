@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import onnx_graphsurgeon as gs
 
 from onnx_condense.errors import PlanError
-from onnx_condense.forms import batchnorm, bodies, functions, fused, integers, slopes
+from onnx_condense.forms import batchnorm, bodies, functions, fused, integers, members, slopes
 from onnx_condense.forms.stack import Entered
 from onnx_condense.merging.plan import Plan
 from onnx_condense.model import files
@@ -101,7 +101,7 @@ def open_model(
         others = other_feeds(working, with_draw(specs, drawn.draw), feeds[0], options.seed)
         axes = symbolic_axes(specs, [feeds[0], *others])
     with clock("trace"):
-        entered = replace(entered, feed=feeds[0], others=others).into(integers.enter, bodies.enter)
+        entered = replace(entered, feed=feeds[0], others=others).into(members.enter, integers.enter, bodies.enter)
         graph = graph if entered.model is working else import_graph(entered.model)
         traced = _traced(entered, graph, axes)
     batches = [len(feeds[0][s.name]) for s in specs if s.dims and isinstance(s.dims[0], str)]
