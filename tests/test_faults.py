@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from support.cli import Cli, Save
 from support.lossless import LOSSLESS
 from support.planted.net import EXACT, FULL, Net, assert_close, planted_columns, planted_rows, widths
 
 from onnx_condense import Options, analyze, condense
+from onnx_condense.cli.main import DEBUG
 from onnx_condense.errors import InputError
 from onnx_condense.merging.twin import Twin
 from onnx_condense.operators.actions import Contraction
@@ -180,3 +182,21 @@ def test_errors_that_a_caller_may_catch_end_the_run(
         condense(chain(), LOSSLESS)
     assert "Traceback" in caplog.text
     assert "ZeroDivisionError: planted" in caplog.text
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_the_program_shows_where(cli: Cli, save: Save, monkeypatch: pytest.MonkeyPatch, debug: bool) -> None:
+    """With the environment variable, on standard error; the run ends well in any case."""
+    monkeypatch.setitem(TABLE, ("", "Sigmoid"), failing(TABLE["", "Sigmoid"], lambda view: True))
+    if debug:
+        monkeypatch.setenv(DEBUG, "1")
+    logger = logging.getLogger("onnx_condense.errors")
+    try:
+        save(chain())
+        ran = cli.run("m.onnx", "--lossless", "--align", "1")
+    finally:
+        logger.handlers.clear()
+        logger.setLevel(logging.NOTSET)
+    assert ran.code == 0
+    assert ("Traceback" in ran.err) is debug
+    assert "one (ZeroDivisionError: planted)" in ran.err
