@@ -24,7 +24,7 @@ INPUTS = 2**26
 """Numbers that generated inputs of a model hold at most."""
 
 PACKED = 64
-"""How many times larger than in its file an array may be that takes more than a quarter of what is free."""
+"""How many times larger than in their file arrays may be that take more than a quarter of what is free."""
 
 NUMBER = struct.Struct("q")
 
@@ -125,6 +125,6 @@ def takes_in(size: int, loops: bool = False) -> None:
     _now.post()
 
 
-def seconds_to_run() -> float:
-    """How long a run may take, 0 for any time: only loops can have no end."""
-    return _now.trust.limit_seconds if _now.loops else 0.0
+def has_read_loops() -> bool:
+    """Whether a model that was read has loops."""
+    return _now.loops

@@ -1,6 +1,6 @@
 """Gives damaged models to the command line, each in a process of its own, and says where it does not answer in a line.
 
-    python tools/fuzz_files.py [FOLDER ...] [--count 10000] [--seed 0] [--first 0] [--keep failing] [--json FILE]
+    python tools/fuzz_files.py [FOLDER ...] [--count 10000] [--seed 0] [--small] [--keep failing] [--json FILE]
 
 Bytes, tensors, shapes, names, cycles, NaN, nesting, attributes, functions, loops of small models, and of those of
 models/ and of the folders, are damaged; mutant number N of a seed is always the same. Each must end with exit code 0,
@@ -146,9 +146,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first mutant")
     parser.add_argument("--keep", type=Path, default=Path("failing"), help="where what fails is kept")
+    parser.add_argument("--small", action="store_true", help="without the models of models/")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    ended = run(given.count, given.seed, given.first, [ROOT / "models", *given.folders], given.keep)
+    folders = given.folders if given.small else [ROOT / "models", *given.folders]
+    ended = run(given.count, given.seed, given.first, folders, given.keep)
     wrong = [one for one in ended if one.wrong]
     counts = {
         "mutants": len(ended),

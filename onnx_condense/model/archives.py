@@ -61,14 +61,12 @@ def _check_members(archive: ZipFile, members: list[ZipInfo]) -> None:
             raise InputError(f"{_name(info)} is not an array of numbers")
         if stated != info.file_size:
             raise InputError(f"{_name(info)} is damaged or cut short, write it again with numpy.savez")
-    for size, packed, name in ((info.file_size, info.compress_size, _name(info)) for info in members):
-        own = trusted().limit_memory
-        most = math.inf if own == 0 else (own or 0) * GIGABYTE
-        if size > max(FREE // 4, most) and size > PACKED * packed:
-            raise LimitError(
-                f"{name} is {size / GIGABYTE:.3g} GB large once it is unpacked: allow it by --limit-memory"
-            )
-    takes_in(sum(info.file_size for info in members))
+    size, packed = sum(info.file_size for info in members), sum(info.compress_size for info in members)
+    own = trusted().limit_memory
+    most = math.inf if own == 0 else (own or 0) * GIGABYTE
+    if size > max(FREE // 4, most) and size > PACKED * packed:
+        raise LimitError(f"it unpacks to {size / GIGABYTE:.3g} GB, allow more with --limit-memory")
+    takes_in(size)
 
 
 def _stated(archive: ZipFile, info: ZipInfo) -> tuple[int, bool]:

@@ -39,8 +39,8 @@ def checked(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
 
 
 def loops(model: onnx.ModelProto) -> bool:
-    """Whether a model holds a loop, which may have no end."""
-    return any(node.op_type == "Loop" for holder in _holders(model) for node in holder.node)
+    """Whether a model holds a body that takes inputs, and so runs more than once: that may have no end."""
+    return any(body.input for holder in _holders(model) for node in holder.node for body in bodies(node))
 
 
 def _holders(model: onnx.ModelProto) -> Iterator[Holder]:

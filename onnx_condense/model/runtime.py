@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Timer
 from typing import TypeAlias
+from weakref import WeakSet
 
 import onnx
 import onnxruntime as ort
 
 from onnx_condense.arrays import Array
 from onnx_condense.errors import InputError, UsageError, first_line
+from onnx_condense.model.checking import loops
 from onnx_condense.model.protos import PROTOBUF_LIMIT, opset_of
-from onnx_condense.trust import LimitError, seconds_to_run, trusted
+from onnx_condense.trust import LimitError, has_read_loops, trusted
 
 Session: TypeAlias = ort.InferenceSession
 
@@ -31,6 +33,9 @@ OLDEST = 7
 
 UNREGISTERED = "is not a registered function/op"
 """What onnxruntime says of an operator that it does not know."""
+
+_TIMED: WeakSet[Session] = WeakSet()
+"""The sessions whose models have loops, or may: only these can run without an end."""
 
 ort.set_default_logger_severity(4)
 
@@ -60,9 +65,9 @@ def session(
         provider: onnxruntime's name of what executes.
         profile_to: start of the path of the file that `end_profiling` writes; "" for no profile.
     """
-    opset = OLDEST
+    opset, timed = OLDEST, has_read_loops()
     if isinstance(model, onnx.ModelProto):
-        opset, model = opset_of(model.opset_import), to_bytes(model)
+        opset, timed, model = opset_of(model.opset_import), loops(model), to_bytes(model)
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
@@ -75,9 +80,12 @@ def session(
     options.add_session_config_entry("session.force_spinning_stop", "1")  # else idle sessions burn the others' cores
     _bring(options)
     try:
-        return ort.InferenceSession(model, options, providers=[provider])
+        made = ort.InferenceSession(model, options, providers=[provider])
     except Exception as error:  # onnxruntime's exception classes share no public base
         raise InputError(f"onnxruntime cannot load the model: {_reason(error, opset)}") from error
+    if timed:
+        _TIMED.add(made)
+    return made
 
 
 def run(active: Session, outputs: Sequence[str] | None, feed: Mapping[str, Array]) -> list[Array]:
@@ -85,7 +93,7 @@ def run(active: Session, outputs: Sequence[str] | None, feed: Mapping[str, Array
 
     Raises InputError when the inputs do not fit the model, LimitError where its loops take longer than they may.
     """
-    how, seconds = ort.RunOptions(), seconds_to_run()
+    how, seconds = ort.RunOptions(), trusted().limit_seconds if active in _TIMED else 0.0
     how.log_severity_level = 4
     watch = Timer(seconds, lambda: setattr(how, "terminate", True)) if seconds else None
     try:
