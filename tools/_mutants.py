@@ -120,9 +120,9 @@ def _shapes(generator: np.random.Generator) -> Parts:
         helper.make_node("Reshape", ["m", "to"], ["r"]),
         helper.make_node("Transpose", ["r"], ["t"], perm=[0, 1, 3, 2]),
         helper.make_node("ReduceMean", ["t"], ["u"], axes=[1], keepdims=0),
-        helper.make_node("ConstantOfShape", ["to"], ["z"]),
-        helper.make_node("ReduceSum", ["z"], ["z0"], keepdims=0),
-        helper.make_node("Add", ["u", "z0"], ["y"]),
+        helper.make_node("Shape", ["u"], ["size"]),
+        helper.make_node("ConstantOfShape", ["size"], ["z"]),
+        helper.make_node("Add", ["u", "z"], ["y"]),
     ]
     more = {"zero": np.array([0], dtype=np.int64), "rest": np.array([-1, 4, 2], dtype=np.int64)}
     return nodes, _weights(generator, w=(6, 16)) | more, ["N", "T", 6], []
