@@ -6,7 +6,8 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +22,13 @@ from onnx_condense.errors import InputError
 PART = ".onnx-condense.part"
 """How the name of a file ends that is not whole yet."""
 
+KINDS: Mapping[str, Callable[[int], bool]] = {
+    "a pipe": stat.S_ISFIFO,
+    "a socket": stat.S_ISSOCK,
+    "a device": lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode),
+}
+"""What is no file, by the mode that the system states."""
+
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 """How it is opened: where there is none, and, on Windows too, byte for byte."""
 
@@ -33,6 +41,17 @@ def head(kind: str, version: int) -> dict[str, Any]:
         "tool": {"name": "onnx-condense", "version": __version__},
         "host": {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__, "numpy": np.__version__},
     }
+
+
+def check_regular(path: Path) -> None:
+    """Raises InputError for what is there and cannot be read to an end, as pipes, sockets and devices."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # said by who reads it
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        kind = next((word for word, holds in KINDS.items() if holds(mode)), "something else")
+        raise InputError(f"{path} is {kind}, not a file: write to a file what comes from there, and pass that")
 
 
 def write_atomically(path: Path, data: bytes) -> int:

@@ -39,6 +39,7 @@ class Heading(StrEnum):
     THRESHOLDS = "thresholds"
     END = "when to stop"
     OUTPUT = "output"
+    TRUST = "trust"
 
 
 class InPlan(Enum):

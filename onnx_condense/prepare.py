@@ -15,6 +15,7 @@ from onnx_condense.forms import batchnorm, bodies, functions, fused, integers, m
 from onnx_condense.forms.stack import Entered
 from onnx_condense.merging.plan import Plan
 from onnx_condense.model import files
+from onnx_condense.model.blame import blamed
 from onnx_condense.model.files import Source
 from onnx_condense.model.inputs import Drawn, Feed, InputSpec, draw_feeds, sized, with_draw
 from onnx_condense.model.protos import Model
@@ -90,6 +91,12 @@ def open_model(
             if replay.model_sha256 != source.sha256:
                 raise PlanError(f"the plan belongs to another model (sha256 {replay.model_sha256[:12]}): plan this one")
             options = _replayed(options, replay)
+    with blamed(source.proto, str(source.path or "the model")):
+        return _opened(source, options, clock, executor)
+
+
+def _opened(source: Source, options: Options, clock: Clock, executor: Executor | None) -> Opened:
+    with clock("load"):
         plain = Entered(source.proto).into(functions.enter, fused.enter, slopes.enter)
         entered = plain.into(batchnorm.enter) if options.fold_batchnorm else plain
         working = entered.model

@@ -16,6 +16,7 @@ from onnx_condense._version import __version__
 from onnx_condense.auto.machine import FORMAT, VERSION, settings_of
 from onnx_condense.auto.settings import DEFAULT_MERGE, Settings
 from onnx_condense.auto.state import Event
+from onnx_condense.documents import check_regular
 from onnx_condense.errors import InputError, UsageError
 from onnx_condense.model.inputs import Inputs
 from onnx_condense.options import Method, Options
@@ -107,6 +108,7 @@ def _parts(given: Any) -> tuple[Inputs, ...]:
 def _sha256(inputs: Inputs) -> str:
     """Of a file's bytes, or of arrays with their names, types and shapes. Raises InputError."""
     if not isinstance(inputs, Mapping):
+        check_regular(Path(inputs))
         try:
             with open(inputs, "rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,6 +9,7 @@ from onnx_condense.cli.arguments import Command, Fields
 from onnx_condense.flags import Heading, must, option
 from onnx_condense.options import Options
 from onnx_condense.timing.setup import Setup
+from onnx_condense.trust import Trust
 
 DEFAULT_TOLERANCE = 1e-5
 """Of `verify`."""
@@ -98,25 +99,25 @@ CONDENSE = Command(
     "",
     "One ONNX file in, a smaller and faster one out. See also: inspect, verify, bench, auto.",
     "Exit codes: 0 done; 1 verification or tolerance not met, nothing written; 2 bad input or usage.",
-    (Fields(Options), Fields(Condense)),
+    (Fields(Options), Fields(Condense), Fields(Trust)),
 )
 INSPECT = Command(
     "inspect",
     "What could be condensed, to which width, what not, and why.",
     "",
-    (Fields(Options, (*CHOSEN, *INPUTS)), Fields(Inspect)),
+    (Fields(Options, (*CHOSEN, *INPUTS)), Fields(Inspect), Fields(Trust)),
 )
 VERIFY = Command(
     "verify",
     "Compares two models in onnxruntime; exit 1 above the tolerance.",
     "",
-    (Fields(Options, INPUTS), Fields(Verify)),
+    (Fields(Options, INPUTS), Fields(Verify), Fields(Trust)),
 )
 BENCH = Command(
     "bench",
     "Latency of models in onnxruntime, in interleaved rounds; all are compared with the first.",
     "A model file named bench is reached as ./bench.",
-    (Fields(Setup), Fields(Options, INPUTS), Fields(Bench)),
+    (Fields(Setup), Fields(Options, INPUTS), Fields(Bench), Fields(Trust)),
 )
 AUTO = Command(
     "auto",
@@ -126,6 +127,7 @@ AUTO = Command(
         Fields(Auto),
         Fields(Settings),
         Fields(Options, (*MERGING, *CHOSEN, *INPUTS), {"merge": f"{DEFAULT_MERGE}; calibrated with --calibration"}),
+        Fields(Trust),
     ),
 )
 

@@ -5,28 +5,42 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from onnx_condense.cli.arguments import PROGRAM, Arguments
 from onnx_condense.cli.commands import COMMANDS
+from onnx_condense.cli.guard import guarded
 from onnx_condense.errors import CondenseError, first_line
 from onnx_condense.processes import terminated_like_interrupted
+from onnx_condense.trust import Trust, within
 
 DEBUG = "ONNX_CONDENSE_DEBUG"
 """Set in the environment, it shows tracebacks."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit code: 0 done, 1 not verified, 2 bad input or usage."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    """Runs the command line and returns its exit code: 0 done, 1 not verified, 2 bad input or usage.
+
+    The program's own arguments are run in a process of their own, others in this one.
+    """
+    if arguments is None:
+        return guarded(lambda: main(sys.argv[1:]), _fail)
+    given = list(arguments)
     name = given.pop(0) if given and given[0] and given[0] in COMMANDS else ""
     try:
         with terminated_like_interrupted():
-            return _execute(name, COMMANDS[name].parse(given))
+            parsed = COMMANDS[name].parse(given)
+            with within(parsed.of(Trust)):
+                return _execute(name, parsed)
     except CondenseError as error:
+        if os.environ.get(DEBUG):
+            traceback.print_exc()
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt as stopped:
         return _fail(f"interrupted: {str(stopped) or 'nothing was written'}", 1)
+    except MemoryError as error:
+        return _fail(f"not enough memory ({first_line(error)}): run it where there is more, or on a smaller model", 2)
     except Exception as error:  # the contract: one line and an exit code, never a traceback
         if os.environ.get(DEBUG):
             raise

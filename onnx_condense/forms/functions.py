@@ -41,7 +41,7 @@ def _without_functions(model: onnx.ModelProto) -> onnx.ModelProto:
                 entry.version = versions.get(entry.domain, entry.version)
     try:
         return inliner.inline_local_functions(copied)
-    except (RuntimeError, ValueError):  # what the inliner cannot do it does not touch
+    except (RuntimeError, ValueError, onnx.checker.ValidationError):  # what the inliner cannot do it does not touch
         return model
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from onnx_condense.documents import write_atomically
+from onnx_condense.documents import check_regular, write_atomically
 from onnx_condense.errors import PlanError
+from onnx_condense.model.archives import read_archive
 
 INLINE = 256
 """Longer arrays go beside the document."""
@@ -54,11 +55,11 @@ class Beside:
     @staticmethod
     def load(path: Path, digest: str) -> Beside:
         """Reads the arrays that a document names. Raises PlanError where they are not those."""
+        check_regular(path)
         try:
             data = path.read_bytes()
         except OSError as error:
             raise PlanError(f"the plan needs its arrays {path.name} beside it ({error.strerror})") from error
         if hashlib.sha256(data).hexdigest() != digest:
             raise PlanError(f"{path.name} is not the file that the plan names: write the plan again with --plan")
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            return Beside({name: file[name] for name in file.files})
+        return Beside(read_archive(io.BytesIO(data), path.name, "write the plan again with --plan"))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx_condense.documents import write_atomically
+from onnx_condense.documents import check_regular, write_atomically
 from onnx_condense.errors import PlanError
 from onnx_condense.merging.beside import AnyArray, Beside
 from onnx_condense.options import Method
@@ -275,11 +275,12 @@ class Plan:
     def load(path: str | os.PathLike[str]) -> Plan:
         """Reads a plan. Raises PlanError when it is damaged or of another version."""
         path = Path(path)
+        check_regular(path)
         try:
             content = json.loads(path.read_text())
         except OSError as error:
             raise PlanError(f"cannot read the plan {path} ({error.strerror}): check the path") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PlanError(f"{path} is not JSON: write the plan again with --plan") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
             raise PlanError(f"{path} is not a plan of version {VERSION}: write it again with --plan")
@@ -287,7 +288,7 @@ class Plan:
             named = content.get("arrays")
             beside = Beside() if named is None else Beside.load(path.with_name(named["file"]), named["sha256"])
             return Plan.from_json(content, beside.arrays)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise PlanError(f"the plan {path} is damaged ({error}): write it again with --plan") from error
 
 

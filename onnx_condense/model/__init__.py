@@ -1,6 +1,8 @@
 """Models: files, messages, graphs, sessions of onnxruntime, and inputs to run them on."""
 
 __all__ = [
+    "archives",
+    "blame",
     "files",
     "inference",
     "inputs",

@@ -17,10 +17,12 @@ from google.protobuf.message import DecodeError
 from onnx.external_data_helper import uses_external_data
 
 from onnx_condense._version import __version__
-from onnx_condense.documents import remove_unheld, write_atomically, written
+from onnx_condense.documents import check_regular, remove_unheld, write_atomically, written
 from onnx_condense.errors import InputError
 from onnx_condense.model import data_files
+from onnx_condense.model.checking import checked, loops
 from onnx_condense.model.protos import PROTOBUF_LIMIT, serialize
+from onnx_condense.trust import takes_in
 
 DIGITS = 16
 """How many of the sha256 name a file of weights."""
@@ -52,27 +54,28 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> Source:
     if isinstance(model, onnx.ModelProto):
         data_files.check_inside(model)
         data = model.SerializeToString(deterministic=True)
-        return Source(model, hashlib.sha256(data).hexdigest(), len(data), None, ())
+        takes_in(len(data), loops(model))
+        return Source(checked(model, "the model"), hashlib.sha256(data).hexdigest(), len(data), None, ())
     path = Path(model)
     if path.is_dir():
         raise InputError(f"{path} is a folder: pass an .onnx file")
+    check_regular(path)
     try:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror}): check the path and its permissions") from error
+    takes_in(len(data))
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
     except DecodeError as error:
         raise InputError(f"{path} is not an ONNX file (or it is cut short): export the model again") from error
-    if not proto.graph.node:
-        raise InputError(f"{path} holds no ONNX graph: export the model again")
-    _check_names(proto, path)
-    _check_order(proto, path)
+    proto = checked(proto, str(path))
     digest = hashlib.sha256(data)
     beside, moved = data_files.names(proto, path), data_files.outside(proto)
     plain = len(moved) == sum(map(uses_external_data, proto.graph.initializer))
     size = len(data) + data_files.take_in(proto, path, digest)
+    takes_in(size - len(data), loops(proto))
     return Source(proto, digest.hexdigest(), size, path, beside, plain)
 
 
@@ -81,36 +84,12 @@ def external_files(path: Path) -> tuple[str, ...]:
 
     Raises InputError where one is not in that folder.
     """
+    check_regular(path)
     try:
         model = onnx.load(path, load_external_data=False)
     except (OSError, DecodeError):
         return ()
     return data_files.names(model, path)
-
-
-def _check_names(proto: onnx.ModelProto, path: Path) -> None:
-    """Raises InputError where a name is not text, which every later step would trip over."""
-    try:
-        names = [t.name for t in proto.graph.initializer]
-        names += [v.name for v in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info)]
-        for node in proto.graph.node:
-            names += [node.name, node.op_type, node.domain, *node.input, *node.output]
-            names += [attribute.name for attribute in node.attribute]
-        readable = all(isinstance(name, str) for name in names)
-    except UnicodeDecodeError:
-        readable = False
-    if not readable:
-        raise InputError(f"{path} has names that are not UTF-8 (is it damaged?): export the model again")
-
-
-def _check_order(proto: onnx.ModelProto, path: Path) -> None:
-    """Raises InputError for a node that comes before what it reads."""
-    later = {name for node in proto.graph.node for name in node.output if name}
-    for node in proto.graph.node:
-        early = [name for name in node.input if name in later]
-        if early:
-            raise InputError(f"{path} reads {early[0]} before it is made: sort its nodes in topological order")
-        later.difference_update(node.output)
 
 
 def provenance(source: Source, options: Mapping[str, Any]) -> dict[str, Any]:

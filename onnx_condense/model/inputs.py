@@ -8,19 +8,20 @@ from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 from pathlib import Path
-from threading import Lock
-from zipfile import BadZipFile
 
 import numpy as np
 import onnx
 from onnx.helper import tensor_dtype_to_np_dtype
 
 from onnx_condense.arrays import Array
+from onnx_condense.documents import check_regular
 from onnx_condense.errors import InputError, UsageError
+from onnx_condense.model.archives import read_archive
 from onnx_condense.model.draws import DRAWS, NORMAL, Draw
 from onnx_condense.model.expressions import Expression, expressions
 from onnx_condense.model.outputs import LABELS, Outputs, arrays, finite, share_told
 from onnx_condense.model.runtime import Session, run, session
+from onnx_condense.trust import INPUTS, takes_in
 
 Feed = dict[str, Array]
 Inputs = str | os.PathLike[str] | Mapping[str, Array]
@@ -46,9 +47,6 @@ SIZES = (64, 32, 224, 16, 128, 256, 8, 4, 1)
 
 SUMMED = 8
 """Size tried for two of at least three symbolic dimensions where another one may be their sum."""
-
-_HEADERS = Lock()
-"""numpy reads a header with `ast`, which has failed in several threads at once (SystemError, CPython 3.11)."""
 
 LARGEST = 2**20
 """Largest size that the name of a dimension may lead to."""
@@ -162,11 +160,13 @@ def _read(specs: Sequence[InputSpec], data: Inputs) -> dict[str, Array]:
     if isinstance(data, Mapping):
         arrays = {name: np.asarray(value) for name, value in data.items()}
     else:
+        check_regular(Path(data))
+        advice = f"pass an .npz with one array per input ({_names(specs)})"
         try:
-            with _HEADERS, Path(data).open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-                arrays = {spec.name: file[spec.name] for spec in specs if spec.name in file.files}
-        except (OSError, ValueError, EOFError, TypeError, AttributeError, BadZipFile) as error:
-            raise InputError(f"cannot read {data}: pass an .npz with one array per input ({_names(specs)})") from error
+            with Path(data).open("rb") as file:
+                arrays = read_archive(file, str(data), advice, [spec.name for spec in specs])
+        except OSError as error:
+            raise InputError(f"cannot read {data}: {advice}") from error
     missing = [spec.name for spec in specs if spec.name not in arrays]
     if missing:
         raise InputError(f"the data lacks input {missing[0]}: it needs one array per input ({_names(specs)})")
@@ -239,7 +239,9 @@ def _generate(model: onnx.ModelProto, specs: list[InputSpec], seed: int) -> Draw
         seen = (batch or 1) * feeds if draw != NORMAL else feeds * _fewest_labels(runner, found)
         feeds *= min(-(-COUNTED // seen), max(1, room // ((batch or 1) * feeds)))
         drawn = with_draw(specs, draw)
-        return Drawn([random_feed(drawn, symbols, seed + index) for index in range(feeds)], told, draw)
+        made = [random_feed(drawn, symbols, seed + index) for index in range(feeds)]
+        takes_in(sum(array.nbytes for feed in made for array in feed.values()))
+        return Drawn(made, told, draw)
     hint = "give the sizes with --input-shape, or inputs with --data"
     raise InputError(f"no generated inputs run ({last}): {hint}") from last
 
@@ -321,12 +323,13 @@ def _candidates(count: int) -> list[tuple[int, ...]]:
 
 
 def random_feed(specs: list[InputSpec], symbols: Mapping[str, int], seed: int) -> Feed:
-    """Inputs of these specs, their symbolic dims of these sizes."""
+    """Inputs of these specs, their symbolic dims of these sizes. Raises InputError where they would be too large."""
     generator = np.random.default_rng(seed)
-    return {
-        spec.name: _random(generator, spec, [d if isinstance(d, int) else symbols[d] for d in spec.dims])
-        for spec in specs
-    }
+    shapes = {spec.name: [d if isinstance(d, int) else symbols[d] for d in spec.dims] for spec in specs}
+    large = next((name for name, shape in shapes.items() if prod(shape) > INPUTS), None)
+    if large is not None:
+        raise InputError(f"{large} is {'x'.join(map(str, shapes[large]))}, which is too large to be generated")
+    return {spec.name: _random(generator, spec, shapes[spec.name]) for spec in specs}
 
 
 def _random(generator: np.random.Generator, spec: InputSpec, shape: list[int]) -> Array:

@@ -33,12 +33,13 @@ def read_by(nodes: Iterable[onnx.NodeProto]) -> set[str]:
     names: set[str] = set()
     for node in nodes:
         names.update(node.input)
-        for body in _bodies(node):
+        for body in bodies(node):
             names |= names_read(body)
     return names
 
 
-def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs in a node's attributes."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
             yield attribute.g
@@ -98,7 +99,7 @@ def names_in(graph: onnx.GraphProto) -> set[str]:
     names |= {t.values.name for t in graph.sparse_initializer}
     for node in graph.node:
         names.update(node.output)
-        for body in _bodies(node):
+        for body in bodies(node):
             names |= names_in(body)
     return names
 

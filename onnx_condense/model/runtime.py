@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Timer
 from typing import TypeAlias
+from weakref import WeakSet
 
 import onnx
 import onnxruntime as ort
 
 from onnx_condense.arrays import Array
-from onnx_condense.errors import InputError, first_line
-from onnx_condense.model.protos import PROTOBUF_LIMIT
+from onnx_condense.errors import InputError, UsageError, first_line
+from onnx_condense.model.checking import loops
+from onnx_condense.model.protos import PROTOBUF_LIMIT, opset_of
+from onnx_condense.trust import LimitError, has_read_loops, trusted
 
 Session: TypeAlias = ort.InferenceSession
 
@@ -20,6 +24,18 @@ CPU = "CPUExecutionProvider"
 
 PLACE = re.compile(r"^\S+\.(cc|h):\d+ [^'\n]*?::[^'\n]*?\) (?=[A-Z])")
 """Where in its own source, and in which C++ function, onnxruntime found something: nothing to a user."""
+
+HEAD = "[ONNXRuntimeError]"
+"""How it begins what it says, and what it quotes of itself."""
+
+OLDEST = 7
+"""First opset that onnxruntime promises to run."""
+
+UNREGISTERED = "is not a registered function/op"
+"""What onnxruntime says of an operator that it does not know."""
+
+_TIMED: WeakSet[Session] = WeakSet()
+"""The sessions whose models have loops, or may: only these can run without an end."""
 
 ort.set_default_logger_severity(4)
 
@@ -49,8 +65,9 @@ def session(
         provider: onnxruntime's name of what executes.
         profile_to: start of the path of the file that `end_profiling` writes; "" for no profile.
     """
+    opset, timed = OLDEST, has_read_loops()
     if isinstance(model, onnx.ModelProto):
-        model = to_bytes(model)
+        opset, timed, model = opset_of(model.opset_import), loops(model), to_bytes(model)
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
@@ -61,24 +78,60 @@ def session(
     if profile_to:
         options.profile_file_prefix = profile_to
     options.add_session_config_entry("session.force_spinning_stop", "1")  # else idle sessions burn the others' cores
+    _bring(options)
     try:
-        return ort.InferenceSession(model, options, providers=[provider])
+        made = ort.InferenceSession(model, options, providers=[provider])
     except Exception as error:  # onnxruntime's exception classes share no public base
-        raise InputError(f"onnxruntime cannot load the model: {_reason(error)}") from error
+        raise InputError(f"onnxruntime cannot load the model: {_reason(error, opset)}") from error
+    if timed:
+        _TIMED.add(made)
+    return made
 
 
 def run(active: Session, outputs: Sequence[str] | None, feed: Mapping[str, Array]) -> list[Array]:
-    """Runs a session on arrays of any shape. Raises InputError when the inputs do not fit the model."""
+    """Runs a session on arrays of any shape.
+
+    Raises InputError when the inputs do not fit the model, LimitError where its loops take longer than they may.
+    """
+    how, seconds = ort.RunOptions(), trusted().limit_seconds if active in _TIMED else 0.0
+    how.log_severity_level = 4
+    watch = Timer(seconds, lambda: setattr(how, "terminate", True)) if seconds else None
     try:
-        result: list[Array] = active.run(list(outputs) if outputs is not None else None, dict(feed))
+        if watch is not None:
+            watch.start()
+        result: list[Array] = active.run(list(outputs) if outputs is not None else None, dict(feed), how)
     except Exception as error:
+        if how.terminate:
+            raise LimitError(
+                f"the model has loops and runs for more than {seconds:g} s: allow more with --limit-seconds"
+            ) from error
         raise InputError(f"onnxruntime cannot run the model on these inputs: {_reason(error)}") from error
+    finally:
+        if watch is not None:
+            watch.cancel()
     return result
 
 
-def _reason(error: BaseException) -> str:
+def _bring(options: ort.SessionOptions) -> None:
+    """Adds the operators of the library that is trusted. Raises UsageError where it holds none."""
+    library = trusted().custom_ops
+    if library is None:
+        return
+    try:
+        options.register_custom_ops_library(library)
+    except Exception as error:
+        raise UsageError(f"--custom-ops {library} cannot be loaded: {_reason(error)}") from error
+
+
+def _reason(error: BaseException, opset: int = OLDEST) -> str:
+    """What onnxruntime says, and advice; `opset`: of the model."""
     text = str(error)
-    reason = first_line(PLACE.sub("", text.split(" : ", 3)[-1]) if text.startswith("[ONNXRuntimeError]") else text)
+    said = text.split(HEAD)[-1]
+    reason = first_line(PLACE.sub("", said.split(" : ", 3)[-1]) if text.startswith(HEAD) else text)
+    if opset < OLDEST:
+        return f"{reason} (its opset is {opset}: convert it to {OLDEST} or later with onnx.version_converter)"
     if "NOT_IMPLEMENTED" in text:
         reason += " (onnxruntime's CPU has no kernel for its types: convert the model to float32 first)"
+    if UNREGISTERED in text:
+        reason += " (give the library that holds it with --custom-ops)"
     return reason

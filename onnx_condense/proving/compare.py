@@ -13,6 +13,7 @@ import onnx
 from onnx_condense.arrays import FLOAT32, FLOATS, Array
 from onnx_condense.documents import finite, head
 from onnx_condense.errors import InputError
+from onnx_condense.model.blame import blamed
 from onnx_condense.model.files import load
 from onnx_condense.model.inputs import Feed, draw_feeds
 from onnx_condense.model.outputs import LABELS, Outputs, arrays, tells
@@ -254,7 +255,9 @@ def verify(
         InputError: a model or the data cannot be used, or the outputs have different names.
     """
     first, second = load(a).proto, load(b).proto
-    drawn = draw_feeds(first, model_specs(first, import_graph(first)), data, input_shape or {}, seed)
+    with blamed(first, "the first model"):
+        specs = model_specs(first, import_graph(first))
+    drawn = draw_feeds(first, specs, data, input_shape or {}, seed)
     left, right = results(first, drawn.feeds), results(second, drawn.feeds)
     missing = [name for name in left[0] if name not in right[0]] if left else []
     if missing:

@@ -19,6 +19,7 @@ import psutil
 from onnx_condense.arrays import Array
 from onnx_condense.documents import finite, head
 from onnx_condense.errors import InputError, UsageError
+from onnx_condense.model.blame import blamed
 from onnx_condense.model.files import Source, file_of, load
 from onnx_condense.model.inputs import Feed, InputSpec, Shapes, make_feeds
 from onnx_condense.model.protos import Model
@@ -231,7 +232,8 @@ def latency_feeds(
 
     Raises UsageError where the model has another batch size, and InputError as `make_feeds` does.
     """
-    specs = model_specs(model, import_graph(model))
+    with blamed(model, "the model"):
+        specs = model_specs(model, import_graph(model))
     free = [s.name for s in specs if s.dims and isinstance(s.dims[0], str) and s.name not in input_shape]
     if batch is not None and not free:
         stated = next((s for s in specs if s.dims), None)
