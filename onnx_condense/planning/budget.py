@@ -55,6 +55,7 @@ class Pruner:
     ) -> Pruner:
         """Measures the curves; see `curves_of`."""
         before = COUNTINGS[unit].measure(planner.original)
+        planner = planner.with_exact()
         weights = priced_weights(planner, unit)
         curves, aside = curves_of(planner, estimate, feeds, progress)
         return Pruner(planner, unit, before, weights, curves, aside)
