@@ -60,7 +60,7 @@ class Orders:
     def _source(self, path: Path, mine: Ints) -> Source | None:
         trace = self.planner.trace
         consumer = consumer_of(trace, path.slot)
-        if consumer is not None:
+        if consumer is not None or path.slot.labels.size <= FEATURES:
             return consumer
         inside = np.isin(path.units, mine)
         places, times = path.places[inside], int(path.rank.max()) + 1
@@ -78,7 +78,10 @@ class Orders:
         return part.mine[order], losses
 
     def _covariance(self, path: Path, source: Source | None, mine: Ints) -> Floats:
-        """[k, k] of some channels [k] as a path reads them, summed over places that hold them; else as if all alike."""
+        """[k, k] of some channels [k] as a path reads them, summed over places that hold them; else as if all alike.
+
+        Of a consumer that is not refitted, variances alone: the others will not make up for what goes.
+        """
         moments = None if source is None else self.estimate.moments([source])[0]
         if source is None or moments is None:
             return np.eye(len(mine))
@@ -87,7 +90,7 @@ class Orders:
             here = (path.rank == rank) & (local >= 0)
             if isinstance(source, Reading):
                 units = np.sort(local[here])
-                result[np.ix_(units, units)] += moments.xx
+                result[np.ix_(units, units)] += np.diag(moments.xx.diagonal())
                 continue
             taps, places, units = source.layout.taps, source.layout.channel_of(path.places[here]), local[here]
             for tap in range(taps):

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnx_condense.arrays import Ints
+from onnx_condense.arrays import Floats, Ints
 from onnx_condense.merging.plan import Evidence
 from onnx_condense.model.inputs import Feed
 from onnx_condense.operators.answers import Role
-from onnx_condense.refitting.consumer import Key
+from onnx_condense.refitting.consumer import Consumer, Key
 from onnx_condense.refitting.moments import Moments, Sums
 from onnx_condense.refitting.noise import Noise
 from onnx_condense.refitting.reading import Source
@@ -34,6 +34,7 @@ class Estimate:
         self._noise = Noise(trace, feed, seed)
         self._prior = prior
         self._known: dict[Key, Moments | None] = {}
+        self._crossed: dict[Key, Floats] = {}
 
     def evidence(self, consumer: Source) -> Evidence:
         """What the moments of what a consumer reads follow from."""
@@ -60,6 +61,14 @@ class Estimate:
         if wanted:
             self._known.update(self._measured(wanted))
         return [self._known[c.key] for c in consumers]
+
+    def crossed(self, consumer: Consumer, weight: Floats) -> Floats:
+        """[u, features] the weight [u, features] of a consumer times its covariances; it is asked once."""
+        if consumer.key not in self._crossed:
+            (moments,) = self.moments([consumer])
+            assert moments is not None
+            self._crossed[consumer.key] = weight @ moments.xx
+        return self._crossed[consumer.key]
 
     def _measured(self, consumers: Sequence[Source]) -> dict[Key, Moments | None]:
         summing = self._noise if self.real is None else self.real

@@ -61,9 +61,13 @@ class Moments:
     yx: Floats
     yy: Floats
 
-    def of(self, kept: Ints) -> Moments:
-        """Targets are all features, features the kept ones [k]: the moments that choosing channels asks for."""
-        return Moments(self.x[kept], self.x, self.xx[np.ix_(kept, kept)], self.xx[:, kept], self.xx)
+    def of(self, kept: Ints, weight: Floats, crossed: Floats) -> Moments:
+        """Targets are weight · x [u, f], features the kept ones [k]: the moments that choosing channels asks for.
+
+        crossed: weight · Cov[x, x], whatever is kept. Of Cov[y, y], [1, 1], there is the trace alone.
+        """
+        total = np.einsum("uf,uf->", crossed, weight).reshape(1, 1)
+        return Moments(self.x[kept], weight @ self.x, self.xx[np.ix_(kept, kept)], crossed[:, kept], total)
 
     def shrunk(self, other: Moments, share: float) -> Moments:
         """Features' covariances with this share of another's, brought to the same mean variance; for no targets."""
