@@ -38,7 +38,7 @@ class Reading:
         return self.slot.node, self.slot.input, 1 + int(self.places[0, 0])
 
     def rows(self, data: Array) -> FeatureRows:
-        """A row of channels for each position and time."""
+        """[samples, positions · times, channels]: a row of channels for each position and time."""
         lines = self.reads.of(data)[:, :, self.places]
         return FeatureRows(lines.reshape(len(lines), -1, self.features), None)
 
