@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -155,6 +155,16 @@ class GroupPlan:
     def keep(self) -> tuple[int, ...]:
         """The channels that stay, ascending."""
         return tuple(i for i, m in enumerate(self.main) if m == i)
+
+    def of(self, gone: Collection[int]) -> GroupPlan:
+        """The part of the plan that concerns these channels."""
+        mine = np.isin(np.arange(self.width), list(gone))
+        main, cosine = np.where(mine, self.main, np.arange(self.width)), np.where(mine, self.cosine, 1.0)
+        reads = []
+        for read in self.reads:
+            ratio, constant = np.where(mine, read.ratio, 1.0), np.where(mine, read.constant, 0.0)
+            reads.append(replace(read, ratio=tuple(ratio.tolist()), constant=tuple(constant.tolist())))
+        return replace(self, main=tuple(main.tolist()), cosine=tuple(cosine.tolist()), reads=tuple(reads))
 
     def then(self, later: GroupPlan) -> GroupPlan:
         """Two plans for one group in a row as one: j -> m by this one, m -> k by the later one."""

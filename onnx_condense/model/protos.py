@@ -38,6 +38,15 @@ def read_by(nodes: Iterable[onnx.NodeProto]) -> set[str]:
     return names
 
 
+def unused(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """The initializers that nothing reads, but for those that a caller may set; of sparse ones their numbers."""
+    graph = model.graph
+    read = names_read(graph)
+    if model.ir_version >= 4:  # before, every initializer was an input
+        read |= {value.name for value in graph.input}
+    return [t for t in (*graph.initializer, *(s.values for s in graph.sparse_initializer)) if t.name not in read]
+
+
 def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     """The graphs in a node's attributes."""
     for attribute in node.attribute:

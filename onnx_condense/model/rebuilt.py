@@ -13,7 +13,7 @@ import onnx
 from onnx import numpy_helper
 
 from onnx_condense.arrays import Array, Shape
-from onnx_condense.model.protos import names_read, read_by, still_read
+from onnx_condense.model.protos import names_read, read_by, still_read, unused
 
 
 class Content(Protocol):
@@ -65,10 +65,15 @@ class Rebuilt:
         return {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
 
     def tensors(self) -> Iterator[tuple[onnx.TensorProto, Content | None]]:
-        """The initializers that stay, in their order: what each was, and what is new of it."""
+        """The initializers that are read or that a caller may set: what each was, and what is new of it; in order."""
+        unread = {t.name for t in unused(self.original)}
         for tensor in self.original.graph.initializer:
-            if tensor.name in self._used or tensor.name not in self._read_before:
+            if tensor.name in self._used or (tensor.name not in self._read_before and tensor.name not in unread):
                 yield tensor, self.constants.get(tensor.name)
+
+    @cached_property
+    def _sparse(self) -> list[onnx.SparseTensorProto]:
+        return [t for t in self.original.graph.sparse_initializer if t.values.name in self._used]
 
     def added(self) -> Iterator[tuple[str, Content]]:
         """The initializers that are new, in the order in which they are read first."""
@@ -82,7 +87,7 @@ class Rebuilt:
             yield tensor.name, *(_described(content) if content is not None else (tuple(tensor.dims), tensor.data_type))
         for name, content in self.added():
             yield name, *_described(content)
-        for sparse in self.original.graph.sparse_initializer:
+        for sparse in self._sparse:
             yield sparse.values.name, tuple(sparse.values.dims), sparse.values.data_type
 
     def message(self, shapes: Mapping[str, Shape], provenance: Mapping[str, Any]) -> onnx.ModelProto:
@@ -107,7 +112,8 @@ class Rebuilt:
     def _write_initializers(self, result: onnx.ModelProto) -> None:
         """Keeps the order and the bytes of what stays, replaces what changed, appends what is new."""
         graph = result.graph
-        del graph.initializer[:]
+        del graph.initializer[:], graph.sparse_initializer[:]
+        graph.sparse_initializer.extend(self._sparse)
         for tensor, content in self.tensors():
             if content is None:
                 graph.initializer.append(tensor)
@@ -115,7 +121,7 @@ class Rebuilt:
             replaced = numpy_helper.from_array(np.asarray(content), tensor.name)
             replaced.doc_string = tensor.doc_string
             graph.initializer.append(replaced)
-        kept = {t.name for t in graph.initializer}
+        kept = {t.name for t in graph.initializer} | {t.values.name for t in self._sparse}
         for name, content in self.added():
             tensor = numpy_helper.from_array(np.asarray(content), name)
             graph.initializer.append(tensor)

@@ -10,6 +10,7 @@ import numpy as np
 
 from onnx_condense.arrays import Floats, Shape
 from onnx_condense.operators.answers import ANYTHING, Action, Interval, Kind, Role, with_zero
+from onnx_condense.operators.products import Term, multiplied
 from onnx_condense.operators.reasons import Reason
 
 
@@ -96,6 +97,9 @@ class Product(Action):
     left: str
     right: str
     output: str
+
+    def products(self, inputs: Sequence[Shape], output: Shape) -> int:
+        return multiplied([((0, self.left), (1, self.right))], inputs, output)
 
 
 @dataclass(frozen=True)
@@ -332,13 +336,17 @@ class Padding(Action):
 
 @dataclass(frozen=True)
 class Refused(Action):
-    """This use of the operator is not understood."""
+    """This use of the operator is not understood; `terms` are what it multiplies all the same."""
 
     reason: Reason
+    terms: tuple[Term, ...] = ()
 
     @property
     def refused(self) -> bool:
         return True
+
+    def products(self, inputs: Sequence[Shape], output: Shape) -> int:
+        return multiplied(self.terms, inputs, output)
 
 
 RELU = Activation(Kind.HOMOGENEOUS, 0.0, flat=(0.0, np.inf))

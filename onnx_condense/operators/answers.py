@@ -150,6 +150,15 @@ class Action:
         """
         return 0
 
+    def products(self, inputs: Sequence[Shape], output: Shape) -> int:
+        """Multiply-accumulates beside those of its `weights`: of data with data, or with weights that stay.
+
+        Args:
+            inputs: shapes of the inputs; () for what is left out.
+            output: shape of the first output.
+        """
+        return 0
+
     def counts(self, inputs: Sequence[Shape], output: Shape) -> Mapping[str, int]:
         """What its attributes that count channels say, by their names.
 

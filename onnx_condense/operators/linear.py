@@ -7,6 +7,7 @@ from math import prod
 
 from onnx_condense.operators.actions import Contraction, Filter, Product, Reader, Refused
 from onnx_condense.operators.answers import Action
+from onnx_condense.operators.products import Term, equation, matrices
 from onnx_condense.operators.reasons import Reason
 from onnx_condense.operators.view import NodeView
 
@@ -14,11 +15,11 @@ from onnx_condense.operators.view import NodeView
 def gemm(view: NodeView) -> Action:
     trans_a, trans_b = view.attribute("transA", 0), view.attribute("transB", 0)
     alpha, beta = float(view.attribute("alpha", 1.0)), float(view.attribute("beta", 1.0))
-    bias = view.optional(2)
+    bias, terms = view.optional(2), (((0, _axes("nk", trans_a)), (1, _axes("km", trans_b))),)
     if bias is not None and not view.is_weight(bias):
-        return Refused(Reason.BIAS_FROM_DATA)
+        return Refused(Reason.BIAS_FROM_DATA, terms)
     if bias is not None and len(view.shape(bias)) == 2 and view.shape(bias)[0] > 1:
-        return Refused(Reason.BIAS_ALONG_BATCH)
+        return Refused(Reason.BIAS_ALONG_BATCH, terms)
     if view.is_weight(1) and not view.is_weight(0):
         axes = _axes("ni", trans_a), _axes("io", trans_b), "no"
         return Contraction(0, 1, bias, *axes, alpha=alpha, beta=beta)
@@ -26,7 +27,7 @@ def gemm(view: NodeView) -> Action:
         return Contraction(1, 0, None, _axes("in", trans_b), _axes("oi", trans_a), "on", alpha=alpha)
     if bias is None:
         return Product(_axes("nk", trans_a), _axes("km", trans_b), "nm")
-    return Refused(Reason.PRODUCT_OF_DATA)
+    return Refused(Reason.PRODUCT_OF_DATA, terms)
 
 
 def _axes(letters: str, transposed: bool) -> str:
@@ -59,7 +60,7 @@ def _matrix(view: NodeView, data: int, weight: int) -> Action:
         return Reader(data, weight, axis, 0, Reason.ONE_OUTPUT)
     leading = view.shape(weight)[:-2]
     if prod(leading) > 1 or ranks[data] < ranks[weight]:
-        return Refused(Reason.BATCH_OF_WEIGHTS)
+        return Refused(Reason.BATCH_OF_WEIGHTS, (matrices(ranks, _transposed(view)),))
     turned = _transposed(view)
     letters = ("ni", "io", "no") if data == 0 else ("in", "oi", "on")
     batch, dots = "abcdefgh"[: ranks[data] - 2], "." * len(leading)
@@ -73,7 +74,7 @@ def _product(view: NodeView) -> Action:
     left, right = _transposed(view)
     ranks = [len(view.shape(i)) for i in (0, 1)]
     if min(ranks) < 2:
-        return Refused(Reason.PRODUCT_WITH_VECTOR)
+        return Refused(Reason.PRODUCT_WITH_VECTOR, (matrices(ranks, (left, right)),))
     batch = "abcdefgh"[: max(ranks) - 2]
     batches = [batch[len(batch) + 2 - rank :] for rank in ranks]
     return Product(batches[0] + _axes("nk", left), batches[1] + _axes("km", right), batch + "nm")
@@ -81,9 +82,9 @@ def _product(view: NodeView) -> Action:
 
 def einsum(view: NodeView) -> Action:
     """Of two operands: a linear map with one axis contracted and one produced, or a product of data."""
-    terms = _terms(view)
+    terms, counted = _terms(view), _counted(view)
     if terms is None:
-        return Refused(Reason.UNKNOWN_EQUATION)
+        return Refused(Reason.UNKNOWN_EQUATION, counted)
     left, right, output = terms
     if not (view.is_weight(0) or view.is_weight(1)):
         return Product(left, right, output)
@@ -92,7 +93,7 @@ def einsum(view: NodeView) -> Action:
     inner = set(weight_axes) & (set(data_axes) - set(output))
     outer = set(weight_axes) & (set(output) - set(data_axes))
     if len(inner) != 1 or len(outer) != 1 or len(weight_axes) != 2:
-        return Refused(Reason.SEVERAL_AXES)
+        return Refused(Reason.SEVERAL_AXES, counted)
     return Contraction(data, weight, None, data_axes, weight_axes, output)
 
 
@@ -106,13 +107,21 @@ def _terms(view: NodeView) -> tuple[str, str, str] | None:
     return (left, right, output) if all(len(set(t)) == len(t) for t in found.groups()) else None
 
 
+def _counted(view: NodeView) -> tuple[Term, ...]:
+    """What an Einsum multiplies, of any number of operands."""
+    ranks = [len(view.shape(i)) for i in range(len(view.node.inputs))]
+    found = equation(_text(view.attribute("equation", "")), ranks)
+    return () if found is None else (found,)
+
+
 def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
 def conv(view: NodeView) -> Action:
     if not view.is_weight(1) or (view.has(2) and not view.is_weight(2)):
-        return Refused(Reason.KERNELS_FROM_DATA)
+        spots = "xyzuvw"[: len(view.shape(1)) - 2]
+        return Refused(Reason.KERNELS_FROM_DATA, (((-1, "no" + spots), (1, "oi" + spots.upper())),))
     group, shape = view.attribute("group", 1), view.shape(1)
     channels = view.shape(0)[1]
     pads = view.attribute("pads", [0])
@@ -124,7 +133,8 @@ def conv(view: NodeView) -> Action:
 
 def conv_transpose(view: NodeView) -> Action:
     if not view.is_weight(1) or (view.has(2) and not view.is_weight(2)):
-        return Refused(Reason.KERNELS_FROM_DATA)
+        spots = "xyzuvw"[: len(view.shape(1)) - 2]
+        return Refused(Reason.KERNELS_FROM_DATA, (((0, "ni" + spots), (1, "io" + spots.upper())),))
     group, shape = view.attribute("group", 1), view.shape(1)
     if group == shape[0] and shape[1] == 1 and group > 1:
         return Filter(1, padded=True)

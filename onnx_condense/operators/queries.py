@@ -10,7 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_condense.arrays import Array
-from onnx_condense.model.protos import FLOAT_TYPES
+from onnx_condense.model.protos import FLOAT_TYPES, names_read
 from onnx_condense.operators.shapes import SHAPE_OPS
 
 
@@ -134,7 +134,8 @@ def formal_values(node: onnx.NodeProto, values: list[Array | None], turn: int) -
 
 def count_parameters(graph: onnx.GraphProto) -> tuple[int, int]:
     """(without, with) running statistics of BatchNormalization; see ModelFacts."""
-    tensors = [*graph.initializer, *(t.values for t in graph.sparse_initializer)]
+    read = names_read(graph)
+    tensors = [t for t in (*graph.initializer, *(s.values for s in graph.sparse_initializer)) if t.name in read]
     return parameters_in(graph.node, ((t.name, tuple(t.dims), t.data_type) for t in tensors))
 
 

@@ -13,6 +13,9 @@ CANDIDATES = {"LSTM": 3, "GRU": 2, "RNN": 0}
 DEFAULTS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
 """Functions of one direction (ONNX operators LSTM-14, GRU-14, RNN-14)."""
 
+TERMS = ((0, "sbi"), (1, "dgi")), ((0, "sb_"), (2, "dgh"))
+"""W of every step's data, and R of every step's state."""
+
 KINDS = {
     "tanh": Kind.ODD,
     "scaledtanh": Kind.ODD,
@@ -24,9 +27,9 @@ KINDS = {
 
 def recurrent(view: NodeView) -> Action:
     if view.attribute("layout", 0):
-        return Refused(Reason.BATCH_FIRST)
+        return Refused(Reason.BATCH_FIRST, TERMS)
     if not view.is_weight(1):
-        return Refused(Reason.WEIGHTS_FROM_DATA)
+        return Refused(Reason.WEIGHTS_FROM_DATA, TERMS)
     if not all(view.is_weight(i) for i in (2, 3, 7) if view.has(i)):
         held = (2,) if view.is_weight(2) else ()
         return Reader(0, 1, 2, 2, Reason.RECURRENT_FROM_DATA, held)

@@ -55,6 +55,7 @@ class Pruner:
     ) -> Pruner:
         """Measures the curves; see `curves_of`."""
         before = COUNTINGS[unit].measure(planner.original)
+        planner = planner.with_exact()
         weights = priced_weights(planner, unit)
         curves, aside = curves_of(planner, estimate, feeds, progress)
         return Pruner(planner, unit, before, weights, curves, aside)
@@ -142,6 +143,8 @@ def keep_share(narrows: Narrows, share: float, finish: Callable[[Twin], None]) -
 
     Raises VerificationError where widths do not get that narrow, naming what can be reached.
     """
+    if not narrows.before:
+        raise VerificationError("--budget cannot be met: the model has nothing that it counts; nothing is written")
     target, spare, aside = share * narrows.before, 0.0, narrows.aside
     for _ in range(CORRECTIONS):
         planned, narrow = narrows.at((target - spare) / narrows.before, aside)
@@ -153,6 +156,9 @@ def keep_share(narrows: Narrows, share: float, finish: Callable[[Twin], None]) -
         if found <= target:
             return replace(planned, calibrated=True)
         spare = max(found - narrow, spare + found - target)  # biases that `finish` gave to consumers without one
+    if found == narrows.before:
+        advice = "onnx-condense inspect says why"
+        raise VerificationError(f"--budget cannot be met: no layer can be narrower ({advice}); nothing is written")
     raise VerificationError(
         f"--budget cannot be met: the smallest that can be reached is {found / narrows.before:.3f}; nothing is "
         "written; ask for more, or align less (--align 1)"

@@ -8,17 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_condense.arrays import Bools, Floats, Ints
-from onnx_condense.merging.paths import Path, by_channel, paths
 from onnx_condense.merging.widths import widths_allowed
 from onnx_condense.model.inputs import Feed
 from onnx_condense.planning.allocation import Curve
 from onnx_condense.planning.planned import NOTHING, Aside
+from onnx_condense.planning.readers import Orders
 from onnx_condense.planning.thresholds import Planner, costing
 from onnx_condense.proving.compare import Results, compare, results
-from onnx_condense.refitting.consumer import consumer_of
 from onnx_condense.refitting.estimate import Estimate
-from onnx_condense.refitting.moments import eliminate
-from onnx_condense.refitting.refit import STRENGTH, refit_by_moments
+from onnx_condense.refitting.refit import refit_by_moments
 from onnx_condense.rewriting.kept import Disagreement
 from onnx_condense.rewriting.writer import write
 from onnx_condense.tracing.labels import occurrence
@@ -52,14 +50,14 @@ def curves_of(
     expected = results(write(planner.original, {}).model, feeds)
     sensitivity = _Sensitivity(planner, estimate, feeds, expected)
     groups = [group for group in planner.groups if group.index not in planner.quantized]
-    consumers = [consumer_of(planner.trace, path.slot) for group in groups for path in paths(planner.trace, group)]
-    estimate.moments(list({c.slot.node: c for c in consumers if c is not None}.values()))
+    orders = Orders(planner, estimate)
+    orders.prepare(groups)
     curves, aside = {}, NOTHING
     for number, group in enumerate(groups, 1):
         progress(f"plan {number}/{len(groups)}: {group.layers[0]}")
         try:
             with costing(group):
-                curve = _curve(planner, estimate, group)
+                curve = _curve(planner, orders, group)
                 if len(curve.steps):
                     curves[group.index] = sensitivity.weighed(group, curve)
         except Disagreement as problem:
@@ -67,9 +65,9 @@ def curves_of(
     return curves, aside
 
 
-def _curve(planner: Planner, estimate: Estimate, group: Group) -> Curve:
+def _curve(planner: Planner, orders: Orders, group: Group) -> Curve:
     """What a group's consumers lose as it narrows."""
-    order, losses = eliminate(_readers(planner, estimate, group), STRENGTH)
+    order, losses = orders.of(group)
     last = _last(group, order)
     order, losses = _evened(group, order[~last], losses[~last])
     return Curve(order, losses, widths_allowed(planner.trace, group, planner.align, len(order)))
@@ -89,7 +87,8 @@ class _Sensitivity:
 
         On real inputs through every probe; on others in proportion to the first probe that is felt.
         """
-        return Curve(curve.order, self._errors(group, curve), curve.steps)
+        errors = np.where(curve.losses > 0, self._errors(group, curve), 0.0)  # what goes exactly costs nothing
+        return Curve(curve.order, errors, curve.steps)
 
     def _errors(self, group: Group, curve: Curve) -> Floats:
         real = self.estimate.real is not None
@@ -112,46 +111,6 @@ class _Sensitivity:
         if self.planner.manner(group).refits:
             refit_by_moments(twin, self.estimate)
         return compare(self.expected, results(write(twin, {}).model, self.feeds)).error
-
-
-# ---------------------------------------------------------------------------------------------------- readers
-
-
-def _readers(planner: Planner, estimate: Estimate, group: Group) -> list[tuple[Floats, Floats]]:
-    """Per consumer path: the covariance of the channels [n, n], and the Gram matrix of its weight [n, n]."""
-    n = len(group.units)
-    found = [(_covariance(planner, estimate, path, n), _gram(planner, path, n)) for path in paths(planner.trace, group)]
-    return found or [(np.eye(n), np.zeros((n, n)))]
-
-
-def _covariance(planner: Planner, estimate: Estimate, path: Path, n: int) -> Floats:
-    consumer = consumer_of(planner.trace, path.slot)
-    if consumer is None:
-        return np.eye(n)
-    taps = consumer.layout.taps
-    (moments,) = estimate.moments([consumer])
-    if moments is None:
-        return np.eye(n)
-    result = np.zeros((n, n))
-    for rank in np.unique(path.rank).tolist():
-        here = path.rank == rank
-        places, units = path.places[here], path.units[here]
-        for tap in range(taps):
-            features = places * taps + tap
-            result[np.ix_(units, units)] += moments.xx[np.ix_(features, features)] / taps
-    return result
-
-
-def _gram(planner: Planner, path: Path, n: int) -> Floats:
-    slot = path.slot
-    slices = by_channel(planner.original.weight(slot.node, slot.input), slot.axes, slot.groups)
-    rows = slices.reshape(len(slices), -1).T.astype(np.float64)
-    result = np.zeros((n, n))
-    for rank in np.unique(path.rank).tolist():
-        here = path.rank == rank
-        columns = rows[:, path.places[here]]
-        result[np.ix_(path.units[here], path.units[here])] += columns.T @ columns
-    return result
 
 
 # ---------------------------------------------------------------------------------------------------- orders

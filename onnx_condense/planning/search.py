@@ -87,7 +87,7 @@ def search(pruner: Pruner, trials: Trials) -> Planned:
     """
     tried = _Tried(trials, pruner.planner.unchanged(pruner.aside))
     narrowest, size = pruner.at(0.0, pruner.aside)
-    low, high, aside = size / pruner.before, 1.0, narrowest.aside
+    low, high, aside = size / pruner.before if pruner.before else 1.0, 1.0, narrowest.aside
     while tried.spent < trials.most and high - low > FINE:
         cuts = min(CUTS, trials.most - tried.spent)
         shares = [high - (high - low) * cut / (cuts + 1) for cut in range(1, cuts + 1)]

@@ -45,6 +45,7 @@ class Planner:
         groups: those that the options choose, in topological order.
         refine: what is done to every twin that is built.
         multiples: group index -> its multiple where that is not `align`; STAYS keeps all channels.
+        exact: group index -> merges that are exact, whatever is asked for; for budgets, which make them first.
         judgements: group index -> how its channels compare on the original weights, as far as anyone asked.
     """
 
@@ -54,11 +55,18 @@ class Planner:
     groups: tuple[Group, ...]
     refine: Refine = untouched
     multiples: Mapping[int, int] = field(default_factory=dict)
+    exact: Mapping[int, GroupPlan] = field(default_factory=dict, repr=False)
     judgements: dict[int, Judgement] = field(default_factory=dict, repr=False)
 
     def widened(self, multiples: Mapping[int, int]) -> Planner:
         """The same with other multiples."""
         return replace(self, multiples=multiples)
+
+    def with_exact(self) -> Planner:
+        """The same, knowing which merges are exact."""
+        options = Options(lossless=True, depthwise=self.options.depthwise)
+        alone = replace(self, options=options, align=1, refine=untouched, multiples={}, exact={}, judgements={})
+        return replace(self, exact=alone.build().twin.plans)
 
     @cached_property
     def original(self) -> Twin:
@@ -123,6 +131,8 @@ class Planner:
         twin = Twin(self.trace)
         for group in self.groups:
             if group.index in gone:
+                if group.index in self.exact:
+                    twin.apply(group, self.exact[group.index].of(gone[group.index]))
                 keep = np.setdiff1d(np.arange(len(group.units)), gone[group.index])
                 with costing(group):
                     twin.apply(group, plan_keeping(_told(self.judged(group)), keep))
@@ -155,6 +165,11 @@ class Planner:
         return twin, held
 
     # ---- groups
+
+    def freely(self, group: Group) -> Ints:
+        """[k] the channels that merge exactly, or go so."""
+        plan = self.exact.get(group.index)
+        return np.setdiff1d(np.arange(len(group.units)), plan.keep) if plan else np.zeros(0, dtype=np.int64)
 
     def judged(self, group: Group) -> Judgement:
         """How the group's channels compare on the original weights."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from math import gcd, prod
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from onnx_condense.refitting.rows import Channels, FeatureRows
 from onnx_condense.refitting.windows import Windows
 from onnx_condense.tracing.labels import atoms_of
 from onnx_condense.tracing.trace import Slot, Trace, layer_name
+
+Key = tuple[int, int, int]
+"""Node and input of a weight, and the first of the channels."""
 
 FEATURES = 2304
 """Most features of one consumer (256 channels of a 3x3 convolution): its normal equations take their square."""
@@ -45,7 +49,17 @@ class Consumer:
     @property
     def features(self) -> int:
         """How many elements a row of the original matrix multiplies."""
-        return self.slot.labels.size * self.layout.taps
+        return self.channels * self.layout.taps
+
+    @property
+    def channels(self) -> int:
+        """How many it reads, of which places may lie in lines (see `Channels`)."""
+        return self.layout.channels
+
+    @property
+    def key(self) -> Key:
+        """What its moments are known by."""
+        return self.slot.node, self.slot.input, 0
 
     def rows(self, data: Array) -> FeatureRows:
         """The rows of features of what it reads, [samples, ...] with channels on their axis."""
@@ -66,7 +80,9 @@ class TwinConsumer:
     @cached_property
     def kept(self) -> Ints:
         """[k] the features of the channels that are still there."""
-        return self.fixed.layout.features(np.flatnonzero(self.twin.reads(self.fixed.slot)))
+        before, behind = self.fixed.layout.lines
+        reads = self.twin.reads(self.fixed.slot).reshape(before, -1, behind)
+        return self.fixed.layout.features(np.flatnonzero(reads[0, :, 0]))
 
     @cached_property
     def made(self) -> Ints:
@@ -132,26 +148,46 @@ def consumer_of(trace: Trace, slot: Slot) -> Consumer | None:
         return None
     node = trace.facts.nodes[slot.node]
     layer = layer_name(node, slot.node)
-    reader, action = trace.actions[slot.node].reader, trace.linear_map(slot.node)
-    if reader is not None and weight.shape[slot.axis] <= FEATURES:
-        reads = Channels(node.inputs[reader.data].name, reader.data_axis)
-        return Consumer(slot, layer, reads, None, Layout(weight.shape, weight.dtype, slot.axis, None))
+    action = trace.linear_map(slot.node)
+    lines, reads = (1, 1), read_by(trace, slot)
+    width = weight.shape[slot.axis]
+    if reads is not None and width > FEATURES and reads.axis:
+        lines = repeats(slot.labels.reshape(-1))
+        reads = replace(reads, lines=lines)
+    if reads is None or width > FEATURES * prod(lines):
+        return None
     if action is None:
-        return None
+        return Consumer(slot, layer, reads, None, Layout(weight.shape, weight.dtype, slot.axis, None, lines=lines))
     produced = action.axis(Role.PRODUCED)
-    taps = weight.size // max(1, weight.shape[produced] * weight.shape[slot.axis])
-    kernels = taps * weight.shape[slot.axis] <= FEATURES and _has_windows(trace, slot.node, action, taps)
-    if not kernels and weight.shape[slot.axis] > FEATURES:
-        return None
-    layout = Layout(weight.shape, weight.dtype, slot.axis, produced, kernels, action.alpha, action.scattered)
+    taps = weight.size // max(1, weight.shape[produced] * width)
+    kernels = taps * width <= FEATURES and _has_windows(trace, slot.node, action, taps)
+    makes = Channels(node.outputs[0].name, action.output_axis) if kernels or taps * prod(lines) == 1 else None
     return Consumer(
         slot,
         layer,
-        Channels(node.inputs[action.data].name, action.data_axis),
-        Channels(node.outputs[0].name, action.output_axis) if kernels or taps == 1 else None,
-        layout,
+        reads,
+        makes,
+        Layout(weight.shape, weight.dtype, slot.axis, produced, kernels, action.alpha, action.scattered, lines),
         Windows(trace.facts.model, slot.node, weight.shape[2:]) if kernels else None,
     )
+
+
+def read_by(trace: Trace, slot: Slot) -> Channels | None:
+    """The data that a contracted slot multiplies, with the axis of its channels; None where that is not one tensor."""
+    map_ = trace.actions[slot.node].reader or trace.linear_map(slot.node)
+    return None if map_ is None else Channels(trace.facts.nodes[slot.node].inputs[map_.data].name, map_.data_axis)
+
+
+def repeats(row: Ints) -> tuple[int, int]:
+    """(before, behind) of labels [before · channels · behind] that hold each channel as often, on the fewest channels.
+
+    As behind a Flatten: of images with channels first, places lie behind them, else before.
+    """
+    behind = gcd(len(row), *(np.flatnonzero(np.diff(row)) + 1).tolist())
+    line = row[::behind]
+    periods = (n for n in range(1, len(line) + 1) if len(line) % n == 0)
+    period = next(n for n in periods if (line.reshape(-1, n) == line[:n]).all())
+    return len(line) // period, behind
 
 
 def _free_weight(trace: Trace, slot: Slot) -> Array | None:

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnx_condense.arrays import Ints
+from onnx_condense.arrays import Floats, Ints
 from onnx_condense.merging.plan import Evidence
 from onnx_condense.model.inputs import Feed
 from onnx_condense.operators.answers import Role
-from onnx_condense.refitting.consumer import Consumer
+from onnx_condense.refitting.consumer import Consumer, Key
 from onnx_condense.refitting.moments import Moments, Sums
 from onnx_condense.refitting.noise import Noise
+from onnx_condense.refitting.reading import Source
 from onnx_condense.refitting.summing import Summing
 from onnx_condense.tracing.labels import atoms_of
 from onnx_condense.tracing.trace import Trace
@@ -32,9 +33,10 @@ class Estimate:
         self.real = real
         self._noise = Noise(trace, feed, seed)
         self._prior = prior
-        self._known: dict[int, Moments | None] = {}
+        self._known: dict[Key, Moments | None] = {}
+        self._crossed: dict[Key, Floats] = {}
 
-    def evidence(self, consumer: Consumer) -> Evidence:
+    def evidence(self, consumer: Source) -> Evidence:
         """What the moments of what a consumer reads follow from."""
         if self.real is not None:
             return Evidence.CALIBRATION
@@ -48,27 +50,35 @@ class Estimate:
             Evidence.WEIGHTS if any(node in self._noise.unstated for node in makers) else Evidence.BATCH_NORMALIZATION
         )
 
-    def _units(self, consumer: Consumer) -> Ints:
+    def _units(self, consumer: Source) -> Ints:
         """The channels that a consumer reads, each once."""
         atoms = atoms_of(consumer.slot.labels.reshape(-1))
         return np.unique(self.trace.unit_of[atoms[atoms >= 0]])
 
-    def moments(self, consumers: Sequence[Consumer]) -> list[Moments | None]:
+    def moments(self, consumers: Sequence[Source]) -> list[Moments | None]:
         """The moments of all features of each consumer; None where synthetic inputs make none that are finite."""
-        wanted = [c for c in consumers if c.slot.node not in self._known]
+        wanted = [c for c in consumers if c.key not in self._known]
         if wanted:
             self._known.update(self._measured(wanted))
-        return [self._known[c.slot.node] for c in consumers]
+        return [self._known[c.key] for c in consumers]
 
-    def _measured(self, consumers: Sequence[Consumer]) -> dict[int, Moments | None]:
+    def crossed(self, consumer: Consumer, weight: Floats) -> Floats:
+        """[u, features] the weight [u, features] of a consumer times its covariances; it is asked once."""
+        if consumer.key not in self._crossed:
+            (moments,) = self.moments([consumer])
+            assert moments is not None
+            self._crossed[consumer.key] = weight @ moments.xx
+        return self._crossed[consumer.key]
+
+    def _measured(self, consumers: Sequence[Source]) -> dict[Key, Moments | None]:
         summing = self._noise if self.real is None else self.real
         others = [None] * len(consumers) if self._prior is None else self._prior.moments(consumers)
         return {
-            consumer.slot.node: None if sums is None else self._known_from(consumer, sums, other)
+            consumer.key: None if sums is None else self._known_from(consumer, sums, other)
             for consumer, sums, other in zip(consumers, summing(consumers), others, strict=True)
         }
 
-    def _known_from(self, consumer: Consumer, sums: Sums, other: Moments | None) -> Moments:
+    def _known_from(self, consumer: Source, sums: Sums, other: Moments | None) -> Moments:
         known = sums.moments(self.evidence(consumer) is not Evidence.WEIGHTS)
         channels = len(self._units(consumer))
         return known if other is None else known.shrunk(other, channels / (channels + sums.count))

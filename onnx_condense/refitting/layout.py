@@ -24,6 +24,7 @@ class Layout:
         kernels: whether a row is a whole kernel.
         alpha: what its product is multiplied with; matrices hold it.
         scattered: of its `Contraction`.
+        lines: the contracted axis holds [before, channels, behind] places; a row reads one place of each channel.
     """
 
     shape: Shape
@@ -33,6 +34,16 @@ class Layout:
     kernels: bool = False
     alpha: float = 1.0
     scattered: int = 0
+    lines: tuple[int, int] = (1, 1)
+
+    @property
+    def channels(self) -> int:
+        """How many are read."""
+        return self.shape[self.contracted] // (self.lines[0] * self.lines[1])
+
+    def channel_of(self, places: Ints) -> Ints:
+        """[k] the channels that lie at places [k] of the contracted axis."""
+        return np.asarray(places // self.lines[1] % self.channels)
 
     @property
     def taps(self) -> int:
@@ -57,15 +68,14 @@ class Layout:
     def weight(self, matrix: Floats) -> Array:
         """The inverse of `matrix`, for any number of channels: [rows, channels · taps] to a weight."""
         matrix = matrix / self.alpha
-        shape = list(self.shape)
-        shape[self.contracted] = matrix.shape[1] // self.taps
-        if self.kernels:
-            ends = self._ends
-            rest = [n for axis, n in enumerate(shape) if axis not in ends]
-            turned = np.moveaxis(matrix.reshape(*(shape[axis] for axis in ends), *rest), (0, 1), ends)
-        else:
-            rest = [n for axis, n in enumerate(shape) if axis != self.contracted]
-            turned = np.moveaxis(matrix.reshape(*rest, -1), -1, self.contracted)
+        if not self.kernels:
+            turned = np.moveaxis(matrix.reshape(*self._rest, -1), -1, self.contracted + 1)
+            shape = *self.shape[: self.contracted], -1, *self.shape[self.contracted + 1 :]
+            return turned.reshape(shape).astype(self.dtype)
+        sizes = list(self.shape)
+        sizes[self.contracted] = matrix.shape[1] // self.taps
+        rest = [n for axis, n in enumerate(sizes) if axis not in self._ends]
+        turned = np.moveaxis(matrix.reshape(*(sizes[axis] for axis in self._ends), *rest), (0, 1), self._ends)
         return turned.astype(self.dtype)
 
     def bias(self, constants: Floats) -> Floats:
@@ -75,13 +85,13 @@ class Layout:
         if self.kernels:
             return constants
         axis, rest = self._row_axes(self.produced)
-        lines: Floats = np.moveaxis(constants.reshape(rest), axis, 0).reshape(rest[axis], -1).sum(1)
-        return lines / max(1, self.scattered)
+        each: Floats = np.moveaxis(constants.reshape(rest), axis, 0).reshape(rest[axis], -1).sum(1)
+        return each / max(1, self.scattered)
 
     def constants(self, shift: Floats) -> Floats:
         """[rows] that `bias` brings to this shift [outputs], all rows of an output alike; zeros for none."""
         if self.produced is None or not shift.size:
-            return np.zeros(int(np.prod([n for axis, n in enumerate(self.shape) if axis != self.contracted])))
+            return np.zeros(int(np.prod(self._rest)))
         axis, rest = self._row_axes(self.produced)
         each = shift * (max(1, self.scattered) * len(shift) / np.prod(rest))
         line = each.reshape([-1 if a == axis else 1 for a in range(len(rest))])
@@ -96,10 +106,16 @@ class Layout:
         """[rows, features]."""
         if self.kernels:
             return np.moveaxis(weight, self._ends, (0, 1)).reshape(weight.shape[self._ends[0]], -1)
-        moved = np.moveaxis(weight, self.contracted, -1)
+        (before, behind), axis = self.lines, self.contracted
+        split = weight.reshape(*weight.shape[:axis], before, -1, behind, *weight.shape[axis + 1 :])
+        moved = np.moveaxis(split, axis + 1, -1)
         return moved.reshape(-1, moved.shape[-1])
+
+    @property
+    def _rest(self) -> list[int]:
+        """Sizes of the axes that rows are numbered along."""
+        return [*self.shape[: self.contracted], *self.lines, *self.shape[self.contracted + 1 :]]
 
     def _row_axes(self, produced: int) -> tuple[int, list[int]]:
         """Where the axis of outputs is among the axes that rows are numbered along, and their sizes."""
-        rest = [n for axis, n in enumerate(self.shape) if axis != self.contracted]
-        return (produced if produced < self.contracted else produced - 1), rest
+        return (produced if produced < self.contracted else produced + 1), self._rest

@@ -61,9 +61,13 @@ class Moments:
     yx: Floats
     yy: Floats
 
-    def of(self, kept: Ints) -> Moments:
-        """Targets are all features, features the kept ones [k]: the moments that choosing channels asks for."""
-        return Moments(self.x[kept], self.x, self.xx[np.ix_(kept, kept)], self.xx[:, kept], self.xx)
+    def of(self, kept: Ints, weight: Floats, crossed: Floats) -> Moments:
+        """Targets are weight · x [u, f], features the kept ones [k]: the moments that choosing channels asks for.
+
+        crossed: weight · Cov[x, x], whatever is kept. Of Cov[y, y], [1, 1], there is the trace alone.
+        """
+        total = np.einsum("uf,uf->", crossed, weight).reshape(1, 1)
+        return Moments(self.x[kept], weight @ self.x, self.xx[np.ix_(kept, kept)], crossed[:, kept], total)
 
     def shrunk(self, other: Moments, share: float) -> Moments:
         """Features' covariances with this share of another's, brought to the same mean variance; for no targets."""
@@ -162,53 +166,3 @@ def _losses(known: Moments, held: Moments, prior: Floats, constant: Floats, cent
     candidates += [(w, known.constant(w)) for w in (known.ridge(prior, s) for s in STRENGTHS)]
     missed = ((held.constant(weight) - shift if centred else np.zeros(1), weight) for weight, shift in candidates)
     return np.array([held.loss(weight) + float(offset @ offset) for offset, weight in missed])
-
-
-DENSE = 0.9
-"""Share of the rows in matrices that must still be asked for; copying them takes longer than a change in place."""
-
-
-def eliminate(readers: Sequence[tuple[Floats, Floats]], strength: float) -> tuple[Ints, Floats]:
-    """The order in which channels go, and what their consumers lost after each, the sum of E|W (x - M x_K - c)|²; [n].
-
-    Backward greedy. With P = (C_KK + λI)⁻¹ and A = C[:, K] P, leaving out channel j costs a consumer a_jᵀ G a_j / P_jj,
-    since the residual covariance grows by a_j a_jᵀ / P_jj (a Schur complement). O(n³) per consumer.
-
-    Args:
-        readers: per consumer the covariance C [n, n] of the channels as it reads them, and G = WᵀW [n, n].
-        strength: λ as a share of the mean variance.
-    """
-    n = len(readers[0][0])
-    pairs = []  # P, and A' G A, from which A itself is never needed
-    for covariance, gram in readers:
-        scale = float(np.trace(covariance)) / n
-        precision = np.linalg.inv(covariance + (strength * scale or 1.0) * np.eye(n))
-        pairs.append((precision, np.array(gram, dtype=np.float64)))
-    channels, left, order, losses, total = np.arange(n), np.ones(n, dtype=bool), list[int](), list[float](), 0.0
-    buffer = np.empty((n, n))
-    while left.any():
-        here = np.flatnonzero(left)
-        cost = sum(weighed.diagonal()[here] / precision.diagonal()[here] for precision, weighed in pairs)
-        cheapest = int(np.argmin(cost))
-        total += float(np.asarray(cost)[cheapest])
-        order.append(int(channels[here[cheapest]]))
-        losses.append(total)
-        for precision, weighed in pairs:
-            _leave_out(int(here[cheapest]), precision, weighed, buffer)
-        left[here[cheapest]] = False
-        if len(here) - 1 < DENSE * len(left):
-            stay = np.ix_(left, left)
-            pairs = [(precision[stay], weighed[stay]) for precision, weighed in pairs]
-            channels, left = channels[left], left[left]
-            buffer = np.empty((len(left), len(left)))
-    return np.array(order, dtype=np.int64), np.array(losses)
-
-
-def _leave_out(channel: int, precision: Floats, weighed: Floats, buffer: Floats) -> None:
-    """Takes a channel out of the others' rows and columns, in place; its own, which nobody reads again, stay."""
-    row, column = precision[channel].copy(), weighed[:, channel].copy()
-    step = row / row[channel]
-    change = column - 0.5 * column[channel] * step
-    weighed -= np.multiply.outer(change, step, out=buffer)
-    weighed -= np.multiply.outer(step, change, out=buffer)
-    precision -= np.multiply.outer(row, step, out=buffer)

@@ -12,8 +12,8 @@ from onnx_condense.arrays import Array
 from onnx_condense.errors import InputError
 from onnx_condense.model.inputs import Feed
 from onnx_condense.model.parts import observe
-from onnx_condense.refitting.consumer import Consumer
 from onnx_condense.refitting.moments import Sums
+from onnx_condense.refitting.reading import Source
 from onnx_condense.refitting.summing import ENOUGH, sums_of
 from onnx_condense.refitting.synthetic import BatchStatistics, standardized, synthetic, unbatched
 from onnx_condense.tracing.trace import Trace
@@ -46,14 +46,14 @@ class Noise:
         self._normalized = dict(self._normalizations())
         self.unstated: Mapping[int, BatchStatistics] = dict(self._unnormalized())
 
-    def __call__(self, consumers: Sequence[Consumer]) -> list[Sums | None]:
+    def __call__(self, consumers: Sequence[Source]) -> list[Sums | None]:
         """Sums of what each consumer reads; None where nothing that is finite can be computed."""
         behind = self._behind_others()
         centred = {index: found for index, found in self.unstated.items() if index in behind}
         model = standardized(self._facts.model, {**centred, **self._normalized})
         return sums_of([self._observed(model, consumers)], consumers, ENOUGH, self._seed)
 
-    def _observed(self, model: onnx.ModelProto, consumers: Sequence[Consumer]) -> Mapping[str, Array]:
+    def _observed(self, model: onnx.ModelProto, consumers: Sequence[Source]) -> Mapping[str, Array]:
         """What consumers read on synthetic inputs, else on the feed that was traced; nothing where neither runs."""
         names = [consumer.reads.tensor for consumer in consumers]
         for batch, feed in ((unbatched(model), self._inputs(consumers)), (model, self._feed)):
@@ -64,7 +64,7 @@ class Noise:
                 _log.info("no moments from these inputs: %s", error)
         return {}
 
-    def _by_sample(self, values: Mapping[str, Array], consumers: Sequence[Consumer]) -> Mapping[str, Array]:
+    def _by_sample(self, values: Mapping[str, Array], consumers: Sequence[Source]) -> Mapping[str, Array]:
         """The values; where a Reshape to a stated batch has put several samples into one, samples again."""
         found: dict[str, Array] = {}
         for name, axis in ((consumer.reads.tensor, consumer.reads.axis) for consumer in consumers):
@@ -75,12 +75,12 @@ class Noise:
                 found[name] = value
         return found
 
-    def _inputs(self, consumers: Sequence[Consumer]) -> Feed:
+    def _inputs(self, consumers: Sequence[Source]) -> Feed:
         """Synthetic inputs, as many samples as the size of what is read allows."""
         shapes = self._facts.shapes
         read = [int(np.prod(shapes[consumer.reads.tensor][1:])) for consumer in consumers]
         largest = max(int(np.prod(shape[1:])) for shape in shapes.values())
-        places = min(size // consumer.slot.labels.size for size, consumer in zip(read, consumers, strict=True))
+        places = min(size // consumer.channels for size, consumer in zip(read, consumers, strict=True))
         enough = max(SAMPLES, ENOUGH // max(1, places))
         count = max(2, min(enough, NUMBERS // max(1, 4 * largest, sum(read))))
         return synthetic(self._feed, count, self._seed)

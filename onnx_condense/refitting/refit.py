@@ -46,9 +46,11 @@ def refit_by_moments(twin: Twin, estimate: Estimate, chosen: Callable[[Evidence]
 def _refit(consumer: TwinConsumer, known: Moments, estimate: Estimate) -> bool:
     """Whether a consumer lost something, and was refitted."""
     whole = consumer.original()
-    moments = known.of(consumer.kept).through(whole)
-    prior = min((consumer.matrix(), whole[:, consumer.kept]), key=moments.loss)
-    if moments.loss(prior) <= EXACT * float(np.trace(moments.yy)):
+    moments = known.of(consumer.kept, whole, estimate.crossed(consumer.fixed, whole))
+    priors = consumer.matrix(), whole[:, consumer.kept]
+    losses = [moments.loss(prior) for prior in priors]
+    prior = priors[int(np.argmin(losses))]
+    if min(losses) <= EXACT * float(np.trace(moments.yy)):
         return False
     matrix, evidence = moments.ridge(prior, STRENGTH), estimate.evidence(consumer.fixed)
     stated = evidence is not Evidence.WEIGHTS and consumer.fixed.layout.produced is not None

@@ -14,14 +14,20 @@ CHUNK = 2**22
 
 @dataclass(frozen=True)
 class Channels:
-    """A tensor and the axis that its channels lie on."""
+    """A tensor and the axis that its channels lie on; `lines`: [before, channels, behind] on that axis, once each."""
 
     tensor: str
     axis: int
+    lines: tuple[int, int] = (1, 1)
 
     def of(self, value: Array) -> Floats:
         """[samples, positions, channels] of a value of the tensor; what has no axis of samples is one."""
-        values = np.moveaxis(value, self.axis, -1)
+        if self.lines == (1, 1):
+            values = np.moveaxis(value, self.axis, -1)
+        else:
+            before, behind = self.lines
+            split = *value.shape[: self.axis], before, -1, behind, *value.shape[self.axis + 1 :]
+            values = np.moveaxis(value.reshape(split), self.axis + 1, -1)
         if values.ndim < 2:
             return values.reshape(1, 1, -1)
         return values.reshape(len(values), -1, values.shape[-1])

@@ -9,8 +9,8 @@ import numpy as np
 
 from onnx_condense.arrays import Array, Floats
 from onnx_condense.model.parts import Probe
-from onnx_condense.refitting.consumer import Consumer
 from onnx_condense.refitting.moments import Sums
+from onnx_condense.refitting.reading import Source
 from onnx_condense.refitting.rows import CHUNK, FeatureRows
 from onnx_condense.refitting.samples import Calibration, Shard
 from onnx_condense.tracing.trace import Trace
@@ -18,12 +18,12 @@ from onnx_condense.tracing.trace import Trace
 ENOUGH = 2**14
 """About so many rows of each consumer are summed."""
 
-Summing = Callable[[Sequence[Consumer]], Sequence[Sums | None]]
+Summing = Callable[[Sequence[Source]], Sequence[Sums | None]]
 """Sums of all features of consumers; None where they are not finite."""
 
 
 def sums_of(
-    values: Iterable[Mapping[str, Array]], consumers: Sequence[Consumer], most: int, seed: int | Sequence[int]
+    values: Iterable[Mapping[str, Array]], consumers: Sequence[Source], most: int, seed: int | Sequence[int]
 ) -> list[Sums | None]:
     """Sums of what each consumer reads, at most about so many rows of each item; None where something is not finite.
 
@@ -54,7 +54,7 @@ def _chunks(rows: FeatureRows, most: int, generator: np.random.Generator) -> Ite
 def measured(trace: Trace, calibration: Calibration, seed: int) -> Summing:
     """What sums the original model's own tensors on calibration inputs."""
 
-    def measure(consumers: Sequence[Consumer]) -> list[Sums | None]:
+    def measure(consumers: Sequence[Source]) -> list[Sums | None]:
         probe = Probe.of(trace.facts.model, [consumer.reads.tensor for consumer in consumers])
         total: list[Sums | None] = []
         for parts in calibration.each(_Reading(probe, tuple(consumers), ENOUGH / calibration.samples, seed)):
@@ -70,7 +70,7 @@ class _Reading:
     """Sums, over a shard, of what consumers read in the original model: `each` rows per sample."""
 
     probe: Probe
-    consumers: tuple[Consumer, ...]
+    consumers: tuple[Source, ...]
     each: float
     seed: int
 

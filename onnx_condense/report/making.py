@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import onnx
 
 from onnx_condense.merging.twin import Twin
-from onnx_condense.model.protos import serialize
+from onnx_condense.model.protos import serialize, unused
 from onnx_condense.operators.queries import count_parameters
 from onnx_condense.operators.reasons import Reason
 from onnx_condense.options import Options, ScoreDrop
@@ -58,6 +59,8 @@ def report_of(run: Run, ended: Ended) -> Report:
     changed = {*latency.widened, *latency.rolled_back} if latency else set()
     warnings = (*_latency_warnings(run.options, latency), *_planning_warnings(planner, ended.planned.aside))
     warnings += _output_warnings(run.options, ended.verification)
+    if written is not None:
+        warnings += _dropped(run.opened.source.proto)
     for warning in warnings:
         _log.warning(warning)
     return Report(
@@ -169,6 +172,16 @@ def _planning_warnings(planner: Planner, aside: Aside) -> tuple[str, ...]:
         advice = "only what stays exact on the integers is merged; condense the float model, then quantize it"
         found.append(f"{named} quantized: {advice}")
     return tuple(found)
+
+
+def _dropped(model: onnx.ModelProto) -> tuple[str, ...]:
+    """What is not written again, because nothing reads it."""
+    dropped = unused(model)
+    if not dropped:
+        return ()
+    named = dropped[0].name if len(dropped) == 1 else f"{dropped[0].name} and {len(dropped) - 1} more"
+    size = sum(math.prod(tensor.dims) for tensor in dropped)
+    return (f"nothing reads {named} ({size:,} numbers): dropped",)
 
 
 def _output_warnings(options: Options, verification: VerificationReport | None) -> tuple[str, ...]:

@@ -29,9 +29,9 @@ class ModelFacts:
     Attributes:
         sha256: of the file. path: where it is, None in memory.
         bytes: on disk.
-        parameters: float initializers and Constants of rank >= 1, tied ones once, without running statistics of
-            BatchNormalization; parameters_with_running_statistics counts those too.
-        macs: multiply-accumulates of Conv, Gemm and MatMul with weights, per sample.
+        parameters: float initializers that are read and Constants, of rank >= 1, tied ones once, without running
+            statistics of BatchNormalization; parameters_with_running_statistics counts those too.
+        macs: multiply-accumulates of convolutions, recurrent nodes and matrix products, per sample.
     """
 
     path: str | None

@@ -15,11 +15,12 @@ def count_macs(twin: Twin) -> int:
 
 
 def macs_of(twin: Twin, shapes: Shapes) -> int:
-    """As `count_macs`, of the model with these shapes: output elements times the weights that each multiplies."""
+    """As `count_macs`, of the model with these shapes: output elements times what each is a sum of."""
     total, small = 0, sliced_weights(twin, shapes, twin.folded)
     for index, action in twin.trace.actions.items():
+        inputs, output = shapes.at(index)
+        total += action.products(inputs, output)
         for position in action.weights:
-            inputs, output = shapes.at(index)
             place = index, position
             size = small[place].size if place in small else twin.weight(*place).size
             total += action.multiplications(position, inputs, output) * size

@@ -24,8 +24,8 @@ class Written:
     """A model that was written from a twin.
 
     traced: the model in the form in which it was traced: copies of bodies in it, operators on integers opened.
-    macs: multiply-accumulates of its convolutions, recurrent nodes and matrix products with weights, on the traced
-        shapes; those of every body once.
+    macs: multiply-accumulates of its convolutions, recurrent nodes and matrix products, of data with data too, on the
+        traced shapes; those of every body once.
     alive: tensor name -> what of the original's tensor it holds, where it lost something.
     """
 

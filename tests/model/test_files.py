@@ -126,11 +126,23 @@ def test_condensing_again_keeps_one_provenance() -> None:
     assert builders.weight(twice, "w1").shape == (4, 5)
 
 
-def test_unused_initializers_and_their_order_stay() -> None:
+def test_unused_initializers_go_and_the_order_stays() -> None:
     model = builders.mlp((8, 16, 3), clusters=4)
+    names = [tensor.name for tensor in model.graph.initializer]
     model.graph.initializer.insert(1, onnx.numpy_helper.from_array(builders.random(5), "unused"))
+    result = oc.condense(model)
+    assert [tensor.name for tensor in result.model.graph.initializer] == names
+    assert "nothing reads unused (5 numbers): dropped" in result.report.warnings
+    assert result.report.input.parameters == oc.analyze(builders.mlp((8, 16, 3), clusters=4)).model.parameters
+
+
+def test_what_a_caller_may_set_stays() -> None:
+    model = builders.mlp((8, 16, 3), clusters=4)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(builders.random(5), "given"))
+    model.graph.input.append(onnx.helper.make_tensor_value_info("given", onnx.TensorProto.FLOAT, [5]))
     after = oc.condense(model).model
-    assert [t.name for t in after.graph.initializer] == [t.name for t in model.graph.initializer]
+    assert "given" in {tensor.name for tensor in after.graph.initializer}
+    assert "given" in {value.name for value in after.graph.input}
 
 
 def test_output_is_deterministic() -> None:

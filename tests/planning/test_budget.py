@@ -25,7 +25,7 @@ from onnx_condense.planning.run import Run
 from onnx_condense.planning.strategies import strategy_of
 from onnx_condense.planning.units import COUNTINGS
 from onnx_condense.prepare import Clock, open_model
-from onnx_condense.refitting.moments import eliminate
+from onnx_condense.refitting.elimination import eliminate
 
 
 def pruner(model: onnx.ModelProto, options: oc.Options) -> Pruner:
