@@ -60,10 +60,9 @@ class Factor:
 
     def under(self, rule: Rule, bent: bool = False) -> Factor:
         """Behind a function: the stage itself where it is under that rule already."""
-        rule, bent = self.rule.meet(rule), self.bent or bent
-        if (rule, bent, self.open, self.virtual) == (self.rule, self.bent, False, False):
+        if rule is self.rule and self.bent >= bent and not self.open and not self.virtual:
             return self
-        return replace(self, rule=rule, bent=bent, open=False, virtual=False)
+        return replace(self, rule=self.rule.meet(rule), bent=self.bent or bent, open=False, virtual=False)
 
 
 def final_rules(factors: list[Factor]) -> list[Factor]:

@@ -57,3 +57,16 @@ def test_varying_and_aligned() -> None:
     assert varying(labels) == (0, 2)
     assert aligned(labels, 5).shape == (1, 1, 3, 1, 2)
     assert varying(np.zeros((1, 1), dtype=np.int64)) == ()
+
+
+def test_atoms_that_are_added_move_the_others_a_few_times_only() -> None:
+    """Each set stays as it was, whatever is added behind it."""
+    sets, moved, place = UnionFind(), 0, -1
+    for number in range(1000):
+        atoms = sets.grow(3)
+        assert atoms.tolist() == [3 * number, 3 * number + 1, 3 * number + 2]
+        sets.unite(atoms[:1], atoms[1:2])
+        moved += place not in (-1, id(sets._parents))
+        place = id(sets._parents)
+    assert moved < 20
+    assert sets.roots().tolist() == [3 * (i // 3) + 2 * (i % 3 == 2) for i in range(3000)]
