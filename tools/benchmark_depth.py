@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -177,14 +176,15 @@ def measured(kind: str, blocks: int, folder: Path) -> dict[str, Any]:
     source, target = folder / "deep.onnx", folder / "small.onnx"
     onnx.save(network(kind, blocks), source)
     command = [sys.executable, "-m", "onnx_condense", str(source), "-o", str(target), *OPTIONS]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode:
-        raise SystemExit(f"{kind}, {blocks} blocks: exit code {done.returncode}\n{done.stderr}")
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    with open(folder / "said", "w+") as said:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
+        _, status, used = os.wait4(process.pid, 0)
+        said.seek(0)
+        if status:
+            raise SystemExit(f"{kind}, {blocks} blocks: {said.read()}")
+    cpu = used.ru_utime + used.ru_stime
     nodes = len(onnx.load(source).graph.node)
-    return {"kind": kind, "blocks": blocks, "nodes": nodes, "cpu": round(cpu, 2), "peak_mb": after.ru_maxrss // 1024}
+    return {"kind": kind, "blocks": blocks, "nodes": nodes, "cpu": round(cpu, 2), "peak_mb": used.ru_maxrss // 1024}
 
 
 def ratios(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:

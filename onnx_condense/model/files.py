@@ -64,7 +64,8 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> Source:
     try:
         proto.ParseFromString(data)
     except DecodeError as error:
-        raise InputError(f"{path} is not an ONNX file (or it is cut short): export the model again") from error
+        why = "or it is cut short, or its bodies nest more than 30 deep"
+        raise InputError(f"{path} is not an ONNX file ({why}): export the model again") from error
     if not proto.graph.node:
         raise InputError(f"{path} holds no ONNX graph: export the model again")
     _check_names(proto, path)
