@@ -95,9 +95,9 @@ def depth() -> list[str]:
         seconds = [f"{mine[count]['cpu']:.1f}" if count in mine else "" for count in blocks]
         last = mine[max(mine)]
         half = mine[max(mine) // 2]
-        found.append((f"`{kind}`", *seconds, f"{last['cpu'] / half['cpu']:.2f}", last["nodes"], last["peak_mb"]))
+        found.append((f"`{kind}`", *seconds, f"{last['cpu'] / half['cpu']:.2f}", last["nodes"]))
     heads = (f"{count} blocks" for count in blocks)
-    return lines_of(("network", *heads, "twice as many", "nodes", "peak, MB"), found)
+    return lines_of(("network", *heads, "twice as many", "nodes"), found)
 
 
 TABLES: Mapping[str, Callable[[], list[str]]] = {
