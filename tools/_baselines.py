@@ -98,8 +98,8 @@ def merge_neurons(network: Network, widths: Widths) -> Twin:
             for signal in sorted(signals):
                 products[signal] = np.ones_like(cosine)
                 for factor in stages(evaluator, trace.signals[signal], Depthwise.JOINT):
-                    length = np.maximum(np.linalg.norm(factor.rows, axis=1), np.finfo(float).tiny)
-                    unit = factor.rows / length[:, None]
+                    length = np.maximum(np.linalg.norm(factor.vectors.array(), axis=1), np.finfo(float).tiny)
+                    unit = factor.vectors.array() / length[:, None]
                     ratio = np.maximum(length[goes, None] / length[None, stays], np.finfo(np.float32).tiny)
                     cosine = np.minimum(cosine, unit[goes] @ unit[stays].T)
                     shift = factor.bias[goes, None] - ratio[..., None] * factor.bias[None, stays]

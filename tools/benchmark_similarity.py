@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_condense.algebra.stages import Factor, Rule
+from onnx_condense.algebra.vectors import Vectors
 from onnx_condense.merging.similarity import condensation_groups, similarity
 
 THRESHOLD = 0.88
@@ -38,7 +39,7 @@ def layer(neurons: int, weights: int, seed: int) -> NDArray[np.float32]:
 def ours(rows: NDArray[np.float32]) -> NDArray[np.int64]:
     """Similarity and grouping of one layer."""
     bias = np.zeros((len(rows), 1), dtype=np.float32)
-    factor = Factor(rows, bias, frozenset({0}), Rule.POSITIVE)
+    factor = Factor(Vectors.of(rows), bias, frozenset({0}), Rule.POSITIVE)
     return condensation_groups(similarity([factor], len(rows)), THRESHOLD)
 
 

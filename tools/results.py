@@ -85,6 +85,21 @@ def seconds() -> list[str]:
     return lines_of(("model", "samples", "layers refitted", "plan, s", "calibrate, s", "whole run, s"), rows)
 
 
+def depth() -> list[str]:
+    """CPU seconds over the number of blocks, and what twice as many take."""
+    rows = content("benchmark_depth")["rows"]
+    blocks = sorted({row["blocks"] for row in rows})
+    found = []
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        mine = {row["blocks"]: row for row in rows if row["kind"] == kind}
+        seconds = [f"{mine[count]['cpu']:.1f}" if count in mine else "" for count in blocks]
+        last = mine[max(mine)]
+        half = mine[max(mine) // 2]
+        found.append((f"`{kind}`", *seconds, f"{last['cpu'] / half['cpu']:.2f}", last["nodes"]))
+    heads = (f"{count} blocks" for count in blocks)
+    return lines_of(("network", *heads, "twice as many", "nodes"), found)
+
+
 TABLES: Mapping[str, Callable[[], list[str]]] = {
     "accuracy": lambda: accuracy(stored()),
     "labelled": labelled,
@@ -92,6 +107,7 @@ TABLES: Mapping[str, Callable[[], list[str]]] = {
     "trials": trials,
     "merges": lambda: merges(content("auto_merges")["runs"]),
     "seconds": seconds,
+    "depth": depth,
 }
 """Mark in docs/results.md -> its lines."""
 

@@ -119,9 +119,13 @@ def _(signal: Combined, numbers: Numbers) -> Floats:
     return OPERATIONS[signal.operation].value(lambda side: constants(side, numbers), signal.left, signal.right)
 
 
-@singledispatch
 def bounds(signal: Signal, numbers: Numbers) -> Ends:
     """([n], [n]): an interval that holds every value of each channel."""
+    return numbers.once(_bounds, signal)
+
+
+@singledispatch
+def _bounds(signal: Signal, numbers: Numbers) -> Ends:
     return _everything(numbers)
 
 
@@ -130,18 +134,18 @@ def _everything(numbers: Numbers) -> Ends:
     return np.full(len(numbers.units), low), np.full(len(numbers.units), high)
 
 
-@bounds.register(Rows)
+@_bounds.register(Rows)
 def _(signal: Rows, numbers: Numbers) -> Ends:
     rows, bias = numbers.leaf(signal)
     return _weighted(rows, bias, (signal.low, signal.high)) if bias.shape[1] == 1 else _everything(numbers)
 
 
-@bounds.register(Restricted)
+@_bounds.register(Restricted)
 def _(signal: Restricted, numbers: Numbers) -> Ends:
     return bounds(signal.child, numbers.restricted(signal))
 
 
-@bounds.register(Affine)
+@_bounds.register(Affine)
 def _(signal: Affine, numbers: Numbers) -> Ends:
     scale, shift, _ = numbers.parameters(signal)
     low, high = bounds(signal.child, numbers)
@@ -149,7 +153,7 @@ def _(signal: Affine, numbers: Numbers) -> Ends:
     return ends.min(0) + shift.min(1), ends.max(0) + shift.max(1)
 
 
-@bounds.register(Filtered)
+@_bounds.register(Filtered)
 def _(signal: Filtered, numbers: Numbers) -> Ends:
     taps, bias = numbers.kernels(signal)
     if bias.shape[1] > 1:
@@ -158,7 +162,7 @@ def _(signal: Filtered, numbers: Numbers) -> Ends:
     return _weighted(taps, bias, (np.minimum(low, 0), np.maximum(high, 0)))
 
 
-@bounds.register(Activated)
+@_bounds.register(Activated)
 def _(signal: Activated, numbers: Numbers) -> Ends:
     action = signal.action
     bounded = action.kind is Kind.LINEAR or action.flat != ANYTHING
@@ -166,7 +170,7 @@ def _(signal: Activated, numbers: Numbers) -> Ends:
     return np.clip(low, action.low, action.high), np.clip(high, action.low, action.high)
 
 
-@bounds.register(Pooled)
+@_bounds.register(Pooled)
 def _(signal: Pooled, numbers: Numbers) -> Ends:
     if not signal.scale_free:
         return _everything(numbers)
@@ -174,7 +178,7 @@ def _(signal: Pooled, numbers: Numbers) -> Ends:
     return (np.minimum(low, 0), np.maximum(high, 0)) if signal.padded else (low, high)
 
 
-@bounds.register(Combined)
+@_bounds.register(Combined)
 def _(signal: Combined, numbers: Numbers) -> Ends:
     rule = OPERATIONS[signal.operation].bounds
     return _everything(numbers) if rule is None else rule(bounds(signal.left, numbers), bounds(signal.right, numbers))

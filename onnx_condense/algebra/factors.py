@@ -7,7 +7,7 @@ from functools import singledispatch
 
 import numpy as np
 
-from onnx_condense.algebra.numbers import Numbers
+from onnx_condense.algebra.numbers import Numbers, below
 from onnx_condense.algebra.operations import OPERATIONS
 from onnx_condense.algebra.signals import (
     Activated,
@@ -25,6 +25,7 @@ from onnx_condense.algebra.signals import (
     Signal,
 )
 from onnx_condense.algebra.stages import Factor, Rule, activate
+from onnx_condense.algebra.vectors import Vectors
 from onnx_condense.arrays import Floats, Ints
 from onnx_condense.operators.answers import Kind
 
@@ -41,30 +42,31 @@ def _factors(signal: Signal, numbers: Numbers) -> list[Factor]:
 
 @_factors.register(Rows)
 def _(signal: Rows, numbers: Numbers) -> list[Factor]:
-    return [Factor(*numbers.leaf(signal), frozenset({id(signal)}))]
+    rows, bias = numbers.leaf(signal)
+    return [Factor(Vectors.of(rows), bias, frozenset({id(signal)}))]
 
 
 @_factors.register(Recurrence)
 def _(signal: Recurrence, numbers: Numbers) -> list[Factor]:
     gates, candidates = numbers.gates(signal)
     none = np.zeros((len(gates), 1))
-    candidate = activate([Factor(candidates, none, frozenset({id(signal)}))], signal.kind)
+    candidate = activate([Factor(Vectors.of(candidates), none, frozenset({id(signal)}))], signal.kind)
     if not gates.shape[1]:
         return candidate
     leaves = frozenset({hash((id(signal), "gates"))})
-    return [Factor(gates, none, leaves, Rule.EQUAL, bent=True, open=False), *candidate]
+    return [Factor(Vectors.of(gates), none, leaves, Rule.EQUAL, bent=True, open=False), *candidate]
 
 
 @_factors.register(Shared)
 def _(signal: Shared, numbers: Numbers) -> list[Factor]:
     n = len(numbers.units)
-    return [Factor(np.ones((n, 1)), np.zeros((n, 1)), frozenset({id(signal)}))]
+    return [Factor(Vectors.of(np.ones((n, 1))), np.zeros((n, 1)), frozenset({id(signal)}))]
 
 
 @_factors.register(Restricted)
 def _(signal: Restricted, numbers: Numbers) -> list[Factor]:
     inner = factors(signal.child, numbers.restricted(signal))
-    return [replace(f, leaves=frozenset(hash((leaf, id(signal))) for leaf in f.leaves)) for f in inner]
+    return [replace(f, leaves=frozenset({hash((f.leaves, id(signal)))})) for f in inner]
 
 
 @_factors.register(Affine)
@@ -72,22 +74,22 @@ def _(signal: Affine, numbers: Numbers) -> list[Factor]:
     found = factors(signal.child, numbers)
     scale, shift, _ = numbers.parameters(signal)
     if found and found[-1].open:
-        last = found[-1]
-        columns = [s for s in scale.T if s.any()] or [scale[:, 0]]  # places of constants add nothing
-        rows = last.rows * scale if scale.shape[1] == 1 else np.hstack([last.rows * s[:, None] for s in columns])
-        return [*found[:-1], replace(last, rows=rows, bias=_moved(last.bias, scale, shift))]
+        last, used = found[-1], np.flatnonzero(scale.any(axis=0))
+        places = used if len(used) else [0]  # places of constants add nothing
+        vectors = last.vectors.scaled(scale[:, places])
+        return [*found[:-1], replace(last, vectors=vectors, bias=_moved(last.bias, scale, shift))]
     if np.ptp(scale, axis=0).max(initial=0) == 0 and np.ptp(shift, axis=0).max(initial=0) == 0:
         return found
     prefix = tuple(f.leaves for f in found)
-    return [*found, Factor(scale, shift, frozenset({id(signal)}), virtual=True, prefix=prefix)]
+    return [*found, Factor(Vectors.of(scale), shift, frozenset({id(signal)}), virtual=True, prefix=prefix)]
 
 
 @_factors.register(Filtered)
 def _(signal: Filtered, numbers: Numbers) -> list[Factor]:
-    before = [replace(f, open=False) for f in factors(signal.child, numbers) if not f.virtual]
+    before = [replace(f, open=False) if f.open else f for f in factors(signal.child, numbers) if not f.virtual]
     prefix = tuple(f.leaves for f in before)
     taps, bias = numbers.kernels(signal)
-    return [*before, Factor(taps, bias, frozenset({id(signal)}), taps=True, prefix=prefix)]
+    return [*before, Factor(Vectors.of(taps), bias, frozenset({id(signal)}), taps=True, prefix=prefix)]
 
 
 @_factors.register(Activated)
@@ -96,7 +98,7 @@ def _(signal: Activated, numbers: Numbers) -> list[Factor]:
     if signal.slope is None or np.ptp(numbers.slopes(signal)) == 0:
         return found
     rows = np.stack([np.ones(len(numbers.units)), numbers.slopes(signal)], 1)
-    slopes = Factor(rows, np.zeros((len(rows), 1)), frozenset({id(signal)}), Rule.EQUAL, open=False)
+    slopes = Factor(Vectors.of(rows), np.zeros((len(rows), 1)), frozenset({id(signal)}), Rule.EQUAL, open=False)
     return [*found, slopes]
 
 
@@ -124,66 +126,66 @@ def _(signal: Combined, numbers: Numbers) -> list[Factor]:
     return OPERATIONS[signal.operation].factors(left, right)
 
 
-def _moved(bias: Floats, scale: Floats, shift: Floats) -> Floats:
-    """A bias [n, q] behind an affine; side by side where both vary in space, along axes of their own."""
-    scaled = bias * scale.mean(1, keepdims=True)
-    return scaled + shift if 1 in (bias.shape[1], shift.shape[1]) else np.hstack([scaled, shift])
-
-
-def passes_constants(signal: Signal) -> bool:
+def passes_constants(signal: Signal, numbers: Numbers) -> bool:
     """Whether a constant that two channels differ by may pass the whole path (linear steps and maxima)."""
+    return numbers.once(_passes_constants, signal)
+
+
+def _passes_constants(signal: Signal, numbers: Numbers) -> bool:
     match signal:
         case Rows() | Shared():
             return True
-        case Combined(operation, left, right):
-            return OPERATIONS[operation].passes_constants and passes_constants(left) and passes_constants(right)
-        case Activated(child) if signal.action.kind is Kind.LINEAR:
-            return passes_constants(child)
-        case Filtered(child, padded=False):
-            return passes_constants(child)
-        case Pooled(child) | Restricted(child) | Affine(child) | Mapped(child) | Modulated(child) | Centred(child):
-            return passes_constants(child)
-    return False
+        case Combined(operation):
+            passes = OPERATIONS[operation].passes_constants
+        case Activated(action=action):
+            passes = action.kind is Kind.LINEAR
+        case Filtered(padded=padded):
+            passes = not padded
+        case Pooled() | Restricted() | Affine() | Mapped() | Modulated() | Centred():
+            passes = True
+        case _:
+            return False
+    return passes and all(passes_constants(child, inner) for inner, child in below(numbers, signal))
 
 
-@singledispatch
 def approximate(signal: Signal, numbers: Numbers, ratio: Floats, j: Ints, m: Ints) -> tuple[Floats, Floats]:
     """([k], [k]): ratios and constants of pairs of channels on a path, with the affines behind its stages.
 
     ratio: [k] the product of the ratios of the stages. j, m: [k] the channels.
     """
-    return ratio, np.zeros_like(ratio)
+    steps: list[tuple[Numbers, Signal]] = []
+    while _leads_on(signal, numbers):
+        steps.append((numbers, signal))
+        ((numbers, signal),) = below(numbers, signal)
+    constant = np.zeros_like(ratio)
+    for inner, step in reversed(steps):
+        match step:
+            case Affine():
+                scale, shift, _ = (p.mean(1) for p in inner.parameters(step))
+                outer = scale[j] * ratio / np.where(scale[m] == 0, 1, scale[m])
+                ratio, constant = outer, scale[j] * constant + shift[j] - outer * shift[m]
+            case Mapped() | Modulated() | Pooled(scale_free=False):
+                constant = np.zeros_like(constant)
+    return ratio, constant
 
 
-@approximate.register(Affine)
-def _(signal: Affine, numbers: Numbers, ratio: Floats, j: Ints, m: Ints) -> tuple[Floats, Floats]:
-    if _absorbs(signal, numbers):
-        return ratio, np.zeros_like(ratio)
-    inner, constant = approximate(signal.child, numbers, ratio, j, m)
-    scale, shift, _ = (p.mean(1) for p in numbers.parameters(signal))
-    outer = scale[j] * inner / np.where(scale[m] == 0, 1, scale[m])
-    return outer, scale[j] * constant + shift[j] - outer * shift[m]
-
-
-@approximate.register(Restricted)
-def _(signal: Restricted, numbers: Numbers, ratio: Floats, j: Ints, m: Ints) -> tuple[Floats, Floats]:
-    return approximate(signal.child, numbers.restricted(signal), ratio, j, m)
-
-
-@approximate.register(Pooled)
-def _(signal: Pooled, numbers: Numbers, ratio: Floats, j: Ints, m: Ints) -> tuple[Floats, Floats]:
-    inner, constant = approximate(signal.child, numbers, ratio, j, m)
-    return inner, constant if signal.scale_free else np.zeros_like(constant)
-
-
-@approximate.register(Mapped)
-@approximate.register(Modulated)
-def _(signal: Mapped | Modulated, numbers: Numbers, ratio: Floats, j: Ints, m: Ints) -> tuple[Floats, Floats]:
-    inner, constant = approximate(signal.child, numbers, ratio, j, m)
-    return inner, np.zeros_like(constant)
+def _leads_on(signal: Signal, numbers: Numbers) -> bool:
+    """Whether the ratio of a signal follows from that of the one below."""
+    match signal:
+        case Affine():
+            return not _absorbs(signal, numbers)
+        case Restricted() | Pooled() | Mapped() | Modulated():
+            return True
+    return False
 
 
 def _absorbs(signal: Affine, numbers: Numbers) -> bool:
     """Whether an affine is part of the neuron vector: nothing but linear steps came before it."""
     found = factors(signal.child, numbers)
     return bool(found) and found[-1].open and not found[-1].virtual
+
+
+def _moved(bias: Floats, scale: Floats, shift: Floats) -> Floats:
+    """A bias [n, q] behind an affine; side by side where both vary in space, along axes of their own."""
+    scaled = bias * scale.mean(1, keepdims=True)
+    return scaled + shift if 1 in (bias.shape[1], shift.shape[1]) else np.hstack([scaled, shift])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from onnx_condense.arrays import Bools, Floats, Ints
 
 S = TypeVar("S", bound="Signal")
 T = TypeVar("T")
+A = TypeVar("A")
 
 
 class Weights(Protocol):
@@ -47,6 +48,38 @@ class Relation:
     scale: Floats
 
 
+class Answers(Generic[A]):
+    """The answers to one question, for signals and what lies below them: each is given once, without recursion.
+
+    Args:
+        rule: gives the answer for a signal; what it asks of signals directly below has an answer already.
+    """
+
+    def __init__(self, rule: Callable[[Any, Numbers], A]) -> None:
+        self._rule = rule
+        self._found: dict[tuple[Numbers, Signal], A] = {}
+
+    def of(self, signal: Signal, numbers: Numbers) -> A:
+        """The answer for a signal, on these numbers."""
+        waiting = [(numbers, signal)]
+        while waiting:
+            key = waiting[-1]
+            missing = [] if key in self._found else [child for child in below(*key) if child not in self._found]
+            waiting += missing
+            if missing:
+                continue
+            if key not in self._found:
+                self._found[key] = self._rule(key[1], key[0])
+            waiting.pop()
+        return self._found[numbers, signal]
+
+
+def below(numbers: Numbers, signal: Signal) -> Iterator[tuple[Numbers, Signal]]:
+    """What a signal is made of, with the numbers that count there."""
+    inner = numbers.restricted(signal) if isinstance(signal, Restricted) else numbers
+    return ((inner, child) for child in signal.below)
+
+
 class Numbers:
     """The numbers behind signals, for the units of one cell, and the memory of what was asked of them.
 
@@ -59,41 +92,41 @@ class Numbers:
     """
 
     def __init__(
-        self, weights: Weights, unit_of: Ints, units: Ints, tolerance: float, allowed: Bools | None = None
+        self, weights: Weights, unit_of: Ints, units: Ints, tolerance: float, allowed: Ints | None = None
     ) -> None:
         self.weights = weights
         self.unit_of = unit_of
         self.units = units
         self.tolerance = tolerance
         self._allowed = allowed
-        self._index = np.full(int(unit_of.max(initial=-1)) + 1, -1, dtype=np.int64)
-        self._index[units] = np.arange(len(units))
-        self._inner: dict[int, Numbers] = {}
-        self._memory: dict[tuple[Callable[..., Any], int], Any] = {}
+        self._order = np.argsort(units, kind="stable")
+        self._sorted = units[self._order]
+        self._inner: dict[bytes, Numbers] = {}
+        self._answers: dict[Callable[..., Any], Answers[Any]] = {}
 
     def once(self, question: Callable[[S, Numbers], T], signal: S) -> T:
         """Answers a question about a signal once."""
-        key = question, id(signal)
-        if key not in self._memory:
-            self._memory[key] = question(signal, self)
-        result: T = self._memory[key]
+        result: T = self._answers.setdefault(question, Answers(question)).of(signal, self)
         return result
 
     def positions(self, atoms: Ints) -> Ints:
         """Where each unit's atoms stand in `atoms`: [n, k]; every unit of a cell has equally many."""
-        index = self._index[self.unit_of[atoms]]
+        units = self.unit_of[atoms]
+        near = np.minimum(np.searchsorted(self._sorted, units), len(self._sorted) - 1)
+        index = np.where(self._sorted[near] == units, self._order[near], -1)
         if self._allowed is not None:
-            index = np.where(self._allowed[atoms], index, -1)
+            index = np.where(np.isin(atoms, self._allowed), index, -1)
         order = np.argsort(index, kind="stable")
         return order[np.count_nonzero(index < 0) :].reshape(len(self.units), -1)
 
     def restricted(self, signal: Restricted) -> Numbers:
-        """The same numbers at the atoms of a restriction."""
-        if id(signal) not in self._inner:
-            allowed = np.zeros(len(self.unit_of), dtype=bool)
-            allowed[signal.atoms] = True
-            self._inner[id(signal)] = Numbers(self.weights, self.unit_of, self.units, self.tolerance, allowed)
-        return self._inner[id(signal)]
+        """The same numbers at the atoms of a restriction, whatever was restricted before."""
+        key = signal.atoms.tobytes()
+        if key not in self._inner:
+            inner = Numbers(self.weights, self.unit_of, self.units, self.tolerance, signal.atoms)
+            inner._inner, inner._answers = self._inner, self._answers
+            self._inner[key] = inner
+        return self._inner[key]
 
     def parameters(self, signal: Affine) -> tuple[Floats, Floats, Floats]:
         """[n, q] each: scale, shift and magnitude of an affine."""

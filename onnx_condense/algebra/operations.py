@@ -167,7 +167,7 @@ def _relate_condition(numbers: Numbers, condition: Operand, choices: Operand) ->
 
 
 def _difference(left: list[Factor], right: list[Factor]) -> list[Factor]:
-    negative = [replace(f, rows=-f.rows, bias=-f.bias) for f in right[-1:]]
+    negative = [replace(f, vectors=f.vectors.scaled(-np.ones((len(f.bias), 1))), bias=-f.bias) for f in right[-1:]]
     return add(left, [*right[:-1], *negative])
 
 

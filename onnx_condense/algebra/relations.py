@@ -8,7 +8,7 @@ from functools import singledispatch
 import numpy as np
 
 from onnx_condense.algebra.constants import constants
-from onnx_condense.algebra.numbers import Numbers, Relation
+from onnx_condense.algebra.numbers import Answers, Numbers, Relation
 from onnx_condense.algebra.operations import OPERATIONS, Operand
 from onnx_condense.algebra.signals import (
     Activated,
@@ -29,21 +29,39 @@ from onnx_condense.arrays import Floats, Ints
 from onnx_condense.operators.answers import Kind
 
 
-@singledispatch
+class Relations:
+    """The affine relations between channels j [k] and m [k], indices into units, of all signals that are asked for."""
+
+    def __init__(self, j: Ints, m: Ints) -> None:
+        self.j, self.m = j, m
+        self._answers = Answers(lambda signal, numbers: _related(signal, numbers, self))
+
+    def of(self, signal: Signal, numbers: Numbers) -> Relation:
+        """The relation [k] of a signal."""
+        return self._answers.of(signal, numbers)
+
+
 def relate(signal: Signal, numbers: Numbers, j: Ints, m: Ints) -> Relation:
     """The affine relation between channels j [k] and m [k], indices into units."""
+    return Relations(j, m).of(signal, numbers)
+
+
+@singledispatch
+def _related(signal: Signal, numbers: Numbers, pairs: Relations) -> Relation:
     raise TypeError(type(signal))
 
 
-@relate.register(Rows)
-def _(signal: Rows, numbers: Numbers, j: Ints, m: Ints) -> Relation:
+@_related.register(Rows)
+def _(signal: Rows, numbers: Numbers, pairs: Relations) -> Relation:
+    j, m = pairs.j, pairs.m
     rows, bias = numbers.leaf(signal)
     return _collinear(numbers, (rows[j], rows[m]), (bias[j], bias[m]))
 
 
-@relate.register(Recurrence)
-def _(signal: Recurrence, numbers: Numbers, j: Ints, m: Ints) -> Relation:
+@_related.register(Recurrence)
+def _(signal: Recurrence, numbers: Numbers, pairs: Relations) -> Relation:
     """Units whose other gates are equal are related by their candidates, in every step as in the one before."""
+    j, m = pairs.j, pairs.m
     gates, candidates = numbers.gates(signal)
     none = np.zeros((len(j), 1)), np.zeros((len(j), 1))
     equal = _collinear(numbers, (gates[j], gates[m]), none)
@@ -51,20 +69,21 @@ def _(signal: Recurrence, numbers: Numbers, j: Ints, m: Ints) -> Relation:
     return replace(result, exact=result.exact & equal.exact & numbers.is_one(equal.ratio))
 
 
-@relate.register(Shared)
-def _(signal: Shared, numbers: Numbers, j: Ints, m: Ints) -> Relation:
-    one, zero = np.ones(len(j)), np.zeros(len(j))
-    return Relation(one, zero, np.ones(len(j), dtype=bool), one)
+@_related.register(Shared)
+def _(signal: Shared, numbers: Numbers, pairs: Relations) -> Relation:
+    one, zero = np.ones(len(pairs.j)), np.zeros(len(pairs.j))
+    return Relation(one, zero, np.ones(len(one), dtype=bool), one)
 
 
-@relate.register(Restricted)
-def _(signal: Restricted, numbers: Numbers, j: Ints, m: Ints) -> Relation:
-    return relate(signal.child, numbers.restricted(signal), j, m)
+@_related.register(Restricted)
+def _(signal: Restricted, numbers: Numbers, pairs: Relations) -> Relation:
+    return pairs.of(signal.child, numbers.restricted(signal))
 
 
-@relate.register(Affine)
-def _(signal: Affine, numbers: Numbers, j: Ints, m: Ints) -> Relation:
-    inner = relate(signal.child, numbers, j, m)
+@_related.register(Affine)
+def _(signal: Affine, numbers: Numbers, pairs: Relations) -> Relation:
+    j, m = pairs.j, pairs.m
+    inner = pairs.of(signal.child, numbers)
     scale, shift, magnitude = numbers.parameters(signal)
     gone = (scale[m] == 0) & (scale[j] == 0)  # times zero, channels take whatever ratio the others have
     zero = (scale[m] == 0) & ~gone
@@ -77,9 +96,10 @@ def _(signal: Affine, numbers: Numbers, j: Ints, m: Ints) -> Relation:
     return Relation(ratio, numbers.clean(shifts.mean(1), size), inner.exact & flat & ~zero.any(1), size)
 
 
-@relate.register(Filtered)
-def _(signal: Filtered, numbers: Numbers, j: Ints, m: Ints) -> Relation:
-    inner = relate(signal.child, numbers, j, m)
+@_related.register(Filtered)
+def _(signal: Filtered, numbers: Numbers, pairs: Relations) -> Relation:
+    j, m = pairs.j, pairs.m
+    inner = pairs.of(signal.child, numbers)
     taps, bias = numbers.kernels(signal)
     kernel = _collinear(numbers, (taps[j], taps[m]), (bias[j] * 0, bias[m] * 0))
     ratio = inner.ratio * kernel.ratio
@@ -90,52 +110,55 @@ def _(signal: Filtered, numbers: Numbers, j: Ints, m: Ints) -> Relation:
     return Relation(ratio, constant, exact & (inner.constant == 0) if signal.padded else exact, scale)
 
 
-@relate.register(Activated)
-def _(signal: Activated, numbers: Numbers, j: Ints, m: Ints) -> Relation:
-    result = _pass(numbers, signal.action.kind, relate(signal.child, numbers, j, m))
+@_related.register(Activated)
+def _(signal: Activated, numbers: Numbers, pairs: Relations) -> Relation:
+    j, m = pairs.j, pairs.m
+    result = _pass(numbers, signal.action.kind, pairs.of(signal.child, numbers))
     if signal.slope is None:
         return result
     slope = numbers.slopes(signal)
     return replace(result, exact=result.exact & numbers.same(slope[j], slope[m]))
 
 
-@relate.register(Pooled)
-def _(signal: Pooled, numbers: Numbers, j: Ints, m: Ints) -> Relation:
-    inner = relate(signal.child, numbers, j, m)
+@_related.register(Pooled)
+def _(signal: Pooled, numbers: Numbers, pairs: Relations) -> Relation:
+    inner = pairs.of(signal.child, numbers)
     exact = inner.exact if signal.linear else inner.exact & (inner.ratio > 0)
     exact = exact if signal.scale_free and not signal.padded else exact & (inner.constant == 0)
     return replace(inner, exact=exact)
 
 
-@relate.register(Centred)
-def _(signal: Centred, numbers: Numbers, j: Ints, m: Ints) -> Relation:
-    inner = relate(signal.child, numbers, j, m)
+@_related.register(Centred)
+def _(signal: Centred, numbers: Numbers, pairs: Relations) -> Relation:
+    inner = pairs.of(signal.child, numbers)
     size = np.abs(inner.ratio)
     exact = inner.exact & numbers.is_one(size)
     return Relation(np.sign(inner.ratio), np.zeros_like(size), exact, np.ones_like(size))
 
 
-@relate.register(Modulated)
-def _(signal: Modulated, numbers: Numbers, j: Ints, m: Ints) -> Relation:
-    inner = relate(signal.child, numbers, j, m)
+@_related.register(Modulated)
+def _(signal: Modulated, numbers: Numbers, pairs: Relations) -> Relation:
+    inner = pairs.of(signal.child, numbers)
     return replace(inner, exact=inner.exact & (inner.constant == 0))
 
 
-@relate.register(Mapped)
-def _(signal: Mapped, numbers: Numbers, j: Ints, m: Ints) -> Relation:
-    inner = relate(signal.child, numbers, j, m)
+@_related.register(Mapped)
+def _(signal: Mapped, numbers: Numbers, pairs: Relations) -> Relation:
+    inner = pairs.of(signal.child, numbers)
     exact = inner.exact & (inner.constant == 0)
     return replace(inner, exact=exact & numbers.is_one(inner.ratio) if signal.biased else exact)
 
 
-@relate.register(Combined)
-def _(signal: Combined, numbers: Numbers, j: Ints, m: Ints) -> Relation:
+@_related.register(Combined)
+def _(signal: Combined, numbers: Numbers, pairs: Relations) -> Relation:
+    j, m = pairs.j, pairs.m
+
     def operand(side: Signal) -> Operand:
         def values() -> tuple[Floats, Floats]:
             value = constants(side, numbers)
             return value[j], value[m]
 
-        return Operand(relate(side, numbers, j, m), values)
+        return Operand(pairs.of(side, numbers), values)
 
     return OPERATIONS[signal.operation].relate(numbers, operand(signal.left), operand(signal.right))
 

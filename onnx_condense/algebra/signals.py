@@ -10,6 +10,10 @@ A signal is a small expression, shared by all channels of a tensor that are comp
 
 A question is a function of a signal and the `Numbers` behind it, with a rule for every kind of signal; what it means
 for an operation between two tensors is a row of operations.py.
+
+Signals share what they are made of, and may lie as deep as a network: a question is answered once for each of them, for
+those below it first (`Answers` in numbers.py). A rule asks for the answers of what lies directly below, never deeper by
+itself.
 """
 
 from __future__ import annotations
@@ -26,6 +30,23 @@ from onnx_condense.operators.between import Operation
 @dataclass(frozen=True, eq=False)
 class Signal:
     """Base of all signals; identity is what distinguishes two."""
+
+    @property
+    def below(self) -> tuple[Signal, ...]:
+        """The signals that it is made of."""
+        return ()
+
+
+@dataclass(frozen=True, eq=False)
+class Step(Signal):
+    """A signal that is made of one other."""
+
+    child: Signal
+
+    @property
+    def below(self) -> tuple[Signal, ...]:
+        """That one."""
+        return (self.child,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,24 +81,22 @@ class Shared(Signal):
 
 
 @dataclass(frozen=True, eq=False)
-class Restricted(Signal):
+class Restricted(Step):
     """The child at these atoms of each unit: one branch of an Add, whose branches hold different atoms of a unit.
 
     The innermost restriction counts: it says which atoms stood at the places that the child was computed from.
     """
 
-    child: Signal
     atoms: Ints
 
 
 @dataclass(frozen=True, eq=False)
-class Affine(Signal):
+class Affine(Step):
     """scale · child + shift per channel; scale, shift and magnitude are [positions, q], q > 1 where they vary in space.
 
     magnitude: the size of the terms that shift was computed from, which bounds its rounding error.
     """
 
-    child: Signal
     atoms: Ints
     scale: Floats
     shift: Floats
@@ -85,17 +104,14 @@ class Affine(Signal):
 
 
 @dataclass(frozen=True, eq=False)
-class Centred(Signal):
+class Centred(Step):
     """The child with its mean taken off, divided by its deviation: InstanceNormalization."""
-
-    child: Signal
 
 
 @dataclass(frozen=True, eq=False)
-class Filtered(Signal):
+class Filtered(Step):
     """A kernel per channel (depthwise Conv): kernels[i] is the one that atoms[i] meets."""
 
-    child: Signal
     node: int
     atoms: Ints
     kernels: Ints
@@ -103,10 +119,9 @@ class Filtered(Signal):
 
 
 @dataclass(frozen=True, eq=False)
-class Activated(Signal):
+class Activated(Step):
     """An elementwise function; `function` evaluates it on numbers, `slope` is [positions] for PRelu."""
 
-    child: Signal
     action: Activation
     function: Callable[[Floats], Floats]
     atoms: Ints | None = None
@@ -114,28 +129,24 @@ class Activated(Signal):
 
 
 @dataclass(frozen=True, eq=False)
-class Pooled(Signal):
+class Pooled(Step):
     """A window over other axes than the channel's: linear or monotone; see operators.Window."""
 
-    child: Signal
     linear: bool
     padded: bool
     scale_free: bool
 
 
 @dataclass(frozen=True, eq=False)
-class Mapped(Signal):
+class Mapped(Step):
     """The same linear map along another axis for every channel; `biased` when it also adds a bias."""
 
-    child: Signal
     biased: bool
 
 
 @dataclass(frozen=True, eq=False)
-class Modulated(Signal):
+class Modulated(Step):
     """The child times a tensor that is the same for every channel."""
-
-    child: Signal
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,3 +156,8 @@ class Combined(Signal):
     operation: Operation
     left: Signal
     right: Signal
+
+    @property
+    def below(self) -> tuple[Signal, ...]:
+        """Both."""
+        return self.left, self.right

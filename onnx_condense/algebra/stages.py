@@ -12,6 +12,7 @@ from functools import reduce
 
 import numpy as np
 
+from onnx_condense.algebra.vectors import Vectors
 from onnx_condense.arrays import Floats
 from onnx_condense.operators.answers import Kind
 
@@ -42,7 +43,7 @@ class Factor:
     taps: it is a depthwise kernel. prefix: stages before this one, by whose norms its bias is measured.
     """
 
-    rows: Floats
+    vectors: Vectors
     bias: Floats
     leaves: frozenset[int]
     rule: Rule = Rule.ANY
@@ -53,20 +54,37 @@ class Factor:
     prefix: tuple[frozenset[int], ...] = ()
 
     def with_bias(self) -> Floats:
-        """[n, p + q]: a new array of rows and biases."""
-        return np.hstack([self.rows, self.bias.astype(self.rows.dtype)])
+        """[n, p + q]: a new array of vectors and biases."""
+        rows = self.vectors.array()
+        return np.hstack([rows, self.bias.astype(rows.dtype)])
+
+    def under(self, rule: Rule, bent: bool = False) -> Factor:
+        """Behind a function: the stage itself where it is under that rule already."""
+        if rule is self.rule and self.bent >= bent and not self.open and not self.virtual:
+            return self
+        return replace(self, rule=self.rule.meet(rule), bent=self.bent or bent, open=False, virtual=False)
 
 
 def final_rules(factors: list[Factor]) -> list[Factor]:
     """Stages in series or multiplied: one that passed a non-homogeneous function must be equal."""
     if len(factors) > 1:
         factors = [replace(f, rule=Rule.EQUAL) if f.bent else f for f in factors]
-    free = {f.leaves: np.linalg.norm(f.with_bias(), axis=1) for f in _free(factors)}
+    free = {f.leaves: f for f in _free(factors)}
+    norms: dict[frozenset[int], Floats] = {}
+    known, scale = tuple[frozenset[int], ...](), np.ones(1)
     result = []
     for factor in factors:
-        norms = [free[key] for key in factor.prefix if key in free]
-        scale = reduce(np.multiply, norms, np.ones(len(factor.rows)))
-        result.append(replace(factor, bias=factor.bias / np.where(scale == 0, 1, scale)[:, None], prefix=()))
+        prefix = factor.prefix
+        if prefix[: len(known)] != known:
+            known, scale = (), np.ones(1)
+        for key in prefix[len(known) :]:
+            if key in free:
+                if key not in norms:
+                    norms[key] = np.linalg.norm(free[key].with_bias(), axis=1)
+                scale = scale * norms[key]
+        known = prefix
+        scaled = factor.bias / np.where(scale == 0, 1, scale)[:, None] if prefix else factor.bias
+        result.append(replace(factor, bias=scaled, prefix=()))
     return result
 
 
@@ -83,7 +101,7 @@ def activate(factors: list[Factor], kind: Kind) -> list[Factor]:
         Kind.BOUNDED: Rule.EQUAL,
     }
     bent = kind not in (Kind.HOMOGENEOUS, Kind.ABSOLUTE)
-    return [replace(f, rule=f.rule.meet(rules[kind]), bent=f.bent or bent, open=False, virtual=False) for f in factors]
+    return [f.under(rules[kind], bent) for f in factors]
 
 
 def add(left: list[Factor], right: list[Factor]) -> list[Factor]:
@@ -117,9 +135,9 @@ def _free(factors: list[Factor]) -> list[Factor]:
 
 def _of_the_same(left: list[Factor], right: list[Factor]) -> list[Factor]:
     """What comes from the same producers is as it was, under the rules of both."""
-    order = [factor.leaves for factor in left]
-    pairs = zip(left, sorted(right, key=lambda f: order.index(f.leaves)), strict=True)
-    return [replace(a, rule=a.rule.meet(b.rule), bent=a.bent or b.bent, open=False, virtual=False) for a, b in pairs]
+    same = {factor.leaves: factor for factor in right}
+    pairs = ((factor, same[factor.leaves]) for factor in left)
+    return [a.under(b.rule, b.bent) for a, b in pairs]
 
 
 def _concatenated(a: Factor, b: Factor) -> Factor:
@@ -128,16 +146,24 @@ def _concatenated(a: Factor, b: Factor) -> Factor:
         bias = a.bias + b.bias
     else:
         bias = np.hstack([a.bias, b.bias])
-    return Factor(np.hstack([a.rows, b.rows]), bias, a.leaves | b.leaves, a.rule.meet(b.rule), a.bent or b.bent)
+    vectors = a.vectors.beside(b.vectors)
+    return Factor(vectors, bias, a.leaves | b.leaves, a.rule.meet(b.rule), a.bent or b.bent)
 
 
 def _joined(free: list[Factor]) -> Factor:
     """One vector of the stages whose ratio is free, one from each side at most; alone, one must be equal."""
-    rows = np.hstack([f.with_bias() for f in free])
+    vectors = [v for f in free for v in (f.vectors, Vectors.of(f.bias.astype(f.vectors.dtype)))]
     leaves = frozenset().union(*(f.leaves for f in free))
     rule = reduce(Rule.meet, (f.rule for f in free)) if len(free) > 1 else Rule.EQUAL
     bent = any(f.bent for f in free)
-    return Factor(rows, np.zeros((len(rows), 1)), leaves, rule, bent, open=rule is not Rule.EQUAL)
+    return Factor(
+        vectors[0].beside(*vectors[1:]),
+        np.zeros((len(free[0].bias), 1)),
+        leaves,
+        rule,
+        bent,
+        open=rule is not Rule.EQUAL,
+    )
 
 
 def multiply(left: list[Factor], right: list[Factor]) -> list[Factor]:

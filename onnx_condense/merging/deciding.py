@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from onnx_condense.algebra.constants import constants
 from onnx_condense.algebra.numbers import Numbers
-from onnx_condense.algebra.relations import relate
+from onnx_condense.algebra.relations import Relations
 from onnx_condense.arrays import Bools, Floats, Ints
 from onnx_condense.merging.integers import inexact
 from onnx_condense.merging.judging import Judgement
@@ -81,12 +83,12 @@ def _condensed(judgement: Judgement, threshold: float) -> tuple[Ints, Floats]:
 def _exact(judgement: Judgement, numbers: Numbers, cell: Ints, j: Ints, m: int) -> Bools:
     """[k] which of the channels j [k] equal an affine function of channel m on every path, borders included."""
     result = np.ones(len(j), dtype=bool)
-    main = np.full(len(j), m)
+    relations = Relations(j, np.full(len(j), m))
     for path in judgement.paths:
         if not path.reads(cell):
             continue
         signal = judgement.trace.signals[path.signal]
-        relation = relate(signal, numbers, j, main)
+        relation = relations.of(signal, numbers)
         result &= relation.exact & np.isfinite(relation.ratio) & np.isfinite(relation.constant)
         result &= ~np.isinf(constants(signal, numbers)[j])
         if path.slot.padded:
@@ -102,23 +104,35 @@ def _plan(judgement: Judgement, main: Ints, cosine: Floats, held: tuple[int, ...
 
 
 def _reads(judgement: Judgement, main: Ints, becomes: Becomes) -> tuple[Read, ...]:
-    return tuple(_read(judgement, position, main, becomes) for position in range(len(judgement.paths)))
+    merged = [_merged(cell, main) for cell in judgement.members]
+    return tuple(_read(judgement, position, main, merged, becomes) for position in range(len(judgement.paths)))
 
 
-def _read(judgement: Judgement, position: int, main: Ints, becomes: Becomes) -> Read:
+@dataclass(frozen=True, eq=False)
+class _Merged:
+    """The channels of a cell that merge into others, [k], and how they relate to those."""
+
+    moved: Ints
+    relations: Relations
+
+
+def _merged(cell: Ints, main: Ints) -> _Merged:
+    moved = cell[(main[cell] >= 0) & (main[cell] != cell)]
+    place = np.zeros(len(main), dtype=np.int64)
+    place[cell] = np.arange(len(cell))
+    return _Merged(moved, Relations(place[moved], place[main[moved]]))
+
+
+def _read(judgement: Judgement, position: int, main: Ints, merged: Sequence[_Merged], becomes: Becomes) -> Read:
     """(M, c) of one path: for every removed channel its ratio to its main channel, and its constant part."""
     path, trace = judgement.paths[position], judgement.trace
     ratio, constant = np.ones(len(main)), np.zeros(len(main))
     gone = main < 0
     ratio[gone], constant[gone] = 0.0, judgement.constants[position][gone]
-    for cell, numbers in zip(judgement.members, judgement.numbers, strict=True):
-        local = {unit: i for i, unit in enumerate(cell.tolist())}
-        moved = np.array([u for u in cell.tolist() if main[u] >= 0 and main[u] != u], dtype=np.int64)
-        if not len(moved) or not path.reads(cell):
-            continue
-        j, m = (np.array([local[u] for u in us.tolist()]) for us in (moved, main[moved]))
-        pairs = Pairs(numbers, trace.signals[path.signal], j, m, judgement.manner.depthwise)
-        ratio[moved], constant[moved] = becomes(pairs)
+    for cell, numbers, group in zip(judgement.members, judgement.numbers, merged, strict=True):
+        if len(group.moved) and path.reads(cell):
+            pairs = Pairs(numbers, trace.signals[path.signal], group.relations, judgement.manner.depthwise)
+            ratio[group.moved], constant[group.moved] = becomes(pairs)
     node = trace.facts.nodes[path.slot.node]
     return Read(
         path.slot.node,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,7 +79,7 @@ def judge(twin: Twin, group: Group, manner: Manner) -> Judgement:
         members.append(cell)
         numbers.append(found)
         signals = [twin.trace.signals[s] for s in _signals(mine, cell)] if len(cell) > 1 else []
-        factors = [factor for signal in signals for factor in manner.stages(found, signal)]
+        factors = (factor for signal in signals for factor in manner.stages(found, signal))
         alike.append(similarity(_unique(factors), len(cell)))
     return Judgement(twin, group, manner, mine, tuple(members), tuple(numbers), tuple(alike), gone, constants)
 
@@ -128,12 +128,9 @@ def _signals(mine: Sequence[Path], cell: Ints) -> list[int]:
     return list(dict.fromkeys(p.signal for p in mine if p.reads(cell)))
 
 
-def _unique(factors: list[Factor]) -> list[Factor]:
-    seen: list[Factor] = []
-    for factor in factors:
-        if not any(factor.rows is f.rows and factor.bias is f.bias and factor.rule is f.rule for f in seen):
-            seen.append(factor)
-    return seen
+def _unique(factors: Iterable[Factor]) -> list[Factor]:
+    """Stages that several paths share, once."""
+    return list({(id(f.vectors), id(f.bias), f.rule): f for f in factors}.values())
 
 
 def _constant_channels(

@@ -10,7 +10,7 @@ import numpy as np
 from onnx_condense.algebra.factors import approximate, passes_constants
 from onnx_condense.algebra.factors import factors as factors_of
 from onnx_condense.algebra.numbers import Numbers
-from onnx_condense.algebra.relations import relate
+from onnx_condense.algebra.relations import Relations
 from onnx_condense.algebra.signals import Signal
 from onnx_condense.algebra.stages import Factor, Rule, final_rules
 from onnx_condense.arrays import Floats, Ints
@@ -24,9 +24,18 @@ class Pairs:
 
     numbers: Numbers
     signal: Signal
-    j: Ints
-    m: Ints
+    relations: Relations
     depthwise: Depthwise
+
+    @property
+    def j(self) -> Ints:
+        """[k] those that go."""
+        return self.relations.j
+
+    @property
+    def m(self) -> Ints:
+        """[k] those that stay."""
+        return self.relations.m
 
 
 Becomes = Callable[[Pairs], tuple[Floats, Floats]]
@@ -78,13 +87,13 @@ def candidates(numbers: Numbers, signal: Signal) -> list[Factor]:
 
     The bias counts only where it must follow the rows: not where a constant passes, nor behind other stages.
     """
-    linear = passes_constants(signal)
+    linear = passes_constants(signal, numbers)
     return [_candidate(factor, linear) for factor in _real(numbers, signal)]
 
 
 def relation(pairs: Pairs) -> tuple[Floats, Floats]:
     """([k], [k]): the affine function of its main channel that a removed channel equals."""
-    found = relate(pairs.signal, pairs.numbers, pairs.j, pairs.m)
+    found = pairs.relations.of(pairs.signal, pairs.numbers)
     return found.ratio, found.constant
 
 
@@ -107,8 +116,8 @@ def _real(numbers: Numbers, signal: Signal) -> list[Factor]:
 
 def _candidate(factor: Factor, linear: bool) -> Factor:
     bias = np.zeros_like(factor.bias) if linear or factor.prefix else factor.bias
-    empty = ~np.hstack([factor.rows, bias]).any(axis=1, keepdims=True)
-    return replace(factor, rows=np.where(empty, 1, factor.rows), bias=bias, rule=Rule.ANY)
+    empty = ~(factor.vectors.any() | bias.any(axis=1))
+    return replace(factor, vectors=factor.vectors.filled(empty), bias=bias, rule=Rule.ANY)
 
 
 MANNERS: Mapping[Method, Manner] = {

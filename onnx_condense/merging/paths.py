@@ -39,14 +39,13 @@ class Path:
 
 def paths(trace: Trace, group: Group) -> Iterator[Path]:
     """Every path by which a consumer reads a group."""
-    index = np.full(len(trace.unit_of), -1, dtype=np.int64)
-    index[group.units] = np.arange(len(group.units))
     for slot in trace.slots_of(group):
         if slot.role is not Role.CONTRACTED:
             continue
         row = slot.labels.reshape(-1)
         atoms = atoms_of(row)
-        units = np.where(atoms >= 0, index[trace.unit_of[atoms]], -1)
+        found = trace.unit_of[atoms]
+        units = np.where((atoms >= 0) & (trace.group_of[found] == group.index), trace.place_of[found], -1)
         inside = np.flatnonzero(units >= 0)
         sources = signals_of(row)
         for number, signal in enumerate(dict.fromkeys(sources[inside].tolist())):

@@ -27,7 +27,7 @@ def similarity(factors: Sequence[Factor], n: int, block: int = BLOCK, small: int
         block: rows whose products are taken at once.
         small: up to this many weights the result is in float64.
     """
-    precise = n * max((f.rows.shape[1] for f in factors), default=0) <= small
+    precise = n * max((f.vectors.shape[1] for f in factors), default=0) <= small
     result = np.empty((n, n), dtype=np.float64 if precise else np.float32)
     if not factors:
         result.fill(-1)
@@ -70,7 +70,8 @@ def ratios(factor: Factor, j: Ints, m: Ints) -> Floats:
     """
     if factor.rule is Rule.EQUAL:
         return np.ones(len(j))
-    left, right = (np.hstack([factor.rows[i], factor.bias[i]]).astype(np.float64) for i in (j, m))
+    rows = factor.vectors.array()
+    left, right = (np.hstack([rows[i], factor.bias[i]]).astype(np.float64) for i in (j, m))
     below = np.linalg.norm(right, axis=1)
     ratio = np.linalg.norm(left, axis=1) / np.where(below == 0, 1, below)
     if factor.rule is Rule.POSITIVE:

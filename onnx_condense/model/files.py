@@ -69,7 +69,8 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> Source:
     try:
         proto.ParseFromString(data)
     except DecodeError as error:
-        raise InputError(f"{path} is not an ONNX file (or it is cut short): export the model again") from error
+        why = "or it is cut short, or its bodies nest more than 30 deep"
+        raise InputError(f"{path} is not an ONNX file ({why}): export the model again") from error
     proto = checked(proto, str(path))
     digest = hashlib.sha256(data)
     beside, moved = data_files.names(proto, path), data_files.outside(proto)

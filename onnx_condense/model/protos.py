@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from math import prod
 
@@ -95,11 +96,21 @@ def _of_sparse(found: Iterable[onnx.SparseTensorProto]) -> Iterator[onnx.TensorP
 
 def still_read(nodes: Iterable[onnx.NodeProto], outputs: set[str], read_before: set[str]) -> list[onnx.NodeProto]:
     """The nodes without those that made only what was read before and is not any more."""
-    kept, count = list(nodes), -1
-    while len(kept) != count:
-        count, gone = len(kept), read_before - read_by(kept) - outputs
-        kept = [node for node in kept if not gone.issuperset(filter(None, node.output))]
-    return kept
+    kept, readers = list(nodes), Counter(outputs)
+    makers = {name: index for index, node in enumerate(kept) for name in node.output if name}
+    reads = [read_by([node]) for node in kept]
+    for names in reads:
+        readers.update(names)
+    gone, waiting = set[int](), list(range(len(kept)))
+    while waiting:
+        index = waiting.pop()
+        made = [name for name in kept[index].output if name]
+        if index in gone or any(readers[name] or name not in read_before for name in made):
+            continue
+        gone.add(index)
+        readers.subtract(reads[index])
+        waiting += [makers[name] for name in reads[index] if name in makers]
+    return [node for index, node in enumerate(kept) if index not in gone]
 
 
 def names_in(graph: onnx.GraphProto) -> set[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
-from onnx_condense.arrays import Floats, Ints
+from onnx_condense.arrays import Bools, Floats, Ints
 from onnx_condense.merging.plan import Evidence
 from onnx_condense.model.inputs import Feed
-from onnx_condense.operators.answers import Role
 from onnx_condense.refitting.consumer import Consumer, Key
 from onnx_condense.refitting.moments import Moments, Sums
 from onnx_condense.refitting.noise import Noise
@@ -40,15 +40,17 @@ class Estimate:
         """What the moments of what a consumer reads follow from."""
         if self.real is not None:
             return Evidence.CALIBRATION
-        units = self._units(consumer)
-        makers = [
-            s.node
-            for s in self.trace.slots
-            if s.role is Role.PRODUCED and np.isin(self.trace.unit_of[atoms_of(s.labels.reshape(-1))], units).any()
-        ]
-        return (
-            Evidence.WEIGHTS if any(node in self._noise.unstated for node in makers) else Evidence.BATCH_NORMALIZATION
-        )
+        unstated = self._unstated[self._units(consumer)].any()
+        return Evidence.WEIGHTS if unstated else Evidence.BATCH_NORMALIZATION
+
+    @cached_property
+    def _unstated(self) -> Bools:
+        """[units] the channels that a linear map makes which no BatchNormalization follows."""
+        result = np.zeros(len(self.trace.unit_of), dtype=bool)
+        for slot in self.trace.made.values():
+            if slot.node in self._noise.unstated:
+                result[self.trace.units_in(slot.labels)] = True
+        return result
 
     def _units(self, consumer: Source) -> Ints:
         """The channels that a consumer reads, each once."""

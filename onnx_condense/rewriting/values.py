@@ -173,14 +173,13 @@ class _Biases:
 
     def _set(self, index: int, value: Array) -> None:
         """A new bias in original shape; where the old one had one number for all, it is sliced here."""
-        sliced_later = any(s.node == index and s.input == 2 for s in self._trace.slots)
+        sliced_later = any(slot.input == 2 for slot in self._trace.slots_at(index))
         self.values[index, 2] = value if sliced_later else self._produced(index, value.reshape(-1))
 
     def _produced(self, index: int, values: Array) -> Array:
         """The part of a vector over a producer's rows that is alive."""
-        row = next(
-            (s.labels.reshape(-1) for s in self._trace.slots if s.node == index and s.role is Role.PRODUCED), None
-        )
+        made = (s.labels.reshape(-1) for s in self._trace.slots_at(index) if s.role is Role.PRODUCED)
+        row = next(made, None)
         return values if row is None else values[self._alive[self._trace.unit_of[atoms_of(row)]]]
 
     def _add_next(self, index: int, shift: Floats) -> bool:

@@ -48,6 +48,10 @@ def dependency_groups(
     partitions = holders.partitions
     pinned = _pinned_alike(pinned, partitions)
     signatures = _signatures(unit_of, pinned, holders)
+    lines_of: dict[int, list[int]] = {}
+    for place, part in enumerate(partitions):
+        for unit in np.unique(part.units).tolist():
+            lines_of.setdefault(unit, []).append(place)
     for members in _joined(producers, unit_of, pinned, partitions):
         units = np.unique(np.concatenate([unit_of[producers[n][1]] for n in members]))
         free = np.array([u for u in units.tolist() if u not in pinned], dtype=np.int64)
@@ -55,7 +59,8 @@ def dependency_groups(
         if len(free) < 2:
             refused += [(n, pinned.get(int(units[0]), Because(Reason.ONE_CHANNEL))) for n in nodes]
             continue
-        lines = tuple(inside for inside in (_within(part, free) for part in partitions) if len(inside.units))
+        near = sorted({place for unit in free.tolist() for place in lines_of.get(unit, ())})
+        lines = tuple(_within(partitions[place], free) for place in near)
         cells = _cells([signatures[unit] for unit in free.tolist()])
         groups.append(Group(len(groups), free, cells, nodes, tuple(name[n] for n in nodes), lines))
     return groups, refused

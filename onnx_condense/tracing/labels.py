@@ -54,13 +54,21 @@ class UnionFind:
     """Disjoint sets of atoms; the root of a set is its lowest atom."""
 
     def __init__(self) -> None:
-        self._parent = np.zeros(0, dtype=np.int64)
+        self._parents = np.zeros(0, dtype=np.int64)
+        self._count = 0
+
+    @property
+    def _parent(self) -> Ints:
+        """[atoms] what lies above each atom, itself where it is a root."""
+        return self._parents[: self._count]
 
     def grow(self, count: int) -> Ints:
         """Adds atoms and returns them, [count]."""
-        start = len(self._parent)
-        atoms = np.arange(start, start + count, dtype=np.int64)
-        self._parent = np.concatenate([self._parent, atoms])
+        atoms = np.arange(self._count, self._count + count, dtype=np.int64)
+        self._count += count
+        if self._count > len(self._parents):  # twice as many, so that all atoms are moved a few times only
+            self._parents = np.concatenate([self._parents, np.zeros(self._count, dtype=np.int64)])
+        self._parent[atoms] = atoms
         return atoms
 
     def roots(self) -> Ints:
@@ -68,8 +76,8 @@ class UnionFind:
         while True:
             above = self._parent[self._parent]
             if np.array_equal(above, self._parent):
-                return self._parent.copy()
-            self._parent = above
+                return above
+            self._parent[:] = above
 
     def _find(self, atom: int) -> int:
         parent = self._parent

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -127,6 +127,14 @@ class Trace:
         return result
 
     @cached_property
+    def place_of(self) -> Ints:
+        """[units] the index of each within its group, -1 where it stays."""
+        result = np.full(len(self.unit_of), -1, dtype=np.int64)
+        for group in self.groups:
+            result[group.units] = np.arange(len(group.units))
+        return result
+
+    @cached_property
     def _slots_of(self) -> Mapping[int, tuple[Slot, ...]]:
         found: dict[int, list[Slot]] = {}
         for slot in self.slots:
@@ -138,6 +146,17 @@ class Trace:
     def slots_of(self, group: Group) -> tuple[Slot, ...]:
         """The weights that make, carry or read a group's channels."""
         return self._slots_of.get(group.index, ())
+
+    @cached_property
+    def _slots_at(self) -> Mapping[int, list[Slot]]:
+        found: dict[int, list[Slot]] = {}
+        for slot in self.slots:
+            found.setdefault(slot.node, []).append(slot)
+        return found
+
+    def slots_at(self, node: int) -> Sequence[Slot]:
+        """The weights of a node."""
+        return self._slots_at.get(node, ())
 
     def is_quantized(self, group: Group) -> bool:
         """Whether a weight that makes, carries or reads the group's channels is stored as integers."""
@@ -177,8 +196,8 @@ class Trace:
 
     def reading(self, node: int, position: int) -> Slot | None:
         """What a weight contracts; labels are -1 where a linear map reads data without channels."""
-        for slot in self.slots:
-            if (slot.node, slot.input, slot.role) == (node, position, Role.CONTRACTED):
+        for slot in self.slots_at(node):
+            if (slot.input, slot.role) == (position, Role.CONTRACTED):
                 return slot
         action = self.linear_map(node)
         if action is None or action.lookup or action.weight != position:

@@ -80,6 +80,7 @@ class Walk:
     tied_atoms: dict[str, Ints] = field(default_factory=dict)
     blocks: list[Labels] = field(default_factory=list)
     fixed: list[tuple[Labels, tuple[int, ...]]] = field(default_factory=list)
+    _pinned: set[int] = field(default_factory=set)
 
     # ---- what a rule asks
 
@@ -141,6 +142,7 @@ class Walk:
         atoms = atoms[atoms >= 0]
         if len(atoms):
             self.pins.append((atoms, because))
+            self._pinned.update(atoms.tolist())
 
     def refuse(self, place: Place, reason: Reason | Because, parameters: int) -> None:
         """A layer's own channels stay."""
@@ -198,8 +200,8 @@ class Walk:
     def _pin_rest(self, place: Place) -> None:
         """What a node reads, and nothing was said of."""
         for labels in (self.labels[tensor.name] for tensor in place.inputs if tensor.name in self.labels):
-            pinned = np.concatenate([np.zeros(0, dtype=np.int64), *(atoms for atoms, _ in self.pins)])
-            self.pin(labels[~np.isin(atoms_of(labels), pinned)], place.because(Reason.READ_UNKNOWN))
+            free = [atom not in self._pinned for atom in atoms_of(labels).reshape(-1).tolist()]
+            self.pin(labels.reshape(-1)[free], place.because(Reason.READ_UNKNOWN))
 
 
 def unknown(values: Floats) -> Floats:

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from onnx_condense.algebra.stages import Factor, Rule, activate, add, final_rules, multiply
+from onnx_condense.algebra.vectors import Vectors
 from onnx_condense.operators.answers import Kind
 
 RNG = np.random.default_rng(0)
 
 
 def leaf(key: int, width: int = 3, n: int = 4) -> Factor:
-    return Factor(RNG.standard_normal((n, width)), RNG.standard_normal((n, 1)), frozenset({key}))
+    return Factor(Vectors.of(RNG.standard_normal((n, width))), RNG.standard_normal((n, 1)), frozenset({key}))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_stages_in_series_must_be_equal_behind_what_is_not_homogeneous(kind: Kin
 def test_added_producers_are_one_concatenated_vector() -> None:
     a, b = leaf(0, 3), leaf(1, 2)
     (joined,) = add([a], [b])
-    np.testing.assert_array_equal(joined.rows, np.hstack([a.rows, b.rows]))
+    np.testing.assert_array_equal(joined.vectors.array(), np.hstack([a.vectors.array(), b.vectors.array()]))
     np.testing.assert_array_equal(joined.bias, a.bias + b.bias)
     assert joined.leaves == a.leaves | b.leaves
 
@@ -90,7 +91,7 @@ def test_a_signal_added_to_its_own_function_is_one_stage() -> None:
     """x + relu(x): one vector, the stricter rule."""
     x = leaf(0)
     (joined,) = add([x], activate([x], Kind.HOMOGENEOUS))
-    assert joined.rows.shape == x.rows.shape
+    assert joined.vectors.shape == x.vectors.shape
     assert joined.rule is Rule.POSITIVE
 
 
@@ -117,7 +118,7 @@ def test_bias_of_a_later_stage_is_measured_by_the_norms_before_it() -> None:
     """taps · x + bias is s · (taps · x / s + bias / s): a scaled channel needs a scaled bias."""
     first = leaf(0)
     taps = Factor(
-        RNG.standard_normal((4, 9)),
+        Vectors.of(RNG.standard_normal((4, 9))),
         RNG.standard_normal((4, 1)),
         frozenset({1}),
         open=True,
@@ -130,4 +131,4 @@ def test_bias_of_a_later_stage_is_measured_by_the_norms_before_it() -> None:
 
 def test_with_bias() -> None:
     factor = leaf(0)
-    np.testing.assert_array_equal(factor.with_bias(), np.hstack([factor.rows, factor.bias]))
+    np.testing.assert_array_equal(factor.with_bias(), np.hstack([factor.vectors.array(), factor.bias]))

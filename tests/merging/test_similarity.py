@@ -10,13 +10,14 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from onnx_condense.algebra.stages import Factor, Rule
+from onnx_condense.algebra.vectors import Vectors
 from onnx_condense.merging.similarity import condensation_groups, ratios, similarity
 
 Doubles = NDArray[np.float64]
 
 
 def factor(rows: NDArray[np.floating], bias: NDArray[np.floating], rule: Rule, key: int = 0) -> Factor:
-    return Factor(rows, bias, frozenset({key}), rule)
+    return Factor(Vectors.of(rows), bias, frozenset({key}), rule)
 
 
 def vectors(seed: int, n: int = 11, p: int = 5, kind: type[np.floating] = np.float32) -> tuple[Doubles, Doubles]:
@@ -40,13 +41,14 @@ def naive(u: Doubles, v: Doubles, rule: Rule) -> float:
 
 
 def naive_matrix(factors: list[Factor]) -> Doubles:
-    n = len(factors[0].rows)
+    n = len(factors[0].bias)
     result = np.full((n, n), -1.0)
     for i in range(n):
         for j in range(n):
             if i != j:
                 pairs = [
-                    (np.hstack([f.rows[i], f.bias[i]]), np.hstack([f.rows[j], f.bias[j]]), f.rule) for f in factors
+                    (np.hstack([f.vectors.array()[i], f.bias[i]]), np.hstack([f.vectors.array()[j], f.bias[j]]), f.rule)
+                    for f in factors
                 ]
                 result[i, j] = min(naive(u.astype(float), v.astype(float), rule) for u, v, rule in pairs)
     return result

@@ -340,3 +340,29 @@ def test_without_external_data_there_is_one_file(tmp_path: Path) -> None:
     model_io.save(model, tmp_path / "m.onnx")
     assert set(snapshot(tmp_path)) == {"m.onnx"}
     assert onnx.load(tmp_path / "m.onnx") == model
+
+
+def nested(depth: int) -> bytes:
+    """A model of that many Ifs in each other, written without protobuf, which makes none that deep."""
+
+    def field(number: int, content: bytes) -> bytes:
+        size, length = len(content), b""
+        while size > 127:
+            size, length = size >> 7, length + bytes([size & 127 | 128])
+        return bytes([number << 3 | 2]) + length + bytes([size]) + content
+
+    graph = field(1, field(1, b"x") + field(2, b"y") + field(4, b"Identity"))
+    for _ in range(depth):
+        body = field(5, field(1, b"then_branch") + field(6, graph))
+        graph = field(1, field(1, b"c") + field(2, b"y") + field(4, b"If") + body)
+    return field(7, graph)
+
+
+@pytest.mark.parametrize("depth", [40, 5000])
+def test_bodies_nest_as_deep_as_protobuf_reads(depth: int, tmp_path: Path) -> None:
+    path = tmp_path / "deep.onnx"
+    path.write_bytes(nested(30))
+    assert model_io.load(path).proto.graph.node
+    path.write_bytes(nested(depth))
+    with pytest.raises(oc.InputError, match="nest more than 30 deep"):
+        model_io.load(path)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from onnx_condense.tracing.labels import UnionFind, aligned, atoms_of, occurrence, pack, signals_of, varying
 
@@ -57,3 +61,20 @@ def test_varying_and_aligned() -> None:
     assert varying(labels) == (0, 2)
     assert aligned(labels, 5).shape == (1, 1, 3, 1, 2)
     assert varying(np.zeros((1, 1), dtype=np.int64)) == ()
+
+
+def test_atoms_that_are_added_move_the_others_a_few_times_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each set stays as it was, whatever is added behind it."""
+    sets, moved, concatenate = UnionFind(), [0], np.concatenate
+
+    def counting(arrays: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+        moved.append(len(arrays[0]))
+        return concatenate(arrays)
+
+    monkeypatch.setattr(np, "concatenate", counting)
+    for number in range(1000):
+        atoms = sets.grow(3)
+        assert atoms.tolist() == [3 * number, 3 * number + 1, 3 * number + 2]
+        sets.unite(atoms[:1], atoms[1:2])
+    assert sum(moved) < 4 * 3000
+    assert sets.roots().tolist() == [3 * (i // 3) + 2 * (i % 3 == 2) for i in range(3000)]
