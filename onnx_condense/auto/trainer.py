@@ -103,7 +103,7 @@ class CommandTrainer:
             if not output.exists():
                 raise TrainerError("the trainer wrote no model: it must write --output")
             try:
-                return files.load(output).proto, metrics
+                return files.load(output, hold=False).proto, metrics
             except InputError as error:
                 raise TrainerError(f"the trainer's model cannot be read: {error}") from error
 

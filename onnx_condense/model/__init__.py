@@ -1,7 +1,9 @@
 """Models: files, messages, graphs, sessions of onnxruntime, and inputs to run them on."""
 
 __all__ = [
+    "apart",
     "files",
+    "held",
     "inference",
     "inputs",
     "names",
@@ -13,4 +15,5 @@ __all__ = [
     "storage",
     "surgeon",
     "variation",
+    "wire",
 ]

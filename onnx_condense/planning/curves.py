@@ -49,7 +49,8 @@ def curves_of(
         feeds: inputs on which the sensitivity of the outputs is measured.
         progress: called with the name of each stage.
     """
-    expected = results(write(planner.original, {}).model, feeds)
+    written = write(planner.original, {})
+    expected = results(written.model, feeds)
     sensitivity = _Sensitivity(planner, estimate, feeds, expected)
     groups = [group for group in planner.groups if group.index not in planner.quantized]
     consumers = [consumer_of(planner.trace, path.slot) for group in groups for path in paths(planner.trace, group)]
@@ -111,7 +112,8 @@ class _Sensitivity:
         twin = self.planner.without({group.index: gone})
         if self.planner.manner(group).refits:
             refit_by_moments(twin, self.estimate)
-        return compare(self.expected, results(write(twin, {}).model, self.feeds)).error
+        written = write(twin, {})
+        return compare(self.expected, results(written.model, self.feeds)).error
 
 
 # ---------------------------------------------------------------------------------------------------- readers
