@@ -61,7 +61,8 @@ def final_rules(factors: list[Factor]) -> list[Factor]:
     """Stages in series or multiplied: one that passed a non-homogeneous function must be equal."""
     if len(factors) > 1:
         factors = [replace(f, rule=Rule.EQUAL) if f.bent else f for f in factors]
-    free = {f.leaves: np.linalg.norm(f.with_bias(), axis=1) for f in _free(factors)}
+    asked = {key for factor in factors for key in factor.prefix}
+    free = {f.leaves: np.linalg.norm(f.with_bias(), axis=1) for f in _free(factors) if f.leaves in asked}
     result = []
     for factor in factors:
         norms = [free[key] for key in factor.prefix if key in free]

@@ -12,7 +12,7 @@ import onnx
 from onnx.external_data_helper import uses_external_data
 
 from onnx_condense.errors import InputError
-from onnx_condense.model.held import Spill, byte_count, can_hold, content, refer
+from onnx_condense.model.held import Spill, byte_count, can_hold, content, is_held, refer
 from onnx_condense.model.protos import tensors
 
 CHUNK = 2**24
@@ -209,7 +209,7 @@ def movable(model: onnx.ModelProto) -> list[onnx.TensorProto]:
 
 
 def _large(found: Iterable[onnx.TensorProto]) -> list[onnx.TensorProto]:
-    return [tensor for tensor in found if len(content(tensor)) >= SMALLEST]
+    return [tensor for tensor in found if is_held(tensor) or len(content(tensor)) >= SMALLEST]
 
 
 def layout(moved: Iterable[onnx.TensorProto], step: int) -> list[int]:

@@ -38,6 +38,9 @@ STEP = 4096
 ROOT = Path(tempfile.gettempdir()).anchor
 """The folder that places are stated from: the one that holds everything, on Windows the drive of temporary files."""
 
+SAID = "checksum"
+"""The key of a place under which it stands that the tensor had said that its numbers were in the message."""
+
 PACKED = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
 """Bits per number of the types that share bytes."""
 
@@ -81,6 +84,8 @@ def holds(model: onnx.ModelProto) -> bool:
 def refer(tensor: onnx.TensorProto, path: Path, offset: int) -> None:
     """Lets a tensor name its place in a file, in place of the numbers."""
     stated = {"location": path.resolve().relative_to(ROOT).as_posix(), "offset": offset, "length": byte_count(tensor)}
+    if tensor.HasField("data_location"):
+        stated[SAID] = tensor.data_location
     tensor.ClearField("raw_data")
     del tensor.external_data[:]
     for key, value in stated.items():
@@ -142,8 +147,16 @@ def fill(tensor: onnx.TensorProto) -> None:
     """Puts the numbers of a tensor into the message, in place."""
     if is_held(tensor):
         tensor.raw_data = bytes(content(tensor))
-        del tensor.external_data[:]
-        tensor.ClearField("data_location")
+        forget(tensor)
+
+
+def forget(tensor: onnx.TensorProto) -> None:
+    """Lets a tensor say again, in place, what it said of where its numbers are when they were in the message."""
+    said = any(entry.key == SAID for entry in tensor.external_data)
+    del tensor.external_data[:]
+    tensor.ClearField("data_location")
+    if said:
+        tensor.data_location = onnx.TensorProto.DEFAULT
 
 
 class Spill:

@@ -12,7 +12,7 @@ import onnx
 from google.protobuf.message import Message
 
 from onnx_condense.documents import Bytes
-from onnx_condense.model.held import LEAST, byte_count, content, holds, is_held
+from onnx_condense.model.held import LEAST, byte_count, content, forget, holds, is_held
 
 GRAPH = onnx.ModelProto.DESCRIPTOR.fields_by_name["graph"].number
 INITIALIZER = onnx.GraphProto.DESCRIPTOR.fields_by_name["initializer"].number
@@ -119,7 +119,8 @@ def _raw(data: Bytes, tensor: Field) -> Field | None:
         return None
     found = [*fields(data, tensor.content, tensor.end)]
     raw = [field for field in found if field.number == RAW_DATA]
-    elsewhere = any(field.number in (EXTERNAL_DATA, DATA_LOCATION) for field in found)
+    places = [field for field in found if field.number in (EXTERNAL_DATA, DATA_LOCATION)]
+    elsewhere = any(field.number == EXTERNAL_DATA or data[field.end - 1] for field in places)
     return raw[0] if len(raw) == 1 and not elsewhere and raw[0].end - raw[0].content >= LEAST else None
 
 
@@ -157,8 +158,7 @@ def _tensor(tensor: onnx.TensorProto) -> list[Bytes]:
         return [tensor.SerializeToString(deterministic=True)]
     stated = onnx.TensorProto()
     stated.CopyFrom(tensor)
-    del stated.external_data[:]
-    stated.ClearField("data_location")
+    forget(stated)
     before, after = _split(stated, RAW_DATA)
     return [before, *_framed(RAW_DATA, [content(tensor)]), after]
 
@@ -202,10 +202,12 @@ def _stated_size(tensor: onnx.TensorProto) -> int:
     count = byte_count(tensor)
     if count < LEAST:
         return int(tensor.ByteSize())
-    said = onnx.TensorProto(dims=tensor.dims)
-    for name in ("name", "doc_string", "data_type", *(() if is_held(tensor) else ("data_location",))):
+    said = onnx.TensorProto(dims=tensor.dims, external_data=tensor.external_data)
+    for name in ("name", "doc_string", "data_type", "data_location"):
         if tensor.HasField(name):
             setattr(said, name, getattr(tensor, name))
+    if is_held(tensor):
+        forget(said)
     return int(said.ByteSize()) + _whole(RAW_DATA, count)
 
 
