@@ -40,8 +40,8 @@ COMMANDS = {
 
 SIZES = {
     "ffn": {"tokens": 0, "width": 4096, "hidden": 16384, "blocks": 1, "external": True},
-    "file": {"tokens": 340_000, "width": 1024, "hidden": 4096, "blocks": 15, "external": False},
-    "external": {"tokens": 600_000, "width": 1024, "hidden": 4096, "blocks": 16, "external": True},
+    "file": {"tokens": 430_000, "width": 1024, "hidden": 4096, "blocks": 4, "external": False},
+    "external": {"tokens": 700_000, "width": 1024, "hidden": 4096, "blocks": 4, "external": True},
 }
 
 Weight = tuple[str, NDArray[np.float32]]

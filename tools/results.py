@@ -85,6 +85,23 @@ def seconds() -> list[str]:
     return lines_of(("model", "samples", "layers refitted", "plan, s", "calibrate, s", "whole run, s"), rows)
 
 
+def large() -> list[str]:
+    """What large models take, beside the floor."""
+    rows = [
+        (
+            f"{row['model']}, {row['bytes'] / 1e9:.2f} GB",
+            row["command"] if row["command"] in ("floor", "inspect") else f"`{row['command']}`",
+            f"{row['written'] / 1e9:.2f}",
+            f"{row['cpu'] + row['apart']:.0f}",
+            f"{row['peak'] / 1e9:.2f}",
+            f"{row['peak_apart'] / 1e9:.2f}" if row["apart"] > 1 else "",
+        )
+        for row in content("benchmark_large")["rows"]
+    ]
+    heads = ("model", "command", "written, GB", "CPU, s", "peak, GB", "peak of verification, GB")
+    return lines_of(heads, rows)
+
+
 TABLES: Mapping[str, Callable[[], list[str]]] = {
     "accuracy": lambda: accuracy(stored()),
     "labelled": labelled,
@@ -92,6 +109,7 @@ TABLES: Mapping[str, Callable[[], list[str]]] = {
     "trials": trials,
     "merges": lambda: merges(content("auto_merges")["runs"]),
     "seconds": seconds,
+    "large": large,
 }
 """Mark in docs/results.md -> its lines."""
 

@@ -31,7 +31,7 @@ Values = dict[str, Any]
 def outputs(model: onnx.ModelProto, feeds: Sequence[Feed], optimize: bool = True) -> list[Values]:
     """The outputs of a model, feed by feed. Raises InputError."""
     if wire.size(model) < APART_FROM:
-        return _here(model, feeds, optimize)
+        return here(model, feeds, optimize)
     with tempfile.TemporaryDirectory(prefix="onnx-condense-") as name:
         job, result = Path(name, "job"), Path(name, "result")
         with open(job, "wb") as file:
@@ -54,7 +54,8 @@ def outputs(model: onnx.ModelProto, feeds: Sequence[Feed], optimize: bool = True
     return found
 
 
-def _here(model: onnx.ModelProto | bytes, feeds: Sequence[Feed], optimize: bool) -> list[Values]:
+def here(model: onnx.ModelProto | bytes, feeds: Sequence[Feed], optimize: bool) -> list[Values]:
+    """The outputs of a model that runs in this process, feed by feed. Raises InputError."""
     active = session(model, optimize=optimize)
     names = [output.name for output in active.get_outputs()]
     return [dict(zip(names, run(active, names, feed), strict=True)) for feed in feeds]
@@ -66,7 +67,7 @@ def _work(job: Path, result: Path) -> None:
         model, feeds, optimize = pickle.load(file)
     found: list[Values] | str
     try:
-        found = _here(model, feeds, optimize)
+        found = here(model, feeds, optimize)
     except InputError as error:
         found = str(error)
     with open(result, "wb") as file:

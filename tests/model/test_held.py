@@ -225,7 +225,7 @@ def test_large_models_run_in_a_process_of_their_own(
     saved(kind, Path("m.onnx"))
     cli.ok("m.onnx", "-o", "here.onnx", "--align", "1", "--report", "here.json")
     monkeypatch.setattr(apart, "APART_FROM", 64)
-    monkeypatch.setattr(apart, "_here", None)  # nothing runs in this process
+    monkeypatch.setattr(apart, "here", None)  # nothing runs in this process
     cli.ok("m.onnx", "-o", "apart.onnx", "--align", "1", "--report", "apart.json")
     here, there = read("here.json"), read("apart.json")
     assert here["verification"] == there["verification"]
