@@ -174,8 +174,8 @@ def external_files(path: Path) -> tuple[str, ...]:
     Raises InputError where one is not in that folder.
     """
     try:
-        model = onnx.load(path, load_external_data=False)
-    except (OSError, DecodeError):
+        model = _read(path, hold=True).proto
+    except InputError:
         return ()
     return data_files.names(model, path)
 
