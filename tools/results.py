@@ -94,11 +94,10 @@ def large() -> list[str]:
             f"{row['written'] / 1e9:.2f}",
             f"{row['cpu'] + row['apart']:.0f}",
             f"{row['peak'] / 1e9:.2f}",
-            f"{row['peak_apart'] / 1e9:.2f}" if row["apart"] > 1 else "",
         )
         for row in content("benchmark_large")["rows"]
     ]
-    heads = ("model", "command", "written, GB", "CPU, s", "peak, GB", "peak of verification, GB")
+    heads = ("model", "command", "written, GB", "CPU, s", "peak, GB")
     return lines_of(heads, rows)
 
 
