@@ -19,6 +19,9 @@ import onnxruntime
 from onnx_condense._version import __version__
 from onnx_condense.errors import InputError
 
+Bytes = bytes | memoryview
+"""What is written."""
+
 PART = ".onnx-condense.part"
 """How the name of a file ends that is not whole yet."""
 
@@ -65,7 +68,7 @@ def write_atomically(path: Path, data: bytes) -> int:
 
 
 @contextmanager
-def written(path: Path, chunks: Iterable[bytes], like: Path | None = None) -> Iterator[int]:
+def written(path: Path, chunks: Iterable[Bytes], like: Path | None = None) -> Iterator[int]:
     """Writes a file as `write_atomically` does, and holds it: while the block runs, no other run takes it for litter.
 
     Args:
@@ -85,7 +88,7 @@ def written(path: Path, chunks: Iterable[bytes], like: Path | None = None) -> It
         yield size
 
 
-def _write(stack: ExitStack, path: Path, chunks: Iterable[bytes], permissions: int) -> int:
+def _write(stack: ExitStack, path: Path, chunks: Iterable[Bytes], permissions: int) -> int:
     if path.exists() and not path.is_file():
         return path.write_bytes(b"".join(chunks))
     _clear_litter(path)

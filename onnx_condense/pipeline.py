@@ -10,6 +10,7 @@ import onnx
 from onnx_condense.merging.plan import Plan
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model import files
+from onnx_condense.model.held import filled
 from onnx_condense.model.protos import Model
 from onnx_condense.operators.reasons import Because, Reason
 from onnx_condense.options import INSPECT_THRESHOLDS, Options
@@ -111,7 +112,7 @@ def condense_in(
         case = Case(opened.source.proto, run.expected, opened.feeds, opened.others, run.measure.told)
         proof = prove(case, opened.trace, small, expanded, opened.options)
     report = report_of(run, replace(ended, written=small, verification=proof))
-    return Result(small.model, plan, report, opened.source)
+    return Result(small.model, plan, report, opened.source, small)
 
 
 def rewrite(model: Model, plan: Plan) -> onnx.ModelProto:
@@ -124,8 +125,9 @@ def rewrite(model: Model, plan: Plan) -> onnx.ModelProto:
     opened = open_model(model, Options(), replay=plan)
     twin = replayed(opened.trace, plan)
     if not (twin.plans or opened.folded):
-        return opened.source.proto
-    return write(twin, files.provenance(opened.source, plan.options)).model
+        return filled(opened.source.proto)
+    written = write(twin, files.provenance(opened.source, plan.options))
+    return filled(written.model)
 
 
 def analyze(model: Model, options: Options | None = None, progress: Progress | None = None) -> Analysis:

@@ -100,6 +100,22 @@ def depth() -> list[str]:
     return lines_of(("network", *heads, "twice as many", "nodes"), found)
 
 
+def large() -> list[str]:
+    """What large models take, beside the floor."""
+    rows = [
+        (
+            f"{row['model']}, {row['bytes'] / 1e9:.2f} GB",
+            row["command"] if row["command"] in ("floor", "inspect") else f"`{row['command']}`",
+            f"{row['written'] / 1e9:.2f}",
+            f"{row['cpu'] + row['apart']:.0f}",
+            f"{row['peak'] / 1e9:.2f}",
+        )
+        for row in content("benchmark_large")["rows"]
+    ]
+    heads = ("model", "command", "written, GB", "CPU, s", "peak, GB")
+    return lines_of(heads, rows)
+
+
 TABLES: Mapping[str, Callable[[], list[str]]] = {
     "accuracy": lambda: accuracy(stored()),
     "labelled": labelled,
@@ -108,6 +124,7 @@ TABLES: Mapping[str, Callable[[], list[str]]] = {
     "merges": lambda: merges(content("auto_merges")["runs"]),
     "seconds": seconds,
     "depth": depth,
+    "large": large,
 }
 """Mark in docs/results.md -> its lines."""
 

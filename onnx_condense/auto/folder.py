@@ -21,6 +21,7 @@ import onnx
 from onnx_condense.auto.state import Event
 from onnx_condense.documents import sync, write_atomically
 from onnx_condense.errors import InputError, UsageError
+from onnx_condense.model import wire
 from onnx_condense.model.protos import PROTOBUF_LIMIT, serialize
 from onnx_condense.processes import end_orphan
 
@@ -156,7 +157,7 @@ class Folder:
 
     def put(self, model: onnx.ModelProto) -> str:
         """Stores a model, weights included, and returns the sha256 of its bytes. Raises InputError."""
-        if model.ByteSize() >= PROTOBUF_LIMIT:
+        if wire.size(model) >= PROTOBUF_LIMIT:
             raise InputError("the model is larger than 2 GB: the loop keeps models in one file each; split it")
         data = serialize(model)
         digest = hashlib.sha256(data).hexdigest()

@@ -54,7 +54,7 @@ def run(
     """
     settings, options = settings or Settings(), taken(options or Options())
     folder = Folder(Path(work))
-    source = files.load(model)
+    source = files.load(model, hold=False)
     with folder.opened():
         events = folder.events()
         if not events:

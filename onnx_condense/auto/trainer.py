@@ -21,7 +21,7 @@ from onnx.external_data_helper import uses_external_data
 from onnx_condense import processes
 from onnx_condense.auto.folder import AGAIN, FAILED, RECORD
 from onnx_condense.errors import InputError, TrainerError, UsageError, first_line
-from onnx_condense.model import files
+from onnx_condense.model import files, wire
 from onnx_condense.model.protos import serialize, tensors
 from onnx_condense.operators.queries import is_constant_value
 
@@ -103,7 +103,7 @@ class CommandTrainer:
             if not output.exists():
                 raise TrainerError("the trainer wrote no model: it must write --output")
             try:
-                return files.load(output).proto, metrics
+                return files.load(output, hold=False).proto, metrics
             except InputError as error:
                 raise TrainerError(f"the trainer's model cannot be read: {error}") from error
 
@@ -121,7 +121,7 @@ class CommandTrainer:
         except OSError as error:
             raise InputError(f"cannot write in {self.scratch} ({error.strerror}): {AGAIN}") from error
         except TrainerError as error:
-            if shutil.disk_usage(self.scratch).free < ROOM + 2 * model.ByteSize():
+            if shutil.disk_usage(self.scratch).free < ROOM + 2 * wire.size(model):
                 raise InputError(f"the disk that holds {self.scratch} is full: {AGAIN}") from error
             raise
 

@@ -87,7 +87,7 @@ def _write(output: Path, result: Result) -> str:
     """Writes the model: the input itself, byte for byte, where nothing was condensed. Returns what to say of it."""
     source = result.source
     if result.changed:
-        files.save(result.model, output, external=bool(source.external), source=source.path)
+        files.save(result.outline, output, external=bool(source.external), source=source.path, step=source.step)
         return f"Wrote {output}"
     how = "byte for byte" if files.copy(source, output) else "but for the name of its weights' file"
     return f"{_why(result.report)}: {output} is the input, {how}."
@@ -95,8 +95,8 @@ def _write(output: Path, result: Result) -> str:
 
 def _written(report: Report, output: Path) -> Report:
     """The report, with the file that was written."""
-    found = files.load(output)
-    facts = replace(report.output or report.input, path=str(output), sha256=found.sha256, bytes=found.size)
+    sha256, size = files.fingerprint(output)
+    facts = replace(report.output or report.input, path=str(output), sha256=sha256, bytes=size)
     return replace(report, output=facts)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import numpy_helper
+from onnx import helper
 
 from onnx_condense.arrays import Array, Floats
 from onnx_condense.forms.stack import for_good
+from onnx_condense.model.held import numbers
 from onnx_condense.model.names import Names
 from onnx_condense.model.surgeon import export_graph, import_graph
 from onnx_condense.operators.actions import Normalization
@@ -49,7 +52,7 @@ def _folded(producer: gs.Node, axis: int, normalization: gs.Node, epsilon: float
     """W' and b' in the type of the weight, which is produced along `axis`."""
     scale, shift, mean, var = (constant_value(t) for t in normalization.inputs[1:5])
     gain = Normalization(epsilon).gain(scale, var)
-    weight, kind = constant_value(producer.inputs[1]), producer.inputs[1].values.dtype
+    weight, kind = constant_value(producer.inputs[1]), _type(producer.inputs[1])
     has_bias = len(producer.inputs) > 2 and producer.inputs[2].name
     bias = constant_value(producer.inputs[2]) if has_bias else np.zeros(len(gain))
     spread = [-1 if a == axis else 1 for a in range(weight.ndim)]
@@ -69,8 +72,14 @@ def _replace(producer: gs.Node, normalization: gs.Node, folded: tuple[Array, Arr
     producer.outputs = [result]
 
 
+def _type(tensor: gs.Constant) -> np.dtype[Any]:
+    values = tensor._values
+    kind = helper.tensor_dtype_to_np_dtype(values.tensor.data_type) if hasattr(values, "tensor") else values.dtype
+    return np.dtype(kind)
+
+
 def constant_value(tensor: gs.Constant) -> Floats:
     """A constant's value, of any shape, in float64, leaving the constant as it was read."""
     values = tensor._values
-    array = numpy_helper.to_array(values.tensor) if hasattr(values, "tensor") else values
+    array = numbers(values.tensor) if hasattr(values, "tensor") else values
     return np.asarray(array, dtype=np.float64)

@@ -13,10 +13,11 @@ from math import prod
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from onnx_condense.errors import InputError
 from onnx_condense.forms.stack import Entered, Skipped
+from onnx_condense.model.held import fill, numbers
 from onnx_condense.model.inputs import Feed
 from onnx_condense.model.names import Names
 from onnx_condense.model.parts import observe
@@ -149,7 +150,7 @@ def _fed(model: onnx.ModelProto, original: _Original, feed: Feed, turn: int) -> 
     node, formal = original.node, original.body.input
     if not formal:
         return feed
-    known = feed | {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name in node.input}
+    known = feed | {t.name: numbers(t) for t in model.graph.initializer if t.name in node.input}
     wanted = [name for name in dict.fromkeys(node.input) if name and name not in known]
     (found,) = observe(model, wanted, [feed], optimize=False)
     known |= found
@@ -251,6 +252,7 @@ def _refill(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], tensors: list[o
     graph.node.extend(_renamed(node, body.names) for node in nodes)
     del graph.initializer[:]
     for tensor in tensors:
+        fill(tensor)
         tensor.name = body.names.get(tensor.name, tensor.name)
         graph.initializer.append(tensor)
     del graph.value_info[:]

@@ -15,6 +15,7 @@ from onnx import helper, inliner, numpy_helper
 
 from onnx_condense.arrays import Array
 from onnx_condense.forms.stack import for_good
+from onnx_condense.model.held import numbers
 from onnx_condense.model.inference import inferred_shapes
 from onnx_condense.model.names import Names
 from onnx_condense.model.protos import drop_unread, names_read, opset_of
@@ -165,7 +166,7 @@ class _Sequences:
 
     def value(self, node: onnx.NodeProto, place: int) -> Array | None:
         tensor = self.constants.get(node.input[place]) if place < len(node.input) else None
-        return None if tensor is None else numpy_helper.to_array(tensor)
+        return None if tensor is None else numbers(tensor)
 
     def number(self, node: onnx.NodeProto, place: int) -> int | None:
         value = self.value(node, place)

@@ -17,6 +17,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnx_condense.forms.stack import Entered
+from onnx_condense.model.held import numbers
 from onnx_condense.model.names import Names
 from onnx_condense.model.protos import opset_of
 
@@ -224,7 +225,7 @@ class _Opening:
         return self._add(np.ones((), dtype=np.float32))
 
     def _product(self, one: str, other: str) -> str:
-        values = [numpy_helper.to_array(self._constants[name]) for name in (one, other)]
+        values = [numbers(self._constants[name]) for name in (one, other)]
         return self._add((values[0].reshape(-1) * values[1].reshape(-1)).astype(np.float32))
 
     def _add(self, value: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> str:

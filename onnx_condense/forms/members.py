@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 
 from onnx_condense.arrays import Array
 from onnx_condense.forms.stack import Entered
+from onnx_condense.model.held import numbers
 from onnx_condense.model.inference import inferred_shapes
 from onnx_condense.model.names import Names
 from onnx_condense.model.protos import drop_unread, opset_of, read_by
@@ -97,7 +98,7 @@ class _Maker:
         rank = max(3, self._ranks[data])
         if axis == -1:
             data = self._unsqueezed(data)
-        for number, matrix in enumerate(numpy_helper.to_array(self._stacked[node.input[1]])):
+        for number, matrix in enumerate(numbers(self._stacked[node.input[1]])):
             own, weight = data, self._constant(f"{node.input[1]}_{number}", matrix)
             if axis is not None and axis >= 0:
                 own = self._names.fresh(f"{node.output[0]}_from_{number}")
@@ -165,7 +166,7 @@ class _Closer:
     def close(self, one: Opened) -> list[onnx.NodeProto]:
         """One product with stacked weights, and an addition behind it where constants of removed channels are added."""
         products = [node for node in map(self._product, one.parts) if node is not None]
-        matrices = np.stack([numpy_helper.to_array(self._values[node.input[1]]) for node in products])
+        matrices = np.stack([numbers(self._values[node.input[1]]) for node in products])
         shifts = [self._shift(part, matrices) for part in one.parts]
         self.gone.update(one.parts, *(node.output for node in products))
         if one.apart:
@@ -191,7 +192,7 @@ class _Closer:
         """[N] the bias of a member."""
         node = self._makers[part]
         if node.op_type == "Add":
-            return numpy_helper.to_array(self._values[node.input[1]]).reshape(-1)
+            return numbers(self._values[node.input[1]]).reshape(-1)
         return np.zeros(matrices.shape[-1], matrices.dtype)
 
     def _data(self, one: Opened, node: onnx.NodeProto) -> str | None:

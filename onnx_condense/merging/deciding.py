@@ -16,7 +16,6 @@ from onnx_condense.merging.integers import inexact
 from onnx_condense.merging.judging import Judgement
 from onnx_condense.merging.methods import Becomes, Pairs, ratio_product
 from onnx_condense.merging.plan import GroupPlan, Read
-from onnx_condense.merging.similarity import condensation_groups
 from onnx_condense.merging.widths import hold_back
 from onnx_condense.tracing.trace import layer_name
 
@@ -55,10 +54,11 @@ def plan_keeping(judgement: Judgement, keep: Ints) -> GroupPlan:
         stays, goes = (np.flatnonzero(np.isin(cell, keep, invert=i)) for i in (False, True))
         if not len(stays) or not len(goes):
             continue
-        near = stays[np.argmax(alike[np.ix_(goes, stays)], axis=1)]
-        merged = alike[goes, near] > ALIKE
+        near = alike.nearest(goes, stays)
+        how = alike.of(goes, near)
+        merged = how > ALIKE
         main[cell[goes[merged]]] = cell[near[merged]]
-        cosine[cell[goes[merged]]] = alike[goes, near][merged]
+        cosine[cell[goes[merged]]] = how[merged]
     return _plan(judgement, main, cosine, (), ratio_product)
 
 
@@ -71,12 +71,12 @@ def _condensed(judgement: Judgement, threshold: float) -> tuple[Ints, Floats]:
         if len(cell) < 2:
             continue
         if judgement.manner.exact:
-            local = condensation_groups(alike, CANDIDATE, partial(_exact, judgement, numbers, cell))
+            local = alike.groups(CANDIDATE, partial(_exact, judgement, numbers, cell))
         else:
-            local = condensation_groups(alike, threshold)
+            local = alike.groups(threshold)
         moved = np.flatnonzero(local != np.arange(len(local)))
         main[cell[moved]] = cell[local[moved]]
-        cosine[cell[moved]] = alike[moved, local[moved]]
+        cosine[cell[moved]] = alike.of(moved, local[moved])
     return main, cosine
 
 

@@ -11,9 +11,9 @@ from onnx_condense.algebra.constants import constants as constants_of
 from onnx_condense.algebra.numbers import Numbers
 from onnx_condense.algebra.stages import Factor
 from onnx_condense.arrays import FLOAT32, Bools, Floats, Ints
+from onnx_condense.merging.alike import Alike
 from onnx_condense.merging.methods import Manner
 from onnx_condense.merging.paths import Path, by_channel, from_channels, paths
-from onnx_condense.merging.similarity import similarity
 from onnx_condense.merging.twin import Twin
 from onnx_condense.merging.weights import TwinWeights
 from onnx_condense.tracing.labels import atoms_of
@@ -30,7 +30,7 @@ class Judgement:
         paths: by which consumers read the group.
         members: per cell, [k] the indices of channels still there.
         numbers: per cell, the numbers of those.
-        alike: per cell, [k, k] how alike they are.
+        alike: per cell, how alike they are.
         gone: [n] channels that nobody reads or that are constant.
         constants: per path, [n] the value of those.
         error: of ours, in words, for which nothing was compared.
@@ -42,7 +42,7 @@ class Judgement:
     paths: tuple[Path, ...]
     members: tuple[Ints, ...]
     numbers: tuple[Numbers, ...]
-    alike: tuple[Floats, ...]
+    alike: tuple[Alike, ...]
     gone: Bools
     constants: tuple[Floats, ...]
     error: str = ""
@@ -55,7 +55,7 @@ class Judgement:
     @property
     def highest(self) -> float:
         """The highest cosine between two channels that could merge."""
-        return max((float(a.max()) for a in self.alike if a.size > 1), default=-1.0)
+        return max((alike.highest for alike in self.alike), default=-1.0)
 
 
 def judge(twin: Twin, group: Group, manner: Manner) -> Judgement:
@@ -79,8 +79,8 @@ def judge(twin: Twin, group: Group, manner: Manner) -> Judgement:
         members.append(cell)
         numbers.append(found)
         signals = [twin.trace.signals[s] for s in _signals(mine, cell)] if len(cell) > 1 else []
-        factors = (factor for signal in signals for factor in manner.stages(found, signal))
-        alike.append(similarity(_unique(factors), len(cell)))
+        factors = [factor for signal in signals for factor in manner.stages(found, signal)]
+        alike.append(Alike(_unique(factors), len(cell)))
     return Judgement(twin, group, manner, mine, tuple(members), tuple(numbers), tuple(alike), gone, constants)
 
 

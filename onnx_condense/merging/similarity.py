@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +18,10 @@ SMALL = 2**22
 """Up to this many weights a layer is judged in float64; beyond it in the precision of its weights."""
 
 
+AT_ONCE = 2**23
+"""Weights of channels that are compared in float64 at once."""
+
+
 def similarity(factors: Sequence[Factor], n: int, block: int = BLOCK, small: int = SMALL) -> Floats:
     """[n, n]: the minimum over all stages of how alike two channels are, clipped to [-1, 1]; -1 without any stage.
 
@@ -27,8 +33,7 @@ def similarity(factors: Sequence[Factor], n: int, block: int = BLOCK, small: int
         block: rows whose products are taken at once.
         small: up to this many weights the result is in float64.
     """
-    precise = n * max((f.vectors.shape[1] for f in factors), default=0) <= small
-    result = np.empty((n, n), dtype=np.float64 if precise else np.float32)
+    result = np.empty((n, n), dtype=np.float64 if precise(factors, n, small) else np.float32)
     if not factors:
         result.fill(-1)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -38,27 +43,55 @@ def similarity(factors: Sequence[Factor], n: int, block: int = BLOCK, small: int
     return result
 
 
-def _lower(result: Floats, factor: Factor, first: bool, block: int) -> None:
-    """Takes the minimum with one stage (or stores the first), upper triangle by blocks of rows, mirrored."""
-    vectors = factor.with_bias().astype(result.dtype, copy=False)
-    squares = np.einsum("ij,ij->i", vectors, vectors)
-    directional = factor.rule in (Rule.ANY, Rule.POSITIVE)
-    if directional:
-        lengths = np.sqrt(squares)
-        vectors /= np.where(lengths == 0, 1, lengths)[:, None]
-    for start in range(0, len(vectors), block):
+def precise(factors: Sequence[Factor], n: int, small: int = SMALL) -> bool:
+    """Whether n channels are judged in float64."""
+    return n * max((f.vectors.shape[1] for f in factors), default=0) <= small
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One stage, ready to be compared: vectors [n, p], of length 1 where only their direction counts.
+
+    squares: [n] of their lengths before.
+    """
+
+    rule: Rule
+    vectors: Floats
+    squares: Floats
+
+    @staticmethod
+    def of(factor: Factor, kind: type[np.floating[Any]]) -> Stage:
+        """A stage in a type of floats."""
+        vectors = factor.with_bias().astype(kind, copy=False)
+        squares = np.einsum("ij,ij->i", vectors, vectors)
+        if factor.rule in (Rule.ANY, Rule.POSITIVE):
+            lengths = np.sqrt(squares)
+            vectors /= np.where(lengths == 0, 1, lengths)[:, None]
+        return Stage(factor.rule, vectors, squares)
+
+    def products(self, start: int, block: int = BLOCK) -> Floats:
+        """[block, n - start]: how alike channels from `start` on are to all from there on."""
         rows = slice(start, start + block)
-        gram = vectors[rows] @ vectors[start:].T
-        if not directional:
-            sums = squares[rows, None] + squares[None, start:]
+        gram: Floats = self.vectors[rows] @ self.vectors[start:].T
+        if self.rule not in (Rule.ANY, Rule.POSITIVE):
+            sums = self.squares[rows, None] + self.squares[None, start:]
             gram *= 2 / np.where(sums == 0, 1, sums)
-        if factor.rule in (Rule.ANY, Rule.ODD):
+        if self.rule in (Rule.ANY, Rule.ODD):
             np.abs(gram, out=gram)
         np.fmax(gram, -1, out=gram)  # a NaN becomes -1: not alike
         np.minimum(gram, 1, out=gram)
+        return gram
+
+
+def _lower(result: Floats, factor: Factor, first: bool, block: int) -> None:
+    """Takes the minimum with one stage (or stores the first), upper triangle by blocks of rows, mirrored."""
+    stage, n = Stage.of(factor, result.dtype.type), len(result)
+    for start in range(0, n, block):
+        rows = slice(start, start + block)
+        gram = stage.products(start, block)
         part = result[rows, start:]
         np.copyto(part, gram if first else np.minimum(part, gram))
-        for column in range(start, len(vectors), block):
+        for column in range(start, n, block):
             columns = slice(column, column + block)
             result[columns, rows] = result[rows, columns].T
 
@@ -71,6 +104,13 @@ def ratios(factor: Factor, j: Ints, m: Ints) -> Floats:
     if factor.rule is Rule.EQUAL:
         return np.ones(len(j))
     rows = factor.vectors.array()
+    sections = 1 + len(j) * rows.shape[1] // AT_ONCE
+    pairs = zip(np.array_split(j, sections), np.array_split(m, sections), strict=True)
+    return np.concatenate([_ratios(factor, rows, *pair) for pair in pairs])
+
+
+def _ratios(factor: Factor, rows: Floats, j: Ints, m: Ints) -> Floats:
+    """As `ratios`, [k] of few channels j [k] and m [k]; rows: [n, p] of the factor."""
     left, right = (np.hstack([rows[i], factor.bias[i]]).astype(np.float64) for i in (j, m))
     below = np.linalg.norm(right, axis=1)
     ratio = np.linalg.norm(left, axis=1) / np.where(below == 0, 1, below)

@@ -20,6 +20,10 @@ from onnx_condense.tracing.trace import Group, Slot, Trace
 Folds = tuple[dict[tuple[int, int], Array], dict[int, Floats], dict[tuple[int, int], Refit]]
 
 
+FOLDED_AT_ONCE = 256
+"""Rows of a consumer that are folded at once."""
+
+
 class Twin:
     """What the twin's weights are, given the merges applied so far.
 
@@ -125,8 +129,9 @@ class Twin:
         `main`, `ratio` and `constant`: [n], of every channel of the group.
         """
         slot = path.slot
-        weight = self.weight(slot.node, slot.input)
-        columns = by_channel(self.wide(slot.node, slot.input), slot.axes, slot.groups)
+        weight, stored = self.weight(slot.node, slot.input), self.stored(slot.node, slot.input)
+        wide = weight if stored is None else self.wide(slot.node, slot.input)
+        columns = by_channel(wide, slot.axes, slot.groups)
         place_of = {
             (u, r): p for u, r, p in zip(path.units.tolist(), path.rank.tolist(), path.places.tolist(), strict=True)
         }
@@ -136,22 +141,38 @@ class Twin:
             place_of[m, r]
             for m, r in zip(main[units[merged]].tolist(), path.rank[leaving][merged].tolist(), strict=True)
         ]
-        spread = (1,) * (columns.ndim - 1)
-        np.add.at(columns, targets, ratio[units[merged]].reshape(-1, *spread) * columns[places[merged]])
-        self._add_constant(slot, columns[places], places, constant[units])
-        columns[places] = 0
+        if constant[units].any():
+            self._add_constant(slot, columns[places].astype(np.float64), places, constant[units])
+        columns = _moved(columns, places, np.array(targets, dtype=np.int64), places[merged], ratio[units[merged]])
         folded = from_channels(columns, slot.axes, weight.shape, slot.groups)
-        stored = self.stored(slot.node, slot.input)
         if stored is not None:
             folded = stored.rounded(folded)
-        self.folded[slot.node, slot.input] = folded.astype(weight.dtype)
+        self.folded[slot.node, slot.input] = folded.astype(weight.dtype, copy=False)
 
     def _add_constant(self, slot: Slot, columns: Floats, places: Ints, constant: Floats) -> None:
         """Adds W · c, of constant parts c [k] of removed channels, to the consumer's bias."""
         action = self.trace.linear_map(slot.node)
-        if action is not None and constant.any():
+        if action is not None:
             shift = shift_of(slot, action, columns, places, constant)
             self.shift[slot.node] = self.shift.get(slot.node, 0.0) + shift
+
+
+def _moved(columns: Array, places: Ints, targets: Ints, sources: Ints, ratio: Floats) -> Array:
+    """[n, ...]: columns of a type, of which those at `places` [k] are zero now, in a new array.
+
+    Those at `sources` [m] were added before to those at `targets` [m], times `ratio` [m], in float64.
+    """
+    found = columns.copy(order="K")
+    whole = found if found.ndim > 1 else found[:, None]
+    touched, into = np.unique(targets, return_inverse=True)
+    for start in range(0, whole.shape[1], FOLDED_AT_ONCE):
+        part = whole[:, start : start + FOLDED_AT_ONCE]
+        wide = part[touched].astype(np.float64)
+        spread = (1,) * (wide.ndim - 1)
+        np.add.at(wide, into, ratio.reshape(-1, *spread) * part[sources].astype(np.float64))
+        part[touched] = wide.astype(found.dtype)
+        part[places] = 0
+    return found
 
 
 def shift_of(slot: Slot, action: Contraction, columns: Floats, places: Ints, constant: Floats) -> Floats:

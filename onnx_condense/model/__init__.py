@@ -1,9 +1,11 @@
 """Models: files, messages, graphs, sessions of onnxruntime, and inputs to run them on."""
 
 __all__ = [
+    "apart",
     "archives",
     "blame",
     "files",
+    "held",
     "inference",
     "inputs",
     "names",
@@ -15,4 +17,5 @@ __all__ = [
     "storage",
     "surgeon",
     "variation",
+    "wire",
 ]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from math import prod
+from math import gcd
 from pathlib import Path, PurePath
 from typing import BinaryIO, Protocol
 
 import onnx
-from onnx import helper
 from onnx.external_data_helper import uses_external_data
 
 from onnx_condense.errors import InputError
+from onnx_condense.model.held import Spill, byte_count, can_hold, content, is_held, refer
 from onnx_condense.model.protos import tensors
 
 CHUNK = 2**24
@@ -24,8 +24,13 @@ SMALLEST = 1024
 LARGEST = 2**30
 """Bytes of tensors that are no initializers and stay in the message: others read those that are in it more easily."""
 
-PACKED = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
-"""Bits per number of the types that share bytes."""
+PAGED = 2**20
+"""Tensors of this many bytes and more begin at multiples of a page in a file of their own, as ONNX recommends."""
+
+PAGE = 4096
+
+MOST_ALIGNED = 2**16
+"""The largest alignment that is taken over from an original."""
 
 
 class Digest(Protocol):
@@ -82,14 +87,33 @@ def chunks(file: BinaryIO) -> Iterator[bytes]:
         yield chunk
 
 
-def take_in(model: onnx.ModelProto, path: Path, digest: Digest) -> int:
+def alignment(model: onnx.ModelProto) -> int:
+    """The power of 2 at whose multiples all tensors begin that lie in other files; 1 where that says nothing."""
+    offsets = [int(_stated(tensor, "offset") or 0) for tensor in outside(model) if _stated(tensor, "offset").isdigit()]
+    found = gcd(MOST_ALIGNED, *offsets)
+    return found if any(offsets) else 1
+
+
+def sizes(found: Iterable[str], path: Path) -> int:
+    """Bytes of the files of these names beside a model. Raises InputError where one is missing."""
+    total = 0
+    for name in found:
+        with opened(path, name) as file:
+            total += file.seek(0, 2)
+    return total
+
+
+def take_in(model: onnx.ModelProto, path: Path, digest: Digest, spill: Spill | None = None) -> int:
     """Reads weights into the message, in place, and their files, by name, into a digest; returns the files' bytes.
+
+    Large initializers stay where they are, and are held, where a `spill` takes those that cannot.
 
     Raises InputError where a file is missing or too short.
     """
     inside: dict[str, list[onnx.TensorProto]] = {name: [] for name in names(model, path)}
     for tensor in outside(model):
         inside[_name(tensor, path)].append(tensor)
+    stays = {id(tensor) for tensor in model.graph.initializer} if spill is not None else set()
     total = 0
     for name, members in inside.items():
         with opened(path, name) as file:
@@ -97,13 +121,40 @@ def take_in(model: onnx.ModelProto, path: Path, digest: Digest) -> int:
                 digest.update(chunk)
             size = file.tell()
             for tensor in members:
-                _fill(tensor, file, size, path)
+                offset = _offset(tensor, size, path)
+                found = place(path, name)
+                if spill is None or id(tensor) not in stays or not can_hold(tensor, found):
+                    _fill(tensor, file, offset, path)
+                elif can_hold(tensor, found, offset):
+                    refer(tensor, found, offset)
+                else:
+                    refer(tensor, spill.path, spill.add(part(file, offset, byte_count(tensor))))
         total += size
     return total
 
 
-def _fill(tensor: onnx.TensorProto, file: BinaryIO, size: int, path: Path) -> None:
-    label, needed = tensor.name or "a constant", _bytes(tensor)
+def digest_of(model: onnx.ModelProto, path: Path, digest: Digest) -> int:
+    """Reads the files that hold weights of a model, by name, into a digest; returns their bytes. Raises InputError."""
+    total = 0
+    for name in names(model, path):
+        with opened(path, name) as file:
+            for chunk in chunks(file):
+                digest.update(chunk)
+                total += len(chunk)
+    return total
+
+
+def part(file: BinaryIO, offset: int, length: int) -> Iterator[bytes]:
+    """A part of a file, bit by bit."""
+    file.seek(offset)
+    while length > 0 and (chunk := file.read(min(CHUNK, length))):
+        length -= len(chunk)
+        yield chunk
+
+
+def _offset(tensor: onnx.TensorProto, size: int, path: Path) -> int:
+    """Where a tensor begins in its file of so many bytes. Raises InputError where it does not lie in it."""
+    label, needed = tensor.name or "a constant", byte_count(tensor)
     try:
         offset = int(_stated(tensor, "offset") or 0)
         length = int(_stated(tensor, "length") or needed)
@@ -113,6 +164,11 @@ def _fill(tensor: onnx.TensorProto, file: BinaryIO, size: int, path: Path) -> No
         raise InputError(
             f"the external data of {path} is damaged ({label} does not fit into {_name(tensor, path)}): export it again"
         )
+    return offset
+
+
+def _fill(tensor: onnx.TensorProto, file: BinaryIO, offset: int, path: Path) -> None:
+    needed = byte_count(tensor)
     file.seek(offset)
     data = file.read(needed)
     if len(data) < needed:
@@ -120,18 +176,6 @@ def _fill(tensor: onnx.TensorProto, file: BinaryIO, size: int, path: Path) -> No
     tensor.raw_data = data
     tensor.data_location = onnx.TensorProto.DEFAULT
     del tensor.external_data[:]
-
-
-def _bytes(tensor: onnx.TensorProto) -> int:
-    """How many bytes the numbers of a tensor take; -1 for what has no such size."""
-    try:
-        name = onnx.TensorProto.DataType.Name(tensor.data_type)
-        kind = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    except (KeyError, ValueError):
-        return -1
-    if kind.hasobject or any(size < 0 for size in tensor.dims):
-        return -1
-    return -(-prod(tensor.dims) * PACKED.get(name, 8 * kind.itemsize) // 8)
 
 
 def _stated(tensor: onnx.TensorProto, key: str) -> str:
@@ -160,22 +204,40 @@ def movable(model: onnx.ModelProto) -> list[onnx.TensorProto]:
     """The tensors that go into a file of their own: initializers, and all others where those are too large to stay."""
     found = _large(model.graph.initializer)
     everything = _large(tensors(model))
-    left = sum(len(tensor.raw_data) for tensor in everything) - sum(len(tensor.raw_data) for tensor in found)
+    left = sum(len(content(tensor)) for tensor in everything) - sum(len(content(tensor)) for tensor in found)
     return found if left < LARGEST else everything
 
 
 def _large(found: Iterable[onnx.TensorProto]) -> list[onnx.TensorProto]:
-    return [tensor for tensor in found if len(tensor.raw_data) >= SMALLEST]
+    return [tensor for tensor in found if is_held(tensor) or len(content(tensor)) >= SMALLEST]
 
 
-def move_out(moved: Sequence[onnx.TensorProto], location: str) -> None:
-    """Makes tensors name the file that holds their numbers, one after the other, in place of the numbers."""
-    offset = 0
+def layout(moved: Iterable[onnx.TensorProto], step: int) -> list[int]:
+    """Where tensors begin in a file of their own, one after the other: at multiples of `step`, large ones of a page."""
+    found, end = [], 0
     for tensor in moved:
-        length = len(tensor.raw_data)
+        length = len(content(tensor))
+        unit = max(step, PAGE) if length >= PAGED else step
+        found.append(-(-end // unit) * unit)
+        end = found[-1] + length
+    return found
+
+
+def stream(moved: Sequence[onnx.TensorProto], offsets: Sequence[int]) -> Iterator[bytes | memoryview]:
+    """The bytes of that file."""
+    end = 0
+    for tensor, offset in zip(moved, offsets, strict=True):
+        yield bytes(offset - end)
+        yield (data := content(tensor))
+        end = offset + len(data)
+
+
+def move_out(moved: Sequence[onnx.TensorProto], offsets: Sequence[int], location: str) -> None:
+    """Makes tensors name the file that holds their numbers, in place of the numbers."""
+    for tensor, offset in zip(moved, offsets, strict=True):
+        length = len(content(tensor))
         del tensor.external_data[:]
         for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
             tensor.external_data.add(key=key, value=value)
         tensor.data_location = onnx.TensorProto.EXTERNAL
         tensor.ClearField("raw_data")
-        offset += length

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from onnx.external_data_helper import uses_external_data
 from onnx_condense._version import __version__
 from onnx_condense.documents import check_regular, remove_unheld, write_atomically, written
 from onnx_condense.errors import InputError
-from onnx_condense.model import data_files
+from onnx_condense.model import data_files, wire
 from onnx_condense.model.checking import checked, loops
+from onnx_condense.model.held import HELD_FROM, Spill, byte_count, can_hold, refer
 from onnx_condense.model.protos import PROTOBUF_LIMIT, serialize
 from onnx_condense.trust import takes_in
 
@@ -33,12 +35,14 @@ class Source:
     """A model as it came in. `proto` is never changed.
 
     Attributes:
-        proto: the model, with external data loaded.
+        proto: the model; large weights of a large one are held in files (`model/held.py`), all others are in it.
         sha256: of the file and of its external data files, in order of name; of the message for a model in memory.
         size: bytes on disk (external data included), or of the serialized message.
         path: the file, None for a model in memory.
         external: the files that hold weights, by their paths from its folder.
         plain: whether onnxruntime reads the file as we do: what lies in other files are initializers of the graph.
+        step: at multiples of which its tensors begin in other files.
+        spill: weights that are held in a temporary file, while this object lives.
     """
 
     proto: onnx.ModelProto
@@ -47,19 +51,54 @@ class Source:
     path: Path | None
     external: tuple[str, ...]
     plain: bool = True
+    step: int = 1
+    spill: Spill | None = None
 
 
-def load(model: str | os.PathLike[str] | onnx.ModelProto) -> Source:
-    """Reads a model from a file, or takes one in memory. Raises InputError with what to do."""
+def load(model: str | os.PathLike[str] | onnx.ModelProto, hold: bool = True) -> Source:
+    """Reads a model from a file, or takes one in memory. Raises InputError with what to do.
+
+    `hold`: whether large weights of a large model may stay in files.
+    """
     if isinstance(model, onnx.ModelProto):
         data_files.check_inside(model)
-        data = model.SerializeToString(deterministic=True)
-        takes_in(len(data), loops(model))
-        return Source(checked(model, "the model"), hashlib.sha256(data).hexdigest(), len(data), None, ())
+        size = wire.size(model)
+        if size >= PROTOBUF_LIMIT:
+            raise InputError("the model in memory is larger than 2 GB: save it to a file and pass its path")
+        takes_in(size, loops(model))
+        return Source(checked(model, "the model"), digest_of(model), size, None, ())
     path = Path(model)
     if path.is_dir():
         raise InputError(f"{path} is a folder: pass an .onnx file")
     check_regular(path)
+    read = _read(path, hold)
+    proto = checked(read.proto, str(path))
+    beside, moved, step = data_files.names(proto, path), data_files.outside(proto), data_files.alignment(proto)
+    plain = len(moved) == sum(map(uses_external_data, proto.graph.initializer))
+    digest, spill = hashlib.sha256(), Spill() if read.holes else None
+    size = inside = _take(replace(read, proto=proto), path, digest, spill)
+    if moved:
+        held = hold and size + data_files.sizes(beside, path) >= HELD_FROM
+        spill = spill or (Spill() if held else None)
+        size += data_files.take_in(proto, path, digest, spill if held else None)
+    takes_in(size - inside, loops(proto))
+    return Source(proto, digest.hexdigest(), size, path, beside, plain, step, spill)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A file that was read. data: its bytes; b"" where large tensors were left out, which lie at `holes`."""
+
+    proto: onnx.ModelProto
+    data: bytes
+    holes: Mapping[int, tuple[int, int]]
+
+
+def _read(path: Path, hold: bool) -> _Read:
+    """Reads a file, but for large weights of a large one where `hold` says so. Raises InputError."""
+    found = _outlined(path) if hold else None
+    if found is not None:
+        return found
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -71,13 +110,67 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> Source:
     except DecodeError as error:
         why = "or it is cut short, or its bodies nest more than 30 deep"
         raise InputError(f"{path} is not an ONNX file ({why}): export the model again") from error
-    proto = checked(proto, str(path))
-    digest = hashlib.sha256(data)
-    beside, moved = data_files.names(proto, path), data_files.outside(proto)
-    plain = len(moved) == sum(map(uses_external_data, proto.graph.initializer))
-    size = len(data) + data_files.take_in(proto, path, digest)
-    takes_in(size - len(data), loops(proto))
-    return Source(proto, digest.hexdigest(), size, path, beside, plain)
+    return _Read(proto, data, {})
+
+
+def _outlined(path: Path) -> _Read | None:
+    """A large file without its large weights; None for any other, and for what is not written as is usual."""
+    try:
+        if not path.is_file() or path.stat().st_size < HELD_FROM:
+            return None
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            model, holes = wire.outline(memoryview(data))
+        takes_in(path.stat().st_size)
+        proto = onnx.ModelProto.FromString(model)
+    except (OSError, DecodeError, wire.Malformed, BufferError):
+        return None
+    tensors = proto.graph.initializer
+    lengths = [(tensors[index], end - start) for index, (start, end) in holes.items()]
+    fits = all(can_hold(tensor, path) and byte_count(tensor) == length for tensor, length in lengths)
+    return _Read(proto, b"", holes) if holes and fits else None
+
+
+def _take(read: _Read, path: Path, digest: data_files.Digest, spill: Spill | None) -> int:
+    """Takes a file's bytes into a digest, and copies what was left out to where it can be mapped; returns its size."""
+    if spill is None:
+        digest.update(read.data)
+        return len(read.data)
+    with open(path, "rb") as file:
+        place = 0
+        for index, (start, end) in sorted(read.holes.items(), key=lambda hole: hole[1]):
+            for chunk in data_files.part(file, place, start - place):
+                digest.update(chunk)
+            offset = spill.add(_hashed(data_files.part(file, start, end - start), digest))
+            refer(read.proto.graph.initializer[index], spill.path, offset)
+            place = end
+        for chunk in data_files.chunks(file):
+            digest.update(chunk)
+        return file.tell()
+
+
+def _hashed(chunks: Iterable[bytes], digest: data_files.Digest) -> Iterator[bytes]:
+    for chunk in chunks:
+        digest.update(chunk)
+        yield chunk
+
+
+def digest_of(model: onnx.ModelProto) -> str:
+    """The sha256 of a model's bytes."""
+    digest = hashlib.sha256()
+    for piece in wire.pieces(model):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def fingerprint(path: Path) -> tuple[str, int]:
+    """The sha256 and the bytes of a model's file and its external data, as `Source` has them. Raises InputError."""
+    digest, size, proto = hashlib.sha256(), 0, _read(path, hold=True).proto
+    with open(path, "rb") as file:
+        for chunk in data_files.chunks(file):
+            digest.update(chunk)
+            size += len(chunk)
+    size += data_files.digest_of(proto, path, digest)
+    return digest.hexdigest(), size
 
 
 def external_files(path: Path) -> tuple[str, ...]:
@@ -87,8 +180,8 @@ def external_files(path: Path) -> tuple[str, ...]:
     """
     check_regular(path)
     try:
-        model = onnx.load(path, load_external_data=False)
-    except (OSError, DecodeError):
+        model = _read(path, hold=True).proto
+    except InputError:
         return ()
     return data_files.names(model, path)
 
@@ -116,7 +209,7 @@ def identity(path: Path) -> tuple[int, int] | None:
     return found.st_ino, found.st_mtime_ns
 
 
-def save(model: onnx.ModelProto, path: Path, external: bool = False, source: Path | None = None) -> int:
+def save(model: onnx.ModelProto, path: Path, external: bool = False, source: Path | None = None, step: int = 1) -> int:
     """Writes a model so that, whatever happens, what was there before or the new one is there, whole.
 
     Weights go to a file of their own when the source kept them outside too, or when they do not fit into one message.
@@ -128,25 +221,27 @@ def save(model: onnx.ModelProto, path: Path, external: bool = False, source: Pat
         path: of the model.
         external: whether weights go to a file of their own, as far as they are large and `path` is no device or pipe.
         source: a model whose data stay in any case.
+        step: at multiples of which tensors begin in that file.
 
     Returns:
         The bytes written.
     """
     try:
         external = external and (path.is_file() or not path.exists())
-        if not external and model.ByteSize() < PROTOBUF_LIMIT:
-            return write_atomically(path, serialize(model))
+        if not external and wire.size(model) < PROTOBUF_LIMIT:
+            with written(path, wire.pieces(model)) as size:
+                return size
         apart = onnx.ModelProto()
         apart.CopyFrom(model)
         moved = data_files.movable(apart)
         if not moved:
             return write_atomically(path, serialize(apart))
-        digest = hashlib.sha256()
-        for tensor in moved:
-            digest.update(tensor.raw_data)
+        offsets, digest = data_files.layout(moved, step), hashlib.sha256()
+        for chunk in data_files.stream(moved, offsets):
+            digest.update(chunk)
         location = f"{path.name}.{digest.hexdigest()[:DIGITS]}.data"
-        with written(path.with_name(location), (tensor.raw_data for tensor in moved), like=path) as size:
-            data_files.move_out(moved, location)
+        with written(path.with_name(location), data_files.stream(moved, offsets), like=path) as size:
+            data_files.move_out(moved, offsets, location)
             return size + write_atomically(path, serialize(apart))
     finally:
         _tidy(path, source)
@@ -192,7 +287,7 @@ def copy(source: Source, target: Path) -> bool:
     elsewhere = source.path.absolute().parent != target.absolute().parent
     missing = [name for name in source.external if elsewhere and not _is_there(source.path, target, name)]
     if not all(_is_free(target, name) for name in missing):
-        save(source.proto, target, external=True, source=source.path)
+        save(source.proto, target, external=True, source=source.path, step=source.step)
         return False
     before, undo = identity(target), ExitStack()
     try:

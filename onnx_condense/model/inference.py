@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
+from onnx_condense.model.held import byte_count, is_held
+
 NO_TENSOR = -1
 
 
@@ -69,10 +71,16 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     named = {t.name for t in model.graph.initializer}
     small.graph.input.extend(v for v in model.graph.input if v.name not in named)
     for tensor in model.graph.initializer:
-        if tensor.ByteSize() <= 1024:
+        if _is_small(tensor):
             small.graph.initializer.append(tensor)
         else:
             small.graph.input.append(
                 onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
             )
     return small
+
+
+def _is_small(tensor: onnx.TensorProto) -> bool:
+    """Whether a tensor takes at most a kilobyte of the message."""
+    many = (is_held(tensor) or tensor.HasField("raw_data")) and byte_count(tensor) > 1024
+    return not many and tensor.ByteSize() <= 1024

@@ -20,7 +20,7 @@ from onnx_condense.model.archives import read_archive
 from onnx_condense.model.draws import DRAWS, NORMAL, Draw
 from onnx_condense.model.expressions import Expression, expressions
 from onnx_condense.model.outputs import LABELS, Outputs, arrays, finite, share_told
-from onnx_condense.model.runtime import Session, run, session
+from onnx_condense.model.runtime import Session, run, sizing
 from onnx_condense.trust import INPUTS, takes_in
 
 Feed = dict[str, Array]
@@ -226,7 +226,7 @@ def _generate(model: onnx.ModelProto, specs: list[InputSpec], seed: int) -> Draw
     """Standard normal floats, integers within their vocabulary. Symbolic sizes are tried until onnxruntime runs."""
     per_sample = max(1, sum(prod(d for d in spec.dims if isinstance(d, int)) for spec in specs))
     room = max(1, ELEMENTS // per_sample)
-    runner = session(model, optimize=False)
+    runner = sizing(model)
     last: InputError | None = None
     for symbols, batch in _sizes_tried(specs, max(2, min(SAMPLES, room))):
         try:

@@ -13,6 +13,7 @@ import onnx
 from onnx import numpy_helper
 
 from onnx_condense.arrays import Array, Shape
+from onnx_condense.model.held import Spill
 from onnx_condense.model.protos import names_read, read_by, still_read, unused
 
 
@@ -90,26 +91,29 @@ class Rebuilt:
         for sparse in self._sparse:
             yield sparse.values.name, tuple(sparse.values.dims), sparse.values.data_type
 
-    def message(self, shapes: Mapping[str, Shape], provenance: Mapping[str, Any]) -> onnx.ModelProto:
+    def message(
+        self, shapes: Mapping[str, Shape], provenance: Mapping[str, Any], spill: Spill | None = None
+    ) -> onnx.ModelProto:
         """The model.
 
         Args:
             shapes: the concrete shapes of the tensors that became smaller, for value_info.
             provenance: what goes into metadata_props.
+            spill: takes large weights that are new; without one they are in the message.
         """
         result = onnx.ModelProto()
         result.CopyFrom(self.original)
         graph = result.graph
         del graph.node[:]
         graph.node.extend(self.nodes)
-        self._write_initializers(result)
+        self._write_initializers(result, spill)
         _update_value_info(graph, shapes)
         for key, value in provenance.items():
             text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
             _set_metadata(result, f"onnx_condense.{key}", text)
         return result
 
-    def _write_initializers(self, result: onnx.ModelProto) -> None:
+    def _write_initializers(self, result: onnx.ModelProto, spill: Spill | None) -> None:
         """Keeps the order and the bytes of what stays, replaces what changed, appends what is new."""
         graph = result.graph
         del graph.initializer[:], graph.sparse_initializer[:]
@@ -118,16 +122,22 @@ class Rebuilt:
             if content is None:
                 graph.initializer.append(tensor)
                 continue
-            replaced = numpy_helper.from_array(np.asarray(content), tensor.name)
+            replaced = _tensor(tensor.name, content, spill)
             replaced.doc_string = tensor.doc_string
             graph.initializer.append(replaced)
         kept = {t.name for t in graph.initializer} | {t.values.name for t in self._sparse}
         for name, content in self.added():
-            tensor = numpy_helper.from_array(np.asarray(content), name)
+            tensor = _tensor(name, content, spill)
             graph.initializer.append(tensor)
             if result.ir_version < 4:  # every initializer had to be an input too
                 graph.input.append(onnx.helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
         _update_inputs(graph, self._known - kept)
+
+
+def _tensor(name: str, content: Content, spill: Spill | None) -> onnx.TensorProto:
+    value = np.asarray(content)
+    held = spill.keep(name, value) if spill is not None else None
+    return numpy_helper.from_array(value, name) if held is None else held
 
 
 def _described(content: Content) -> tuple[Shape, int]:

@@ -11,16 +11,21 @@ from weakref import WeakSet
 
 import onnx
 import onnxruntime as ort
+from google.protobuf.message import EncodeError
 
 from onnx_condense.arrays import Array
 from onnx_condense.errors import InputError, UsageError, first_line
 from onnx_condense.model.checking import loops
-from onnx_condense.model.protos import PROTOBUF_LIMIT, opset_of
+from onnx_condense.model.held import ROOT, holds, let_go
+from onnx_condense.model.protos import opset_of
 from onnx_condense.trust import LimitError, has_read_loops, trusted
 
 Session: TypeAlias = ort.InferenceSession
 
 CPU = "CPUExecutionProvider"
+
+FOLDER = "session.model_external_initializers_file_folder_path"
+"""onnxruntime's option for where it finds the files that a model in memory names."""
 
 PLACE = re.compile(r"^\S+\.(cc|h):\d+ [^'\n]*?::[^'\n]*?\) (?=[A-Z])")
 """Where in its own source, and in which C++ function, onnxruntime found something: nothing to a user."""
@@ -42,9 +47,10 @@ ort.set_default_logger_severity(4)
 
 def to_bytes(model: onnx.ModelProto) -> bytes:
     """A model as onnxruntime takes it. Raises InputError where protobuf does not allow its size."""
-    if model.ByteSize() >= PROTOBUF_LIMIT:
-        raise InputError("the model is larger than 2 GB: it cannot be verified in memory; split it")
-    return model.SerializeToString()
+    try:
+        return model.SerializeToString()
+    except (EncodeError, ValueError) as error:
+        raise InputError("the model in memory is larger than 2 GB: save it to a file and pass its path") from error
 
 
 def session(
@@ -65,20 +71,43 @@ def session(
         provider: onnxruntime's name of what executes.
         profile_to: start of the path of the file that `end_profiling` writes; "" for no profile.
     """
-    opset, timed = OLDEST, has_read_loops()
-    if isinstance(model, onnx.ModelProto):
-        opset, timed, model = opset_of(model.opset_import), loops(model), to_bytes(model)
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
+    options = _options(optimize)
     options.intra_op_num_threads = threads
-    level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     options.optimized_model_filepath = save_to
     options.enable_profiling = bool(profile_to)
     if profile_to:
         options.profile_file_prefix = profile_to
+    return _opened(model, options, provider)
+
+
+def sizing(model: onnx.ModelProto) -> Session:
+    """A session that is asked for sizes: nothing is optimized, and held weights stay where they are.
+
+    Raises InputError when onnxruntime refuses the model.
+    """
+    options = _options(optimize=False)
+    if holds(model):
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    return _opened(model, options, CPU)
+
+
+def _options(optimize: bool) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     options.add_session_config_entry("session.force_spinning_stop", "1")  # else idle sessions burn the others' cores
     _bring(options)
+    return options
+
+
+def _opened(model: onnx.ModelProto | bytes | Path, options: ort.SessionOptions, provider: str) -> Session:
+    opset, timed = OLDEST, has_read_loops()
+    if isinstance(model, onnx.ModelProto):
+        opset, timed, model = opset_of(model.opset_import), loops(model), to_bytes(model)
+    if isinstance(model, bytes):
+        let_go()
+        options.add_session_config_entry(FOLDER, ROOT)
     try:
         made = ort.InferenceSession(model, options, providers=[provider])
     except Exception as error:  # onnxruntime's exception classes share no public base

@@ -17,7 +17,7 @@ import onnxruntime as ort
 from onnx_condense.errors import InputError
 from onnx_condense.model.expressions import Expression, expressions
 from onnx_condense.model.inputs import Feed, InputSpec, random_feed
-from onnx_condense.model.runtime import run, session
+from onnx_condense.model.runtime import run, sizing
 
 Change = Callable[[int], int]
 Sizes = Mapping[str, int]
@@ -148,7 +148,7 @@ class _Search:
         symbols = _Symbols.of(specs, feed)
         base = {name: size for name, size in symbols.sizes.items() if name not in symbols.bound}
         most = max(ELEMENTS, 4 * sum(array.size for array in feed.values()))
-        return _Search(session(model, optimize=False), specs, symbols, base, seed, most, seen=[base])
+        return _Search(sizing(model), specs, symbols, base, seed, most, seen=[base])
 
     def tried(self, sizes: Sizes) -> Feed | None:
         """A feed with these sizes of the free symbols, None where the model does not run on it."""

@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 
 from onnx_condense.arrays import FLOATS, Array, FloatType, Shape
 from onnx_condense.errors import InputError
+from onnx_condense.model.held import numbers
 from onnx_condense.model.inference import NO_TENSOR, element_types
 from onnx_condense.model.inputs import Feed
 from onnx_condense.model.protos import opset_of, sparse_sizes
@@ -87,7 +88,7 @@ class Facts:
     def value_by_name(self, name: str) -> Array | None:
         """As `value`, of any shape, for a name."""
         if name not in self._values and name in self.initializers:
-            self._values[name] = numpy_helper.to_array(self.initializers[name])
+            self._values[name] = numbers(self.initializers[name])
         return self._values.get(name)
 
     def _constant(self, name: str) -> Array | None:

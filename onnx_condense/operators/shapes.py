@@ -11,7 +11,7 @@ from onnx_condense.arrays import Array, Shape
 from onnx_condense.model.inputs import Feed
 from onnx_condense.model.names import Names
 from onnx_condense.model.parts import prefix
-from onnx_condense.model.runtime import run, session
+from onnx_condense.model.runtime import run, sizing
 
 SHAPE_OPS = ("Shape", "Size")
 """Operators that make numbers of a shape."""
@@ -36,7 +36,7 @@ def probe(model: onnx.ModelProto, names: Collection[str], feeds: Sequence[Feed])
     for index, name in enumerate(names):
         part.graph.node.add(op_type="Shape", input=[name], output=[f"{stem}{index}"])
         part.graph.output.add(name=f"{stem}{index}")
-    asked = session(part, optimize=False)
+    asked = sizing(part)
     for known, feed in zip(shapes, feeds, strict=True):
         values = run(asked, None, feed)
         known.update((name, tuple(int(size) for size in value)) for name, value in zip(names, values, strict=True))

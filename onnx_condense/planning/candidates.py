@@ -7,14 +7,17 @@ from dataclasses import dataclass, replace
 
 import onnx
 
+from onnx_condense.rewriting.writer import Written
+
 
 @dataclass(frozen=True)
 class Candidate:
-    """What would be written for a twin, and its size."""
+    """What would be written for a twin, and its size. written: keeps the model's weights in their place."""
 
     model: onnx.ModelProto
     parameters: int
     macs: int
+    written: Written | None = None
 
 
 @dataclass(frozen=True)

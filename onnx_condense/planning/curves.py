@@ -47,7 +47,8 @@ def curves_of(
         feeds: inputs on which the sensitivity of the outputs is measured.
         progress: called with the name of each stage.
     """
-    expected = results(write(planner.original, {}).model, feeds)
+    written = write(planner.original, {})
+    expected = results(written.model, feeds)
     sensitivity = _Sensitivity(planner, estimate, feeds, expected)
     groups = [group for group in planner.groups if group.index not in planner.quantized]
     orders = Orders(planner, estimate)
@@ -110,7 +111,8 @@ class _Sensitivity:
         twin = self.planner.without({group.index: gone})
         if self.planner.manner(group).refits:
             refit_by_moments(twin, self.estimate)
-        return compare(self.expected, results(write(twin, {}).model, self.feeds)).error
+        written = write(twin, {})
+        return compare(self.expected, results(written.model, self.feeds)).error
 
 
 # ---------------------------------------------------------------------------------------------------- orders

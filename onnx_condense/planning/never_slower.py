@@ -161,7 +161,8 @@ class _Candidates:
     def _measure(self, twin: Twin) -> tuple[SetupLatency, ...]:
         """Ratios, up to the first setup in which the candidate is slower; that one is tried first from then on."""
         self.count += 1
-        save(write(twin, {}).model, self.candidate, self.external)
+        written = write(twin, {})
+        save(written.model, self.candidate, self.external)
         found = []
         for setup in self.setups:
             pair = [self.original, self.candidate]

@@ -84,8 +84,11 @@ class Run:
         """The very model that would be written for a twin."""
         self.calibrate(twin)
         written = write(twin, files.provenance(self.opened.source, self.stated))
-        return Candidate(written.model, parameters_of(twin), written.macs // self.opened.batch)
+        return Candidate(written.model, parameters_of(twin), written.macs // self.opened.batch, written)
 
 
 def _error(measure: ApproximationError, twin: Twin) -> float:
-    return measure(write(twin, {}).model) if twin.plans else 0.0
+    if not twin.plans:
+        return 0.0
+    written = write(twin, {})
+    return measure(written.model)

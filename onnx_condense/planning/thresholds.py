@@ -16,6 +16,7 @@ from onnx_condense.merging.judging import Judgement, judge, unjudged
 from onnx_condense.merging.methods import Manner, manner_of
 from onnx_condense.merging.plan import GroupPlan
 from onnx_condense.merging.twin import Twin
+from onnx_condense.model.held import let_go
 from onnx_condense.options import Method, Options
 from onnx_condense.planning.planned import NOTHING, Aside, Planned
 from onnx_condense.planning.selection import thresholds_of
@@ -189,6 +190,8 @@ class Planner:
             return judge(twin, group, self.manner(group))
         except Exception as error:
             return unjudged(twin, group, self.manner(group), unforeseen(error, group.layers[0]))
+        finally:
+            let_go()
 
 
 @contextmanager

@@ -13,11 +13,11 @@ import onnx
 from onnx_condense.arrays import FLOAT32, FLOATS, Array
 from onnx_condense.documents import finite, head
 from onnx_condense.errors import InputError
+from onnx_condense.model import apart
 from onnx_condense.model.blame import blamed
 from onnx_condense.model.files import load
 from onnx_condense.model.inputs import Feed, draw_feeds
 from onnx_condense.model.outputs import LABELS, Outputs, arrays, tells
-from onnx_condense.model.runtime import run, session
 from onnx_condense.model.surgeon import import_graph
 from onnx_condense.operators.specs import model_specs
 
@@ -201,9 +201,8 @@ def _size(output: OutputComparison) -> tuple[bool, float]:
 
 def results(model: onnx.ModelProto, feeds: Iterable[Feed], optimize: bool = True) -> list[dict[str, Array]]:
     """Runs a model on every feed: its outputs, of any shape, by name, flattened as by `arrays`. Raises InputError."""
-    runner = session(model, optimize=optimize)
-    names = [o.name for o in runner.get_outputs()]
-    return [arrays(names, run(runner, names, feed)) for feed in feeds]
+    found = apart.outputs(model, list(feeds), optimize)
+    return [arrays(values, values.values()) for values in found]
 
 
 def is_told(told: bool | None, expected: Results, feeds: Sequence[Feed]) -> bool:

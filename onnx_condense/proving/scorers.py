@@ -15,6 +15,7 @@ import onnx
 from onnx_condense import processes
 from onnx_condense.errors import EvaluationError, InputError, UsageError, VerificationError, first_line
 from onnx_condense.model import files
+from onnx_condense.model.held import filled
 from onnx_condense.model.inputs import Feed
 from onnx_condense.options import PLACE, Options
 from onnx_condense.proving.compare import NOTHING_TOLD, Results, compare, results
@@ -85,7 +86,7 @@ class FunctionScore:
     def __call__(self, model: onnx.ModelProto) -> float:
         """Raises EvaluationError."""
         given = type(model)()
-        given.CopyFrom(model)
+        given.CopyFrom(filled(model))
         try:
             score = self.function(given)
         except Exception as error:  # it may raise anything

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
-from onnx_condense.arrays import FLOAT32, FLOATS
+from onnx_condense.arrays import FLOAT32, FLOATS, Array
 from onnx_condense.errors import InputError, VerificationError
+from onnx_condense.model import apart, wire
 from onnx_condense.model.inputs import Feed
-from onnx_condense.model.parts import observe
+from onnx_condense.model.parts import observe, prefix
 from onnx_condense.operators.answers import Role
 from onnx_condense.operators.queries import branch_sources
 from onnx_condense.options import Options
@@ -272,7 +273,14 @@ def _inner(traced: Trace, small: Written, twin: Written) -> Verification:
     if not names:
         return Verification((), 0, told=False)
     feeds = [traced.facts.feed]
-    left, right = ([*observe(written.traced, names, feeds, optimize=False)] for written in (twin, small))
+    left, right = (_observed(written.traced, names, feeds) for written in (twin, small))
     alive = small.alive
     narrow = [{n: alive[n].of(value) if n in alive else value for n, value in found.items()} for found in left]
     return replace(compare(narrow, right), told=is_told(None, narrow, feeds))
+
+
+def _observed(model: onnx.ModelProto, names: Sequence[str], feeds: Sequence[Feed]) -> list[Mapping[str, Array]]:
+    """The values of tensors inside a model, of any shape, feed by feed. Raises InputError."""
+    if wire.size(model) < apart.APART_FROM:
+        return [*observe(model, names, feeds, optimize=False)]
+    return [*apart.outputs(prefix(model, names), feeds, optimize=False)]

@@ -67,7 +67,7 @@ def to_module(model: Model) -> Graph:
 
     Raises InputError for operators that are not among `OPERATORS`, local functions, and other domains than ONNX's.
     """
-    proto = load(model).proto
+    proto = load(model, hold=False).proto
     refused = sorted(
         {n.op_type for n in proto.graph.node if n.domain not in ("", "ai.onnx") or n.op_type not in OPERATORS}
     )

@@ -51,12 +51,12 @@ def state_of(condensed: Model, module: torch.nn.Module | None = None, original: 
 
     Raises InputError when a file cannot be read.
     """
-    proto = load(condensed).proto
+    proto = load(condensed, hold=False).proto
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}
-    renamed = {} if module is None or original is None else _renamed(module, load(original).proto)
+    renamed = {} if module is None or original is None else _renamed(module, load(original, hold=False).proto)
     names = {initializer: name for name, (initializer, _) in renamed.items()}
     turned = {name for name, (_, is_turned) in renamed.items() if is_turned}
-    for initializer, name, is_turned in () if original is None else _computed(load(original).proto):
+    for initializer, name, is_turned in () if original is None else _computed(load(original, hold=False).proto):
         if initializer in stored:
             names[initializer] = name
             turned |= {name} if is_turned else set()
@@ -134,7 +134,7 @@ def written_back(module: torch.nn.Module, condensed: Model, state: State | None 
     Raises InputError when a tensor of the module has another shape than in the file.
     """
     proto = onnx.ModelProto()
-    proto.CopyFrom(load(condensed).proto)
+    proto.CopyFrom(load(condensed, hold=False).proto)
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}
     for initializer, value in trained(module, state or SHRUNKEN.get(module) or state_of(condensed)):
         tensor = stored[initializer]

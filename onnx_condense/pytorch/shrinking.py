@@ -161,7 +161,7 @@ RULES: Mapping[type | tuple[type, ...], Callable[[Any, Sizes, int | None], None]
 
 def _check(module: torch.nn.Module, condensed: Model) -> None:
     """Runs both on generated inputs. Raises VerificationError."""
-    proto = load(condensed).proto
+    proto = load(condensed, hold=False).proto
     feed = draw_feeds(proto, input_specs(proto), None, {}, 0).feeds[0]
     wanted = run(session(proto), None, feed)
     was_training, last = module.training, _Last(module)

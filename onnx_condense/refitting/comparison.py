@@ -140,7 +140,7 @@ class SideBySide:
         target = fixed.makes or fixed.reads
         others = [] if other is None else [other.channels.tensor]
         before = self._original.reach(self._twin.trace.facts.model, [target.tensor, *others])
-        traced = write(self._twin, {}).traced
+        traced = write(self._twin, {}, hold=False).traced
         after = self._condensed.reach(traced, [(producer or consumer).fixed.reads.tensor, *others])
         between_them = None if producer is None else link(traced, producer.fixed, fixed)
         return Comparison(fixed, before, after, between_them, target, other, most, self._seed)

@@ -175,7 +175,7 @@ def refine(slope: Slope, summed: Summed, strength: float, total: Total, descent:
             break
         saved = twin.folds()
         slope.go(step)
-        trial = replace(summed.job, link=link(write(twin, {}).traced, slope.producer.fixed, consumer.fixed))
+        trial = replace(summed.job, link=link(write(twin, {}, hold=False).traced, slope.producer.fixed, consumer.fixed))
         sums = total(trial)
         after = None if sums is None else learn(sums)
         if sums is None or after is None or not after.loss < best.loss:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 from collections.abc import Sequence
@@ -13,7 +12,8 @@ import numpy as np
 import onnx
 
 from onnx_condense.merging.twin import Twin
-from onnx_condense.model.protos import serialize, unused
+from onnx_condense.model import files, wire
+from onnx_condense.model.protos import unused
 from onnx_condense.operators.queries import count_parameters
 from onnx_condense.operators.reasons import Reason
 from onnx_condense.options import Options, ScoreDrop
@@ -91,8 +91,7 @@ def model_facts(
 ) -> ModelFacts:
     """Size of a model; sha256 and bytes of its serialization where it is no file yet."""
     if sha256 is None:
-        data = serialize(model)
-        sha256, size = hashlib.sha256(data).hexdigest(), len(data)
+        sha256, size = files.digest_of(model), wire.size(model)
     return ModelFacts(str(path) if path else None, sha256, size, *count_parameters(model.graph), macs)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import onnx
@@ -11,10 +12,12 @@ import onnx
 from onnx_condense.documents import finite, head
 from onnx_condense.merging.plan import Plan
 from onnx_condense.model.files import Source
+from onnx_condense.model.held import filled
 from onnx_condense.model.variation import Axis
 from onnx_condense.planning.candidates import SearchReport
 from onnx_condense.planning.latencies import LatencyReport
 from onnx_condense.proving.surgery import VerificationReport
+from onnx_condense.rewriting.writer import Written
 
 VERSION = 1
 
@@ -118,21 +121,28 @@ class Result:
     """What `condense` returns; `changed` says whether `model` is another than the input.
 
     Attributes:
-        model: the condensed model; the input where nothing was condensed.
+        outline: the condensed model; the input where nothing was condensed. Where the input is a large file, large
+            weights are held in files (`model/held.py`), new ones while this object lives.
         plan: what was decided; its `groups` are empty where nothing was condensed.
         report: what was found, done and measured.
         source: the model as it came in.
     """
 
-    model: onnx.ModelProto
+    outline: onnx.ModelProto
     plan: Plan
     report: Report
     source: Source
+    written: Written | None = None
+
+    @cached_property
+    def model(self) -> onnx.ModelProto:
+        """The condensed model with all of its numbers; the input where nothing was condensed."""
+        return filled(self.outline)
 
     @property
     def changed(self) -> bool:
         """Whether the model is another than the input."""
-        return self.model is not self.source.proto
+        return self.outline is not self.source.proto
 
 
 @dataclass(frozen=True)

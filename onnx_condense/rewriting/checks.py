@@ -7,6 +7,7 @@ import numpy as np
 from onnx_condense.arrays import Array
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model.storage import Quantized
+from onnx_condense.model.wire import size
 from onnx_condense.operators.answers import Role
 from onnx_condense.rewriting.drafting import drafted, is_uniform
 from onnx_condense.rewriting.kept import Disagreement, Enlarged
@@ -54,7 +55,7 @@ def check_size(twin: Twin) -> None:
     if not described:
         return
     draft = drafted(twin, shapes_of(twin))
-    excess = draft.message({}).ByteSize() - facts.model.ByteSize()
+    excess = size(draft.message({})) - size(facts.model)
     if excess <= 0:
         return
     places = {(s.node, s.input): s for s in described}

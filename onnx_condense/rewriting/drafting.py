@@ -11,6 +11,7 @@ import onnx
 
 from onnx_condense.arrays import Shape
 from onnx_condense.merging.twin import Twin
+from onnx_condense.model.held import Spill
 from onnx_condense.model.rebuilt import Content, Rebuilt
 from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.nodes import FILLED_SINCE, is_filled
@@ -32,9 +33,9 @@ class Drafted:
     values: Mapping[NodeInput, Sliced]
     sizes: Mapping[str, Shape]
 
-    def message(self, provenance: Mapping[str, Any]) -> onnx.ModelProto:
-        """The model in the form that was traced."""
-        return self.rebuilt.message(self.sizes, provenance)
+    def message(self, provenance: Mapping[str, Any], spill: Spill | None = None) -> onnx.ModelProto:
+        """The model in the form that was traced. spill: takes large weights that are new."""
+        return self.rebuilt.message(self.sizes, provenance, spill)
 
 
 def drafted(twin: Twin, shapes: Shapes) -> Drafted:

@@ -55,7 +55,7 @@ class Sliced:
         """How many numbers it holds."""
         return prod(self.shape)
 
-    @cached_property
+    @property
     def array(self) -> Array:
         """Its numbers, of `shape`."""
         value = self.whole

@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 
 from onnx_condense.merging.twin import Twin
+from onnx_condense.model.held import Spill, holds
 from onnx_condense.rewriting.drafting import drafted
 from onnx_condense.rewriting.kept import Kept
 from onnx_condense.rewriting.shapes import shapes_of
@@ -27,17 +28,23 @@ class Written:
     macs: multiply-accumulates of its convolutions, recurrent nodes and matrix products, of data with data too, on the
         traced shapes; those of every body once.
     alive: tensor name -> what of the original's tensor it holds, where it lost something.
+    spill: the large weights that are new, in a temporary file, while this object lives.
     """
 
     model: onnx.ModelProto
     traced: onnx.ModelProto
     macs: int
     alive: Mapping[str, Kept]
+    spill: Spill | None = None
 
 
-def write(twin: Twin, provenance: Mapping[str, Any], expanded: bool = False) -> Written:
-    """The model that a twin describes. Raises Disagreement where the small model has no shape."""
+def write(twin: Twin, provenance: Mapping[str, Any], expanded: bool = False, hold: bool = True) -> Written:
+    """The model that a twin describes. Raises Disagreement where the small model has no shape.
+
+    `hold`: whether large weights that are new may lie in a temporary file, as those of a large original do.
+    """
     shapes = shapes_of(twin, expanded)
-    traced = drafted(twin, shapes).message(provenance)
+    spill = Spill() if hold and holds(twin.trace.facts.model) else None
+    traced = drafted(twin, shapes).message(provenance, spill)
     alive = {name: shapes.kept[name] for name in shapes.smaller}
-    return Written(twin.trace.leave(traced, twin.trace.facts.model), traced, macs_of(twin, shapes), alive)
+    return Written(twin.trace.leave(traced, twin.trace.facts.model), traced, macs_of(twin, shapes), alive, spill)

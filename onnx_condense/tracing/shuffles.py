@@ -15,6 +15,7 @@ import numpy as np
 from onnx_condense.arrays import Ints, Labels, Shape
 from onnx_condense.errors import unforeseen
 from onnx_condense.forms.shuffles import INDEX, Pick, Shuffle, replace_shuffles
+from onnx_condense.model import wire
 from onnx_condense.model.surgeon import import_graph
 from onnx_condense.operators import moves
 from onnx_condense.operators.facts import Facts
@@ -44,7 +45,7 @@ def trace_unshuffled(facts: Facts) -> Trace:
 def _unshuffled(traced: Trace) -> Trace:
     facts, found = traced.facts, find_shuffles(traced)
     size = np.dtype(INDEX).itemsize * sum(shuffle.indices.size for shuffle in found)
-    if not found or size > MOST_INDICES * facts.model.ByteSize():
+    if not found or size > MOST_INDICES * wire.size(facts.model):
         return traced
     plain = replace_shuffles(facts, found)
     return trace(Facts(plain, import_graph(plain), facts.feed, facts.others, facts.inside, facts.stuck))

@@ -37,7 +37,7 @@ def alike(model: onnx.ModelProto, depthwise: Depthwise = Depthwise.JOINT) -> Dou
     trace = traced(model)
     (group,) = [g for g in trace.groups if "producer" in g.layers]
     (found,) = judge(Twin(trace), group, replace(MANNERS[Method.RATIO], depthwise=depthwise)).alike
-    return found.astype(np.float64)
+    return found.table.astype(np.float64)
 
 
 def assert_alike(found: Doubles, expected: Doubles) -> None:
