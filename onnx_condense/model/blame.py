@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import onnx
 
 from onnx_condense.errors import CondenseError, InputError, first_line
+from onnx_condense.model import wire
 from onnx_condense.model.held import holds
 from onnx_condense.model.protos import PROTOBUF_LIMIT
 from onnx_condense.model.runtime import session
@@ -32,7 +33,7 @@ def blamed(model: onnx.ModelProto, label: str) -> Iterator[None]:
 
 def _fault(model: onnx.ModelProto) -> str | None:
     """What is wrong with a model, None where nothing is."""
-    if model.ByteSize() >= PROTOBUF_LIMIT:
+    if wire.size(model) >= PROTOBUF_LIMIT:
         return None
     try:
         session(model, optimize=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from math import prod
 
 import onnx
 
@@ -137,12 +136,12 @@ def drop_unread(model: onnx.ModelProto, read_before: set[str]) -> None:
         graph.initializer.remove(tensor)
 
 
-def sparse_sizes(model: onnx.ModelProto) -> dict[str, int]:
-    """Name of a sparse constant -> how many numbers it stands for."""
+def sparse_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Name of a sparse constant -> the shape of what it stands for."""
     kind = onnx.AttributeProto.SPARSE_TENSOR
     found = [(t.values.name, t) for t in model.graph.sparse_initializer]
     found += [(n.output[0], a.sparse_tensor) for n in model.graph.node for a in n.attribute if a.type == kind]
-    return {name: prod(tensor.dims) for name, tensor in found}
+    return {name: tuple(tensor.dims) for name, tensor in found}
 
 
 def serialize(model: onnx.ModelProto) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from onnx_condense.errors import InputError
 from onnx_condense.model.held import numbers
 from onnx_condense.model.inference import NO_TENSOR, element_types
 from onnx_condense.model.inputs import Feed
-from onnx_condense.model.protos import opset_of, sparse_sizes
+from onnx_condense.model.protos import opset_of, sparse_shapes
 from onnx_condense.model.runtime import run, session
 from onnx_condense.model.storage import Narrowed, Quantized
 from onnx_condense.operators.queries import expected_sizes
@@ -63,7 +64,7 @@ class Facts:
         self.stuck = stuck
         self.opset = opset_of(model.opset_import)
         self.initializers = {t.name: t for t in model.graph.initializer}
-        self.sparse = sparse_sizes(model)
+        self.sparse = sparse_shapes(model)
         self.types = element_types(model)
         self._wiring = Wiring(graph)
         self.nodes = self._wiring.nodes
@@ -72,6 +73,7 @@ class Facts:
         self._values: dict[str, Array] = {}
         self._stored: dict[str, Quantized | Narrowed | None] = {}
         (self.shapes,) = self._probe([feed])
+        self.shapes |= self.sparse
         self._values.update(self._static.values(self.shapes))
 
     def _probe(self, feeds: Sequence[Feed]) -> list[dict[str, Shape]]:
@@ -115,7 +117,7 @@ class Facts:
         names = [t.name for t in tensors]
         values = map(self._constant, names)
         dense = sum(v.size for v in values if v is not None and v.ndim > 1 and _is_weight(v.dtype))
-        return dense + sum(self.sparse.get(name, 0) for name in names)
+        return dense + sum(prod(self.sparse[name]) for name in names if name in self.sparse)
 
     # ---- how constants are stored
 

@@ -55,13 +55,15 @@ class Shapes:
     def of(self, name: str) -> Shape:
         """The shape of a tensor; of a constant as it was."""
         value = self.facts.value_by_name(name)
-        return tuple(value.shape) if value is not None else self.sizes[name]
+        if value is not None:
+            return tuple(value.shape)
+        return self.sizes[name] if name in self.sizes else self.facts.shapes[name]
 
     def at(self, node: int) -> tuple[list[Shape], Shape]:
         """Shapes of a node's inputs, () for what is left out, and of its first output."""
         tensors, outputs = self.facts.nodes[node].inputs, self.facts.nodes[node].outputs
         inputs = [self.of(tensor.name) if tensor.name else () for tensor in tensors]
-        return inputs, next(self.sizes[tensor.name] for tensor in outputs if tensor.name)
+        return inputs, next(self.of(tensor.name) for tensor in outputs if tensor.name)
 
     def line(self, name: str, axis: int) -> Bools | None:
         """[size of the axis] what is alive of a tensor along an axis, None where the same is everywhere or all is."""

@@ -7,6 +7,7 @@ import pytest
 from support import builders
 
 from onnx_condense.algebra.stages import Factor, Rule
+from onnx_condense.algebra.vectors import Vectors
 from onnx_condense.merging.alike import FLOOR, Alike
 from onnx_condense.merging.similarity import condensation_groups
 
@@ -15,7 +16,8 @@ def stages(count: int, clusters: int, rules: tuple[Rule, ...] = (Rule.POSITIVE,)
     rows = [builders.clustered(count, 24, clusters, seed, noise=0.2).astype(np.float32) for seed in range(len(rules))]
     bias = np.zeros((count, 1), dtype=np.float32)
     return [
-        Factor(one, bias, frozenset({seed}), rule) for seed, (one, rule) in enumerate(zip(rows, rules, strict=True))
+        Factor(Vectors.of(one), bias, frozenset({seed}), rule)
+        for seed, (one, rule) in enumerate(zip(rows, rules, strict=True))
     ]
 
 

@@ -116,9 +116,9 @@ def test_no_message_is_made_to_be_measured() -> None:
 
 ASKED = {
     "ByteSize": {"wire", "inference"},
-    "SerializeToString": {"wire", "protos", "runtime", "functions", "rebuilt", "trainer"},
+    "SerializeToString": {"wire", "protos", "runtime", "functions", "rebuilt", "trainer", "checking"},
 }
-"""Modules that ask messages so. functions, rebuilt and trainer: single nodes, types and ports."""
+"""Modules that ask messages so. functions, rebuilt, checking and trainer: single nodes, types and ports."""
 
 
 @pytest.mark.parametrize("kind", ["external", "plain"])
