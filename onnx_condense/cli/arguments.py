@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from onnx_condense._version import __version__
+from onnx_condense.cli.streams import PROGRAM, STDERR, STDOUT
 from onnx_condense.errors import UsageError
 from onnx_condense.flags import Flag, Heading, check, defaults_of, flags_of, written
-
-PROGRAM = "onnx-condense"
 
 _T = TypeVar("_T")
 
@@ -110,6 +110,9 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        (STDERR if file is sys.stderr else STDOUT).write(message)
 
 
 def said(flag: Flag, default: Any, unset: str = "") -> str:

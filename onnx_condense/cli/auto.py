@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +20,7 @@ from onnx_condense.cli.arguments import Arguments
 from onnx_condense.cli.auto_figure import plot
 from onnx_condense.cli.auto_table import show
 from onnx_condense.cli.commands import Auto
+from onnx_condense.cli.streams import complain
 from onnx_condense.errors import UsageError
 from onnx_condense.options import Options
 
@@ -61,7 +60,7 @@ def execute(arguments: Arguments) -> int:
                 watch=say.step,
             )
         except KeyboardInterrupt:
-            print("onnx-condense: error: interrupted: the same command goes on from here", file=sys.stderr)
+            complain("error", "interrupted: the same command goes on from here")
             return 1
     say(closing(state) + (f": {folder.path / RESULT}" if state.result is not None else ""))
     return 1 if fell_short(state) else 0
@@ -75,7 +74,7 @@ class _Speaker:
 
     def __call__(self, text: str) -> None:
         if not self._quiet:
-            self._console.print(text, soft_wrap=True, markup=False, highlight=False)
+            self._console.print(text, soft_wrap=True)
 
     def step(self, state: State, event: Event) -> None:
         """What a step did, where that is worth a line."""
@@ -91,7 +90,7 @@ def _status(own: Auto) -> int:
     if own.plot:
         plot(folder, Path(own.plot))
     if own.json:
-        print(json.dumps(status(folder.path), indent=1, allow_nan=False))
+        terminal.show_json(status(folder.path))
     elif not own.quiet:
         try:
             show(terminal.output(), folder)
@@ -100,12 +99,19 @@ def _status(own: Auto) -> int:
     return 0
 
 
+class _Complaints(logging.Handler):
+    """What is logged, on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints a record."""
+        complain("warning", record.getMessage())
+
+
 @contextmanager
 def _warnings(quiet: bool) -> Iterator[None]:
     """Shows what the loop logs (a trainer that failed, a layer that stays) on stderr."""
     logger = logging.getLogger("onnx_condense.auto")
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("onnx-condense: warning: %(message)s"))
+    handler = _Complaints()
     handler.setLevel(logging.ERROR if quiet else logging.WARNING)
     logger.addHandler(handler)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +22,7 @@ def execute(arguments: Arguments) -> int:
     with terminal.progress(moving=False) as progress:
         found = measure([Path(model) for model in own.models], setup, progress=progress)
     if own.json:
-        print(json.dumps(found.to_json(), indent=1, allow_nan=False))
+        terminal.show_json(found.to_json())
     else:
         show_benchmark(terminal.output(), found)
     terminal.warn(found.warnings)

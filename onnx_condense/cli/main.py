@@ -6,8 +6,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from onnx_condense.cli.arguments import PROGRAM, Arguments
+from onnx_condense.cli.arguments import Arguments
 from onnx_condense.cli.commands import COMMANDS
+from onnx_condense.cli.streams import complain
 from onnx_condense.errors import CondenseError, first_line
 from onnx_condense.processes import terminated_like_interrupted
 
@@ -50,5 +51,5 @@ def _execute(name: str, arguments: Arguments) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"{PROGRAM}: error: {' '.join(message.split())}", file=sys.stderr)
+    complain("error", " ".join(message.split()))
     return code

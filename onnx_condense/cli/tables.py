@@ -135,7 +135,7 @@ def _axes(console: Console, axes: tuple[Axis, ...]) -> None:
     )
     if stuck:
         advice = "what may follow them stays as it is"
-        console.print(f"Sizes of the inputs that could not be varied: {names(stuck)}; {advice}.", markup=False)
+        console.print(f"Sizes of the inputs that could not be varied: {names(stuck)}; {advice}.")
 
 
 def show_analysis(console: Console, analysis: Analysis) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from onnx_condense.cli import terminal
@@ -22,7 +21,7 @@ def execute(arguments: Arguments) -> int:
     if not found.outputs:
         raise VerificationError(NOTHING_TOLD)
     if own.json:
-        print(json.dumps(found.to_json(own.tolerance), indent=1, allow_nan=False))
+        terminal.show_json(found.to_json(own.tolerance))
     elif not own.quiet:
         show_verification(terminal.output(), found)
     if not found.worst <= own.tolerance:
