@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 
 import onnx
 
-from onnx_condense.merging.plan import Plan
+from onnx_condense.merging.plan import Measured, Plan
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model import files
+from onnx_condense.model.inputs import digest
 from onnx_condense.model.protos import Model
 from onnx_condense.options import INSPECT_THRESHOLDS, Options
 from onnx_condense.planning.alignment import width_multiple
 from onnx_condense.planning.hardware import Hardware, ThisMachine
-from onnx_condense.planning.replay import replayed
+from onnx_condense.planning.replay import check_error, replayed
 from onnx_condense.planning.run import Run
 from onnx_condense.planning.selection import chosen_groups
 from onnx_condense.planning.strategies import strategy_of
@@ -107,6 +109,11 @@ def condense_in(
     with clock("verify"):
         case = Case(opened.source.proto, run.expected, opened.feeds, opened.others, run.measure.told)
         proof = prove(case, opened.trace, small, expanded, opened.options)
+        error = proof.approximation_error
+        measured = Measured(error if math.isfinite(error) else None, digest(opened.feeds))
+    if replay is not None and not math.isnan(error):
+        check_error(replay.measured, measured)
+    plan = replace(plan, measured=measured)
     report = report_of(run, replace(ended, written=small, verification=proof))
     return Result(small.model, plan, report, opened.source)
 

@@ -49,9 +49,8 @@ def model_places(source: Path, output: Path) -> list[Destination]:
 
 
 def document_places(plan: str | None, report: str | None) -> list[Destination]:
-    """Where the documents of a run go; a plan has its arrays beside it."""
-    named = [Destination(option, Path(path)) for option, path in (("--plan", plan), ("--report", report)) if path]
-    return named + ([Destination("--plan", Path(plan).with_suffix(".npz"))] if plan else [])
+    """Where the documents of a run go."""
+    return [Destination(option, Path(path)) for option, path in (("--plan", plan), ("--report", report)) if path]
 
 
 def protect(inputs: Iterable[Path], places: Sequence[Destination], replaceable: bool = False) -> None:

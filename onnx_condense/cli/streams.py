@@ -17,7 +17,7 @@ PLAIN = str.maketrans({"→": "->", "…": "...", "×": "x", "·": "*", "≤": "
 
 
 def fitting(text: str, encoding: str) -> str:
-    """A text with what an encoding lacks in other characters, or written out (as \\u2192)."""
+    """A text with what an encoding lacks in other characters, or written out."""
     try:
         text.encode(encoding)
     except UnicodeEncodeError:

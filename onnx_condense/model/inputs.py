@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
@@ -136,6 +137,16 @@ def sized(specs: Sequence[InputSpec], input_shape: Shapes) -> list[InputSpec]:
 def read_feeds(specs: Sequence[InputSpec], data: Inputs) -> list[Feed]:
     """Samples of an .npz, or of arrays, in feeds of the batch size that the model wants. Raises InputError."""
     return _split(specs, _read(specs, data))
+
+
+def digest(feeds: Iterable[Feed]) -> str:
+    """The sha256 of feeds: their names, types, shapes and bytes."""
+    found = hashlib.sha256()
+    for feed in feeds:
+        for name, array in feed.items():
+            found.update(repr((name, array.dtype.name, array.shape)).encode())
+            found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
 
 
 def _names(specs: Sequence[InputSpec]) -> str:
