@@ -57,18 +57,20 @@ def written(path: Path, chunks: Iterable[bytes], like: Path | None = None) -> It
     Raises:
         InputError: it cannot be written.
     """
-    path = path.resolve()
     with ExitStack() as stack:
         try:
-            size = _write(stack, path, chunks, _permissions(like or path))
+            if path.exists() and not path.is_file():
+                with open(path, "wb") as file:
+                    size = sum(map(file.write, chunks))
+            else:
+                path = Path(os.path.realpath(path))
+                size = _write(stack, path, chunks, _permissions(like or path))
         except OSError as error:
             raise InputError(f"cannot write {path} ({error.strerror}): choose another place") from error
         yield size
 
 
 def _write(stack: ExitStack, path: Path, chunks: Iterable[bytes], permissions: int) -> int:
-    if path.exists() and not path.is_file():
-        return path.write_bytes(b"".join(chunks))
     _clear_litter(path)
     file, part = _part(stack, path.parent)
     size = sum(map(file.write, chunks))

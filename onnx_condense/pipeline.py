@@ -8,11 +8,13 @@ from dataclasses import dataclass, field, replace
 
 import onnx
 
+from onnx_condense.errors import UsageError
+from onnx_condense.expected import shown
 from onnx_condense.merging.plan import Measured, Plan
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model import files
+from onnx_condense.model.files import Model
 from onnx_condense.model.inputs import digest
-from onnx_condense.model.protos import Model
 from onnx_condense.options import INSPECT_THRESHOLDS, Options
 from onnx_condense.planning.alignment import width_multiple
 from onnx_condense.planning.hardware import Hardware, ThisMachine
@@ -73,7 +75,7 @@ def condense(
         EvaluationError: what `evaluate` names failed, or gave no score.
         WorkerError: workers of the executor died.
     """
-    return condense_in(Surroundings(progress, executor), model, options or Options(), replay, dry_run)
+    return condense_in(Surroundings(progress, executor), model, _checked(options), replay, dry_run)
 
 
 def condense_in(
@@ -110,10 +112,11 @@ def condense_in(
         case = Case(opened.source.proto, run.expected, opened.feeds, opened.others, run.measure.told)
         proof = prove(case, opened.trace, small, expanded, opened.options)
         error = proof.approximation_error
-        measured = Measured(error if math.isfinite(error) else None, digest(opened.feeds))
-    if replay is not None and not math.isnan(error):
+        measured = Measured(error if math.isfinite(error) else None, digest(opened.feeds[:1]))
+    if replay is None:
+        plan = replace(plan, measured=measured)
+    elif not math.isnan(error):
         check_error(replay.measured, measured)
-    plan = replace(plan, measured=measured)
     report = report_of(run, replace(ended, written=small, verification=proof))
     return Result(small.model, plan, report, opened.source)
 
@@ -145,7 +148,7 @@ def analyze(model: Model, options: Options | None = None, progress: Progress | N
         UsageError: a glob matches nothing.
     """
     clock = Clock(progress)
-    opened = open_model(model, options or Options(), clock)
+    opened = open_model(model, _checked(options), clock)
     planner = Planner(opened.trace, opened.options, 1, chosen_groups(opened.trace, opened.options))
     with clock("judge"):
         groups = tuple(
@@ -159,6 +162,13 @@ def analyze(model: Model, options: Options | None = None, progress: Progress | N
         )
     refusals = refusal_reports(opened.trace)
     return Analysis(facts_before(opened), groups, refusals, opened.trace.reached(), opened.axes)
+
+
+def _checked(options: Options | None) -> Options:
+    """What a caller gave, or the defaults."""
+    if options is not None and not isinstance(options, Options):
+        raise UsageError(f"options is an Options, as Options(threshold=0.9), not {shown(options)}")
+    return options or Options()
 
 
 def _stated(plan: Plan) -> tuple[int, str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
-from onnx_condense.auto.folder import RESULT, Folder
+from onnx_condense.auto.folder import JOURNAL, RESULT, Folder
 from onnx_condense.auto.run import run
 from onnx_condense.auto.settings import Settings
 from onnx_condense.auto.state import Event, State
@@ -20,6 +21,7 @@ from onnx_condense.cli.arguments import Arguments
 from onnx_condense.cli.auto_figure import plot
 from onnx_condense.cli.auto_table import show
 from onnx_condense.cli.commands import Auto
+from onnx_condense.cli.places import Destination, model_of, protect
 from onnx_condense.cli.streams import complain
 from onnx_condense.errors import UsageError
 from onnx_condense.options import Options
@@ -33,13 +35,13 @@ def execute(arguments: Arguments) -> int:
     own, options = arguments.of(Auto), arguments.of(Options)
     if own.status:
         return _status(own)
-    if own.json or own.plot:
-        raise UsageError("--json and --plot go with --status")
+    if own.json or own.plot or own.force:
+        raise UsageError("--json, --plot and --force go with --status")
     if own.model is None or own.trainer is None:
         raise UsageError("auto needs MODEL and --trainer, or --status")
     if own.trainer_retries < 0 or not own.trainer_timeout >= 0:
         raise UsageError("--trainer-retries and --trainer-timeout are not negative")
-    if Path(own.model).resolve().is_relative_to(Path(own.work).resolve()):
+    if Path(os.path.realpath(own.model)).is_relative_to(os.path.realpath(own.work)):
         raise UsageError(f"{own.model} lies in --work {own.work}: name another folder")
     settings = arguments.of(Settings)
     folder = Folder(Path(own.work))
@@ -51,7 +53,7 @@ def execute(arguments: Arguments) -> int:
     with _warnings(own.quiet):
         try:
             state = run(
-                Path(own.model),
+                model_of(own.model),
                 trainer,
                 folder.path,
                 settings,
@@ -88,6 +90,7 @@ def _status(own: Auto) -> int:
         raise UsageError("--status reads --work alone: drop MODEL and --trainer")
     folder = Folder(Path(own.work))
     if own.plot:
+        protect([folder.path / JOURNAL], [Destination("--plot", Path(own.plot))], own.force)
         plot(folder, Path(own.plot))
     if own.json:
         terminal.show_json(status(folder.path))

@@ -14,6 +14,7 @@ DEFAULT_TOLERANCE = 1e-5
 """Of `verify`."""
 
 QUIET = "print errors only"
+FORCE = "replace files that exist"
 
 MODEL, WELL, OUTPUT, TRAINER = Heading.MODEL, Heading.WELL, Heading.OUTPUT, Heading.TRAINER
 
@@ -27,7 +28,7 @@ class Condense:
     output: str | None = option(
         None, "where to write", OUTPUT, "OUT", short="-o", unset="STEM.condensed.onnx beside the model"
     )
-    force: bool = option(False, "replace an existing OUT", OUTPUT)
+    force: bool = option(False, FORCE, OUTPUT)
     plan: str | None = option(None, "write the plan", OUTPUT, "PLAN.json")
     replay: str | None = option(None, "apply a plan instead of judging the model", Heading.REMOVE, "PLAN.json")
     report: str | None = option(None, "write the report", OUTPUT, "FILE.json")
@@ -41,6 +42,7 @@ class Inspect:
 
     model: str = option(MISSING, "the .onnx file", MODEL, "MODEL", positional=True)
     report: str | None = option(None, "write the report", OUTPUT, "FILE.json")
+    force: bool = option(False, FORCE, OUTPUT)
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class Auto:
     plot: str | None = option(
         None, "with --status: draw score, parameters and thresholds (needs matplotlib)", OUTPUT, "FILE.svg"
     )
+    force: bool = option(False, "with --plot: replace a file that exists", OUTPUT)
     quiet: bool = option(False, QUIET, OUTPUT)
 
 

@@ -24,14 +24,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with terminated_like_interrupted():
             return _execute(name, COMMANDS[name].parse(given))
     except CondenseError as error:
-        return _fail(str(error), error.exit_code)
+        return _fail("; ".join([str(error), *_notes(error)]), error.exit_code)
     except KeyboardInterrupt as stopped:
-        return _fail(f"interrupted: {str(stopped) or 'nothing was written'}", 1)
+        return _fail(f"interrupted: {_there(stopped)}", 1)
     except Exception as error:  # the contract: one line and an exit code, never a traceback
         if os.environ.get(DEBUG):
             raise
         text = f"{type(error).__name__}: {first_line(error)}"
-        return _fail(f"internal error ({text}): nothing was written; please report it with {DEBUG}=1", 1)
+        return _fail(f"internal error ({text}): {_there(error)}; please report it with {DEBUG}=1", 1)
 
 
 def _execute(name: str, arguments: Arguments) -> int:
@@ -48,6 +48,16 @@ def _execute(name: str, arguments: Arguments) -> int:
         case _:
             from onnx_condense.cli.condense import execute
     return execute(arguments)
+
+
+def _notes(error: BaseException) -> list[str]:
+    """What was noted on an error."""
+    return list(getattr(error, "__notes__", ()))
+
+
+def _there(error: BaseException) -> str:
+    """What was written before an error."""
+    return "; ".join(_notes(error)) or "nothing was written"
 
 
 def _fail(message: str, code: int) -> int:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from onnx_condense.errors import InputError, visible
 
@@ -34,18 +36,18 @@ class Stream:
     @property
     def encoding(self) -> str:
         """In which it takes text."""
-        return getattr(getattr(sys, self.name), "encoding", None) or "utf-8"
+        return getattr(self._stream(), "encoding", None) or "utf-8"
 
     def isatty(self) -> bool:
         """Whether it is a terminal."""
-        stream = getattr(sys, self.name)
+        stream = self._stream()
         return stream is not None and bool(stream.isatty())
 
     def write(self, text: str) -> int:
         """Writes a text at once, lines of what is no terminal without trailing blanks. Raises InputError for stdout."""
         if not self.isatty():
             text = re.sub(r"[ \t]+(?=\n)", "", text)
-        stream = getattr(sys, self.name)
+        stream = self._stream()
         if stream is None:
             return len(text)
         try:
@@ -57,13 +59,19 @@ class Stream:
                 raise InputError(f"cannot write to standard output ({error.strerror}): send it elsewhere") from error
         return len(text)
 
-    def write_bytes(self, data: bytes) -> None:
+    def write_bytes(self, chunks: Iterable[bytes]) -> None:
         """Writes bytes as they are. Raises InputError, for a closed pipe too: what was asked for is not there."""
         try:
-            with open(os.dup(getattr(sys, self.name).fileno()), "wb") as file:
-                file.write(data)
-        except OSError as error:
-            raise InputError(f"cannot write to standard output ({error.strerror}): send it elsewhere") from error
+            with open(os.dup(self._stream().fileno()), "wb") as file:
+                file.writelines(chunks)
+        except (OSError, AttributeError) as error:
+            reason = getattr(error, "strerror", "it is closed")
+            raise InputError(f"cannot write to standard output ({reason}): send it elsewhere") from error
+
+    def _stream(self) -> Any:
+        """The stream itself, where a live display stands before it; None where there is none."""
+        stream = getattr(sys, self.name)
+        return getattr(stream, "rich_proxied_file", stream)
 
     def flush(self) -> None:
         """Nothing is held back."""
@@ -72,7 +80,7 @@ class Stream:
         """What follows, and what is still held back, goes nowhere."""
         with suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, getattr(sys, self.name).fileno())
+            os.dup2(nowhere, self._stream().fileno())
             os.close(nowhere)
 
 

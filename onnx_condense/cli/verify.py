@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from onnx_condense.cli import terminal
 from onnx_condense.cli.arguments import Arguments
 from onnx_condense.cli.commands import Verify
+from onnx_condense.cli.places import model_of
 from onnx_condense.cli.tables import show_verification
 from onnx_condense.errors import VerificationError
 from onnx_condense.options import Options
@@ -17,7 +16,7 @@ def execute(arguments: Arguments) -> int:
     """Runs the command and returns its exit code. Raises VerificationError above the tolerance."""
     own, options = arguments.of(Verify), arguments.of(Options)
     shapes, seed = options.input_shape, options.seed
-    found = verify(Path(own.a), Path(own.b), options.data, input_shape=shapes, seed=seed)
+    found = verify(model_of(own.a), model_of(own.b), options.data, input_shape=shapes, seed=seed)
     if not found.outputs:
         raise VerificationError(NOTHING_TOLD)
     if own.json:

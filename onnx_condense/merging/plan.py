@@ -206,7 +206,8 @@ class GroupPlan:
 class Measured:
     """What the run that made a plan found.
 
-    error: its approximation error, None where that was no finite number. inputs: sha256 of what it was measured on.
+    error: its approximation error, None where that was no finite number. inputs: sha256 of the first feed that it was
+    measured on.
     """
 
     error: float | None

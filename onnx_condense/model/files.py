@@ -19,6 +19,7 @@ from onnx.external_data_helper import uses_external_data
 from onnx_condense._version import __version__
 from onnx_condense.documents import remove_unheld, write_atomically, written
 from onnx_condense.errors import InputError
+from onnx_condense.expected import shown
 from onnx_condense.model import data_files
 from onnx_condense.model.protos import PROTOBUF_LIMIT, serialize
 
@@ -37,6 +38,7 @@ class Source:
         path: the file, None for a model in memory.
         external: the files that hold weights, by their paths from its folder.
         plain: whether onnxruntime reads the file as we do: what lies in other files are initializers of the graph.
+        data: the bytes of a model that came through a pipe.
     """
 
     proto: onnx.ModelProto
@@ -45,14 +47,32 @@ class Source:
     path: Path | None
     external: tuple[str, ...]
     plain: bool = True
+    data: bytes = b""
 
 
-def load(model: str | os.PathLike[str] | onnx.ModelProto) -> Source:
-    """Reads a model from a file, or takes one in memory. Raises InputError with what to do."""
+Model = str | os.PathLike[str] | onnx.ModelProto | Source
+"""A model, the path of its file, or what `load` made of either."""
+
+
+def received(data: bytes) -> Source:
+    """A model that came through a pipe. Raises InputError with what to do."""
+    path = Path("standard input")
+    proto = _parsed(data, path)
+    if data_files.outside(proto):
+        raise InputError(f"the model on {path} keeps weights in other files: name its file")
+    return Source(proto, hashlib.sha256(data).hexdigest(), len(data), None, (), data=data)
+
+
+def load(model: Model) -> Source:
+    """Reads a model from a file, takes one in memory, or what was loaded. Raises InputError with what to do."""
+    if isinstance(model, Source):
+        return model
     if isinstance(model, onnx.ModelProto):
         data_files.check_inside(model)
         data = model.SerializeToString(deterministic=True)
         return Source(model, hashlib.sha256(data).hexdigest(), len(data), None, ())
+    if not isinstance(model, str | os.PathLike):
+        raise InputError(f"a model is the path of an .onnx file, or an onnx.ModelProto, not {shown(model)}")
     path = Path(model)
     if path.is_dir():
         raise InputError(f"{path} is a folder: pass an .onnx file")
@@ -60,6 +80,16 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> Source:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror}): check the path and its permissions") from error
+    proto = _parsed(data, path)
+    digest = hashlib.sha256(data)
+    beside, moved = data_files.names(proto, path), data_files.outside(proto)
+    plain = len(moved) == sum(map(uses_external_data, proto.graph.initializer))
+    size = len(data) + data_files.take_in(proto, path, digest)
+    return Source(proto, digest.hexdigest(), size, path, beside, plain)
+
+
+def _parsed(data: bytes, path: Path) -> onnx.ModelProto:
+    """The message of a file, looked through. Raises InputError."""
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
@@ -69,11 +99,7 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto) -> Source:
         raise InputError(f"{path} holds no ONNX graph: export the model again")
     _check_names(proto, path)
     _check_order(proto, path)
-    digest = hashlib.sha256(data)
-    beside, moved = data_files.names(proto, path), data_files.outside(proto)
-    plain = len(moved) == sum(map(uses_external_data, proto.graph.initializer))
-    size = len(data) + data_files.take_in(proto, path, digest)
-    return Source(proto, digest.hexdigest(), size, path, beside, plain)
+    return proto
 
 
 def external_files(path: Path) -> tuple[str, ...]:
@@ -200,6 +226,17 @@ def _mentions(path: Path, name: bytes) -> bool:
     return False
 
 
+def whole(model: onnx.ModelProto, source: Source) -> bytes:
+    """A model as one message, with its weights; the source's own bytes where it is that. Raises InputError."""
+    if model is source.proto and not source.external and source.path is not None:
+        return source.path.read_bytes()
+    if model is source.proto and source.data:
+        return source.data
+    if model.ByteSize() >= PROTOBUF_LIMIT:
+        raise InputError("the model is larger than 2 GB, which no pipe takes as one message: name a file with -o")
+    return serialize(model)
+
+
 def copy(source: Source, target: Path) -> bool:
     """Copies a model file byte for byte, its external data too where the target lies in another folder.
 
@@ -208,7 +245,9 @@ def copy(source: Source, target: Path) -> bool:
     Returns:
         Whether it was copied byte for byte.
     """
-    assert source.path is not None
+    if source.path is None:
+        write_atomically(target, source.data)
+        return True
     elsewhere = source.path.absolute().parent != target.absolute().parent
     missing = [name for name in source.external if elsewhere and not _is_there(source.path, target, name)]
     if not all(_is_free(target, name) for name in missing):

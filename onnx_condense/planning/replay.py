@@ -14,8 +14,8 @@ from onnx_condense.rewriting.checks import check_shapes
 from onnx_condense.rewriting.kept import Disagreement
 from onnx_condense.tracing.trace import Trace
 
-FAR = 2.0
-"""A replay on the inputs of the plan's own run may have so many times the error that the plan states ..."""
+FAR = 3.0
+"""A replay that begins with the inputs of the plan's own run may have so many times the error that it states ..."""
 
 SLACK = 0.01
 """... and so much more: another host rounds in another way, and a label tips over."""

@@ -13,7 +13,7 @@ import onnx
 from onnx_condense.arrays import FLOAT32, FLOATS, Array
 from onnx_condense.documents import finite, head
 from onnx_condense.errors import InputError
-from onnx_condense.model.files import load
+from onnx_condense.model.files import Model, load
 from onnx_condense.model.inputs import Feed, draw_feeds
 from onnx_condense.model.outputs import LABELS, Outputs, arrays, tells
 from onnx_condense.model.runtime import run, session
@@ -234,8 +234,8 @@ def nearest(found: Verification, limits: Mapping[str, float]) -> tuple[float, fl
 
 
 def verify(
-    a: str | os.PathLike[str] | onnx.ModelProto,
-    b: str | os.PathLike[str] | onnx.ModelProto,
+    a: Model,
+    b: Model,
     data: str | os.PathLike[str] | Mapping[str, Array] | None = None,
     *,
     input_shape: Mapping[str, tuple[int, ...]] | None = None,
