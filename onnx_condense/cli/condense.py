@@ -26,7 +26,7 @@ from onnx_condense.cli.places import (
     said_what_is_there,
     tables,
 )
-from onnx_condense.cli.tables import show_report
+from onnx_condense.cli.tables import show_report, show_summary
 from onnx_condense.errors import UsageError
 from onnx_condense.flags import InPlan, defaults_of, flags_of, written
 from onnx_condense.merging.plan import Plan
@@ -68,6 +68,8 @@ def execute(arguments: Arguments) -> int:
             console = terminal.output(tables(places))
             show_report(console, result.report)
             console.print(closing, soft_wrap=True)
+            if not own.dry_run:
+                show_summary(console, report, [own.model, str(output)] if source.path and output != PIPE else [])
             terminal.warn(result.report.warnings)
     return 0
 

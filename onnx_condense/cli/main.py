@@ -6,10 +6,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from onnx_condense.cli.arguments import Arguments
+from onnx_condense.cli.arguments import Arguments, suggested
 from onnx_condense.cli.commands import COMMANDS
 from onnx_condense.cli.streams import complain
-from onnx_condense.errors import CondenseError, first_line
+from onnx_condense.errors import CondenseError, UsageError, first_line
 from onnx_condense.processes import terminated_like_interrupted
 
 DEBUG = "ONNX_CONDENSE_DEBUG"
@@ -21,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     name = given.pop(0) if given and given[0] and given[0] in COMMANDS else ""
     try:
+        _check_word(given[0] if given and not name else "")
         with terminated_like_interrupted():
             return _execute(name, COMMANDS[name].parse(given))
     except CondenseError as error:
@@ -48,6 +49,14 @@ def _execute(name: str, arguments: Arguments) -> int:
         case _:
             from onnx_condense.cli.condense import execute
     return execute(arguments)
+
+
+def _check_word(word: str) -> None:
+    """Raises UsageError for a word that names no file, but is like a command."""
+    if word.isalpha() and not os.path.lexists(word):
+        meant = suggested(word, filter(None, COMMANDS))
+        if meant:
+            raise UsageError(f"{word} is no file{meant}")
 
 
 def _notes(error: BaseException) -> list[str]:

@@ -61,7 +61,8 @@ def files_read(model: str, *others: object) -> list[Path]:
     try:
         os.stat(model)
     except OSError as error:
-        raise InputError(f"cannot read {model} ({(error.strerror or '').lower()}): check the path") from error
+        reason = "no such file" if error.errno == errno.ENOENT else error.strerror
+        raise InputError(f"cannot read {model} ({reason}): check the path") from error
     return [Path(model), *named]
 
 

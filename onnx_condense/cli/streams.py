@@ -55,18 +55,23 @@ class Stream:
             stream.flush()
         except OSError as error:
             self._let_go()
-            if self.name == "stdout" and not isinstance(error, BrokenPipeError):
-                raise InputError(f"cannot write to standard output ({error.strerror}): send it elsewhere") from error
+            if self.name == "stdout":
+                _check(error)
         return len(text)
 
     def write_bytes(self, chunks: Iterable[bytes]) -> None:
-        """Writes bytes as they are. Raises InputError, for a closed pipe too: what was asked for is not there."""
+        """Writes bytes as they are. Raises InputError."""
+        if self._stream() is None:
+            raise InputError("standard output is closed: name a file")
         try:
-            with open(os.dup(self._stream().fileno()), "wb") as file:
+            with open(os.dup(self.fileno()), "wb") as file:
                 file.writelines(chunks)
-        except (OSError, AttributeError) as error:
-            reason = getattr(error, "strerror", "it is closed")
-            raise InputError(f"cannot write to standard output ({reason}): send it elsewhere") from error
+        except OSError as error:
+            _check(error)
+
+    def fileno(self) -> int:
+        """Its number."""
+        return int(self._stream().fileno())
 
     def _stream(self) -> Any:
         """The stream itself, where a live display stands before it; None where there is none."""
@@ -80,8 +85,14 @@ class Stream:
         """What follows, and what is still held back, goes nowhere."""
         with suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream().fileno())
+            os.dup2(nowhere, self.fileno())
             os.close(nowhere)
+
+
+def _check(error: OSError) -> None:
+    """Raises InputError, unless nobody reads on."""
+    if not isinstance(error, BrokenPipeError):
+        raise InputError(f"cannot write to standard output ({error.strerror}): send it elsewhere") from error
 
 
 STDOUT, STDERR = Stream("stdout"), Stream("stderr")

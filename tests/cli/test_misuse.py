@@ -54,6 +54,32 @@ def test_places_that_are_none(cli: Cli, save: Save, option: str) -> None:
     assert "too long" in cli.fails(2, "x" * 300)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [(("inspct", "m.onnx"), "inspect"), (("m.onnx", "--treshold", "1"), "--threshold"), (("verify", "-tol"), "--help")],
+)
+def test_what_may_have_been_meant(cli: Cli, save: Save, arguments: tuple[str, ...], meant: str) -> None:
+    save(MODEL)
+    assert meant in cli.fails(2, *arguments)
+
+
+def test_the_last_lines_say_what_came_of_it(cli: Cli, save: Save) -> None:
+    save(MODEL)
+    summary, following = cli.ok("m.onnx").out.splitlines()[-2:]
+    assert summary.startswith("3.8 times smaller (195 → 51 parameters), error ")
+    assert summary.endswith(" on generated inputs.")
+    assert following.startswith(f"Next: onnx-condense bench m.onnx {OUT}; --calibration INPUTS.npz")
+    np.savez("x.npz", x=builders.random(32, 8))
+    assert "on given inputs" in cli.ok("m.onnx", "--data", "x.npz", "--force").out
+
+
+def test_help_names_every_command(cli: Cli) -> None:
+    with pytest.raises(SystemExit):
+        cli.run("--help")
+    shown = cli.capfd.readouterr().out
+    assert all(f"onnx-condense {name} " in shown for name in ("inspect", "verify", "bench", "auto"))
+
+
 # ---------------------------------------------------------------------- numbers
 
 BAD = {"NaN": np.nan, "a number that float32 lacks": np.inf, "overflow": 1e300}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -57,18 +58,26 @@ def test_a_model_that_stays_goes_through_byte_for_byte(tmp_path: Path, save: Sav
     assert b"standard output is the input" in through.stderr
 
 
-def test_other_commands_read_a_pipe(tmp_path: Path, save: Save) -> None:
-    path = save(MODEL)
-    for arguments in (("inspect", "-"), ("verify", "-", "m.onnx"), ("bench", "-", "m.onnx", "--seconds", "0.1")):
-        done = piped(tmp_path, *arguments, given=path.read_bytes())
-        assert done.returncode == 0, done.stderr
+def give(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    """Bytes on this process's standard input."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+@pytest.mark.parametrize("arguments", [("inspect", "-"), ("verify", "-", "m.onnx"), ("bench", "-", "--seconds", "0.1")])
+def test_other_commands_read_a_pipe(
+    cli: Cli, save: Save, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    give(monkeypatch, save(MODEL).read_bytes())
+    cli.ok(*arguments)
 
 
 @pytest.mark.parametrize("given", [b"", b"abc", b"\x08\x09"])
-def test_a_pipe_without_a_model(tmp_path: Path, given: bytes) -> None:
-    done = piped(tmp_path, "-", given=given)
-    assert (done.returncode, done.stdout) == (2, b"")
-    assert b"standard input" in done.stderr
+def test_a_pipe_without_a_model(cli: Cli, monkeypatch: pytest.MonkeyPatch, given: bytes) -> None:
+    give(monkeypatch, given)
+    assert "standard input" in cli.fails(2, "-")
+    give(monkeypatch, given)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    assert "standard input" in cli.fails(2, "-")
 
 
 def test_one_pipe_takes_one_thing(cli: Cli, save: Save) -> None:
@@ -113,7 +122,7 @@ COMMANDS = {
     "inspect": (("inspect", "m.onnx"), 0),
     "verify": (("verify", "m.onnx", "other.onnx", "--json"), 1),
     "help": (("--help",), 0),
-    "version": (("--version",), 0),
+    "report": (("m.onnx", "--report", "-", "--quiet", "--force"), 0),
 }
 
 
