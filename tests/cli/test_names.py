@@ -14,9 +14,7 @@ from support import builders
 from support.cli import Cli, Save
 
 import onnx_condense as oc
-from onnx_condense.cli import auto_figure
-from onnx_condense.cli.auto_figure import plot
-from onnx_condense.errors import visible
+from onnx_condense.cli.streams import fitting
 
 NASTY = "w[/bold]\x1b]52;c;QQ==\x07\x1b[31m\x9b2J\u202e\u2066\u2028\r\n:smile:\x00$\\frac$"
 QUIET = "w[/bold]\\x1b]52;c;QQ==\\x07\\x1b[31m\\x9b2J\\u202e\\u2066\\u2028\\r\\n:smile:\\x00$\\frac$"
@@ -103,21 +101,8 @@ def test_file_names_that_are_no_text(cli: Cli, save: Save) -> None:
     assert "\\udce4" in cli.fails(2, name)
 
 
-def test_a_figure_of_any_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("matplotlib")
-    layers = ["_hidden", "$\\frac$", "\x1b[31m\x00"]
-    curves = auto_figure._Curves(thresholds={name: [(1, 0.5)] for name in layers})
-    monkeypatch.setattr(auto_figure, "_curves", lambda events: curves)
-    monkeypatch.setattr(auto_figure, "events_of", lambda folder: [])
-    plot(None, tmp_path / "p.svg")  # type: ignore[arg-type]
-    drawn = (tmp_path / "p.svg").read_text()
-    assert all(f"<!--  {visible(name)} -->" in drawn for name in layers)
-
-
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
 def test_what_is_printed_fits(encoding: str) -> None:
-    from onnx_condense.cli.streams import fitting
-
     text = fitting("16 → 8 µ …", encoding)
     assert text.encode(encoding)
     assert encoding != "ascii" or text == "16 -> 8 \\xb5 ..."
