@@ -1,6 +1,7 @@
 """Condense neural networks in ONNX: merge neurons whose weight vectors point the same way, exactly and verified."""
 
 import logging
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from onnx_condense.errors import (
     CondenseError,
     EvaluationError,
     InputError,
+    LimitError,
     PlanError,
     TrainerError,
     UsageError,
@@ -30,6 +32,7 @@ __all__ = [
     "CondenseError",
     "EvaluationError",
     "InputError",
+    "LimitError",
     "Options",
     "Plan",
     "PlanError",
@@ -57,6 +60,8 @@ ROOMS = {
     "timing.benchmark": ("Benchmark", "benchmark"),
 }
 """Where names live that are imported when they are first asked for: onnx and onnxruntime take half a second."""
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime asks when it is imported, which nothing above does
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 

@@ -54,7 +54,9 @@ def check_regular(path: Path) -> None:
         return
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         kind = next((word for word, holds in KINDS.items() if holds(mode)), "something else")
-        raise InputError(f"{path} is {kind}, not a file: write to a file what comes from there, and pass that")
+        raise InputError(
+            f"{path} is {kind}, not a file: pass - to pipe a model in, or write to a file what comes there"
+        )
 
 
 def write_atomically(path: Path, data: bytes) -> int:
@@ -79,18 +81,20 @@ def written(path: Path, chunks: Iterable[Bytes], like: Path | None = None) -> It
     Raises:
         InputError: it cannot be written.
     """
-    path = path.resolve()
     with ExitStack() as stack:
         try:
-            size = _write(stack, path, chunks, _permissions(like or path))
+            if path.exists() and not path.is_file():
+                with open(path, "wb") as file:
+                    size = sum(map(file.write, chunks))
+            else:
+                path = Path(os.path.realpath(path))
+                size = _write(stack, path, chunks, _permissions(like or path))
         except OSError as error:
             raise InputError(f"cannot write {path} ({error.strerror}): choose another place") from error
         yield size
 
 
 def _write(stack: ExitStack, path: Path, chunks: Iterable[Bytes], permissions: int) -> int:
-    if path.exists() and not path.is_file():
-        return path.write_bytes(b"".join(chunks))
     _clear_litter(path)
     file, part = _part(stack, path.parent)
     size = sum(map(file.write, chunks))

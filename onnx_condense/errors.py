@@ -16,9 +16,17 @@ class CondenseError(Exception):
 
     exit_code = 2
 
+    def __str__(self) -> str:
+        """The message; names in it are data, and are shown as such."""
+        return visible(super().__str__())
+
 
 class InputError(CondenseError):
     """The model or its inputs cannot be used (unreadable, invalid, refused by onnxruntime)."""
+
+
+class LimitError(CondenseError):
+    """A model asks for more than it is trusted with; the message names the option that lifts the limit."""
 
 
 class UsageError(CondenseError):
@@ -51,6 +59,11 @@ class WorkerError(CondenseError):
     """The workers of an executor died, or cannot be reached."""
 
     exit_code = 1
+
+
+def visible(text: str) -> str:
+    r"""A text whose characters that do not print are written out (as \x1b): no name moves a cursor or ends a line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def first_line(error: BaseException | str) -> str:

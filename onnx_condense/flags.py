@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum, StrEnum
 from itertools import chain
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 from onnx_condense.errors import InputError, UsageError
+from onnx_condense.expected import is_number, shown
 
 P = ParamSpec("P")
 
@@ -121,11 +123,23 @@ def written(name: str, flag: Flag) -> str:
 
 
 def check(values: object) -> None:
-    """Raises UsageError for the first field of a dataclass that is out of range."""
+    """Raises UsageError for the first field of a dataclass that is of another kind, or out of range."""
+    defaults = defaults_of(type(values))
     for name, flag in flags_of(type(values)).items():
         value = getattr(values, name)
+        kind = _KINDS.get(bool if defaults.get(name) is False else flag.read)
+        if kind is not None and value is not None and not kind[0](value):
+            raise UsageError(f"{written(name, flag)} is {kind[1]}, not {shown(value)}")
         if flag.check is not None and value is not None:
             flag.check(written(name, flag), value)
+
+
+_KINDS: dict[Callable[..., Any], tuple[Callable[[Any], bool], str]] = {
+    bool: (lambda value: isinstance(value, bool), "True or False"),
+    int: (lambda value: is_number(value) and isinstance(value, Integral), "a whole number"),
+    float: (is_number, "a number"),
+}
+"""By what reads a field's text: whether a value is of that kind, and what kind that is."""
 
 
 def must(holds: Callable[[Any], bool], says: str) -> Check:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
 
-from onnx_condense import flags
+from onnx_condense import expected, flags
 from onnx_condense.errors import UsageError
 from onnx_condense.flags import Heading, InPlan, joined, multiple, must, named_number, named_sizes, npz_files, option
 
@@ -114,15 +114,8 @@ _threshold = must(
 
 
 def _thresholds(option: str, value: Any) -> None:
-    if isinstance(value, str | Mapping):
-        raise UsageError("layer_threshold is a tuple of pairs (glob, threshold)")
     for _, threshold in value:
         _threshold(option, threshold)
-
-
-def _globs(option: str, value: Any) -> None:
-    if isinstance(value, str):
-        raise UsageError(f"{option.removeprefix('--')} is a tuple of globs, not one string: pass ({value!r},)")
 
 
 def _budget(option: str, value: Any) -> None:
@@ -138,10 +131,11 @@ _merge = must(lambda value: value in MERGES, f"{{option}} is {', '.join(MERGES)}
 _depthwise = must(lambda value: value in tuple(Depthwise), "{option} is joint or kernel, not {value}")
 _host = must(lambda value: value in tuple(Host), f"{{option}} is {', '.join(Host)}, not {{value}}")
 _align = must(
-    lambda value: value == "auto" or (isinstance(value, int) and value >= 1),
+    lambda value: value == "auto" or (isinstance(value, int) and value is not True and value >= 1),
     "{option} is auto or a positive whole number, not {value}: --align 1 turns it off",
 )
 _tolerance = must(lambda value: value >= 0, "{option} must be a number of at least 0, not {value}")
+_seed = must(lambda value: value >= 0, "{option} is a whole number of at least 0, not {value}")
 _drop = must(lambda value: 0 <= value < math.inf, "{option} is what the score may fall by, at least 0, not {value}")
 
 
@@ -212,10 +206,10 @@ class Options:
     )
     ensure_faster: bool = option(False, "measure; widen or roll back what makes it slower", FAST, plan=ANSWERED)
     include: tuple[str, ...] = option(
-        (), "only these layers (node or weight names)", WHERE, "GLOB", str, _globs, STATED, gather=tuple
+        (), "only these layers (node or weight names)", WHERE, "GLOB", str, plan=STATED, gather=tuple
     )
     exclude: tuple[str, ...] = option(
-        (), "not these layers; wins over --include", WHERE, "GLOB", str, _globs, STATED, gather=tuple
+        (), "not these layers; wins over --include", WHERE, "GLOB", str, plan=STATED, gather=tuple
     )
     tolerance: float | None = option(
         None, "largest relative L2 error of the outputs", WELL, "R", float, _tolerance, ANSWERED
@@ -256,10 +250,11 @@ class Options:
     )
     sequential: bool = option(False, "layer after layer on already merged weights, as in the paper", WELL, plan=STATED)
     fold_batchnorm: bool = option(False, "fold BatchNormalization into the weights in the file", WELL, plan=STATED)
-    seed: int = option(0, "of generated inputs", INPUTS, "S", int)
+    seed: int = option(0, "of generated inputs", INPUTS, "S", int, _seed)
 
     def __post_init__(self) -> None:
         """Raises UsageError when options contradict each other or are out of range."""
+        expected.check(self)
         flags.check(self)
         for name, kind in ENUMS.items():
             value = getattr(self, name)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 
 import onnx
 
-from onnx_condense.merging.plan import Plan
+from onnx_condense.errors import UsageError
+from onnx_condense.expected import shown
+from onnx_condense.merging.plan import Measured, Plan
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model import files
+from onnx_condense.model.files import Model
 from onnx_condense.model.held import filled
-from onnx_condense.model.protos import Model
+from onnx_condense.model.inputs import digest
 from onnx_condense.operators.reasons import Because, Reason
 from onnx_condense.options import INSPECT_THRESHOLDS, Options
 from onnx_condense.planning.alignment import width_multiple
 from onnx_condense.planning.hardware import Hardware, ThisMachine
-from onnx_condense.planning.replay import replayed
+from onnx_condense.planning.replay import check_error, replayed
 from onnx_condense.planning.run import Run
 from onnx_condense.planning.selection import chosen_groups
 from onnx_condense.planning.strategies import strategy_of
@@ -75,7 +79,7 @@ def condense(
         EvaluationError: what `evaluate` names failed, or gave no score.
         WorkerError: workers of the executor died.
     """
-    return condense_in(Surroundings(progress, executor), model, options or Options(), replay, dry_run)
+    return condense_in(Surroundings(progress, executor), model, _checked(options), replay, dry_run)
 
 
 def condense_in(
@@ -111,6 +115,12 @@ def condense_in(
     with clock("verify"):
         case = Case(opened.source.proto, run.expected, opened.feeds, opened.others, run.measure.told)
         proof = prove(case, opened.trace, small, expanded, opened.options)
+        error = proof.approximation_error
+        measured = Measured(error if math.isfinite(error) else None, digest(opened.feeds[:1]))
+    if replay is None:
+        plan = replace(plan, measured=measured)
+    elif not math.isnan(error):
+        check_error(replay.measured, measured)
     report = report_of(run, replace(ended, written=small, verification=proof))
     return Result(small.model, plan, report, opened.source, small)
 
@@ -143,7 +153,7 @@ def analyze(model: Model, options: Options | None = None, progress: Progress | N
         UsageError: a glob matches nothing.
     """
     clock = Clock(progress)
-    opened = open_model(model, options or Options(), clock)
+    opened = open_model(model, _checked(options), clock)
     planner = Planner(opened.trace, opened.options, 1, chosen_groups(opened.trace, opened.options))
     with clock("judge"):
         looked_at = [_looked_at(planner, group) for group in planner.groups]
@@ -162,6 +172,13 @@ def _looked_at(planner: Planner, group: Group) -> GroupAnalysis | list[Refusal]:
         producers = zip(group.layers, group.producers, strict=True)
         return [Refusal(layer, because, trace.size(node)) for layer, node in producers]
     return GroupAnalysis(group.layers, len(group.units), widths, planner.judged(group).highest)
+
+
+def _checked(options: Options | None) -> Options:
+    """What a caller gave, or the defaults."""
+    if options is not None and not isinstance(options, Options):
+        raise UsageError(f"options is an Options, as Options(threshold=0.9), not {shown(options)}")
+    return options or Options()
 
 
 def _stated(plan: Plan) -> tuple[int, str]:

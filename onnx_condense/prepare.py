@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 import onnx_graphsurgeon as gs
 
 from onnx_condense.errors import PlanError
+from onnx_condense.expected import shown
 from onnx_condense.forms import batchnorm, bodies, functions, fused, integers, members, slopes
 from onnx_condense.forms.stack import Entered
 from onnx_condense.merging.plan import Plan
 from onnx_condense.model import files
 from onnx_condense.model.blame import blamed
-from onnx_condense.model.files import Source
+from onnx_condense.model.files import Model, Source
 from onnx_condense.model.inputs import Drawn, Feed, InputSpec, draw_feeds, sized, with_draw
-from onnx_condense.model.protos import Model
 from onnx_condense.model.surgeon import import_graph
 from onnx_condense.model.variation import Axis, other_feeds, symbolic_axes
 from onnx_condense.operators.facts import Facts
@@ -88,6 +88,8 @@ def open_model(
     with clock("load"):
         source = files.load(model)
         if replay is not None:
+            if not isinstance(replay, Plan):
+                raise PlanError(f"what is replayed is a Plan, as Plan.load(path), not {shown(replay)}")
             if replay.model_sha256 != source.sha256:
                 raise PlanError(f"the plan belongs to another model (sha256 {replay.model_sha256[:12]}): plan this one")
             options = _replayed(options, replay)

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from mmap import mmap
 
-from onnx_condense.errors import CondenseError
 from onnx_condense.flags import Heading, must, option
 
 GIGABYTE = 2**30
@@ -29,10 +28,6 @@ PACKED = 64
 NUMBER = struct.Struct("q")
 
 _limit = must(lambda value: 0 <= value < math.inf, "{option} must be a number of at least 0 (no limit), not {value:g}")
-
-
-class LimitError(CondenseError):
-    """A model asks for more than it is trusted with; the message names the option that lifts the limit."""
 
 
 @dataclass(frozen=True)

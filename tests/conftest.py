@@ -6,7 +6,11 @@ from pathlib import Path
 
 import onnx
 import pytest
+from hypothesis import HealthCheck, settings
 from support.cli import Cli, Save
+
+settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("house")
 
 
 @pytest.fixture

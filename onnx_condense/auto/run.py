@@ -15,7 +15,7 @@ from onnx_condense.auto.state import State
 from onnx_condense.auto.steps import survey
 from onnx_condense.auto.trainer import Checked, Trainer
 from onnx_condense.model import files
-from onnx_condense.model.protos import Model
+from onnx_condense.model.files import Model
 from onnx_condense.operators.queries import count_parameters
 from onnx_condense.options import Options
 from onnx_condense.planning.alignment import width_multiple

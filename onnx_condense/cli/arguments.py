@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from onnx_condense._version import __version__
+from onnx_condense.cli.streams import PROGRAM, STDERR, STDOUT
 from onnx_condense.errors import UsageError
 from onnx_condense.flags import Flag, Heading, check, defaults_of, flags_of, written
-
-PROGRAM = "onnx-condense"
 
 _T = TypeVar("_T")
 
@@ -46,16 +46,25 @@ class OptionRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Command:
-    """One command: its name ("" for the program itself), what help says of it, and what it takes."""
+    """One command: its name ("" for the program itself), what help says of it, what it takes, and other commands."""
 
     name: str
     description: str
     epilog: str
     parts: tuple[Fields, ...]
+    others: tuple[Command, ...] = ()
 
     def parse(self, given: Sequence[str]) -> Arguments:
         """What was given. Raises UsageError, and SystemExit after --help and --version."""
-        return Arguments(self, vars(self.parser().parse_args(given)))
+        parser = self.parser()
+        try:
+            return Arguments(self, vars(parser.parse_args(given)))
+        except UsageError as error:
+            known = [name for part in self.parts for field, flag in part.flags() for name in _names(field, flag)]
+            for word in (text.partition("=")[0] for text in given):
+                if word.startswith("--") and word not in known:
+                    raise UsageError(f"{error}{suggested(word, known)}") from error
+            raise
 
     def rows(self) -> list[OptionRow]:
         """What it takes, by heading; no positional arguments."""
@@ -72,6 +81,7 @@ class Command:
     def parser(self) -> _Parser:
         """The parser of this command."""
         parser = _Parser(f"{PROGRAM} {self.name}".strip(), self.description, self.epilog)
+        parser.others = {f"{PROGRAM} {other.name}": other.description for other in self.others}
         used = {flag.heading for part in self.parts for _, flag in part.flags() if not flag.positional}
         groups = {group: parser.add_argument_group(group) for group in Heading if group in used}
         for part in self.parts:
@@ -80,6 +90,14 @@ class Command:
         if not self.name:
             parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
         return parser
+
+
+def suggested(word: str, known: Iterable[str]) -> str:
+    """What may have been meant by a word, as the end of a sentence; "" where nothing is like it."""
+    from difflib import get_close_matches  # few command lines are wrong
+
+    close = get_close_matches(word, list(known), 1)
+    return f": did you mean {close[0]}?" if close else ""
 
 
 @dataclass(frozen=True)
@@ -107,9 +125,18 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, description: str, epilog: str) -> None:
         super().__init__(prog, description=description, epilog=epilog or None, allow_abbrev=False)
+        self.others: dict[str, str] = {}
+
+    def format_help(self) -> str:
+        """The help, with a line for each other command."""
+        lines = [f"  {name:<24}{description}" for name, description in self.others.items()]
+        return super().format_help() + ("\n".join(["\nother commands:", *lines, ""]) if lines else "")
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        (STDERR if file is sys.stderr else STDOUT).write(message)
 
 
 def said(flag: Flag, default: Any, unset: str = "") -> str:

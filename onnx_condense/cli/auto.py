@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import sys
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
-from onnx_condense.auto.folder import RESULT, Folder
+from onnx_condense.auto.folder import JOURNAL, RESULT, Folder
 from onnx_condense.auto.run import run
 from onnx_condense.auto.settings import Settings
 from onnx_condense.auto.state import Event, State
@@ -22,6 +21,8 @@ from onnx_condense.cli.arguments import Arguments
 from onnx_condense.cli.auto_figure import plot
 from onnx_condense.cli.auto_table import show
 from onnx_condense.cli.commands import Auto
+from onnx_condense.cli.places import Destination, model_of, protect
+from onnx_condense.cli.streams import complain
 from onnx_condense.errors import UsageError
 from onnx_condense.options import Options
 
@@ -34,13 +35,13 @@ def execute(arguments: Arguments) -> int:
     own, options = arguments.of(Auto), arguments.of(Options)
     if own.status:
         return _status(own)
-    if own.json or own.plot:
-        raise UsageError("--json and --plot go with --status")
+    if own.json or own.plot or own.force:
+        raise UsageError("--json, --plot and --force go with --status")
     if own.model is None or own.trainer is None:
         raise UsageError("auto needs MODEL and --trainer, or --status")
     if own.trainer_retries < 0 or not own.trainer_timeout >= 0:
         raise UsageError("--trainer-retries and --trainer-timeout are not negative")
-    if Path(own.model).resolve().is_relative_to(Path(own.work).resolve()):
+    if Path(os.path.realpath(own.model)).is_relative_to(os.path.realpath(own.work)):
         raise UsageError(f"{own.model} lies in --work {own.work}: name another folder")
     settings = arguments.of(Settings)
     folder = Folder(Path(own.work))
@@ -52,7 +53,7 @@ def execute(arguments: Arguments) -> int:
     with _warnings(own.quiet):
         try:
             state = run(
-                Path(own.model),
+                model_of(own.model),
                 trainer,
                 folder.path,
                 settings,
@@ -61,7 +62,7 @@ def execute(arguments: Arguments) -> int:
                 watch=say.step,
             )
         except KeyboardInterrupt:
-            print("onnx-condense: error: interrupted: the same command goes on from here", file=sys.stderr)
+            complain("error", "interrupted: the same command goes on from here")
             return 1
     say(closing(state) + (f": {folder.path / RESULT}" if state.result is not None else ""))
     return 1 if fell_short(state) else 0
@@ -75,7 +76,7 @@ class _Speaker:
 
     def __call__(self, text: str) -> None:
         if not self._quiet:
-            self._console.print(text, soft_wrap=True, markup=False, highlight=False)
+            self._console.print(text, soft_wrap=True)
 
     def step(self, state: State, event: Event) -> None:
         """What a step did, where that is worth a line."""
@@ -89,9 +90,10 @@ def _status(own: Auto) -> int:
         raise UsageError("--status reads --work alone: drop MODEL and --trainer")
     folder = Folder(Path(own.work))
     if own.plot:
+        protect([folder.path / JOURNAL], [Destination("--plot", Path(own.plot))], own.force)
         plot(folder, Path(own.plot))
     if own.json:
-        print(json.dumps(status(folder.path), indent=1, allow_nan=False))
+        terminal.show_json(status(folder.path))
     elif not own.quiet:
         try:
             show(terminal.output(), folder)
@@ -100,12 +102,19 @@ def _status(own: Auto) -> int:
     return 0
 
 
+class _Complaints(logging.Handler):
+    """What is logged, on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints a record."""
+        complain("warning", record.getMessage())
+
+
 @contextmanager
 def _warnings(quiet: bool) -> Iterator[None]:
     """Shows what the loop logs (a trainer that failed, a layer that stays) on stderr."""
     logger = logging.getLogger("onnx_condense.auto")
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("onnx-condense: warning: %(message)s"))
+    handler = _Complaints()
     handler.setLevel(logging.ERROR if quiet else logging.WARNING)
     logger.addHandler(handler)
     try:

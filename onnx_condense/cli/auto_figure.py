@@ -9,7 +9,7 @@ from typing import Any
 from onnx_condense.auto.folder import Folder
 from onnx_condense.auto.machine import apply, replay, settings_of
 from onnx_condense.auto.status import events_of, short_name
-from onnx_condense.errors import UsageError
+from onnx_condense.errors import UsageError, visible
 
 LEGEND_LINE = 0.18
 """Height of a line of the legend, in inches."""
@@ -52,7 +52,8 @@ def plot(folder: Folder, target: Path) -> None:
     except ImportError as error:
         raise UsageError("--plot needs matplotlib: pip install 'onnx-condense[plot]'") from error
     curves = _curves(events_of(folder))
-    names = list(curves.thresholds)
+    shown = {name: f" {visible(name)}" for name in curves.thresholds}  # a label that begins with _ is left out
+    names = list(shown)
     figure = Figure(figsize=(9, 9 + LEGEND_LINE * len(names) / 2), layout="constrained")
     score, size, threshold = figure.subplots(3, 1, sharex=True)
     score.plot(*_columns(curves.scores), linewidth=1, label="score")
@@ -62,7 +63,9 @@ def plot(folder: Folder, target: Path) -> None:
     size.step(*_columns(curves.sizes), where="post")
     for number, name in enumerate(names, 1):
         color = colormaps["turbo"](number / (len(names) + 1))
-        threshold.plot(*_columns(curves.thresholds[name]), "o-", markersize=3, linewidth=1, label=name, color=color)
+        threshold.plot(
+            *_columns(curves.thresholds[name]), "o-", markersize=3, linewidth=1, label=shown[name], color=color
+        )
     for axis, name in ((score, "score"), (size, "parameters"), (threshold, "threshold")):
         axis.set_ylabel(name)
         for step in curves.rounds:
@@ -70,7 +73,10 @@ def plot(folder: Folder, target: Path) -> None:
     size.set_ylim(bottom=0)
     score.legend(fontsize="small")
     if names:
-        figure.legend(*threshold.get_legend_handles_labels(), loc="outside lower left", fontsize="x-small", ncols=2)
+        handles = threshold.get_legend_handles_labels()
+        legend = figure.legend(*handles, loc="outside lower left", fontsize="x-small", ncols=2)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
     threshold.set_xlabel("training steps (vertical lines: rounds begin)")
     try:
         figure.savefig(target)

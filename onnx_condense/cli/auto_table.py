@@ -9,7 +9,6 @@ from typing import Any
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
 from onnx_condense.auto.folder import Folder
 from onnx_condense.auto.state import Point, State
@@ -42,7 +41,7 @@ def _table(folder: Folder, events: list[dict[str, Any]]) -> Group:
         table.add_row(str(number), *criteria, *_sizes(state, point), str(row.steps), str(row.reverts))
     if state.result is not None:
         table.add_row("result", "", "", *_sizes(state, state.result), str(state.total_steps), "", style="bold")
-    return Group(table, Text(_present(state, events[-1])))
+    return Group(table, _present(state, events[-1]))
 
 
 def _sizes(state: State, point: Point) -> tuple[str, str, str]:

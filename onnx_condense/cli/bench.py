@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 from onnx_condense.cli import terminal
 from onnx_condense.cli.arguments import Arguments
 from onnx_condense.cli.commands import Bench
+from onnx_condense.cli.places import model_of
 from onnx_condense.cli.tables import show_benchmark
 from onnx_condense.options import Options
 from onnx_condense.timing.benchmark import measure
@@ -21,9 +20,9 @@ def execute(arguments: Arguments) -> int:
     setup = arguments.of(Setup)
     setup = replace(setup, data=options.data, input_shape=options.input_shape, seed=options.seed)
     with terminal.progress(moving=False) as progress:
-        found = measure([Path(model) for model in own.models], setup, progress=progress)
+        found = measure([model_of(model) for model in own.models], setup, progress=progress)
     if own.json:
-        print(json.dumps(found.to_json(), indent=1, allow_nan=False))
+        terminal.show_json(found.to_json())
     else:
         show_benchmark(terminal.output(), found)
     terminal.warn(found.warnings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, replace
 
 from onnx_condense.auto.settings import DEFAULT_MERGE, Settings
 from onnx_condense.cli.arguments import Command, Fields
@@ -15,6 +15,7 @@ DEFAULT_TOLERANCE = 1e-5
 """Of `verify`."""
 
 QUIET = "print errors only"
+FORCE = "replace files that exist"
 
 MODEL, WELL, OUTPUT, TRAINER = Heading.MODEL, Heading.WELL, Heading.OUTPUT, Heading.TRAINER
 
@@ -23,17 +24,24 @@ MODEL, WELL, OUTPUT, TRAINER = Heading.MODEL, Heading.WELL, Heading.OUTPUT, Head
 class Condense:
     """What the program takes beside Options."""
 
-    model: str = option(MISSING, "the .onnx file; it is never changed", MODEL, "MODEL", positional=True)
+    model: str = option(
+        MISSING, "the .onnx file, - for standard input; it is never changed", MODEL, "MODEL", positional=True
+    )
     dask: str | None = option(None, "workers of a Dask cluster sum over the files of --calibration", WELL, "ADDRESS")
     output: str | None = option(
-        None, "where to write", OUTPUT, "OUT", short="-o", unset="STEM.condensed.onnx beside the model"
+        None,
+        "where to write, - for standard output",
+        OUTPUT,
+        "OUT",
+        short="-o",
+        unset="STEM.condensed.onnx beside the model",
     )
-    force: bool = option(False, "replace an existing OUT", OUTPUT)
+    force: bool = option(False, FORCE, OUTPUT)
     plan: str | None = option(None, "write the plan", OUTPUT, "PLAN.json")
     replay: str | None = option(None, "apply a plan instead of judging the model", Heading.REMOVE, "PLAN.json")
     report: str | None = option(None, "write the report", OUTPUT, "FILE.json")
     dry_run: bool = option(False, "stop at the plan", OUTPUT)
-    quiet: bool = option(False, QUIET, OUTPUT)
+    quiet: bool = option(False, QUIET, OUTPUT, short="-q")
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,7 @@ class Inspect:
 
     model: str = option(MISSING, "the .onnx file", MODEL, "MODEL", positional=True)
     report: str | None = option(None, "write the report", OUTPUT, "FILE.json")
+    force: bool = option(False, FORCE, OUTPUT)
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class Verify:
         must(lambda value: value >= 0, "{option} must be a number of at least 0, not {value:g}"),
     )
     json: bool = option(False, "print JSON instead of a table", OUTPUT)
-    quiet: bool = option(False, QUIET, OUTPUT)
+    quiet: bool = option(False, QUIET, OUTPUT, short="-q")
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,8 @@ class Auto:
     plot: str | None = option(
         None, "with --status: draw score, parameters and thresholds (needs matplotlib)", OUTPUT, "FILE.svg"
     )
-    quiet: bool = option(False, QUIET, OUTPUT)
+    force: bool = option(False, "with --plot: replace a file that exists", OUTPUT)
+    quiet: bool = option(False, QUIET, OUTPUT, short="-q")
 
 
 INPUTS = ("data", "input_shape", "seed")
@@ -97,7 +107,7 @@ MERGING = ("merge", "calibration", "align")
 
 CONDENSE = Command(
     "",
-    "One ONNX file in, a smaller and faster one out. See also: inspect, verify, bench, auto.",
+    "One ONNX file in, a smaller and faster one out.",
     "Exit codes: 0 done; 1 verification or tolerance not met, nothing written; 2 bad input or usage.",
     (Fields(Options), Fields(Condense), Fields(Trust)),
 )
@@ -131,4 +141,6 @@ AUTO = Command(
     ),
 )
 
-COMMANDS = {command.name: command for command in (CONDENSE, INSPECT, VERIFY, BENCH, AUTO)}
+CONDENSE = replace(CONDENSE, others=(INSPECT, VERIFY, BENCH, AUTO))
+
+COMMANDS = {command.name: command for command in (CONDENSE, *CONDENSE.others)}

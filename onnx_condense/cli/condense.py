@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import hashlib
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from onnx_condense.cli import terminal
 from onnx_condense.cli.arguments import Arguments
 from onnx_condense.cli.commands import Condense
-from onnx_condense.cli.places import default_output, document_places, files_read, model_places, protect
-from onnx_condense.cli.tables import show_report
+from onnx_condense.cli.places import (
+    MODEL,
+    PIPE,
+    Destination,
+    data_places,
+    data_read,
+    default_output,
+    deliver,
+    document_places,
+    files_read,
+    model_of,
+    place_of,
+    protect,
+    said_what_is_there,
+    tables,
+)
+from onnx_condense.cli.tables import show_report, show_summary
 from onnx_condense.errors import UsageError
 from onnx_condense.flags import InPlan, defaults_of, flags_of, written
 from onnx_condense.merging.plan import Plan
@@ -19,7 +34,7 @@ from onnx_condense.model import files
 from onnx_condense.options import Options
 from onnx_condense.pipeline import condense
 from onnx_condense.refitting.samples import dask
-from onnx_condense.report.formats import write_document
+from onnx_condense.report.formats import encoded
 from onnx_condense.report.values import Report, Result
 
 
@@ -29,38 +44,34 @@ def execute(arguments: Arguments) -> int:
     if own.replay:
         _check_replay(arguments)
     options = arguments.of(Options)
-    source = Path(own.model)
-    output = Path(own.output) if own.output else default_output(source)
-    _protect(own, options, output)
+    output = place_of(own.output) if own.output else default_output(own.model)
+    documents = document_places(own.plan, own.report)
+    _protect(own, options, output, documents)
     replay = Plan.load(Path(own.replay)) if own.replay else None
     workers = dask(own.dask) if own.dask else nullcontext()
     with terminal.progress(own.quiet) as progress, workers as executor:
+        if progress is not None:
+            progress("load")
+        source = model_of(own.model)
+        protect(data_read(source), [*data_places(source, output), Destination(MODEL, output), *documents], force=True)
         result = condense(source, options, replay=replay, dry_run=own.dry_run, progress=progress, executor=executor)
-    with _said_if_written(output):
-        closing = "Dry run: no model was written." if own.dry_run else _write(output, result)
+    places = [*documents, *([] if own.dry_run else [Destination(MODEL, output)])]
+    with said_what_is_there(places):
         if own.plan:
-            result.plan.save(Path(own.plan))
+            deliver(place_of(own.plan), result.plan.chunks())
+        report, closing = result.report, "Dry run: no model was written."
+        if not own.dry_run:
+            report, closing = _write(output, result)
         if own.report:
-            report = result.report if own.dry_run else _written(result.report, output)
-            write_document(Path(own.report), report.to_json())
-    if not own.quiet:
-        console = terminal.output()
-        show_report(console, result.report)
-        console.print(closing, soft_wrap=True)
-        terminal.warn(result.report.warnings)
+            deliver(place_of(own.report), [encoded(Path(own.report), report.to_json())])
+        if not own.quiet:
+            console = terminal.output(tables(places))
+            show_report(console, result.report)
+            console.print(closing, soft_wrap=True)
+            if not own.dry_run:
+                show_summary(console, report, [own.model, str(output)] if source.path and output != PIPE else [])
+            terminal.warn(result.report.warnings)
     return 0
-
-
-@contextmanager
-def _said_if_written(output: Path) -> Iterator[None]:
-    """Says so where an interruption comes after the model was written."""
-    before = files.identity(output)
-    try:
-        yield
-    except KeyboardInterrupt as stopped:
-        if files.identity(output) == before:
-            raise
-        raise KeyboardInterrupt(f"{output} is written, what was to follow is not") from stopped
 
 
 def _check_replay(arguments: Arguments) -> None:
@@ -72,32 +83,39 @@ def _check_replay(arguments: Arguments) -> None:
             raise UsageError(f"--replay applies what the plan says: drop {written(name, flag)}, which would plan anew")
 
 
-def _protect(own: Condense, options: Options, output: Path) -> None:
+def _protect(own: Condense, options: Options, output: Path, documents: list[Destination]) -> None:
     """Raises UsageError before a file would be written over, InputError where the model is not there."""
-    source = Path(own.model)
     given = options.calibration if isinstance(options.calibration, list) else []
-    inputs = files_read(source, options.data, own.replay, *given)
-    if own.replay:
-        inputs.append(Path(own.replay).with_suffix(".npz"))
-    places = [*model_places(source, output), *document_places(own.plan, own.report)]
-    protect(inputs, places, replaceable=own.force or own.dry_run)
+    inputs = files_read(own.model, options.data, own.replay, *given)
+    model = [Destination(MODEL, output)]
+    if own.dry_run:
+        protect(inputs, [] if output == PIPE else model, force=True)
+    protect(inputs, [*([] if own.dry_run else model), *documents], own.force)
 
 
-def _write(output: Path, result: Result) -> str:
-    """Writes the model: the input itself, byte for byte, where nothing was condensed. Returns what to say of it."""
-    source = result.source
-    if result.changed:
+def _write(output: Path, result: Result) -> tuple[Report, str]:
+    """Writes the model: the input itself, byte for byte, where nothing was condensed.
+
+    Returns the report, with the file that was written, and what to say of it.
+    """
+    source, report = result.source, result.report
+    if output == PIPE or (output.exists() and not output.is_file()):
+        data = files.whole(result.model, source)
+        deliver(output, [data])
+        sha256, size = hashlib.sha256(data).hexdigest(), len(data)
+        said = "the input" if not result.changed else ""
+    elif result.changed:
         files.save(result.outline, output, external=bool(source.external), source=source.path, step=source.step)
-        return f"Wrote {output}"
-    how = "byte for byte" if files.copy(source, output) else "but for the name of its weights' file"
-    return f"{_why(result.report)}: {output} is the input, {how}."
-
-
-def _written(report: Report, output: Path) -> Report:
-    """The report, with the file that was written."""
-    sha256, size = files.fingerprint(output)
+        said = ""
+    else:
+        how = "byte for byte" if files.copy(source, output) else "but for the name of its weights' file"
+        said = f"the input, {how}"
+    if output.is_file() and output != PIPE:
+        sha256, size = files.fingerprint(output)
     facts = replace(report.output or report.input, path=str(output), sha256=sha256, bytes=size)
-    return replace(report, output=facts)
+    there = "standard output" if output == PIPE else str(output)
+    closing = f"{_why(report)}: {there} is {said}." if said else f"Wrote {there}"
+    return replace(report, output=facts), closing
 
 
 def _why(report: Report) -> str:

@@ -7,20 +7,34 @@ from pathlib import Path
 from onnx_condense.cli import terminal
 from onnx_condense.cli.arguments import Arguments
 from onnx_condense.cli.commands import Inspect
-from onnx_condense.cli.places import document_places, files_read, protect
+from onnx_condense.cli.places import (
+    data_read,
+    deliver,
+    document_places,
+    files_read,
+    model_of,
+    place_of,
+    protect,
+    said_what_is_there,
+    tables,
+)
 from onnx_condense.cli.tables import show_analysis
 from onnx_condense.options import Options
 from onnx_condense.pipeline import analyze
-from onnx_condense.report.formats import write_document
+from onnx_condense.report.formats import encoded
 
 
 def execute(arguments: Arguments) -> int:
     """Runs the command and returns its exit code."""
     own, options = arguments.of(Inspect), arguments.of(Options)
-    protect(files_read(Path(own.model), options.data), document_places(None, own.report))
+    places = document_places(None, own.report)
+    protect(files_read(own.model, options.data), places, own.force)
     with terminal.progress() as progress:
-        analysis = analyze(Path(own.model), options, progress)
-    if own.report:
-        write_document(Path(own.report), analysis.to_json())
-    show_analysis(terminal.output(), analysis)
+        source = model_of(own.model)
+        protect(data_read(source), places, force=True)
+        analysis = analyze(source, options, progress)
+    with said_what_is_there(places):
+        if own.report:
+            deliver(place_of(own.report), [encoded(Path(own.report), analysis.to_json())])
+        show_analysis(terminal.output(tables(places)), analysis)
     return 0

@@ -8,10 +8,11 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from onnx_condense.cli.arguments import PROGRAM, Arguments
+from onnx_condense.cli.arguments import Arguments, suggested
 from onnx_condense.cli.commands import COMMANDS
 from onnx_condense.cli.guard import guarded
-from onnx_condense.errors import CondenseError, first_line
+from onnx_condense.cli.streams import complain
+from onnx_condense.errors import CondenseError, UsageError, first_line
 from onnx_condense.processes import terminated_like_interrupted
 from onnx_condense.trust import Trust, within
 
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(arguments)
     name = given.pop(0) if given and given[0] and given[0] in COMMANDS else ""
     try:
+        _check_word(given[0] if given and not name else "")
         with terminated_like_interrupted():
             parsed = COMMANDS[name].parse(given)
             with within(parsed.of(Trust)):
@@ -36,16 +38,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CondenseError as error:
         if os.environ.get(DEBUG):
             traceback.print_exc()
-        return _fail(str(error), error.exit_code)
+        return _fail("; ".join([str(error), *_notes(error)]), error.exit_code)
     except KeyboardInterrupt as stopped:
-        return _fail(f"interrupted: {str(stopped) or 'nothing was written'}", 1)
+        return _fail(f"interrupted: {_there(stopped)}", 1)
     except MemoryError as error:
         return _fail(f"not enough memory ({first_line(error)}): run it where there is more, or on a smaller model", 2)
     except Exception as error:  # the contract: one line and an exit code, never a traceback
         if os.environ.get(DEBUG):
             raise
         text = f"{type(error).__name__}: {first_line(error)}"
-        return _fail(f"internal error ({text}): nothing was written; please report it with {DEBUG}=1", 1)
+        return _fail(f"internal error ({text}): {_there(error)}; please report it with {DEBUG}=1", 1)
 
 
 def _execute(name: str, arguments: Arguments) -> int:
@@ -74,6 +76,24 @@ def _show_tracebacks() -> None:
         logger.addHandler(logging.StreamHandler())
 
 
+def _check_word(word: str) -> None:
+    """Raises UsageError for a word that names no file, but is like a command."""
+    if word.isalpha() and not os.path.lexists(word):
+        meant = suggested(word, filter(None, COMMANDS))
+        if meant:
+            raise UsageError(f"{word} is no file{meant}")
+
+
+def _notes(error: BaseException) -> list[str]:
+    """What was noted on an error."""
+    return list(getattr(error, "__notes__", ()))
+
+
+def _there(error: BaseException) -> str:
+    """What was written before an error."""
+    return "; ".join(_notes(error)) or "nothing was written"
+
+
 def _fail(message: str, code: int) -> int:
-    print(f"{PROGRAM}: error: {' '.join(message.split())}", file=sys.stderr)
+    complain("error", " ".join(message.split()))
     return code

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import errno
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from onnx_condense.cli.streams import STDERR, STDOUT, Stream
+from onnx_condense.documents import written
 from onnx_condense.errors import InputError, UsageError
 from onnx_condense.model import files
+from onnx_condense.model.files import Source
 
 MODEL = "-o"
 """The option that names the model that is written."""
+
+PIPE = Path("/dev/stdout")
+"""Standard output, as `-` names it."""
+
+PIPES = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+SOURCES = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
+"""Names of standard output, and of standard input."""
 
 
 @dataclass(frozen=True)
@@ -22,68 +36,127 @@ class Destination:
     shared: bool = False
 
 
-def files_read(source: Path, *others: object) -> list[Path]:
-    """The files that are read: a model with its external data, and others (paths; what is no path is skipped).
+def model_of(name: str) -> Source:
+    """The model that an argument names: a file, or `-`, read to its end. Raises InputError and UsageError."""
+    if name not in SOURCES:
+        return files.load(name)
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError(f"{name} is standard input, which is no pipe: send a model into it, or name a file")
+    return files.received(sys.stdin.buffer.read())
 
-    Raises InputError where the model is not there, or keeps weights outside its folder.
+
+def place_of(name: str) -> Path:
+    """Where an option says that something goes."""
+    return PIPE if name in PIPES else Path(name)
+
+
+def files_read(model: str, *others: object) -> list[Path]:
+    """The files that are read: a model, and others (paths; what is no path is skipped).
+
+    Raises InputError where the model is not there.
     """
-    if not source.exists():
-        raise InputError(f"cannot read {source} (no such file): check the path")
     named = [Path(path) for path in others if isinstance(path, str) and path]
-    return [source, *named, *(source.parent / name for name in files.external_files(source))]
+    if model in SOURCES:
+        return named
+    try:
+        os.stat(model)
+    except OSError as error:
+        reason = "no such file" if error.errno == errno.ENOENT else error.strerror
+        raise InputError(f"cannot read {model} ({reason}): check the path") from error
+    return [Path(model), *named]
 
 
-def default_output(source: Path) -> Path:
-    """Where the model is written to by default."""
-    return source.with_name(f"{source.stem}.condensed.onnx")
+def data_read(source: Source) -> list[Path]:
+    """The files with a model's weights."""
+    return [source.path.parent / name for name in source.external] if source.path is not None else []
 
 
-def model_places(source: Path, output: Path) -> list[Destination]:
-    """Where the files of a model go, those that it shares with its source among them.
+def default_output(model: str) -> Path:
+    """Where the model is written to by default: beside itself, or on through the next pipe."""
+    return PIPE if model in SOURCES else Path(model).with_name(f"{Path(model).stem}.condensed.onnx")
+
+
+def data_places(source: Source, output: Path) -> list[Destination]:
+    """Where a model's weights go that it shares with its source.
 
     A file of weights that is made has the name of its content (`files.save`): it is written over nothing.
     """
-    elsewhere = output.absolute().parent != source.absolute().parent
-    copied = [output.parent / name for name in files.external_files(source)] if elsewhere else []
-    return [*(Destination(MODEL, path, shared=True) for path in copied), Destination(MODEL, output)]
+    if source.path is None or output == PIPE or output.absolute().parent == source.path.absolute().parent:
+        return []
+    return [Destination(MODEL, output.parent / name, shared=True) for name in source.external]
 
 
 def document_places(plan: str | None, report: str | None) -> list[Destination]:
-    """Where the documents of a run go; a plan has its arrays beside it."""
-    named = [Destination(option, Path(path)) for option, path in (("--plan", plan), ("--report", report)) if path]
-    return named + ([Destination("--plan", Path(plan).with_suffix(".npz"))] if plan else [])
+    """Where the documents of a run go."""
+    return [Destination(option, place_of(path)) for option, path in (("--plan", plan), ("--report", report)) if path]
 
 
-def protect(inputs: Iterable[Path], places: Sequence[Destination], replaceable: bool = False) -> None:
-    """Raises UsageError before anything that is read, or that exists, would be written over.
-
-    `replaceable`: a model may be.
-    """
+def protect(inputs: Iterable[Path], places: Sequence[Destination], force: bool) -> None:
+    """Raises UsageError before anything that is read, or that exists, would be written over; force: what exists may."""
     inputs = list(inputs)
     for position, place in enumerate(places):
-        problem = _problem(place, inputs, places[:position], replaceable)
+        try:
+            problem = _problem(place, inputs, places[:position], force)
+        except OSError as error:
+            problem = f"{place.option} {place.path} cannot be written ({error.strerror}): choose another place"
         if problem is not None:
             raise UsageError(problem)
 
 
-def _problem(
-    place: Destination, inputs: Sequence[Path], before: Sequence[Destination], replaceable: bool
-) -> str | None:
+def _problem(place: Destination, inputs: Sequence[Path], before: Sequence[Destination], force: bool) -> str | None:
     path, named = place.path, f"{place.option} {place.path}"
     if place.shared:
         return None
+    if any(_same(path, other.path) for other in before):
+        return f"{'standard output' if path == PIPE else named} is written twice: choose another place for one"
+    if path == PIPE:
+        terminal = place.option == MODEL and STDOUT.isatty()
+        return "standard output is a terminal, which shows no model: name a file with -o" if terminal else None
     if any(_same(path, other) for other in inputs):
         return f"{named} is an input: choose another place for it"
-    if any(_same(path, other.path) for other in before):
-        return f"{named} is written twice: choose another place for it"
     if path.is_dir():
         return f"{named} is a folder: name a file"
     if not path.absolute().parent.is_dir():
         return f"the folder of {named} does not exist: make it first"
-    if place.option == MODEL and path.exists() and not replaceable:
-        return f"{path} exists: replace it with --force, or choose another place with -o"
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            raise
+    if path.is_file() and not force:
+        return f"{path} exists: replace it with --force, or choose another place with {place.option}"
     return None
 
 
 def _same(a: Path, b: Path) -> bool:
-    return a.resolve() == b.resolve() or (a.exists() and b.exists() and a.samefile(b))
+    if PIPE in (a, b):
+        return a == b
+    return os.path.realpath(a) == os.path.realpath(b) or (a.exists() and b.exists() and a.samefile(b))
+
+
+def tables(places: Iterable[Destination]) -> Stream:
+    """Where tables go: standard output, unless something else goes there."""
+    return STDERR if any(place.path == PIPE for place in places) else STDOUT
+
+
+def deliver(path: Path, chunks: Iterable[bytes]) -> None:
+    """Writes a document. Raises InputError."""
+    if path == PIPE:
+        STDOUT.write_bytes(chunks)
+        return
+    with written(path, chunks):
+        pass
+
+
+@contextmanager
+def said_what_is_there(places: Iterable[Destination]) -> Iterator[None]:
+    """Notes on an error what was written before it."""
+    paths = [place.path for place in places if not place.shared and place.path != PIPE]
+    before = {path: files.identity(path) for path in paths}
+    try:
+        yield
+    except BaseException as error:
+        there = [str(path) for path in reversed(paths) if files.identity(path) != before[path]]
+        if there:
+            error.add_note(f"{' and '.join(there)} {'are' if there[1:] else 'is'} written, what was to follow is not")
+        raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,20 @@ def show_report(console: Console, report: Report) -> None:
             found = "unknown (nothing comparable was seen)"
         samples = f"{v.samples} {'generated' if v.generated else 'given'} samples"
         console.print(f"Approximation error {found} on {samples}{_agreement(report)}.")
+
+
+def show_summary(console: Console, report: Report, models: Sequence[str]) -> None:
+    """One sentence to remember, and what may come next. models: the two, as a command line names them."""
+    if report.output is None or report.verification is None or not report.changed:
+        return
+    before, after = report.input.parameters, report.output.parameters
+    error, kind = report.verification.approximation_error, "generated" if report.verification.generated else "given"
+    found = "error unknown" if math.isnan(error) else f"error {error:.2g}"
+    smaller = f"{before / max(1, after):.2g} times smaller ({before:,} → {after:,} parameters)"
+    console.print(f"{smaller}, {found} on {kind} inputs.", style="bold", soft_wrap=True)
+    calibration = " --calibration INPUTS.npz for less loss;" if kind == "generated" else ""
+    bench = f" {shlex.join(['onnx-condense', 'bench', *models])};" if models else ""
+    console.print(f"Next:{bench}{calibration} --budget params=F for another size.", soft_wrap=True)
 
 
 def _latency(console: Console, latency: LatencyReport) -> None:
@@ -135,7 +150,7 @@ def _axes(console: Console, axes: tuple[Axis, ...]) -> None:
     )
     if stuck:
         advice = "what may follow them stays as it is"
-        console.print(f"Sizes of the inputs that could not be varied: {names(stuck)}; {advice}.", markup=False)
+        console.print(f"Sizes of the inputs that could not be varied: {names(stuck)}; {advice}.")
 
 
 def show_analysis(console: Console, analysis: Analysis) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 from onnx_condense.cli import terminal
 from onnx_condense.cli.arguments import Arguments
 from onnx_condense.cli.commands import Verify
+from onnx_condense.cli.places import model_of
 from onnx_condense.cli.tables import show_verification
 from onnx_condense.errors import VerificationError
 from onnx_condense.options import Options
@@ -18,11 +16,11 @@ def execute(arguments: Arguments) -> int:
     """Runs the command and returns its exit code. Raises VerificationError above the tolerance."""
     own, options = arguments.of(Verify), arguments.of(Options)
     shapes, seed = options.input_shape, options.seed
-    found = verify(Path(own.a), Path(own.b), options.data, input_shape=shapes, seed=seed)
+    found = verify(model_of(own.a), model_of(own.b), options.data, input_shape=shapes, seed=seed)
     if not found.outputs:
         raise VerificationError(NOTHING_TOLD)
     if own.json:
-        print(json.dumps(found.to_json(own.tolerance), indent=1, allow_nan=False))
+        terminal.show_json(found.to_json(own.tolerance))
     elif not own.quiet:
         show_verification(terminal.output(), found)
     if not found.worst <= own.tolerance:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from onnx_condense.documents import check_regular, write_atomically
+from onnx_condense.documents import check_regular, written
 from onnx_condense.errors import PlanError
-from onnx_condense.merging.beside import AnyArray, Beside
+from onnx_condense.merging.long_arrays import AnyArray, beside, filled, packed, put, row, take
 from onnx_condense.options import Method
 
 FORMAT = "onnx-condense-plan"
-VERSION = 1
+VERSION = 2
+"""Of what is written; plans of format 1, with long arrays in a file beside them, are read too."""
 
 
 @dataclass(frozen=True)
@@ -42,21 +43,21 @@ class Read:
     ratio: tuple[float, ...]
     constant: tuple[float, ...]
 
-    def to_json(self, beside: Beside, name: str) -> dict[str, Any]:
-        """As a JSON object; long arrays go beside it, by names that start with `name`."""
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object; long arrays stand in it as they are."""
         return {
             "node": self.node,
             "input": self.input,
             "path": self.path,
             "layer": self.layer,
-            "ratio": beside.put(f"{name}.ratio", self.ratio),
-            "constant": beside.put(f"{name}.constant", self.constant),
+            "ratio": put(self.ratio),
+            "constant": put(self.constant),
         }
 
     @staticmethod
-    def from_json(content: Mapping[str, Any], beside: Beside) -> Read:
+    def from_json(content: Mapping[str, Any]) -> Read:
         """The inverse of `to_json`."""
-        ratio, constant = beside.row(content["ratio"]), beside.row(content["constant"])
+        ratio, constant = row(content["ratio"]), row(content["constant"])
         return Read(content["node"], content["input"], content["path"], content["layer"], ratio, constant)
 
 
@@ -100,21 +101,21 @@ class Refit:
 
     __hash__ = None  # type: ignore[assignment]
 
-    def to_json(self, beside: Beside, name: str) -> dict[str, Any]:
-        """As a JSON object; long arrays go beside it, by names that start with `name`."""
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object; long arrays stand in it as they are."""
         return {
             "node": self.node,
             "input": self.input,
             "layer": self.layer,
             "source": self.source,
-            "weight": beside.put(f"{name}.weight", self.weight),
-            "shift": beside.put(f"{name}.shift", self.shift),
+            "weight": put(self.weight),
+            "shift": put(self.shift),
         }
 
     @staticmethod
-    def from_json(content: Mapping[str, Any], beside: Beside) -> Refit:
+    def from_json(content: Mapping[str, Any]) -> Refit:
         """The inverse of `to_json`. Raises ValueError for numbers that are not finite."""
-        weight, shift = _finite(beside.take(content["weight"])), _finite(beside.take(content["shift"]))
+        weight, shift = _finite(take(content["weight"])), _finite(take(content["shift"]))
         source = Evidence(content["source"])
         return Refit(content["node"], content["input"], content["layer"], source, weight, shift)
 
@@ -182,33 +183,54 @@ class GroupPlan:
             reads.append(replace(read, ratio=tuple(ratio.tolist()), constant=tuple(constant.tolist())))
         return replace(later, main=tuple(step.tolist()), cosine=tuple(cosine.tolist()), reads=tuple(reads))
 
-    def to_json(self, beside: Beside, name: str) -> dict[str, Any]:
-        """As a JSON object; long arrays go beside it, by names that start with `name`."""
-        reads = [read.to_json(beside, f"{name}.{number}") for number, read in enumerate(self.reads)]
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object; long arrays stand in it as they are."""
+        reads = [read.to_json() for read in self.reads]
         return {
             "index": self.index,
             "layers": list(self.layers),
-            "main": beside.put(f"{name}.main", self.main),
-            "cosine": beside.put(f"{name}.cosine", self.cosine),
+            "main": put(self.main),
+            "cosine": put(self.cosine),
             "highest": self.highest,
             "held": list(self.held),
             "reads": reads,
         }
 
     @staticmethod
-    def from_json(content: Mapping[str, Any], beside: Beside) -> GroupPlan:
+    def from_json(content: Mapping[str, Any]) -> GroupPlan:
         """The inverse of `to_json`. Raises ValueError for what no run gives."""
         group = GroupPlan(
             content["index"],
             tuple(content["layers"]),
-            beside.row(content["main"]),
-            beside.row(content["cosine"]),
+            row(content["main"]),
+            row(content["cosine"]),
             content["highest"],
             tuple(content["held"]),
-            tuple(Read.from_json(read, beside) for read in content["reads"]),
+            tuple(Read.from_json(read) for read in content["reads"]),
         )
         _validate(group)
         return group
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the run that made a plan found.
+
+    error: its approximation error, None where that was no finite number. inputs: sha256 of the first feed that it was
+    measured on.
+    """
+
+    error: float | None
+    inputs: str
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any] | None) -> Measured | None:
+        """From what a plan states. Raises ValueError for what no run gives."""
+        if content is None:
+            return None
+        error = content["error"]
+        _expect(error is None or (type(error) in (int, float) and 0 <= error < math.inf), "its error is no number")
+        return Measured(error, content["inputs"])
 
 
 @dataclass(frozen=True)
@@ -224,6 +246,7 @@ class Plan:
         fold_batchnorm: whether BatchNormalization is folded in the file before.
         groups: the groups that shrink.
         refits: consumers and producers with explicit weights, in graph order.
+        measured: what its run found; None where nothing was verified, and in plans of format 1.
     """
 
     model_sha256: str
@@ -234,11 +257,11 @@ class Plan:
     fold_batchnorm: bool
     groups: tuple[GroupPlan, ...]
     refits: tuple[Refit, ...] = ()
+    measured: Measured | None = None
 
-    def to_json(self) -> tuple[dict[str, Any], dict[str, AnyArray]]:
-        """The plan as a JSON object, and the long arrays that go beside it."""
-        beside = Beside()
-        content = {
+    def to_json(self) -> dict[str, Any]:
+        """The plan as a JSON object; long arrays stand in it as they are (see `packed`)."""
+        return {
             "format": FORMAT,
             "version": VERSION,
             "model_sha256": self.model_sha256,
@@ -247,20 +270,19 @@ class Plan:
             "align": self.align,
             "input_shapes": {name: list(shape) for name, shape in self.input_shapes.items()},
             "fold_batchnorm": self.fold_batchnorm,
-            "groups": [group.to_json(beside, str(number)) for number, group in enumerate(self.groups)],
-            "refits": [refit.to_json(beside, f"refit.{number}") for number, refit in enumerate(self.refits)],
+            "groups": [group.to_json() for group in self.groups],
+            "refits": [refit.to_json() for refit in self.refits],
+            "measured": None if self.measured is None else asdict(self.measured),
         }
-        return content, beside.arrays
 
     @staticmethod
-    def from_json(content: Mapping[str, Any], arrays: Mapping[str, Any]) -> Plan:
+    def from_json(content: Mapping[str, Any]) -> Plan:
         """The inverse of `to_json`. Raises ValueError, KeyError or TypeError for what `to_json` never writes."""
-        beside = Beside(dict(arrays))
         _expect(content["method"] in tuple(Method), "unknown method")
         _expect(type(content["align"]) is int and content["align"] >= 1, "align is no number")
         _expect(isinstance(content["options"], dict), "options are no object")
         _expect(type(content["fold_batchnorm"]) is bool, "fold_batchnorm is not true or false")
-        groups = tuple(GroupPlan.from_json(group, beside) for group in content["groups"])
+        groups = tuple(GroupPlan.from_json(group) for group in content["groups"])
         _expect(len({g.index for g in groups}) == len(groups), "a group comes twice")
         return Plan(
             content["model_sha256"],
@@ -270,16 +292,20 @@ class Plan:
             {name: _sizes(shape) for name, shape in content["input_shapes"].items()},
             content["fold_batchnorm"],
             groups,
-            tuple(Refit.from_json(refit, beside) for refit in content.get("refits", ())),
+            tuple(Refit.from_json(refit) for refit in content.get("refits", ())),
+            Measured.from_json(content.get("measured")),
         )
 
+    def chunks(self) -> Iterator[bytes]:
+        """The plan as the bytes of a file, piece by piece: one long array at a time."""
+        for text in json.JSONEncoder(indent=1, default=packed).iterencode(self.to_json()):
+            yield text.encode()
+        yield b"\n"
+
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes PLAN.json, and PLAN.npz beside it where arrays are long. Raises InputError."""
-        path = Path(path)
-        content, arrays = self.to_json()
-        if arrays:
-            content["arrays"] = Beside(arrays).save(path.with_suffix(".npz"))
-        write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+        """Writes PLAN.json. Raises InputError."""
+        with written(Path(path), self.chunks()):
+            pass
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Plan:
@@ -292,14 +318,26 @@ class Plan:
             raise PlanError(f"cannot read the plan {path} ({error.strerror}): check the path") from error
         except (ValueError, RecursionError) as error:
             raise PlanError(f"{path} is not JSON: write the plan again with --plan") from error
-        if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
-            raise PlanError(f"{path} is not a plan of version {VERSION}: write it again with --plan")
+        _check_format(content, path)
         try:
-            named = content.get("arrays")
-            beside = Beside() if named is None else Beside.load(path.with_name(named["file"]), named["sha256"])
-            return Plan.from_json(content, beside.arrays)
+            named = content.get("arrays") if content["version"] == 1 else None
+            return Plan.from_json(content if named is None else filled(content, beside(path, named)))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise PlanError(f"the plan {path} is damaged ({error}): write it again with --plan") from error
+
+
+def _check_format(content: Any, path: Path) -> None:
+    """Raises PlanError for a document that is no plan, or a plan of a version that is not known."""
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        other = f" but an {found}" if isinstance(found, str) else ""
+        raise PlanError(f"{path} is no plan{other}: name a file that --plan wrote")
+    version = content.get("version")
+    if type(version) is not int or not 1 <= version <= VERSION:
+        raise PlanError(
+            f"{path} is a plan of version {version}, this program reads versions up to {VERSION}: write it again "
+            "with --plan"
+        )
 
 
 def _expect(condition: bool, problem: str) -> None:
@@ -326,7 +364,6 @@ def _validate(group: GroupPlan) -> None:
     _expect(all(m == -1 or group.main[m] == m for m in group.main), "a main channel does not stay itself")
     _expect(bool(group.keep), "no channel stays")
     _expect(all(type(c) is int and 0 <= c < n for c in group.held), "a held channel is out of range")
-    rows = [group.cosine, *(row for read in group.reads for row in (read.ratio, read.constant))]
-    for row in rows:
-        _expect(len(row) == n, "a row has the wrong length")
-        _expect(all(type(v) in (int, float) and math.isfinite(v) for v in row), "a number is missing or not finite")
+    for values in (group.cosine, *(one for read in group.reads for one in (read.ratio, read.constant))):
+        _expect(len(values) == n, "a row has the wrong length")
+        _expect(all(type(v) in (int, float) and math.isfinite(v) for v in values), "a number is missing or not finite")

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.lib import format as npy
 
 from onnx_condense.arrays import Array
-from onnx_condense.errors import InputError
-from onnx_condense.trust import FREE, GIGABYTE, PACKED, LimitError, takes_in, trusted
+from onnx_condense.errors import InputError, LimitError
+from onnx_condense.trust import FREE, GIGABYTE, PACKED, takes_in, trusted
 
 SUFFIX = ".npy"
 

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import onnx
 
-from onnx_condense.errors import InputError
+from onnx_condense.errors import InputError, LimitError
 from onnx_condense.model.protos import bodies
-from onnx_condense.trust import LimitError, trusted
+from onnx_condense.trust import trusted
 
 Holder = onnx.GraphProto | onnx.FunctionProto
 """What holds nodes."""

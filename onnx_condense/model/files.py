@@ -20,6 +20,7 @@ from onnx.external_data_helper import uses_external_data
 from onnx_condense._version import __version__
 from onnx_condense.documents import check_regular, remove_unheld, write_atomically, written
 from onnx_condense.errors import InputError
+from onnx_condense.expected import shown
 from onnx_condense.model import data_files, wire
 from onnx_condense.model.checking import checked, loops
 from onnx_condense.model.held import HELD_FROM, Spill, byte_count, can_hold, refer
@@ -43,6 +44,7 @@ class Source:
         plain: whether onnxruntime reads the file as we do: what lies in other files are initializers of the graph.
         step: at multiples of which its tensors begin in other files.
         spill: weights that are held in a temporary file, while this object lives.
+        data: the bytes of a model that came through a pipe.
     """
 
     proto: onnx.ModelProto
@@ -53,13 +55,30 @@ class Source:
     plain: bool = True
     step: int = 1
     spill: Spill | None = None
+    data: bytes = b""
 
 
-def load(model: str | os.PathLike[str] | onnx.ModelProto, hold: bool = True) -> Source:
-    """Reads a model from a file, or takes one in memory. Raises InputError with what to do.
+Model = str | os.PathLike[str] | onnx.ModelProto | Source
+"""A model, the path of its file, or what `load` made of either."""
+
+
+def received(data: bytes) -> Source:
+    """A model that came through a pipe. Raises InputError with what to do."""
+    path = Path("standard input")
+    proto = checked(_parsed(data, path), str(path))
+    if data_files.outside(proto):
+        raise InputError(f"the model on {path} keeps weights in other files: name its file")
+    takes_in(len(data), loops(proto))
+    return Source(proto, hashlib.sha256(data).hexdigest(), len(data), None, (), data=data)
+
+
+def load(model: Model, hold: bool = True) -> Source:
+    """Reads a model from a file, takes one in memory, or what was loaded. Raises InputError with what to do.
 
     `hold`: whether large weights of a large model may stay in files.
     """
+    if isinstance(model, Source):
+        return model
     if isinstance(model, onnx.ModelProto):
         data_files.check_inside(model)
         size = wire.size(model)
@@ -67,6 +86,8 @@ def load(model: str | os.PathLike[str] | onnx.ModelProto, hold: bool = True) -> 
             raise InputError("the model in memory is larger than 2 GB: save it to a file and pass its path")
         takes_in(size, loops(model))
         return Source(checked(model, "the model"), digest_of(model), size, None, ())
+    if not isinstance(model, str | os.PathLike):
+        raise InputError(f"a model is the path of an .onnx file, or an onnx.ModelProto, not {shown(model)}")
     path = Path(model)
     if path.is_dir():
         raise InputError(f"{path} is a folder: pass an .onnx file")
@@ -104,13 +125,18 @@ def _read(path: Path, hold: bool) -> _Read:
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror}): check the path and its permissions") from error
     takes_in(len(data))
+    return _Read(_parsed(data, path), data, {})
+
+
+def _parsed(data: bytes, path: Path) -> onnx.ModelProto:
+    """The message of a file. Raises InputError."""
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
     except DecodeError as error:
         why = "or it is cut short, or its bodies nest more than 30 deep"
         raise InputError(f"{path} is not an ONNX file ({why}): export the model again") from error
-    return _Read(proto, data, {})
+    return proto
 
 
 def _outlined(path: Path) -> _Read | None:
@@ -275,6 +301,17 @@ def _mentions(path: Path, name: bytes) -> bool:
     return False
 
 
+def whole(model: onnx.ModelProto, source: Source) -> bytes:
+    """A model as one message, with its weights; the source's own bytes where it is that. Raises InputError."""
+    if model is source.proto and not source.external and source.path is not None:
+        return source.path.read_bytes()
+    if model is source.proto and source.data:
+        return source.data
+    if wire.size(model) >= PROTOBUF_LIMIT:
+        raise InputError("the model is larger than 2 GB, which no pipe takes as one message: name a file with -o")
+    return serialize(model)
+
+
 def copy(source: Source, target: Path) -> bool:
     """Copies a model file byte for byte, its external data too where the target lies in another folder.
 
@@ -283,7 +320,9 @@ def copy(source: Source, target: Path) -> bool:
     Returns:
         Whether it was copied byte for byte.
     """
-    assert source.path is not None
+    if source.path is None:
+        write_atomically(target, source.data)
+        return True
     elsewhere = source.path.absolute().parent != target.absolute().parent
     missing = [name for name in source.external if elsewhere and not _is_there(source.path, target, name)]
     if not all(_is_free(target, name) for name in missing):

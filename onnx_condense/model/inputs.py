@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
@@ -15,7 +16,8 @@ from onnx.helper import tensor_dtype_to_np_dtype
 
 from onnx_condense.arrays import Array
 from onnx_condense.documents import check_regular
-from onnx_condense.errors import InputError, UsageError
+from onnx_condense.errors import InputError, UsageError, first_line
+from onnx_condense.expected import given_inputs
 from onnx_condense.model.archives import read_archive
 from onnx_condense.model.draws import DRAWS, NORMAL, Draw
 from onnx_condense.model.expressions import Expression, expressions
@@ -47,6 +49,9 @@ SIZES = (64, 32, 224, 16, 128, 256, 8, 4, 1)
 
 SUMMED = 8
 """Size tried for two of at least three symbolic dimensions where another one may be their sum."""
+
+MOST = 2**28
+"""Numbers of one generated input at most: a gigabyte of float32."""
 
 LARGEST = 2**20
 """Largest size that the name of a dimension may lead to."""
@@ -136,6 +141,16 @@ def read_feeds(specs: Sequence[InputSpec], data: Inputs) -> list[Feed]:
     return _split(specs, _read(specs, data))
 
 
+def digest(feeds: Iterable[Feed]) -> str:
+    """The sha256 of feeds: their names, types, shapes and bytes."""
+    found = hashlib.sha256()
+    for feed in feeds:
+        for name, array in feed.items():
+            found.update(repr((name, array.dtype.name, array.shape)).encode())
+            found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
+
+
 def _names(specs: Sequence[InputSpec]) -> str:
     return ", ".join(spec.name for spec in specs) or "none"
 
@@ -157,8 +172,12 @@ def _text(spec: InputSpec) -> str:
 
 
 def _read(specs: Sequence[InputSpec], data: Inputs) -> dict[str, Array]:
+    given_inputs("data", data)
     if isinstance(data, Mapping):
-        arrays = {name: np.asarray(value) for name, value in data.items()}
+        try:
+            arrays = {name: np.asarray(value) for name, value in data.items()}
+        except ValueError as error:
+            raise InputError(f"the data is no array ({first_line(error)}): pass one array per input") from error
     else:
         check_regular(Path(data))
         advice = f"pass an .npz with one array per input ({_names(specs)})"
@@ -173,7 +192,31 @@ def _read(specs: Sequence[InputSpec], data: Inputs) -> dict[str, Array]:
     for spec in specs:
         if arrays[spec.name].dtype.kind not in "fiubV":
             raise InputError(f"the data for {spec.name} is not numbers: pass an array of {spec.dtype.name}")
-    return {spec.name: arrays[spec.name].astype(spec.dtype, copy=False) for spec in specs}
+    source = "the data" if isinstance(data, Mapping) else str(data)
+    return {spec.name: _converted(spec, arrays[spec.name], source) for spec in specs}
+
+
+def _converted(spec: InputSpec, given: Array, source: str) -> Array:
+    """An array [samples, ...] in an input's type. Raises InputError for numbers that are not finite in it."""
+    _check_finite(spec, given, source)
+    with np.errstate(over="ignore"):
+        array = given.astype(spec.dtype, copy=False)
+    if array is not given:
+        _check_finite(spec, array, source)
+    return array
+
+
+def _check_finite(spec: InputSpec, array: Array, source: str) -> None:
+    if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+        return
+    finite_ones = np.isfinite(array)
+    if finite_ones.all():
+        return
+    samples = (~finite_ones).reshape(len(array) if array.ndim else 1, -1).any(axis=1)
+    first, count = int(samples.argmax()), int(samples.sum())
+    what = "NaN" if np.isnan(array[first] if array.ndim else array).any() else f"a number that {array.dtype} lacks"
+    more = f" ({count} such samples)" if count > 1 else ""
+    raise InputError(f"{source} holds {what} in sample {first} of {spec.name}{more}: mend it, or leave it out")
 
 
 def _split(specs: Sequence[InputSpec], arrays: dict[str, Array]) -> list[Feed]:
@@ -333,6 +376,9 @@ def random_feed(specs: list[InputSpec], symbols: Mapping[str, int], seed: int) -
 
 
 def _random(generator: np.random.Generator, spec: InputSpec, shape: list[int]) -> Array:
+    if prod(shape) > MOST:
+        text = "x".join(map(str, shape))
+        raise InputError(f"{spec.name} of {text} has more than {MOST:,} numbers: ask for smaller sizes")
     if spec.dtype.kind in "iu":
         return generator.integers(0, spec.vocabulary or spec.draw.integers, shape).astype(spec.dtype)
     if spec.dtype.kind == "b":

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import onnx
-
-Model = str | os.PathLike[str] | onnx.ModelProto
-"""A model, or the path of its file."""
 
 FLOAT_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
 """TensorProto.DataType of `arrays.FLOATS`."""

@@ -14,11 +14,11 @@ import onnxruntime as ort
 from google.protobuf.message import EncodeError
 
 from onnx_condense.arrays import Array
-from onnx_condense.errors import InputError, UsageError, first_line
+from onnx_condense.errors import InputError, LimitError, UsageError, first_line
 from onnx_condense.model.checking import loops
 from onnx_condense.model.held import ROOT, holds, let_go
 from onnx_condense.model.protos import opset_of
-from onnx_condense.trust import LimitError, has_read_loops, trusted
+from onnx_condense.trust import has_read_loops, trusted
 
 Session: TypeAlias = ort.InferenceSession
 

@@ -15,7 +15,7 @@ from onnx_condense.documents import finite, head
 from onnx_condense.errors import InputError
 from onnx_condense.model import apart
 from onnx_condense.model.blame import blamed
-from onnx_condense.model.files import load
+from onnx_condense.model.files import Model, load
 from onnx_condense.model.inputs import Feed, draw_feeds
 from onnx_condense.model.outputs import LABELS, Outputs, arrays, tells
 from onnx_condense.model.surgeon import import_graph
@@ -234,8 +234,8 @@ def nearest(found: Verification, limits: Mapping[str, float]) -> tuple[float, fl
 
 
 def verify(
-    a: str | os.PathLike[str] | onnx.ModelProto,
-    b: str | os.PathLike[str] | onnx.ModelProto,
+    a: Model,
+    b: Model,
     data: str | os.PathLike[str] | Mapping[str, Array] | None = None,
     *,
     input_shape: Mapping[str, tuple[int, ...]] | None = None,

@@ -9,8 +9,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnx_condense.errors import InputError
-from onnx_condense.model.files import load
-from onnx_condense.model.protos import Model, opset_of
+from onnx_condense.model.files import Model, load
+from onnx_condense.model.protos import opset_of
 from onnx_condense.pytorch.need import torch
 from onnx_condense.pytorch.operators import OPERATORS, STATISTICS, Call
 

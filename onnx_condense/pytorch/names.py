@@ -13,8 +13,7 @@ from onnx import numpy_helper
 
 from onnx_condense.arrays import Array
 from onnx_condense.errors import InputError
-from onnx_condense.model.files import load
-from onnx_condense.model.protos import Model
+from onnx_condense.model.files import Model, load
 from onnx_condense.pytorch.graph import Graph
 from onnx_condense.pytorch.need import Module, torch
 

@@ -9,9 +9,8 @@ import numpy as np
 
 from onnx_condense.arrays import Array
 from onnx_condense.errors import InputError, VerificationError, first_line
-from onnx_condense.model.files import load
+from onnx_condense.model.files import Model, load
 from onnx_condense.model.inputs import draw_feeds, input_specs
-from onnx_condense.model.protos import Model
 from onnx_condense.model.runtime import run, session
 from onnx_condense.pytorch.names import SHRUNKEN, STATISTICS, state_of
 from onnx_condense.pytorch.need import torch

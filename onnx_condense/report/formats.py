@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from onnx_condense.documents import write_atomically
-
 
 def as_json(content: Mapping[str, Any]) -> bytes:
     """JSON, for programs."""
@@ -19,6 +17,6 @@ FORMATS: dict[str, Callable[[Mapping[str, Any]], bytes]] = {".json": as_json}
 """By the ending of the file; any other ending means JSON."""
 
 
-def write_document(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes what `to_json` of a report or an analysis gives. Raises InputError."""
-    write_atomically(path, FORMATS.get(path.suffix, as_json)(content))
+def encoded(path: Path, content: Mapping[str, Any]) -> bytes:
+    """What `to_json` of a report or an analysis gives, in the format of a file of this name."""
+    return FORMATS.get(path.suffix, as_json)(content)

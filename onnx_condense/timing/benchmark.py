@@ -20,9 +20,8 @@ from onnx_condense.arrays import Array
 from onnx_condense.documents import finite, head
 from onnx_condense.errors import InputError, UsageError
 from onnx_condense.model.blame import blamed
-from onnx_condense.model.files import Source, file_of, load
+from onnx_condense.model.files import Model, Source, file_of, load
 from onnx_condense.model.inputs import Feed, InputSpec, Shapes, make_feeds
-from onnx_condense.model.protos import Model
 from onnx_condense.model.runtime import CPU, run, session
 from onnx_condense.model.surgeon import import_graph
 from onnx_condense.operators.specs import model_specs

@@ -17,6 +17,9 @@ if TYPE_CHECKING:  # a command line is read before anything slow is imported
 SECONDS = 10.0
 """Time limit per batch size."""
 
+MOST_THREADS = 256
+"""Of one session: onnxruntime starts all of them before a signal is heard."""
+
 SUFFIX = "ExecutionProvider"
 """onnxruntime's names of providers end so."""
 
@@ -41,7 +44,7 @@ class Setup:
         Heading.FAST,
         "N",
         int,
-        must(lambda value: value >= 0, "{option} is 0 (all cores) or a positive number, not {value}"),
+        must(lambda value: 0 <= value <= MOST_THREADS, f"{{option}} is 0 (all cores) to {MOST_THREADS}, not {{value}}"),
         unset="0, all cores",
     )
     batches: tuple[int, ...] = option(

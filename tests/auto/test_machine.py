@@ -68,7 +68,7 @@ def constants(draw: st.DrawFn) -> Settings:
     )
 
 
-@hypothesis_settings(max_examples=100, deadline=None)
+@hypothesis_settings(max_examples=100)
 @given(constants(), st.integers(0, 10**6), st.sampled_from((0.02, 0.3, 0.9)), st.sampled_from((0.0, 0.2)))
 def test_every_run_ends_and_keeps_its_promises(settings: Settings, seed: int, good: float, failing: float) -> None:
     world = World(seed, good, failing)

@@ -137,7 +137,7 @@ def test_names_are_members_of_enums_and_json_has_plain_strings() -> None:
         (VERIFY, ["a", "b", "--tolerance", "-1"], "--tolerance must be a number of at least 0, not -1"),
         (BENCH, ["m", "--batch", "1,x"], "--batch wants sizes like 1,8,64, not 1,x"),
         (BENCH, ["m", "--batch", "1,0"], "--batch sizes are positive whole numbers, not 0"),
-        (BENCH, ["m", "--threads", "-1"], "--threads is 0 (all cores) or a positive number, not -1"),
+        (BENCH, ["m", "--threads", "-1"], "--threads is 0 (all cores) to 256, not -1"),
         (AUTO, ["m", "--work", "w", "--rounds", "0"], "--rounds is a whole number of at least 1, not 0"),
         (
             AUTO,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 from support import builders
@@ -52,12 +51,6 @@ def test_no_option_may_write_over_the_model(cli: Cli, save: Save, option: str) -
     save(builders.mlp((8, 16, 3), clusters=4))
     cli.fails(2, "m.onnx", option, "m.onnx")
     cli.fails(2, "inspect", "m.onnx", "--report", "m.onnx")
-
-
-def test_plan_arrays_do_not_write_over_the_data(cli: Cli, save: Save) -> None:
-    save(builders.mlp((8, 300, 3), clusters=12))
-    np.savez("p.npz", x=builders.random(4, 8))
-    cli.fails(2, "m.onnx", "--data", "p.npz", "--plan", "p.json")
 
 
 def test_two_outputs_need_two_places(cli: Cli, save: Save) -> None:

@@ -41,7 +41,7 @@ def test_default_threshold_is_088(cli: Cli, save: Save) -> None:
     save(pair_at(0.875), "less.onnx")
     cli.ok("m.onnx", "--report", "r.json")
     assert widths("r.json") == {"fc0": (3, 2)}
-    cli.ok("less.onnx", "--report", "r.json")
+    cli.ok("less.onnx", "--report", "r.json", "--force")
     assert widths("r.json") == {"fc0": (3, 3)}
 
 
@@ -51,7 +51,7 @@ def test_neurons_condense_above_the_threshold_not_at_it(cli: Cli, save: Save) ->
     cli.ok("more.onnx", "--threshold", "0.5", "--report", "r.json")
     assert widths("r.json") == {"fc0": (3, 2)}
     save(builders.head(rows))  # cosine exactly 1/2
-    cli.ok("m.onnx", "--threshold", "0.5", "--report", "r.json")
+    cli.ok("m.onnx", "--threshold", "0.5", "--report", "r.json", "--force")
     assert widths("r.json") == {"fc0": (2, 2)}
     cli.ok("m.onnx", "--threshold", "0.4999", "--report", "r.json", "--force")
     assert widths("r.json") == {"fc0": (2, 1)}
@@ -90,7 +90,7 @@ def test_lossless_merges_only_what_is_exact(cli: Cli, save: Save) -> None:
     cli.ok("m.onnx", "--lossless", "--report", "r.json")
     assert widths("r.json") == {"fc0": (16, 4)}
     assert read("r.json")["verification"]["approximation_error"] < 1e-5
-    cli.ok("near.onnx", "--lossless", "--report", "r.json")
+    cli.ok("near.onnx", "--lossless", "--report", "r.json", "--force")
     assert widths("r.json") == {"fc0": (16, 16)}
 
 
@@ -262,7 +262,7 @@ def test_a_large_error_without_tolerance_warns(cli: Cli, save: Save) -> None:
     assert "--tolerance" in warned.err
     assert len(warned.err.splitlines()) == 1
     assert len(read("r.json")["warnings"]) == 1
-    assert cli.ok("exact.onnx", "--report", "r.json").err == ""
+    assert cli.ok("exact.onnx", "--report", "r.json", "--force").err == ""
     assert read("r.json")["warnings"] == []
 
 

@@ -22,8 +22,9 @@ from support import builders
 from support.cli import PREFIX, Cli, Save, shell
 
 from onnx_condense import trust
+from onnx_condense.errors import LimitError
 from onnx_condense.model import runtime
-from onnx_condense.trust import LimitError, Trust, within
+from onnx_condense.trust import Trust, within
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only there a run is watched")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from support import builders
 from support.cli import Cli, Save, snapshot
 
 import onnx_condense as oc
-from onnx_condense.merging.beside import INLINE
+from onnx_condense.merging.long_arrays import INLINE
 from onnx_condense.model.protos import serialize
 
 MODEL = builders.mlp((8, 16, 16, 3), clusters=(5, 4))
@@ -29,42 +30,114 @@ def test_round_trip(tmp_path: Path) -> None:
     loaded = oc.Plan.load(tmp_path / "p.json")
     assert dataclasses.replace(loaded, options={}) == dataclasses.replace(plan, options={})
     assert json.dumps(dict(loaded.options), sort_keys=True) == json.dumps(dict(plan.options), sort_keys=True)
-    content, arrays = plan.to_json()
-    assert not arrays
-    assert oc.Plan.from_json(json.loads(json.dumps(content)), {}) == loaded
+    assert oc.Plan.from_json(json.loads(json.dumps(plan.to_json()))) == loaded
 
 
-def test_long_arrays_lie_beside_it_with_their_hash(tmp_path: Path) -> None:
+def test_a_plan_is_one_file(tmp_path: Path) -> None:
+    (tmp_path / "p.npz").write_text("precious")
     plan = oc.condense(LONG).plan
+    before = snapshot(tmp_path)
     plan.save(tmp_path / "p.json")
-    files = snapshot(tmp_path)
-    assert set(files) == {"p.json", "p.npz"}
-    content = json.loads((tmp_path / "p.json").read_text())
-    assert content["arrays"] == {"file": "p.npz", "sha256": files["p.npz"]}
-    assert max(len(line) for line in (tmp_path / "p.json").read_text().splitlines()) < 200
+    assert snapshot(tmp_path) == before | {"p.json": snapshot(tmp_path)["p.json"]}
+    stated = json.loads((tmp_path / "p.json").read_text())["groups"][0]["main"]
+    assert (stated["dtype"], stated["shape"]) == ("int64", [INLINE + 44])
     loaded = oc.Plan.load(tmp_path / "p.json")
-    assert loaded.groups == plan.groups
+    assert (loaded.groups, loaded.refits, loaded.measured) == (plan.groups, plan.refits, plan.measured)
     assert serialize(oc.rewrite(LONG, loaded)) == serialize(oc.condense(LONG).model)
 
 
+def earlier(plan: oc.Plan, path: Path) -> None:
+    """A plan as format 1 had it: long arrays in an .npz beside it, and not what its run measured."""
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
+
+    def named(value: Any) -> Any:
+        arrays[str(len(arrays))] = value
+        return {"array": str(len(arrays) - 1)}
+
+    content = json.loads(json.dumps(plan.to_json(), default=named)) | {"version": 1}
+    del content["measured"]
+    np.savez(path.with_suffix(".npz"), **arrays)  # type: ignore[arg-type]
+    digest = hashlib.sha256(path.with_suffix(".npz").read_bytes()).hexdigest()
+    path.write_text(json.dumps(content | {"arrays": {"file": path.with_suffix(".npz").name, "sha256": digest}}))
+
+
+def test_plans_of_format_1_are_read(tmp_path: Path) -> None:
+    plan = oc.condense(LONG).plan
+    earlier(plan, tmp_path / "p.json")
+    loaded = oc.Plan.load(tmp_path / "p.json")
+    assert (loaded.groups, loaded.refits, loaded.measured) == (plan.groups, plan.refits, None)
+    assert serialize(oc.condense(LONG, replay=loaded).model) == serialize(oc.condense(LONG).model)
+
+
 @pytest.mark.parametrize("change", ["tampered", "missing", "cut", "another plan's"])
-def test_arrays_that_are_not_the_plans(tmp_path: Path, change: str) -> None:
-    oc.condense(LONG).plan.save(tmp_path / "p.json")
+def test_arrays_that_are_not_those_of_a_plan_of_format_1(tmp_path: Path, change: str) -> None:
+    earlier(oc.condense(LONG).plan, tmp_path / "p.json")
     beside = tmp_path / "p.npz"
     with np.load(beside) as file:
         arrays = dict(file)
     match change:
         case "tampered":
-            np.savez(beside, **{name: array[::-1] for name, array in arrays.items()})
+            np.savez(beside, **{name: array[::-1] for name, array in arrays.items()})  # type: ignore[arg-type]
         case "missing":
             beside.unlink()
         case "cut":
             beside.write_bytes(beside.read_bytes()[:-10])
         case _:
-            oc.condense(LONG, oc.Options(merge="delete")).plan.save(tmp_path / "other.json")
+            earlier(oc.condense(LONG, oc.Options(merge="delete")).plan, tmp_path / "other.json")
             beside.write_bytes((tmp_path / "other.npz").read_bytes())
     with pytest.raises(oc.PlanError, match=r"p\.npz"):
         oc.Plan.load(tmp_path / "p.json")
+
+
+ARRAY_DAMAGES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "no sha256": lambda a: a.pop("sha256"),
+    "other numbers": lambda a: a.update(base64=a["base64"][::-1]),
+    "no base64": lambda a: a.update(base64="?"),
+    "cut": lambda a: a.update(base64=a["base64"][:-8]),
+    "shape": lambda a: a.update(shape=[3]),
+    "shape is text": lambda a: a.update(shape="x"),
+    "objects": lambda a: a.update(dtype="object"),
+    "unknown type": lambda a: a.update(dtype="float7"),
+    "bytes are a number": lambda a: a.update(base64=3),
+}
+
+
+@pytest.mark.parametrize("name", ARRAY_DAMAGES)
+def test_damaged_arrays_are_refused(tmp_path: Path, name: str) -> None:
+    oc.condense(LONG).plan.save(tmp_path / "p.json")
+    content = json.loads((tmp_path / "p.json").read_text())
+    ARRAY_DAMAGES[name](content["groups"][0]["main"])
+    (tmp_path / "p.json").write_text(json.dumps(content))
+    with pytest.raises(oc.PlanError, match="damaged"):
+        oc.Plan.load(tmp_path / "p.json")
+
+
+@pytest.mark.parametrize(("factor", "data"), [(10.0, False), (-30.0, True), (1e6, False), (1e300, True)])
+def test_a_plan_whose_ratios_were_altered_is_not_written(cli: Cli, save: Save, factor: float, data: bool) -> None:
+    """On the inputs of its own run, and on others."""
+    save(MODEL)
+    np.savez("x.npz", x=builders.random(32, 8))
+    cli.ok("m.onnx", "--merge", "ratio", "--plan", "p.json", "--dry-run", "-o", "dry.onnx")
+    cli.ok("m.onnx", "--merge", "ratio", "--plan", "q.json", *(("--data", "x.npz") if data else ()))
+    content = json.loads(Path("q.json").read_text())
+    for read in content["groups"][0]["reads"]:
+        read["ratio"] = [value * factor for value in read["ratio"]]
+    Path("q.json").write_text(json.dumps(content))
+    assert cli.fails(1, "m.onnx", "--replay", "q.json", "-o", "again.onnx")
+    assert cli.ok("m.onnx", "--replay", "p.json", "-o", "dry.onnx").written == {"dry.onnx"}
+
+
+@pytest.mark.parametrize("version", [0, 3, 99, "2", None, 2.5, True])
+def test_plans_of_other_versions_say_which(cli: Cli, save: Save, content: dict[str, Any], version: Any) -> None:
+    save(MODEL)
+    Path("p.json").write_text(json.dumps(content | {"version": version}))
+    assert f"version {version}" in cli.fails(2, "m.onnx", "--replay", "p.json")
+
+
+def test_a_report_is_no_plan(cli: Cli, save: Save) -> None:
+    save(MODEL)
+    cli.ok("m.onnx", "--report", "r.json")
+    assert "onnx-condense-report" in cli.fails(2, "m.onnx", "--replay", "r.json", "-o", "again.onnx")
 
 
 def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -137,7 +210,7 @@ FIRST = ("groups", 0)
 READ = ("groups", 0, "reads", 0)
 DAMAGES: dict[str, Damage] = {
     "other format": put("format", value="something"),
-    "later version": put("version", value=2),
+    "later version": put("version", value=7),
     "no model": drop("model_sha256"),
     "no groups": drop("groups"),
     "groups are a number": put("groups", value=5),
@@ -161,10 +234,10 @@ DAMAGES: dict[str, Damage] = {
     "constant too short": put(*READ, "constant", value=[]),
     "reads missing": put(*FIRST, "reads", value=[]),
     "read of an unknown node": put(*READ, "node", value=99),
-    "array without a file": put(*FIRST, "main", value={"array": "0.main"}),
-    "arrays without a hash": put("arrays", value={"file": "p.npz"}),
-    "arrays in another folder": put("arrays", value={"file": "../p.npz", "sha256": "0"}),
-    "arrays are a list": put("arrays", value=[]),
+    "array of another format": put(*FIRST, "main", value={"array": "0.main"}),
+    "measured is a list": put("measured", value=[1]),
+    "error is text": put("measured", "error", value="0"),
+    "error is below 0": put("measured", "error", value=-1.0),
     "input shapes are a list": put("input_shapes", value=[1]),
     "options are a list": put("options", value=[1]),
     "align is text": put("align", value="auto"),
@@ -175,7 +248,7 @@ DAMAGES: dict[str, Damage] = {
 @pytest.fixture(scope="module")
 def content() -> dict[str, Any]:
     """The JSON of a good plan."""
-    return json.loads(json.dumps(oc.condense(MODEL).plan.to_json()[0]))  # type: ignore[no-any-return]
+    return json.loads(json.dumps(oc.condense(MODEL).plan.to_json()))  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("name", DAMAGES)

@@ -128,7 +128,7 @@ def greedy(alike: Doubles, threshold: float) -> list[int]:
 
 
 @given(st.integers(1, 14), st.data())
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, derandomize=True)
 def test_condensation_groups(n: int, data: st.DataObject) -> None:
     """Few distinct values, so that ties are common and values equal to the threshold occur."""
     values = data.draw(arrays.arrays(np.float64, (n, n), elements=st.sampled_from([-1.0, 0.25, 0.5, 0.75, 1.0])))

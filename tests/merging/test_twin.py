@@ -194,7 +194,7 @@ def test_lossless_repeats_until_nothing_changes() -> None:
 def test_plans_of_several_rounds_replay(build: Callable[[], onnx.ModelProto]) -> None:
     model = build()
     result = condense(model, LOSSLESS)
-    again = condense(model, replay=Plan.from_json(*result.plan.to_json()))
+    again = condense(model, replay=Plan.from_json(result.plan.to_json()))
     assert widths(again.model) == widths(result.model)
     assert_close(result.model, again.model, 1e-6)
     assert_close(result.model, rewrite(model, result.plan), 1e-6)

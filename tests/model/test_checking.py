@@ -11,9 +11,10 @@ from onnx import TensorProto, helper, numpy_helper
 from support.cli import Cli
 
 from onnx_condense import InputError
+from onnx_condense.errors import LimitError
 from onnx_condense.model import files
 from onnx_condense.model.checking import checked, loops
-from onnx_condense.trust import LimitError, Trust, within
+from onnx_condense.trust import Trust, within
 
 OPSETS = [helper.make_opsetid("", 17), helper.make_opsetid("f", 1)]
 PORT = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 8])

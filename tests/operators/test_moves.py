@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnx_condense.arrays import Labels, Shape
 from onnx_condense.operators import moves
 
-quick = settings(max_examples=150, deadline=None, derandomize=True)
+quick = settings(max_examples=150, derandomize=True)
 
 
 @st.composite

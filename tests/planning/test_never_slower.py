@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from support import builders
@@ -74,7 +74,6 @@ def test_the_original_is_never_measured() -> None:
     assert all(min(tried.values(), default=0) < TOP for tried in slow.tried)
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.integers(0, 39), st.integers(0, TOP)), st.integers(1, 40))
 def test_the_search_finds_exactly_the_slow_groups(below: dict[int, int], count: int) -> None:
     slow = Slow({index: rung for index, rung in below.items() if index < count})

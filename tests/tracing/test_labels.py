@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnx_condense.tracing.labels import UnionFind, aligned, atoms_of, occurrence, pack, signals_of, varying
 
-quick = settings(max_examples=100, deadline=None, derandomize=True)
+quick = settings(max_examples=100, derandomize=True)
 atoms = st.integers(-1, 2**30)
 signals = st.integers(0, 2**31)
 

@@ -159,7 +159,7 @@ def test_opposite_units_take_the_opposite_column() -> None:
 def test_a_plan_replays() -> None:
     model = build("equal", Form("GRU", directions=2, initial="derived"))
     result = condense(model, LOSSLESS)
-    assert_close(result.model, rewrite(model, Plan.from_json(*result.plan.to_json())), 1e-6)
+    assert_close(result.model, rewrite(model, Plan.from_json(result.plan.to_json())), 1e-6)
 
 
 def test_states_of_zeros_are_left_out_and_the_attribute_follows() -> None:
