@@ -170,10 +170,19 @@ def _read(specs: Sequence[InputSpec], data: Inputs) -> dict[str, Array]:
     missing = [spec.name for spec in specs if spec.name not in arrays]
     if missing:
         raise InputError(f"the data lacks input {missing[0]}: it needs one array per input ({_names(specs)})")
-    for spec in specs:
-        if arrays[spec.name].dtype.kind not in "fiubV":
-            raise InputError(f"the data for {spec.name} is not numbers: pass an array of {spec.dtype.name}")
-    return {spec.name: arrays[spec.name].astype(spec.dtype, copy=False) for spec in specs}
+    return {spec.name: _numbers(spec, arrays[spec.name]) for spec in specs}
+
+
+def _numbers(spec: InputSpec, array: Array) -> Array:
+    """An array of any shape in the type of an input. Raises InputError.
+
+    A file that numpy writes knows no short floats (bfloat16): it gives back their bytes.
+    """
+    if array.dtype.type is np.void and spec.dtype.kind == "V" and array.dtype == f"V{spec.dtype.itemsize}":
+        return array.view(spec.dtype)
+    if array.dtype.kind not in "fiubV" or array.dtype.type is np.void:
+        raise InputError(f"the data for {spec.name} is not numbers: pass an array of {spec.dtype.name}")
+    return array.astype(spec.dtype, copy=False)
 
 
 def _split(specs: Sequence[InputSpec], arrays: dict[str, Array]) -> list[Feed]:
