@@ -6,6 +6,7 @@ package it asks only where channels lie: the trace. Nothing of what chooses, fol
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ def stated(path: Path) -> Stated:
     beside = np.load(path.with_name(named["file"])) if named else {}
 
     def array(value: Any) -> Array:
+        if isinstance(value, dict) and "base64" in value:
+            return np.frombuffer(base64.b64decode(value["base64"]), value["dtype"]).reshape(value["shape"])
         return np.asarray(beside[value["array"]] if isinstance(value, dict) else value)
 
     merges, gone = [], {}
