@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from onnx.backend.test import loader
 
 Arrays = Mapping[str, NDArray[Any]]
 
-KINDS = ("simple", "pytorch-converted", "pytorch-operator", "real")
+ON_DISK = ("simple", "pytorch-converted", "pytorch-operator", "real")
+KINDS = ("node", *ON_DISK, "light")
 RATIOS = (1.0, 0.5, 2.0)
 """What a planted copy is of its original, in turn."""
 LARGEST = 1 << 22
@@ -34,21 +35,22 @@ class Case:
     variant: str = "as it is"
 
 
-def cases() -> Iterator[Case]:
-    """Every case whose model is part of the package: nodes, models on disk, and the light ones."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        nodes = loader.load_model_tests(kind="node")
-    for node in nodes:
-        yield _case(f"node/{node.name}", node.model, *(node.data_sets or [((), ())])[0])
-    for kind in KINDS:
+def cases(kinds: Collection[str] = KINDS) -> Iterator[Case]:
+    """Every case of these kinds whose model is part of the package: nodes, models on disk, and the light ones."""
+    if "node" in kinds:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            nodes = loader.load_model_tests(kind="node")
+        for node in nodes:
+            yield _case(f"node/{node.name}", node.model, *(node.data_sets or [((), ())])[0])
+    for kind in (kind for kind in ON_DISK if kind in kinds):
         for found in loader.load_model_tests(kind=kind):
             if found.model_dir is not None:
                 folder = Path(found.model_dir)
                 stored = sorted(folder.glob("test_data_set_0"))
                 sides = [_tensors(stored, side) for side in ("input", "output")]
                 yield _case(f"{kind}/{found.name}", onnx.load(folder / "model.onnx"), *sides)
-    for path in sorted(Path(loader.DATA_DIR, "light").glob("*.onnx")):
+    for path in sorted(Path(loader.DATA_DIR, "light").glob("*.onnx")) if "light" in kinds else ():
         yield _case(f"light/{path.stem}", onnx.load(path), (), ())
 
 

@@ -50,7 +50,7 @@ class Found:
 def options_of(seed: int) -> tuple[str, ...]:
     """Random options of a run that changes the function."""
     draw = random.Random(seed)
-    goal = draw.choice(["threshold", "threshold", "threshold", "budget", "tolerance", "layers"])
+    goal = draw.choice([*["threshold"] * 6, "budget", "tolerance", "layers", "layers"])
     given = {
         "threshold": ("--threshold", draw.choice(["0.5", "0.7", "0.9"])),
         "budget": ("--budget", draw.choice(["params=0.6", "macs=0.7", "params=0.85"])),

@@ -12,6 +12,7 @@ folder of --keep gets the models where something was.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import re
 import sys
@@ -28,7 +29,7 @@ from _backend_cases import Case, cases, variants
 from _forked import forked, run
 from _outputs import differ, runner
 
-import onnx_condense.pipeline  # noqa: F401  once for all children
+import onnx_condense.cli.condense  # noqa: F401  once for all children
 
 OPTIONS = {"lossless": ("--lossless", "--align", "1"), "default": ()}
 FAULTS = ("crashed", "stuck", "internal", "wrong")
@@ -76,14 +77,22 @@ def kind_of(line: str) -> str:
     return line.split(":")[0][:100].strip()
 
 
-def tried(case: Case, seconds: float, megabytes: int) -> dict[str, tuple[str, str]]:
-    """The outcomes of a case in a child of ours."""
+def tried(models: list[Case], seconds: float, megabytes: int) -> list[dict[str, Any]]:
+    """The outcomes of models in a child of ours; in one each where that does not come to its end."""
+
+    def work() -> list[dict[str, Any]]:
+        return [condensed(model, Path(name, str(number))) for number, model in enumerate(models)]
+
     with tempfile.TemporaryDirectory() as name:
-        found, problem = forked(lambda: condensed(case, Path(name)), seconds, megabytes)
-    if problem:
-        fault = problem.partition(":")[0]
-        return dict.fromkeys(OPTIONS, (fault if fault in FAULTS else "internal", problem))
-    return {key: tuple(value) for key, value in found.items()}
+        for number in range(len(models)):
+            Path(name, str(number)).mkdir()
+        found, problem = forked(work, seconds, megabytes)
+    if not problem:
+        return list(found)
+    if len(models) > 1:
+        return [outcomes for model in models for outcomes in tried([model], seconds, megabytes)]
+    fault = problem.partition(":")[0]
+    return [dict.fromkeys(OPTIONS, (fault if fault in FAULTS else "internal", problem))]
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -118,16 +127,18 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--keep", type=Path, help="a folder for models where something was wrong")
     given = parser.parse_args()
-    rows, bad, suite = [], 0, 0
-    for case in [case for case in cases() if fnmatch(case.name, given.only)][:: given.every]:
+    rows: list[dict[str, Any]] = []
+    bad, suite = 0, 0
+    chosen = [case for case in cases() if fnmatch(case.name, given.only)][:: given.every]
+    gc.freeze()  # children do not go through what they share
+    for case in chosen:
         suite += 1
-        for variant in variants(case, given.seed):
-            row = {"case": variant.name, "variant": variant.variant, "outcomes": {}}
-            row["outcomes"] = tried(variant, given.seconds, given.megabytes)
-            rows.append(row)
-            if given.json and len(rows) % 200 == 0:
-                given.json.write_text(document(rows, suite))
-            faults = {key: value for key, value in row["outcomes"].items() if value[0] in FAULTS}
+        models = list(variants(case, given.seed))
+        if given.json and suite % 50 == 0:
+            given.json.write_text(document(rows, suite - 1))
+        for variant, outcomes in zip(models, tried(models, given.seconds, given.megabytes), strict=True):
+            rows.append({"case": variant.name, "variant": variant.variant, "outcomes": outcomes})
+            faults = {key: value for key, value in outcomes.items() if value[0] in FAULTS}
             if faults:
                 bad += 1
                 print(f"{variant.name}: {faults}", flush=True)

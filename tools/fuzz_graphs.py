@@ -28,7 +28,7 @@ from _forked import forked
 from _fuzzed import checked, options_of, smaller
 from support.wider_graphs import graph
 
-import onnx_condense.pipeline  # noqa: F401  once for all children
+import onnx_condense.cli.condense  # noqa: F401  once for all children
 
 MEGABYTES = 4096
 
