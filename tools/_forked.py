@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import signal
@@ -19,6 +20,8 @@ from onnx_condense.cli.main import main as program
 
 PREFIX = "onnx-condense: error: "
 INTERNAL = "internal error"
+IDLE = 20
+"""Times its seconds of computing that a child may take by the clock, beside others."""
 TRACEBACK = "Traceback (most recent call last)"
 
 
@@ -66,15 +69,15 @@ def run(*arguments: object) -> Ran:
 def forked(work: Callable[[], Any], seconds: float, megabytes: int) -> tuple[Any, str]:
     """(what `work` returned, as JSON gives it back; "") in a child of ours, or (None, how the child ended).
 
-    `seconds` and `megabytes` limit it; sessions of onnxruntime must not have been opened in this process.
+    `seconds` of computing and `megabytes` limit it; sessions of onnxruntime must not have been opened in this process.
     """
     with tempfile.TemporaryDirectory() as name:
         answer = Path(name, "answer")
         process = os.fork()
         if not process:
-            _child(work, answer, megabytes)
-        ended = _ended(process, seconds)
-        if ended is None:
+            _child(work, answer, seconds, megabytes)
+        ended = _ended(process, IDLE * seconds)
+        if ended is None or (os.WIFSIGNALED(ended) and os.WTERMSIG(ended) == signal.SIGXCPU):
             return None, f"stuck: not done after {seconds:g} s"
         if os.WIFSIGNALED(ended):
             return None, f"crashed: signal {os.WTERMSIG(ended)} ({signal.Signals(os.WTERMSIG(ended)).name})"
@@ -82,10 +85,11 @@ def forked(work: Callable[[], Any], seconds: float, megabytes: int) -> tuple[Any
         return found.get("value"), found.get("raised", "")
 
 
-def _child(work: Callable[[], Any], answer: Path, megabytes: int) -> None:
+def _child(work: Callable[[], Any], answer: Path, seconds: float, megabytes: int) -> None:
     """Never returns."""
     try:
         resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds), math.ceil(seconds) + 1))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         found = {"value": work()}
     except BaseException:

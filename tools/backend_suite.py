@@ -1,6 +1,6 @@
 """Runs the command line on every case of the ONNX backend suite, and on models made of it that hold copies.
 
-    python tools/backend_suite.py [--only GLOB] [--every N] [--seconds 60] [--json FILE] [--keep FOLDER]
+    python tools/backend_suite.py [--only GLOB] [--every N] [--seconds 120] [--json FILE] [--keep FOLDER]
 
 Each case as it is; with all inputs but one frozen in as initializers; with copies planted in every weight; and between
 two layers, the first of which makes copies. Each is condensed without loss, on the case's own inputs where it has them,
@@ -121,7 +121,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default="*", help="cases whose name fits")
     parser.add_argument("--every", type=int, default=1, help="every n-th case")
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seconds", type=float, default=120, help="of computing, for the models of a case")
     parser.add_argument("--megabytes", type=int, default=4096)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)

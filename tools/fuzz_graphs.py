@@ -63,7 +63,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=120, help="for one graph")
+    parser.add_argument("--seconds", type=float, default=120, help="of computing, for one graph")
     parser.add_argument("--tries", type=int, default=120, help="to make a failing graph smaller")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--keep", type=Path, help="a folder for graphs that failed")

@@ -333,7 +333,8 @@ class Wider(Generator):
         x = self.layer(Tensor(self.net.input("batch", 5), 5), width)
         for _ in range(self.number(10, DEEPEST)):
             kind = self.pick(["add", "relu", "plain"])
-            inner = self.layer(Tensor(self.net.node("Relu", x.name), width) if kind != "plain" else x, width)
+            inner = self.layer(Tensor(self.net.node("Relu", x.name), width) if kind != "plain" else x)
+            inner = self.layer(Tensor(self.net.node("Relu", inner.name), inner.channels), width)
             scaled = Tensor(self.net.node("Mul", inner.name, self.net.constant(0.2)), width)
             x = Tensor(self.net.node("Add", x.name, scaled.name), width)
             x = Tensor(self.net.node("Relu", x.name), width) if kind == "relu" else x
