@@ -105,7 +105,7 @@ def _checked(
         return
     if done.code:
         found.outcomes[name] = done.line
-        if done.code == 2 or "report this model" in done.line or _lost(done.line) > LOST:
+        if done.code == 2 or "please report" in done.line or _lost(done.line) > LOST:
             found.faults[f"{name}, exit {done.code}"] = done.line
         return
     changed = out.read_bytes() != source.read_bytes()

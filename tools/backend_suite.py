@@ -55,6 +55,8 @@ def _outcome(case: Case, source: Path, out: Path, name: str, options: tuple[str,
     done = run(source, "-o", out, "--quiet", *options)
     if done.fault:
         return "internal", done.fault
+    if "please report" in done.line:
+        return "wrong", done.line
     if done.code:
         return ("refused" if done.code == 2 else "not proved"), done.line
     if out.read_bytes() == source.read_bytes():
@@ -73,6 +75,7 @@ def _asked(model: onnx.ModelProto) -> set[str]:
 def kind_of(line: str) -> str:
     """A line without what is different in each model: names, paths, numbers, and what onnxruntime says."""
     line = re.sub(r"(onnxruntime cannot \w+ the model).*", r"\1", line)
+    line = re.sub(r" \(inputs .*|(?<=input) \S+(?= is)|(?<=for) \S+(?= has)", "", line)
     line = re.sub(r"'[^']*'|\"[^\"]*\"|/\S+|\S*\d\S*", "…", line)
     return line.split(":")[0][:100].strip()
 
