@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import resource
@@ -10,8 +11,8 @@ import signal
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,11 @@ TRACEBACK = "Traceback (most recent call last)"
 
 @dataclass(frozen=True)
 class Ran:
-    """One run of the command line: its exit code, and what it printed."""
+    """One run of the command line: its exit code, what it printed, and errors of ours that cost a layer."""
 
     code: int
     printed: str
+    logged: tuple[str, ...] = ()
 
     @property
     def line(self) -> str:
@@ -41,6 +43,8 @@ class Ran:
     @property
     def fault(self) -> str:
         """An internal error, a traceback, an exit code without its line: empty where there is none."""
+        if self.logged:
+            return f"internal: {self.logged[0]}"
         if INTERNAL in self.line or TRACEBACK in self.printed:
             return f"internal: {self.line or self.printed[-300:]}"
         if self.code not in (0, 1, 2) or (self.code and not self.line):
@@ -55,7 +59,7 @@ def run(*arguments: object) -> Ran:
         for number in (1, 2):
             os.dup2(caught.fileno(), number)
         try:
-            with redirect_stdout(caught), redirect_stderr(caught):
+            with _logged() as logged, redirect_stdout(caught), redirect_stderr(caught):
                 code = program([str(argument) for argument in arguments])
         finally:
             for number, copy in zip((1, 2), kept, strict=True):
@@ -63,7 +67,33 @@ def run(*arguments: object) -> Ran:
                 os.close(copy)
         caught.flush()
         caught.seek(0)
-        return Ran(code, caught.read())
+        return Ran(code, caught.read(), tuple(logged))
+
+
+@contextmanager
+def _logged() -> Iterator[list[str]]:
+    """What the package logs of errors that nobody foresaw: they cost a layer, and are faults all the same."""
+    handler, logger = _Lines(), logging.getLogger("onnx_condense.errors")
+    before = logger.level
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(handler)
+    try:
+        yield handler.lines
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+class _Lines(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        self.lines.append(f"{record.getMessage()} {error!r}")
 
 
 def forked(work: Callable[[], Any], seconds: float, megabytes: int) -> tuple[Any, str]:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from onnx_condense import errors
+
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 _forked: Any = importlib.import_module("_forked")
 
@@ -47,3 +49,12 @@ INTERNAL = f"{_forked.PREFIX}internal error (x)"
 def test_an_exit_code_needs_a_line_and_no_traceback(code: int, printed: str) -> None:
     assert _forked.Ran(code, printed).fault
     assert not _forked.Ran(2, f"{_forked.PREFIX}cannot read m.onnx: check the path\n").fault
+
+
+def test_an_error_that_cost_a_layer_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def program(arguments: list[str]) -> int:
+        errors.unforeseen(IndexError("7"), "layer3")
+        return 0
+
+    monkeypatch.setattr(_forked, "program", program)
+    assert "IndexError" in _forked.run("m.onnx").fault
