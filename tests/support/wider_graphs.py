@@ -22,7 +22,7 @@ SIZES: tuple[Mapping[str, int], ...] = (
     {"batch": 5, "H": 10, "W": 10, "T": 4, "P": 1},
 )
 """Three sizes of every name; "A + 1" and "A + B" follow from them."""
-DEEPEST = 30
+DEEPEST = 200
 """Blocks of the deepest residual networks."""
 
 
