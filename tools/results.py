@@ -17,6 +17,7 @@ from _accuracy import stored
 from _accuracy import table as accuracy
 from _marks import ROOT, fill, filled
 from auto_merges import table as merges
+from backend_suite import FAULTS
 from compare_labelled import CLASSES, averages, pairs
 
 WIDE = 0.1
@@ -116,6 +117,26 @@ def large() -> list[str]:
     return lines_of(heads, rows)
 
 
+OUTCOMES = ("models", "condensed", "equal", "kept", "refused", "not proved")
+
+
+def backend() -> list[str]:
+    """What became of the models of the ONNX backend suite."""
+    found = content("backend_suite")["counts"]
+    rows = [
+        (name, *(counts.get(outcome, 0) for outcome in OUTCOMES), sum(counts.get(fault, 0) for fault in FAULTS))
+        for name, counts in found.items()
+    ]
+    return lines_of(("models, options", *OUTCOMES, "crashed, stuck, wrong, internal"), rows)
+
+
+def graphs() -> list[str]:
+    """What became of random graphs."""
+    found = content("fuzz_graphs")
+    rows = [(name, count) for name, count in found["counts"].items()]
+    return lines_of(("random graphs", "number"), [*rows, ("wrong, crashed, stuck, internal", len(found["failed"]))])
+
+
 TABLES: Mapping[str, Callable[[], list[str]]] = {
     "accuracy": lambda: accuracy(stored()),
     "labelled": labelled,
@@ -125,6 +146,8 @@ TABLES: Mapping[str, Callable[[], list[str]]] = {
     "seconds": seconds,
     "depth": depth,
     "large": large,
+    "backend": backend,
+    "graphs": graphs,
 }
 """Mark in docs/results.md -> its lines."""
 

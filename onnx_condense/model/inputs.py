@@ -189,15 +189,19 @@ def _read(specs: Sequence[InputSpec], data: Inputs) -> dict[str, Array]:
     missing = [spec.name for spec in specs if spec.name not in arrays]
     if missing:
         raise InputError(f"the data lacks input {missing[0]}: it needs one array per input ({_names(specs)})")
-    for spec in specs:
-        if arrays[spec.name].dtype.kind not in "fiubV":
-            raise InputError(f"the data for {spec.name} is not numbers: pass an array of {spec.dtype.name}")
     source = "the data" if isinstance(data, Mapping) else str(data)
     return {spec.name: _converted(spec, arrays[spec.name], source) for spec in specs}
 
 
 def _converted(spec: InputSpec, given: Array, source: str) -> Array:
-    """An array [samples, ...] in an input's type. Raises InputError for numbers that are not finite in it."""
+    """An array [samples, ...] in an input's type. Raises InputError for what is no number, or not finite in it.
+
+    A file that numpy writes knows no short floats (bfloat16): it gives back their bytes.
+    """
+    if given.dtype.type is np.void and spec.dtype.kind == "V" and given.dtype == f"V{spec.dtype.itemsize}":
+        given = given.view(spec.dtype)
+    if given.dtype.kind not in "fiubV" or given.dtype.type is np.void:
+        raise InputError(f"the data for {spec.name} is not numbers: pass an array of {spec.dtype.name}")
     _check_finite(spec, given, source)
     with np.errstate(over="ignore"):
         array = given.astype(spec.dtype, copy=False)

@@ -53,7 +53,8 @@ def depth_to_space(view: NodeView) -> Action:
 
 
 def space_to_depth(view: NodeView) -> Action:
-    return moves.SpaceToDepth(int(view.attribute("blocksize")))
+    mode = view.attribute("mode", "DCR")
+    return moves.SpaceToDepth(int(view.attribute("blocksize")), mode in ("DCR", b"DCR"))
 
 
 def transpose(view: NodeView) -> Action:

@@ -263,12 +263,17 @@ class Tile(Move):
 
 @dataclass(frozen=True)
 class SpaceToDepth(Move):
-    """Places that become channels: each block of places repeats the labels of its channels."""
+    """Places that become channels: each block of places repeats the labels of its channels.
+
+    deep_first: "DCR", the places of a block are the outer axis of the channels that are made.
+    """
 
     block: int
+    deep_first: bool = True
 
     def moved(self, labels: Labels, shape: Shape) -> list[Labels]:
-        return [np.tile(labels, (1, self.block**2 if labels.shape[1] > 1 else 1, 1, 1))]
+        count = self.block**2 if labels.shape[1] > 1 else 1
+        return [np.tile(labels, (1, count, 1, 1)) if self.deep_first else np.repeat(labels, count, axis=1)]
 
 
 @dataclass(frozen=True)

@@ -118,9 +118,9 @@ def reduce(linear: bool, scale_free: bool, before: Activation | None = None) -> 
     def row(view: NodeView) -> Action:
         rank = len(view.shape())
         axes = view.ints("axes")
-        if axes is None:
-            if view.has(1):
-                return Refused(Reason.REDUCES_BY_DATA)
+        if axes is None and view.has(1):
+            return Refused(Reason.REDUCES_BY_DATA)
+        if not axes:  # none are named: all
             if view.attribute("noop_with_empty_axes", 0) and before is not None:
                 return Refused(Reason.REDUCES_NOTHING)
             if view.attribute("noop_with_empty_axes", 0):

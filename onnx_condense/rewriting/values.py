@@ -161,7 +161,7 @@ class _Biases:
             bias = self._twin.wide(index, action.bias) + shift / action.beta
             floats = self._twin.stored(index, action.bias) is None
             self._set(index, bias.astype(self._value(index, action.bias).dtype) if floats else bias)
-        elif takes_bias(self._facts.model.graph.node[index]):
+        elif takes_bias(self._facts.model.graph.node[index]) and action.output_axis == 1:  # where a bias lies
             self._set(index, (shift / action.beta).astype(kind))
         elif not self._add_next(index, shift):
             value = self._produced(index, shift.astype(kind))

@@ -213,3 +213,21 @@ def test_unreadable_data_names_the_inputs(tmp_path: Path) -> None:
     (tmp_path / "d.npz").write_text("hello")
     with pytest.raises(oc.InputError, match=r"d\.npz.*\bx\b"):
         feeds(relu("N, 8"), tmp_path / "d.npz")
+
+
+@pytest.mark.parametrize("kind", [TensorProto.BFLOAT16, TensorProto.FLOAT8E4M3FN])
+def test_short_floats_come_back_from_a_file_as_their_bytes(kind: int, tmp_path: Path) -> None:
+    model = relu("N, 8")
+    for port in (*model.graph.input, *model.graph.output):
+        port.type.tensor_type.elem_type = kind
+    data = np.arange(16).reshape(2, 8).astype(helper.tensor_dtype_to_np_dtype(kind))
+    np.savez(tmp_path / "d.npz", x=data)
+    made = feeds(model, tmp_path / "d.npz")[0]["x"]
+    assert made.dtype == data.dtype
+    assert np.array_equal(made.astype(np.float32), data.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", ["V2", "V4", "f4,i4"])
+def test_bytes_are_no_numbers(dtype: str) -> None:
+    with pytest.raises(oc.InputError, match="not numbers: pass an array of float32"):
+        feeds(relu("N, 8"), {"x": np.zeros((2, 8), dtype=dtype)})

@@ -210,3 +210,12 @@ def test_reshape_target(
     assert found == expected
     sizes = [small_source[i] if n == 0 else n for i, n in enumerate(found)]
     assert np.zeros(small_source).reshape(sizes).shape == small_target
+
+
+@pytest.mark.parametrize("deep_first", [True, False], ids=["DCR", "CRD"])
+def test_places_become_channels_in_either_order(deep_first: bool) -> None:
+    """Against the definition: [n, c, h, 2, w, 2] with the places of a block before the channels, or behind them."""
+    data = np.arange(3).reshape(1, 3, 1, 1) * np.ones((1, 3, 4, 6), dtype=np.int64)
+    blocks = data.reshape(1, 3, 2, 2, 3, 2).transpose((0, 3, 5, 1, 2, 4) if deep_first else (0, 1, 3, 5, 2, 4))
+    (made,) = moves.SpaceToDepth(2, deep_first).moved(np.arange(3).reshape(1, 3, 1, 1), (1, 12, 2, 3))
+    assert np.array_equal(np.broadcast_to(made, (1, 12, 2, 3)), blocks.reshape(1, 12, 2, 3))

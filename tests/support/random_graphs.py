@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from support.choices import Choices, Drawn
 from support.planted.net import Net
+
+T = TypeVar("T")
 
 OPSETS = (9, 11, 13, 15, 17, 18, 20, 21)
 
@@ -44,17 +47,23 @@ class Tensor:
 class Generator:
     """Draws a graph."""
 
-    def __init__(self, draw: st.DrawFn) -> None:
-        self.draw = draw
-        self.opset = draw(st.sampled_from(OPSETS))
-        self.net = Net(self.opset, draw(st.integers(0, 2**16)))
+    def __init__(self, choices: Choices) -> None:
+        self.choices = choices
+        self.opset = self.pick(OPSETS)
+        self.net = Net(self.opset, self.number(0, 2**16))
         self.layers = 0
 
+    def pick(self, values: Sequence[T]) -> T:
+        return self.choices.pick(values)
+
+    def number(self, low: int, high: int) -> int:
+        return self.choices.number(low, high)
+
     def flag(self) -> bool:
-        return self.draw(st.booleans())
+        return self.pick((False, True))
 
     def width(self) -> int:
-        return self.draw(st.integers(4, 12))
+        return self.number(4, 12)
 
     # ---- producers
 
@@ -62,11 +71,11 @@ class Generator:
         """Rows and biases, some of them copies: equal, scaled, opposite, zero or shifted."""
         rows = self.net.normal(outputs, *tail) / np.sqrt(np.prod(tail))
         bias = 0.5 * self.net.normal(outputs)
-        for _ in range(self.draw(st.integers(2, 5))):
-            j, m = self.draw(st.integers(0, outputs - 1)), self.draw(st.integers(0, outputs - 1))
-            ratio = self.draw(st.sampled_from(RATIOS))
+        for _ in range(self.number(2, 5)):
+            j, m = self.number(0, outputs - 1), self.number(0, outputs - 1)
+            ratio = self.pick(RATIOS)
             if j != m:
-                rows[j], bias[j] = ratio * rows[m], ratio * bias[m] + 0.5 * self.draw(st.booleans())
+                rows[j], bias[j] = ratio * rows[m], ratio * bias[m] + 0.5 * self.flag()
         return rows, bias
 
     def layer(self, x: Tensor, outputs: int | None = None, same: bool = False) -> Tensor:
@@ -82,7 +91,7 @@ class Generator:
             if offsets is None and self.opset < 11:
                 offsets = np.zeros(outputs)
             return Tensor(self.net.dense(name, x.name, rows, offsets, trans_b=self.flag()), outputs)
-        kernel = 1 if x.side < 3 else self.draw(st.sampled_from([1, 3]))
+        kernel = 1 if x.side < 3 else self.pick([1, 3])
         padded = kernel == 3 and (same or self.flag())
         rows, bias = self.rows(outputs, x.channels, kernel, kernel)
         made = self.net.conv(name, x.name, rows, bias if self.flag() else None, pads=[int(padded)] * 4)
@@ -92,12 +101,12 @@ class Generator:
 
     def function(self, x: Tensor) -> Tensor:
         ops = [op for op in SMOOTH if SINCE.get(op, 9) <= self.opset]
-        op = self.draw(st.sampled_from([*ops, *POSITIVE, "Clip", "Cast", "PRelu", "Max", "Min"]))
+        op = self.pick([*ops, *POSITIVE, "Clip", "Cast", "PRelu", "Max", "Min"])
         net, name = self.net, x.name
         if op in POSITIVE:
             name = net.node(op, net.node("Add", net.node("Sigmoid", name), net.constant(0.5)))
         elif op == "Clip":
-            low, high = self.draw(st.sampled_from([(0.0, 6.0), (-1.0, 1.0), (-0.5, 2.0)]))
+            low, high = self.pick([(0.0, 6.0), (-1.0, 1.0), (-0.5, 2.0)])
             bounds: dict[str, Any] = {"min": low, "max": high}
             old = self.opset < 11
             name = net.node(op, name, **bounds) if old else net.node(op, name, net.constant(low), net.constant(high))
@@ -107,7 +116,7 @@ class Generator:
             slopes = net.constant(self.per_channel(x, [0.1, 0.25]))
             name = net.node(op, name, slopes)
         elif op in ("Max", "Min"):
-            name = net.node(op, name, net.constant(self.draw(st.sampled_from([0.0, 0.25]))))
+            name = net.node(op, name, net.constant(self.pick([0.0, 0.25])))
         else:
             name = net.node(op, net.node("Tanh", name) if op == "Sinh" else name)
         return Tensor(name, x.channels, x.side)
@@ -116,7 +125,7 @@ class Generator:
         """Functions that need numbers of some range, and choices that do not jump where they change."""
         net, name = self.net, x.name
         calm = net.node("Mul", net.node("Softsign", name), net.constant(0.9))
-        kind = self.draw(st.sampled_from(["Asin", "Atanh", "Tan", "Acos", "Cosh", "Acosh", "Pow", "Shrink", "choice"]))
+        kind = self.pick(["Asin", "Atanh", "Tan", "Acos", "Cosh", "Acosh", "Pow", "Shrink", "choice"])
         if kind == "Acosh":
             name = net.node(kind, net.node("Add", net.node("Sigmoid", name), net.constant(1.5)))
         elif kind == "Pow":
@@ -126,7 +135,7 @@ class Generator:
         elif kind == "choice":
             zero = net.constant(0.0)
             above, below = net.node("Greater", name, zero), net.node("Less", name, zero)
-            mask = net.node(self.draw(st.sampled_from(["And", "Or", "Xor"])), above, net.node("Not", below))
+            mask = net.node(self.pick(["And", "Or", "Xor"]), above, net.node("Not", below))
             mask = net.node("Not", mask) if self.flag() else mask
             name = net.node("Where", mask, name, net.node("Mul", name, net.constant(0.1)))
         else:
@@ -138,7 +147,7 @@ class Generator:
         net, name = self.net, x.name
         since = {"CumSum": 11, "Trilu": 14, "LayerNormalization": 17}
         kinds = ["LogSoftmax", "LpNormalization", "MeanVarianceNormalization", "LpPool", "Expand", *since]
-        kind = self.draw(st.sampled_from([k for k in kinds if since.get(k, 0) <= self.opset]))
+        kind = self.pick([k for k in kinds if since.get(k, 0) <= self.opset])
         if kind in ("LogSoftmax", "LpNormalization"):
             name = net.node(kind, name, axis=-1)
         elif kind == "MeanVarianceNormalization":
@@ -160,11 +169,11 @@ class Generator:
         return Tensor(name, x.channels, x.side)
 
     def per_channel(self, x: Tensor, values: list[float]) -> NDArray[np.floating]:
-        drawn = self.draw(st.lists(st.sampled_from(values), min_size=x.channels, max_size=x.channels))
+        drawn = [self.pick(values) for _ in range(x.channels)]
         return np.array(drawn).reshape(-1, *[1] * (2 if x.side else 0))
 
     def affine(self, x: Tensor) -> Tensor:
-        op = self.draw(st.sampled_from(["Add", "Sub", "Mul", "Div", "BatchNormalization"]))
+        op = self.pick(["Add", "Sub", "Mul", "Div", "BatchNormalization"])
         values = [0.5, 0.5, 1.0, -0.75]
         if op == "BatchNormalization":
             flat = [self.per_channel(x, v).reshape(-1) for v in (values, values, [0.0, 0.3], [0.5, 1.0])]
@@ -175,7 +184,7 @@ class Generator:
     def residual(self, x: Tensor) -> Tensor:
         branch = self.layer(x, x.channels, same=True)
         branch = self.function(branch) if self.flag() else branch
-        op = self.draw(st.sampled_from(["Add", "Add", "Sub", "Sum", "Max", "Min"]))
+        op = self.pick(["Add", "Add", "Sub", "Sum", "Max", "Min"])
         return Tensor(self.net.node(op, x.name, branch.name), x.channels, x.side)
 
     def gate(self, x: Tensor) -> Tensor:
@@ -191,12 +200,12 @@ class Generator:
         return Tensor(self.net.node("Mul", x.name, gate), x.channels, x.side)
 
     def permuted(self, x: Tensor) -> Tensor:
-        order = self.draw(st.permutations(range(x.channels)))
+        order = self.choices.order(x.channels)
         return Tensor(self.net.node("Gather", x.name, self.net.ints(*order), axis=1), x.channels, x.side)
 
     def halves(self, x: Tensor) -> Tensor:
         """Split or two Slices, a function of each, Concat."""
-        cut = self.draw(st.integers(1, x.channels - 1))
+        cut = self.number(1, x.channels - 1)
         net, sizes = self.net, (cut, x.channels - cut)
         if self.flag():
             stated: dict[str, Any] = {"split": list(sizes)} if self.opset < 13 else {}
@@ -226,12 +235,12 @@ class Generator:
     def pool(self, x: Tensor) -> Tensor:
         if x.side < 4:
             return self.affine(x)
-        op = self.draw(st.sampled_from(["MaxPool", "AveragePool"]))
+        op = self.pick(["MaxPool", "AveragePool"])
         return Tensor(self.net.node(op, x.name, kernel_shape=[2, 2], strides=[2, 2]), x.channels, x.side // 2)
 
     def grouped(self, x: Tensor) -> Tensor:
         """A grouped Conv between two shuffles, each there or not."""
-        groups = self.draw(st.sampled_from([2, 4]))
+        groups = self.pick([2, 4])
         x = self.layer(x, 8, same=True)
         x = self.shuffled(x, groups) if self.flag() else x
         self.layers += 1
@@ -290,12 +299,10 @@ class Generator:
 
     def framed(self, x: Tensor) -> Tensor:
         """Larger and smaller again: Pad and Slice, Resize and MaxPool, Tile and AveragePool, DepthToSpace and back."""
-        net, side, kind = self.net, x.side, self.draw(st.sampled_from(["pad", "resize", "tile", "depth"]))
+        net, side, kind = self.net, x.side, self.pick(["pad", "resize", "tile", "depth"])
         halved = {"kernel_shape": [2, 2], "strides": [2, 2]}
         if kind == "pad" and self.opset >= 11:
-            wide = net.node(
-                "Pad", x.name, net.ints(0, 0, 1, 1, 0, 0, 0, 0), mode=self.draw(st.sampled_from(["constant", "edge"]))
-            )
+            wide = net.node("Pad", x.name, net.ints(0, 0, 1, 1, 0, 0, 0, 0), mode=self.pick(["constant", "edge"]))
             name = net.node("Slice", wide, net.ints(0, 0), net.ints(side, side), net.ints(2, 3))
         elif kind == "resize" and self.opset >= 11:
             wide = net.node("Resize", x.name, "", net.constant(np.array([1.0, 1.0, 2.0, 2.0])), mode="nearest")
@@ -317,11 +324,11 @@ class Generator:
             lines = net.node("Transpose", lines, perm=[2, 0, 1])
         else:
             lines = net.node("Reshape", x.name, net.ints(1, -1, x.channels))
-        op, gates = self.draw(st.sampled_from([("LSTM", 4), ("GRU", 3), ("RNN", 1)]))
+        op, gates = self.pick([("LSTM", 4), ("GRU", 3), ("RNN", 1)])
         self.layers += 1
         weights, again = (self.net.normal(1, gates, 6, n) / 3 for n in (x.channels, 6))
         bias = self.net.normal(1, 2 * gates, 6) / 3
-        j, m = self.draw(st.integers(0, 5)), self.draw(st.integers(0, 5))
+        j, m = self.number(0, 5), self.number(0, 5)
         for value in (weights, again, bias):
             value[:, :, j] = value[:, :, m]
         flat = (net.constant(v.reshape(1, -1, *v.shape[3:])) for v in (weights, again, bias))
@@ -358,7 +365,7 @@ class Generator:
             return x
         net, kind = (
             self.net,
-            self.draw(st.sampled_from(["flatten", "reshape", "mean", "max", "global", "global max", "lp", "norm"])),
+            self.pick(["flatten", "reshape", "mean", "max", "global", "global max", "lp", "norm"]),
         )
         if kind == "flatten":
             return Tensor(net.node("Flatten", x.name), x.channels * x.places)
@@ -372,7 +379,7 @@ class Generator:
         if kind == "norm":
             stated = {"axes": [2, 3]} if self.opset < 18 else {}
             extra = [] if stated else [net.ints(2, 3)]
-            op = self.draw(st.sampled_from(["ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceMin", "ReduceLogSumExp"]))
+            op = self.pick(["ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceMin", "ReduceLogSumExp"])
             return Tensor(net.node(op, x.name, *extra, keepdims=0, **stated), x.channels)
         if kind == "lp":
             return Tensor(net.node("Flatten", net.node("GlobalLpPool", x.name)), x.channels)
@@ -389,12 +396,12 @@ class Generator:
             *([self.depthwise, self.pool, self.grouped, self.attention] if side else []),
             *([self.transposed, self.framed, self.along_lines] if side else []),
         ]  # fmt: skip
-        for _ in range(self.draw(st.integers(1, 3))):
-            for _ in range(self.draw(st.integers(1, 2))):
-                x = self.draw(st.sampled_from(steps))(x)
+        for _ in range(self.number(1, 3)):
+            for _ in range(self.number(1, 2)):
+                x = self.pick(steps)(x)
             x = self.layer(x)
         x = self.flat(self.function(x))
         return self.net.build(self.net.dense("head", x.name, self.net.normal(3, x.channels), self.net.normal(3)))
 
 
-models = st.composite(lambda draw: Generator(draw).model())
+models = st.composite(lambda draw: Generator(Drawn(draw)).model())

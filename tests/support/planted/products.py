@@ -36,6 +36,19 @@ def _equations() -> None:
             return net.build(net.node("Einsum", *(parts if "ho" in second else parts[::-1]), equation=second))
 
 
+def _gemm_of_the_left() -> None:
+    """A Gemm whose weight is its first operand has its outputs on the first axis, and takes no bias along it."""
+    for turned in (0, 1):
+
+        @case("Gemm", LINEAR, f"weight on the left, transA {turned}")
+        def build(relation: str, turned: int = turned) -> onnx.ModelProto:
+            net = Net()
+            hidden = net.dense("producer", net.input("batch", 6), *planted_rows(net, relation, 6))
+            columns = planted_columns(net, relation, 4)
+            weight = net.constant(columns.T if turned else columns)
+            return net.build(net.node("Gemm", weight, hidden, transA=turned, transB=1, alpha=0.5))
+
+
 def _padded_with_ones(net: Net, data: str, relation: str) -> str:
     return net.node("Pad", data, net.ints(0, 0, 1, 1, 0, 0, 1, 1), net.constant(np.float32(1)))
 
@@ -44,3 +57,4 @@ conv_case("Pad", frozenset({"equal", "unread"}), _padded_with_ones, "with ones",
 for _side in ("right", "left"):
     _vector(_side)
 _equations()
+_gemm_of_the_left()

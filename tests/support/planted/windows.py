@@ -118,6 +118,14 @@ def _halves(net: Net, relation: str) -> tuple[Array, Array]:
     return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
 
+@case("ReduceSum", frozenset(), "over no axes that it names, which are all")
+def _reduce_all(relation: str) -> onnx.ModelProto:
+    net = Net()
+    hidden = net.dense("producer", net.input("batch", 6), *planted_rows(net, relation, 6))
+    whole = net.node("ReduceSum", hidden, net.constant(np.zeros(0, dtype=np.int64)))
+    return net.build(net.dense("consumer", whole, net.normal(4, 1)))
+
+
 def _consume_halves(net: Net, relation: str, left: str, right: str) -> onnx.ModelProto:
     left = net.dense("left", left, planted_columns(net, relation, 3), net.normal(3))
     right = net.dense("right", right, planted_columns(net, relation, 3), net.normal(3))

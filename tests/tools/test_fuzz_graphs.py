@@ -1,0 +1,91 @@
+"""Random graphs by the checks of tools/fuzz_graphs.py, which runs thousands; and that these checks see faults."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from support import builders
+from support.wider_graphs import SIZES, feed, graph
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+fuzzed: Any = importlib.import_module("_fuzzed")
+replaying: Any = importlib.import_module("_replayed")
+
+SEEDS = range(10)
+
+
+@pytest.mark.parametrize("seeds", [SEEDS[i : i + 5] for i in range(0, len(SEEDS), 5)], ids=lambda r: str(r[0]))
+def test_random_graphs(seeds: range, tmp_path: Path) -> None:
+    condensed = replayed = 0
+    for seed in seeds:
+        found = fuzzed.checked(graph(seed), seed, tmp_path)
+        assert not found.faults, seed
+        condensed += [*found.outcomes.values()].count("condensed")
+        replayed += found.replayed == "yes"
+    assert condensed > len(seeds)
+    assert replayed > len(seeds) // 2
+
+
+def test_a_seed_gives_one_graph() -> None:
+    assert graph(3).SerializeToString() == graph(3).SerializeToString()
+    assert graph(3).SerializeToString() != graph(4).SerializeToString()
+
+
+def test_a_plan_that_says_something_else_is_seen(tmp_path: Path) -> None:
+    """One ratio of the plan is doubled after the model was written."""
+    source, out, plan = (tmp_path / name for name in ("m.onnx", "out.onnx", "plan.json"))
+    model = builders.mlp((5, 12, 3), clusters=6)
+    onnx.save(model, source)
+    assert not fuzzed.run(source, "-o", out, "--plan", plan, *fuzzed.LOSSLESS).code
+    inputs = builders.random(4, 5)
+    small = fuzzed.runner(onnx.load(out))({"x": inputs})
+    opened = fuzzed.open_model(source, fuzzed.Options())
+    said = replaying.stated(plan)
+    assert not fuzzed.differ(fuzzed.runner(replaying.replayed(opened.trace, said))({"x": inputs}), small)
+    for merge in said.merges:
+        merge.ratio[said.gone[merge.group]] *= 2
+    assert fuzzed.differ(fuzzed.runner(replaying.replayed(opened.trace, said))({"x": inputs}), small)
+
+
+def test_a_failing_graph_is_made_smaller() -> None:
+    """To what fails: a Sin that is left."""
+    model = builders.build(
+        "g (float[N, 5] x) => (float[N, 5] y) { a = Relu(x) b = Tanh(a) c = Sin(b) d = Abs(c) e = Relu(d) y = Exp(e) }"
+    )
+    small = fuzzed.smaller(model, lambda m: any(node.op_type == "Sin" for node in m.graph.node))
+    assert [node.op_type for node in small.graph.node] == ["Sin"]
+
+
+def test_sizes_that_are_tied_follow_from_the_others() -> None:
+    text = 'g (float[batch, 2] x, float["batch + 1", 2] z) => (float[M, 2] y) { y = Concat<axis = 0>(x, z) }'
+    shapes = [value.shape for value in feed(builders.build(text), SIZES[2], 0).values()]
+    assert shapes == [(5, 2), (6, 2)]
+
+
+def test_what_an_infinity_reaches_is_not_compared(tmp_path: Path) -> None:
+    """0 times an infinity is no number in the original, and nothing in the model without the channel."""
+    model = builders.mlp((5, 8, 3), batch="batch")
+    columns = builders.weight(model, "w1").copy()
+    columns[:, 2] = 0
+    for tensor in model.graph.initializer:
+        if tensor.name == "w1":
+            tensor.CopyFrom(numpy_helper.from_array(columns, "w1"))
+    found = fuzzed.checked(model, 0, tmp_path, ("--threshold", "0.9"))
+    assert not found.faults
+    assert "condensed" in found.outcomes.values()
+    small = fuzzed.runner(onnx.load(tmp_path / "lossless.onnx"))
+    inputs = np.full((2, 5), np.inf, dtype=np.float32)
+    assert np.isnan(fuzzed.runner(model)({"x": inputs})).sum() >= np.isnan(small({"x": inputs})).sum()
+
+
+def test_options_are_those_of_the_seed() -> None:
+    assert [fuzzed.options_of(seed) for seed in range(20)] == [fuzzed.options_of(seed) for seed in range(20)]
+    assert len({json.dumps(fuzzed.options_of(seed)) for seed in range(20)}) > 10

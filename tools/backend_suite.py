@@ -1,0 +1,158 @@
+"""Runs the command line on every case of the ONNX backend suite, and on models made of it that hold copies.
+
+    python tools/backend_suite.py [--only GLOB] [--every N] [--seconds 120] [--json FILE] [--keep FOLDER]
+
+Each case as it is; with all inputs but one frozen in as initializers; with copies planted in every weight; and between
+two layers, the first of which makes copies. Each is condensed without loss, on the case's own inputs where it has them,
+and at the default threshold on generated ones, in a process of its own. The result without loss must give the outputs
+of the model that it was made of. Exit code 0 where nothing crashed, was wrong, got stuck, or was an internal error; the
+folder of --keep gets the models where something was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import re
+import sys
+import tempfile
+from collections import Counter
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from _backend_cases import Case, cases, variants
+from _forked import forked, run
+from _outputs import differ, runner
+
+import onnx_condense.cli.condense  # noqa: F401  once for all children
+
+OPTIONS = {"lossless": ("--lossless", "--align", "1"), "default": ()}
+FAULTS = ("crashed", "stuck", "internal", "wrong")
+
+
+def condensed(case: Case, folder: Path) -> dict[str, Any]:
+    """What came of a case: an outcome for each set of options, with a line where it was refused."""
+    source, given = folder / "model.onnx", folder / "inputs.npz"
+    source.write_bytes(case.model.SerializeToString())
+    known = bool(case.feed) and len(case.feed) == len(_asked(case.model))
+    np.savez(given, **{name: np.atleast_1d(value) for name, value in case.feed.items()})
+    found = {}
+    for name, options in OPTIONS.items():
+        if name == "default" and case.variant == "frozen" and found["lossless"][0] == "kept":
+            continue  # one node, which makes its outputs
+        data = ("--data", str(given)) if known and name == "lossless" else ()
+        found[name] = _outcome(case, source, folder / f"{name}.onnx", name, (*options, *data))
+    return found
+
+
+def _outcome(case: Case, source: Path, out: Path, name: str, options: tuple[str, ...]) -> tuple[str, str]:
+    """(outcome, the line that tells more)."""
+    done = run(source, "-o", out, "--quiet", *options)
+    if done.fault:
+        return "internal", done.fault
+    if "please report" in done.line:
+        return "wrong", done.line
+    if done.code:
+        return ("refused" if done.code == 2 else "not proved"), done.line
+    if out.read_bytes() == source.read_bytes():
+        return "kept", ""
+    result = onnx.load(out)
+    if name != "lossless" or len(case.feed) < len(_asked(case.model)):
+        return "condensed", ""
+    wrong = differ(runner(case.model)(case.feed), runner(result)(case.feed))
+    return ("wrong", wrong) if wrong else ("condensed", "equal")
+
+
+def _asked(model: onnx.ModelProto) -> set[str]:
+    return {port.name for port in model.graph.input} - {tensor.name for tensor in model.graph.initializer}
+
+
+def kind_of(line: str) -> str:
+    """A line without what is different in each model: names, paths, numbers, and what onnxruntime says."""
+    line = re.sub(r"(onnxruntime cannot \w+ the model).*", r"\1", line)
+    line = re.sub(r" \(inputs .*|(?<=input) \S+(?= is)|(?<=for) \S+(?= has)", "", line)
+    line = re.sub(r"'[^']*'|\"[^\"]*\"|/\S+|\S*\d\S*", "…", line)
+    return line.split(":")[0][:100].strip()
+
+
+def tried(models: list[Case], seconds: float, megabytes: int) -> list[dict[str, Any]]:
+    """The outcomes of models in a child of ours; in one each where that does not come to its end."""
+
+    def work() -> list[dict[str, Any]]:
+        return [condensed(model, Path(name, str(number))) for number, model in enumerate(models)]
+
+    with tempfile.TemporaryDirectory() as name:
+        for number in range(len(models)):
+            Path(name, str(number)).mkdir()
+        found, problem = forked(work, seconds, megabytes)
+    if not problem:
+        return list(found)
+    if len(models) > 1:
+        return [outcomes for model in models for outcomes in tried([model], seconds, megabytes)]
+    fault = problem.partition(":")[0]
+    return [dict.fromkeys(OPTIONS, (fault if fault in FAULTS else "internal", problem))]
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Counts by variant and options, and why models were refused."""
+    counts: dict[str, Counter[str]] = {}
+    reasons: Counter[str] = Counter()
+    for row in rows:
+        for options, (outcome, line) in row["outcomes"].items():
+            counts.setdefault(f"{row['variant']}, {options}", Counter()).update(
+                ["models", outcome, *(["equal"] if line == "equal" else [])]
+            )
+            if outcome in ("refused", "not proved"):
+                reasons[f"{outcome}: {kind_of(line)}"] += 1
+    return {"counts": {name: dict(found) for name, found in counts.items()}, "reasons": dict(reasons.most_common())}
+
+
+def document(rows: list[dict[str, Any]], suite: int) -> str:
+    """What is kept of a run over so many cases."""
+    told = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__, "cases": suite, **summary(rows)}
+    told["faults"] = [row for row in rows if any(outcome[0] in FAULTS for outcome in row["outcomes"].values())]
+    return json.dumps(told, indent=1) + "\n"
+
+
+def main() -> int:
+    """Command line entry point."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", default="*", help="cases whose name fits")
+    parser.add_argument("--every", type=int, default=1, help="every n-th case")
+    parser.add_argument("--seconds", type=float, default=120, help="of computing, for the models of a case")
+    parser.add_argument("--megabytes", type=int, default=4096)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--keep", type=Path, help="a folder for models where something was wrong")
+    given = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    bad, suite = 0, 0
+    chosen = [case for case in cases() if fnmatch(case.name, given.only)][:: given.every]
+    gc.freeze()  # children do not go through what they share
+    for case in chosen:
+        suite += 1
+        models = list(variants(case, given.seed))
+        if given.json and suite % 50 == 0:
+            given.json.write_text(document(rows, suite - 1))
+        for variant, outcomes in zip(models, tried(models, given.seconds, given.megabytes), strict=True):
+            rows.append({"case": variant.name, "variant": variant.variant, "outcomes": outcomes})
+            faults = {key: value for key, value in outcomes.items() if value[0] in FAULTS}
+            if faults:
+                bad += 1
+                print(f"{variant.name}: {faults}", flush=True)
+                if given.keep:
+                    given.keep.mkdir(parents=True, exist_ok=True)
+                    onnx.save(variant.model, given.keep / f"{variant.name.replace('/', '.')}.onnx")
+    print(json.dumps(summary(rows)["counts"], indent=1))
+    if given.json:
+        given.json.write_text(document(rows, suite))
+    return int(bad > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

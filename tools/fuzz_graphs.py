@@ -1,0 +1,95 @@
+"""Condenses random graphs, and says which came out wrong.
+
+    python tools/fuzz_graphs.py [--count 10000] [--seed 0] [--tries 120] [--json FILE] [--keep FOLDER]
+
+Graph N is that of seed + N (tests/support/wider_graphs.py), with planted copies of channels. Each is condensed by the
+command line in a process of its own, without loss and with random options. Then, at three sizes and on extreme inputs,
+the condensed model must compute what its expanded twin computes, what the plan says when it is read and applied by
+other means (_replayed.py), and without loss what the original computes. What fails is made smaller by leaving out
+nodes, and kept. Exit code 0 where nothing was wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from _forked import forked
+from _fuzzed import checked, options_of, smaller
+from support.wider_graphs import graph
+
+import onnx_condense.cli.condense  # noqa: F401  once for all children
+
+MEGABYTES = 4096
+
+
+def tried(model: onnx.ModelProto, seed: int, seconds: float, options: tuple[str, ...]) -> dict[str, Any]:
+    """What came of a graph in a child of ours."""
+    with tempfile.TemporaryDirectory() as name:
+        found, problem = forked(lambda: checked(model, seed, Path(name), options).to_json(), seconds, MEGABYTES)
+    if problem:
+        return {"outcomes": {}, "faults": {problem.partition(":")[0][:40]: problem}, "replayed": ""}
+    return dict(found)
+
+
+def kept(model: onnx.ModelProto, seed: int, faults: dict[str, str], given: argparse.Namespace) -> None:
+    """Saves a failing graph, and one of fewer nodes that fails in the same way."""
+    options = options_of(seed)
+    kinds = set(faults)
+
+    def fails(candidate: onnx.ModelProto) -> bool:
+        return bool(kinds & set(tried(candidate, seed, given.seconds, options)["faults"]))
+
+    small = smaller(model, fails, given.tries)
+    given.keep.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, given.keep / f"{seed}.onnx")
+    onnx.save(small, given.keep / f"{seed}.small.onnx")
+    told = {"options": options, "faults": faults, "smaller": tried(small, seed, given.seconds, options)["faults"]}
+    (given.keep / f"{seed}.json").write_text(json.dumps(told, indent=1) + "\n")
+
+
+def main() -> int:
+    """Command line entry point."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=120, help="of computing, for one graph")
+    parser.add_argument("--tries", type=int, default=120, help="to make a failing graph smaller")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--keep", type=Path, help="a folder for graphs that failed")
+    given = parser.parse_args()
+    counts: Counter[str] = Counter()
+    failed = {}
+    for seed in range(given.seed, given.seed + given.count):
+        model = graph(seed)
+        found = tried(model, seed, given.seconds, options_of(seed))
+        counts["graphs"] += 1
+        for name, outcome in found["outcomes"].items():
+            counts[f"{name}: {outcome if outcome in ('condensed', 'kept') else 'not proved'}"] += 1
+        counts["not run by onnxruntime"] += not (found["outcomes"] or found["faults"])
+        counts["plans read by other means"] += found["replayed"] == "yes"
+        if found["faults"]:
+            failed[seed] = found["faults"]
+            print(f"{seed}: {found['faults']}", flush=True)
+            if given.keep:
+                kept(model, seed, found["faults"], given)
+        if given.json and (counts["graphs"] % 50 == 0 or counts["graphs"] == given.count):
+            told = {"seed": given.seed, "onnxruntime": onnxruntime.__version__}
+            told |= {"counts": dict(counts), "failed": failed}
+            given.json.write_text(json.dumps(told, indent=1) + "\n")
+    print(json.dumps(counts, indent=1))
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
