@@ -60,7 +60,8 @@ def _(signal: Affine, numbers: Numbers) -> Floats:
     scale, shift, _ = numbers.parameters(signal)
     value = np.where((scale == 0).all(1), 0.0, constants(signal.child, numbers))
     values = scale * value[:, None] + shift
-    return np.where(np.ptp(values, axis=1) == 0, values[:, 0], np.nan)
+    fixed = np.where(np.ptp(values, axis=1) == 0, values[:, 0], np.nan)
+    return np.where(np.isnan(fixed), numbers.idle_means(signal), fixed)
 
 
 @_constants.register(Filtered)
@@ -117,6 +118,19 @@ def _zeros(signal: Signal, numbers: Numbers) -> Floats:
 @_constants.register(Combined)
 def _(signal: Combined, numbers: Numbers) -> Floats:
     return OPERATIONS[signal.operation].value(lambda side: constants(side, numbers), signal.left, signal.right)
+
+
+def deviations(signal: Signal, numbers: Numbers) -> Floats | None:
+    """[n]: about how much each channel varies, where a BatchNormalization states it and little comes after."""
+    match signal:
+        case Affine():
+            stated = numbers.stated(signal)
+            return None if stated is None else stated[1]
+        case Activated(child) | Pooled(child):
+            return deviations(child, numbers)
+        case Restricted(child):
+            return deviations(child, numbers.restricted(signal))
+    return None
 
 
 @singledispatch

@@ -41,7 +41,7 @@ def _factors(signal: Signal, numbers: Numbers) -> list[Factor]:
 
 @_factors.register(Rows)
 def _(signal: Rows, numbers: Numbers) -> list[Factor]:
-    return [Factor(*numbers.leaf(signal), frozenset({id(signal)}))]
+    return [Factor(*numbers.leaf(signal), frozenset({id(signal)}), folds=numbers.weights.convolves(signal.node))]
 
 
 @_factors.register(Recurrence)
@@ -75,7 +75,9 @@ def _(signal: Affine, numbers: Numbers) -> list[Factor]:
         last = found[-1]
         columns = [s for s in scale.T if s.any()] or [scale[:, 0]]  # places of constants add nothing
         rows = last.rows * scale if scale.shape[1] == 1 else np.hstack([last.rows * s[:, None] for s in columns])
-        return [*found[:-1], replace(last, rows=rows, bias=_moved(last.bias, scale, shift))]
+        added = shift * 0 if _is_apart(signal, numbers) else shift
+        folds = last.folds or signal.stated is not None
+        return [*found[:-1], replace(last, rows=rows, bias=_moved(last.bias, scale, added), folds=folds)]
     if np.ptp(scale, axis=0).max(initial=0) == 0 and np.ptp(shift, axis=0).max(initial=0) == 0:
         return found
     prefix = tuple(f.leaves for f in found)
@@ -87,7 +89,7 @@ def _(signal: Filtered, numbers: Numbers) -> list[Factor]:
     before = [replace(f, open=False) for f in factors(signal.child, numbers) if not f.virtual]
     prefix = tuple(f.leaves for f in before)
     taps, bias = numbers.kernels(signal)
-    return [*before, Factor(taps, bias, frozenset({id(signal)}), taps=True, prefix=prefix)]
+    return [*before, Factor(taps, bias, frozenset({id(signal)}), taps=True, folds=True, prefix=prefix)]
 
 
 @_factors.register(Activated)
@@ -158,7 +160,9 @@ def approximate(signal: Signal, numbers: Numbers, ratio: Floats, j: Ints, m: Int
 @approximate.register(Affine)
 def _(signal: Affine, numbers: Numbers, ratio: Floats, j: Ints, m: Ints) -> tuple[Floats, Floats]:
     if _absorbs(signal, numbers):
-        return ratio, np.zeros_like(ratio)
+        _, added, _ = numbers.parameters(signal)
+        left = added[j].mean(1) - ratio * added[m].mean(1)
+        return ratio, left if _is_apart(signal, numbers) else np.zeros_like(ratio)
     inner, constant = approximate(signal.child, numbers, ratio, j, m)
     scale, shift, _ = (p.mean(1) for p in numbers.parameters(signal))
     outer = scale[j] * inner / np.where(scale[m] == 0, 1, scale[m])
@@ -181,6 +185,11 @@ def _(signal: Pooled, numbers: Numbers, ratio: Floats, j: Ints, m: Ints) -> tupl
 def _(signal: Mapped | Modulated, numbers: Numbers, ratio: Floats, j: Ints, m: Ints) -> tuple[Floats, Floats]:
     inner, constant = approximate(signal.child, numbers, ratio, j, m)
     return inner, np.zeros_like(constant)
+
+
+def _is_apart(signal: Affine, numbers: Numbers) -> bool:
+    """Whether what an affine adds is no part of the vector."""
+    return numbers.apart and signal.stated is not None
 
 
 def _absorbs(signal: Affine, numbers: Numbers) -> bool:
