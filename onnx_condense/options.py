@@ -148,9 +148,9 @@ class Options:
         layer_threshold: thresholds for the layers that match a glob (node or weight names); the last match wins.
         lossless: merge only what is exact to float rounding. Excludes `threshold` and `merge`.
         merge: what becomes of condensed neurons. "ratio" is the paper's merge, "delete" drops them. "moments" also
-            removes channels that nobody reads or that are constant, and gives consumers the weights that lose least
-            by what the model says of its own channels; "calibrated" by calibration inputs. "auto" is "calibrated"
-            with calibration inputs, else "moments". None means "auto".
+            removes channels that nobody reads, that are constant or that hardly vary, and gives consumers the weights
+            that lose least by what the model says of its own channels; "calibrated" by calibration inputs. "auto" is
+            "calibrated" with calibration inputs, else "moments". None means "auto".
         depthwise: "joint" judges every stage of a depthwise-separable block, "kernel" the depthwise taps alone.
         align: "auto" keeps Conv widths at multiples that onnxruntime wants on this host; a number is that multiple.
         align_for: the multiple for another host: "avx2", "avx512" or "arm64" (not measured). Excludes `align`.

@@ -19,16 +19,17 @@ from onnx_condense.model.inputs import digest
 from onnx_condense.operators.reasons import Because, Reason
 from onnx_condense.options import INSPECT_THRESHOLDS, Options
 from onnx_condense.planning.alignment import width_multiple
+from onnx_condense.planning.blame import blamed
 from onnx_condense.planning.hardware import Hardware, ThisMachine
 from onnx_condense.planning.replay import check_error, replayed
 from onnx_condense.planning.run import Run
 from onnx_condense.planning.selection import chosen_groups
-from onnx_condense.planning.strategies import strategy_of
+from onnx_condense.planning.strategies import AtThresholds, strategy_of
 from onnx_condense.planning.thresholds import Planner
 from onnx_condense.prepare import Clock, Progress, open_model
 from onnx_condense.proving.scorers import scorer
 from onnx_condense.proving.surgery import Case, prove, unchanged
-from onnx_condense.report.making import Ended, facts_before, refusal_reports, report_of
+from onnx_condense.report.making import Ended, facts_before, refusal_reports, report_of, warns
 from onnx_condense.report.values import Analysis, GroupAnalysis, Result
 from onnx_condense.rewriting.kept import Failed
 from onnx_condense.rewriting.writer import write
@@ -103,6 +104,7 @@ def condense_in(
             planned, latency = ensure_faster(opened, strategy, planned, hardware)
     if not planned.calibrated:
         run.calibrate(planned.twin)
+    judged = isinstance(strategy, AtThresholds)
     plan = replay or _plan(run, planned.twin)
     ended = Ended(planned, said, latency)
     if dry_run or not (planned.twin.plans or opened.folded):
@@ -117,11 +119,12 @@ def condense_in(
         proof = prove(case, opened.trace, small, expanded, opened.options)
         error = proof.approximation_error
         measured = Measured(error if math.isfinite(error) else None, digest(opened.feeds[:1]))
+        blame = blamed(run.planner, planned, run.error) if judged and warns(opened.options, proof) else ()
     if replay is None:
         plan = replace(plan, measured=measured)
     elif not math.isnan(error):
         check_error(replay.measured, measured)
-    report = report_of(run, replace(ended, written=small, verification=proof))
+    report = report_of(run, replace(ended, written=small, verification=proof, blame=blame))
     return Result(small.model, plan, report, opened.source, small)
 
 

@@ -6,7 +6,7 @@ from functools import singledispatch
 
 import numpy as np
 
-from onnx_condense.algebra.numbers import Numbers
+from onnx_condense.algebra.numbers import Numbers, below
 from onnx_condense.algebra.operations import OPERATIONS, Ends
 from onnx_condense.algebra.signals import (
     Activated,
@@ -60,7 +60,8 @@ def _(signal: Affine, numbers: Numbers) -> Floats:
     scale, shift, _ = numbers.parameters(signal)
     value = np.where((scale == 0).all(1), 0.0, constants(signal.child, numbers))
     values = scale * value[:, None] + shift
-    return np.where(np.ptp(values, axis=1) == 0, values[:, 0], np.nan)
+    fixed = np.where(np.ptp(values, axis=1) == 0, values[:, 0], np.nan)
+    return np.where(np.isnan(fixed), numbers.idle_means(signal), fixed)
 
 
 @_constants.register(Filtered)
@@ -117,6 +118,14 @@ def _zeros(signal: Signal, numbers: Numbers) -> Floats:
 @_constants.register(Combined)
 def _(signal: Combined, numbers: Numbers) -> Floats:
     return OPERATIONS[signal.operation].value(lambda side: constants(side, numbers), signal.left, signal.right)
+
+
+def deviations(signal: Signal, numbers: Numbers) -> Floats | None:
+    """[n]: about how much each channel varies, where a BatchNormalization states it and little comes after."""
+    while isinstance(signal, Activated | Pooled | Restricted):
+        ((numbers, signal),) = below(numbers, signal)
+    stated = numbers.stated(signal) if isinstance(signal, Affine) else None
+    return None if stated is None else stated[1]
 
 
 def bounds(signal: Signal, numbers: Numbers) -> Ends:

@@ -43,7 +43,8 @@ def _factors(signal: Signal, numbers: Numbers) -> list[Factor]:
 @_factors.register(Rows)
 def _(signal: Rows, numbers: Numbers) -> list[Factor]:
     rows, bias = numbers.leaf(signal)
-    return [Factor(Vectors.of(rows), bias, frozenset({id(signal)}))]
+    folds = numbers.weights.convolves(signal.node)
+    return [Factor(Vectors.of(rows), bias, frozenset({id(signal)}), folds=folds)]
 
 
 @_factors.register(Recurrence)
@@ -77,7 +78,9 @@ def _(signal: Affine, numbers: Numbers) -> list[Factor]:
         last, used = found[-1], np.flatnonzero(scale.any(axis=0))
         places = used if len(used) else [0]  # places of constants add nothing
         vectors = last.vectors.scaled(scale[:, places])
-        return [*found[:-1], replace(last, vectors=vectors, bias=_moved(last.bias, scale, shift))]
+        added = shift * 0 if _is_apart(signal, numbers) else shift
+        folds = last.folds or signal.stated is not None
+        return [*found[:-1], replace(last, vectors=vectors, bias=_moved(last.bias, scale, added), folds=folds)]
     if np.ptp(scale, axis=0).max(initial=0) == 0 and np.ptp(shift, axis=0).max(initial=0) == 0:
         return found
     prefix = tuple(f.leaves for f in found)
@@ -89,7 +92,7 @@ def _(signal: Filtered, numbers: Numbers) -> list[Factor]:
     before = [replace(f, open=False) if f.open else f for f in factors(signal.child, numbers) if not f.virtual]
     prefix = tuple(f.leaves for f in before)
     taps, bias = numbers.kernels(signal)
-    return [*before, Factor(Vectors.of(taps), bias, frozenset({id(signal)}), taps=True, prefix=prefix)]
+    return [*before, Factor(Vectors.of(taps), bias, frozenset({id(signal)}), taps=True, folds=True, prefix=prefix)]
 
 
 @_factors.register(Activated)
@@ -158,6 +161,9 @@ def approximate(signal: Signal, numbers: Numbers, ratio: Floats, j: Ints, m: Int
         steps.append((numbers, signal))
         ((numbers, signal),) = below(numbers, signal)
     constant = np.zeros_like(ratio)
+    if isinstance(signal, Affine) and _is_apart(signal, numbers):
+        _, added, _ = numbers.parameters(signal)
+        constant = added[j].mean(1) - ratio * added[m].mean(1)
     for inner, step in reversed(steps):
         match step:
             case Affine():
@@ -177,6 +183,11 @@ def _leads_on(signal: Signal, numbers: Numbers) -> bool:
         case Restricted() | Pooled() | Mapped() | Modulated():
             return True
     return False
+
+
+def _is_apart(signal: Affine, numbers: Numbers) -> bool:
+    """Whether what an affine adds is no part of the vector."""
+    return numbers.apart and signal.stated is not None
 
 
 def _absorbs(signal: Affine, numbers: Numbers) -> bool:

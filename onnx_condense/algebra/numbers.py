@@ -25,6 +25,9 @@ class Weights(Protocol):
     def row_bias(self, node: int) -> Floats:
         """[produced]."""
 
+    def convolves(self, node: int) -> bool:
+        """Whether a linear map is a convolution."""
+
     def taps(self, node: int) -> Floats:
         """[outputs, p]: the kernels of a depthwise convolution."""
 
@@ -88,17 +91,18 @@ class Numbers:
         unit_of: atom -> unit.
         units: the n units; everything is returned in their order.
         tolerance: relative rounding error that still counts as exact.
-        allowed: which atoms count, None for all.
+        apart: whether what a BatchNormalization adds is no part of a channel's vector (paper, section 2.2.3: the
+            vector is the kernel, and a BatchNormalization a layer of its own).
     """
 
-    def __init__(
-        self, weights: Weights, unit_of: Ints, units: Ints, tolerance: float, allowed: Ints | None = None
-    ) -> None:
+    def __init__(self, weights: Weights, unit_of: Ints, units: Ints, tolerance: float, apart: bool = False) -> None:
         self.weights = weights
         self.unit_of = unit_of
         self.units = units
         self.tolerance = tolerance
-        self._allowed = allowed
+        self.apart = apart
+        self._allowed: Ints | None = None
+        self._idle: Bools = np.zeros(len(units), dtype=bool)
         self._order = np.argsort(units, kind="stable")
         self._sorted = units[self._order]
         self._inner: dict[bytes, Numbers] = {}
@@ -123,15 +127,34 @@ class Numbers:
         """The same numbers at the atoms of a restriction, whatever was restricted before."""
         key = signal.atoms.tobytes()
         if key not in self._inner:
-            inner = Numbers(self.weights, self.unit_of, self.units, self.tolerance, signal.atoms)
+            inner = Numbers(self.weights, self.unit_of, self.units, self.tolerance, self.apart)
+            inner._allowed, inner._idle = signal.atoms, self._idle
             inner._inner, inner._answers = self._inner, self._answers
             self._inner[key] = inner
         return self._inner[key]
+
+    def with_idle(self, idle: Bools) -> Numbers:
+        """The same numbers of units of which some [n] count as constant where a BatchNormalization states a mean."""
+        result = Numbers(self.weights, self.unit_of, self.units, self.tolerance, self.apart)
+        result._allowed, result._idle = self._allowed, idle
+        return result
 
     def parameters(self, signal: Affine) -> tuple[Floats, Floats, Floats]:
         """[n, q] each: scale, shift and magnitude of an affine."""
         first = self.positions(signal.atoms)[:, 0]
         return signal.scale[first], signal.shift[first], signal.magnitude[first]
+
+    def stated(self, signal: Affine) -> tuple[Floats, Floats] | None:
+        """[n] each: the mean and the deviation that a BatchNormalization states; None of another affine."""
+        if signal.stated is None:
+            return None
+        first = self.positions(signal.atoms)[:, 0]
+        return signal.stated.mean[first], signal.stated.deviation[first]
+
+    def idle_means(self, signal: Affine) -> Floats:
+        """[n]: the stated means of the units that count as constant, not a number of others."""
+        stated = self.stated(signal)
+        return np.full(len(self.units), np.nan) if stated is None else np.where(self._idle, stated[0], np.nan)
 
     def slopes(self, signal: Activated) -> Floats:
         """[n]: the slopes of a PRelu."""

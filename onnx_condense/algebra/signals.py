@@ -91,16 +91,26 @@ class Restricted(Step):
 
 
 @dataclass(frozen=True, eq=False)
+class Stated:
+    """What a BatchNormalization states of the channels that it makes, [positions] each."""
+
+    mean: Floats
+    deviation: Floats
+
+
+@dataclass(frozen=True, eq=False)
 class Affine(Step):
     """scale · child + shift per channel; scale, shift and magnitude are [positions, q], q > 1 where they vary in space.
 
-    magnitude: the size of the terms that shift was computed from, which bounds its rounding error.
+    magnitude: the size of the terms that shift was computed from, which bounds its rounding error. stated: what the
+    result is like, where a BatchNormalization makes it.
     """
 
     atoms: Ints
     scale: Floats
     shift: Floats
     magnitude: Floats
+    stated: Stated | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -40,7 +40,8 @@ class Factor:
 
     leaves: the producers it comes from. bent: a non-homogeneous function has been applied to it. open: no function has
     been applied yet, an affine still enters it. virtual: it is only the affine after the last function.
-    taps: it is a depthwise kernel. prefix: stages before this one, by whose norms its bias is measured.
+    taps: it is a depthwise kernel. folds: its biases may hold those of a BatchNormalization. prefix: stages before
+    this one, by whose norms its bias is measured.
     """
 
     vectors: Vectors
@@ -51,6 +52,7 @@ class Factor:
     open: bool = True
     virtual: bool = False
     taps: bool = False
+    folds: bool = False
     prefix: tuple[frozenset[int], ...] = ()
 
     def with_bias(self) -> Floats:
@@ -147,7 +149,8 @@ def _concatenated(a: Factor, b: Factor) -> Factor:
     else:
         bias = np.hstack([a.bias, b.bias])
     vectors = a.vectors.beside(b.vectors)
-    return Factor(vectors, bias, a.leaves | b.leaves, a.rule.meet(b.rule), a.bent or b.bent)
+    rule = a.rule.meet(b.rule)
+    return Factor(vectors, bias, a.leaves | b.leaves, rule, a.bent or b.bent, folds=a.folds or b.folds)
 
 
 def _joined(free: list[Factor]) -> Factor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_condense.algebra.constants import constants as constants_of
+from onnx_condense.algebra.constants import deviations
 from onnx_condense.algebra.numbers import Numbers
 from onnx_condense.algebra.stages import Factor
 from onnx_condense.arrays import FLOAT32, Bools, Floats, Ints
@@ -18,6 +19,9 @@ from onnx_condense.merging.twin import Twin
 from onnx_condense.merging.weights import TwinWeights
 from onnx_condense.tracing.labels import atoms_of
 from onnx_condense.tracing.trace import Group, Trace
+
+IDLE = 1e-2
+"""Share of what the most felt channel of a cell makes its consumers vary that counts as nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,10 +76,12 @@ def judge(twin: Twin, group: Group, manner: Manner) -> Judgement:
         cell = np.intersect1d(cell, kept[~gone[kept]])
         if manner.frees and len(cell):
             found = Numbers(TwinWeights(twin), twin.trace.unit_of, group.units[cell], tolerance)
+            if manner.refits:
+                found = found.with_idle(_idle(found, twin, mine, cell))
             fixed = _constant_channels(found, twin.trace, mine, cell, constants)
             gone[cell[fixed]] = True
             cell = cell[~fixed]
-        found = Numbers(TwinWeights(twin), twin.trace.unit_of, group.units[cell], tolerance)
+        found = Numbers(TwinWeights(twin), twin.trace.unit_of, group.units[cell], tolerance, manner.apart)
         members.append(cell)
         numbers.append(found)
         signals = [twin.trace.signals[s] for s in _signals(mine, cell)] if len(cell) > 1 else []
@@ -131,6 +137,20 @@ def _signals(mine: Sequence[Path], cell: Ints) -> list[int]:
 def _unique(factors: Iterable[Factor]) -> list[Factor]:
     """Stages that several paths share, once."""
     return list({(id(f.vectors), id(f.bias), f.rule): f for f in factors}.values())
+
+
+def _idle(numbers: Numbers, twin: Twin, mine: Sequence[Path], cell: Ints) -> Bools:
+    """[k] which channels of a cell vary, as a BatchNormalization states it, too little for any consumer to mind."""
+    idle = np.ones(len(cell), dtype=bool)
+    for path in (path for path in mine if path.reads(cell)):
+        deviation = deviations(twin.trace.signals[path.signal], numbers)
+        if deviation is None:
+            return np.zeros(len(cell), dtype=bool)
+        size = np.zeros(int(path.units.max()) + 1)
+        np.add.at(size, path.units, (_columns(twin, path, twin.alive).astype(np.float64) ** 2).sum(axis=1))
+        felt = deviation * np.sqrt(size[cell])
+        idle &= felt <= IDLE * felt.max()
+    return idle
 
 
 def _constant_channels(

@@ -53,6 +53,9 @@ class Manner:
         refits: consumers get the weights that lose least.
         cautious: where nothing states the statistics of the channels, only if the outputs lose less by it.
         calibrates: calibration inputs say which weights lose least, where there are any.
+        apart: what a BatchNormalization adds is no part of a channel's vector.
+        bare: rows must be alike without their biases, too, where these may hold those of a BatchNormalization: they
+            can dwarf a row, and consumers get biases of their own.
         depthwise: which stages of a depthwise-separable block are judged.
     """
 
@@ -62,11 +65,16 @@ class Manner:
     refits: bool = False
     cautious: bool = False
     calibrates: bool = False
+    apart: bool = False
+    bare: bool = False
     depthwise: Depthwise = Depthwise.JOINT
 
     def stages(self, numbers: Numbers, signal: Signal) -> list[Factor]:
         """The stages that decide whether channels condense on a path, with their final rules."""
-        return candidates(numbers, signal) if self.exact else stages(numbers, signal, self.depthwise)
+        if self.exact:
+            return candidates(numbers, signal)
+        found = stages(numbers, signal, self.depthwise)
+        return [*found, *map(_bare, found)] if self.bare else found
 
 
 def manner_of(options: Options, method: Method | None = None) -> Manner:
@@ -110,6 +118,13 @@ def nothing(pairs: Pairs) -> tuple[Floats, Floats]:
     return np.zeros(len(pairs.j)), np.zeros(len(pairs.j))
 
 
+def _bare(factor: Factor) -> Factor:
+    """A stage without its biases, where they may dwarf its rows; else as it is."""
+    if not factor.folds or not factor.vectors.any().any() or not factor.bias.any():
+        return factor
+    return replace(factor, bias=np.zeros_like(factor.bias))
+
+
 def _real(numbers: Numbers, signal: Signal) -> list[Factor]:
     return [factor for factor in factors_of(signal, numbers) if not factor.virtual]
 
@@ -120,12 +135,15 @@ def _candidate(factor: Factor, linear: bool) -> Factor:
     return replace(factor, vectors=factor.vectors.filled(empty), bias=bias, rule=Rule.ANY)
 
 
+REFITTED = Manner(exact=False, frees=True, becomes=ratio_product, refits=True, bare=True)
+"""What the methods whose consumers get the weights that lose least have in common."""
+
 MANNERS: Mapping[Method, Manner] = {
     Method.LOSSLESS: Manner(exact=True, frees=True, becomes=relation),
-    Method.AUTO: Manner(exact=False, frees=True, becomes=ratio_product, refits=True, cautious=True, calibrates=True),
-    Method.CALIBRATED: Manner(exact=False, frees=True, becomes=ratio_product, refits=True, calibrates=True),
-    Method.MOMENTS: Manner(exact=False, frees=True, becomes=ratio_product, refits=True),
-    Method.RATIO: Manner(exact=False, frees=False, becomes=ratio_product),
-    Method.DELETE: Manner(exact=False, frees=False, becomes=nothing),
+    Method.AUTO: replace(REFITTED, cautious=True, calibrates=True),
+    Method.CALIBRATED: replace(REFITTED, calibrates=True),
+    Method.MOMENTS: REFITTED,
+    Method.RATIO: Manner(exact=False, frees=False, becomes=ratio_product, apart=True),
+    Method.DELETE: Manner(exact=False, frees=False, becomes=nothing, apart=True),
 }
 """Every method; what its name means to a caller is said in `Options`."""

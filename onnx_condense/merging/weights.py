@@ -37,6 +37,10 @@ class TwinWeights(Weights):
             bias = bias + action.beta * self.twin.weight(node, action.bias).astype(np.float64).reshape(-1)
         return bias + self.twin.shift.get(node, 0.0)
 
+    def convolves(self, node: int) -> bool:
+        """Whether a linear map is a convolution."""
+        return self._contraction(node).convolves
+
     def taps(self, node: int) -> Floats:
         """[outputs, p] the kernels of a depthwise convolution."""
         weight = self.twin.weight(node, 1)

@@ -2,6 +2,7 @@
 
 __all__ = [
     "alignment",
+    "blame",
     "candidates",
     "hardware",
     "latencies",

@@ -17,7 +17,7 @@ from onnx_condense.options import Unit
 from onnx_condense.planning.allocation import Curve, PricedWeight, allocate, cost
 from onnx_condense.planning.curves import curves_of
 from onnx_condense.planning.planned import Aside, Planned
-from onnx_condense.planning.thresholds import STAYS, Planner
+from onnx_condense.planning.thresholds import STAYS, Planner, Refine
 from onnx_condense.planning.units import COUNTINGS, priced_weights
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.rewriting.kept import Disagreement
@@ -59,6 +59,10 @@ class Pruner:
         weights = priced_weights(planner, unit)
         curves, aside = curves_of(planner, estimate, feeds, progress)
         return Pruner(planner, unit, before, weights, curves, aside)
+
+    def refined_by(self, refine: Refine) -> Pruner:
+        """The same channels at the same costs, with something else done to every twin."""
+        return replace(self, planner=replace(self.planner, refine=refine))
 
     def size(self, twin: Twin) -> int:
         """How many units a twin has."""

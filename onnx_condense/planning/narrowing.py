@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from onnx_condense.merging.methods import MANNERS
 from onnx_condense.merging.twin import Twin
 from onnx_condense.options import DEFAULT_TRIALS, ErrorBound, Goal, ScoreDrop, Share, Unit
 from onnx_condense.planning.budget import Pruner, keep_share
 from onnx_condense.planning.planned import Multiples, Planned
 from onnx_condense.planning.run import Run
 from onnx_condense.planning.search import Criterion, Trials, search
-from onnx_condense.planning.thresholds import Planner
+from onnx_condense.planning.thresholds import Planner, untouched
 from onnx_condense.proving.scorers import Scorer
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.summing import measured
@@ -23,22 +24,35 @@ JUDGES = 64
 """Most of them that measure what the outputs lose, and at most half of them all."""
 
 
+BLOWN_UP = 1.0
+"""Relative error of the outputs above which weights that were refitted without data are compared with the paper's."""
+
+
 @dataclass(frozen=True, eq=False)
 class ToShare:
-    """A share of the original's size; `finish` completes a twin before it is measured."""
+    """A share of the original's size.
+
+    finish: completes a twin before it is measured. error: of a twin's outputs; None where refits are trusted.
+    """
 
     planner: Planner
     pruner: Pruner
     share: float
     finish: Callable[[Twin], None]
+    error: Callable[[Twin], float] | None = None
 
     def twin(self) -> Planned:
         """Raises VerificationError where widths do not get that narrow."""
-        return keep_share(self.pruner, self.share, self.finish)
+        refitted = keep_share(self.pruner, self.share, self.finish)
+        if self.error is None or not (lost := self.error(refitted.twin)) > BLOWN_UP:
+            return refitted
+        merged = keep_share(self.pruner.refined_by(untouched), self.share, self.finish)
+        return merged if self.error(merged.twin) < lost else refitted
 
     def again(self, planned: Planned, multiples: Multiples) -> Planned:
         """The same channels go, as far as the multiples let them."""
-        return self.pruner.loosened(planned, multiples)
+        pruner = self.pruner if planned.twin.refits else self.pruner.refined_by(untouched)
+        return pruner.loosened(planned, multiples)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +76,9 @@ def narrowed(run: Run, goal: Goal, score: Scorer | None) -> ToShare | Searched:
     """The strategy for a goal; `score`: what scores candidates, the original here. Raises EvaluationError."""
     match goal:
         case Share(unit, share):
-            return ToShare(run.planner, _pruner(run, unit), share, run.calibrate)
+            blind = MANNERS[run.options.method].cautious and not run.opened.calibration.samples
+            error = run.error if blind else None
+            return ToShare(run.planner, _pruner(run, unit), share, run.calibrate, error)
         case ErrorBound(bound):
             return _searched(run, Criterion.of_error(run.measure, bound))
         case ScoreDrop(most):

@@ -17,6 +17,7 @@ from onnx_condense.model.protos import unused
 from onnx_condense.operators.queries import count_parameters
 from onnx_condense.operators.reasons import Reason
 from onnx_condense.options import Options, ScoreDrop
+from onnx_condense.planning.blame import Blame
 from onnx_condense.planning.latencies import LatencyReport
 from onnx_condense.planning.planned import Aside, Planned
 from onnx_condense.planning.run import Run
@@ -42,6 +43,7 @@ class Ended:
         latency: what was measured, where that was asked for.
         written: the small model; None where nothing was written.
         verification: None where nothing was verified.
+        blame: the groups that change the outputs most, where those changed much at thresholds.
     """
 
     planned: Planned
@@ -49,6 +51,7 @@ class Ended:
     latency: LatencyReport | None
     written: Written | None = None
     verification: VerificationReport | None = None
+    blame: tuple[Blame, ...] = ()
 
 
 def report_of(run: Run, ended: Ended) -> Report:
@@ -58,7 +61,7 @@ def report_of(run: Run, ended: Ended) -> Report:
     latency = ended.latency
     changed = {*latency.widened, *latency.rolled_back} if latency else set()
     warnings = (*_latency_warnings(run.options, latency), *_planning_warnings(planner, ended.planned.aside))
-    warnings += _output_warnings(run.options, ended.verification)
+    warnings += _output_warnings(run.options, ended.verification, ended.blame)
     if written is not None:
         warnings += _dropped(run.opened.source.proto)
     for warning in warnings:
@@ -183,19 +186,34 @@ def _dropped(model: onnx.ModelProto) -> tuple[str, ...]:
     return (f"nothing reads {named} ({size:,} numbers): dropped",)
 
 
-def _output_warnings(options: Options, verification: VerificationReport | None) -> tuple[str, ...]:
+def warns(options: Options, verification: VerificationReport) -> bool:
+    """Whether outputs changed more than a run without a bound leaves unsaid."""
+    bounded = options.bounded or isinstance(options.goal, ScoreDrop)
+    return not bounded and not verification.approximation_error <= WARN_ABOVE
+
+
+def _output_warnings(
+    options: Options, verification: VerificationReport | None, blame: Sequence[Blame]
+) -> tuple[str, ...]:
     if verification is None:
         return ()
     found = []
     error = verification.approximation_error
-    bounded = options.bounded or isinstance(options.goal, ScoreDrop)
     if np.isnan(error):
         found.append(f"{NOTHING_TOLD}: what the outputs lost is not known")
-    elif not bounded and not error <= WARN_ABOVE:
+    elif warns(options, verification):
         advice = "bound it with --tolerance, or raise --threshold"
         if options.goal is not None:
             advice = f"bound it with --budget error={WARN_ABOVE:g} instead, or keep more"
-        found.append(f"the outputs changed by {error:.2g} ({verification.measure}): {advice}")
+        found.append(f"the outputs changed by {error:.2g} ({verification.measure}){_blame(blame)}: {advice}")
     if verification.integer_outputs_changed:
         found.append(f"integer outputs changed: {', '.join(verification.integer_outputs_changed)}")
     return tuple(found)
+
+
+def _blame(blame: Sequence[Blame]) -> str:
+    """Which groups change them most, and how to spare those."""
+    if not blame:
+        return ""
+    each = [f"{b.layer} ({b.error:.2g} alone; --layer-threshold '{b.layer}={b.threshold:g}' spares it)" for b in blame]
+    return f", most by {', '.join(each)}"

@@ -71,7 +71,7 @@ def _single(walk: Walk, place: Place, operation: Operation) -> Outcome:
         return Carried()
     if operation is Operation.NEG:
         zero = np.zeros((labels.size, 1))
-        labels = affine(walk, place, labels, zero - 1, zero, zero)
+        labels = affine(walk, place, labels, zero - 1, zero)
     return Carried({place.output: labels})
 
 
@@ -164,7 +164,7 @@ def _with_constant(join: Join, labels: Labels, other: Side, constant: Array, swa
         raise Stay(labels, place.because(Reason.MEETS_NOT_FINITE))
     result = labels
     if (scales != 1).any() or shifts.any():
-        result = affine(walk, place, labels, scales, shifts, np.abs(shifts))
+        result = affine(walk, place, labels, scales, shifts)
     carry(walk, place, other.position, labels, constant)
     return result
 

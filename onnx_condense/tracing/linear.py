@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_condense.algebra.signals import Centred, Filtered, Mapped, Rows
+from onnx_condense.algebra.signals import Centred, Filtered, Mapped, Rows, Stated
 from onnx_condense.arrays import Ints, Labels
 from onnx_condense.operators.actions import Contraction, Filter, Normalization, Reader, Recurrent
 from onnx_condense.operators.answers import ANYTHING, Role, with_zero
@@ -189,7 +189,8 @@ def normalization(walk: Walk, place: Place, action: Normalization) -> Outcome:
         gain = scale if var is None else action.gain(scale, var)
     if not np.isfinite(gain).all() or not np.isfinite(shift - mean * gain).all():
         return Declined(Reason.PARAMETERS_NOT_FINITE)
-    made = affine(walk, place, labels, gain, shift - mean * gain, np.abs(shift) + np.abs(mean * gain))
+    stated = None if var is None else Stated(shift.reshape(-1), np.abs(scale).reshape(-1))
+    made = affine(walk, place, labels, gain, shift - mean * gain, stated)
     for position in positions:
         walk.hold(Slot(place.index, position, Role.CARRIED, labels.reshape(-1)))
     return Carried({place.output: made})

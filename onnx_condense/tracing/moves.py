@@ -154,7 +154,7 @@ def _extended(walk: Walk, place: Place, axis: int, labelled: list[Labels], const
     scales = np.zeros_like(shifts)
     scales[:, 0] = 1
     try:
-        result = affine(walk, place, labels, scales, shifts, np.abs(shifts))
+        result = affine(walk, place, labels, scales, shifts)
     except Stay:
         return None
     for part in constants:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from onnx_condense.algebra.signals import Affine, Shared, Signal
+from onnx_condense.algebra.signals import Affine, Shared, Signal, Stated
 from onnx_condense.arrays import Array, Floats, Ints, Labels
 from onnx_condense.operators.answers import Role
 from onnx_condense.operators.reasons import Reason
@@ -29,20 +29,27 @@ def per_position(labels: Labels, value: Array) -> Floats:
     return full.transpose([*axes, *others]).reshape(labels.size, -1)
 
 
-def affine(walk: Walk, place: Place, labels: Labels, scale: Floats, shift: Floats, magnitude: Floats) -> Labels:
+def affine(
+    walk: Walk, place: Place, labels: Labels, scale: Floats, shift: Floats, stated: Stated | None = None
+) -> Labels:
     """Labels of scale · channel + shift.
 
     Args:
         walk: the pass. place: the node.
         labels: of the channels, with n places.
-        scale, shift: [n, q] what each place meets. magnitude: [n, q] of what the shift is the sum.
+        scale, shift: [n, q] what each place meets.
+        stated: [n] what a BatchNormalization says of the result; its shift is that mean less the scaled one before it.
 
     Raises:
         Stay: where an atom stands in too many places.
     """
+    magnitude = np.abs(shift)
+    if stated is not None:
+        magnitude = np.abs(stated.mean[:, None]) + np.abs(stated.mean[:, None] - shift)
 
     def make(child: Signal, atoms: Ints, places: Ints) -> Signal:
-        return Affine(child, atoms, scale[places], shift[places], magnitude[places])
+        known = None if stated is None else Stated(stated.mean[places], stated.deviation[places])
+        return Affine(child, atoms, scale[places], shift[places], magnitude[places], known)
 
     result = split_signals(walk, labels.reshape(-1), np.hstack([scale, shift]), make)
     if result is None:

@@ -33,10 +33,10 @@ def closeness(vectors: Doubles) -> Doubles:
     return np.asarray(2 * vectors @ vectors.T / (squares[:, None] + squares))
 
 
-def alike(model: onnx.ModelProto, depthwise: Depthwise = Depthwise.JOINT) -> Doubles:
+def alike(model: onnx.ModelProto, depthwise: Depthwise = Depthwise.JOINT, method: Method = Method.RATIO) -> Doubles:
     trace = traced(model)
     (group,) = [g for g in trace.groups if "producer" in g.layers]
-    (found,) = judge(Twin(trace), group, replace(MANNERS[Method.RATIO], depthwise=depthwise)).alike
+    (found,) = judge(Twin(trace), group, replace(MANNERS[method], depthwise=depthwise)).alike
     return found.table.astype(np.float64)
 
 
@@ -128,11 +128,18 @@ def folded_taps(parts: dict[str, NDArray[np.floating]]) -> Doubles:
 
 
 def test_depthwise_joint_judges_every_stage() -> None:
-    """The depthwise bias is measured by the size of what the taps multiply."""
+    model, parts = depthwise_block()
+    expand = vectors(parts["rows"], np.zeros(6))
+    assert_alike(alike(model), np.minimum(cosines(expand), cosines(folded_taps(parts))))
+
+
+def test_depthwise_constants_count_where_consumers_are_refitted() -> None:
+    """They are measured by the size of what the taps multiply; without them taps must be alike, too."""
     model, parts = depthwise_block()
     expand = vectors(parts["rows"], np.zeros(6))
     kernel = np.hstack([folded_taps(parts), parts["shift"][:, None] / np.linalg.norm(expand, axis=1, keepdims=True)])
-    assert_alike(alike(model), np.minimum(cosines(expand), cosines(kernel)))
+    expected = np.minimum.reduce([cosines(expand), cosines(kernel), cosines(folded_taps(parts))])
+    assert_alike(alike(model, method=Method.MOMENTS), expected)
 
 
 def test_depthwise_kernel_judges_the_taps_alone() -> None:

@@ -1,11 +1,11 @@
 """The paper's grouping and ratio merge, written from its text alone, for plain networks; nothing of the
 package is used.
 
-A network is a list of layers. A neuron is a row of a layer's parameter matrix with its bias,
-BatchNormalization folded in (Chen & Xu 2024, sections 2.1.1 and 2.2.1). Two neurons condense when the
-cosine of their vectors is above a threshold. Among the ungrouped neurons the one with the most condensed
-ungrouped neurons is the main neuron of the next group (2.1.4); its consumer column becomes the sum of the
-group's columns, each times the ratio of the norms (2.1.3).
+A network is a list of layers. A neuron is a row of a layer's parameter matrix with its bias; a
+BatchNormalization behind it is a layer of its own, whose scale meets the row (Chen & Xu 2024, sections 2.1.1,
+2.2.1 and 2.2.3). Two neurons condense when the cosine of their vectors is above a threshold. Among the
+ungrouped neurons the one with the most condensed ungrouped neurons is the main neuron of the next group
+(2.1.4); its consumer column becomes the sum of the group's columns, each times the ratio of the norms (2.1.3).
 
 The specification adds: purely linear paths take either sign, bounded odd functions need equal or opposite
 vectors, bounded functions that are not odd need equal ones.
@@ -45,14 +45,13 @@ class Layer:
 
 
 def neurons(layer: Layer) -> Doubles:
-    """[out, p + 1]: rows with bias, BatchNormalization folded in."""
+    """[out, p + 1]: rows with bias, times the scale of a BatchNormalization."""
     rows = layer.weight.reshape(len(layer.weight), -1).astype(np.float64)
     bias = np.zeros(len(rows)) if layer.bias is None else layer.bias.astype(np.float64)
     if layer.norm is not None:
-        scale, shift, mean, variance = (v.astype(np.float64) for v in layer.norm)
+        scale, _, _, variance = (v.astype(np.float64) for v in layer.norm)
         gain = scale / np.sqrt(variance + EPSILON)
-        rows = rows * gain[:, None]
-        bias = (bias - mean) * gain + shift
+        rows, bias = rows * gain[:, None], bias * gain
     return np.concatenate([rows, bias[:, None]], axis=1)
 
 

@@ -1,0 +1,44 @@
+"""Budgets without data: weights that were refitted by what is assumed stay only where they do not blow up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from support import builders
+
+from onnx_condense import Options
+from onnx_condense.merging.twin import Twin
+from onnx_condense.planning.narrowing import ToShare
+from onnx_condense.planning.run import Run
+from onnx_condense.planning.strategies import strategy_of
+from onnx_condense.prepare import Clock, open_model
+
+
+def to_share(merge: str = "auto") -> ToShare:
+    model = builders.mlp((8, 24, 24, 3), clusters=6, noise=0.3)
+    options = Options(budget=("params", 0.5), align=1, merge=merge)  # type: ignore[arg-type]
+    found = strategy_of(Run.of(open_model(model, options), 1, Clock(None)), None, None)
+    assert isinstance(found, ToShare)
+    return found
+
+
+@pytest.mark.parametrize(("refitted", "merged", "stays"), [(0.5, 0.1, True), (5.0, 0.1, False), (5.0, 9.0, True)])
+def test_refitted_weights_that_blow_up_give_way_to_merged_ones(refitted: float, merged: float, stays: bool) -> None:
+    def error(twin: Twin) -> float:
+        return refitted if twin.refits else merged
+
+    planned = replace(to_share(), error=error).twin()
+    assert bool(planned.twin.refits) == stays
+
+
+def test_only_what_chooses_by_itself_is_compared() -> None:
+    assert to_share().error is not None
+    assert to_share("moments").error is None
+    assert to_share("ratio").error is None
+
+
+def test_other_multiples_keep_the_choice() -> None:
+    strategy = replace(to_share(), error=lambda twin: 5.0 if twin.refits else 0.1)
+    planned = strategy.twin()
+    assert not strategy.again(planned, {0: 4}).twin.refits
