@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from onnx_condense.planning.planned import Aside, Planned
 from onnx_condense.planning.tolerance import STEPS, smallest_within
+from onnx_condense.rewriting.kept import Disagreement
 
 
 class Costs:
@@ -26,7 +28,7 @@ class Costs:
         groups = [SimpleNamespace(index=index) for index in every]
         plans = {index: "plan" for index, share in shares.items() if share > 0}
         twin: Any = SimpleNamespace(shares=shares, plans=plans, trace=SimpleNamespace(groups=groups))
-        return Planned(twin, {}, aside.without(len(self.builds), "tensor"))
+        return Planned(twin, {}, aside.with_groups([len(self.builds)], Disagreement(np.array([0]), "tensor")))
 
     def unchanged(self, aside: Aside) -> Planned:
         twin: Any = SimpleNamespace(plans={})
