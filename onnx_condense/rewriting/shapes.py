@@ -59,6 +59,12 @@ class Shapes:
             return tuple(value.shape)
         return self.sizes[name] if name in self.sizes else self.facts.shapes[name]
 
+    def known(self, node: int) -> bool:
+        """Whether a node reads and gives nothing but tensors: sequences and maps have no shape."""
+        found = self.facts.nodes[node]
+        names = [tensor.name for tensor in (*found.inputs, *found.outputs) if tensor.name]
+        return all(name in self.facts.shapes or self.facts.value_by_name(name) is not None for name in names)
+
     def at(self, node: int) -> tuple[list[Shape], Shape]:
         """Shapes of a node's inputs, () for what is left out, and of its first output."""
         tensors, outputs = self.facts.nodes[node].inputs, self.facts.nodes[node].outputs

@@ -18,6 +18,8 @@ def macs_of(twin: Twin, shapes: Shapes) -> int:
     """As `count_macs`, of the model with these shapes: output elements times what each is a sum of."""
     total, small = 0, sliced_weights(twin, shapes, twin.folded)
     for index, action in twin.trace.actions.items():
+        if not shapes.known(index):
+            continue
         inputs, output = shapes.at(index)
         total += action.products(inputs, output)
         for position in action.weights:

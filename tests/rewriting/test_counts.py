@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from support import vacuous
 from support.builders import build, clustered, random
 from support.cases import CASES
 from support.planted.net import Case, Net
@@ -152,3 +153,10 @@ def test_shapes_are_computed_once_for_a_twin() -> None:
     assert shapes_of(twin) is shapes
     twin.alive = np.ones_like(twin.alive)
     assert not shapes_of(twin).smaller
+
+
+@pytest.mark.parametrize("model", [vacuous.maps, vacuous.sequences, vacuous.ragged])
+def test_what_is_no_tensor_has_no_multiplications(model: Callable[[], onnx.ModelProto]) -> None:
+    twin = planned(model(), Options(lossless=True, align=1))
+    rows = twin.trace.facts.shapes["z"][0]
+    assert count_macs(twin) == write(twin, {}).macs == rows * vacuous.WIDTH * (vacuous.FEATURES + vacuous.CLASSES)
