@@ -74,6 +74,7 @@ def condense(
 
     Raises:
         InputError: the model or the data cannot be used.
+        LimitError: the model asks for more than it is trusted with.
         UsageError: a glob matches nothing, or options contradict each other.
         PlanError: the plan belongs to another model.
         VerificationError: the surgery limit, the tolerance or the budget is not met.
@@ -153,6 +154,7 @@ def analyze(model: Model, options: Options | None = None, progress: Progress | N
 
     Raises:
         InputError: the model or the data cannot be used.
+        LimitError: the model asks for more than it is trusted with.
         UsageError: a glob matches nothing.
     """
     clock = Clock(progress)

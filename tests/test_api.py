@@ -25,6 +25,7 @@ PUBLIC = [
     "CondenseError",
     "EvaluationError",
     "InputError",
+    "LimitError",
     "Options",
     "Plan",
     "PlanError",
@@ -44,7 +45,7 @@ PUBLIC = [
 ]
 FROZEN = [oc.Analysis, oc.Benchmark, oc.Options, oc.Plan, oc.Report, oc.Result, oc.Verification]
 FAILURES = (oc.EvaluationError, oc.TrainerError, oc.VerificationError, oc.WorkerError)
-ERRORS = dict.fromkeys((oc.InputError, oc.UsageError, oc.PlanError), 2) | dict.fromkeys(FAILURES, 1)
+ERRORS = dict.fromkeys((oc.InputError, oc.LimitError, oc.UsageError, oc.PlanError), 2) | dict.fromkeys(FAILURES, 1)
 ERRORS |= {oc.EvaluationError: 1}
 FUNCTIONS = [oc.analyze, oc.benchmark, oc.condense, oc.rewrite, oc.verify]
 

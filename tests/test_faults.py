@@ -20,7 +20,7 @@ from onnx_condense.merging.twin import Twin
 from onnx_condense.operators.actions import Contraction
 from onnx_condense.operators.moves import Slice
 from onnx_condense.operators.table import TABLE
-from onnx_condense.planning import curves, thresholds
+from onnx_condense.planning import readers, thresholds
 from onnx_condense.refitting import calibrate, refit
 from onnx_condense.rewriting import rules
 from onnx_condense.tracing import shuffles, tracer
@@ -146,7 +146,7 @@ def test_a_budget_takes_from_the_others(monkeypatch: pytest.MonkeyPatch, step: s
         return len(asked) == 2
 
     if step == "eliminate":
-        monkeypatch.setattr(curves, step, failing(curves.eliminate, second))
+        monkeypatch.setattr(readers, step, failing(readers.eliminate, second))
     else:
         monkeypatch.setattr(thresholds, step, failing(getattr(thresholds, step), about_two))
     found, warnings = kept(chain(), Options(budget=("params", 0.8), align=1))
