@@ -6,7 +6,8 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from onnx_condense.cli.arguments import Arguments, suggested
 from onnx_condense.cli.commands import COMMANDS
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_word(given[0] if given and not name else "")
         with terminated_like_interrupted():
             parsed = COMMANDS[name].parse(given)
-            with within(parsed.of(Trust)):
+            with within(parsed.of(Trust)), _tracebacks():
                 return _execute(name, parsed)
     except CondenseError as error:
         if os.environ.get(DEBUG):
@@ -52,8 +53,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _execute(name: str, arguments: Arguments) -> int:
     """Runs a command, whose imports wait until its arguments are known to be right: they take most of a second."""
-    if os.environ.get(DEBUG):
-        _show_tracebacks()
     match name:
         case "inspect":
             from onnx_condense.cli.inspect import execute
@@ -68,12 +67,19 @@ def _execute(name: str, arguments: Arguments) -> int:
     return execute(arguments)
 
 
-def _show_tracebacks() -> None:
-    """Of errors that cost a layer, not the run."""
-    logger = logging.getLogger("onnx_condense.errors")
-    logger.setLevel(logging.DEBUG)
-    if not logger.handlers:
-        logger.addHandler(logging.StreamHandler())
+@contextmanager
+def _tracebacks() -> Iterator[None]:
+    """Shows those of errors that cost a layer, not the run, where they are asked for."""
+    logger, handler = logging.getLogger("onnx_condense.errors"), logging.StreamHandler()
+    level = logger.level
+    if os.environ.get(DEBUG):
+        logger.setLevel(logging.DEBUG)
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _check_word(word: str) -> None:
