@@ -32,7 +32,8 @@ BLOWN_UP = 1.0
 class ToShare:
     """A share of the original's size.
 
-    finish: completes a twin before it is measured. error: of a twin's outputs; None where refits are trusted.
+    finish: completes a twin before it is measured. error: of a twin's outputs, where it is known and refits
+    are not trusted.
     """
 
     planner: Planner
@@ -77,7 +78,7 @@ def narrowed(run: Run, goal: Goal, score: Scorer | None) -> ToShare | Searched:
     match goal:
         case Share(unit, share):
             blind = MANNERS[run.options.method].cautious and not run.opened.calibration.samples
-            error = run.error if blind else None
+            error = run.error if blind and run.measure.told else None
             return ToShare(run.planner, _pruner(run, unit), share, run.calibrate, error)
         case ErrorBound(bound):
             return _searched(run, Criterion.of_error(run.measure, bound))
