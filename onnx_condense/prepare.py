@@ -29,6 +29,7 @@ from onnx_condense.refitting.samples import Calibration
 from onnx_condense.refitting.samples import opened as open_shards
 from onnx_condense.tracing.shuffles import trace_unshuffled
 from onnx_condense.tracing.trace import Refusal, Trace
+from onnx_condense.trust import has_run
 
 Progress = Callable[[str], None]
 """Called with the name of each stage as it begins."""
@@ -113,6 +114,7 @@ def _opened(source: Source, options: Options, clock: Clock, executor: Executor |
         entered = replace(entered, feed=feeds[0], others=others).into(members.enter, integers.enter, bodies.enter)
         graph = graph if entered.model is working else import_graph(entered.model)
         traced = _traced(entered, graph, axes)
+    has_run()
     batches = [len(feeds[0][s.name]) for s in specs if s.dims and isinstance(s.dims[0], str)]
     batch, folded = max([1, *batches]), working is not plain.model
     return Opened(source, options, traced, feeds, others, axes, drawn.told, batch, folded, calibration)

@@ -37,7 +37,8 @@ class Trust:
     Attributes:
         limit_seconds: of one run of a model with loops; 0: any number.
         limit_memory: gigabytes that the whole run may take, where the command line watches it (on Linux); 0: any
-            number; None: 1.5, and 16 times what the files that are read, and the inputs, take.
+            number; None: until a model was opened and run once, 1.5, and 16 times what the files that are read, and the
+            inputs, take.
         limit_nodes: nodes that a model has at most once its functions are written out; 0: any number.
         custom_ops: a shared library with operators, which onnxruntime loads: it is a program that runs.
     """
@@ -52,7 +53,7 @@ class Trust:
         "GB",
         float,
         _limit,
-        unset="1.5, and 16 times what is read",
+        unset="1.5, and 16 times what is read, until the model was run",
     )
     limit_nodes: int = option(
         10_000, "nodes that functions are written out to; 0: no limit", Heading.TRUST, "N", int, _limit
@@ -72,19 +73,21 @@ class _Now:
     """What holds in this process.
 
     board: where one that watches it reads how much memory it may take. read: bytes of what was read. loops: whether a
-    model that was read does.
+    model that was read does. ran: whether the model was opened and run, so that what follows is our own work.
     """
 
     trust: Trust
     board: mmap | None = None
     read: int = 0
     loops: bool = False
+    ran: bool = False
 
     def post(self) -> None:
         """Says how many bytes may be taken, 0 for any number."""
         if self.board is not None:
             own = self.trust.limit_memory
-            self.board[:] = NUMBER.pack(FREE + TIMES * self.read if own is None else int(own * GIGABYTE))
+            unset = 0 if self.ran else FREE + TIMES * self.read
+            self.board[:] = NUMBER.pack(unset if own is None else int(own * GIGABYTE))
 
 
 _now = _Now(Trust())
@@ -109,7 +112,7 @@ def within(trust: Trust) -> Iterator[None]:
 
 def watched_on(board: mmap) -> None:
     """Lets a board of `NUMBER.size` bytes say how much memory may be taken, from now on."""
-    _now.board = board
+    _now.board, _now.ran = board, False
     _now.post()
 
 
@@ -117,6 +120,12 @@ def takes_in(size: int, loops: bool = False) -> None:
     """Says that so many bytes are read: large models may take more memory than small ones. loops: whether one does."""
     _now.read += size
     _now.loops = _now.loops or loops
+    _now.post()
+
+
+def has_run() -> None:
+    """Says that the model was opened and run: from here on no memory is denied that the caller did not limit."""
+    _now.ran = True
     _now.post()
 
 

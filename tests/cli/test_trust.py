@@ -229,6 +229,10 @@ def test_what_is_read_and_what_is_given_say_how_much_may_be_taken() -> None:
         with within(Trust(limit_memory=given)):
             assert allowed() == given * 2**30
     assert allowed() == after
+    trust.has_run()
+    assert allowed() == 0
+    with within(Trust(limit_memory=2)):
+        assert allowed() == 2 * 2**30
 
 
 # ---------------------------------------------------------------------------------------------------- crashes
