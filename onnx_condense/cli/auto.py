@@ -21,7 +21,7 @@ from onnx_condense.cli.arguments import Arguments
 from onnx_condense.cli.auto_figure import plot
 from onnx_condense.cli.auto_table import show
 from onnx_condense.cli.commands import Auto
-from onnx_condense.cli.places import Destination, model_of, protect
+from onnx_condense.cli.places import Destination, deliver_reports, model_of, printed, protect, tables
 from onnx_condense.cli.streams import complain
 from onnx_condense.errors import UsageError
 from onnx_condense.options import Options
@@ -35,8 +35,8 @@ def execute(arguments: Arguments) -> int:
     own, options = arguments.of(Auto), arguments.of(Options)
     if own.status:
         return _status(own)
-    if own.json or own.plot or own.force:
-        raise UsageError("--json, --plot and --force go with --status")
+    if own.json or own.plot or own.report or own.force:
+        raise UsageError("--json, --plot, --report and --force go with --status")
     if own.model is None or own.trainer is None:
         raise UsageError("auto needs MODEL and --trainer, or --status")
     if own.trainer_retries < 0 or not own.trainer_timeout >= 0:
@@ -89,14 +89,18 @@ def _status(own: Auto) -> int:
     if own.model is not None or own.trainer is not None:
         raise UsageError("--status reads --work alone: drop MODEL and --trainer")
     folder = Folder(Path(own.work))
+    plots = [Destination("--plot", Path(own.plot))] if own.plot else []
+    places = [*plots, *printed(own.report, own.json)]
+    protect([folder.path / JOURNAL], places, own.force)
     if own.plot:
-        protect([folder.path / JOURNAL], [Destination("--plot", Path(own.plot))], own.force)
         plot(folder, Path(own.plot))
+    if own.report:
+        deliver_reports(own.report, status(folder.path))
     if own.json:
         terminal.show_json(status(folder.path))
     elif not own.quiet:
         try:
-            show(terminal.output(), folder)
+            show(terminal.output(tables(places)), folder)
         except KeyboardInterrupt:
             return 0
     return 0

@@ -16,6 +16,7 @@ DEFAULT_TOLERANCE = 1e-5
 
 QUIET = "print errors only"
 FORCE = "replace files that exist"
+REPORT = "write the report, as JSON or as a page; may be given twice"
 
 MODEL, WELL, OUTPUT, TRAINER = Heading.MODEL, Heading.WELL, Heading.OUTPUT, Heading.TRAINER
 
@@ -39,7 +40,7 @@ class Condense:
     force: bool = option(False, FORCE, OUTPUT)
     plan: str | None = option(None, "write the plan", OUTPUT, "PLAN.json")
     replay: str | None = option(None, "apply a plan instead of judging the model", Heading.REMOVE, "PLAN.json")
-    report: str | None = option(None, "write the report", OUTPUT, "FILE.json")
+    report: tuple[str, ...] = option((), REPORT, OUTPUT, "FILE.json|FILE.html", gather=tuple)
     dry_run: bool = option(False, "stop at the plan", OUTPUT)
     quiet: bool = option(False, QUIET, OUTPUT, short="-q")
 
@@ -49,7 +50,7 @@ class Inspect:
     """What `inspect` takes beside some of Options."""
 
     model: str = option(MISSING, "the .onnx file", MODEL, "MODEL", positional=True)
-    report: str | None = option(None, "write the report", OUTPUT, "FILE.json")
+    report: tuple[str, ...] = option((), REPORT, OUTPUT, "FILE.json|FILE.html", gather=tuple)
     force: bool = option(False, FORCE, OUTPUT)
 
 
@@ -68,6 +69,8 @@ class Verify:
         must(lambda value: value >= 0, "{option} must be a number of at least 0, not {value:g}"),
     )
     json: bool = option(False, "print JSON instead of a table", OUTPUT)
+    report: tuple[str, ...] = option((), REPORT, OUTPUT, "FILE.json|FILE.html", gather=tuple)
+    force: bool = option(False, FORCE, OUTPUT)
     quiet: bool = option(False, QUIET, OUTPUT, short="-q")
 
 
@@ -79,6 +82,8 @@ class Bench:
         MISSING, "the first is what the others are compared with", MODEL, "MODEL", positional=True, gather=tuple
     )
     json: bool = option(False, "print JSON instead of tables", OUTPUT)
+    report: tuple[str, ...] = option((), REPORT, OUTPUT, "FILE.json|FILE.html", gather=tuple)
+    force: bool = option(False, FORCE, OUTPUT)
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,8 @@ class Auto:
     plot: str | None = option(
         None, "with --status: draw score, parameters and thresholds (needs matplotlib)", OUTPUT, "FILE.svg"
     )
-    force: bool = option(False, "with --plot: replace a file that exists", OUTPUT)
+    report: tuple[str, ...] = option((), f"with --status: {REPORT}", OUTPUT, "FILE.json|FILE.html", gather=tuple)
+    force: bool = option(False, "with --plot and --report: replace files that exist", OUTPUT)
     quiet: bool = option(False, QUIET, OUTPUT, short="-q")
 
 

@@ -18,6 +18,7 @@ from onnx_condense.cli.places import (
     data_read,
     default_output,
     deliver,
+    deliver_reports,
     document_places,
     files_read,
     model_of,
@@ -34,7 +35,6 @@ from onnx_condense.model import files
 from onnx_condense.options import Options
 from onnx_condense.pipeline import condense
 from onnx_condense.refitting.samples import dask
-from onnx_condense.report.formats import encoded
 from onnx_condense.report.values import Report, Result
 
 
@@ -62,8 +62,7 @@ def execute(arguments: Arguments) -> int:
         report, closing = result.report, "Dry run: no model was written."
         if not own.dry_run:
             report, closing = _write(output, result)
-        if own.report:
-            deliver(place_of(own.report), [encoded(Path(own.report), report.to_json())])
+        deliver_reports(own.report, report.to_json())
         if not own.quiet:
             console = terminal.output(tables(places))
             show_report(console, result.report)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from onnx_condense.cli import terminal
 from onnx_condense.cli.arguments import Arguments
 from onnx_condense.cli.commands import Inspect
 from onnx_condense.cli.places import (
     data_read,
-    deliver,
+    deliver_reports,
     document_places,
     files_read,
     model_of,
-    place_of,
     protect,
     said_what_is_there,
     tables,
@@ -21,7 +18,6 @@ from onnx_condense.cli.places import (
 from onnx_condense.cli.tables import show_analysis
 from onnx_condense.options import Options
 from onnx_condense.pipeline import analyze
-from onnx_condense.report.formats import encoded
 
 
 def execute(arguments: Arguments) -> int:
@@ -34,7 +30,6 @@ def execute(arguments: Arguments) -> int:
         protect(data_read(source), places, force=True)
         analysis = analyze(source, options, progress)
     with said_what_is_there(places):
-        if own.report:
-            deliver(place_of(own.report), [encoded(Path(own.report), analysis.to_json())])
+        deliver_reports(own.report, analysis.to_json())
         show_analysis(terminal.output(tables(places)), analysis)
     return 0

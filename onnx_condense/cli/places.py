@@ -5,16 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from onnx_condense.cli.streams import STDERR, STDOUT, Stream
 from onnx_condense.documents import written
 from onnx_condense.errors import InputError, UsageError
 from onnx_condense.model import files
 from onnx_condense.model.files import Source
+from onnx_condense.report.formats import check_formats, encoded
 
 MODEL = "-o"
 """The option that names the model that is written."""
@@ -86,9 +88,17 @@ def data_places(source: Source, output: Path) -> list[Destination]:
     return [Destination(MODEL, output.parent / name, shared=True) for name in source.external]
 
 
-def document_places(plan: str | None, report: str | None) -> list[Destination]:
-    """Where the documents of a run go."""
-    return [Destination(option, place_of(path)) for option, path in (("--plan", plan), ("--report", report)) if path]
+def document_places(plan: str | None, reports: Iterable[str]) -> list[Destination]:
+    """Where the documents of a run go. Raises UsageError where a format takes what is not installed."""
+    reports = [path for path in reports if path]
+    check_formats(reports)
+    plans = [Destination("--plan", place_of(plan))] if plan else []
+    return [*plans, *(Destination("--report", place_of(path)) for path in reports)]
+
+
+def printed(reports: Iterable[str], json: bool) -> list[Destination]:
+    """Where the reports of a command go that may print JSON, too. Raises UsageError."""
+    return [*([Destination("--json", PIPE)] if json else []), *document_places(None, reports)]
 
 
 def protect(inputs: Iterable[Path], places: Sequence[Destination], force: bool) -> None:
@@ -137,6 +147,12 @@ def _same(a: Path, b: Path) -> bool:
 def tables(places: Iterable[Destination]) -> Stream:
     """Where tables go: standard output, unless something else goes there."""
     return STDERR if any(place.path == PIPE for place in places) else STDOUT
+
+
+def deliver_reports(reports: Iterable[str], content: Mapping[str, Any]) -> None:
+    """Writes a report to every place, in the format of its name. Raises InputError."""
+    for path in filter(None, reports):
+        deliver(place_of(path), [encoded(Path(path), content)])
 
 
 def deliver(path: Path, chunks: Iterable[bytes]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnx_condense.cli import terminal
 from onnx_condense.cli.arguments import Arguments
 from onnx_condense.cli.commands import Verify
-from onnx_condense.cli.places import model_of
+from onnx_condense.cli.places import deliver_reports, files_read, model_of, printed, protect, tables
 from onnx_condense.cli.tables import show_verification
 from onnx_condense.errors import VerificationError
 from onnx_condense.options import Options
@@ -15,14 +15,17 @@ from onnx_condense.proving.compare import NOTHING_TOLD, verify
 def execute(arguments: Arguments) -> int:
     """Runs the command and returns its exit code. Raises VerificationError above the tolerance."""
     own, options = arguments.of(Verify), arguments.of(Options)
+    places = printed(own.report, own.json)
+    protect([*files_read(own.a, options.data), *files_read(own.b)], places, own.force)
     shapes, seed = options.input_shape, options.seed
     found = verify(model_of(own.a), model_of(own.b), options.data, input_shape=shapes, seed=seed)
     if not found.outputs:
         raise VerificationError(NOTHING_TOLD)
+    deliver_reports(own.report, found.to_json(own.tolerance) | {"models": [own.a, own.b]})
     if own.json:
         terminal.show_json(found.to_json(own.tolerance))
     elif not own.quiet:
-        show_verification(terminal.output(), found)
+        show_verification(terminal.output(tables(places)), found)
     if not found.worst <= own.tolerance:
         raise VerificationError(f"the models differ by {found.worst:.3g}, more than --tolerance {own.tolerance:g}")
     if not found.told:

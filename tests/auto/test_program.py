@@ -387,3 +387,16 @@ def test_every_constant_is_an_option() -> None:
     options = {row.option for row in AUTO.rows()}
     for field in fields(Settings):
         assert "--" + field.name.replace("_", "-") in options
+
+
+def test_the_status_as_a_page(done: Cli) -> None:
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("jinja2")
+    given = ("auto", "--work", "w", "--status", "--report", "r.html", "--report", "r.json", "--quiet")
+    assert done.ok(*given).written == {"r.html", "r.json"}
+    content, text = json.loads(Path("r.json").read_text()), Path("r.html").read_text()
+    for number in (content["result"]["parameters"], content["rounds"][0]["criterion"]):
+        assert f'<data value="{number}"' in text
+    assert "Score and parameters over training steps" in text
+    assert "--force" in done.fails(2, *given)
+    assert "--status" in done.fails(2, "auto", "m.onnx", "--trainer", "t", "--work", "v", "--report", "r.html")

@@ -1,0 +1,3 @@
+"""Pages: a document of a run as one HTML file that fetches nothing."""
+
+__all__ = ["page"]

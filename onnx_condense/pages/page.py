@@ -1,0 +1,96 @@
+"""A document that a run writes, as one HTML file: templates, and pictures inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from onnx_condense.errors import UsageError, visible
+from onnx_condense.pages import words
+
+if TYPE_CHECKING:  # few runs make a page
+    from jinja2 import Environment
+
+NEEDED = ("jinja2", "matplotlib")
+
+LARGEST = 2_000_000
+"""Bytes that a page stays below."""
+
+ROWS = (1000, 200, 50, 10)
+"""Rows of a table and names of a row that a page may show: the first with which it stays small."""
+
+PREFIX = "onnx-condense-"
+"""How the formats of documents begin."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of document. told: its title and what was done. draw: its pictures, by name."""
+
+    told: Callable[[Mapping[str, Any]], words.Told]
+    draw: str
+
+
+KINDS = {
+    "report": Kind(words.of_report, "of_report"),
+    "analysis": Kind(words.of_analysis, "of_analysis"),
+    "verification": Kind(words.of_verification, "of_nothing"),
+    "benchmark": Kind(words.of_benchmark, "of_benchmark"),
+    "auto-status": Kind(words.of_auto, "of_auto"),
+}
+"""By the format of a document; each has a template of its name."""
+
+
+def check_installed(option: str) -> None:
+    """Raises UsageError where the extra is missing. option: what asks for a page."""
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise UsageError(f"{option} needs {' and '.join(missing)}: pip install 'onnx-condense[report]'")
+
+
+def page(document: Mapping[str, Any]) -> bytes:
+    """The page of a document, the same bytes for the same one. Raises UsageError."""
+    check_installed("a report in HTML")
+    name = str(document.get("format", "")).removeprefix(PREFIX)
+    if name not in KINDS:
+        raise UsageError(f"no page is made of {visible(name) or 'a document without a format'}: take its JSON")
+    from onnx_condense.pages import pictures
+
+    kind = KINDS[name]
+    drawn = getattr(pictures, kind.draw)(document)
+    template = _environment().get_template(f"{name}.html")
+    for rows in ROWS:
+        text = template.render(doc=document, told=kind.told(document), pictures=drawn, most=rows).encode()
+        if len(text) < LARGEST:
+            break
+    return text
+
+
+@cache
+def _environment() -> Environment:
+    """The templates, to which every text is data: escaped, and with what does not print written out."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    def shown(value: Any) -> Any:
+        if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
+            return value
+        return visible(value)
+
+    loader = PackageLoader("onnx_condense.pages")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, finalize=shown, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "at": words.at,
+        "told": words.number,
+        "exactly": words.exactly,
+        "clipped": words.clipped,
+        "advice": words.advice,
+        "plain": words.plain,
+    }
+    environment.globals["command"] = words.command
+    return environment

@@ -1,0 +1,227 @@
+"""Pages: one file that fetches nothing, whose numbers are those of the JSON and whose names are data."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import builders
+from support.cli import Cli, Save
+
+from onnx_condense.errors import UsageError
+from onnx_condense.pages.page import LARGEST, check_installed, page
+from onnx_condense.pages.words import at, command
+from onnx_condense.report.formats import encoded
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("jinja2")
+
+NASTY = "a<script>alert(1)</script>&\"'$x_{1}$`{{ 7*7 }}\x1b[31m\n\u202e--><!--</svg></style>]]>#0a0b0c"
+VOID = {"meta", "link", "br", "input"}
+
+
+class Read(HTMLParser):
+    """A page: what it holds, and whether every element is closed where it was opened."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.numbers: dict[str, tuple[str, str]] = {}
+        self.text = ""
+        self.feed(data.decode())
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        tag, given = self.tags[-1] if self.tags else ("", {})
+        if tag == "data" and self.open[-1] == "data":
+            self.numbers[str(given["data-at"])] = (str(given["value"]), data)
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [given for name, given in self.tags if name == tag]
+
+
+def both(cli: Cli, *arguments: str) -> tuple[Read, dict[str, Any]]:
+    """The page and the JSON of one run."""
+    cli.ok(*arguments, "--report", "r.html", "--report", "r.json")
+    content: dict[str, Any] = json.loads(Path("r.json").read_text())
+    return Read(Path("r.html").read_bytes()), content
+
+
+def check(read: Read, content: dict[str, Any], *pointers: str) -> None:
+    """Numbers of the page are those of the document; nothing is fetched; readers of screens find their way."""
+    assert set(pointers) <= read.numbers.keys()
+    for pointer, (value, _) in read.numbers.items():
+        assert json.loads(value) == at(pointer, content), pointer
+    for tag, given in read.tags:
+        assert not given.keys() & {"src", "srcset", "action", "style-src"}, tag
+        for key in given.keys() & {"href", "xlink:href"}:
+            assert str(given[key]).startswith("#") or given[key] == "data:,"
+    assert not {"script", "iframe", "object", "img"} & {tag for tag, _ in read.tags}
+    identifiers = [given["id"] for _, given in read.tags if "id" in given]
+    assert len(identifiers) == len(set(identifiers))
+    assert len(read.of("table")) == len(read.of("caption"))
+    assert all(given.get("scope") in ("col", "row") for given in read.of("th"))
+    assert all(given.get("aria-label") and given.get("role") == "img" for given in read.of("svg"))
+    assert (len(read.of("h1")), len(read.of("main"))) == (1, 1)
+
+
+def test_a_run(cli: Cli, save: Save) -> None:
+    save(builders.convnet((3, 16, 16), clusters=5))
+    read, content = both(cli, "m.onnx", "--threshold", "0.9", "--align", "4")
+    check(
+        read, content, "/input/parameters", "/output/bytes", "/groups/0/width_after", "/verification/outputs/0/max_abs"
+    )
+    assert f"{content['output']['parameters']:,}" == read.numbers["/output/parameters"][1]
+    for words in ("times smaller", content["input"]["sha256"], content["output"]["sha256"]):
+        assert words in read.text
+    assert "onnx-condense m.onnx --threshold 0.9 --align 4" in read.text
+    groups = content["groups"]
+    drawn = [f"{g['width_before']} → {g['width_after']}" for g in groups if g["width_after"] < g["width_before"]]
+    assert all(change in read.text for change in drawn)
+    assert all(refusal["reason"] in read.text for refusal in content["refusals"])
+
+
+def test_a_search(cli: Cli, save: Save) -> None:
+    save(builders.mlp((4, 8, 8, 3), clusters=(5, 4)))
+    read, content = both(cli, "m.onnx", "--budget", "error=0.2", "--trials", "3")
+    check(read, content, "/search/candidates/1/value", "/search/evaluations")
+    assert "the Pareto front" in read.text
+    assert "--budget error=0.2 --trials 3" in read.text
+
+
+def test_a_dry_run(cli: Cli, save: Save) -> None:
+    save(builders.mlp((4, 8, 8, 3), clusters=(5, 4)))
+    read, content = both(cli, "m.onnx", "--dry-run")
+    check(read, content, "/groups/0/width_after")
+    assert "no model was written" in read.text
+
+
+def test_other_commands(cli: Cli, save: Save) -> None:
+    save(builders.mlp((4, 8, 8, 3), clusters=(5, 4)))
+    cli.ok("m.onnx")
+    read, content = both(cli, "inspect", "m.onnx", "--force")
+    check(read, content, "/model/macs", "/groups/0/widths/0.88")
+    read, content = both(cli, "verify", "m.onnx", "m.condensed.onnx", "--tolerance", "1", "--force")
+    check(read, content, "/worst", "/outputs/0/relative_l2")
+    assert "m.condensed.onnx" in read.text
+    read, content = both(cli, "bench", "m.onnx", "m.condensed.onnx", "--seconds", "0.1", "--profile", "--force")
+    check(read, content, "/batches/0/models/1/ratio", "/batches/0/models/0/median")
+
+
+def test_a_comparison_above_the_tolerance_is_reported(cli: Cli, save: Save) -> None:
+    save(builders.mlp((4, 8, 8, 3), clusters=(5, 4)))
+    save(builders.mlp((4, 8, 8, 3), clusters=(5, 4), seed=7), "other.onnx")
+    outcome = cli.run("verify", "m.onnx", "other.onnx", "--report", "r.html")
+    assert (outcome.code, outcome.written) == (1, {"r.html"})
+    assert "more than the tolerance" in Read(Path("r.html").read_bytes()).text
+
+
+def test_the_same_document_gives_the_same_bytes(cli: Cli, save: Save) -> None:
+    save(builders.mlp((4, 8, 8, 3), clusters=(5, 4)))
+    _, content = both(cli, "m.onnx")
+    assert page(content) == Path("r.html").read_bytes() == encoded(Path("X.HTML"), content)
+
+
+def renamed(content: Any, name: str) -> Any:
+    """A document in which every text that comes from a model is another one."""
+    keep = {"format", "version", "tool", "host", "sha256", "measure", "method", "seconds"}
+    if isinstance(content, dict):
+        return {key: value if key in keep else renamed(value, name) for key, value in content.items()}
+    if isinstance(content, list):
+        return [renamed(value, name) for value in content]
+    return name if isinstance(content, str) else content
+
+
+def test_names_are_data(cli: Cli, save: Save) -> None:
+    save(builders.mlp((4, 8, 8, 3), clusters=(5, 4)))
+    for arguments in (("m.onnx", "--budget", "error=0.2", "--trials", "2"), ("inspect", "m.onnx", "--force")):
+        _, content = both(cli, *arguments)
+        nasty = renamed(content, NASTY) | {"warnings": [NASTY]}
+        data = page(nasty)
+        read = Read(data)
+        check(read, nasty)
+        assert "<script>alert(1)</script>&\"'$x_{1}$`{{ 7*7 }}\\x1b[31m\\n\\u202e" in read.text
+        assert "#0a0b0c" in read.text
+
+
+def test_a_page_of_a_large_model_is_small(cli: Cli, save: Save) -> None:
+    save(builders.mlp((4, 8, 8, 3), clusters=(5, 4)))
+    _, content = both(cli, "m.onnx")
+    name = "/encoder/layer_17/attention/self/" * 8
+    group, refusal = content["groups"][0] | {"layers": [name] * 5}, content["refusals"][0] | {"layers": [name] * 9000}
+    content |= {"groups": [group] * 1500, "refusals": [refusal] * 40, "warnings": [name * 100] * 50}
+    data = page(content)
+    assert len(data) < LARGEST
+    assert "of 1500 rows; the JSON report has all" in Read(data).text
+
+
+def test_numbers_that_are_not_known(cli: Cli, save: Save) -> None:
+    save(builders.mlp((4, 8, 8, 3), clusters=(5, 4)))
+    _, content = both(cli, "m.onnx", "--budget", "error=0.2", "--trials", "2")
+    content["verification"] |= {"approximation_error": None, "surgery_error": None}
+    content["search"]["candidates"][0]["value"] = None
+    content["search"]["bound"] = None
+    read = Read(page(content))
+    check(read, content)
+    assert "what its outputs lost is not known" in read.text
+
+
+def test_the_command_names_every_option(cli: Cli, save: Save) -> None:
+    save(builders.mlp((4, 8, 8, 3), clusters=(5, 4)))
+    given = ["m.onnx", "--threshold", "0.9", "--layer-threshold", "fc0=0.7", "--merge", "ratio"]
+    given += ["--include", "fc*", "--tolerance", "9", "--input-shape", "x=2x4", "--sequential", "--seed", "3"]
+    _, content = both(cli, *given)
+    said = command(content)
+    for option in ("--layer-threshold fc0=0.7", "--include 'fc*'", "--input-shape x=2x4", "--sequential", "--seed 3"):
+        assert option in said
+    _, other = both(cli, "m.onnx", "--lossless", "--force")
+    assert command(other) == "onnx-condense m.onnx --lossless"
+
+
+def test_what_is_missing_is_said_before_the_run(cli: Cli, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(builders.mlp((4, 8, 8, 3), clusters=(5, 4)))
+    monkeypatch.setattr("onnx_condense.pages.page.find_spec", lambda name: None)
+    for arguments in (("m.onnx",), ("inspect", "m.onnx"), ("verify", "m.onnx", "m.onnx"), ("bench", "m.onnx")):
+        message = cli.fails(2, *arguments, "--report", "r.html")
+        assert message == "--report r.html needs jinja2 and matplotlib: pip install 'onnx-condense[report]'"
+    with pytest.raises(UsageError, match="report"):
+        check_installed("it")
+
+
+def test_reports_are_protected_and_piped(cli: Cli, save: Save) -> None:
+    save(builders.mlp((4, 8, 8, 3), clusters=(5, 4)))
+    Path("r.html").write_text("precious")
+    for arguments in (("m.onnx",), ("verify", "m.onnx", "m.onnx"), ("bench", "m.onnx")):
+        assert "--force" in cli.fails(2, *arguments, "--report", "r.html")
+        assert "twice" in cli.fails(2, *arguments, "--report", "a.html", "--report", "a.html")
+    assert "twice" in cli.fails(2, "verify", "m.onnx", "m.onnx", "--json", "--report", "-")
+    assert json.loads(cli.ok("verify", "m.onnx", "m.onnx", "--report", "-").out)["met"] is True
+
+
+def test_a_document_of_another_kind() -> None:
+    with pytest.raises(UsageError, match="no page is made of plan"):
+        page({"format": "onnx-condense-plan"})
+
+
+def test_pages_name_no_address(cli: Cli, save: Save) -> None:
+    save(builders.mlp((4, 8, 8, 3), clusters=(5, 4)))
+    both(cli, "m.onnx")
+    assert not re.findall(r"https?:|//[a-z]", Path("r.html").read_text())
