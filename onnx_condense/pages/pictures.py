@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from onnx_condense.errors import visible
 from onnx_condense.pages.words import clipped, name_of
@@ -121,7 +122,7 @@ def of_auto(document: Mapping[str, Any]) -> Drawn:
         Bar(row["layer"][0], 1.0, row["threshold"], f"{row['threshold']:.4f}") for row in document["thresholds"]
     ]
     if thresholds:
-        drawn["thresholds"] = _bars(thresholds, "Threshold of each layer now")
+        drawn["thresholds"] = _bars(thresholds, "Threshold of each layer now", "Outlined: 1")
     return drawn
 
 
@@ -129,7 +130,7 @@ def _change(before: int, after: int) -> str:
     return str(before) if before == after else f"{before} → {after}"
 
 
-def _bars(bars: Sequence[Bar], title: str) -> Picture:
+def _bars(bars: Sequence[Bar], title: str, legend: str = "Outlined: before; filled: after") -> Picture:
     """A name and its numbers above an outline (before) with what is left of it filled."""
     order = sorted(range(len(bars)), key=lambda place: bars[place].after - bars[place].before)
     shown = [bars[place] for place in sorted(order[:BARS])]
@@ -148,7 +149,7 @@ def _bars(bars: Sequence[Bar], title: str) -> Picture:
             axes.barh(where, bar.before / longest, 0.3, fill=False, edgecolor=BEFORE, linewidth=1)
 
     rest = f" The {BARS} that lose most of {len(bars)}; the table has all." if len(bars) > BARS else ""
-    caption = f"{title}. Outlined: before; filled: after.{rest}"
+    caption = f"{title}. {legend}.{rest}"
     return Picture(_svg(draw, len(shown) * LINE + 0.05, title), caption)
 
 
@@ -199,27 +200,27 @@ def _latencies(batch: Mapping[str, Any]) -> Picture:
 
 
 def _history(document: Mapping[str, Any]) -> Picture:
-    """Score and parameters after each round."""
-    rounds = document["rounds"]
-    steps = [0, *accumulate(r["steps"] for r in rounds)]
-    sizes = [document["start"]["parameters"], *(r["parameters"] for r in rounds)]
-    scores = [document["start"]["score"], *(r["score"] for r in rounds)]
-    title = "Score and parameters over training steps"
+    """Score and parameters after each round, and where the run is now; over rounds where nothing was trained."""
+    rounds, points = document["rounds"], [document["start"], *document["rounds"], document["result"] or document["now"]]
+    steps = [0, *accumulate(r["steps"] for r in rounds), document["steps"]]
+    over = "training steps" if steps[-1] > len(rounds) else "rounds"
+    places = steps if over == "training steps" else list(range(len(points)))
+    title = f"Score and parameters over {over}"
 
     def draw(figure: Figure) -> None:
         score, size = figure.subplots(2, 1, sharex=True)
-        known = [(step, value) for step, value in zip(steps, scores, strict=True) if value is not None]
+        known = [(x, p["score"]) for x, p in zip(places, points, strict=True) if p["score"] is not None]
         score.plot([k[0] for k in known], [k[1] for k in known], "o-", color=AFTER, markersize=4, linewidth=1.2)
-        criteria = [
-            (step, r["criterion"]) for step, r in zip(steps, rounds, strict=False) if r["criterion"] is not None
-        ]
-        score.step([c[0] for c in criteria], [c[1] for c in criteria], where="post", color=OTHER, linestyle="--")
-        size.plot(steps, sizes, "o-", color=AFTER, markersize=4, linewidth=1.2)
+        criteria = [r["criterion"] for r in rounds]
+        score.step(places[: len(criteria)], criteria, where="post", color=OTHER, linestyle="--", linewidth=1)
+        size.step(places, [p["parameters"] for p in points], where="post", color=AFTER, linewidth=1.2)
         size.set_ylim(bottom=0)
+        size.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         _named(score, "", "score")
-        _named(size, "training steps", "parameters")
+        _named(size, over, "parameters")
 
-    return Picture(_svg(draw, 3.8, title), f"{title}; a point after each round. Dashed: the main criterion.")
+    caption = f"{title}; points: the start, each round, now. Dashed: the main criterion."
+    return Picture(_svg(draw, 3.8, title), caption)
 
 
 def _label(name: str) -> str:
@@ -234,7 +235,7 @@ def _named(axes: Axes, below: str, beside: str) -> None:
     """Names of both axes, the second one above its axis, where it takes no width; few ticks, none in powers."""
     axes.set_xlabel(below)
     axes.set_title(beside, loc="left", fontsize=10)
-    axes.locator_params(axis="x", nbins=4)
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 
 
