@@ -29,6 +29,7 @@ from onnx_condense.planning.thresholds import Planner
 from onnx_condense.prepare import Clock, Progress, open_model
 from onnx_condense.proving.scorers import scorer
 from onnx_condense.proving.surgery import Case, prove, unchanged
+from onnx_condense.report.cosines import cosines_of
 from onnx_condense.report.making import Ended, facts_before, refusal_reports, report_of, warns
 from onnx_condense.report.values import Analysis, GroupAnalysis, Result
 from onnx_condense.rewriting.kept import Failed
@@ -111,7 +112,7 @@ def condense_in(
     if dry_run or not (planned.twin.plans or opened.folded):
         verification = None if dry_run else unchanged(run.expected, opened.options)
         report = report_of(run, replace(ended, verification=verification))
-        return Result(opened.source.proto, plan, report, opened.source)
+        return Result(opened.source.proto, plan, report, opened.source, cosines=cosines_of(run.planner, planned))
     with clock("rewrite"):
         provenance = files.provenance(opened.source, plan.options)
         small, expanded = write(planned.twin, provenance), write(planned.twin, provenance, expanded=True)
@@ -126,7 +127,7 @@ def condense_in(
     elif not math.isnan(error):
         check_error(replay.measured, measured)
     report = report_of(run, replace(ended, written=small, verification=proof, blame=blame))
-    return Result(small.model, plan, report, opened.source, small)
+    return Result(small.model, plan, report, opened.source, small, cosines_of(run.planner, planned))
 
 
 def rewrite(model: Model, plan: Plan) -> onnx.ModelProto:

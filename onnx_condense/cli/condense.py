@@ -62,7 +62,9 @@ def execute(arguments: Arguments) -> int:
         report, closing = result.report, "Dry run: no model was written."
         if not own.dry_run:
             report, closing = _write(output, result)
-        deliver_reports(own.report, report.to_json())
+        if own.report:
+            cosines = [one.to_json() for one in result.cosines]
+            deliver_reports(own.report, report.to_json(), {"cosines": cosines})
         if not own.quiet:
             console = terminal.output(tables(places))
             show_report(console, result.report)

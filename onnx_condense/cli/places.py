@@ -149,10 +149,12 @@ def tables(places: Iterable[Destination]) -> Stream:
     return STDERR if any(place.path == PIPE for place in places) else STDOUT
 
 
-def deliver_reports(reports: Iterable[str], content: Mapping[str, Any]) -> None:
-    """Writes a report to every place, in the format of its name. Raises InputError."""
+def deliver_reports(
+    reports: Iterable[str], content: Mapping[str, Any], beside: Mapping[str, Any] | None = None
+) -> None:
+    """Writes a report to every place, in the format of its name (see `encoded`). Raises InputError."""
     for path in filter(None, reports):
-        deliver(place_of(path), [encoded(Path(path), content)])
+        deliver(place_of(path), [encoded(Path(path), content, beside)])
 
 
 def deliver(path: Path, chunks: Iterable[bytes]) -> None:

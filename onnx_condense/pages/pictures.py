@@ -10,6 +10,7 @@ from io import StringIO
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup, escape
 from matplotlib import style
 from matplotlib.axes import Axes
@@ -93,6 +94,8 @@ def of_report(document: Mapping[str, Any]) -> Drawn:
     ]
     if widths:
         drawn["widths"] = _bars(widths, "Channels of each group of layers, before and after")
+    for place, cosines in enumerate(document.get("cosines", [])):
+        drawn[f"cosines {place}"] = _matrices(cosines)
     if document["search"] is not None and document["search"]["candidates"]:
         drawn["front"] = _front(document["search"])
     return drawn
@@ -171,6 +174,25 @@ def _front(search: Mapping[str, Any]) -> Picture:
 
     limit = "most" if search["measure"] == "error" else "least"
     caption = f"{title}. Filled: within the bound (dashed, at {limit} {search['bound']}); line: the Pareto front."
+    return Picture(_svg(draw, 2.6, title), caption)
+
+
+def _matrices(found: Mapping[str, Any]) -> Picture:
+    """Cosines between all channels, and between those that stay (the paper's figure 4)."""
+    table, kept = np.array(found["cosines"]), np.array(found["kept"], dtype=bool)
+    name = _label(found["layers"][0])
+    title = f"Cosines between the channels of {name}, before and after"
+
+    def draw(figure: Figure) -> None:
+        pair = figure.subplots(1, 2)
+        for axes, one, label in ((pair[0], table, "before"), (pair[1], table[np.ix_(kept, kept)], "after")):
+            shown = axes.imshow(one, cmap="cividis", vmin=-1, vmax=1, interpolation="nearest")
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.set_title(f"{label}: {len(one)}", fontsize=10)
+        figure.colorbar(shown, ax=pair, location="bottom", aspect=30, ticks=[-1, 0, 1])
+
+    caption = f"{title}, those together that merge. Where blocks of ones are gone, copies are gone."
     return Picture(_svg(draw, 2.6, title), caption)
 
 

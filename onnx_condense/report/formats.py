@@ -19,9 +19,13 @@ FORMATS: dict[str, Callable[[Mapping[str, Any]], bytes]] = {".json": as_json, ".
 """By the ending of the file; any other ending means JSON."""
 
 
-def encoded(path: Path, content: Mapping[str, Any]) -> bytes:
-    """What `to_json` of a report or an analysis gives, in the format of a file of this name. Raises UsageError."""
-    return _format(path)(content)
+def encoded(path: Path, content: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -> bytes:
+    """What `to_json` of a report or an analysis gives, in the format of a file of this name. Raises UsageError.
+
+    beside: what a page shows, too.
+    """
+    form = _format(path)
+    return form({**content, **(beside or {})} if form is page else content)
 
 
 def check_formats(paths: Iterable[str]) -> None:

@@ -17,6 +17,7 @@ from onnx_condense.model.variation import Axis
 from onnx_condense.planning.candidates import SearchReport
 from onnx_condense.planning.latencies import LatencyReport
 from onnx_condense.proving.surgery import VerificationReport
+from onnx_condense.report.cosines import Cosines
 from onnx_condense.rewriting.writer import Written
 
 VERSION = 1
@@ -126,6 +127,7 @@ class Result:
         plan: what was decided; its `groups` are empty where nothing was condensed.
         report: what was found, done and measured.
         source: the model as it came in.
+        cosines: how alike channels of the groups are that lose most, for a page.
     """
 
     outline: onnx.ModelProto
@@ -133,6 +135,7 @@ class Result:
     report: Report
     source: Source
     written: Written | None = None
+    cosines: tuple[Cosines, ...] = ()
 
     @cached_property
     def model(self) -> onnx.ModelProto:

@@ -288,7 +288,7 @@ def test_the_figure(done: Cli) -> None:
     outcome = done.ok("auto", "--work", "w", "--status", "--plot", "f.svg", "--quiet")
     assert outcome.written == {"f.svg"}
     text = Path("f.svg").read_text()
-    for words in ("score", "parameters", "threshold", "main criterion", "fc0"):
+    for words in ("score", "parameters", "threshold", "main criterion", " fc0"):
         assert f"<!-- {words} -->" in text
     assert "--plot" in done.fails(2, "auto", "--work", "w", "--status", "--plot", "f.docx")
 
@@ -397,6 +397,6 @@ def test_the_status_as_a_page(done: Cli) -> None:
     content, text = json.loads(Path("r.json").read_text()), Path("r.html").read_text()
     for number in (content["result"]["parameters"], content["rounds"][0]["criterion"]):
         assert f'<data value="{number}"' in text
-    assert "Score and parameters over rounds" in text
+    assert "Score and parameters over training steps" in text
     assert "--force" in done.fails(2, *given)
     assert "--status" in done.fails(2, "auto", "m.onnx", "--trainer", "t", "--work", "v", "--report", "r.html")

@@ -8,10 +8,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support import builders
 from support.cli import Cli, Save
 
+from onnx_condense import Options, condense
 from onnx_condense.errors import UsageError
 from onnx_condense.pages.page import LARGEST, check_installed, page
 from onnx_condense.pages.words import at, command
@@ -73,7 +75,7 @@ def check(read: Read, content: dict[str, Any], *pointers: str) -> None:
     for tag, given in read.tags:
         assert not given.keys() & {"src", "srcset", "action", "style-src"}, tag
         for key in given.keys() & {"href", "xlink:href"}:
-            assert str(given[key]).startswith("#") or given[key] == "data:,"
+            assert str(given[key]).startswith(("#", "data:"))
     assert not {"script", "iframe", "object", "img"} & {tag for tag, _ in read.tags}
     identifiers = [given["id"] for _, given in read.tags if "id" in given]
     assert len(identifiers) == len(set(identifiers))
@@ -136,8 +138,28 @@ def test_a_comparison_above_the_tolerance_is_reported(cli: Cli, save: Save) -> N
 
 def test_the_same_document_gives_the_same_bytes(cli: Cli, save: Save) -> None:
     save(builders.mlp((4, 8, 8, 3), clusters=(5, 4)))
-    _, content = both(cli, "m.onnx")
+    _, content = both(cli, "inspect", "m.onnx")
     assert page(content) == Path("r.html").read_bytes() == encoded(Path("X.HTML"), content)
+
+
+def test_the_cosines_of_a_group_in_order(cli: Cli, save: Save) -> None:
+    """The paper's figure 4: blocks of copies along the diagonal before, none after; numbers are planted."""
+    model = builders.mlp((4, 8, 8, 3), clusters=(5, 4))
+    result = condense(model, Options(threshold=0.9))
+    assert [len(one.kept) for one in result.cosines] == [8, 8]
+    for one in result.cosines:
+        kept = one.kept.astype(bool)
+        left = one.table[np.ix_(kept, kept)] - np.eye(int(kept.sum()))
+        assert left.max() <= 0.9
+        first = np.flatnonzero(kept)
+        sizes = np.diff(np.append(first, len(kept)))
+        assert list(sizes) == sorted(sizes, reverse=True)
+        for start, size in zip(first, sizes, strict=True):
+            assert (one.table[start, start : start + size] > 0.9).all()
+    save(model)
+    read, content = both(cli, "m.onnx", "--threshold", "0.9")
+    assert "Channels that are alike" in read.text
+    assert "cosines" not in content
 
 
 def renamed(content: Any, name: str) -> Any:
@@ -224,4 +246,5 @@ def test_a_document_of_another_kind() -> None:
 def test_pages_name_no_address(cli: Cli, save: Save) -> None:
     save(builders.mlp((4, 8, 8, 3), clusters=(5, 4)))
     both(cli, "m.onnx")
-    assert not re.findall(r"https?:|//[a-z]", Path("r.html").read_text())
+    text = re.sub(r"data:image/png;base64,[\w+/=\s]+", "", Path("r.html").read_text())
+    assert not re.findall(r"https?:|//[a-z]", text)
