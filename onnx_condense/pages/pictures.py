@@ -29,8 +29,8 @@ LINE = 0.36
 BARS = 60
 """Bars of a picture at most; a table beside it has them all."""
 
-NAME = 24
-"""Characters of a name above a bar."""
+LETTERS = 36
+"""Characters above a bar: its name, and its numbers."""
 
 INK, MUTED, BEFORE, AFTER, OTHER = "#0a0b0c", "#0a0b0d", "#0a0b0e", "#0a0b0f", "#0a0b10"
 COLOURS = {INK: "--ink", MUTED: "--muted", BEFORE: "--before", AFTER: "--after", OTHER: "--other"}
@@ -145,7 +145,7 @@ def _bars(bars: Sequence[Bar], title: str, legend: str = "Outlined: before; fill
         axes.set_xlim(0, 1)
         axes.set_ylim(len(shown), 0)
         for place, bar in enumerate(shown):
-            axes.text(0, place + 0.42, _label(bar.name), va="baseline")
+            axes.text(0, place + 0.42, _label(bar.name, len(bar.text)), va="baseline")
             axes.text(1, place + 0.42, bar.text, va="baseline", ha="right")
             where = place + 0.7
             axes.barh(where, bar.after / longest, 0.3, color=AFTER, linewidth=0)
@@ -192,7 +192,7 @@ def _matrices(found: Mapping[str, Any]) -> Picture:
             axes.set_title(f"{label}: {len(one)}", fontsize=10)
         figure.colorbar(shown, ax=pair, location="bottom", aspect=30, ticks=[-1, 0, 1])
 
-    caption = f"{title}, those together that merge. Where blocks of ones are gone, copies are gone."
+    caption = f"{title}, those together that merge; those that are constant or unread are left out."
     return Picture(_svg(draw, 2.6, title), caption)
 
 
@@ -245,8 +245,8 @@ def _history(document: Mapping[str, Any]) -> Picture:
     return Picture(_svg(draw, 3.8, title), caption)
 
 
-def _label(name: str) -> str:
-    return clipped(visible(name), NAME)
+def _label(name: str, beside: int = 10) -> str:
+    return clipped(visible(name), LETTERS - beside)
 
 
 def _points(candidates: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[float]]:
