@@ -75,6 +75,15 @@ class Verify:
 
 
 @dataclass(frozen=True)
+class Diff:
+    """What `diff` takes."""
+
+    a: str = option(MISSING, "the model before", MODEL, "A", positional=True)
+    b: str = option(MISSING, "the model after", MODEL, "B", positional=True)
+    json: bool = option(False, "print JSON instead of tables", OUTPUT)
+
+
+@dataclass(frozen=True)
 class Bench:
     """What `bench` takes beside Setup and some of Options."""
 
@@ -129,6 +138,12 @@ VERIFY = Command(
     "",
     (Fields(Options, INPUTS), Fields(Verify), Fields(Trust)),
 )
+DIFF = Command(
+    "diff",
+    "What differs between two models, layer by layer: weights, parameters, nodes of one only.",
+    "A model file named diff is reached as ./diff.",
+    (Fields(Diff), Fields(Trust)),
+)
 BENCH = Command(
     "bench",
     "Latency of models in onnxruntime, in interleaved rounds; all are compared with the first.",
@@ -147,6 +162,6 @@ AUTO = Command(
     ),
 )
 
-CONDENSE = replace(CONDENSE, others=(INSPECT, VERIFY, BENCH, AUTO))
+CONDENSE = replace(CONDENSE, others=(INSPECT, VERIFY, DIFF, BENCH, AUTO))
 
 COMMANDS = {command.name: command for command in (CONDENSE, *CONDENSE.others)}

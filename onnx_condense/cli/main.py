@@ -58,6 +58,8 @@ def _execute(name: str, arguments: Arguments) -> int:
             from onnx_condense.cli.inspect import execute
         case "verify":
             from onnx_condense.cli.verify import execute
+        case "diff":
+            from onnx_condense.cli.diff import execute
         case "bench":
             from onnx_condense.cli.bench import execute
         case "auto":

@@ -77,7 +77,7 @@ def test_help_names_every_command(cli: Cli) -> None:
     with pytest.raises(SystemExit):
         cli.run("--help")
     shown = cli.capfd.readouterr().out
-    assert all(f"onnx-condense {name} " in shown for name in ("inspect", "verify", "bench", "auto"))
+    assert all(f"onnx-condense {name} " in shown for name in ("inspect", "verify", "diff", "bench", "auto"))
 
 
 # ---------------------------------------------------------------------- numbers

@@ -49,6 +49,7 @@ RUNS: dict[str, Sequence[str]] = {
     "lossless": ("m.onnx", "--lossless", "--force"),
     "inspect": ("inspect", "m.onnx"),
     "verify": ("verify", "m.onnx", "m.condensed.onnx"),
+    "diff": ("diff", "m.onnx", "m.condensed.onnx"),
     "verify, json": ("verify", "m.onnx", "m.condensed.onnx", "--json"),
     "bench": ("bench", "m.onnx", "--seconds", "0.1", "--profile"),
     "bench, json": ("bench", "m.onnx", "--seconds", "0.1", "--json"),

@@ -45,12 +45,12 @@ def test_the_example_report_is_of_this_version() -> None:
     assert [g["width_after"] for g in printed["groups"]] == [g["width_after"] for g in fresh["groups"]]
 
 
-@pytest.mark.parametrize("command", [(), ("inspect",), ("verify",), ("bench",), ("auto",)])
+@pytest.mark.parametrize("command", [(), ("inspect",), ("verify",), ("diff",), ("bench",), ("auto",)])
 def test_every_option_is_in_the_documents(command: tuple[str, ...]) -> None:
     program = [sys.executable, "-m", "onnx_condense", *command, "--help"]
     shown = subprocess.run(program, capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "200"})
     options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", shown.stdout))
-    assert "--seed" in options
+    assert "--limit-memory" in options
     everything = "\n".join(WORDS.values())
     assert {text for text in options - {"--help", "--version", "--output"} if text not in everything} == set()
 
