@@ -81,6 +81,8 @@ class Diff:
     a: str = option(MISSING, "the model before", MODEL, "A", positional=True)
     b: str = option(MISSING, "the model after", MODEL, "B", positional=True)
     json: bool = option(False, "print JSON instead of tables", OUTPUT)
+    report: tuple[str, ...] = option((), REPORT, OUTPUT, "FILE.json|FILE.html", gather=tuple)
+    force: bool = option(False, FORCE, OUTPUT)
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,21 @@ from rich.table import Table
 from onnx_condense.cli import terminal
 from onnx_condense.cli.arguments import Arguments
 from onnx_condense.cli.commands import Diff
-from onnx_condense.cli.places import model_of
+from onnx_condense.cli.places import deliver_reports, files_read, model_of, printed, protect, tables
 from onnx_condense.report.difference import Difference, NodeOfOne, Shape, difference
 
 
 def execute(arguments: Arguments) -> int:
     """Runs the command and returns its exit code."""
     own = arguments.of(Diff)
+    places = printed(own.report, own.json)
+    protect([*files_read(own.a), *files_read(own.b)], places, own.force)
     found = difference(model_of(own.a), model_of(own.b), (own.a, own.b))
+    deliver_reports(own.report, found.to_json())
     if own.json:
         terminal.show_json(found.to_json())
     else:
-        _show(terminal.output(), found)
+        _show(terminal.output(tables(places)), found)
     return 0
 
 

@@ -38,6 +38,7 @@ KINDS = {
     "report": Kind(words.of_report, "of_report"),
     "analysis": Kind(words.of_analysis, "of_analysis"),
     "verification": Kind(words.of_verification, "of_nothing"),
+    "difference": Kind(words.of_difference, "of_difference"),
     "benchmark": Kind(words.of_benchmark, "of_benchmark"),
     "auto-status": Kind(words.of_auto, "of_auto"),
 }

@@ -111,6 +111,13 @@ def of_analysis(document: Mapping[str, Any]) -> Drawn:
     return {"widths": _bars(bars, f"Channels of each group of layers, now and at threshold {lowest}")} if bars else {}
 
 
+def of_difference(document: Mapping[str, Any]) -> Drawn:
+    """Parameters of the layers that differ."""
+    sizes = [(row["layer"], row["parameters_before"], row["parameters_after"]) for row in document["layers"]]
+    bars = [Bar(name, before, after, _change(before, after)) for name, before, after in sizes]
+    return {"parameters": _bars(bars, "Parameters of the layers that differ")} if bars else {}
+
+
 def of_benchmark(document: Mapping[str, Any]) -> Drawn:
     """Median latencies with their intervals, by batch."""
     return {f"batch {place}": _latencies(batch) for place, batch in enumerate(document["batches"])}
@@ -130,14 +137,14 @@ def of_auto(document: Mapping[str, Any]) -> Drawn:
 
 
 def _change(before: int, after: int) -> str:
-    return str(before) if before == after else f"{before} → {after}"
+    return f"{before:,}" if before == after else f"{before:,} → {after:,}"
 
 
 def _bars(bars: Sequence[Bar], title: str, legend: str = "Outlined: before; filled: after") -> Picture:
     """A name and its numbers above an outline (before) with what is left of it filled."""
     order = sorted(range(len(bars)), key=lambda place: bars[place].after - bars[place].before)
     shown = [bars[place] for place in sorted(order[:BARS])]
-    longest = max(bar.before for bar in shown) or 1
+    longest = max(max(bar.before, bar.after) for bar in shown) or 1
 
     def draw(figure: Figure) -> None:
         axes = figure.add_axes((0.01, 0, 0.98, 1))

@@ -182,6 +182,15 @@ def of_verification(document: Mapping[str, Any]) -> Told:
     return Told("Two models compared", sentence)
 
 
+def of_difference(document: Mapping[str, Any]) -> Told:
+    """What differs between two models."""
+    first, second = (name_of(name) for name in document["models"])
+    before, after = document["parameters"]
+    found = f"{len(document['layers'])} layers have other weights"
+    found += f", {len(document['removed'])} nodes are gone and {len(document['added'])} are new"
+    return Told(f"From {first} to {second}", f"{found}: {before:,} parameters became {after:,}.")
+
+
 def of_benchmark(document: Mapping[str, Any]) -> Told:
     """How fast models are."""
     first, *others = document["batches"][0]["models"]

@@ -124,6 +124,8 @@ def test_other_commands(cli: Cli, save: Save) -> None:
     read, content = both(cli, "verify", "m.onnx", "m.condensed.onnx", "--tolerance", "1", "--force")
     check(read, content, "/worst", "/outputs/0/relative_l2")
     assert "m.condensed.onnx" in read.text
+    read, content = both(cli, "diff", "m.onnx", "m.condensed.onnx", "--force")
+    check(read, content, "/parameters/1", "/layers/0/parameters_after")
     read, content = both(cli, "bench", "m.onnx", "m.condensed.onnx", "--seconds", "0.1", "--profile", "--force")
     check(read, content, "/batches/0/models/1/ratio", "/batches/0/models/0/median")
 
