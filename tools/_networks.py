@@ -40,7 +40,7 @@ class Net:
     def conv(
         self, x: str, widths: tuple[int, int], window: tuple[int, int] = (1, 1), groups: int = 1, act: str = ""
     ) -> str:
-        """A convolution of (inputs, outputs), (size, stride), its BatchNormalization, and an activation if one is named."""
+        """A convolution of (inputs, outputs), (size, stride), its BatchNormalization, and an activation."""
         (ins, outs), (size, stride) = widths, window
         at = {"strides": [stride] * 2, "pads": [size // 2] * 4, "kernel_shape": [size] * 2, "group": groups}
         made = self.node("Conv", x, self.weight(outs, ins // groups, size, size), **at)
