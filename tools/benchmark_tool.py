@@ -23,10 +23,12 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import onnxruntime
-from benchmark_large import measured
 from onnx import numpy_helper
 
-TOOLS = Path(__file__).parent
+sys.path.insert(0, str(Path(__file__).parent))  # runpy does not
+
+from _networks import NETWORKS
+from benchmark_large import measured
 
 
 def floor(path: Path, out: Path) -> None:
@@ -48,8 +50,6 @@ def floor(path: Path, out: Path) -> None:
 
 def row_of(name: str, runs: int, folder: Path) -> dict[str, Any]:
     """One model: builds it, and lets floor and tool take turns on it."""
-    from _networks import NETWORKS
-
     model, out, report = folder / "model.onnx", folder / "out.onnx", folder / "report.json"
     onnx.save(NETWORKS[name](), model)
     options = ("--threshold", "0.88", "--align", "1", "--force", "--report")
@@ -77,9 +77,6 @@ def row_of(name: str, runs: int, folder: Path) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures the models and prints one line for each."""
-    sys.path.insert(0, str(TOOLS))
-    from _networks import NETWORKS
-
     parser = argparse.ArgumentParser(description="the tool's own speed")
     parser.add_argument("--models", default=";".join(NETWORKS), help="names, with ; between them")
     parser.add_argument("--runs", type=int, default=2)
