@@ -15,7 +15,7 @@ from onnx_condense.merging.twin import Twin
 from onnx_condense.model import files
 from onnx_condense.model.files import Model
 from onnx_condense.model.held import filled
-from onnx_condense.model.inputs import digest
+from onnx_condense.model.trial import digest
 from onnx_condense.operators.reasons import Because, Reason
 from onnx_condense.options import INSPECT_THRESHOLDS, Options
 from onnx_condense.planning.alignment import width_multiple

@@ -21,8 +21,9 @@ from onnx_condense.model.files import Model, Source
 from onnx_condense.model.inputs import Drawn, Feed, InputSpec, draw_feeds, sized, with_draw
 from onnx_condense.model.surgeon import import_graph
 from onnx_condense.model.variation import Axis, other_feeds, symbolic_axes
-from onnx_condense.operators.facts import Facts
+from onnx_condense.operators.facts import Facts, trial_of
 from onnx_condense.operators.reasons import Because
+from onnx_condense.operators.shapes import Tried
 from onnx_condense.operators.specs import model_specs
 from onnx_condense.options import Options
 from onnx_condense.refitting.samples import Calibration
@@ -106,14 +107,17 @@ def _opened(source: Source, options: Options, clock: Clock, executor: Executor |
         graph = import_graph(working)
         specs = model_specs(working, graph)
         calibration, held = _calibration(options, specs, executor)
-        drawn = Drawn(held) if held else draw_feeds(working, specs, options.data, options.input_shape, options.seed)
+        trial = trial_of(working, graph)
+        drawn = Drawn(held) if held else draw_feeds(trial, specs, options.data, options.input_shape, options.seed)
         feeds = drawn.feeds
-        others = other_feeds(working, with_draw(specs, drawn.draw), feeds[0], options.seed)
+        others = other_feeds(trial, with_draw(specs, drawn.draw), feeds[0], options.seed)
+        trial.close()
         axes = symbolic_axes(specs, [feeds[0], *others])
     with clock("trace"):
         entered = replace(entered, feed=feeds[0], others=others).into(members.enter, integers.enter, bodies.enter)
-        graph = graph if entered.model is working else import_graph(entered.model)
-        traced = _traced(entered, graph, axes)
+        stuck, same = [(axis.input, axis.axis) for axis in axes if not axis.varied], entered.model is working
+        graph = graph if same else import_graph(entered.model)
+        traced = _traced(entered, graph, Tried(stuck, trial.shapes) if same else Tried(stuck))
     has_run()
     batches = [len(feeds[0][s.name]) for s in specs if s.dims and isinstance(s.dims[0], str)]
     batch, folded = max([1, *batches]), working is not plain.model
@@ -130,10 +134,9 @@ def _calibration(
     return Calibration(shards, executor), held
 
 
-def _traced(entered: Entered, graph: gs.Graph, axes: Sequence[Axis]) -> Trace:
+def _traced(entered: Entered, graph: gs.Graph, tried: Tried) -> Trace:
     """The trace of a model in the forms that it entered; bodies that were not copied are refusals."""
-    stuck = [(axis.input, axis.axis) for axis in axes if not axis.varied]
-    traced = trace_unshuffled(Facts(entered.model, graph, entered.feed, entered.others, entered.inside, stuck))
+    traced = trace_unshuffled(Facts(entered.model, graph, entered.feed, entered.others, entered.inside, tried))
     skipped = [Refusal(layer, Because(reason), size) for layer, reason, size in entered.skipped]
     untraced = sum(refusal.parameters for refusal in skipped)
     return replace(traced, refusals=(*traced.refusals, *skipped), untraced=untraced, leave=entered.leave)

@@ -117,6 +117,22 @@ def large() -> list[str]:
     return lines_of(heads, rows)
 
 
+def tool() -> list[str]:
+    """CPU seconds of whole runs beside the floor, and the stages that took longest."""
+    rows = [
+        (
+            f"{row['model']} ({row['bytes'] / 1e6:.0f} MB)",
+            f"{row['floor']:.1f}",
+            f"{row['cpu']:.1f}",
+            f"{row['ratio']:.2f}",
+            f"{row['peak'] / 1e9:.2f}",
+            ", ".join(f"{k} {100 * s / sum(row['stages'].values()):.0f} %" for k, s in row["stages"].items() if s),
+        )
+        for row in content("benchmark_tool")["rows"]
+    ]
+    return lines_of(("model", "floor, s", "`--threshold 0.88`, s", "ratio", "peak, GB", "stages"), rows)
+
+
 OUTCOMES = ("models", "condensed", "equal", "kept", "refused", "not proved")
 
 
@@ -146,6 +162,7 @@ TABLES: Mapping[str, Callable[[], list[str]]] = {
     "seconds": seconds,
     "depth": depth,
     "large": large,
+    "tool": tool,
     "backend": backend,
     "graphs": graphs,
 }

@@ -60,21 +60,25 @@ class Answers(Generic[A]):
 
     def __init__(self, rule: Callable[[Any, Numbers], A]) -> None:
         self._rule = rule
-        self._found: dict[tuple[Numbers, Signal], A] = {}
+        self._found: dict[tuple[bytes, Signal], A] = {}
 
     def of(self, signal: Signal, numbers: Numbers) -> A:
         """The answer for a signal, on these numbers."""
         waiting = [(numbers, signal)]
         while waiting:
-            key = waiting[-1]
-            missing = [] if key in self._found else [child for child in below(*key) if child not in self._found]
+            where, what = waiting[-1]
+            key = where.name, what
+            missing = [] if key in self._found else [(n, s) for n, s in below(where, what) if not self._knows(n, s)]
             waiting += missing
             if missing:
                 continue
             if key not in self._found:
-                self._found[key] = self._rule(key[1], key[0])
+                self._found[key] = self._rule(what, where)
             waiting.pop()
-        return self._found[numbers, signal]
+        return self._found[numbers.name, signal]
+
+    def _knows(self, numbers: Numbers, signal: Signal) -> bool:
+        return (numbers.name, signal) in self._found
 
 
 def below(numbers: Numbers, signal: Signal) -> Iterator[tuple[Numbers, Signal]]:
@@ -93,6 +97,9 @@ class Numbers:
         tolerance: relative rounding error that still counts as exact.
         apart: whether what a BatchNormalization adds is no part of a channel's vector (paper, section 2.2.3: the
             vector is the kernel, and a BatchNormalization a layer of its own).
+
+    Answers name the numbers that they were given for (`name`), and do not hold them: a circle would keep large weights
+    until Python looks for circles.
     """
 
     def __init__(self, weights: Weights, unit_of: Ints, units: Ints, tolerance: float, apart: bool = False) -> None:
@@ -101,6 +108,7 @@ class Numbers:
         self.units = units
         self.tolerance = tolerance
         self.apart = apart
+        self.name = b""
         self._allowed: Ints | None = None
         self._idle: Bools = np.zeros(len(units), dtype=bool)
         self._order = np.argsort(units, kind="stable")
@@ -128,7 +136,7 @@ class Numbers:
         key = signal.atoms.tobytes()
         if key not in self._inner:
             inner = Numbers(self.weights, self.unit_of, self.units, self.tolerance, self.apart)
-            inner._allowed, inner._idle = signal.atoms, self._idle
+            inner.name, inner._allowed, inner._idle = key, signal.atoms, self._idle
             inner._inner, inner._answers = self._inner, self._answers
             self._inner[key] = inner
         return self._inner[key]

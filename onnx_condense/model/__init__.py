@@ -16,6 +16,7 @@ __all__ = [
     "runtime",
     "storage",
     "surgeon",
+    "trial",
     "variation",
     "wire",
 ]

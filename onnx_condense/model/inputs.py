@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
@@ -22,7 +21,7 @@ from onnx_condense.model.archives import read_archive
 from onnx_condense.model.draws import DRAWS, NORMAL, Draw
 from onnx_condense.model.expressions import Expression, expressions
 from onnx_condense.model.outputs import LABELS, Outputs, arrays, finite, share_told
-from onnx_condense.model.runtime import Session, run, sizing
+from onnx_condense.model.trial import Trial
 from onnx_condense.trust import INPUTS, takes_in
 
 Feed = dict[str, Array]
@@ -114,11 +113,13 @@ class Drawn:
 
 
 def draw_feeds(
-    model: onnx.ModelProto, specs: list[InputSpec], data: Inputs | None, input_shape: Shapes, seed: int
+    model: onnx.ModelProto | Trial, specs: list[InputSpec], data: Inputs | None, input_shape: Shapes, seed: int
 ) -> Drawn:
     """The feeds that a model is verified on: given, or generated. Raises UsageError or InputError with what to do."""
     specs = sized(specs, input_shape)
-    return Drawn(read_feeds(specs, data)) if data is not None else _generate(model, specs, seed)
+    if data is not None:
+        return Drawn(read_feeds(specs, data))
+    return _generate(model if isinstance(model, Trial) else Trial(model), specs, seed)
 
 
 def make_feeds(
@@ -139,16 +140,6 @@ def sized(specs: Sequence[InputSpec], input_shape: Shapes) -> list[InputSpec]:
 def read_feeds(specs: Sequence[InputSpec], data: Inputs) -> list[Feed]:
     """Samples of an .npz, or of arrays, in feeds of the batch size that the model wants. Raises InputError."""
     return _split(specs, _read(specs, data))
-
-
-def digest(feeds: Iterable[Feed]) -> str:
-    """The sha256 of feeds: their names, types, shapes and bytes."""
-    found = hashlib.sha256()
-    for feed in feeds:
-        for name, array in feed.items():
-            found.update(repr((name, array.dtype.name, array.shape)).encode())
-            found.update(np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()
 
 
 def _names(specs: Sequence[InputSpec]) -> str:
@@ -269,11 +260,10 @@ def _chunk(spec: InputSpec, array: Array, index: int) -> Array:
     return array[index * _batch(spec) : (index + 1) * _batch(spec)]
 
 
-def _generate(model: onnx.ModelProto, specs: list[InputSpec], seed: int) -> Drawn:
+def _generate(runner: Trial, specs: list[InputSpec], seed: int) -> Drawn:
     """Standard normal floats, integers within their vocabulary. Symbolic sizes are tried until onnxruntime runs."""
     per_sample = max(1, sum(prod(d for d in spec.dims if isinstance(d, int)) for spec in specs))
     room = max(1, ELEMENTS // per_sample)
-    runner = sizing(model)
     last: InputError | None = None
     for symbols, batch in _sizes_tried(specs, max(2, min(SAMPLES, room))):
         try:
@@ -313,12 +303,13 @@ def _inner_symbols(specs: list[InputSpec]) -> list[str]:
     return sorted({size for axis, size in named if axis or not size})
 
 
-def _outputs(runner: Session, feed: Feed) -> Outputs:
-    return arrays([output.name for output in runner.get_outputs()], run(runner, None, feed))
+def _outputs(runner: Trial, feed: Feed) -> Outputs:
+    values = runner(feed)
+    return arrays(runner.types, values)
 
 
 def _told(
-    runner: Session, specs: list[InputSpec], symbols: Mapping[str, int], seed: int, found: Outputs
+    runner: Trial, specs: list[InputSpec], symbols: Mapping[str, int], seed: int, found: Outputs
 ) -> tuple[Draw, bool]:
     """The first draw where it moves the outputs, else the one that moves most of them; and whether it does.
 
@@ -342,9 +333,9 @@ def _told(
     return best, shares[best] > 0
 
 
-def _fewest_labels(runner: Session, found: Outputs) -> int:
+def _fewest_labels(runner: Trial, found: Outputs) -> int:
     """Labels of the output that has fewest; where the model gives a tensor of floats, as many as are to be seen."""
-    if any(output.type in FLOAT_TENSORS for output in runner.get_outputs()):
+    if any(kind in FLOAT_TENSORS for kind in runner.types.values()):
         return COUNTED
     return min((value.size for value in found.values() if value.dtype.kind in LABELS and value.size), default=COUNTED)
 

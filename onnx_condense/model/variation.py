@@ -12,12 +12,11 @@ from itertools import combinations, product
 from math import prod
 
 import onnx
-import onnxruntime as ort
 
 from onnx_condense.errors import InputError
 from onnx_condense.model.expressions import Expression, expressions
 from onnx_condense.model.inputs import Feed, InputSpec, random_feed
-from onnx_condense.model.runtime import run, sizing
+from onnx_condense.model.trial import Trial
 
 Change = Callable[[int], int]
 Sizes = Mapping[str, int]
@@ -70,7 +69,7 @@ def symbolic_axes(specs: Sequence[InputSpec], feeds: Sequence[Feed]) -> tuple[Ax
     return tuple(found)
 
 
-def other_feeds(model: onnx.ModelProto, specs: Sequence[InputSpec], feed: Feed, seed: int) -> tuple[Feed, ...]:
+def other_feeds(model: onnx.ModelProto | Trial, specs: Sequence[InputSpec], feed: Feed, seed: int) -> tuple[Feed, ...]:
     """Feeds with other sizes on symbolic axes, as far as the model runs on them.
 
     Where every symbol can be changed at once: one such feed, and one more where there are three sizes of each. Else a
@@ -78,7 +77,7 @@ def other_feeds(model: onnx.ModelProto, specs: Sequence[InputSpec], feed: Feed, 
     """
     if not any(_places(specs)):
         return ()
-    search = _Search.of(model, specs, feed, seed)
+    search = _Search.of(model if isinstance(model, Trial) else Trial(model), specs, feed, seed)
     return search.together() or search.apart()
 
 
@@ -134,7 +133,7 @@ class _Symbols:
 class _Search:
     """Runs a model on feeds of other sizes. base: the sizes of the free symbols; seen: those that were tried."""
 
-    runner: ort.InferenceSession
+    runner: Trial
     specs: Sequence[InputSpec]
     symbols: _Symbols
     base: Sizes
@@ -144,11 +143,11 @@ class _Search:
     seen: list[Sizes] = field(default_factory=list)
 
     @staticmethod
-    def of(model: onnx.ModelProto, specs: Sequence[InputSpec], feed: Feed, seed: int) -> _Search:
+    def of(runner: Trial, specs: Sequence[InputSpec], feed: Feed, seed: int) -> _Search:
         symbols = _Symbols.of(specs, feed)
         base = {name: size for name, size in symbols.sizes.items() if name not in symbols.bound}
         most = max(ELEMENTS, 4 * sum(array.size for array in feed.values()))
-        return _Search(sizing(model), specs, symbols, base, seed, most, seen=[base])
+        return _Search(runner, specs, symbols, base, seed, most, seen=[base])
 
     def tried(self, sizes: Sizes) -> Feed | None:
         """A feed with these sizes of the free symbols, None where the model does not run on it."""
@@ -162,7 +161,7 @@ class _Search:
         self.left -= 1
         feed = random_feed(made, {}, self.seed)
         try:
-            run(self.runner, None, feed)
+            self.runner(feed)
         except InputError:
             return None
         return feed

@@ -21,11 +21,12 @@ from onnx_condense.model.inputs import Feed
 from onnx_condense.model.protos import opset_of, sparse_shapes
 from onnx_condense.model.runtime import run, session
 from onnx_condense.model.storage import Narrowed, Quantized
+from onnx_condense.model.trial import Trial
 from onnx_condense.operators.queries import expected_sizes
-from onnx_condense.operators.shapes import probe
+from onnx_condense.operators.shapes import Tried, measured, probe
 from onnx_condense.operators.static import Static, alone
 from onnx_condense.operators.stored import is_dequantized, is_stated, read_stored
-from onnx_condense.operators.unknown import Stuck, Unknown
+from onnx_condense.operators.unknown import Unknown
 from onnx_condense.operators.wiring import Wiring
 
 
@@ -53,15 +54,16 @@ class Facts:
         feed: Feed,
         others: Sequence[Feed] = (),
         inside: tuple[str, ...] = (),
-        stuck: Stuck = (),
+        tried: Tried | None = None,
     ) -> None:
-        """`others`: feeds with other sizes on symbolic axes. stuck: the axes of inputs that could not be varied."""
+        """`others`: feeds with other sizes on symbolic axes. tried: what is known of this model by now."""
         self.model = model
         self.graph = graph
         self.feed = feed
         self.others = tuple(others)
         self.inside = inside
-        self.stuck = stuck
+        self._tried = tried or Tried()
+        self.stuck = self._tried.stuck
         self.opset = opset_of(model.opset_import)
         self.initializers = {t.name: t for t in model.graph.initializer}
         self.sparse = sparse_shapes(model)
@@ -77,9 +79,7 @@ class Facts:
         self._values.update(self._static.values(self.shapes))
 
     def _probe(self, feeds: Sequence[Feed]) -> list[dict[str, Shape]]:
-        outputs = [t.name for node in self.nodes for t in node.outputs if t.name]
-        data = [n for n in outputs if n not in self._static.known and self.types.get(n) != NO_TENSOR]
-        return probe(self.model, data, feeds)
+        return probe(self.model, data_of(self.nodes, self._static, self.types), feeds, self._tried)
 
     # ---- values
 
@@ -259,6 +259,18 @@ class Facts:
     def read_outside(self) -> set[str]:
         """Names that are outputs of the graph or that a body reads."""
         return self._wiring.read_outside
+
+
+def data_of(nodes: Iterable[gs.Node], static: Static, types: Mapping[str, int]) -> list[str]:
+    """The tensors that data reaches and that have a shape."""
+    outputs = [t.name for node in nodes for t in node.outputs if t.name]
+    return [name for name in outputs if name not in static.known and types.get(name) != NO_TENSOR]
+
+
+def trial_of(model: onnx.ModelProto, graph: gs.Graph) -> Trial:
+    """What runs a model, and by the way sees the shapes that its facts ask for."""
+    types, nodes = element_types(model), Wiring(graph).nodes
+    return measured(model, data_of(nodes, Static.of(model, nodes, types), types))
 
 
 def _is_weight(kind: np.dtype[Any]) -> bool:

@@ -12,13 +12,11 @@ import onnx
 from onnx_condense.arrays import Array, Shape
 from onnx_condense.errors import InputError
 from onnx_condense.model.inference import constant_sizes
+from onnx_condense.operators.shapes import Stuck
 from onnx_condense.operators.static import Static
 
 PROBES: tuple[Callable[[int], int], ...] = (lambda size: 1, lambda size: size + 1, lambda size: 2 * size + 1)
 """Sizes that an axis is thought to have, to see which numbers that are computed from shapes follow it."""
-
-Stuck = Collection[tuple[str, int]]
-"""Axes of inputs, (name, axis), that could not be varied."""
 
 
 @dataclass(frozen=True, eq=False)

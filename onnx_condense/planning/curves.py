@@ -98,8 +98,10 @@ class _Sensitivity:
         for probe in PROBES:
             at = int(np.searchsorted(curve.steps, probe * len(group.units)))
             count = int(curve.steps[min(len(curve.steps) - 1, at)])
+            if not real and each[count - 1] == 0:  # what goes exactly so far says nothing
+                continue
             error = self._error(group, curve.order[:count])
-            if not real and error > FELT and each[count - 1] > 0:
+            if not real and error > FELT:
                 return np.asarray(each * max(error**2 / each[count - 1], LEAST))
             if count > counts[-1]:
                 counts.append(count)

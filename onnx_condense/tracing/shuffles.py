@@ -20,6 +20,7 @@ from onnx_condense.model.surgeon import import_graph
 from onnx_condense.operators import moves
 from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.moves import Move
+from onnx_condense.operators.shapes import Tried
 from onnx_condense.tracing.labels import varying
 from onnx_condense.tracing.trace import Trace
 from onnx_condense.tracing.tracer import trace
@@ -48,7 +49,7 @@ def _unshuffled(traced: Trace) -> Trace:
     if not found or size > MOST_INDICES * wire.size(facts.model):
         return traced
     plain = replace_shuffles(facts, found)
-    return trace(Facts(plain, import_graph(plain), facts.feed, facts.others, facts.inside, facts.stuck))
+    return trace(Facts(plain, import_graph(plain), facts.feed, facts.others, facts.inside, Tried(facts.stuck)))
 
 
 def find_shuffles(traced: Trace) -> list[Shuffle]:

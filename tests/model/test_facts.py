@@ -10,6 +10,7 @@ from support import builders
 
 from onnx_condense.model.surgeon import import_graph
 from onnx_condense.operators.facts import Facts
+from onnx_condense.operators.shapes import Tried
 
 
 def facts(model: onnx.ModelProto, **feed: tuple[int, ...]) -> Facts:
@@ -156,7 +157,7 @@ def stuck() -> Facts:
     """The length of x could not be varied."""
     model = builders.build(VIEW, NUMBERS)
     feed = {"x": np.zeros((2, 3, 4), np.float32), "z": np.zeros((2, 4), np.float32)}
-    return Facts(model, import_graph(model), feed, stuck=[("x", 1)])
+    return Facts(model, import_graph(model), feed, tried=Tried([("x", 1)]))
 
 
 def test_values_that_may_follow_an_unknown_size(stuck: Facts) -> None:
@@ -185,6 +186,6 @@ def test_nothing_is_unknown_where_every_size_was_varied() -> None:
 def test_the_weights_of_readers_say_sizes() -> None:
     text = "g (float[N, L] x) => (float[N, 2] y, float[N, L] z) { r = Relu(x) y = MatMul(r, w) z = Neg(x) }"
     model = builders.build(text, {"w": builders.random(16, 2)}, check=False)
-    found = Facts(model, import_graph(model), {"x": np.zeros((2, 16), np.float32)}, stuck=[("x", 1)])
+    found = Facts(model, import_graph(model), {"x": np.zeros((2, 16), np.float32)}, tried=Tried([("x", 1)]))
     assert found.is_unknown("x", 1)
     assert not found.is_unknown("r", 1)

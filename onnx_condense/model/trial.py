@@ -1,0 +1,77 @@
+"""A model that is tried on inputs, and the shapes of its tensors that are seen by the way."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnx_condense.arrays import Array, Shape
+from onnx_condense.errors import InputError
+from onnx_condense.model.runtime import Session, run, sizing
+
+
+def digest(feeds: Iterable[Mapping[str, Array]]) -> str:
+    """The sha256 of feeds: their names, types, shapes and bytes."""
+    found = hashlib.sha256()
+    for feed in feeds:
+        for name, array in feed.items():
+            found.update(repr((name, array.dtype.name, array.shape)).encode())
+            found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
+
+
+class Trial:
+    """Runs a model on inputs, unoptimized, in one session that is opened when it is first needed.
+
+    Args:
+        model: the model.
+        measuring: the same with more outputs, behind its own: the shapes of tensors inside it.
+        inside: the names of these.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, measuring: onnx.ModelProto | None = None, inside: Sequence[str] = ()
+    ) -> None:
+        self._model = model
+        self._measuring = measuring
+        self._inside = tuple(inside)
+        self._seen: dict[str, Mapping[str, Shape]] = {}
+
+    @cached_property
+    def _session(self) -> tuple[Session, bool]:
+        """A session, and whether it measures. Raises InputError when onnxruntime refuses the model."""
+        try:
+            if self._measuring is not None:
+                return sizing(self._measuring), True
+        except InputError:
+            pass
+        return sizing(self._model), False
+
+    @cached_property
+    def types(self) -> dict[str, str]:
+        """Output -> its type, as onnxruntime names it."""
+        outputs = self._session[0].get_outputs()
+        return {output.name: output.type for output in outputs[: len(self._model.graph.output)]}
+
+    def __call__(self, feed: Mapping[str, Array]) -> list[Any]:
+        """The outputs of the model, as onnxruntime gives them. Raises InputError."""
+        active, measures = self._session
+        found: list[Any] = run(active, None, feed)
+        own = len(self.types)
+        if measures:
+            shapes = (tuple(int(size) for size in value) for value in found[own:])
+            self._seen[digest([feed])] = dict(zip(self._inside, shapes, strict=True))
+        return found[:own]
+
+    def shapes(self, feed: Mapping[str, Array]) -> Mapping[str, Shape] | None:
+        """The shapes of the tensors inside on a feed that was tried, by name; None for any other."""
+        return self._seen.get(digest([feed])) if self._seen else None
+
+    def close(self) -> None:
+        """Gives the session back; what was seen stays."""
+        vars(self).pop("_session", None)

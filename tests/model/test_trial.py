@@ -1,0 +1,82 @@
+"""One session answers what generated inputs, their sizes and the shapes inside ask."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from onnx_condense.algebra.numbers import Numbers
+from onnx_condense.model import runtime
+from onnx_condense.model.trial import Trial
+from onnx_condense.operators.shapes import Tried, measured, probe
+from onnx_condense.options import Options
+from onnx_condense.prepare import open_model
+
+
+def small() -> onnx.ModelProto:
+    weights = [numpy_helper.from_array(np.ones((4, 4), np.float32), name) for name in ("a", "b")]
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("MatMul", ["r", "b"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in "xy")
+    graph = helper.make_graph(nodes, "small", [x], [y], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_opening_a_model_takes_one_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, made = [], runtime._opened
+
+    def counted(*arguments: object) -> runtime.Session:
+        opened.append(1)
+        return made(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(runtime, "_opened", counted)
+    found = open_model(small(), Options())
+    assert len(found.others) == 2
+    assert found.trace.facts.other_shapes("h") == [(len(feed["x"]), 4) for feed in found.others]
+    assert len(opened) == 1
+
+
+def test_shapes_that_were_seen_are_those_that_are_asked() -> None:
+    model, feed = small(), {"x": np.zeros((3, 4), np.float32)}
+    trial = measured(model, ["h", "r", "y"])
+    assert trial.shapes(feed) is None
+    (y,) = trial(feed)
+    assert y.shape == (3, 4)
+    assert trial.types == {"y": "tensor(float)"}
+    assert probe(model, ["h", "y"], [feed], Tried((), trial.shapes)) == probe(model, ["h", "y"], [feed], Tried())
+    assert trial.shapes({"x": np.ones((3, 4), np.float32)}) is None, "a shape may follow from numbers"
+
+
+def test_what_cannot_be_measured_runs_all_the_same() -> None:
+    model, broken = small(), small()
+    broken.graph.node.add(op_type="Nothing", input=["h"], output=["z"])
+    trial = Trial(model, broken, ["h"])
+    assert trial({"x": np.zeros((2, 4), np.float32)})[0].shape == (2, 4)
+    assert trial.shapes({"x": np.zeros((2, 4), np.float32)}) is None
+
+
+def test_answers_do_not_keep_weights() -> None:
+    class Leaf:
+        below = ()
+
+    class Held:
+        pass
+
+    gc.disable()
+    try:
+        held = Held()
+        numbers = Numbers(held, np.arange(2), np.arange(2), 0.0)  # type: ignore[arg-type]
+        assert numbers.once(lambda signal, known: 1, Leaf()) == 1  # type: ignore[type-var]
+        gone = weakref.ref(held)
+        del held, numbers
+        assert gone() is None
+    finally:
+        gc.enable()
