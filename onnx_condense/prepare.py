@@ -111,7 +111,7 @@ def _opened(source: Source, options: Options, clock: Clock, executor: Executor |
         others = other_feeds(working, with_draw(specs, drawn.draw), feeds[0], options.seed)
         axes = symbolic_axes(specs, [feeds[0], *others])
     with clock("trace"):
-        entered = replace(entered, feed=feeds[0], others=others).into(members.enter, integers.enter, bodies.enter)
+        entered = replace(entered, feed=feeds[0], others=others).into(integers.enter, bodies.enter, members.enter)
         graph = graph if entered.model is working else import_graph(entered.model)
         traced = _traced(entered, graph, axes)
     has_run()

@@ -175,10 +175,12 @@ def _spliced(model: onnx.ModelProto, place: int, original: _Original) -> onnx.Mo
 
 
 def _inputs(original: _Original, feed: Feed) -> Iterator[onnx.ValueInfoProto]:
-    """The formal inputs of a copy, of any sizes."""
-    for name in (original.names[value.name] for value in original.body.input):
-        kind, sizes = helper.np_dtype_to_tensor_dtype(feed[name].dtype), [None] * feed[name].ndim
-        yield helper.make_tensor_value_info(name, kind, sizes)
+    """The formal inputs of a copy, of any sizes but those that the body states."""
+    for value in original.body.input:
+        name = original.names[value.name]
+        given, stated = feed[name].shape, [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        sizes = [size if size in stated[axis : axis + 1] else None for axis, size in enumerate(given)]
+        yield helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(feed[name].dtype), sizes)
 
 
 def _outputs(original: _Original) -> list[onnx.ValueInfoProto]:

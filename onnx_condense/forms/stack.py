@@ -56,7 +56,7 @@ class Entered:
     def leave(self, written: onnx.ModelProto, traced: onnx.ModelProto) -> onnx.ModelProto:
         """A model that was written in these forms, out of all of them; `traced`: the model before it was written."""
         for leave in reversed(self.exits):
-            written = leave(written, traced)
+            written, traced = leave(written, traced), leave(traced, traced)
         return written
 
 

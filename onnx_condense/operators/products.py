@@ -56,3 +56,13 @@ def matrices(ranks: Sequence[int], turned: Sequence[bool]) -> Term:
         last = letters[::-1] if turn else letters
         named.append("k" if rank == 1 else ELLIPSIS[: rank - 2][::-1] + last)
     return tuple(enumerate(named))
+
+
+def letters_of(text: str | bytes) -> tuple[str, str, str] | None:
+    """The axes of two operands and of the result of an equation, where none is named twice; else None."""
+    named = text.decode() if isinstance(text, bytes) else text
+    found = re.fullmatch(r"([A-Za-z]+),([A-Za-z]+)->([A-Za-z]*)", named.replace(" ", ""))
+    if found is None or not all(len(set(letters)) == len(letters) for letters in found.groups()):
+        return None
+    left, right, output = found.groups()
+    return left, right, output
