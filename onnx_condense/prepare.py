@@ -133,7 +133,7 @@ def _calibration(
 def _traced(entered: Entered, graph: gs.Graph, axes: Sequence[Axis]) -> Trace:
     """The trace of a model in the forms that it entered; bodies that were not copied are refusals."""
     stuck = [(axis.input, axis.axis) for axis in axes if not axis.varied]
-    traced = trace_unshuffled(Facts(entered.model, graph, entered.feed, entered.others, entered.inside, stuck))
+    traced = trace_unshuffled(Facts(entered.model, graph, entered.feed, entered.others, entered.copies, stuck))
     skipped = [Refusal(layer, Because(reason), size) for layer, reason, size in entered.skipped]
     untraced = sum(refusal.parameters for refusal in skipped)
     return replace(traced, refusals=(*traced.refusals, *skipped), untraced=untraced, leave=entered.leave)

@@ -1,7 +1,7 @@
 """If, Loop and Scan: every body is traced as a copy beside the graph that holds it, and written back into its node.
 
 The flat graph is the graph as it is plus, for each body, its nodes with prefixed names. Formal inputs become inputs,
-body outputs become outputs (so they stay), and captured tensors stay because the body itself still reads them.
+body outputs become outputs (so they stay). What a body captures its copy reads; where there is none, it stays.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from onnx_condense.model.protos import drop_unread, names_read
 from onnx_condense.model.runtime import run, session
 from onnx_condense.operators.queries import formal_values, has_weights, linear_weights
 from onnx_condense.operators.reasons import Reason
+from onnx_condense.operators.wiring import Copy
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,10 @@ def enter(entered: Entered) -> Entered:
     The model itself where no body holds weights. Raises InputError where the model does not run.
     """
     flat = _flattened(_Flat(entered.model, entered.feed, entered.others))
-    inside = tuple(body.prefix for body in flat.bodies)
+    copies = tuple(Copy(body.prefix, body.holder, body.attribute) for body in flat.bodies)
     entered = entered.then(flat.model, partial(_leave, flat.bodies)) if flat.bodies else entered
     entered = replace(entered, feed=flat.feed, others=flat.others)
-    return replace(entered, inside=(*entered.inside, *inside), skipped=(*entered.skipped, *flat.skipped))
+    return replace(entered, copies=(*entered.copies, *copies), skipped=(*entered.skipped, *flat.skipped))
 
 
 def _flattened(flat: _Flat) -> _Flat:
