@@ -69,10 +69,10 @@ class _Maker:
     def open(self, how: Stacked) -> Opened:
         """A product for each member, beside each other."""
         output, stem = how.node.output[0], how.node.input[how.weight]
-        data, parts = self._unsqueezed(how.data, output) if how.apart == -1 else how.data, list[str]()
+        data, parts = self._unsqueezed(how, output) if how.front else how.data, list[str]()
         for number, matrix in enumerate(np.moveaxis(numbers(self._weights[stem]), how.members, 0)):
             own, weight = data, self._constant(f"{stem}_{number}", matrix)
-            if how.apart is not None and how.apart >= 0:
+            if how.apart is not None:
                 own = self._names.fresh(f"{output}_from_{number}")
                 places = self._constant(f"{own}_place", np.array([number], dtype=np.int64))
                 self._graph.node.append(nodes.gathered(data, places, how.apart, own))
@@ -86,13 +86,13 @@ class _Maker:
         self._graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
-    def _unsqueezed(self, data: str, output: str) -> str:
-        made = self._names.fresh(f"{output}_data")
+    def _unsqueezed(self, how: Stacked, output: str) -> str:
+        made, front = self._names.fresh(f"{output}_data"), list(range(how.front))
         if input_for("Unsqueeze", "axes", self._opset) is None:
-            node = helper.make_node("Unsqueeze", [data], [made], axes=[0])
+            node = helper.make_node("Unsqueeze", [how.data], [made], axes=front)
         else:
-            axes = self._constant(f"{made}_axes", np.array([0], dtype=np.int64))
-            node = helper.make_node("Unsqueeze", [data, axes], [made])
+            axes = self._constant(f"{made}_axes", np.array(front, dtype=np.int64))
+            node = helper.make_node("Unsqueeze", [how.data, axes], [made])
         self._graph.node.append(node)
         return made
 
@@ -141,7 +141,7 @@ class _Closer:
         matrices = [numbers(self._values[node.input[how.weight]]) for node in products]
         shifts, kind, width = list(map(self._shift, one.parts)), matrices[0].dtype, matrices[0].shape[how.made[0]]
         self.gone.update(one.parts, *(node.output for node in products))
-        if how.apart is not None:
+        if how.changes_data:
             self.gone.update(node.input[1 - how.weight] for node in products)
         made = onnx.NodeProto()
         made.CopyFrom(how.node)
@@ -173,7 +173,7 @@ class _Closer:
     def _data(self, one: Opened, node: onnx.NodeProto) -> str | None:
         """What all members read."""
         own = node.input[1 - one.how.weight]
-        if one.how.apart is None:
+        if not one.how.changes_data:
             return str(own)
         maker = self._makers.get(own)
         return str(maker.input[0]) if maker is not None and maker.op_type in ("Gather", "Unsqueeze") else None

@@ -56,8 +56,8 @@ class Entered:
 
     def leave(self, written: onnx.ModelProto, traced: onnx.ModelProto) -> onnx.ModelProto:
         """A model that was written in these forms, out of all of them; `traced`: the model before it was written."""
-        for leave in reversed(self.exits):
-            written, traced = leave(written, traced), leave(traced, traced)
+        for place, leave in reversed(list(enumerate(self.exits))):
+            written, traced = leave(written, traced), leave(traced, traced) if place else traced
         return written
 
 

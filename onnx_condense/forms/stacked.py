@@ -24,8 +24,8 @@ class Stacked:
         node: it.
         weight: the operand that is the weight.
         members: its axis that they lie on.
-        apart: the axis of the data along which each member reads a part; None: all read all; -1: data that lack such
-            an axis get one in front.
+        apart: the axis of the data along which each member reads a part; None: all read all.
+        front: how many axes are put in front of the data first.
         joined: the axis of the output that members lie on.
         made: the axis of a member's matrix that it makes, and of the output.
         rank: of the output.
@@ -36,10 +36,16 @@ class Stacked:
     weight: int
     members: int
     apart: int | None
+    front: int
     joined: int
     made: tuple[int, int]
     rank: int
     equation: str = ""
+
+    @property
+    def changes_data(self) -> bool:
+        """Whether members read something else than all of the data as they are."""
+        return self.front > 0 or self.apart is not None
 
     @property
     def data(self) -> str:
@@ -54,9 +60,9 @@ class Stacked:
 
 
 def weights_in(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
-    """Weights of rank 3 that one node alone reads."""
+    """Weights of rank 3 and more that one node alone reads."""
     given = {value.name for value in (*model.graph.input, *model.graph.output)}
-    found = {t.name: t for t in model.graph.initializer if len(t.dims) == 3 and min(t.dims) > 0}
+    found = {t.name: t for t in model.graph.initializer if len(t.dims) >= 3 and min(t.dims) > 0}
     uses = [name for node in model.graph.node for name in read_by([node])] if found else []
     return {name: t for name, t in found.items() if name not in given and uses.count(name) == 1}
 
@@ -79,22 +85,27 @@ def stacked_in(model: onnx.ModelProto, weights: Mapping[str, onnx.TensorProto]) 
 def _of_matrices(
     node: onnx.NodeProto, position: int, shape: Sequence[int | None], sizes: Sequence[int]
 ) -> Stacked | None:
-    """A MatMul: the members lie on the axis before those of the matrices."""
-    rank = max(3, len(shape))
-    made = (1, rank - 1) if position == 1 else (0, rank - 2)
-    if len(shape) == 2:
-        return Stacked(node, position, 0, -1, 0, made, rank)
-    if len(shape) < 2 or shape[-3] not in (1, sizes[0]):
+    """A MatMul: the members lie on one of the axes before those of the matrices; the others have length 1."""
+    rank = max(len(sizes), len(shape))
+    lying = [axis for axis, size in enumerate(sizes[:-2]) if size > 1]
+    if len(lying) != 1 or len(shape) < 2:
         return None
-    return Stacked(node, position, 0, None if shape[-3] == 1 else rank - 3, rank - 3, made, rank)
+    (members,), behind = lying, len(sizes) - lying[0]
+    made = (len(sizes) - 2, rank - 1) if position == 1 else (len(sizes) - 3, rank - 2)
+    own = shape[-behind] if len(shape) >= behind else 1
+    if own not in (1, sizes[members]) or (own != 1 and len(shape) < rank):
+        return None
+    apart, front = None if own == 1 else rank - behind, rank - len(shape)
+    return Stacked(node, position, members, apart, front, rank - behind, made, rank)
 
 
 def _of_letters(
     node: onnx.NodeProto, position: int, shape: Sequence[int | None], sizes: Sequence[int]
 ) -> Stacked | None:
     """An Einsum: the members' letter is in the weight and the output; the data may lack it."""
-    found = letters_of(helper.get_node_attr_value(node, "equation"))
-    if found is None or len(found[position]) != 3 or len(found[1 - position]) != len(shape):
+    ranks = [len(shape), len(sizes)] if position == 1 else [len(sizes), len(shape)]
+    found = letters_of(helper.get_node_attr_value(node, "equation"), ranks)
+    if found is None or len(sizes) != 3:
         return None
     data, weight, output = found[1 - position], found[position], found[2]
     inner = [letter for letter in weight if letter in data and letter not in output]
@@ -105,14 +116,15 @@ def _of_letters(
     if not shared:  # either may be that of the members: the smaller one
         outer.sort(key=lambda letter: -sizes[weight.index(letter)])
     produced, letter = [*outer, *shared]
-    members, apart = weight.index(letter), data.find(letter)
-    if shared and shape[apart] != sizes[members]:
+    members, apart = weight.index(letter), data.index(letter) if shared else None
+    if apart is not None and shape[apart] != sizes[members]:
         return None
     matrix = weight.replace(letter, "")
     operands = [data if shared else letter + data, matrix]
     equation = ",".join(operands if position == 1 else operands[::-1]) + "->" + output
     made = matrix.index(produced), output.index(produced)
-    return Stacked(node, position, members, apart, output.index(letter), made, len(output), equation)
+    front = 0 if shared else 1
+    return Stacked(node, position, members, apart, front, output.index(letter), made, len(output), equation)
 
 
 _READ = {"MatMul": _of_matrices, "Einsum": _of_letters}

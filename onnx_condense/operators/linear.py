@@ -97,7 +97,7 @@ def einsum(view: NodeView) -> Action:
 
 
 def _terms(view: NodeView) -> tuple[str, str, str] | None:
-    return letters_of(view.attribute("equation", "")) if len(view.node.inputs) == 2 else None
+    return letters_of(view.attribute("equation", ""), [len(view.shape(i)) for i in range(len(view.node.inputs))])
 
 
 def _counted(view: NodeView) -> tuple[Term, ...]:

@@ -142,7 +142,23 @@ def test_on_the_left(data: tuple[int | str, ...], relation: str, function: str) 
     onnx.checker.check_model(small, full_check=True)
 
 
+@pytest.mark.parametrize("shape", [(1, E, 6, FULL), (E, 1, 6, FULL)])
+@pytest.mark.parametrize("data", [("batch", 6), (1, "batch", 6), (4, 1, "batch", 6), (1, E, "batch", 6), (E, 2, 5, 6)])
+def test_more_leading_axes(shape: tuple[int, ...], data: tuple[int | str, ...]) -> None:
+    if (shape[0] == 1 and data[0] == E) or (shape[0] == E and data[:2] == (1, E)) or (shape[0] == E and data[0] == 4):
+        pytest.skip("no such product")
+    net, rows, bias, columns = planted("equal")
+    hidden = net.node("MatMul", net.input(*data), net.constant(rows.transpose(0, 2, 1).reshape(shape)), name="first")
+    hidden = net.node("Tanh", net.node("Add", hidden, net.constant(bias.reshape(*shape[:2], 1, FULL))))
+    weight = net.constant(columns.transpose(0, 2, 1).reshape(*shape[:2], FULL, 4))
+    model = net.build(net.node("MatMul", hidden, weight, name="second"))
+    assert_close(model, small := condense(model, LOSSLESS).model, 2e-5)
+    assert stacked(small) == [(*shape[:3], EXACT), (*shape[:2], EXACT, 4)]
+
+
 EQUATIONS = {
+    "unnamed": ("...i,eio->...eo", "...eo,eon->...en", ("batch", 2, 6), (0, 2, 1), (0, 2, 1)),
+    "implied": ("bi,eio", "beo,eon->ben", ("batch", 6), (0, 2, 1), (0, 2, 1)),
     "shared": ("bi,eio->beo", "beo,eon->ben", ("batch", 6), (0, 2, 1), (0, 2, 1)),
     "its own": ("ebi,eio->ebo", "ebo,eon->ebn", (E, "batch", 6), (0, 2, 1), (0, 2, 1)),
     "members inside": ("bsi,oei->bseo", "bseo,noe->bsen", ("batch", 3, 6), (1, 0, 2), (1, 2, 0)),
@@ -161,8 +177,8 @@ def test_einsum(case: str, weight_first: bool, relation: str, function: str) -> 
     def product(equation: str, left: str, weight: str) -> str:
         if not weight_first:
             return net.node("Einsum", left, weight, equation=equation)
-        terms, made = equation.split("->")
-        return net.node("Einsum", weight, left, equation=",".join(terms.split(",")[::-1]) + "->" + made)
+        terms, arrow, made = equation.partition("->")
+        return net.node("Einsum", weight, left, equation=",".join(terms.split(",")[::-1]) + arrow + made)
 
     hidden = product(first, net.input(*data), weights[0])
     model = net.build(product(second, net.node(function, hidden), weights[1]))
