@@ -18,6 +18,7 @@ from onnx_condense.operators.view import INTEGER_TYPES
 from onnx_condense.tracing.labels import aligned, atoms_of, pack, signals_of, varying
 from onnx_condense.tracing.outcomes import Carried, Declined, Outcome, Stay
 from onnx_condense.tracing.parameters import MOST_OCCURRENCES, affine, carry, per_position
+from onnx_condense.tracing.uniting import uniform
 from onnx_condense.tracing.walk import Place, Walk, unknown
 
 
@@ -203,11 +204,17 @@ def _with_constant(join: Join, labels: Labels, other: Side, constant: Array, swa
 
 
 def product(walk: Walk, place: Place, action: Product) -> Outcome:
-    """Channels along an axis that the output keeps are mapped by data; those that are summed stay."""
+    """Channels along an axis that the output keeps are mapped by data; those that are summed stay, or are one.
+
+    One, where others lie beside them along an axis of their own that is kept (a sum over experts).
+    """
     because = place.because(Reason.READ, Reason.PRODUCT_OF_DATA)
     carried = []
     for position, letters in enumerate((action.left, action.right)):
         labels = walk.at(place, position)
+        if labels is None:
+            continue
+        labels = _summed(walk, place, action, letters, labels)
         if labels is None:
             continue
         both = {a for a in varying(labels) if letters[a] in action.left and letters[a] in action.right}
@@ -223,6 +230,20 @@ def product(walk: Walk, place: Place, action: Product) -> Outcome:
     for _, labels in carried:
         walk.pin(labels, because)
     return Carried()
+
+
+def _summed(walk: Walk, place: Place, action: Product, letters: str, labels: Labels) -> Labels | None:
+    """Labels of a factor whose channels are one along the axes that are summed; None where they stay."""
+    axes = varying(labels)
+    summed = [axis for axis in axes if letters[axis] not in action.output]
+    other = action.right if letters == action.left else action.left
+    if not any(letters[axis] in action.output and letters[axis] not in other for axis in axes):
+        return labels
+    try:
+        return uniform(walk, place, labels, summed)
+    except Stay as stay:
+        walk.conclude(place, stay.outcome)
+        return None
 
 
 def _multiplied(walk: Walk, action: Product, letters: str, labels: Labels) -> Labels:

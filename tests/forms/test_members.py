@@ -240,6 +240,39 @@ def test_channels_of_gated_members_that_are_summed() -> None:
         assert stacked(small) == [(E, 6, expected)]
 
 
+SUMS = {
+    "einsum": lambda net, made: net.node("Einsum", made, net.input("places", E, name="gate"), equation="enc,ne->nc"),
+    "einsum, gate first": lambda net, made: net.node(
+        "Einsum", net.input("places", E, name="gate"), made, equation="ne,enc->nc"
+    ),
+    "matmul": lambda net, made: net.node(
+        "Squeeze",
+        net.node("MatMul", net.input("places", 1, E, name="gate"), net.node("Transpose", made, perm=[1, 0, 2])),
+        net.ints(1),
+    ),
+}
+
+
+@pytest.mark.parametrize("how", SUMS)
+@pytest.mark.parametrize("relation", ["equal", "scaled", "shifted", "other"])
+def test_gated_sums_of_members(how: str, relation: str) -> None:
+    """Channels of the members are one where they are summed; what is gated keeps a ratio, but no constant."""
+    net = Net()
+    planted_in = "equal" if relation == "other" else relation
+    rows = np.stack([copies(planted_in, net.normal(FULL, 6)).T for _ in range(E)])
+    bias = np.stack([copies(planted_in, net.normal(FULL)) for _ in range(E)])[:, None]
+    if relation == "shifted":
+        bias[:, :, list(COPIES)] += np.float32(0.7)
+    if relation == "other":  # copies in two of the members alone
+        rows[1] = net.normal(6, FULL)
+    hidden = net.node("MatMul", net.input("places", 6), net.constant(rows), name="expert")
+    hidden = net.node("Relu", net.node("Add", hidden, net.constant(bias)))
+    made = SUMS[how](net, hidden)
+    model = net.build(net.dense("consumer", made, planted_columns(net, "equal", 4)))
+    assert_close(model, small := condense(model, LOSSLESS).model, 2e-5)
+    assert stacked(small) == [(E, 6, EXACT if relation in ("equal", "scaled") else FULL)]
+
+
 def test_gates_of_what_shrinks_along_the_members_stay() -> None:
     """Where the channels of a member become one, only members could go: the gate holds a number for each."""
     net = Net()
