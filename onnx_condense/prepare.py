@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_condense.errors import PlanError
 from onnx_condense.expected import shown
-from onnx_condense.forms import batchnorm, bodies, functions, fused, integers, members, slopes
+from onnx_condense.forms import batchnorm, bodies, branches, functions, fused, integers, members, slopes
 from onnx_condense.forms.stack import Entered
 from onnx_condense.merging.plan import Plan
 from onnx_condense.model import files
@@ -111,7 +111,8 @@ def _opened(source: Source, options: Options, clock: Clock, executor: Executor |
         others = other_feeds(working, with_draw(specs, drawn.draw), feeds[0], options.seed)
         axes = symbolic_axes(specs, [feeds[0], *others])
     with clock("trace"):
-        entered = replace(entered, feed=feeds[0], others=others).into(integers.enter, bodies.enter, members.enter)
+        entered = replace(entered, feed=feeds[0], others=others)
+        entered = entered.into(branches.enter, integers.enter, bodies.enter, members.enter)
         graph = graph if entered.model is working else import_graph(entered.model)
         traced = _traced(entered, graph, axes)
     has_run()

@@ -129,7 +129,7 @@ def _with_copy(flat: _Flat, place: int, attribute: str, body: onnx.GraphProto) -
     node = flat.model.graph.node[place]
     holder = next(name for name in node.output if name)
     prefix = Names.of(flat.model.graph).prefix(f"{node.name or node.op_type}.{attribute}", "/")
-    original = _Original(node, body, {name: prefix + name for name in _own(body)})
+    original = _Original(node, body, {name: prefix + name for name in own_names(body)})
     others = flat.others or ((flat.feed,) if body.input else ())
     feeds = [_fed(flat.model, original, feed, turn) for turn, feed in enumerate((flat.feed, *others))]
     model = _spliced(flat.model, place, original)
@@ -140,7 +140,7 @@ def _with_copy(flat: _Flat, place: int, attribute: str, body: onnx.GraphProto) -
     return replace(flat, model=model, feed=feeds[0], others=tuple(feeds[1:]), bodies=(*flat.bodies, copied))
 
 
-def _own(body: onnx.GraphProto) -> set[str]:
+def own_names(body: onnx.GraphProto) -> set[str]:
     """The tensors that a body names itself, apart from those that it captures."""
     made = {name for node in body.node for name in node.output if name}
     return made | {v.name for v in body.input} | {t.name for t in body.initializer}
@@ -166,7 +166,7 @@ def _spliced(model: onnx.ModelProto, place: int, original: _Original) -> onnx.Mo
     result = onnx.ModelProto()
     result.CopyFrom(model)
     nodes = list(result.graph.node)
-    nodes[place + 1 : place + 1] = [_renamed(node, original.names) for node in original.body.node]
+    nodes[place + 1 : place + 1] = [renamed(node, original.names) for node in original.body.node]
     del result.graph.node[:]
     result.graph.node.extend(nodes)
     for tensor in original.body.initializer:
@@ -214,16 +214,16 @@ def _carried(original: _Original) -> list[tuple[str, str]]:
     return [(value.name, result.name) for value, result in zip(formal, results, strict=False)]
 
 
-def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
+def renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
     """A copy of a node with other tensor names, in its bodies too (where they do not mean something else)."""
     result = onnx.NodeProto()
     result.CopyFrom(node)
     result.input[:] = [names.get(name, name) for name in node.input]
     result.output[:] = [names.get(name, name) for name in node.output]
     for _, body in _bodies(result):
-        own = _own(body)
+        own = own_names(body)
         outer = {old: new for old, new in names.items() if old not in own}
-        nodes = [_renamed(n, outer) for n in body.node]
+        nodes = [renamed(n, outer) for n in body.node]
         del body.node[:]
         body.node.extend(nodes)
         for value in body.output:
@@ -252,7 +252,7 @@ def _taken(graph: onnx.GraphProto, prefix: str) -> tuple[list[onnx.NodeProto], l
 def _refill(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], tensors: list[onnx.TensorProto], body: _Body) -> None:
     """Puts a copy in the place of a body. Stated sizes of inner tensors, which may be wrong now, are left out."""
     del graph.node[:]
-    graph.node.extend(_renamed(node, body.names) for node in nodes)
+    graph.node.extend(renamed(node, body.names) for node in nodes)
     del graph.initializer[:]
     for tensor in tensors:
         fill(tensor)
