@@ -44,10 +44,11 @@ def _is_if(node: onnx.NodeProto) -> bool:
 def _taken(model: onnx.ModelProto, facts: Facts) -> Iterator[tuple[str, onnx.GraphProto]]:
     """(a tensor that an If makes, the branch that it always takes)."""
     stated = {v.name: [d.dim_value or None for d in v.type.tensor_type.shape.dim] for v in model.graph.input}
-    sizes = constant_sizes(model, stated)
+    sizes, settable = constant_sizes(model, stated), stated.keys() & facts.initializers.keys()
     for node in filter(_is_if, model.graph.node):
         name = node.input[0]
-        value = facts.value_by_name(name) if _is_known(name, facts, sizes) else None
+        free = settable & {name, *facts.upstream(name)}
+        value = facts.value_by_name(name) if not free and _is_known(name, facts, sizes) else None
         if value is None:
             continue
         branch = helper.get_node_attr_value(node, "then_branch" if value.all() else "else_branch")
