@@ -112,7 +112,7 @@ def _inlined(model: onnx.ModelProto, taken: Mapping[str, onnx.GraphProto]) -> on
         for tensor in branch.initializer:
             result.graph.initializer.add().CopyFrom(tensor)
             result.graph.initializer[-1].name = inner[tensor.name]
-        results = zip(branch.output, node.output, strict=True)
+        results = zip(branch.output, node.output, strict=False)
         found += [
             helper.make_node("Identity", [inner.get(made.name, made.name)], [out]) for made, out in results if out
         ]
