@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_condense.errors import PlanError
 from onnx_condense.expected import shown
-from onnx_condense.forms import batchnorm, bodies, functions, fused, integers, members, slopes
+from onnx_condense.forms import batchnorm, bodies, branches, functions, fused, integers, members, slopes
 from onnx_condense.forms.stack import Entered
 from onnx_condense.merging.plan import Plan
 from onnx_condense.model import files
@@ -114,7 +114,8 @@ def _opened(source: Source, options: Options, clock: Clock, executor: Executor |
         trial.close()
         axes = symbolic_axes(specs, [feeds[0], *others])
     with clock("trace"):
-        entered = replace(entered, feed=feeds[0], others=others).into(members.enter, integers.enter, bodies.enter)
+        entered = replace(entered, feed=feeds[0], others=others)
+        entered = entered.into(branches.enter, integers.enter, bodies.enter, members.enter)
         stuck, same = [(axis.input, axis.axis) for axis in axes if not axis.varied], entered.model is working
         graph = graph if same else import_graph(entered.model)
         traced = _traced(entered, graph, Tried(stuck, trial.shapes) if same else Tried(stuck))
@@ -136,7 +137,7 @@ def _calibration(
 
 def _traced(entered: Entered, graph: gs.Graph, tried: Tried) -> Trace:
     """The trace of a model in the forms that it entered; bodies that were not copied are refusals."""
-    traced = trace_unshuffled(Facts(entered.model, graph, entered.feed, entered.others, entered.inside, tried))
+    traced = trace_unshuffled(Facts(entered.model, graph, entered.feed, entered.others, entered.copies, tried))
     skipped = [Refusal(layer, Because(reason), size) for layer, reason, size in entered.skipped]
     untraced = sum(refusal.parameters for refusal in skipped)
     return replace(traced, refusals=(*traced.refusals, *skipped), untraced=untraced, leave=entered.leave)

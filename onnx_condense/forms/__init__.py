@@ -1,3 +1,14 @@
 """Forms: what a model is brought into before it is traced; some of them it leaves again after it was written."""
 
-__all__ = ["batchnorm", "bodies", "functions", "fused", "integers", "members", "shuffles", "slopes", "stack"]
+__all__ = [
+    "batchnorm",
+    "bodies",
+    "branches",
+    "functions",
+    "fused",
+    "integers",
+    "members",
+    "shuffles",
+    "slopes",
+    "stack",
+]

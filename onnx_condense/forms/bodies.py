@@ -1,7 +1,7 @@
 """If, Loop and Scan: every body is traced as a copy beside the graph that holds it, and written back into its node.
 
 The flat graph is the graph as it is plus, for each body, its nodes with prefixed names. Formal inputs become inputs,
-body outputs become outputs (so they stay), and captured tensors stay because the body itself still reads them.
+body outputs become outputs (so they stay). What a body captures its copy reads; where there is none, it stays.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from onnx_condense.model.protos import drop_unread, names_read
 from onnx_condense.model.runtime import run, session
 from onnx_condense.operators.queries import formal_values, has_weights, linear_weights
 from onnx_condense.operators.reasons import Reason
+from onnx_condense.operators.wiring import Copy
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,10 @@ def enter(entered: Entered) -> Entered:
     The model itself where no body holds weights. Raises InputError where the model does not run.
     """
     flat = _flattened(_Flat(entered.model, entered.feed, entered.others))
-    inside = tuple(body.prefix for body in flat.bodies)
+    copies = tuple(Copy(body.prefix, body.holder, body.attribute) for body in flat.bodies)
     entered = entered.then(flat.model, partial(_leave, flat.bodies)) if flat.bodies else entered
     entered = replace(entered, feed=flat.feed, others=flat.others)
-    return replace(entered, inside=(*entered.inside, *inside), skipped=(*entered.skipped, *flat.skipped))
+    return replace(entered, copies=(*entered.copies, *copies), skipped=(*entered.skipped, *flat.skipped))
 
 
 def _flattened(flat: _Flat) -> _Flat:
@@ -128,7 +129,7 @@ def _with_copy(flat: _Flat, place: int, attribute: str, body: onnx.GraphProto) -
     node = flat.model.graph.node[place]
     holder = next(name for name in node.output if name)
     prefix = Names.of(flat.model.graph).prefix(f"{node.name or node.op_type}.{attribute}", "/")
-    original = _Original(node, body, {name: prefix + name for name in _own(body)})
+    original = _Original(node, body, {name: prefix + name for name in own_names(body)})
     others = flat.others or ((flat.feed,) if body.input else ())
     feeds = [_fed(flat.model, original, feed, turn) for turn, feed in enumerate((flat.feed, *others))]
     model = _spliced(flat.model, place, original)
@@ -139,7 +140,7 @@ def _with_copy(flat: _Flat, place: int, attribute: str, body: onnx.GraphProto) -
     return replace(flat, model=model, feed=feeds[0], others=tuple(feeds[1:]), bodies=(*flat.bodies, copied))
 
 
-def _own(body: onnx.GraphProto) -> set[str]:
+def own_names(body: onnx.GraphProto) -> set[str]:
     """The tensors that a body names itself, apart from those that it captures."""
     made = {name for node in body.node for name in node.output if name}
     return made | {v.name for v in body.input} | {t.name for t in body.initializer}
@@ -165,7 +166,7 @@ def _spliced(model: onnx.ModelProto, place: int, original: _Original) -> onnx.Mo
     result = onnx.ModelProto()
     result.CopyFrom(model)
     nodes = list(result.graph.node)
-    nodes[place + 1 : place + 1] = [_renamed(node, original.names) for node in original.body.node]
+    nodes[place + 1 : place + 1] = [renamed(node, original.names) for node in original.body.node]
     del result.graph.node[:]
     result.graph.node.extend(nodes)
     for tensor in original.body.initializer:
@@ -175,10 +176,12 @@ def _spliced(model: onnx.ModelProto, place: int, original: _Original) -> onnx.Mo
 
 
 def _inputs(original: _Original, feed: Feed) -> Iterator[onnx.ValueInfoProto]:
-    """The formal inputs of a copy, of any sizes."""
-    for name in (original.names[value.name] for value in original.body.input):
-        kind, sizes = helper.np_dtype_to_tensor_dtype(feed[name].dtype), [None] * feed[name].ndim
-        yield helper.make_tensor_value_info(name, kind, sizes)
+    """The formal inputs of a copy, of any sizes but those that the body states."""
+    for value in original.body.input:
+        name = original.names[value.name]
+        given, stated = feed[name].shape, [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        sizes = [size if size in stated[axis : axis + 1] else None for axis, size in enumerate(given)]
+        yield helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(feed[name].dtype), sizes)
 
 
 def _outputs(original: _Original) -> list[onnx.ValueInfoProto]:
@@ -211,16 +214,16 @@ def _carried(original: _Original) -> list[tuple[str, str]]:
     return [(value.name, result.name) for value, result in zip(formal, results, strict=False)]
 
 
-def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
+def renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
     """A copy of a node with other tensor names, in its bodies too (where they do not mean something else)."""
     result = onnx.NodeProto()
     result.CopyFrom(node)
     result.input[:] = [names.get(name, name) for name in node.input]
     result.output[:] = [names.get(name, name) for name in node.output]
     for _, body in _bodies(result):
-        own = _own(body)
+        own = own_names(body)
         outer = {old: new for old, new in names.items() if old not in own}
-        nodes = [_renamed(n, outer) for n in body.node]
+        nodes = [renamed(n, outer) for n in body.node]
         del body.node[:]
         body.node.extend(nodes)
         for value in body.output:
@@ -249,7 +252,7 @@ def _taken(graph: onnx.GraphProto, prefix: str) -> tuple[list[onnx.NodeProto], l
 def _refill(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], tensors: list[onnx.TensorProto], body: _Body) -> None:
     """Puts a copy in the place of a body. Stated sizes of inner tensors, which may be wrong now, are left out."""
     del graph.node[:]
-    graph.node.extend(_renamed(node, body.names) for node in nodes)
+    graph.node.extend(renamed(node, body.names) for node in nodes)
     del graph.initializer[:]
     for tensor in tensors:
         fill(tensor)

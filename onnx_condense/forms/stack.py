@@ -13,6 +13,7 @@ import onnx
 
 from onnx_condense.model.inputs import Feed
 from onnx_condense.operators.reasons import Reason
+from onnx_condense.operators.wiring import Copy
 
 Leave = Callable[[onnx.ModelProto, onnx.ModelProto], onnx.ModelProto]
 """Brings a model that was written out of a form, given the model as it was traced too."""
@@ -31,7 +32,7 @@ class Entered:
     """A model in the forms that it entered, one after the other.
 
     feed, others: its inputs, once they are known; the others have other sizes on symbolic axes. exits: how the forms
-    are left, in the order in which they were entered. inside: what names of tensors in copies of bodies begin with.
+    are left, in the order in which they were entered. copies: of bodies.
     skipped: bodies that were not copied.
     """
 
@@ -39,7 +40,7 @@ class Entered:
     feed: Feed = field(default_factory=dict)
     others: tuple[Feed, ...] = ()
     exits: tuple[Leave, ...] = ()
-    inside: tuple[str, ...] = ()
+    copies: tuple[Copy, ...] = ()
     skipped: tuple[Skipped, ...] = ()
 
     def into(self, *forms: Form) -> Entered:
@@ -55,8 +56,8 @@ class Entered:
 
     def leave(self, written: onnx.ModelProto, traced: onnx.ModelProto) -> onnx.ModelProto:
         """A model that was written in these forms, out of all of them; `traced`: the model before it was written."""
-        for leave in reversed(self.exits):
-            written = leave(written, traced)
+        for place, leave in reversed(list(enumerate(self.exits))):
+            written, traced = leave(written, traced), leave(traced, traced) if place else traced
         return written
 
 

@@ -7,10 +7,12 @@ __all__ = [
     "facts",
     "moves",
     "nodes",
+    "products",
     "queries",
     "reasons",
     "specs",
     "table",
     "versions",
     "view",
+    "wiring",
 ]

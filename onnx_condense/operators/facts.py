@@ -27,7 +27,7 @@ from onnx_condense.operators.shapes import Tried, measured, probe
 from onnx_condense.operators.static import Static, alone
 from onnx_condense.operators.stored import is_dequantized, is_stated, read_stored
 from onnx_condense.operators.unknown import Unknown
-from onnx_condense.operators.wiring import Wiring
+from onnx_condense.operators.wiring import Copy, Wiring
 
 
 class Facts:
@@ -38,7 +38,7 @@ class Facts:
         nodes: its nodes; an index into this list names a node for good.
         opset: version of the default operator set.
         feed: values of its inputs.
-        inside: what names of tensors in copies of bodies begin with.
+        copies: of bodies, beside the graph.
         shapes: tensor name -> concrete shape on the feed.
         types: tensor name -> TensorProto.DataType.
         static: names of tensors that follow from constants alone.
@@ -53,7 +53,7 @@ class Facts:
         graph: gs.Graph,
         feed: Feed,
         others: Sequence[Feed] = (),
-        inside: tuple[str, ...] = (),
+        copies: tuple[Copy, ...] = (),
         tried: Tried | None = None,
     ) -> None:
         """`others`: feeds with other sizes on symbolic axes. tried: what is known of this model by now."""
@@ -61,7 +61,8 @@ class Facts:
         self.graph = graph
         self.feed = feed
         self.others = tuple(others)
-        self.inside = inside
+        self.copies = copies
+        self._prefixes = tuple(copy.prefix for copy in copies)
         self._tried = tried or Tried()
         self.stuck = self._tried.stuck
         self.opset = opset_of(model.opset_import)
@@ -163,7 +164,7 @@ class Facts:
 
     @cached_property
     def _unknown(self) -> Unknown:
-        return Unknown(self._static, self.shapes, self._values, self.stuck, self.inside, self._implied)
+        return Unknown(self._static, self.shapes, self._values, self.stuck, self._prefixes, self._implied)
 
     def _implied(self, name: str) -> dict[int, int]:
         """Sizes of a tensor's axes that the weights of its readers allow."""
@@ -230,7 +231,7 @@ class Facts:
 
     def is_inside(self, name: str) -> bool:
         """Whether a tensor belongs to a copy of a body."""
-        return name.startswith(self.inside)
+        return name.startswith(self._prefixes)
 
     def consumers(self, name: str) -> list[tuple[int, int]]:
         """(node index, input index) of every use of a tensor at the top level."""
@@ -252,8 +253,8 @@ class Facts:
         )
 
     def captured(self) -> Iterator[str]:
-        """Names of outer tensors that If, Loop and Scan bodies read."""
-        return self._wiring.captured()
+        """Names of outer tensors that bodies read which have no copy; a copy is traced as the body is."""
+        return self._wiring.captured(self.copies)
 
     @property
     def read_outside(self) -> set[str]:

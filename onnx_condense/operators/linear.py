@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from math import prod
 
 from onnx_condense.operators.actions import Contraction, Filter, Product, Reader, Refused
 from onnx_condense.operators.answers import Action
-from onnx_condense.operators.products import Term, equation, matrices
+from onnx_condense.operators.products import Term, equation, letters_of, matrices
 from onnx_condense.operators.reasons import Reason
 from onnx_condense.operators.view import NodeView
 
@@ -98,13 +97,7 @@ def einsum(view: NodeView) -> Action:
 
 
 def _terms(view: NodeView) -> tuple[str, str, str] | None:
-    """The axes of two operands and of the result, where none is named twice; else None."""
-    equation = _text(view.attribute("equation", "")).replace(" ", "")
-    found = re.fullmatch(r"([A-Za-z]+),([A-Za-z]+)->([A-Za-z]*)", equation)
-    if found is None or len(view.node.inputs) != 2:
-        return None
-    left, right, output = found.groups()
-    return (left, right, output) if all(len(set(t)) == len(t) for t in found.groups()) else None
+    return letters_of(view.attribute("equation", ""), [len(view.shape(i)) for i in range(len(view.node.inputs))])
 
 
 def _counted(view: NodeView) -> tuple[Term, ...]:

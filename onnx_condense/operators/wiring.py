@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from functools import cached_property
+from typing import NamedTuple
 
 import onnx_graphsurgeon as gs
+
+
+class Copy(NamedTuple):
+    """A copy of a body beside the graph.
+
+    prefix: of its tensors. holder: a tensor that the node with the body makes. attribute: that holds the body.
+    """
+
+    prefix: str
+    holder: str
+    attribute: str
 
 
 class Wiring:
@@ -47,11 +59,12 @@ class Wiring:
                         waiting.append(tensor.name)
         return found
 
-    def captured(self) -> Iterator[str]:
-        """Names of outer tensors that If, Loop and Scan bodies read."""
+    def captured(self, copies: Collection[Copy] = ()) -> Iterator[str]:
+        """Names of outer tensors that If, Loop and Scan bodies read, but for those of which there are copies."""
+        copied = {(copy.holder, copy.attribute) for copy in copies}
         for node in self.nodes:
-            for attribute in node.attrs.values():
-                if isinstance(attribute, gs.Graph):
+            for name, attribute in node.attrs.items():
+                if isinstance(attribute, gs.Graph) and not any((t.name, name) in copied for t in node.outputs):
                     yield from _names_inside(attribute)
 
     @cached_property

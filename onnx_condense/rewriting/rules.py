@@ -16,6 +16,7 @@ import numpy as np
 from onnx_condense.errors import unforeseen
 from onnx_condense.operators.actions import Padding, Product, Recurrent, Window
 from onnx_condense.operators.answers import Action
+from onnx_condense.operators.between import Chosen, Elementwise
 from onnx_condense.operators.moves import Concat, Expand, Regroup, Reshape, Squeeze
 from onnx_condense.rewriting.edits import Attribute, Edit, Input, Number, Picked, broadcast, stated, told
 from onnx_condense.rewriting.kept import Disagreement, Failed, Kept
@@ -238,8 +239,24 @@ def _expand(shapes: Shapes, index: int, action: Expand) -> list[Edit]:
     return [Input(index, 1, wanted)]
 
 
+def _between(shapes: Shapes, index: int, action: Elementwise | Chosen) -> list[Edit]:
+    """Tensors of data are as long as the result along every axis, or one."""
+    node = shapes.facts.nodes[index]
+    names = [t.name for t in node.inputs if t.name in shapes.sizes and shapes.facts.value(t) is None]
+    if not any(name in shapes.smaller for name in names):
+        return []
+    result = node.outputs[0].name
+    for name in names:
+        for size, whole in zip(shapes.sizes[name][::-1], shapes.sizes[result][::-1], strict=False):
+            if size not in (1, whole):
+                raise shapes.disagreement(next(n for n in (result, *names) if n in shapes.trace.labels))
+    return []
+
+
 RULES: Mapping[type[Action], EditRule] = {
     **MOVES,
+    Elementwise: _between,
+    Chosen: _between,
     Recurrent: _recurrent,
     Product: _product,
     Padding: _padding,

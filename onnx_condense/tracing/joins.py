@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial, reduce
+from math import prod
 
 import numpy as np
 
@@ -16,7 +17,8 @@ from onnx_condense.operators.reasons import Reason
 from onnx_condense.operators.view import INTEGER_TYPES
 from onnx_condense.tracing.labels import aligned, atoms_of, pack, signals_of, varying
 from onnx_condense.tracing.outcomes import Carried, Declined, Outcome, Stay
-from onnx_condense.tracing.parameters import affine, carry, per_position
+from onnx_condense.tracing.parameters import MOST_OCCURRENCES, affine, carry, per_position
+from onnx_condense.tracing.uniting import uniform
 from onnx_condense.tracing.walk import Place, Walk, unknown
 
 
@@ -99,15 +101,47 @@ def _pair(join: Join, left: Side, right: Side) -> Side:
 def _joined(join: Join, left: Side, right: Side) -> Labels | None:
     """Labels of the result. Raises Stay."""
     if left.labels is not None and right.labels is not None:
-        return united(join, left.labels, right.labels)
+        return _met(join, left, right, left.labels, right.labels)
     labels, other = (left.labels, right) if left.labels is not None else (right.labels, left)
     if labels is None:
         return None
     if other.value is not None:
         return _with_constant(join, labels, other, other.value, swapped=other is left)
-    if any(other.shape[axis] > 1 for axis in varying(labels)):
+    return _with_data(join, labels, other, swapped=other is left)
+
+
+def _met(join: Join, left: Side, right: Side, mine: Labels, other: Labels) -> Labels:
+    """Channels of both operands meet. Those that lie on fewer axes stay, and are data to the others. Raises Stay."""
+    ours, theirs = set(varying(mine)), set(varying(other))
+    if ours < theirs:
+        join.walk.pin(mine, join.place.because(Reason.MEETS_ALONG_OTHERS))
+        return _with_data(join, other, left, swapped=True)
+    if theirs < ours:
+        join.walk.pin(other, join.place.because(Reason.MEETS_ALONG_OTHERS))
+        return _with_data(join, mine, right, swapped=False)
+    return united(join, mine, other)
+
+
+def _with_data(join: Join, labels: Labels, other: Side, swapped: bool) -> Labels:
+    """The other operand is data. Where it differs along an axis that channels lie on too, it is another for each line.
+
+    Lines lose equally many channels then, and none goes. Raises Stay.
+    """
+    walk = join.walk
+    apart = [axis for axis in varying(labels) if other.shape[axis] > 1]
+    if not apart:
+        return _with_shared(join, labels, swapped)
+    lines = prod(labels.shape[axis] for axis in apart)
+    if len(apart) == len(varying(labels)) or lines > MOST_OCCURRENCES:
         raise Stay(labels, join.place.because(Reason.MEETS_OTHERS))
-    return _with_shared(join, labels, swapped=other is left)
+    walk.fixed.append((labels, tuple(apart)))
+    result = np.empty_like(labels)
+    for line in np.ndindex(*(labels.shape[axis] for axis in apart)):
+        spot: list[slice] = [slice(None)] * labels.ndim
+        for axis, place in zip(apart, line, strict=True):
+            spot[axis] = slice(place, place + 1)
+        result[tuple(spot)] = _with_shared(join, labels[tuple(spot)], swapped)
+    return result
 
 
 def united(join: Join, left: Labels, right: Labels) -> Labels:
@@ -170,11 +204,17 @@ def _with_constant(join: Join, labels: Labels, other: Side, constant: Array, swa
 
 
 def product(walk: Walk, place: Place, action: Product) -> Outcome:
-    """Channels along an axis that the output keeps are mapped by data; those that are summed stay."""
+    """Channels along an axis that the output keeps are mapped by data; those that are summed stay, or are one.
+
+    One, where others lie beside them along an axis of their own that is kept (a sum over experts).
+    """
     because = place.because(Reason.READ, Reason.PRODUCT_OF_DATA)
     carried = []
     for position, letters in enumerate((action.left, action.right)):
         labels = walk.at(place, position)
+        if labels is None:
+            continue
+        labels = _summed(walk, place, action, letters, labels)
         if labels is None:
             continue
         both = {a for a in varying(labels) if letters[a] in action.left and letters[a] in action.right}
@@ -190,6 +230,20 @@ def product(walk: Walk, place: Place, action: Product) -> Outcome:
     for _, labels in carried:
         walk.pin(labels, because)
     return Carried()
+
+
+def _summed(walk: Walk, place: Place, action: Product, letters: str, labels: Labels) -> Labels | None:
+    """Labels of a factor whose channels are one along the axes that are summed; None where they stay."""
+    axes = varying(labels)
+    summed = [axis for axis in axes if letters[axis] not in action.output]
+    other = action.right if letters == action.left else action.left
+    if not any(letters[axis] in action.output and letters[axis] not in other for axis in axes):
+        return labels
+    try:
+        return uniform(walk, place, labels, summed)
+    except Stay as stay:
+        walk.conclude(place, stay.outcome)
+        return None
 
 
 def _multiplied(walk: Walk, action: Product, letters: str, labels: Labels) -> Labels:

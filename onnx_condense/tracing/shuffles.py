@@ -49,7 +49,7 @@ def _unshuffled(traced: Trace) -> Trace:
     if not found or size > MOST_INDICES * wire.size(facts.model):
         return traced
     plain = replace_shuffles(facts, found)
-    return trace(Facts(plain, import_graph(plain), facts.feed, facts.others, facts.inside, Tried(facts.stuck)))
+    return trace(Facts(plain, import_graph(plain), facts.feed, facts.others, facts.copies, Tried(facts.stuck)))
 
 
 def find_shuffles(traced: Trace) -> list[Shuffle]:

@@ -32,7 +32,7 @@ def test_forms_are_left_in_reverse_and_are_told_what_was_traced() -> None:
     )
     assert entered.model.producer_name == "file > plain > opened > flat"
     left = entered.leave(named("small"), named("traced"))
-    assert left.producer_name == "small < flat(traced) < opened(traced)"
+    assert left.producer_name == "small < flat(traced) < opened(traced < flat(traced))"
 
 
 def test_integers_and_bodies_in_one_model() -> None:

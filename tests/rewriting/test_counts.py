@@ -37,7 +37,7 @@ OWN = tuple(sorted(path.name for path in MODELS.glob("*.onnx")))
 def again(twin: Twin) -> Trace:
     """The trace of the model that is written for a twin."""
     facts, model = twin.trace.facts, write(twin, {}).traced
-    return trace(Facts(model, import_graph(model), facts.feed, facts.others, facts.inside, Tried(facts.stuck)))
+    return trace(Facts(model, import_graph(model), facts.feed, facts.others, facts.copies, Tried(facts.stuck)))
 
 
 def assert_counted(twin: Twin) -> None:
