@@ -10,6 +10,7 @@ __all__ = [
     "products",
     "queries",
     "reasons",
+    "shapes",
     "specs",
     "table",
     "versions",
