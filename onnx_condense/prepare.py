@@ -21,9 +21,8 @@ from onnx_condense.model.files import Model, Source
 from onnx_condense.model.inputs import Drawn, Feed, InputSpec, draw_feeds, sized, with_draw
 from onnx_condense.model.surgeon import import_graph
 from onnx_condense.model.variation import Axis, other_feeds, symbolic_axes
-from onnx_condense.operators.facts import Facts, trial_of
+from onnx_condense.operators.facts import Facts, Tried, trial_of
 from onnx_condense.operators.reasons import Because
-from onnx_condense.operators.shapes import Tried
 from onnx_condense.operators.specs import model_specs
 from onnx_condense.options import Options
 from onnx_condense.refitting.samples import Calibration

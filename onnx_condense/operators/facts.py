@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -23,11 +24,22 @@ from onnx_condense.model.runtime import run, session
 from onnx_condense.model.storage import Narrowed, Quantized
 from onnx_condense.model.trial import Trial
 from onnx_condense.operators.queries import expected_sizes
-from onnx_condense.operators.shapes import Tried, measured, probe
+from onnx_condense.operators.shapes import Seen, Stuck, measured, probe
 from onnx_condense.operators.static import Static, alone
 from onnx_condense.operators.stored import is_dequantized, is_stated, read_stored
 from onnx_condense.operators.unknown import Unknown
 from onnx_condense.operators.wiring import Copy, Wiring
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What became known of a model when inputs were sought for it.
+
+    stuck: the axes of inputs that could not be varied. shapes: of tensors inside.
+    """
+
+    stuck: Stuck = ()
+    shapes: Seen = lambda _: None
 
 
 class Facts:
@@ -80,7 +92,7 @@ class Facts:
         self._values.update(self._static.values(self.shapes))
 
     def _probe(self, feeds: Sequence[Feed]) -> list[dict[str, Shape]]:
-        return probe(self.model, data_of(self.nodes, self._static, self.types), feeds, self._tried)
+        return probe(self.model, data_of(self.nodes, self._static, self.types), feeds, self._tried.shapes)
 
     # ---- values
 

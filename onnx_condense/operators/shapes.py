@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -21,6 +20,9 @@ SHAPE_OPS = ("Shape", "Size")
 Stuck = Collection[tuple[str, int]]
 """Axes of inputs, (name, axis), that could not be varied."""
 
+Seen = Callable[[Feed], Mapping[str, Shape] | None]
+"""The shapes of tensors inside, by name, on a feed that was tried; None on any other."""
+
 
 def shape_value(node: onnx.NodeProto, shape: Shape) -> Array:
     """[k], or a scalar: what one of `SHAPE_OPS` makes of a shape."""
@@ -30,26 +32,14 @@ def shape_value(node: onnx.NodeProto, shape: Shape) -> Array:
     return np.asarray(shape[attributes.get("start", 0) : attributes.get("end", len(shape))], dtype=np.int64)
 
 
-@dataclass(frozen=True)
-class Tried:
-    """What became known of a model when inputs were sought for it.
-
-    stuck: the axes of inputs that could not be varied. shapes: of the tensors inside, by name, on a feed that was
-    tried; None on any other.
-    """
-
-    stuck: Stuck = ()
-    shapes: Callable[[Feed], Mapping[str, Shape] | None] = lambda _: None
-
-
-def probe(model: onnx.ModelProto, names: Sequence[str], feeds: Sequence[Feed], tried: Tried) -> list[dict[str, Shape]]:
+def probe(model: onnx.ModelProto, names: Sequence[str], feeds: Sequence[Feed], seen_on: Seen) -> list[dict[str, Shape]]:
     """Asks onnxruntime for the shapes of tensors on each feed. Those of the feed are among the result."""
     shapes = [{name: value.shape for name, value in feed.items()} for feed in feeds]
     if not names:
         return shapes
     missing = []
     for known, feed in zip(shapes, feeds, strict=True):
-        seen = tried.shapes(feed)
+        seen = seen_on(feed)
         known.update({name: seen[name] for name in names} if seen is not None else {})
         missing += [] if seen is not None else [(known, feed)]
     if not missing:

@@ -18,9 +18,8 @@ from onnx_condense.forms.shuffles import INDEX, Pick, Shuffle, replace_shuffles
 from onnx_condense.model import wire
 from onnx_condense.model.surgeon import import_graph
 from onnx_condense.operators import moves
-from onnx_condense.operators.facts import Facts
+from onnx_condense.operators.facts import Facts, Tried
 from onnx_condense.operators.moves import Move
-from onnx_condense.operators.shapes import Tried
 from onnx_condense.tracing.labels import varying
 from onnx_condense.tracing.trace import Trace
 from onnx_condense.tracing.tracer import trace

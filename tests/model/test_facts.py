@@ -9,8 +9,7 @@ from onnx import TensorProto, helper
 from support import builders
 
 from onnx_condense.model.surgeon import import_graph
-from onnx_condense.operators.facts import Facts
-from onnx_condense.operators.shapes import Tried
+from onnx_condense.operators.facts import Facts, Tried
 
 
 def facts(model: onnx.ModelProto, **feed: tuple[int, ...]) -> Facts:

@@ -18,9 +18,8 @@ from support.planted.quantized import integer_columns, integer_rows
 from onnx_condense import Options, condense
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model.surgeon import import_graph
-from onnx_condense.operators.facts import Facts
+from onnx_condense.operators.facts import Facts, Tried
 from onnx_condense.operators.queries import count_parameters
-from onnx_condense.operators.shapes import Tried
 from onnx_condense.planning.thresholds import Planner
 from onnx_condense.prepare import open_model
 from onnx_condense.rewriting.checks import check_shapes, check_size
