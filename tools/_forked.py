@@ -8,6 +8,8 @@ import math
 import os
 import resource
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 import traceback
@@ -68,6 +70,13 @@ def run(*arguments: object) -> Ran:
         caught.flush()
         caught.seek(0)
         return Ran(code, caught.read(), tuple(logged))
+
+
+def run_apart(*arguments: object) -> Ran:
+    """The whole program, which guards itself: a native crash is a line of its own."""
+    program = [sys.executable, "-m", "onnx_condense", *map(str, arguments)]
+    done = subprocess.run(program, capture_output=True, text=True, errors="replace", check=False)
+    return Ran(done.returncode, done.stdout + done.stderr)
 
 
 @contextmanager

@@ -58,7 +58,8 @@ def _words(number: int, limit: int) -> str:
         return f"it takes more than {limit / trust.GIGABYTE:.3g} GB of memory: allow more with --limit-memory"
     name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
     if number in CRASHES:
-        return f"the model crashes onnxruntime or onnx ({name}), so it is damaged or unsupported: export it again"
+        advice = "export it again, or pass inputs with --data"
+        return f"the model crashes onnxruntime or onnx ({name}), so it is damaged or unsupported: {advice}"
     if number == signal.SIGKILL:
         return f"the run was killed ({name}), perhaps for want of memory: run it again where there is more"
     return f"interrupted ({name})"

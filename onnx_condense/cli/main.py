@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stopped:
         return _fail(f"interrupted: {_there(stopped)}", 1)
     except MemoryError as error:
-        return _fail(f"not enough memory ({first_line(error)}): run it where there is more, or on a smaller model", 2)
+        advice = "run it where there is more, on a smaller model, or on smaller inputs with --data"
+        return _fail(f"not enough memory ({first_line(error)}): {advice}", 2)
     except Exception as error:  # the contract: one line and an exit code, never a traceback
         if os.environ.get(DEBUG):
             raise

@@ -256,9 +256,15 @@ sys.exit(cli.main())
         (
             "os.kill(os.getpid(), signal.SIGSEGV)",
             2,
-            "the model crashes onnxruntime or onnx (SIGSEGV), so it is damaged",
+            "the model crashes onnxruntime or onnx (SIGSEGV), so it is damaged or unsupported: export it again, "
+            "or pass inputs with --data",
         ),
         ("os.abort()", 2, "the model crashes onnxruntime or onnx (SIGABRT)"),
+        (
+            "raise MemoryError('9 GB')",
+            2,
+            "not enough memory (9 GB): run it where there is more, on a smaller model, or on smaller inputs with",
+        ),
         ("os.kill(os.getpid(), signal.SIGKILL)", 1, "the run was killed (SIGKILL), perhaps for want of memory"),
         ("os.kill(os.getppid(), signal.SIGTERM); import time; time.sleep(60)", 1, "interrupted: nothing was written"),
     ],

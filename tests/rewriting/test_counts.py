@@ -160,3 +160,21 @@ def test_what_is_no_tensor_has_no_multiplications(model: Callable[[], onnx.Model
     twin = planned(model(), Options(lossless=True, align=1))
     rows = twin.trace.facts.shapes["z"][0]
     assert count_macs(twin) == write(twin, {}).macs == rows * vacuous.WIDTH * (vacuous.FEATURES + vacuous.CLASSES)
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        "e = SequenceEmpty() s = SequenceInsert(e, z) y = SequenceAt(s, i)",
+        "s = SequenceConstruct(z, z) t = SequenceErase(s, i) y = SequenceAt(t, i)",
+        "s = SplitToSequence<axis = 0, keepdims = 0>(z) n = SequenceLength(s) f = Cast<to = 1>(n) y = Add(z, f)",
+        "o = Optional(z) y = OptionalGetElement(o)",
+    ],
+)
+def test_what_is_no_tensor_counts_nothing(tail: str) -> None:
+    """Sequences and optionals have no shape."""
+    weights = {"w": clustered(8, 5, 4), "v": random(3, 8), "i": np.array(0)}
+    body = f"h = Gemm<transB = 1>(x, w) r = Relu(h) z = Gemm<transB = 1>(r, v) {tail}"
+    twin = planned(build(f"g (float[N, 5] x) => (float[K, 3] y) {{ {body} }}", weights), Options(align=1))
+    assert count_macs(twin) == write(twin, {}).macs > 0
+    assert write(twin, {}).model.graph.initializer[0].dims[0] == 4

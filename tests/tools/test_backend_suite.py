@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import json
+import os
+import signal
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -12,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import numpy_helper
+from support import builders
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 suite: Any = importlib.import_module("backend_suite")
@@ -63,3 +67,34 @@ def test_inputs_are_frozen_and_copies_planted() -> None:
 def test_lines_are_counted_by_kind() -> None:
     one, other = (f"onnxruntime cannot load the model ({text}): convert it" for text in ("opset 26", "no kernel for X"))
     assert suite.kind_of(one) == suite.kind_of(other) == "onnxruntime cannot load the model"
+
+
+def crash(*arguments: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_what_crashes_a_child_goes_once_more_through_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = variants.Case("x", builders.mlp((2, 3, 1)), {}, {})
+    monkeypatch.setattr(suite, "run", crash)
+    monkeypatch.setattr(suite, "run_apart", lambda *arguments: suite.Ran(2, "onnx-condense: error: it crashes: x\n"))
+    refused = ["refused", "it crashes: x"]
+    assert suite.tried([case] * 2, 60, 4096) == [{"lossless": refused, "default": refused}] * 2
+    monkeypatch.setattr(suite, "run_apart", crash)
+    assert suite.tried([case], 60, 4096)[0]["default"] == ("crashed", "crashed: signal 9 (SIGKILL)")
+
+
+def test_a_run_goes_on_where_one_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+
+    def tried(models: list[Any], seconds: float, megabytes: int) -> list[dict[str, Any]]:
+        ran.extend(model.name for model in models if model.variant == "as it is")
+        return [{"default": ("kept", "")} for _ in models]
+
+    monkeypatch.setattr(suite, "cases", lambda: cases().values())
+    monkeypatch.setattr(suite, "tried", tried)
+    rows, document = tmp_path / "rows", tmp_path / "document"
+    for pattern in ("simple/test_s[h-i]*", "simple/test_s*"):
+        arguments = ["--only", pattern, "--rows", rows, "--json", document]
+        monkeypatch.setattr(sys, "argv", ["backend_suite.py", *map(str, arguments)])
+        assert suite.main() == 0
+    assert len(ran) == len({*ran}) == json.loads(document.read_text())["cases"] > 3
