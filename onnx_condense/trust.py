@@ -27,6 +27,9 @@ PACKED = 64
 
 NUMBER = struct.Struct("q")
 
+BOARD = NUMBER.size + 1
+"""Bytes that a watched process is seen by: how much memory it may take, and whether it noticed a signal."""
+
 _limit = must(lambda value: 0 <= value < math.inf, "{option} must be a number of at least 0 (no limit), not {value:g}")
 
 
@@ -72,8 +75,9 @@ class Trust:
 class _Now:
     """What holds in this process.
 
-    board: where one that watches it reads how much memory it may take. read: bytes of what was read. loops: whether a
-    model that was read does. ran: whether the model was opened and run, so that what follows is our own work.
+    board: where one that watches it reads how much memory it may take, and whether it noticed a signal. read: bytes of
+    what was read. loops: whether a model that was read does. ran: whether the model was opened and run, so that what
+    follows is our own work.
     """
 
     trust: Trust
@@ -87,7 +91,7 @@ class _Now:
         if self.board is not None:
             own = self.trust.limit_memory
             unset = 0 if self.ran else FREE + TIMES * self.read
-            self.board[:] = NUMBER.pack(unset if own is None else int(own * GIGABYTE))
+            self.board[: NUMBER.size] = NUMBER.pack(unset if own is None else int(own * GIGABYTE))
 
 
 _now = _Now(Trust())
@@ -111,9 +115,25 @@ def within(trust: Trust) -> Iterator[None]:
 
 
 def watched_on(board: mmap) -> None:
-    """Lets a board of `NUMBER.size` bytes say how much memory may be taken, from now on."""
+    """Lets a board of `BOARD` bytes say how much memory may be taken, from now on."""
     _now.board, _now.ran = board, False
     _now.post()
+
+
+def allowed(board: mmap) -> int:
+    """How many bytes of memory a board says may be taken, 0 for any number."""
+    return int(NUMBER.unpack(board[: NUMBER.size])[0])
+
+
+def hears() -> None:
+    """Says that a signal was noticed that asks for the end: what is begun is being undone, and must not be killed."""
+    if _now.board is not None:
+        _now.board[NUMBER.size] = 1
+
+
+def has_heard(board: mmap) -> bool:
+    """Whether a board says so."""
+    return bool(board[NUMBER.size])
 
 
 def takes_in(size: int, loops: bool = False) -> None:
