@@ -42,7 +42,8 @@ class Trust:
         limit_memory: gigabytes that the whole run may take, where the command line watches it (on Linux); 0: any
             number; None: until a model was opened and run once, 1.5, and 16 times what the files that are read, and the
             inputs, take.
-        limit_nodes: nodes that a model has at most once its functions are written out; 0: any number.
+        limit_nodes: nodes that a model has at most once its functions are written out, and bodies of its If, Loop and
+            Scan; 0: any number.
         custom_ops: a shared library with operators, which onnxruntime loads: it is a program that runs.
     """
 
