@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onnx_condense import trust
 from onnx_condense.errors import CondenseError, UsageError
 
 LAST_WORDS = 4096
@@ -19,6 +22,10 @@ LAST_WORDS = 4096
 
 LONGEST = 300
 """Characters of that line that an error quotes."""
+
+
+SAME = 0.5
+"""Seconds within which two signals that ask for the end are one."""
 
 
 @dataclass(frozen=True)
@@ -122,14 +129,22 @@ def last_line(log: Path) -> str:
 def terminated_like_interrupted() -> Iterator[None]:
     """SIGTERM and SIGHUP (a terminal that closes) end a run as Ctrl-C does, and so the program that it runs.
 
+    Whoever watches the run is told that it noticed. A signal that comes right after another is the same one, sent to
+    a process and to its group: what is begun is undone in peace.
+
     Signals are for the main thread: in another one nothing changes.
     """
+    last = -math.inf
 
     def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
+        nonlocal last
+        trust.hears()
+        before, last = last, time.monotonic()
+        if last - before > SAME:
+            raise KeyboardInterrupt
 
     main = threading.current_thread() is threading.main_thread()
-    numbers = [n for name in ("SIGTERM", "SIGHUP") if main and (n := getattr(signal, name, None)) is not None]
+    numbers = [n for name in ("SIGINT", "SIGTERM", "SIGHUP") if main and (n := getattr(signal, name, None)) is not None]
     before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}  # as under nohup
     for number in before:
         signal.signal(number, interrupt)

@@ -27,6 +27,9 @@ PACKED = 64
 
 NUMBER = struct.Struct("q")
 
+BOARD = NUMBER.size + 1
+"""Bytes that a watched process is seen by: how much memory it may take, and whether it noticed a signal."""
+
 _limit = must(lambda value: 0 <= value < math.inf, "{option} must be a number of at least 0 (no limit), not {value:g}")
 
 
@@ -39,7 +42,8 @@ class Trust:
         limit_memory: gigabytes that the whole run may take, where the command line watches it (on Linux); 0: any
             number; None: until a model was opened and run once, 1.5, and 16 times what the files that are read, and the
             inputs, take.
-        limit_nodes: nodes that a model has at most once its functions are written out; 0: any number.
+        limit_nodes: nodes that a model has at most once its functions are written out, and bodies of its If, Loop and
+            Scan; 0: any number.
         custom_ops: a shared library with operators, which onnxruntime loads: it is a program that runs.
     """
 
@@ -72,8 +76,9 @@ class Trust:
 class _Now:
     """What holds in this process.
 
-    board: where one that watches it reads how much memory it may take. read: bytes of what was read. loops: whether a
-    model that was read does. ran: whether the model was opened and run, so that what follows is our own work.
+    board: where one that watches it reads how much memory it may take, and whether it noticed a signal. read: bytes of
+    what was read. loops: whether a model that was read does. ran: whether the model was opened and run, so that what
+    follows is our own work.
     """
 
     trust: Trust
@@ -87,7 +92,7 @@ class _Now:
         if self.board is not None:
             own = self.trust.limit_memory
             unset = 0 if self.ran else FREE + TIMES * self.read
-            self.board[:] = NUMBER.pack(unset if own is None else int(own * GIGABYTE))
+            self.board[: NUMBER.size] = NUMBER.pack(unset if own is None else int(own * GIGABYTE))
 
 
 _now = _Now(Trust())
@@ -111,9 +116,25 @@ def within(trust: Trust) -> Iterator[None]:
 
 
 def watched_on(board: mmap) -> None:
-    """Lets a board of `NUMBER.size` bytes say how much memory may be taken, from now on."""
+    """Lets a board of `BOARD` bytes say how much memory may be taken, from now on."""
     _now.board, _now.ran = board, False
     _now.post()
+
+
+def allowed(board: mmap) -> int:
+    """How many bytes of memory a board says may be taken, 0 for any number."""
+    return int(NUMBER.unpack(board[: NUMBER.size])[0])
+
+
+def hears() -> None:
+    """Says that a signal was noticed that asks for the end: what is begun is being undone, and must not be killed."""
+    if _now.board is not None:
+        _now.board[NUMBER.size] = 1
+
+
+def has_heard(board: mmap) -> bool:
+    """Whether a board says so."""
+    return bool(board[NUMBER.size])
 
 
 def takes_in(size: int, loops: bool = False) -> None:

@@ -18,10 +18,11 @@ def checked(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
     """The model itself, or a copy with its nodes in an order in which they can run; `label` names it in errors.
 
     Raises InputError for names that are no text, a graph that goes in circles, or functions that are defined twice or
-    use themselves; LimitError for functions that are written out to too many nodes.
+    use themselves; LimitError for functions that are written out to too many nodes, or for too many bodies.
     """
     if not model.graph.node:
         raise InputError(f"{label} holds no ONNX graph: export the model again")
+    _check_bodies(model, label)
     try:
         readable = all(isinstance(name, str) for holder in _holders(model) for name in _names(holder))
     except UnicodeDecodeError:
@@ -50,6 +51,14 @@ def _holders(model: onnx.ModelProto) -> Iterator[Holder]:
         holder = waiting.pop()
         yield holder
         waiting += (body for node in holder.node for body in bodies(node))
+
+
+def _check_bodies(model: onnx.ModelProto, label: str) -> None:
+    """Branches that hold branches that hold branches double at every step."""
+    if sum(1 for _ in _holders(model)) - 1 - len(model.functions) > trusted().nodes:
+        raise LimitError(
+            f"{label} holds more than {trusted().nodes:g} bodies of If, Loop and Scan: allow more with --limit-nodes"
+        )
 
 
 def _names(holder: Holder) -> Iterator[str]:

@@ -221,16 +221,22 @@ def bounded_outputs(traced: Trace) -> set[str]:
     nodes = traced.facts.nodes
     makers = {t.name: i for i, node in enumerate(nodes) for t in node.outputs}
 
-    def is_bounded(name: str) -> bool:
-        while name in makers and makers[name] in traced.actions and traced.actions[makers[name]].keeps_bounds:
-            name = nodes[makers[name]].inputs[0].name
-        if name not in makers:
-            return False
-        place = [t.name for t in nodes[makers[name]].outputs].index(name)
-        branches = branch_sources(nodes[makers[name]], place)
-        if branches:
-            return all(is_bounded(source) for source in branches)
-        return makers[name] in traced.actions and traced.actions[makers[name]].bounded
+    def is_bounded(output: str) -> bool:
+        waiting, seen = [output], {output}
+        while waiting:
+            name = waiting.pop()
+            if name not in makers:
+                return False
+            node, action = nodes[makers[name]], traced.actions.get(makers[name])
+            if action is not None and action.keeps_bounds:
+                sources = [node.inputs[0].name]
+            else:
+                sources = branch_sources(node, [t.name for t in node.outputs].index(name))
+                if not sources and (action is None or not action.bounded):
+                    return False
+            waiting += [source for source in sources if source not in seen]
+            seen.update(sources)
+        return True
 
     return {output.name for output in traced.facts.graph.outputs if is_bounded(output.name)}
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from onnx_condense.arrays import Array, Bools, Ints, Labels, Shape
 from onnx_condense.merging.twin import Twin
+from onnx_condense.model.inference import NO_TENSOR
 from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.moves import compress
 from onnx_condense.rewriting.kept import Disagreement, Kept
@@ -66,10 +67,13 @@ class Shapes:
         return all(name in self.facts.shapes or self.facts.value_by_name(name) is not None for name in names)
 
     def at(self, node: int) -> tuple[list[Shape], Shape]:
-        """Shapes of a node's inputs, () for what is left out, and of its first output."""
+        """Shapes of a node's inputs and of its first output; () for what is left out or no tensor (a map)."""
         tensors, outputs = self.facts.nodes[node].inputs, self.facts.nodes[node].outputs
-        inputs = [self.of(tensor.name) if tensor.name else () for tensor in tensors]
-        return inputs, next(self.of(tensor.name) for tensor in outputs if tensor.name)
+        inputs = [self._at(tensor.name) for tensor in tensors]
+        return inputs, next(self._at(tensor.name) for tensor in outputs if tensor.name)
+
+    def _at(self, name: str) -> Shape:
+        return self.of(name) if name and self.facts.types.get(name) != NO_TENSOR else ()
 
     def line(self, name: str, axis: int) -> Bools | None:
         """[size of the axis] what is alive of a tensor along an axis, None where the same is everywhere or all is."""

@@ -15,6 +15,7 @@ from support import builders
 from support.cli import listening, shell, snapshot
 
 from onnx_condense.model.files import load
+from onnx_condense.processes import terminated_like_interrupted
 
 STOPPER = """
 import os, signal, sys
@@ -157,3 +158,17 @@ sys.exit(main(sys.argv[1:]))
     )
     assert done.returncode == 1
     assert done.stderr == "onnx-condense: error: interrupted: nothing was written\n"
+
+
+def test_a_signal_that_comes_twice_is_one() -> None:
+    """As `timeout` sends it, to a process and to its group: the second must not stop what is undone after the first."""
+    stopped, undone = False, False
+    with terminated_like_interrupted():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            stopped = True
+            signal.raise_signal(signal.SIGTERM)
+            undone = True
+    assert stopped
+    assert undone

@@ -213,12 +213,11 @@ def test_a_limit_of_memory_can_be_given(save: Save, tmp_path: Path) -> None:
 
 
 def test_what_is_read_and_what_is_given_say_how_much_may_be_taken() -> None:
-    board = mmap(-1, trust.NUMBER.size)
+    board = mmap(-1, trust.BOARD)
     trust.watched_on(board)
 
     def allowed() -> int:
-        (found,) = trust.NUMBER.unpack(board[:])
-        return int(found)
+        return trust.allowed(board)
 
     before = allowed()
     trust.takes_in(1000)
@@ -267,12 +266,33 @@ sys.exit(cli.main())
         ),
         ("os.kill(os.getpid(), signal.SIGKILL)", 1, "the run was killed (SIGKILL), perhaps for want of memory"),
         ("os.kill(os.getppid(), signal.SIGTERM); import time; time.sleep(60)", 1, "interrupted: nothing was written"),
+        (
+            "signal.pthread_sigmask(signal.SIG_BLOCK, [15]); os.kill(os.getppid(), 15); import time; time.sleep(60)",
+            1,
+            "interrupted (SIGTERM)",
+        ),
     ],
 )
 def test_a_crash_is_a_line(tmp_path: Path, what: str, code: int, says: str) -> None:
     outcome = shell("m.onnx", cwd=tmp_path, program=(sys.executable, "-c", CRASHING.format(what=what)))
     assert outcome.code == code
     assert outcome.error.startswith(says)
+
+
+@LINUX
+def test_what_is_undone_after_a_signal_takes_its_time(tmp_path: Path) -> None:
+    what = """
+    import time
+    try:
+        os.kill(os.getppid(), signal.SIGTERM)
+        time.sleep(60)
+    finally:
+        time.sleep(1.5)
+        print("undone", flush=True)
+"""
+    outcome = shell("m.onnx", cwd=tmp_path, program=(sys.executable, "-c", CRASHING.format(what=what.strip())))
+    assert (outcome.code, outcome.error) == (1, "interrupted: nothing was written")
+    assert outcome.out == "undone\n"
 
 
 @LINUX

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
+from onnx import helper
 from support.builders import build, clustered, random
 from support.lossless import LOSSLESS
 from support.planted.net import run
 
 import onnx_condense as oc
 from onnx_condense.model.protos import serialize
+from onnx_condense.model.surgeon import import_graph
 from onnx_condense.operators.reasons import Reason
 from onnx_condense.prepare import open_model
 from onnx_condense.proving.surgery import bounded_outputs
+from onnx_condense.tracing.trace import Trace
 
 Array = NDArray[np.float32]
 
@@ -314,6 +320,24 @@ def test_an_if_that_only_changes_shapes_keeps_bounds() -> None:
         check=False,
     )
     assert bounded_outputs(open_model(model, LOSSLESS).trace) == {"y"}
+
+
+def test_branches_upon_branches_are_followed_once_each() -> None:
+    nodes = [helper.make_node("Sigmoid", ["x"], ["t0"])]
+    for n in range(1200):
+        branches = {
+            f"{which}_branch": helper.make_graph(
+                [helper.make_node("Identity", [f"t{n}"], ["b"])], which, [], [onnx.ValueInfoProto(name="b")]
+            )
+            for which in ("then", "else")
+        }
+        nodes.append(helper.make_node("If", ["c"], [f"t{n + 1}"], **branches))
+    ports = [onnx.ValueInfoProto(name=name) for name in ("x", "c")]
+    graph = import_graph(helper.make_model(helper.make_graph(nodes, "g", ports, [onnx.ValueInfoProto(name="t1200")])))
+    facts = SimpleNamespace(graph=graph, nodes=graph.nodes)
+    for bounded, expected in ((True, {"t1200"}), (False, set())):
+        sigmoid = SimpleNamespace(keeps_bounds=False, bounded=bounded)
+        assert bounded_outputs(cast(Trace, SimpleNamespace(facts=facts, actions={0: sigmoid}))) == expected
 
 
 def test_sizes_that_follow_the_iteration_are_no_constants() -> None:

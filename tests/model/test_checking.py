@@ -128,6 +128,18 @@ def test_functions_that_double_are_counted_and_not_written_out(depth: int) -> No
         assert checked(found, "m") is found
 
 
+def test_bodies_are_counted() -> None:
+    node = helper.make_node("Neg", ["x"], ["y"])
+    for _ in range(4):
+        body = helper.make_graph([node], "branch", [], [onnx.ValueInfoProto(name="y")])
+        node = helper.make_node("If", ["c"], ["y"], then_branch=body, else_branch=body)
+    found = model([node])
+    with within(Trust(limit_nodes=29)), pytest.raises(LimitError, match="more than 29 bodies of If, Loop and Scan"):
+        checked(found, "m")
+    with within(Trust(limit_nodes=30)):
+        assert checked(found, "m") is found
+
+
 def test_names_are_text_everywhere(tmp_path: Path) -> None:
     inner = function("Fun", ("Relu", ""))
     data = with_call("Fun", inner).SerializeToString()
