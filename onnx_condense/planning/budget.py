@@ -50,15 +50,15 @@ class Pruner:
     aside: Aside
 
     @staticmethod
-    def of(
+    def each(
         planner: Planner, unit: Unit, estimate: Estimate, feeds: Sequence[Feed], progress: Callable[[str], None]
-    ) -> Pruner:
-        """Measures the curves; see `curves_of`."""
+    ) -> list[Pruner]:
+        """Measures the curves; one for each reading of `curves_of`."""
         before = COUNTINGS[unit].measure(planner.original)
         planner = planner.with_exact()
         weights = priced_weights(planner, unit)
-        curves, aside = curves_of(planner, estimate, feeds, progress)
-        return Pruner(planner, unit, before, weights, curves, aside)
+        readings, aside = curves_of(planner, estimate, feeds, progress)
+        return [Pruner(planner, unit, before, weights, curves, aside) for curves in readings]
 
     def refined_by(self, refine: Refine) -> Pruner:
         """The same channels at the same costs, with something else done to every twin."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,17 +28,28 @@ PROBES = (0.25, 0.5, 0.75, 1.0)
 FELT = 1e-4
 """Relative error of the outputs that counts as felt: many networks hold channels that nobody needs."""
 
+TRUST = 0.5
+"""Power to which sensitivities are taken where groups are weighed as narrowed together: they tell groups apart, but
+were measured one at a time, and on inputs that are not real they exaggerate."""
+
 LEAST = 0.1
 """On inputs that are not real, losing all that a group's consumers read counts as at least this squared relative error:
 they may leave a layer idle that real ones need."""
 
+LEAST_REAL = 0.01
+"""The same on real inputs, where groups are weighed as narrowed together."""
+
 TINY = float(np.finfo(float).tiny)
+
+
+Curves = dict[int, Curve]
+"""Group index -> what is lost as it narrows."""
 
 
 def curves_of(
     planner: Planner, estimate: Estimate, feeds: Sequence[Feed], progress: Callable[[str], None]
-) -> tuple[dict[int, Curve], Aside]:
-    """What the groups lose as they narrow, by index, and those whose channels cannot be removed unevenly.
+) -> tuple[list[Curves], Aside]:
+    """What the groups lose as they narrow, in one or several readings, and those that cannot be narrowed unevenly.
 
     Args:
         planner: makes the twins.
@@ -53,17 +64,20 @@ def curves_of(
     groups = [group for group in planner.groups if group.index not in planner.quantized]
     orders = Orders(planner, estimate)
     orders.prepare(groups)
-    curves, aside = {}, NOTHING
+    found: list[Curves] = []
+    aside = NOTHING
     for number, group in enumerate(groups, 1):
         progress(f"plan {number}/{len(groups)}: {group.layers[0]}")
         try:
             with costing(group):
                 curve = _curve(planner, orders, group)
-                if len(curve.steps):
-                    curves[group.index] = sensitivity.weighed(group, curve)
+                readings = sensitivity.weighed(group, curve) if len(curve.steps) else []
+            found = found or [{} for _ in readings]
+            for curves, reading in zip(found, readings, strict=False):
+                curves[group.index] = reading
         except Disagreement as problem:
             aside = aside.with_groups([group.index], problem)
-    return curves, aside
+    return found or [{}], aside
 
 
 def _curve(planner: Planner, orders: Orders, group: Group) -> Curve:
@@ -83,30 +97,32 @@ class _Sensitivity:
     feeds: Sequence[Feed]
     expected: Results
 
-    def weighed(self, group: Group, curve: Curve) -> Curve:
-        """With the squared relative error of the outputs after each channel, from what its consumers lose.
+    def weighed(self, group: Group, curve: Curve) -> list[Curve]:
+        """With what the outputs lose after each channel, from what its consumers lose: in two readings.
 
-        On real inputs through every probe; on others in proportion to the first probe that is felt.
+        The first takes groups as independent: the squared relative error of the outputs, on real inputs through every
+        probe, on others in proportion to the first probe that is felt. The second takes them as narrowed together: in
+        proportion to the first probe that is felt, tempered, and to the width that was there over what is left; alone
+        a group may lose nearly everything unfelt, with others it may not.
         """
-        errors = np.where(curve.losses > 0, self._errors(group, curve), 0.0)  # what goes exactly costs nothing
-        return Curve(curve.order, errors, curve.steps)
+        each, width, real = _shares(curve), len(group.units), self.estimate.real is not None
+        probes: Iterable[tuple[int, float]] = self._probes(group, curve)
+        probes = list(probes) if real else probes
+        felt = (error / each[count - 1] for count, error in probes if error > FELT**2 and each[count - 1] > 0)
+        slope = max(next(felt, 0.0), LEAST_REAL if real else LEAST)
+        together = each * slope**TRUST * width / (width - np.arange(len(each)))
+        readings = [_alone(curve, list(probes)) if real else each * slope, together]
+        free = curve.losses <= 0  # what goes exactly costs nothing
+        return [Curve(curve.order, np.where(free, 0.0, losses), curve.steps) for losses in readings]
 
-    def _errors(self, group: Group, curve: Curve) -> Floats:
-        real = self.estimate.real is not None
-        each = curve.losses / max(float(curve.losses[-1]), TINY)
-        counts, errors = [0], [0.0]
+    def _probes(self, group: Group, curve: Curve) -> Iterator[tuple[int, float]]:
+        """(channels gone, squared relative error of the outputs) of every probe."""
         for probe in PROBES:
             at = int(np.searchsorted(curve.steps, probe * len(group.units)))
             count = int(curve.steps[min(len(curve.steps) - 1, at)])
-            if not real and each[count - 1] == 0:  # what goes exactly so far says nothing
+            if self.estimate.real is None and curve.losses[count - 1] == 0:  # what goes exactly so far says nothing
                 continue
-            error = self._error(group, curve.order[:count])
-            if not real and error > FELT:
-                return np.asarray(each * max(error**2 / each[count - 1], LEAST))
-            if count > counts[-1]:
-                counts.append(count)
-                errors.append(max(error**2, errors[-1]))
-        return each * FELT**2 + _through(curve.losses, counts, errors) if real else each * LEAST
+            yield count, self._error(group, curve.order[:count]) ** 2
 
     def _error(self, group: Group, gone: Ints) -> float:
         """The relative error of the outputs without these channels."""
@@ -115,6 +131,21 @@ class _Sensitivity:
             refit_by_moments(twin, self.estimate)
         written = write(twin, {})
         return compare(self.expected, results(written.model, self.feeds)).error
+
+
+def _shares(curve: Curve) -> Floats:
+    """[m] which share of all that a group's consumers may lose is lost after each channel."""
+    return np.asarray(curve.losses / max(float(curve.losses[-1]), TINY))
+
+
+def _alone(curve: Curve, probes: Sequence[tuple[int, float]]) -> Floats:
+    """[m] the errors of the probes, in proportion between them."""
+    counts, errors = [0], [0.0]
+    for count, error in probes:
+        if count > counts[-1]:
+            counts.append(count)
+            errors.append(max(error, errors[-1]))
+    return _shares(curve) * FELT**2 + _through(curve.losses, counts, errors)
 
 
 # ---------------------------------------------------------------------------------------------------- orders

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from onnx_condense.merging.methods import MANNERS
 from onnx_condense.merging.twin import Twin
+from onnx_condense.model.inputs import Feed
 from onnx_condense.options import DEFAULT_TRIALS, ErrorBound, Goal, ScoreDrop, Share, Unit
 from onnx_condense.planning.budget import Pruner, keep_share
 from onnx_condense.planning.planned import Multiples, Planned
 from onnx_condense.planning.run import Run
 from onnx_condense.planning.search import Criterion, Trials, search
 from onnx_condense.planning.thresholds import Planner, untouched
+from onnx_condense.proving.compare import compare, results
 from onnx_condense.proving.scorers import Scorer
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.summing import measured
+from onnx_condense.refitting.synthetic import synthetic
+from onnx_condense.rewriting.writer import write
 
 ENOUGH = 32
 """Calibration samples from which on they choose a budget's channels, too."""
@@ -23,6 +28,8 @@ ENOUGH = 32
 JUDGES = 64
 """Most of them that measure what the outputs lose, and at most half of them all."""
 
+SYNTHETIC = 8
+"""Samples that judge in place of real ones which way to read the curves."""
 
 BLOWN_UP = 1.0
 """Relative error of the outputs above which weights that were refitted without data are compared with the paper's."""
@@ -79,7 +86,7 @@ def narrowed(run: Run, goal: Goal, score: Scorer | None) -> ToShare | Searched:
         case Share(unit, share):
             blind = MANNERS[run.options.method].cautious and not run.opened.calibration.samples
             error = run.error if blind and run.measure.told else None
-            return ToShare(run.planner, _pruner(run, unit), share, run.calibrate, error)
+            return ToShare(run.planner, _pruner(run, unit, share), share, partial(calibrated_where_better, run), error)
         case ErrorBound(bound):
             return _searched(run, Criterion.of_error(run.measure, bound))
         case ScoreDrop(most):
@@ -91,15 +98,48 @@ def narrowed(run: Run, goal: Goal, score: Scorer | None) -> ToShare | Searched:
 def _searched(run: Run, criterion: Criterion) -> Searched:
     most, executor = run.options.trials or DEFAULT_TRIALS, run.opened.calibration.executor
     trials = Trials(run.candidate, criterion, most, run.clock.note, executor)
-    return Searched(run.planner, _pruner(run, Unit.PARAMS), trials)
+    return Searched(run.planner, _pruner(run, Unit.PARAMS, None), trials)
 
 
-def _pruner(run: Run, unit: Unit) -> Pruner:
-    """Measures on calibration inputs, where there are enough of them to judge and to estimate from."""
-    opened, estimate, feeds = run.opened, run.estimate, run.opened.feeds
+def calibrated_where_better(run: Run, twin: Twin) -> None:
+    """Refits a twin on calibration inputs; it stays as it was without them where that fits held-back ones better."""
+    if not (run.opened.calibration.samples and run.measure.told):
+        run.calibrate(twin)
+        return
+    saved, before = twin.folds(), run.error(twin)
+    run.calibrate(twin)
+    if not run.error(twin) <= before:
+        twin.refold(saved)
+
+
+def _pruner(run: Run, unit: Unit, share: float | None) -> Pruner:
+    """Measures on calibration inputs, where there are enough of them to judge and to estimate from.
+
+    What can be read in several ways is read as the model that keeps a share loses least on the inputs that judge.
+    """
+    opened, options, estimate, feeds = run.opened, run.options, run.estimate, run.opened.feeds
     if opened.calibration.samples >= ENOUGH:
         judging, rest = opened.calibration.split(min(JUDGES, opened.calibration.samples // 2))
         if rest.samples:
-            real = measured(opened.trace, rest, run.options.seed)
-            feeds, estimate = judging, Estimate(opened.trace, opened.feeds[0], run.options.seed, real, estimate)
-    return Pruner.of(run.planner, unit, estimate, feeds, run.clock.note)
+            real = measured(opened.trace, rest, options.seed)
+            feeds, estimate = judging, Estimate(opened.trace, opened.feeds[0], options.seed, real, estimate)
+    first, *others = Pruner.each(run.planner, unit, estimate, feeds, run.clock.note)
+    if not others or share is None:
+        return first
+    if options.data is None and not opened.calibration.samples:
+        feeds = _synthetic(opened.feeds[0], options.seed)
+    original = write(run.planner.original, {})
+    expected = results(original.model, feeds)
+
+    def error(pruner: Pruner) -> float:
+        written = write(pruner.at(share, pruner.aside)[0].twin, {})
+        return compare(expected, results(written.model, feeds)).error
+
+    return min((first, *others), key=error)
+
+
+def _synthetic(feed: Feed, seed: int) -> list[Feed]:
+    """Feeds like one, of about `SYNTHETIC` samples in all: images with the spectrum of natural ones."""
+    samples = max([1, *(len(value) for value in feed.values() if value.ndim)])
+    made = [synthetic(feed, samples, seed + 1 + number) for number in range(-(-SYNTHETIC // samples))]
+    return [{name: found if feed[name].ndim else feed[name] for name, found in one.items()} for one in made]

@@ -8,4 +8,15 @@ what it should make; least squares follow (`moments`). The producer that it alon
 (`producers`, `gauss_newton`).
 """
 
-__all__ = ["calibrate", "consumer", "elimination", "estimate", "moments", "reading", "refit", "samples", "summing"]
+__all__ = [
+    "calibrate",
+    "consumer",
+    "elimination",
+    "estimate",
+    "moments",
+    "reading",
+    "refit",
+    "samples",
+    "summing",
+    "synthetic",
+]

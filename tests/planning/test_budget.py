@@ -16,6 +16,7 @@ from support.planted.net import Net
 import onnx_condense as oc
 from onnx_condense.model.protos import serialize
 from onnx_condense.options import Unit
+from onnx_condense.planning import narrowing
 from onnx_condense.planning.allocation import Curve, PricedWeight, allocate, cost
 from onnx_condense.planning.budget import Pruner, keep_share
 from onnx_condense.planning.curves import LEAST
@@ -155,6 +156,51 @@ def test_no_layer_is_nearly_free() -> None:
     curves = pruner(model, oc.Options(budget=("params", 0.7), align=1)).curves
     assert curves
     assert all(curve.losses[-1] > 0.99 * LEAST for curve in curves.values())
+
+
+def quiet_blocks() -> onnx.ModelProto:
+    """Three residual blocks, two of which may nearly go alone, hardly felt."""
+    net = Net(seed=8)
+    stream = net.node("Relu", net.dense("stem", net.input("batch", 10), net.normal(12, 10), net.normal(12)))
+    for number in range(3):
+        hidden = net.dense(f"expand{number}", stream, net.normal(32, 12), net.normal(32))
+        branch = net.dense(f"project{number}", net.node("Relu", hidden), (1.0, 0.02, 0.02)[number] * net.normal(12, 32))
+        stream = net.node("Add", stream, branch)
+    return net.build(net.dense("head", stream, net.normal(5, 12), net.normal(5)))
+
+
+def readings(run: Run) -> list[Pruner]:
+    return Pruner.each(run.planner, Unit.PARAMS, run.estimate, run.opened.feeds, lambda stage: None)
+
+
+def test_groups_that_are_narrowed_together_are_not_emptied() -> None:
+    run = Run.of(open_model(quiet_blocks(), oc.Options(budget=("params", 0.6), align=1)), 1, Clock(None))
+    alone, together = (dict(one.at(0.6, one.aside)[0].twin.widths) for one in readings(run))
+    blocks = [group.index for group in run.planner.groups if group.layers[0].startswith("expand")]
+    assert min(alone.get(index, 32) for index in blocks) < 10
+    assert min(together.get(index, 32) for index in blocks) >= 16
+
+
+@pytest.mark.parametrize("better", [0, 1])
+def test_the_reading_that_loses_less_is_taken(better: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = iter([0.1, 0.2] if better == 0 else [0.2, 0.1])
+    monkeypatch.setattr(narrowing, "compare", lambda a, b: SimpleNamespace(error=next(errors)))
+    options = oc.Options(budget=("params", 0.6), align=1)
+    run = Run.of(open_model(quiet_blocks(), options), 1, Clock(None))
+    wanted = readings(run)[better].curves
+    found = pruner(quiet_blocks(), options).curves
+    assert all(np.array_equal(found[index].losses, wanted[index].losses) for index in wanted)
+
+
+def test_calibration_that_fits_held_back_samples_worse_is_undone() -> None:
+    errors = iter([0.1, 0.2])
+    undone: list[str] = []
+    twin: Any = SimpleNamespace(folds=lambda: "before", refold=undone.append)
+    opened = SimpleNamespace(calibration=SimpleNamespace(samples=1))
+    run: Any = SimpleNamespace(opened=opened, measure=SimpleNamespace(told=True))
+    run.error, run.calibrate = lambda twin: next(errors), lambda twin: None
+    narrowing.calibrated_where_better(run, twin)
+    assert undone == ["before"]
 
 
 def test_calibration_samples_do_not_judge_what_was_fitted_to_them() -> None:
