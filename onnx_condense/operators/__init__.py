@@ -10,7 +10,6 @@ __all__ = [
     "products",
     "queries",
     "reasons",
-    "shapes",
     "specs",
     "table",
     "versions",
