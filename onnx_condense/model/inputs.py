@@ -265,6 +265,7 @@ def _generate(runner: Trial, specs: list[InputSpec], seed: int) -> Drawn:
     per_sample = max(1, sum(prod(d for d in spec.dims if isinstance(d, int)) for spec in specs))
     room = max(1, ELEMENTS // per_sample)
     last: InputError | None = None
+    runner.load()
     for symbols, batch in _sizes_tried(specs, max(2, min(SAMPLES, room))):
         try:
             found = _outputs(runner, random_feed(specs, symbols, seed))

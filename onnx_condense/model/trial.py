@@ -52,6 +52,10 @@ class Trial:
             pass
         return sizing(self._model), False
 
+    def load(self) -> None:
+        """Opens the session. Raises InputError when onnxruntime refuses the model."""
+        _ = self._session
+
     @cached_property
     def types(self) -> dict[str, str]:
         """Output -> its type, as onnxruntime names it."""

@@ -290,8 +290,7 @@ def test_gates_of_what_shrinks_along_the_members_stay() -> None:
 @pytest.mark.parametrize("kind", ["If", "Loop"])
 def test_in_bodies(kind: str) -> None:
     net, rows, bias, columns = planted("equal")
-    inner = Net()
-    inner._count = 1000  # names of their own
+    inner = Net(first=1000)  # names of their own
     weights = [inner.constant(value.transpose(0, 2, 1)) for value in (rows, columns)]
     hidden = inner.node("MatMul", "state" if kind == "Loop" else "x", weights[0])
     hidden = inner.node("Tanh", inner.node("Add", hidden, inner.constant(bias[:, None])))

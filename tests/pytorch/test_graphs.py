@@ -117,7 +117,7 @@ def digits(tmp_path: Path) -> Path:
 
 def test_the_trainer_mends_what_merging_broke(digits: Path) -> None:
     original = ROOT / "models" / "digits_conv_bn.onnx"
-    broken = oc.condense(original, oc.Options(threshold=0.4, align=1))
+    broken = oc.condense(original, oc.Options(threshold=0.3, align=1))
     onnx.save(broken.model, digits / "in.onnx")
     given = ["--model", "in.onnx", "--metrics", "m.json"]
     scores = []
@@ -137,7 +137,7 @@ def test_the_trainer_mends_what_merging_broke(digits: Path) -> None:
 def test_the_loop_runs_with_the_trainer(digits: Path) -> None:
     command = f"{sys.executable} {ROOT / 'tools' / 'torch_trainer.py'} --threads 1 --data digits.npz --batches 4"
     original = ROOT / "models" / "digits_conv_bn.onnx"
-    words = "--work run --rounds 1 --include /conv2/* --criterion 0.5:0.5 --layer-criterion 0.2:0.2"
+    words = "--work run --rounds 1 --include /conv3/* --criterion 0.5:0.5 --layer-criterion 0.2:0.2"
     last = ["--last-layer-threshold", "off", "--align", "1"]
     ran = subprocess.run(
         [sys.executable, "-m", "onnx_condense", "auto", original, "--trainer", command, *words.split(), *last],
@@ -148,4 +148,4 @@ def test_the_loop_runs_with_the_trainer(digits: Path) -> None:
     )
     assert ran.returncode == 0, ran.stderr
     result = onnx.load(digits / "run" / "result.onnx")
-    assert next(t for t in result.graph.initializer if t.name == "conv2.weight").dims[0] < 64
+    assert next(t for t in result.graph.initializer if t.name == "conv3.weight").dims[0] < 64

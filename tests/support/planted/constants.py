@@ -222,7 +222,7 @@ def _einsum(relation: str) -> onnx.ModelProto:
     return net.build(net.node("Einsum", columns, hidden, name="consumer", equation="oi, bsi -> bos"))
 
 
-@case("Einsum", frozenset(), "of heads")
+@case("Einsum", LINEAR, "of heads")
 def _einsum_heads(relation: str) -> onnx.ModelProto:
     net = Net()
     hidden = net.matmul("producer", net.input("batch", 5, 6), *planted_rows(net, relation, 6))

@@ -61,13 +61,14 @@ ODD = ALWAYS | {"opposite"}
 class Net:
     """A graph under construction; every method returns the name of the tensor that it makes."""
 
-    def __init__(self, opset: int = 17, seed: int = 0) -> None:
+    def __init__(self, opset: int = 17, seed: int = 0, first: int = 0) -> None:
+        """first: what its fresh names are counted from."""
         self.opset = opset
         self.rng = np.random.default_rng(seed)
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self.inputs: list[onnx.ValueInfoProto] = []
-        self._count = 0
+        self._count = first
 
     def fresh(self, stem: str) -> str:
         self._count += 1
