@@ -14,6 +14,8 @@ from onnx_condense.algebra.constants import bounds, constants
 from onnx_condense.algebra.numbers import Numbers
 from onnx_condense.algebra.relations import relate
 from onnx_condense.algebra.signals import Signal
+from onnx_condense.forms import members
+from onnx_condense.forms.stack import Entered
 from onnx_condense.merging.paths import paths
 from onnx_condense.merging.twin import Twin
 from onnx_condense.merging.weights import TwinWeights
@@ -36,7 +38,7 @@ def test_what_is_said_of_channels_is_true(case: Case) -> None:
     """
     said = 0
     for relation in RELATIONS:
-        model = case.build(relation)
+        model = Entered(case.build(relation)).into(members.enter).model
         trace = traced(model)
         twin = Twin(trace)
         for group in trace.groups:
