@@ -23,7 +23,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from _mutants import mutant, seeds
+from _mutants import mutant
+from _seed_models import seeds
 
 from onnx_condense.cli.main import main as program
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,36 +11,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from support.choices import Choices, Drawn
+from support.drawn_tensors import POSITIVE, RATIOS, SINCE, SMOOTH, Tensor
 from support.planted.net import Net
 
 T = TypeVar("T")
 
 OPSETS = (9, 11, 13, 15, 17, 18, 20, 21)
-
-SINCE = {"Celu": 12, "HardSwish": 14, "Mish": 18, "Gelu": 20}
-SMOOTH = (
-    "Identity", "Dropout", "Neg", "Relu", "LeakyRelu", "Abs", "Tanh", "Erf", "Softsign", "Atan", "Sin", "Cos",
-    "Sinh", "Asinh", "Elu", "Celu", "Selu", "Gelu", "HardSwish", "Mish", "Softplus", "Sigmoid", "HardSigmoid",
-)  # fmt: skip
-"""Functions of anything; Sign, ThresholdedRelu and casts to integers jump: rounding of their input is not theirs."""
-
-POSITIVE = ("Exp", "Log", "Sqrt", "Reciprocal")
-"""Functions that need numbers around one: behind Sigmoid(x) + 0.5."""
-
-RATIOS = (1.0, 1.0, 2.5, 0.4, -1.0, -1.5, 0.0)
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor [batch, channels] or [batch, channels, side, side]."""
-
-    name: str
-    channels: int
-    side: int = 0
-
-    @property
-    def places(self) -> int:
-        return self.side**2
 
 
 class Generator:

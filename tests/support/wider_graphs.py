@@ -13,8 +13,9 @@ import onnx
 from numpy.typing import NDArray
 
 from support.choices import Choices, Seeded
+from support.drawn_tensors import Tensor
 from support.planted.net import Net
-from support.random_graphs import Generator, Tensor
+from support.random_graphs import Generator
 
 SIZES: tuple[Mapping[str, int], ...] = (
     {"batch": 2, "H": 6, "W": 8, "T": 3, "P": 2},

@@ -17,7 +17,8 @@ from onnx_condense.model.runtime import run, session
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 
-from _mutants import MUTATIONS, mutant, seeds  # noqa: E402
+from _mutants import MUTATIONS, mutant  # noqa: E402
+from _seed_models import seeds  # noqa: E402
 
 
 def test_the_seed_models_run() -> None:
