@@ -24,7 +24,7 @@ def blamed(model: onnx.ModelProto, label: str) -> Iterator[None]:
         yield
     except (CondenseError, MemoryError):
         raise
-    except Exception as error:
+    except Exception as error:  # damage shows anywhere: who is to blame is asked below
         fault = _fault(model)
         if fault is None:
             raise

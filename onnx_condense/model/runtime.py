@@ -129,7 +129,7 @@ def run(active: Session, outputs: Sequence[str] | None, feed: Mapping[str, Array
         if watch is not None:
             watch.start()
         result: list[Array] = active.run(list(outputs) if outputs is not None else None, dict(feed), how)
-    except Exception as error:
+    except Exception as error:  # as above: no public base
         if how.terminate:
             raise LimitError(
                 f"the model has loops and runs for more than {seconds:g} s: allow more with --limit-seconds"
@@ -148,7 +148,7 @@ def _bring(options: ort.SessionOptions) -> None:
         return
     try:
         options.register_custom_ops_library(library)
-    except Exception as error:
+    except Exception as error:  # as above
         raise UsageError(f"--custom-ops {library} cannot be loaded: {_reason(error)}") from error
 
 

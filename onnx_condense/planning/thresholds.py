@@ -188,7 +188,7 @@ class Planner:
     def _judge(self, twin: Twin, group: Group) -> Judgement:
         try:
             return judge(twin, group, self.manner(group))
-        except Exception as error:
+        except Exception as error:  # of ours, whatever it is: it costs the group
             return unjudged(twin, group, self.manner(group), unforeseen(error, group.layers[0]))
         finally:
             let_go()
@@ -201,7 +201,7 @@ def costing(group: Group) -> Iterator[None]:
         yield
     except Disagreement:
         raise
-    except Exception as error:
+    except Exception as error:  # the same
         raise Failed(group.units, group.layers[0], unforeseen(error, group.layers[0])) from error
 
 

@@ -38,7 +38,7 @@ def edits_of(shapes: Shapes) -> tuple[Edit, ...]:
                 found += _edits_at(shapes, index, action)
             except Disagreement:
                 raise
-            except Exception as error:
+            except Exception as error:  # of ours: it costs what the node touches
                 if _is_touched(shapes, index):
                     raise _failed(shapes, index, error) from error
                 unforeseen(error, layer_name(shapes.facts.nodes[index], index))

@@ -37,7 +37,7 @@ def trace_unshuffled(facts: Facts) -> Trace:
     traced = trace(facts)
     try:
         return _unshuffled(traced)
-    except Exception as error:
+    except Exception as error:  # of ours: the trace stays as it was
         unforeseen(error, "channel shuffles")
         return traced
 

@@ -83,7 +83,7 @@ def _step(walk: Walk, place: Place) -> None:
         action = walk.actions[place.index] = read(place.node, walk.facts)
         _bound(walk, place, action)
         walk.conclude(place, outcome(walk, place, action))
-    except Exception as error:
+    except Exception as error:  # of ours, whatever it is: it costs the node
         said = unforeseen(error, place.layer)
         walk.take_back(place, before)
         walk.actions[place.index] = Refused(Reason.FAILED)
