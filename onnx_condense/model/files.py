@@ -199,19 +199,6 @@ def fingerprint(path: Path) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def external_files(path: Path) -> tuple[str, ...]:
-    """The files that hold weights of a model, by their paths from its folder; none where it cannot be read.
-
-    Raises InputError where one is not in that folder.
-    """
-    check_regular(path)
-    try:
-        model = _read(path, hold=True).proto
-    except InputError:
-        return ()
-    return data_files.names(model, path)
-
-
 def provenance(source: Source, options: Mapping[str, Any]) -> dict[str, Any]:
     """What a condensed model says about its making: options that are off or empty go without saying."""
     said = {name: value for name, value in options.items() if value not in (None, False, [], {})}

@@ -16,6 +16,7 @@ from contextlib import suppress
 from functools import lru_cache
 from math import prod
 from pathlib import Path, PurePath
+from typing import IO
 
 import numpy as np
 import onnx
@@ -200,11 +201,11 @@ class Spill:
         return tensor
 
 
-def _remove(path: Path, file: object) -> None:
+def _remove(path: Path, file: IO[bytes]) -> None:
     with suppress(OSError):
         path.unlink()
     with suppress(OSError):
-        file.close()  # type: ignore[attr-defined]
+        file.close()
 
 
 def _no_room(error: OSError) -> InputError:

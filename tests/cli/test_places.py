@@ -10,7 +10,7 @@ import pytest
 from support import builders
 from support.cli import OUT, Cli, Save, read
 
-from onnx_condense.model.files import external_files, load
+from onnx_condense.model.files import load
 
 
 def test_output_name(cli: Cli, save: Save) -> None:
@@ -79,7 +79,7 @@ def test_unwritable_folder(cli: Cli, save: Save) -> None:
 def test_external_data_stays_external_and_untouched(cli: Cli) -> None:
     external("m.onnx", "m.onnx.data", clusters=8)
     outcome = cli.ok("m.onnx", "-o", "out.onnx", "--report", "r.json")
-    assert outcome.written == {"out.onnx", "r.json", *external_files(Path("out.onnx"))}
+    assert outcome.written == {"out.onnx", "r.json", *load(Path("out.onnx")).external}
     cli.ok("verify", "m.onnx", "out.onnx")
     written = read("r.json")["output"]
     assert written["bytes"] == sum(Path(name).stat().st_size for name in outcome.written - {"r.json"})
@@ -96,7 +96,7 @@ def test_data_of_others_stay(cli: Cli) -> None:
     """A model that is written has data of its own name, whatever lies there."""
     external("m.onnx", "m.onnx.data", clusters=8)
     Path("out.onnx.data").write_text("precious")
-    assert cli.ok("m.onnx", "-o", "out.onnx").written == {"out.onnx", *external_files(Path("out.onnx"))}
+    assert cli.ok("m.onnx", "-o", "out.onnx").written == {"out.onnx", *load(Path("out.onnx")).external}
     assert "--force" in cli.fails(2, "m.onnx", "-o", "out.onnx")
     assert cli.ok("m.onnx", "-o", "out.onnx", "--force").written == set()
 
@@ -147,7 +147,7 @@ def test_a_copy_leaves_other_data_of_its_name_alone(cli: Cli, way: str) -> None:
     assert outcome.written == {
         "r.json",
         "folder/out.onnx",
-        *(f"folder/{n}" for n in external_files(Path("folder/out.onnx"))),
+        *(f"folder/{n}" for n in load(Path("folder/out.onnx")).external),
     }
     assert "weights" in outcome.out.splitlines()[-1]
     assert read("r.json")["output"]["sha256"] == load("folder/out.onnx").sha256

@@ -234,7 +234,7 @@ def test_a_written_file_has_the_usual_permissions(tmp_path: Path) -> None:
 def test_external_weights_survive_a_round_trip(tmp_path: Path) -> None:
     model = builders.mlp((40, 16, 3))
     written = model_io.save(model, tmp_path / "m.onnx", external=True)
-    (name,) = model_io.external_files(tmp_path / "m.onnx")
+    (name,) = model_io.load(tmp_path / "m.onnx").external
     digest = snapshot(tmp_path)[name]
     assert set(snapshot(tmp_path)) == {"m.onnx", name}
     assert name == f"m.onnx.{digest[:16]}.data"
@@ -250,7 +250,7 @@ def test_other_weights_lie_in_another_file_and_what_nobody_names_goes(tmp_path: 
     names = []
     for seed in range(3):
         model_io.save(builders.mlp((40, 16, 3), seed=seed), path, external=True)
-        names += model_io.external_files(path)
+        names += model_io.load(path).external
         if seed == 1:
             (tmp_path / "kept.onnx").write_bytes(path.read_bytes())
     assert len(set(names)) == 3
@@ -316,7 +316,7 @@ def test_permissions_stay_and_weights_have_those_of_their_model(tmp_path: Path) 
     path.write_bytes(b"old")
     path.chmod(0o600)
     model_io.save(builders.mlp((40, 16, 3)), path, external=True)
-    (name,) = model_io.external_files(path)
+    (name,) = model_io.load(path).external
     assert {(tmp_path / n).stat().st_mode & 0o777 for n in ("m.onnx", name)} == {0o600}
 
 
@@ -325,12 +325,12 @@ def test_constants_too_large_for_a_message_lie_outside(tmp_path: Path, monkeypat
     for kind in KINDS:
         model, _ = KINDS[kind]()
         assert bool(model_io.save(model, tmp_path / "m.onnx", external=True))
-        assert bool(model_io.external_files(tmp_path / "m.onnx")) == (kind in ("initializer", "branch"))
+        assert bool(model_io.load(tmp_path / "m.onnx").external) == (kind in ("initializer", "branch"))
     monkeypatch.setattr(data_files, "LARGEST", 0)
     for kind in KINDS:
         model, _ = KINDS[kind]()
         model_io.save(model, tmp_path / "m.onnx", external=True)
-        assert model_io.external_files(tmp_path / "m.onnx")
+        assert model_io.load(tmp_path / "m.onnx").external
         assert oc.verify(model, tmp_path / "m.onnx").error == 0.0
         assert session(tmp_path / "m.onnx")
 
