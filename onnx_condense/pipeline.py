@@ -13,6 +13,7 @@ from onnx_condense.expected import shown
 from onnx_condense.merging.plan import Measured, Plan
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model import files
+from onnx_condense.model.blas import threads_for
 from onnx_condense.model.files import Model
 from onnx_condense.model.held import filled
 from onnx_condense.model.trial import digest
@@ -26,8 +27,8 @@ from onnx_condense.planning.run import Run
 from onnx_condense.planning.selection import chosen_groups
 from onnx_condense.planning.strategies import AtThresholds, strategy_of
 from onnx_condense.planning.thresholds import Planner
-from onnx_condense.prepare import Clock, Progress, open_model
-from onnx_condense.proving.scorers import scorer
+from onnx_condense.prepare import Clock, Opened, Progress, open_model
+from onnx_condense.proving.scorers import Scorer, scorer
 from onnx_condense.proving.surgery import Case, prove, unchanged
 from onnx_condense.report.cosines import cosines_of
 from onnx_condense.report.making import Ended, facts_before, refusal_reports, report_of, warns
@@ -92,7 +93,13 @@ def condense_in(
     clock = Clock(surroundings.progress)
     score = scorer(options) if replay is None else None
     opened = open_model(model, options, clock, replay, surroundings.executor)
-    hardware = surroundings.hardware
+    with threads_for(opened.source.proto):
+        return _condense(opened, surroundings.hardware, clock, score, replay, dry_run)
+
+
+def _condense(
+    opened: Opened, hardware: Hardware, clock: Clock, score: Scorer | None, replay: Plan | None, dry_run: bool
+) -> Result:
     multiple, said = width_multiple(opened.options, hardware.block_width) if replay is None else _stated(replay)
     run = Run.of(opened, multiple, clock)
     with clock("plan"):
@@ -161,7 +168,7 @@ def analyze(model: Model, options: Options | None = None, progress: Progress | N
     clock = Clock(progress)
     opened = open_model(model, _checked(options), clock)
     planner = Planner(opened.trace, opened.options, 1, chosen_groups(opened.trace, opened.options))
-    with clock("judge"):
+    with clock("judge"), threads_for(opened.source.proto):
         looked_at = [_looked_at(planner, group) for group in planner.groups]
     groups = tuple(found for found in looked_at if isinstance(found, GroupAnalysis))
     failed = [refusal for found in looked_at if isinstance(found, list) for refusal in found]

@@ -3,6 +3,7 @@
 __all__ = [
     "apart",
     "archives",
+    "blas",
     "blame",
     "files",
     "held",
