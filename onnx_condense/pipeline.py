@@ -124,7 +124,8 @@ def _condense(
         provenance = files.provenance(opened.source, plan.options)
         small, expanded = write(planned.twin, provenance), write(planned.twin, provenance, expanded=True)
     with clock("verify"):
-        case = Case(opened.source.proto, run.expected, opened.feeds, opened.others, run.measure.told)
+        feeds, others, told = opened.feeds, opened.others, run.measure.told
+        case = Case(opened.source.proto, run.expected, feeds, others, told, opened.unoptimized)
         proof = prove(case, opened.trace, small, expanded, opened.options)
         error = proof.approximation_error
         measured = Measured(error if math.isfinite(error) else None, digest(opened.feeds[:1]))

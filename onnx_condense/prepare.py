@@ -19,6 +19,7 @@ from onnx_condense.model import files
 from onnx_condense.model.blame import blamed
 from onnx_condense.model.files import Model, Source
 from onnx_condense.model.inputs import Drawn, Feed, InputSpec, draw_feeds, sized, with_draw
+from onnx_condense.model.outputs import Outputs
 from onnx_condense.model.surgeon import import_graph
 from onnx_condense.model.variation import Axis, other_feeds, symbolic_axes
 from onnx_condense.operators.facts import Facts, Tried, trial_of
@@ -63,6 +64,7 @@ class Opened:
     told: whether generated feeds move the outputs (see `Drawn`). batch: size of a symbolic batch axis in the feeds.
     folded: whether a BatchNormalization became part of the weights before it.
     calibration: the inputs to estimate from; the feeds are a part of what was given where there are no others.
+    unoptimized: on the feeds and the others, what the model gives without optimizations; None where that is not known.
     """
 
     source: Source
@@ -75,6 +77,7 @@ class Opened:
     batch: int
     folded: bool
     calibration: Calibration
+    unoptimized: Sequence[Outputs | None]
 
 
 def open_model(
@@ -110,6 +113,7 @@ def _opened(source: Source, options: Options, clock: Clock, executor: Executor |
         drawn = Drawn(held) if held else draw_feeds(trial, specs, options.data, options.input_shape, options.seed)
         feeds = drawn.feeds
         others = other_feeds(trial, with_draw(specs, drawn.draw), feeds[0], options.seed)
+        unoptimized = [trial.outputs(feed) if working is source.proto else None for feed in (*feeds, *others)]
         trial.close()
         axes = symbolic_axes(specs, [feeds[0], *others])
     with clock("trace"):
@@ -121,7 +125,8 @@ def _opened(source: Source, options: Options, clock: Clock, executor: Executor |
     has_run()
     batches = [len(feeds[0][s.name]) for s in specs if s.dims and isinstance(s.dims[0], str)]
     batch, folded = max([1, *batches]), working is not plain.model
-    return Opened(source, options, traced, feeds, others, axes, drawn.told, batch, folded, calibration)
+    told = drawn.told
+    return Opened(source, options, traced, feeds, others, axes, told, batch, folded, calibration, unoptimized)
 
 
 def _calibration(

@@ -19,7 +19,7 @@ import onnx
 from onnx_condense.errors import InputError
 from onnx_condense.model import wire
 from onnx_condense.model.inputs import Feed
-from onnx_condense.model.runtime import run, session, to_bytes
+from onnx_condense.model.runtime import released, run, session, to_bytes
 
 APART_FROM = 2**30
 """Bytes of a model from which it is run in a process of its own."""
@@ -58,7 +58,7 @@ def here(model: onnx.ModelProto | bytes, feeds: Sequence[Feed], optimize: bool) 
     """The outputs of a model that runs in this process, feed by feed. Raises InputError."""
     active = session(model, optimize=optimize)
     names = [output.name for output in active.get_outputs()]
-    return [dict(zip(names, run(active, names, feed), strict=True)) for feed in feeds]
+    return [dict(zip(names, map(released, run(active, names, feed)), strict=True)) for feed in feeds]
 
 
 def _work(job: Path, result: Path) -> None:

@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Timer
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from weakref import WeakSet
 
+import numpy as np
 import onnx
 import onnxruntime as ort
 from google.protobuf.message import EncodeError
@@ -53,27 +54,32 @@ def to_bytes(model: onnx.ModelProto) -> bytes:
         raise InputError("the model in memory is larger than 2 GB: save it to a file and pass its path") from error
 
 
-def session(
-    model: onnx.ModelProto | bytes | Path,
-    optimize: bool = True,
-    threads: int = 0,
-    save_to: str = "",
-    provider: str = CPU,
-    profile_to: str = "",
-) -> Session:
-    """A session. Raises InputError when onnxruntime refuses the model.
+def session(model: onnx.ModelProto | bytes | Path, optimize: bool = True, save_to: str = "") -> Session:
+    """A session that is run a few times, for what it gives. Raises InputError when onnxruntime refuses the model.
 
     Args:
         model: the model, its bytes, or its file.
         optimize: all graph optimizations, or none.
-        threads: of one operator; 0 leaves it to onnxruntime.
         save_to: where onnxruntime writes the graph that it optimized; "" for nowhere.
+    """
+    options = _options(optimize)
+    options.optimized_model_filepath = save_to
+    return _opened(model, options, CPU)
+
+
+def deployed(
+    model: onnx.ModelProto | bytes | Path, threads: int = 0, provider: str = CPU, profile_to: str = ""
+) -> Session:
+    """A session as a user of the model has it, to be timed. Raises InputError when onnxruntime refuses the model.
+
+    Args:
+        model: the model, its bytes, or its file.
+        threads: of one operator; 0 leaves it to onnxruntime.
         provider: onnxruntime's name of what executes.
         profile_to: start of the path of the file that `end_profiling` writes; "" for no profile.
     """
-    options = _options(optimize)
+    options = _options(spins=True)
     options.intra_op_num_threads = threads
-    options.optimized_model_filepath = save_to
     options.enable_profiling = bool(profile_to)
     if profile_to:
         options.profile_file_prefix = profile_to
@@ -83,20 +89,27 @@ def session(
 def sizing(model: onnx.ModelProto) -> Session:
     """A session that is asked for sizes: nothing is optimized, and held weights stay where they are.
 
+    What asks for a shape runs as soon as its tensor is there: behind all else, every tensor would stay until then.
+
     Raises InputError when onnxruntime refuses the model.
     """
     options = _options(optimize=False)
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    options.enable_mem_pattern = False
     if holds(model):
         options.add_session_config_entry("session.disable_prepacking", "1")
     return _opened(model, options, CPU)
 
 
-def _options(optimize: bool) -> ort.SessionOptions:
+def _options(optimize: bool = True, spins: bool = False) -> ort.SessionOptions:
+    """spins: whether threads wait busily for more work within a run."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     options.add_session_config_entry("session.force_spinning_stop", "1")  # else idle sessions burn the others' cores
+    if not spins:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     _bring(options)
     return options
 
@@ -139,6 +152,11 @@ def run(active: Session, outputs: Sequence[str] | None, feed: Mapping[str, Array
         if watch is not None:
             watch.cancel()
     return result
+
+
+def released(value: Any) -> Any:
+    """An output that is kept, as memory of its own: that of onnxruntime holds all that its session has allocated."""
+    return value.copy() if isinstance(value, np.ndarray) else value
 
 
 def _bring(options: ort.SessionOptions) -> None:

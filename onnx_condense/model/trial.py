@@ -12,7 +12,11 @@ import onnx
 
 from onnx_condense.arrays import Array, Shape
 from onnx_condense.errors import InputError
-from onnx_condense.model.runtime import Session, run, sizing
+from onnx_condense.model.outputs import Outputs, arrays
+from onnx_condense.model.runtime import Session, released, run, sizing
+
+KEPT = 2**25
+"""Bytes of outputs that are kept at most."""
 
 
 def digest(feeds: Iterable[Mapping[str, Array]]) -> str:
@@ -40,7 +44,9 @@ class Trial:
         self._model = model
         self._measuring = measuring
         self._inside = tuple(inside)
-        self._seen: dict[str, Mapping[str, Shape]] = {}
+        self._seen: dict[str, list[Shape]] = {}
+        self._given: dict[str, Outputs] = {}
+        self._room = KEPT
 
     @cached_property
     def _session(self) -> tuple[Session, bool]:
@@ -67,15 +73,26 @@ class Trial:
         active, measures = self._session
         found: list[Any] = run(active, None, feed)
         own = len(self.types)
+        key, given = digest([feed]), [*map(released, found[:own])]
         if measures:
-            shapes = (tuple(int(size) for size in value) for value in found[own:])
-            self._seen[digest([feed])] = dict(zip(self._inside, shapes, strict=True))
-        return found[:own]
+            self._seen[key] = [tuple(value.tolist()) for value in found[own:]]
+        outputs = arrays(self.types, given)
+        self._room -= sum(value.nbytes for value in outputs.values())
+        if self._room >= 0:
+            self._given[key] = outputs
+        return given
+
+    def outputs(self, feed: Mapping[str, Array]) -> Outputs | None:
+        """The outputs, of any shape, on a feed that was tried; None for others, and where too many were tried."""
+        return self._given.get(digest([feed]))
 
     def shapes(self, feed: Mapping[str, Array]) -> Mapping[str, Shape] | None:
         """The shapes of the tensors inside on a feed that was tried, by name; None for any other."""
-        return self._seen.get(digest([feed])) if self._seen else None
+        seen = self._seen.get(digest([feed])) if self._seen else None
+        return None if seen is None else dict(zip(self._inside, seen, strict=True))
 
     def close(self) -> None:
-        """Gives the session back; what was seen stays."""
+        """Gives the session and the model back; what was seen stays."""
         vars(self).pop("_session", None)
+        self._measuring = None
+        self._given = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -25,15 +25,23 @@ def refit_where_better(twin: Twin, estimate: Estimate, error: Callable[[Twin], f
 
     A folded file lost the means and deviations of its channels: what is assumed of them is far off for some models.
     """
-    refit_by_moments(twin, estimate, lambda evidence: evidence is not Evidence.WEIGHTS)
+    consumers = lost(twin)
+    guessed = [c for c in consumers if estimate.evidence(c.fixed) is Evidence.WEIGHTS]
+    _refit_all([c for c in consumers if c not in guessed], estimate)
+    if not guessed:
+        return
     before, saved = error(twin), twin.folds()
-    if refit_by_moments(twin, estimate, lambda evidence: evidence is Evidence.WEIGHTS) and not error(twin) <= before:
+    if _refit_all(guessed, estimate) and not error(twin) <= before:
         twin.refold(saved)
 
 
-def refit_by_moments(twin: Twin, estimate: Estimate, chosen: Callable[[Evidence], bool] = lambda _: True) -> int:
-    """Refits consumers of a twin that lost channels, without data, and says how many. `chosen`: by evidence."""
-    consumers = [consumer for consumer in lost(twin) if chosen(estimate.evidence(consumer.fixed))]
+def refit_by_moments(twin: Twin, estimate: Estimate) -> None:
+    """Refits consumers of a twin that lost channels, without data."""
+    _refit_all(lost(twin), estimate)
+
+
+def _refit_all(consumers: Sequence[TwinConsumer], estimate: Estimate) -> int:
+    """Refits consumers, and says how many."""
     refitted = 0
     for consumer, known in zip(consumers, estimate.moments([c.fixed for c in consumers]), strict=True):
         try:

@@ -22,7 +22,7 @@ from onnx_condense.errors import InputError, UsageError
 from onnx_condense.model.blame import blamed
 from onnx_condense.model.files import Model, Source, file_of, load
 from onnx_condense.model.inputs import Feed, InputSpec, Shapes, make_feeds
-from onnx_condense.model.runtime import CPU, run, session
+from onnx_condense.model.runtime import CPU, deployed, run
 from onnx_condense.model.surgeon import import_graph
 from onnx_condense.operators.specs import model_specs
 from onnx_condense.timing.footprint import Footprint, footprint
@@ -202,7 +202,7 @@ def compare_latency(
     """Races models on the feeds. Raises InputError where one does not run."""
 
     def make(model: Path | bytes) -> Runner:
-        active = session(model, threads=threads, provider=provider)
+        active = deployed(model, threads=threads, provider=provider)
         run(active, None, feeds[0])
         return lambda number: active.run(None, feeds[number % len(feeds)])
 
@@ -264,7 +264,7 @@ def _check_runs(entered: Sequence[_Contestant], feeds: Sequence[Feed], setup: Se
     """Raises InputError where a model does not take the first one's inputs."""
     provider = setup.provider
     for contestant in entered:
-        active = session(contestant.file, threads=setup.threads, provider=provider)
+        active = deployed(contestant.file, threads=setup.threads, provider=provider)
         if provider not in active.get_providers():
             raise InputError(f"{contestant.name} does not run on {provider}, onnxruntime chose another one: drop it")
         names = {value.name for value in active.get_inputs()}

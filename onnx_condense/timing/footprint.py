@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 
 from onnx_condense.model.inputs import Feed
-from onnx_condense.model.runtime import run, session
+from onnx_condense.model.runtime import deployed, run
 
 LOADS = 5
 LOADING_SECONDS = 2.0
@@ -57,7 +57,7 @@ def measure_here(model: Path, feed: Feed, threads: int, provider: str) -> Footpr
     seconds = []
     begin = time.perf_counter()
     start = begin
-    active = session(model, threads=threads, provider=provider)
+    active = deployed(model, threads=threads, provider=provider)
     seconds.append(time.perf_counter() - start)
     for _ in range(RUNS):
         run(active, None, feed)
@@ -65,7 +65,7 @@ def measure_here(model: Path, feed: Feed, threads: int, provider: str) -> Footpr
     del active
     while len(seconds) < LOADS and time.perf_counter() - begin < LOADING_SECONDS:
         start = time.perf_counter()
-        session(model, threads=threads, provider=provider)
+        deployed(model, threads=threads, provider=provider)
         seconds.append(time.perf_counter() - start)
     return Footprint(float(np.median(seconds)), max(0, peak - before) if peak is not None else None)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from onnx_condense.model.inputs import Feed
-from onnx_condense.model.runtime import CPU, run, session
+from onnx_condense.model.runtime import CPU, deployed, run
 
 RUNS = 30
 SECONDS = 2.0
@@ -43,7 +43,7 @@ class Profile:
 def profile(model: Path | bytes, feeds: Sequence[Feed], threads: int = 0, provider: str = CPU) -> Profile:
     """Profiles a model after one run that does not count. Raises InputError where it does not run."""
     with tempfile.TemporaryDirectory() as folder:
-        active = session(model, threads=threads, provider=provider, profile_to=str(Path(folder) / "profile"))
+        active = deployed(model, threads=threads, provider=provider, profile_to=str(Path(folder) / "profile"))
         end = time.perf_counter() + SECONDS
         runs = 0
         for runs in range(RUNS + 1):

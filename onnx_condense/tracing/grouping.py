@@ -8,7 +8,7 @@ from itertools import groupby
 
 import numpy as np
 
-from onnx_condense.arrays import Ints, Labels
+from onnx_condense.arrays import Bools, Ints, Labels
 from onnx_condense.operators.reasons import Because, Reason
 from onnx_condense.tracing.balance import Partition
 from onnx_condense.tracing.labels import UnionFind, atoms_of, signals_of
@@ -47,21 +47,23 @@ def dependency_groups(
     refused: list[tuple[int, Because]] = []
     partitions = holders.partitions
     pinned = _pinned_alike(pinned, partitions)
-    signatures = _signatures(unit_of, pinned, holders)
+    is_free = np.ones(len(unit_of), dtype=bool)
+    is_free[list(pinned)] = False
+    held = _held_alike(unit_of, is_free, holders)
     lines_of: dict[int, list[int]] = {}
     for place, part in enumerate(partitions):
         for unit in np.unique(part.units).tolist():
             lines_of.setdefault(unit, []).append(place)
-    for members in _joined(producers, unit_of, pinned, partitions):
+    for members in _joined(producers, unit_of, is_free, partitions):
         units = np.unique(np.concatenate([unit_of[producers[n][1]] for n in members]))
-        free = np.array([u for u in units.tolist() if u not in pinned], dtype=np.int64)
+        free = units[is_free[units]]
         nodes = tuple(producers[n][0] for n in members)
         if len(free) < 2:
             refused += [(n, pinned.get(int(units[0]), Because(Reason.ONE_CHANNEL))) for n in nodes]
             continue
         near = sorted({place for unit in free.tolist() for place in lines_of.get(unit, ())})
         lines = tuple(_within(partitions[place], free) for place in near)
-        cells = _cells([signatures[unit] for unit in free.tolist()])
+        cells = _cells(held[free])
         groups.append(Group(len(groups), free, cells, nodes, tuple(name[n] for n in nodes), lines))
     return groups, refused
 
@@ -89,49 +91,69 @@ def _pinned_alike(pinned: Mapping[int, Because], partitions: Sequence[Partition]
 
 
 def _joined(
-    producers: Sequence[tuple[int, Ints]], unit_of: Ints, pinned: Mapping[int, Because], partitions: Sequence[Partition]
+    producers: Sequence[tuple[int, Ints]], unit_of: Ints, is_free: Bools, partitions: Sequence[Partition]
 ) -> list[list[int]]:
-    """Positions of producers, by connected component over shared free units and over partitions."""
+    """Positions of producers, by connected component over shared free units and over partitions.
+
+    is_free: [atoms] which units are not pinned.
+    """
     sets = UnionFind()
     sets.grow(len(producers))
-    first: dict[int, int] = {}
-    for number, (_, atoms) in enumerate(producers):
-        for unit in np.unique(unit_of[atoms]).tolist():
-            if unit not in pinned:
-                sets.unite(np.array([first.setdefault(unit, number)]), np.array([number]))
+    made = [unit_of[atoms] for _, atoms in producers]
+    units = np.concatenate([*made, np.zeros(0, dtype=np.int64)])
+    numbers = np.repeat(np.arange(len(made)), [len(atoms) for atoms in made])[is_free[units]]
+    units = units[is_free[units]]
+    order = np.argsort(units, kind="stable")
+    units, numbers = units[order], numbers[order]
+    starts = np.r_[True, units[1:] != units[:-1]][: len(units)]
+    first = np.full(len(unit_of), -1)
+    first[units[starts]] = numbers[starts]
+    pairs = np.unique(np.stack([first[units], numbers])[:, ~starts], axis=1)
+    sets.unite(*pairs)
     for part in partitions:
-        members = np.array([first[unit] for unit in np.unique(part.units).tolist() if unit in first])
+        inside = np.unique(part.units[part.units >= 0])
+        members = first[inside][first[inside] >= 0]
         sets.unite(members[:-1], members[1:])
     roots = sets.roots().tolist()
-    order = sorted(range(len(producers)), key=lambda n: (roots[n], n))
-    return [list(members) for _, members in groupby(order, key=lambda n: roots[n])]
+    ordered = sorted(range(len(producers)), key=lambda n: (roots[n], n))
+    return [list(members) for _, members in groupby(ordered, key=lambda n: roots[n])]
 
 
-def _signatures(unit_of: Ints, pinned: Mapping[int, Because], holders: Holders) -> Mapping[int, list[object]]:
-    """Free unit -> which slots, tensors and lines hold it, how often and through which signals."""
-    signatures: dict[int, list[object]] = {}
-    free = np.ones(len(unit_of), dtype=bool)
-    free[list(pinned)] = False
+def _held_alike(unit_of: Ints, is_free: Bools, holders: Holders) -> Ints:
+    """[atoms] the same for free units that the same slots, tensors and lines hold, equally often, by the same signals.
+
+    is_free: [atoms] which units are not pinned.
+    """
+    result, count = np.zeros(len(unit_of), dtype=np.int64), 1
     rows = [(atoms_of(s.labels).reshape(-1), signals_of(s.labels).reshape(-1)) for s in holders.slots]
     distinct = {atoms.tobytes(): atoms for atoms in (atoms_of(x).reshape(-1) for x in holders.tensors)}
     rows += [(atoms, np.zeros_like(atoms)) for atoms in distinct.values()]
     places = [(np.where(atoms >= 0, unit_of[atoms], -1), sources) for atoms, sources in rows]
     places += [(part.units, part.lines) for part in holders.partitions]
-    for number, (units, sources) in enumerate(places):
-        inside = np.flatnonzero((units >= 0) & free[units])
+    for units, sources in places:
+        inside = np.flatnonzero((units >= 0) & is_free[units])
         order = inside[np.argsort(units[inside], kind="stable")]
-        if not len(order):
-            continue
-        owners, through = units[order], sources[order]
-        starts = np.flatnonzero(np.r_[True, owners[1:] != owners[:-1]])
-        for start, stop in zip(starts, np.r_[starts[1:], len(owners)], strict=True):
-            signatures.setdefault(int(owners[start]), []).append((number, through[start:stop].tobytes()))
-    return signatures
+        if len(order):
+            owners, through = units[order], sources[order]
+            starts = np.flatnonzero(np.r_[True, owners[1:] != owners[:-1]])
+            known, ways = result[owners[starts]], _ways(through, starts)
+            _, now = np.unique(known * (1 + ways.max()) + ways, return_inverse=True)
+            result[owners[starts]] = count + now
+            count += 1 + int(now.max())
+    return result
 
 
-def _cells(signatures: Sequence[list[object]]) -> tuple[Ints, ...]:
-    """Channels may merge when the same slots, tensors and lines hold them, equally often, through the same signals."""
-    cells: dict[tuple[object, ...], list[int]] = {}
-    for position, signature in enumerate(signatures):
-        cells.setdefault(tuple(signature), []).append(position)
-    return tuple(np.array(members, dtype=np.int64) for members in cells.values())
+def _ways(through: Ints, starts: Ints) -> Ints:
+    """[units] the same number for the same signals [places] of a unit, whose places begin at [units] `starts`."""
+    if len(starts) == len(through):
+        return np.asarray(np.unique(through, return_inverse=True)[1])
+    numbers: dict[bytes, int] = {}
+    parts = (part.tobytes() for part in np.split(through, starts[1:]))
+    return np.array([numbers.setdefault(part, len(numbers)) for part in parts])
+
+
+def _cells(held: Ints) -> tuple[Ints, ...]:
+    """Positions of channels that may merge, those held [channels] alike, in the order in which the first ones come."""
+    _, first, which = np.unique(held, return_index=True, return_inverse=True)
+    members = np.split(np.argsort(which, kind="stable"), np.cumsum(np.bincount(which))[:-1])
+    return tuple(members[cell] for cell in np.argsort(first))

@@ -12,10 +12,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_condense.algebra.numbers import Numbers
-from onnx_condense.model import runtime
+from onnx_condense.model import apart, runtime, trial
+from onnx_condense.model.apart import outputs
 from onnx_condense.model.trial import Trial
 from onnx_condense.operators.shapes import measured, probe
 from onnx_condense.options import Options
+from onnx_condense.pipeline import condense
 from onnx_condense.prepare import open_model
 
 
@@ -43,6 +45,47 @@ def test_opening_a_model_takes_one_session(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(found.others) == 2
     assert found.trace.facts.other_shapes("h") == [(len(feed["x"]), 4) for feed in found.others]
     assert len(opened) == 1
+
+
+def test_what_asks_for_a_shape_does_not_wait_for_all_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, made = [], ort.InferenceSession
+
+    def noted(model: object, options: ort.SessionOptions, **more: object) -> runtime.Session:
+        seen.append((options.execution_order, options.enable_mem_pattern))
+        return made(model, options, **more)
+
+    monkeypatch.setattr(ort, "InferenceSession", noted)
+    measured(small(), ["h"])({"x": np.zeros((3, 4), np.float32)})
+    assert seen == [(ort.ExecutionOrder.PRIORITY_BASED, False)]
+
+
+def test_what_is_kept_is_no_memory_of_a_session() -> None:
+    feed = {"x": np.zeros((3, 4), np.float32)}
+    (y,) = measured(small(), ["h"])(feed)
+    (found,) = outputs(small(), [feed])
+    assert y.flags.owndata
+    assert found["y"].flags.owndata
+
+
+def test_outputs_of_the_trial_are_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, made = [], runtime.session
+
+    def counted(model: object, optimize: bool = True, save_to: str = "") -> runtime.Session:
+        plain.append(1 - optimize)
+        return made(model, optimize, save_to)
+
+    monkeypatch.setattr(apart, "session", counted)
+    weights = np.repeat(np.random.default_rng(0).standard_normal((4, 2), np.float32), 2, axis=1)
+    model = small()
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights, "a"))
+    found = condense(model, Options(lossless=True, align=1))
+    assert found.changed
+    assert sum(plain) == 0
+    assert len(plain) == 4  # the original twice, the twin, and the small model
+    monkeypatch.setattr(trial, "KEPT", 0)
+    again = condense(model, Options(lossless=True, align=1))
+    assert again.report.verification == found.report.verification
+    assert sum(plain) == 1
 
 
 def test_shapes_that_were_seen_are_those_that_are_asked() -> None:
