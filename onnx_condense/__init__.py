@@ -19,6 +19,7 @@ from onnx_condense.errors import (
 )
 
 if TYPE_CHECKING:
+    from onnx_condense.data.sources import Images, Pixels
     from onnx_condense.merging.plan import Plan
     from onnx_condense.options import Options
     from onnx_condense.pipeline import analyze, condense, rewrite
@@ -31,9 +32,11 @@ __all__ = [
     "Benchmark",
     "CondenseError",
     "EvaluationError",
+    "Images",
     "InputError",
     "LimitError",
     "Options",
+    "Pixels",
     "Plan",
     "PlanError",
     "Report",
@@ -52,6 +55,7 @@ __all__ = [
 ]
 
 ROOMS = {
+    "data.sources": ("Images", "Pixels"),
     "merging.plan": ("Plan",),
     "options": ("Options",),
     "pipeline": ("analyze", "condense", "rewrite"),

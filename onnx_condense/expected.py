@@ -9,7 +9,7 @@ from typing import Any
 
 from onnx_condense.errors import UsageError
 
-INPUTS = "the path of an .npz, or arrays by input name: {name: array}"
+INPUTS = "a path, loader.py:function, or arrays by input name: {name: array}"
 
 
 def is_number(value: Any) -> bool:

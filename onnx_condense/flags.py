@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum, StrEnum
-from itertools import chain
 from numbers import Integral
-from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
-from onnx_condense.errors import InputError, UsageError
+from onnx_condense.errors import UsageError
 from onnx_condense.expected import is_number, shown
 
 P = ParamSpec("P")
@@ -197,18 +195,3 @@ def multiple(text: str) -> int | str:
         return int(text)
     except ValueError:
         return text
-
-
-def npz_files(text: str) -> list[str]:
-    """A file, or the .npz files of a folder. Raises InputError for a folder without one."""
-    if not Path(text).is_dir():
-        return [text]
-    files = sorted(map(str, Path(text).glob("*.npz")))
-    if not files:
-        raise InputError(f"--calibration {text} holds no .npz file: name a file, or a folder with some")
-    return files
-
-
-def joined(lists: list[list[Any]]) -> list[Any]:
-    """All lists in one."""
-    return list(chain.from_iterable(lists))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from onnx_condense import expected, flags
 from onnx_condense.errors import UsageError
-from onnx_condense.flags import Heading, InPlan, joined, multiple, must, named_number, named_sizes, npz_files, option
+from onnx_condense.flags import Heading, InPlan, multiple, must, named_number, named_sizes, option
 
 if TYPE_CHECKING:  # a command line is read before anything slow is imported
     from onnx_condense.model.inputs import Inputs
@@ -166,7 +166,9 @@ class Options:
             path of a model), or a function of a model that returns one. With `max_drop`, asks for the smallest model
             found whose score is at most that much below the original's. Excludes `budget` and thresholds.
         trials: models that are evaluated at most (the original's score counts as one); None means 12.
-        data: verification inputs: path of an .npz, or arrays by input name, samples on axis 0; None generates them.
+        data: verification inputs, samples on axis 0: arrays by input name, the path of an .npz, .npy, .csv or .parquet,
+            of images (`Images` says how they become numbers), of test_data_set_* of ONNX, or of a folder of one of
+            these, or "loader.py:function", which yields dictionaries of arrays; None generates them.
         calibration: inputs that "calibrated" estimates from, in the forms of `data`, or several of those; they verify
             too (a fifth, held back) where there is no `data`. Of several, files are read one at a time, when needed.
         input_shape: sizes for symbolic dimensions, e.g. {"image": (1, 3, 224, 224)}.
@@ -233,16 +235,20 @@ class Options:
         None, "models evaluated at most", REMOVE, "N", int, plan=STATED_LATER, unset=str(DEFAULT_TRIALS)
     )
     data: Inputs | None = option(
-        None, "one array per graph input, samples on axis 0", INPUTS, "INPUTS.npz", unset="generated", told=False
+        None,
+        "samples on axis 0: .npz, .npy, .csv, .parquet, images, test_data_set_*, a folder, or loader.py:function",
+        INPUTS,
+        "INPUTS",
+        unset="generated",
+        told=False,
     )
     calibration: Inputs | Iterable[Inputs] | None = option(
         None,
-        "inputs to estimate from, without labels (as --data; a fifth verifies), or a folder of such files",
+        "inputs to estimate from, without labels (as --data; a fifth verifies)",
         WELL,
-        "INPUTS.npz",
-        npz_files,
+        "INPUTS",
         plan=ANSWERED,
-        gather=joined,
+        gather=list,
         told=False,
     )
     input_shape: Mapping[str, tuple[int, ...]] = option(

@@ -16,6 +16,7 @@ from onnx_condense._version import __version__
 from onnx_condense.auto.machine import FORMAT, VERSION, settings_of
 from onnx_condense.auto.settings import DEFAULT_MERGE, Settings
 from onnx_condense.auto.state import Event
+from onnx_condense.data.sources import Images, files_of
 from onnx_condense.documents import check_regular
 from onnx_condense.errors import InputError, UsageError
 from onnx_condense.model.inputs import Inputs
@@ -98,11 +99,17 @@ def _inputs(first: Event, options: Options) -> list[tuple[str, list[str] | None,
 def _digests(options: Options) -> dict[str, list[str] | None]:
     """sha256 of everything that --data and --calibration name. Raises InputError."""
     inputs = {"data": options.data, "calibration": options.calibration}
-    return {name: None if given is None else [_sha256(x) for x in _parts(given)] for name, given in inputs.items()}
+    return {name: None if given is None else _digests_of(given) for name, given in inputs.items()}
 
 
-def _parts(given: Any) -> tuple[Inputs, ...]:
-    return (given,) if isinstance(given, str | os.PathLike | Mapping) else tuple(given)
+def _digests_of(given: Any) -> list[str]:
+    """Of everything that was given: of arrays, of the files that a path names, of many images one for all."""
+    found = []
+    for one in [given] if isinstance(given, str | os.PathLike | Mapping) else given:
+        own = [_sha256(part) for part in ([one] if isinstance(one, Mapping) else files_of(one))]
+        whole = hashlib.sha256(repr((one.pixels, own)).encode()).hexdigest() if isinstance(one, Images) else ""
+        found += [whole] if whole else own
+    return found
 
 
 def _sha256(inputs: Inputs) -> str:

@@ -21,10 +21,10 @@ from onnx_condense.cli.arguments import Arguments
 from onnx_condense.cli.auto_figure import plot
 from onnx_condense.cli.auto_table import show
 from onnx_condense.cli.commands import Auto
+from onnx_condense.cli.inputs import options_of
 from onnx_condense.cli.places import Destination, deliver_reports, model_of, printed, protect, tables
 from onnx_condense.cli.streams import complain
 from onnx_condense.errors import UsageError
-from onnx_condense.options import Options
 
 
 def execute(arguments: Arguments) -> int:
@@ -32,7 +32,7 @@ def execute(arguments: Arguments) -> int:
 
     Raises UsageError for options that do not go together.
     """
-    own, options = arguments.of(Auto), arguments.of(Options)
+    own, options = arguments.of(Auto), options_of(arguments)
     if own.status:
         return _status(own)
     if own.json or own.plot or own.report or own.force:

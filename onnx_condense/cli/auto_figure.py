@@ -10,6 +10,7 @@ from onnx_condense.auto.folder import Folder
 from onnx_condense.auto.machine import apply, replay, settings_of
 from onnx_condense.auto.status import events_of, short_name
 from onnx_condense.errors import UsageError, visible
+from onnx_condense.extras import need
 
 LEGEND_LINE = 0.18
 """Height of a line of the legend, in inches."""
@@ -46,11 +47,10 @@ def _curves(events: list[dict[str, Any]]) -> _Curves:
 
 def plot(folder: Folder, target: Path) -> None:
     """Draws score, parameters and thresholds over training steps, as the paper's figure 6. Raises UsageError."""
-    try:
-        from matplotlib import colormaps
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UsageError("--plot needs matplotlib: pip install 'onnx-condense[plot]'") from error
+    need("--plot", "plot", ["matplotlib"])
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
     curves = _curves(events_of(folder))
     shown = {name: f" {visible(name)}" for name in curves.thresholds}  # a label that begins with _ is left out
     names = list(shown)

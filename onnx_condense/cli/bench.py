@@ -7,18 +7,19 @@ from dataclasses import replace
 from onnx_condense.cli import terminal
 from onnx_condense.cli.arguments import Arguments
 from onnx_condense.cli.commands import Bench
+from onnx_condense.cli.inputs import input_files, options_of
 from onnx_condense.cli.places import deliver_reports, files_read, model_of, printed, protect, tables
 from onnx_condense.cli.tables import show_benchmark
-from onnx_condense.options import Options
 from onnx_condense.timing.benchmark import measure
 from onnx_condense.timing.setup import Setup
 
 
 def execute(arguments: Arguments) -> int:
     """Runs the command and returns its exit code."""
-    own, options = arguments.of(Bench), arguments.of(Options)
+    own, options = arguments.of(Bench), options_of(arguments)
     places = printed(own.report, own.json)
-    protect([path for model in own.models for path in files_read(model, options.data)], places, own.force)
+    models = [path for model in own.models for path in files_read(model)]
+    protect([*models, *input_files(options)], places, own.force)
     setup = arguments.of(Setup)
     setup = replace(setup, data=options.data, input_shape=options.input_shape, seed=options.seed)
     with terminal.progress(moving=False) as progress:

@@ -6,6 +6,7 @@ from dataclasses import MISSING, dataclass, replace
 
 from onnx_condense.auto.settings import DEFAULT_MERGE, Settings
 from onnx_condense.cli.arguments import Command, Fields
+from onnx_condense.data.sources import Pixels
 from onnx_condense.flags import Heading, must, option
 from onnx_condense.options import Options
 from onnx_condense.timing.setup import Setup
@@ -126,19 +127,19 @@ CONDENSE = Command(
     "",
     "One ONNX file in, a smaller and faster one out.",
     "Exit codes: 0 done; 1 verification or tolerance not met, nothing written; 2 bad input or usage.",
-    (Fields(Options), Fields(Condense), Fields(Trust)),
+    (Fields(Options), Fields(Pixels), Fields(Condense), Fields(Trust)),
 )
 INSPECT = Command(
     "inspect",
     "What could be condensed, to which width, what not, and why.",
     "",
-    (Fields(Options, (*CHOSEN, *INPUTS)), Fields(Inspect), Fields(Trust)),
+    (Fields(Options, (*CHOSEN, *INPUTS)), Fields(Pixels), Fields(Inspect), Fields(Trust)),
 )
 VERIFY = Command(
     "verify",
     "Compares two models in onnxruntime; exit 1 above the tolerance.",
     "",
-    (Fields(Options, INPUTS), Fields(Verify), Fields(Trust)),
+    (Fields(Options, INPUTS), Fields(Pixels), Fields(Verify), Fields(Trust)),
 )
 DIFF = Command(
     "diff",
@@ -150,7 +151,7 @@ BENCH = Command(
     "bench",
     "Latency of models in onnxruntime, in interleaved rounds; all are compared with the first.",
     "A model file named bench is reached as ./bench.",
-    (Fields(Setup), Fields(Options, INPUTS), Fields(Bench), Fields(Trust)),
+    (Fields(Setup), Fields(Options, INPUTS), Fields(Pixels), Fields(Bench), Fields(Trust)),
 )
 AUTO = Command(
     "auto",
@@ -160,6 +161,7 @@ AUTO = Command(
         Fields(Auto),
         Fields(Settings),
         Fields(Options, (*MERGING, *CHOSEN, *INPUTS), {"merge": f"{DEFAULT_MERGE}; calibrated with --calibration"}),
+        Fields(Pixels),
         Fields(Trust),
     ),
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 from onnx_condense.cli import terminal
 from onnx_condense.cli.arguments import Arguments
 from onnx_condense.cli.commands import Condense
+from onnx_condense.cli.inputs import input_files, options_of
 from onnx_condense.cli.places import (
     MODEL,
     PIPE,
@@ -43,7 +44,7 @@ def execute(arguments: Arguments) -> int:
     own = arguments.of(Condense)
     if own.replay:
         _check_replay(arguments)
-    options = arguments.of(Options)
+    options = options_of(arguments)
     output = place_of(own.output) if own.output else default_output(own.model)
     documents = document_places(own.plan, own.report)
     _protect(own, options, output, documents)
@@ -86,8 +87,7 @@ def _check_replay(arguments: Arguments) -> None:
 
 def _protect(own: Condense, options: Options, output: Path, documents: list[Destination]) -> None:
     """Raises UsageError before a file would be written over, InputError where the model is not there."""
-    given = options.calibration if isinstance(options.calibration, list) else []
-    inputs = files_read(own.model, options.data, own.replay, *given)
+    inputs = [*files_read(own.model, own.replay), *input_files(options)]
     model = [Destination(MODEL, output)]
     if own.dry_run:
         protect(inputs, [] if output == PIPE else model, force=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from onnx_condense.cli import terminal
 from onnx_condense.cli.arguments import Arguments
 from onnx_condense.cli.commands import Inspect
+from onnx_condense.cli.inputs import input_files, options_of
 from onnx_condense.cli.places import (
     data_read,
     deliver_reports,
@@ -16,15 +17,14 @@ from onnx_condense.cli.places import (
     tables,
 )
 from onnx_condense.cli.tables import show_analysis
-from onnx_condense.options import Options
 from onnx_condense.pipeline import analyze
 
 
 def execute(arguments: Arguments) -> int:
     """Runs the command and returns its exit code."""
-    own, options = arguments.of(Inspect), arguments.of(Options)
+    own, options = arguments.of(Inspect), options_of(arguments)
     places = document_places(None, own.report)
-    protect(files_read(own.model, options.data), places, own.force)
+    protect([*files_read(own.model), *input_files(options)], places, own.force)
     with terminal.progress() as progress:
         source = model_of(own.model)
         protect(data_read(source), places, force=True)

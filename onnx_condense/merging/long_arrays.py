@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from onnx_condense.data.archives import read_archive
 from onnx_condense.documents import check_regular
 from onnx_condense.errors import PlanError
-from onnx_condense.model.archives import read_archive
 
 INLINE = 256
 """Arrays of at most so many numbers are lists of them."""

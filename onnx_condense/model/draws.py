@@ -21,7 +21,7 @@ class Draw:
     low: float = 0.0
     integers: int = 2
 
-    def floats(self, generator: np.random.Generator, shape: list[int]) -> Array:
+    def floats(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Numbers of this shape, in float64."""
         base = generator.standard_normal(shape) if self.base == "normal" else generator.random(shape)
         return np.asarray(self.low + self.scale * base)

@@ -1,4 +1,4 @@
-"""Verification inputs: from the user's .npz, or generated, signed and seeded."""
+"""Verification inputs: from the user's data, or generated, signed and seeded."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
-from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx.helper import tensor_dtype_to_np_dtype
 
 from onnx_condense.arrays import Array
-from onnx_condense.documents import check_regular
-from onnx_condense.errors import InputError, UsageError, first_line
-from onnx_condense.expected import given_inputs
-from onnx_condense.model.archives import read_archive
+from onnx_condense.data.reading import Given, read
+from onnx_condense.errors import InputError, UsageError
+from onnx_condense.model.advice import advice
 from onnx_condense.model.draws import DRAWS, NORMAL, Draw
 from onnx_condense.model.expressions import Expression, expressions
 from onnx_condense.model.outputs import LABELS, Outputs, arrays, finite, share_told
@@ -26,7 +24,7 @@ from onnx_condense.trust import INPUTS, takes_in
 
 Feed = dict[str, Array]
 Inputs = str | os.PathLike[str] | Mapping[str, Array]
-"""Path of an .npz, or arrays by input name: samples on axis 0."""
+"""A path, loader.py:function, or arrays by input name: samples on axis 0."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -72,6 +70,10 @@ class InputSpec:
         known = {axis % rank: size for axis, size in sizes.items() if -rank <= axis < rank}
         dims = tuple(known.get(i, d) if isinstance(d, str) and i else d for i, d in enumerate(self.dims))
         return replace(self, dims=dims)
+
+    def shape(self, symbols: Mapping[str, int]) -> tuple[int, ...]:
+        """Its sizes where symbolic ones are those."""
+        return tuple(size if isinstance(size, int) else symbols[size] for size in self.dims)
 
 
 def with_draw(specs: Sequence[InputSpec], draw: Draw) -> list[InputSpec]:
@@ -137,9 +139,13 @@ def sized(specs: Sequence[InputSpec], input_shape: Shapes) -> list[InputSpec]:
     return [_fill(spec, input_shape[spec.name]) if spec.name in input_shape else spec for spec in specs]
 
 
-def read_feeds(specs: Sequence[InputSpec], data: Inputs) -> list[Feed]:
-    """Samples of an .npz, or of arrays, in feeds of the batch size that the model wants. Raises InputError."""
-    return _split(specs, _read(specs, data))
+def read_feeds(specs: Sequence[InputSpec], data: Given) -> list[Feed]:
+    """Samples of a path, or of arrays, in feeds of the batch size that the model wants. Raises InputError."""
+    feeds: list[Feed] = []
+    for batch in read(specs, data):
+        arrays = {spec.name: _converted(spec, batch.arrays[spec.name], batch.source) for spec in specs}
+        feeds += _split(specs, arrays)
+    return feeds
 
 
 def _names(specs: Sequence[InputSpec]) -> str:
@@ -160,28 +166,6 @@ def _fill(spec: InputSpec, shape: tuple[int, ...]) -> InputSpec:
 
 def _text(spec: InputSpec) -> str:
     return "x".join(str(d or "?") for d in spec.dims) or "scalar"
-
-
-def _read(specs: Sequence[InputSpec], data: Inputs) -> dict[str, Array]:
-    given_inputs("data", data)
-    if isinstance(data, Mapping):
-        try:
-            arrays = {name: np.asarray(value) for name, value in data.items()}
-        except ValueError as error:
-            raise InputError(f"the data is no array ({first_line(error)}): pass one array per input") from error
-    else:
-        check_regular(Path(data))
-        advice = f"pass an .npz with one array per input ({_names(specs)})"
-        try:
-            with Path(data).open("rb") as file:
-                arrays = read_archive(file, str(data), advice, [spec.name for spec in specs])
-        except OSError as error:
-            raise InputError(f"cannot read {data}: {advice}") from error
-    missing = [spec.name for spec in specs if spec.name not in arrays]
-    if missing:
-        raise InputError(f"the data lacks input {missing[0]}: it needs one array per input ({_names(specs)})")
-    source = "the data" if isinstance(data, Mapping) else str(data)
-    return {spec.name: _converted(spec, arrays[spec.name], source) for spec in specs}
 
 
 def _converted(spec: InputSpec, given: Array, source: str) -> Array:
@@ -280,8 +264,8 @@ def _generate(runner: Trial, specs: list[InputSpec], seed: int) -> Drawn:
         made = [random_feed(drawn, symbols, seed + index) for index in range(feeds)]
         takes_in(sum(array.nbytes for feed in made for array in feed.values()))
         return Drawn(made, told, draw)
-    hint = "give the sizes with --input-shape, or inputs with --data"
-    raise InputError(f"no generated inputs run ({last}): {hint}") from last
+    sizes = [symbols for symbols, _ in _sizes_tried(specs, SAMPLES)]
+    raise InputError(f"no generated inputs run ({last}): {advice(runner, specs, sizes)}") from last
 
 
 def _sizes_tried(specs: list[InputSpec], most: int) -> Iterator[tuple[dict[str, int], int | None]]:
@@ -364,14 +348,14 @@ def _candidates(count: int) -> list[tuple[int, ...]]:
 def random_feed(specs: list[InputSpec], symbols: Mapping[str, int], seed: int) -> Feed:
     """Inputs of these specs, their symbolic dims of these sizes. Raises InputError where they would be too large."""
     generator = np.random.default_rng(seed)
-    shapes = {spec.name: [d if isinstance(d, int) else symbols[d] for d in spec.dims] for spec in specs}
+    shapes = {spec.name: spec.shape(symbols) for spec in specs}
     large = next((name for name, shape in shapes.items() if prod(shape) > INPUTS), None)
     if large is not None:
         raise InputError(f"{large} is {'x'.join(map(str, shapes[large]))}, which is too large to be generated")
     return {spec.name: _random(generator, spec, shapes[spec.name]) for spec in specs}
 
 
-def _random(generator: np.random.Generator, spec: InputSpec, shape: list[int]) -> Array:
+def _random(generator: np.random.Generator, spec: InputSpec, shape: tuple[int, ...]) -> Array:
     if prod(shape) > MOST:
         text = "x".join(map(str, shape))
         raise InputError(f"{spec.name} of {text} has more than {MOST:,} numbers: ask for smaller sizes")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from onnx_condense.errors import UsageError, visible
+from onnx_condense.extras import need
 from onnx_condense.pages import words
 
 if TYPE_CHECKING:  # few runs make a page
@@ -47,9 +47,7 @@ KINDS = {
 
 def check_installed(option: str) -> None:
     """Raises UsageError where the extra is missing. option: what asks for a page."""
-    missing = [name for name in NEEDED if find_spec(name) is None]
-    if missing:
-        raise UsageError(f"{option} needs {' and '.join(missing)}: pip install 'onnx-condense[report]'")
+    need(option, "report", NEEDED)
 
 
 def page(document: Mapping[str, Any]) -> bytes:

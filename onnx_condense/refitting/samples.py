@@ -14,7 +14,10 @@ from typing import Any, TypeVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from onnx_condense.data.reading import Given, parts
+from onnx_condense.data.sources import absolute
 from onnx_condense.errors import UsageError, WorkerError
+from onnx_condense.extras import need
 from onnx_condense.model.inputs import Feed, Inputs, InputSpec, read_feeds
 
 T = TypeVar("T")
@@ -33,12 +36,12 @@ HELD_BACK = 5
 class Shard:
     """Samples in a file, or in memory.
 
-    source: path of an .npz, or arrays by input name. first: number of its first sample among those of all shards.
+    source: a path, or arrays. first: number of its first sample among those of all shards.
     kept: samples to estimate from. holds_back: whether the others verify. skipped: samples at the beginning that are
     used elsewhere.
     """
 
-    source: Inputs
+    source: Given
     specs: tuple[InputSpec, ...]
     first: int
     kept: int
@@ -112,10 +115,9 @@ def dask(address: str, timeout: float = CONNECT) -> Iterator[Executor]:
 
     Raises UsageError without the extra, WorkerError where the cluster fails.
     """
-    try:
-        import distributed
-    except ImportError as error:
-        raise UsageError("--dask needs the extra of that name: pip install 'onnx-condense[dask]'") from error
+    need("--dask", "dask", ["distributed"])
+    import distributed
+
     try:
         client: Any = distributed.Client(address, timeout=timeout, set_as_default=False)
     except (OSError, ValueError) as error:
@@ -137,11 +139,11 @@ def opened(
     shards: list[Shard] = []
     held: list[Feed] = []
     first = 0
-    for source in [given] if isinstance(given, str | os.PathLike | Mapping) else given:
-        feeds = read_feeds(specs, source)
+    several = [given] if isinstance(given, str | os.PathLike | Mapping) else given
+    for part in (part for one in several for part in parts(specs, one)):
+        feeds = read_feeds(specs, part)
         rest, out = held_back(feeds, divisible(specs), first) if holds_back else (feeds, [])
-        place = source if isinstance(source, Mapping) else os.path.abspath(source)
-        shards.append(Shard(place, tuple(specs), first, sum(map(_samples, rest)), holds_back))
+        shards.append(Shard(absolute(part), tuple(specs), first, sum(map(_samples, rest)), holds_back))
         held += out
         first += sum(map(_samples, feeds)) if divisible(specs) else len(feeds)
     if holds_back and not held:

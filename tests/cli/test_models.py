@@ -44,7 +44,7 @@ def test_data_that_is_no_npz(cli: Cli, save: Save) -> None:
     save(builders.mlp((8, 16, 3), clusters=4))
     Path("text.npz").write_text("hello")
     Path("empty.npz").write_bytes(b"")
-    np.save("array.npy", np.zeros((2, 8)))
+    np.save("array.npy", np.zeros((2, 7)))
     np.savez("pickled.npz", x=np.array([None, {}], dtype=object))
     np.savez("good.npz", x=builders.random(4, 8))
     Path("cut.npz").write_bytes(Path("good.npz").read_bytes()[:-40])

@@ -231,3 +231,31 @@ def test_short_floats_come_back_from_a_file_as_their_bytes(kind: int, tmp_path: 
 def test_bytes_are_no_numbers(dtype: str) -> None:
     with pytest.raises(oc.InputError, match="not numbers: pass an array of float32"):
         feeds(relu("N, 8"), {"x": np.zeros((2, 8), dtype=dtype)})
+
+
+# ---------------------------------------------------------------------- what cannot be generated
+
+
+IDS = """g (int64[N, L] ids, bool[N, L] mask) => (float[N, L, 4] y) {
+    i = Add(ids, far) e = Gather(t, i) f = Cast<to = 1>(mask) u = Unsqueeze(f, ax) y = Mul(e, u)
+}"""
+TIED = """g (float[N, A] a, float[N, B] b) => (float[N, C] y) {
+    c = Concat<axis = 1>(b, b, b) d = Concat<axis = 1>(a, a, b, a, one) y = Add(c, d)
+}"""
+
+
+def test_a_vocabulary_and_a_mask_get_the_line_that_writes_inputs() -> None:
+    model = builders.build(IDS, {"far": np.array([104]), "t": builders.random(105, 4), "ax": np.array([2])})
+    with pytest.raises(oc.InputError) as caught:
+        feeds(model)
+    arrays = "'ids': n.zeros((16, 64), 'int64'), 'mask': n.ones((16, 64), 'bool')"
+    line = f"python -c \"import numpy as n; n.savez('inputs.npz', **{{{arrays}}})\""
+    assert f"--data inputs.npz; {line} writes plain ones that run: put yours in their place" in str(caught.value)
+
+
+def test_lengths_that_are_tied_get_the_option_and_the_line() -> None:
+    with pytest.raises(oc.InputError) as caught:
+        feeds(builders.build(TIED, {"one": builders.random(16, 1)}))
+    arrays = "'a': n.ones((16, 64), 'float32'), 'b': n.ones((16, 64), 'float32')"
+    line = f"python -c \"import numpy as n; n.savez('inputs.npz', **{{{arrays}}})\""
+    assert f"as --input-shape a=16x64, or inputs with --data inputs.npz, written as {line} does" in str(caught.value)

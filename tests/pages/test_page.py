@@ -13,7 +13,7 @@ import pytest
 from support import builders
 from support.cli import Cli, Save
 
-from onnx_condense import Options, condense
+from onnx_condense import Options, condense, extras
 from onnx_condense.errors import UsageError
 from onnx_condense.pages.page import LARGEST, check_installed, page
 from onnx_condense.pages.words import at, command
@@ -222,10 +222,10 @@ def test_the_command_names_every_option(cli: Cli, save: Save) -> None:
 
 def test_what_is_missing_is_said_before_the_run(cli: Cli, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
     save(builders.mlp((4, 8, 8, 3), clusters=(5, 4)))
-    monkeypatch.setattr("onnx_condense.pages.page.find_spec", lambda name: None)
+    monkeypatch.setattr("onnx_condense.extras.find_spec", lambda name: None)
     for arguments in (("m.onnx",), ("inspect", "m.onnx"), ("verify", "m.onnx", "m.onnx"), ("bench", "m.onnx")):
         message = cli.fails(2, *arguments, "--report", "r.html")
-        assert message == "--report r.html needs jinja2 and matplotlib: pip install 'onnx-condense[report]'"
+        assert message == f"--report r.html needs jinja2 and matplotlib: {extras.command('report')}"
     with pytest.raises(UsageError, match="report"):
         check_installed("it")
 

@@ -1,18 +1,19 @@
-"""Archives of arrays (.npz): what they state is looked at before anything is read, since it may be anything."""
+"""Arrays as numpy writes them (.npz, .npy): what they state is looked at before they are read: it may be anything."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Collection
+from contextlib import suppress
 from threading import Lock
-from typing import BinaryIO
+from typing import IO, BinaryIO
 from zipfile import ZipFile, ZipInfo
 
 import numpy as np
 from numpy.lib import format as npy
 
-from onnx_condense.arrays import Array
+from onnx_condense.arrays import Array, Shape
 from onnx_condense.errors import InputError, LimitError
 from onnx_condense.trust import FREE, GIGABYTE, PACKED, takes_in, trusted
 
@@ -44,6 +45,33 @@ def read_archive(file: BinaryIO, label: str, advice: str, names: Collection[str]
         raise InputError(f"cannot read {label}: {advice}") from error
 
 
+def read_array(file: BinaryIO, label: str, advice: str) -> Array:
+    """The array, of any shape, of an .npy. Raises InputError, with its label and advice, for what is damaged."""
+    try:
+        with _HEADERS:
+            begin, shape, kind = _header(file)
+            size = file.seek(0, 2)
+            file.seek(0)
+            if kind.hasobject or size != begin + math.prod(shape) * kind.itemsize:
+                raise InputError(f"cannot read {label}, which is damaged or holds no numbers: {advice}")
+            takes_in(size)
+            return np.asarray(np.load(file, allow_pickle=False))
+    except InputError:
+        raise
+    except Exception as error:  # numpy raises whatever it trips over
+        raise InputError(f"cannot read {label}: {advice}") from error
+
+
+def contents(file: BinaryIO) -> dict[str, tuple[Shape, np.dtype[np.generic]]]:
+    """The shape and the type of every array of an archive, of those that can be read."""
+    found = {}
+    with _HEADERS, ZipFile(file) as archive:
+        for info in archive.infolist():
+            with suppress(Exception), archive.open(info) as member:  # it may hold anything beside the arrays
+                found[_name(info)] = _header(member)[1:]
+    return found
+
+
 def _name(info: ZipInfo) -> str:
     return info.filename.removesuffix(SUFFIX)
 
@@ -72,7 +100,13 @@ def _check_members(archive: ZipFile, members: list[ZipInfo]) -> None:
 def _stated(archive: ZipFile, info: ZipInfo) -> tuple[int, bool]:
     """How many bytes an array says that it takes in the archive, and whether it holds numbers."""
     with archive.open(info) as member:
-        version = npy.read_magic(member)
-        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, _, kind = read(member)
-        return member.tell() + math.prod(shape) * kind.itemsize, not kind.hasobject
+        begin, shape, kind = _header(member)
+    return begin + math.prod(shape) * kind.itemsize, not kind.hasobject
+
+
+def _header(file: IO[bytes]) -> tuple[int, Shape, np.dtype[np.generic]]:
+    """Where the numbers of an array begin, its shape, and its type."""
+    version = npy.read_magic(file)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, _, kind = read(file)
+    return file.tell(), shape, kind

@@ -14,9 +14,9 @@ import pytest
 from numpy.lib import format as npy
 
 from onnx_condense import InputError
+from onnx_condense.data import archives
+from onnx_condense.data.archives import read_archive
 from onnx_condense.errors import LimitError
-from onnx_condense.model import archives
-from onnx_condense.model.archives import read_archive
 from onnx_condense.trust import Trust, within
 
 ARRAY = np.arange(6, dtype=np.float32)
