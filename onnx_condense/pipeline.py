@@ -111,12 +111,15 @@ def _condense(
 
         with clock("measure"):
             planned, latency = ensure_faster(opened, strategy, planned, hardware)
+    if replay is None and not (opened.options.budgeted or opened.options.ensure_faster):
+        with clock("plan"):
+            planned = run.planner.factored(planned)
     if not planned.calibrated:
         run.calibrate(planned.twin)
     judged = isinstance(strategy, AtThresholds)
     plan = replay or _plan(run, planned.twin)
     ended = Ended(planned, said, latency)
-    if dry_run or not (planned.twin.plans or opened.folded):
+    if dry_run or not (planned.twin.changed or opened.folded):
         verification = None if dry_run else unchanged(run.expected, opened.options)
         report = report_of(run, replace(ended, verification=verification))
         return Result(opened.source.proto, plan, report, opened.source, cosines=cosines_of(run.planner, planned))
@@ -147,7 +150,7 @@ def rewrite(model: Model, plan: Plan) -> onnx.ModelProto:
     """
     opened = open_model(model, Options(), replay=plan)
     twin = replayed(opened.trace, plan)
-    if not (twin.plans or opened.folded):
+    if not (twin.changed or opened.folded):
         return filled(opened.source.proto)
     written = write(twin, files.provenance(opened.source, plan.options))
     return filled(written.model)
@@ -215,4 +218,5 @@ def _plan(run: Run, twin: Twin) -> Plan:
         options.fold_batchnorm,
         groups,
         refits,
+        factors=tuple(twin.factors[place] for place in sorted(twin.factors)),
     )

@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,16 @@ import numpy as np
 
 from onnx_condense.documents import check_regular, written
 from onnx_condense.errors import PlanError
+from onnx_condense.merging.evidence import Evidence
+from onnx_condense.merging.factors import Factor
 from onnx_condense.merging.long_arrays import AnyArray, beside, filled, packed, put, row, take
 from onnx_condense.options import Method
 
 FORMAT = "onnx-condense-plan"
-VERSION = 2
-"""Of what is written; plans of format 1, with long arrays in a file beside them, are read too."""
+PLAIN, VERSION = 2, 3
+"""Of what is written: 3 where weights become pairs of factors, which programs that know 2 alone would leave out.
+
+Plans of format 1, with long arrays in a file beside them, are read too."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +62,6 @@ class Read:
         """The inverse of `to_json`."""
         ratio, constant = row(content["ratio"]), row(content["constant"])
         return Read(content["node"], content["input"], content["path"], content["layer"], ratio, constant)
-
-
-class Evidence(StrEnum):
-    """What the moments of a consumer's input follow from."""
-
-    CALIBRATION = "calibration"
-    """Inputs that were given."""
-    BATCH_NORMALIZATION = "batch-normalization"
-    """The means and deviations that the file states."""
-    WEIGHTS = "weights"
-    """Nothing states them: they are assumed to be what the weights make of noise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,6 +239,7 @@ class Plan:
         groups: the groups that shrink.
         refits: consumers and producers with explicit weights, in graph order.
         measured: what its run found; None where nothing was verified, and in plans of format 1.
+        factors: weights that become pairs of factors, in graph order.
     """
 
     model_sha256: str
@@ -258,12 +251,14 @@ class Plan:
     groups: tuple[GroupPlan, ...]
     refits: tuple[Refit, ...] = ()
     measured: Measured | None = None
+    factors: tuple[Factor, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The plan as a JSON object; long arrays stand in it as they are (see `packed`)."""
+        factors = {"factors": [factor.to_json() for factor in self.factors]} if self.factors else {}
         return {
             "format": FORMAT,
-            "version": VERSION,
+            "version": VERSION if factors else PLAIN,
             "model_sha256": self.model_sha256,
             "method": self.method,
             "options": dict(self.options),
@@ -273,7 +268,7 @@ class Plan:
             "groups": [group.to_json() for group in self.groups],
             "refits": [refit.to_json() for refit in self.refits],
             "measured": None if self.measured is None else asdict(self.measured),
-        }
+        } | factors
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> Plan:
@@ -294,6 +289,7 @@ class Plan:
             groups,
             tuple(Refit.from_json(refit) for refit in content.get("refits", ())),
             Measured.from_json(content.get("measured")),
+            tuple(Factor.from_json(factor) for factor in content.get("factors", ())),
         )
 
     def chunks(self) -> Iterator[bytes]:

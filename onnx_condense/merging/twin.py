@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnx_condense.arrays import Array, Bools, Floats, Ints
+from onnx_condense.merging.factors import Factor
 from onnx_condense.merging.paths import Path, by_channel, from_channels, paths
 from onnx_condense.merging.plan import GroupPlan, Refit
 from onnx_condense.model.storage import Narrowed, Quantized
@@ -33,6 +34,7 @@ class Twin:
         shift: node -> [produced] what is added to the bias.
         plans: group index -> what happened to the group.
         refits: (node, input) -> the explicit weights given.
+        factors: (node, input) -> the basis in which what the weight makes is rebuilt.
     """
 
     def __init__(self, trace: Trace) -> None:
@@ -43,6 +45,7 @@ class Twin:
         self.shift: dict[int, Floats] = {}
         self.plans: dict[int, GroupPlan] = {}
         self.refits: dict[tuple[int, int], Refit] = {}
+        self.factors: dict[tuple[int, int], Factor] = {}
 
     # ---- what there is
 
@@ -77,6 +80,16 @@ class Twin:
     def widths(self) -> tuple[tuple[int, int], ...]:
         """(group, channels that stay) of every group that lost channels."""
         return tuple((index, len(plan.keep)) for index, plan in sorted(self.plans.items()))
+
+    @property
+    def ranks(self) -> tuple[tuple[int, int, int], ...]:
+        """(node, input, rank) of every weight that became a pair of factors."""
+        return tuple((*place, factor.rank) for place, factor in sorted(self.factors.items()))
+
+    @property
+    def changed(self) -> bool:
+        """Whether it is another than the original."""
+        return bool(self.plans or self.factors)
 
     def folds(self) -> Folds:
         """What has been folded into consumers so far."""
@@ -120,8 +133,30 @@ class Twin:
             if refit.shift.shape != (weight.shape[action.axis(Role.PRODUCED)],):
                 raise ValueError(f"the bias of {refit.layer} has another length")
             self.shift[slot.node] = refit.shift.astype(np.float64)
-        self.folded[slot.node, slot.input] = np.moveaxis(columns, 0, slot.axis)
-        self.refits[slot.node, slot.input] = refit
+        place = slot.node, slot.input
+        whole, factor = np.moveaxis(columns, 0, slot.axis), self.factors.get(place)
+        self.folded[place] = whole if factor is None else factor.product(whole, self.produced_axis(slot.node))
+        self.refits[place] = refit
+
+    def factor(self, factor: Factor) -> None:
+        """Makes a weight a pair of factors. Raises ValueError where they do not fit it.
+
+        Merges of what it reads and refits come before or after, as a basis of what it makes does not mind.
+        """
+        action = self.trace.linear_map(factor.node)
+        if action is None or action.weight != factor.input or action.groups > 1:
+            raise ValueError(f"{factor.layer} is no linear map of one weight")
+        weight, axis = self.weight(factor.node, factor.input), self.produced_axis(factor.node)
+        if len(factor.basis) != weight.shape[axis]:
+            raise ValueError(f"the basis of {factor.layer} has another length")
+        self.folded[factor.node, factor.input] = factor.product(weight, axis)
+        self.factors[factor.node, factor.input] = factor
+
+    def produced_axis(self, node: int) -> int:
+        """The axis of a linear map's weight along which its outputs lie."""
+        action = self.trace.linear_map(node)
+        assert action is not None
+        return action.axis(Role.PRODUCED)
 
     def _fold(self, path: Path, leaving: Ints, main: Ints, ratio: Floats, constant: Floats) -> None:
         """Adds the columns at the places `leaving` [k] of a path to those of their main channels.

@@ -59,6 +59,11 @@ class Contraction(Action):
         return None if self.from_table else self.output_axis
 
     @property
+    def is_kernel(self) -> bool:
+        """Whether the weight is that of a convolution, of any rank."""
+        return self.weight_axes.endswith(".")
+
+    @property
     def inner(self) -> str:
         """The letter that is contracted."""
         return next(letter for letter in self.data_axes if letter in self.weight_axes)

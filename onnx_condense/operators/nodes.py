@@ -27,6 +27,18 @@ def takes_bias(node: onnx.NodeProto) -> bool:
     return node.op_type in BIASED
 
 
+def without_bias(node: onnx.NodeProto) -> float:
+    """Takes the bias of a linear map away, and says what that was multiplied with."""
+    beta = 1.0
+    if takes_bias(node):
+        del node.input[2:]
+        place = next((i for i, a in enumerate(node.attribute) if a.name == "beta"), None)
+        if place is not None:
+            beta = node.attribute[place].f
+            del node.attribute[place]
+    return beta
+
+
 def is_filled(node: onnx.NodeProto) -> bool:
     """Whether a node makes a constant of one number from its shape."""
     return node.op_type == FILLED
@@ -53,9 +65,19 @@ def _node(op: str, inputs: list[str], output: str, name: str = "", **attributes:
     return made
 
 
-def convolved(data: str, weight: str, output: str, pads: Sequence[int]) -> onnx.NodeProto:
+def convolved(
+    data: str, weight: str, output: str, pads: Sequence[int] = (), bias: str = "", name: str = ""
+) -> onnx.NodeProto:
     """A convolution."""
-    return _node("Conv", [data, weight], output, pads=list(pads))
+    attributes = {"pads": list(pads)} if pads else {}
+    return _node("Conv", [data, weight, *([bias] if bias else [])], output, name, **attributes)
+
+
+def multiplied(left: str, right: str, output: str, name: str, bias: str = "", beta: float = 1.0) -> onnx.NodeProto:
+    """The product of two matrices; plus beta times a bias, where there is one."""
+    if not bias:
+        return _node("MatMul", [left, right], output, name)
+    return _node("Gemm", [left, right, bias], output, name, **({"beta": beta} if beta != 1.0 else {}))
 
 
 def transposed(data: str, axes: Sequence[int], output: str) -> onnx.NodeProto:

@@ -26,20 +26,46 @@ class Curve:
         return float(self.losses[gone - 1]) if gone else 0.0
 
 
+@dataclass(frozen=True)
+class PricedPair:
+    """How a weight counts as a pair of factors: of [m, ...], [r, ...] and [m, r].
+
+    key: what ranks go by, as groups go by their index. full: the rank that none are gone from. axis: that of m.
+    second: the price of an element of the second factor.
+    """
+
+    key: int
+    full: int
+    axis: int
+    second: float
+
+    def cost(self, whole: float, outputs: float, price: float, gone: int) -> float:
+        """What a weight of so many elements, of so many outputs, costs when so many of its ranks are gone."""
+        pair = (self.full - gone) * (price * whole / max(outputs, 1.0) + self.second * outputs)
+        return min(price * whole, pair) if gone else price * whole
+
+
 @dataclass(frozen=True, eq=False)
 class PricedWeight:
     """A weight: `price` times the product of the sizes of its axes.
 
     slices: (axis, group, places that each of the group's channels takes on that axis, on average over lines).
+    pair: where it may become a pair of factors.
     """
 
     price: float
     sizes: tuple[int, ...]
     slices: tuple[tuple[int, int, float], ...]
+    pair: PricedPair | None = None
 
     def sliced(self, piece: tuple[int, int, float]) -> PricedWeight:
         """With one more slice, where it is not known."""
         return self if piece in self.slices else replace(self, slices=(*self.slices, piece))
+
+    @property
+    def keys(self) -> set[int]:
+        """What makes it cheaper: groups, and its rank."""
+        return {piece[1] for piece in self.slices} | ({self.pair.key} if self.pair is not None else set())
 
 
 LOOK_AHEAD = 2
@@ -56,7 +82,11 @@ def cost(weights: Sequence[PricedWeight], removed: Mapping[int, int]) -> float:
         sizes = np.array(weight.sizes, dtype=np.float64)
         for axis, group, places in weight.slices:
             sizes[axis] -= places * removed.get(group, 0)
-        total += weight.price * float(np.prod(sizes))
+        whole, pair = float(np.prod(sizes)), weight.pair
+        if pair is None:
+            total += weight.price * whole
+        else:
+            total += pair.cost(whole, float(sizes[pair.axis]), weight.price, removed.get(pair.key, 0))
     return total
 
 
@@ -104,7 +134,7 @@ class _Descent:
         self.removed = dict.fromkeys(curves, 0)
         self.last: tuple[int, int] | None = None
         self._curves, self._limit = curves, limit
-        self._mine = {g: [w for w in weights if any(s[1] == g for s in w.slices)] for g in curves}
+        self._mine = {g: [w for w in weights if g in w.keys] for g in curves}
         self.total = cost(weights, self.removed)
         self._descend()
         while found := [back for group in curves if (back := self._returned(group)) is not None]:
@@ -129,7 +159,7 @@ class _Descent:
 
     def _neighbours(self, group: int) -> set[int]:
         """The groups whose steps save something else by now, itself included."""
-        return {piece[1] for weight in self._mine[group] for piece in weight.slices} & set(self._curves)
+        return {key for weight in self._mine[group] for key in weight.keys} & set(self._curves)
 
     def _cost(self, group: int, gone: int) -> float:
         """What the group's weights cost when so many of its channels are gone."""

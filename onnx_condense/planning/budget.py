@@ -17,16 +17,46 @@ from onnx_condense.options import Unit
 from onnx_condense.planning.allocation import Curve, PricedWeight, allocate, cost
 from onnx_condense.planning.curves import curves_of
 from onnx_condense.planning.planned import Aside, Planned
+from onnx_condense.planning.ranks import Ranks
 from onnx_condense.planning.thresholds import STAYS, Planner, Refine
 from onnx_condense.planning.units import COUNTINGS, priced_weights
+from onnx_condense.proving.compare import compare, results
 from onnx_condense.refitting.estimate import Estimate
+from onnx_condense.refitting.samples import Calibration
 from onnx_condense.rewriting.kept import Disagreement
+from onnx_condense.rewriting.writer import write
 
 CORRECTIONS = 8
 """Times that the limit is corrected by what the parts do not count: constants that no slot holds, biases that come."""
 
 CLOSE = 0.01
 """How far below the target a result may stay, as a share of the original, where widths allow it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What budgets judge and estimate by.
+
+    Attributes:
+        estimate: moments of what consumers read.
+        feeds: inputs on which the sensitivity of the outputs is measured.
+        calibration: inputs that estimates are from, none where there are none.
+    """
+
+    estimate: Estimate
+    feeds: Sequence[Feed]
+    calibration: Calibration
+
+    def error(self, planner: Planner) -> Callable[[Twin], float]:
+        """What tells the relative error of the outputs of a twin on the feeds."""
+        original = write(planner.original, {})
+        expected = results(original.model, self.feeds)
+
+        def found(twin: Twin) -> float:
+            written = write(twin, {})
+            return compare(expected, results(written.model, self.feeds)).error
+
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +70,7 @@ class Pruner:
         weights: those that hold channels, priced in it.
         curves: group index -> what is lost as it narrows.
         aside: groups that could not be narrowed when that was measured.
+        ranks: weights that may become pairs of factors; their curves stand beside those of groups.
     """
 
     planner: Planner
@@ -48,17 +79,19 @@ class Pruner:
     weights: Sequence[PricedWeight]
     curves: Mapping[int, Curve]
     aside: Aside
+    ranks: Ranks
 
     @staticmethod
-    def each(
-        planner: Planner, unit: Unit, estimate: Estimate, feeds: Sequence[Feed], progress: Callable[[str], None]
-    ) -> list[Pruner]:
+    def each(planner: Planner, unit: Unit, known: Known, progress: Callable[[str], None]) -> list[Pruner]:
         """Measures the curves; one for each reading of `curves_of`."""
         before = COUNTINGS[unit].measure(planner.original)
         planner = planner.with_exact()
-        weights = priced_weights(planner, unit)
-        readings, aside = curves_of(planner, estimate, feeds, progress)
-        return [Pruner(planner, unit, before, weights, curves, aside) for curves in readings]
+        readings, aside = curves_of(planner, known.estimate, known.feeds, progress)
+        ranks = Ranks.of(planner, unit, known.estimate, known.calibration)
+        weights = priced_weights(planner, unit, {key: one.weight for key, one in ranks.ranked.items()})
+        pairs = ranks.curves(known.error(planner), known.estimate.real is not None, progress)
+        both = [curves | more for curves, more in zip(readings, pairs, strict=False)]
+        return [Pruner(planner, unit, before, weights, curves, aside, ranks) for curves in both]
 
     def refined_by(self, refine: Refine) -> Pruner:
         """The same channels at the same costs, with something else done to every twin."""
@@ -94,7 +127,7 @@ class Pruner:
                 count = int(np.intersect1d(curve.steps, allowed).max(initial=0))
             if count:
                 gone[group.index] = curve.order[:count]
-        return Planned(self._refined(gone), {}, reached.aside)
+        return Planned(self._refined(gone, {}), {}, reached.aside)
 
     def _nearest(self, curves: dict[int, Curve], target: float) -> tuple[Twin, int]:
         best: tuple[Twin, int] | None = None
@@ -114,13 +147,18 @@ class Pruner:
         return best or self._sized(curves, allocate(curves, self.weights, 0.0))
 
     def _sized(self, curves: dict[int, Curve], removed: dict[int, int]) -> tuple[Twin, int]:
-        twin = self._refined({g: curves[g].order[:count] for g, count in removed.items() if count})
+        gone = {g: curves[g].order[:count] for g, count in removed.items() if count and g not in self.ranks.ranked}
+        twin = self._refined(gone, removed)
         return twin, self.size(twin)
 
-    def _refined(self, gone: dict[int, Ints]) -> Twin:
-        """The twin without these channels, consumers refitted. Raises Disagreement where shapes do not work out."""
+    def _refined(self, gone: dict[int, Ints], removed: Mapping[int, int]) -> Twin:
+        """The twin without these channels, consumers refitted, and with pairs of factors.
+
+        Raises Disagreement where shapes do not work out.
+        """
         twin = self.planner.without(gone)
         self.planner.refine(twin)
+        self.ranks.factored(twin, removed)
         return twin
 
 

@@ -10,7 +10,7 @@ from onnx_condense.merging.methods import MANNERS
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model.inputs import Feed
 from onnx_condense.options import DEFAULT_TRIALS, ErrorBound, Goal, ScoreDrop, Share, Unit
-from onnx_condense.planning.budget import Pruner, keep_share
+from onnx_condense.planning.budget import Known, Pruner, keep_share
 from onnx_condense.planning.planned import Multiples, Planned
 from onnx_condense.planning.run import Run
 from onnx_condense.planning.search import Criterion, Trials, search
@@ -118,12 +118,14 @@ def _pruner(run: Run, unit: Unit, share: float | None) -> Pruner:
     What can be read in several ways is read as the model that keeps a share loses least on the inputs that judge.
     """
     opened, options, estimate, feeds = run.opened, run.options, run.estimate, run.opened.feeds
+    calibration = opened.calibration
     if opened.calibration.samples >= ENOUGH:
         judging, rest = opened.calibration.split(min(JUDGES, opened.calibration.samples // 2))
         if rest.samples:
             real = measured(opened.trace, rest, options.seed)
             feeds, estimate = judging, Estimate(opened.trace, opened.feeds[0], options.seed, real, estimate)
-    first, *others = Pruner.each(run.planner, unit, estimate, feeds, run.clock.note)
+            calibration = rest
+    first, *others = Pruner.each(run.planner, unit, Known(estimate, feeds, calibration), run.clock.note)
     if not others or share is None:
         return first
     if options.data is None and not opened.calibration.samples:

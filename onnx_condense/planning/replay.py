@@ -72,6 +72,11 @@ def replayed(trace: Trace, plan: Plan) -> Twin:
             twin.refit(refit)
         except (ValueError, AssertionError) as problem:
             raise PlanError(f"the plan does not fit the model ({problem}): plan it again") from problem
+    for factor in plan.factors:
+        try:
+            twin.factor(factor)
+        except (ValueError, AssertionError) as problem:
+            raise PlanError(f"the plan does not fit the model ({problem}): plan it again") from problem
     try:
         check_shapes(twin)
     except Disagreement as problem:

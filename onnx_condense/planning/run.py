@@ -88,7 +88,7 @@ class Run:
 
 
 def _error(measure: ApproximationError, twin: Twin) -> float:
-    if not twin.plans:
+    if not twin.changed:
         return 0.0
     written = write(twin, {})
     return measure(written.model)

@@ -103,6 +103,11 @@ def search(pruner: Pruner, trials: Trials) -> Planned:
     return replace(tried.best, aside=aside, calibrated=True, search=tried.report())
 
 
+def _sizes(twin: Twin) -> tuple[tuple[int, ...], ...]:
+    """What tells candidates apart."""
+    return *twin.widths, *twin.ranks
+
+
 class _Tried:
     """What was tried so far.
 
@@ -114,12 +119,12 @@ class _Tried:
         self.best, self.spent = original, criterion.spent
         self._trials, self._smallest = trials, made.parameters
         self._candidates = [CandidateReport(made.parameters, made.macs, criterion.start, True)]
-        self._known = {original.twin.widths: True}
+        self._known = {_sizes(original.twin): True}
 
     def accepted(self, planned: Sequence[Planned]) -> list[bool]:
         """Which of these the criterion accepts; those of new widths are made and measured, all at once."""
         trials, criterion = self._trials, self._trials.criterion
-        new = {p.twin.widths: p for p in planned if p.twin.widths not in self._known}
+        new = {_sizes(p.twin): p for p in planned if _sizes(p.twin) not in self._known}
         made = [trials.make(p.twin) for p in new.values()]
         values = spread(trials.executor, criterion.measure, [candidate.model for candidate in made])
         for (widths, one), candidate, value in zip(new.items(), made, values, strict=True):
@@ -128,7 +133,7 @@ class _Tried:
             self._candidates.append(CandidateReport(candidate.parameters, candidate.macs, value, fits))
             if fits and candidate.parameters < self._smallest:
                 self.best, self._smallest = one, candidate.parameters
-        return [self._known[p.twin.widths] for p in planned]
+        return [self._known[_sizes(p.twin)] for p in planned]
 
     def report(self) -> SearchReport:
         """All candidates, and what was asked of them."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from onnx_condense.errors import UsageError
+from onnx_condense.factoring.weights import Factorable, factorable
 from onnx_condense.operators.answers import Role
 from onnx_condense.options import DEFAULT_THRESHOLD, Options
 from onnx_condense.tracing.trace import Group, Trace, layer_name
@@ -50,10 +51,16 @@ def _check_globs(trace: Trace, options: Options) -> None:
                 raise UsageError(f"{option} {pattern} matches no node or weight: onnx-condense inspect names them")
 
 
+def chosen_weights(trace: Trace, options: Options) -> tuple[Factorable, ...]:
+    """The weights that may become pairs of factors and that --include and --exclude leave, in graph order."""
+    return tuple(weight for weight in factorable(trace) if _is_left([weight.layer, weight.name], options))
+
+
 def _is_chosen(trace: Trace, group: Group, options: Options) -> bool:
-    if not (options.include or options.exclude):
-        return True
-    names = _names(trace, group)
+    return not (options.include or options.exclude) or _is_left(_names(trace, group), options)
+
+
+def _is_left(names: Sequence[str], options: Options) -> bool:
     included = not options.include or any(_matches(names, p) for p in options.include)
     return included and not any(_matches(names, p) for p in options.exclude)
 

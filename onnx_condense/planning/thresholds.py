@@ -11,6 +11,7 @@ import numpy as np
 
 from onnx_condense.arrays import Ints
 from onnx_condense.errors import unforeseen
+from onnx_condense.factoring.exact import factor_exactly
 from onnx_condense.merging.deciding import plan_group, plan_keeping
 from onnx_condense.merging.judging import Judgement, judge, unjudged
 from onnx_condense.merging.methods import Manner, manner_of
@@ -19,7 +20,7 @@ from onnx_condense.merging.twin import Twin
 from onnx_condense.model.held import let_go
 from onnx_condense.options import Method, Options
 from onnx_condense.planning.planned import NOTHING, Aside, Planned
-from onnx_condense.planning.selection import thresholds_of
+from onnx_condense.planning.selection import chosen_weights, thresholds_of
 from onnx_condense.rewriting.checks import check_shapes, check_size
 from onnx_condense.rewriting.kept import Disagreement, Failed
 from onnx_condense.tracing.trace import Group, Trace
@@ -123,6 +124,12 @@ class Planner:
     def unchanged(self, aside: Aside = NOTHING) -> Planned:
         """Nothing is merged."""
         return Planned(self.original, {}, aside)
+
+    def factored(self, planned: Planned) -> Planned:
+        """The same with weights as pairs of factors that lose nothing by it."""
+        twin = Twin(self.trace) if planned.twin is self.original else planned.twin
+        factor_exactly(twin, chosen_weights(self.trace, self.options))
+        return replace(planned, twin=twin)
 
     def without(self, gone: Mapping[int, Ints]) -> Twin:
         """The twin without these channels of groups (index -> [k]), consumers not refitted.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 
+from onnx_condense.factoring.weights import Factorable
 from onnx_condense.merging.twin import Twin
 from onnx_condense.options import Unit
-from onnx_condense.planning.allocation import PricedWeight
+from onnx_condense.planning.allocation import PricedPair, PricedWeight
 from onnx_condense.planning.thresholds import Planner
 from onnx_condense.rewriting.sizes import count_macs, parameters_of
 from onnx_condense.tracing.labels import atoms_of
@@ -48,8 +50,13 @@ COUNTINGS: Mapping[Unit, Counting] = {
 }
 
 
-def priced_weights(planner: Planner, unit: Unit) -> list[PricedWeight]:
-    """Every weight that holds channels: its price per element, and which group slices which of its axes."""
+def priced_weights(
+    planner: Planner, unit: Unit, pairs: Mapping[int, Factorable] = MappingProxyType({})
+) -> list[PricedWeight]:
+    """Every weight that holds channels: its price per element, and which group slices which of its axes.
+
+    pairs: key in allocations -> a weight that may become a pair of factors.
+    """
     trace, counting = planner.trace, COUNTINGS[unit]
     owner_of = np.full(len(trace.unit_of), -1, dtype=np.int64)
     for group in planner.groups:
@@ -69,6 +76,11 @@ def priced_weights(planner: Planner, unit: Unit) -> list[PricedWeight]:
         for owner in np.unique(owners[owners >= 0]).tolist():
             weight = weight.sliced(_slice(trace, slot, owner, int((owners == owner).sum()) / widths[owner]))
         found[key] = weight
+    for rank_key, one in pairs.items():
+        price = counting.price(trace, *one.place)
+        pair = PricedPair(rank_key, one.full, one.produced - len(one.shape), 1.0 if one.lookup else price)
+        key = one.name if counting.once else one.place
+        found[key] = replace(found.get(key, PricedWeight(price, one.shape, ())), pair=pair)
     return list(found.values())
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from onnx_condense.errors import unforeseen
-from onnx_condense.merging.plan import Evidence
+from onnx_condense.merging.evidence import Evidence
 from onnx_condense.merging.twin import Twin
 from onnx_condense.refitting.comparison import Comparison, SideBySide
 from onnx_condense.refitting.consumer import TwinConsumer, lost

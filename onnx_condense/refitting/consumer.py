@@ -9,7 +9,8 @@ from math import gcd, prod
 import numpy as np
 
 from onnx_condense.arrays import Array, Bools, Floats, Ints
-from onnx_condense.merging.plan import Evidence, Refit
+from onnx_condense.merging.evidence import Evidence
+from onnx_condense.merging.plan import Refit
 from onnx_condense.merging.twin import Twin
 from onnx_condense.merging.weights import TwinWeights
 from onnx_condense.operators.actions import Contraction

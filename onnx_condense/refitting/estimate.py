@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from onnx_condense.arrays import Bools, Floats, Ints
-from onnx_condense.merging.plan import Evidence
+from onnx_condense.merging.evidence import Evidence
 from onnx_condense.model.inputs import Feed
 from onnx_condense.refitting.consumer import Consumer, Key
 from onnx_condense.refitting.moments import Moments, Sums

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from onnx_condense.arrays import Bools, Floats
-from onnx_condense.merging.plan import Evidence
+from onnx_condense.merging.evidence import Evidence
 from onnx_condense.merging.twin import Twin
 from onnx_condense.refitting.comparison import Comparison, link
 from onnx_condense.refitting.consumer import TwinConsumer, consumer_of

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from onnx_condense.errors import unforeseen
-from onnx_condense.merging.plan import Evidence
+from onnx_condense.merging.evidence import Evidence
 from onnx_condense.merging.twin import Twin
 from onnx_condense.refitting.consumer import TwinConsumer, lost
 from onnx_condense.refitting.estimate import Estimate

@@ -14,7 +14,7 @@ from onnx_condense.model.names import Names
 from onnx_condense.model.rebuilt import Content, Rebuilt
 from onnx_condense.operators import nodes
 from onnx_condense.operators.facts import Facts
-from onnx_condense.rewriting.edits import Attribute, Edit, Input, Number, Picked, Shift
+from onnx_condense.rewriting.edits import Attribute, Edit, Followed, Input, Number, Picked, Shift
 
 KINDS = onnx.AttributeProto
 PLAIN = (KINDS.INT, KINDS.FLOAT, KINDS.INTS, KINDS.FLOATS)
@@ -117,6 +117,20 @@ class Draft:
         added = nodes.added(inner, bias, output, f"{node.name or output}_bias")
         self._behind.setdefault(edit.node, []).append(added)
 
+    def follow(self, edit: Followed) -> None:
+        """Puts a linear map behind a linear map, whose bias moves there."""
+        node = self.node(edit.node)
+        output, bias = node.output[0], self.reads(edit.node, 2) if nodes.takes_bias(node) else ""
+        inner, beta = self._names.fresh(f"{output}_factor"), nodes.without_bias(node)
+        node.output[0] = inner
+        matrix = self.constant(f"{output}_basis", edit.matrix)
+        name = f"{node.name or output}_basis"
+        if edit.convolves:
+            made = nodes.convolved(inner, matrix, output, bias=bias, name=name)
+        else:
+            made = nodes.multiplied(*((matrix, inner) if edit.left else (inner, matrix)), output, name, bias, beta)
+        self._behind.setdefault(edit.node, []).insert(0, made)
+
     def fill(self, stem: str, shape: Content, number: Array) -> str:
         """The name of a new constant of one number [1] and a shape [rank], which is described rather than held."""
         name = self._names.fresh(stem)
@@ -141,6 +155,7 @@ APPLY: Mapping[type[Edit], Callable[[Draft, Any], None]] = {
     Number: Draft.write_down,
     Picked: Draft.pick,
     Shift: Draft.shift,
+    Followed: Draft.follow,
 }
 
 

@@ -17,6 +17,7 @@ from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.nodes import FILLED_SINCE, is_filled
 from onnx_condense.rewriting.draft import Draft
 from onnx_condense.rewriting.edits import Attribute, Number
+from onnx_condense.rewriting.pairs import pairs_of
 from onnx_condense.rewriting.rules import edits_of
 from onnx_condense.rewriting.shapes import Shapes
 from onnx_condense.rewriting.values import NodeInput, Sliced, stored, values_of
@@ -38,16 +39,22 @@ class Drafted:
         return self.rebuilt.message(self.sizes, provenance, spill)
 
 
-def drafted(twin: Twin, shapes: Shapes) -> Drafted:
-    """The model with these shapes whose weights are slices of the twin's. Raises Disagreement."""
+def drafted(twin: Twin, shapes: Shapes, factored: bool = True) -> Drafted:
+    """The model with these shapes whose weights are slices of the twin's. Raises Disagreement.
+
+    `factored`: whether pairs of factors stand for their products.
+    """
     draft, values = Draft(twin.trace.facts), values_of(twin, shapes)
     for edit in values.edits:
         draft.apply(edit)
     weights = _Weights(draft, twin.trace.facts)
-    weights.insert(stored(twin, values.at))
-    for edit in (*_written_down(twin, values.at), *edits_of(shapes)):
+    pairs = pairs_of(twin, shapes, values.at) if factored and twin.factors else {}
+    at = {**values.at, **{place: pair.first for place, pair in pairs.items()}}
+    weights.insert(stored(twin, at))
+    followed = [pair.edit() for pair in pairs.values()]
+    for edit in (*followed, *_written_down(twin, at), *edits_of(shapes)):
         draft.apply(edit)
-    return Drafted(draft.rebuilt(), values.at, {**shapes.smaller, **weights.described})
+    return Drafted(draft.rebuilt(), at, {**shapes.smaller, **weights.described})
 
 
 def is_uniform(value: Content) -> bool:

@@ -58,7 +58,20 @@ class Shift:
     value: Floats
 
 
-Edit = Attribute | Input | Number | Picked | Shift
+@dataclass(frozen=True, eq=False)
+class Followed:
+    """A linear map behind a linear map, which takes over its bias.
+
+    matrix: [r, outputs], [outputs, r] where it stands on the left, of the rank of a kernel where it convolves.
+    """
+
+    node: int
+    matrix: Array
+    convolves: bool
+    left: bool
+
+
+Edit = Attribute | Input | Number | Picked | Shift | Followed
 
 
 def stated(shapes: Shapes, index: int, name: str, values: list[int]) -> Edit:

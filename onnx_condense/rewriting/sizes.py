@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from math import prod
+
+from onnx_condense.arrays import Shape
+from onnx_condense.merging.factors import Factor
 from onnx_condense.merging.twin import Twin
 from onnx_condense.operators.queries import count_parameters, parameters_in
 from onnx_condense.rewriting.drafting import drafted
@@ -25,8 +29,16 @@ def macs_of(twin: Twin, shapes: Shapes) -> int:
         for position in action.weights:
             place = index, position
             size = small[place].size if place in small else twin.weight(*place).size
-            total += action.multiplications(position, inputs, output) * size
+            times, factor = action.multiplications(position, inputs, output), twin.factors.get(place)
+            total += times * size if factor is None else _of_pair(twin, factor, times * size, output)
     return total
+
+
+def _of_pair(twin: Twin, factor: Factor, whole: int, output: Shape) -> int:
+    """Multiply-accumulates of a pair of factors, from those of its product and the shape of what it makes."""
+    action = twin.trace.linear_map(factor.node)
+    assert action is not None
+    return factor.rank * (whole // max(1, output[action.output_axis]) + prod(output))
 
 
 def parameters_of(twin: Twin) -> int:

@@ -45,6 +45,6 @@ def write(twin: Twin, provenance: Mapping[str, Any], expanded: bool = False, hol
     """
     shapes = shapes_of(twin, expanded)
     spill = Spill() if hold and holds(twin.trace.facts.model) else None
-    traced = drafted(twin, shapes).message(provenance, spill)
+    traced = drafted(twin, shapes, factored=not expanded).message(provenance, spill)
     alive = {name: shapes.kept[name] for name in shapes.smaller}
     return Written(twin.trace.leave(traced, twin.trace.facts.model), traced, macs_of(twin, shapes), alive, spill)

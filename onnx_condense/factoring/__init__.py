@@ -1,0 +1,1 @@
+"""Weights that become pairs of factors: which may, in which basis, and at which rank nothing is lost."""

@@ -1,0 +1,83 @@
+"""Weights that are exactly of a low rank, which pairs of factors hold without loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from onnx_condense.arrays import FLOAT32, FLOATS, Floats, Ints
+from onnx_condense.errors import unforeseen
+from onnx_condense.factoring.spectrum import spectrum
+from onnx_condense.factoring.weights import OVERHEAD, Factorable, pays
+from onnx_condense.merging.factors import Factor
+from onnx_condense.merging.twin import Twin
+
+BLOCK = 1024
+"""Rows and columns of a weight, drawn at random, that show whether it may be of a low rank, at most."""
+
+SINGULAR = 1e4
+"""Condition from which on such a block may be singular."""
+
+
+def factor_exactly(twin: Twin, weights: Iterable[Factorable]) -> None:
+    """Makes pairs of those weights of a twin that lose nothing by it and become smaller."""
+    for weight in weights:
+        try:
+            found = exact_factor(twin, weight)
+        except Exception as error:  # of ours, whatever it is: the weight stays as it is
+            unforeseen(error, weight.layer)
+            continue
+        if found is not None:
+            twin.factor(found)
+
+
+def exact_factor(twin: Twin, weight: Factorable) -> Factor | None:
+    """The pair that equals a weight of a twin to float rounding; None where there is none, or none that is smaller."""
+    rows, columns = weight.alive(twin)
+    matrix = weight.matrix(twin)[np.ix_(rows, columns)]
+    m, n = matrix.shape
+    most = pays(m, n)
+    size = matrix.dtype.itemsize
+    if m * n * size <= OVERHEAD or most < 1 or not matrix.any() or not _may_be_low(matrix, most + 1):
+        return None
+    rounding = FLOATS.get(matrix.dtype.name, FLOAT32).rounding
+    vectors = spectrum(matrix, None).vectors
+    rank = _rank(matrix, vectors, most, rounding)
+    if rank is None or weight.saved(m, n, rank) * size <= OVERHEAD:
+        return None
+    basis = np.zeros((len(rows), rank))
+    basis[rows] = vectors[:, :rank]
+    return weight.factor(twin, basis, None)
+
+
+def _may_be_low(matrix: Floats, size: int) -> bool:
+    """Whether a block of a matrix, of so many rows and columns or of BLOCK, is near a singular one."""
+    generator, size = np.random.default_rng(0), min(size, BLOCK, *matrix.shape)
+    places: list[Ints] = [np.sort(generator.choice(length, size, replace=False)) for length in matrix.shape]
+    block = matrix[np.ix_(*places)].astype(np.float64)
+    probe = generator.standard_normal(size)
+    try:
+        found = np.linalg.solve(block, probe)
+    except np.linalg.LinAlgError:
+        return True
+    return bool(np.linalg.norm(block) * np.linalg.norm(found) > SINGULAR * np.linalg.norm(probe))
+
+
+def _rank(matrix: Floats, vectors: Floats, most: int, rounding: float) -> int | None:
+    """The lowest rank, at most `most`, at which every row and every column is what it was to float rounding."""
+    wide = matrix.astype(np.float64)
+    inner = vectors[:, :most].T @ wide
+    limits = [rounding * np.linalg.norm(wide, axis=axis) for axis in (0, 1)]
+
+    def equals(rank: int) -> bool:
+        gap = wide - vectors[:, :rank] @ inner[:rank]
+        return all((np.linalg.norm(gap, axis=axis) <= limit).all() for axis, limit in enumerate(limits))
+
+    if not equals(most):
+        return None
+    low, high = 0, most  # not equal at low, equal at high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if equals(middle) else (middle, high)
+    return high

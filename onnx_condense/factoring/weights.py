@@ -1,0 +1,136 @@
+"""The weights that may become pairs of factors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from onnx_condense.arrays import Bools, Floats
+from onnx_condense.merging.evidence import Evidence
+from onnx_condense.merging.factors import Factor
+from onnx_condense.merging.twin import Twin
+from onnx_condense.operators.actions import Contraction
+from onnx_condense.operators.answers import Role
+from onnx_condense.tracing.labels import atoms_of
+from onnx_condense.tracing.trace import Trace, layer_name
+
+OVERHEAD = 512
+"""Bytes that the file grows by with one more node and its names, about."""
+
+
+@dataclass(frozen=True, eq=False)
+class Factorable:
+    """A weight that may become a pair: m outputs, each of n numbers, as a table of n rows holds m of them.
+
+    Attributes:
+        node, input: index of the node in the graph, and of its weight among the node's inputs.
+        layer: its name, for people. name: the weight's.
+        produced, read: the axes of the weight along which its outputs lie, and what it reads, or the table's rows.
+        shape: of the weight.
+        lookup: whether it is a table.
+    """
+
+    node: int
+    input: int
+    layer: str
+    name: str
+    produced: int
+    read: int
+    shape: tuple[int, ...]
+    lookup: bool
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Node and input."""
+        return self.node, self.input
+
+    @property
+    def outputs(self) -> int:
+        """m."""
+        return self.shape[self.produced]
+
+    @property
+    def inputs(self) -> int:
+        """n."""
+        return prod(self.shape) // self.outputs
+
+    @property
+    def full(self) -> int:
+        """The rank above which there is none."""
+        return min(self.outputs, self.inputs)
+
+    def matrix(self, twin: Twin) -> Floats:
+        """[m, n] what a twin holds of it."""
+        moved = np.moveaxis(twin.weight(*self.place), self.produced, 0)
+        return moved.reshape(len(moved), -1)
+
+    def alive(self, twin: Twin) -> tuple[Bools, Bools]:
+        """[m] and [n] which of its outputs and of what it reads are still there in a twin."""
+        rows, columns = np.ones(self.outputs, dtype=bool), np.ones(self.inputs, dtype=bool)
+        for slot in twin.trace.slots_at(self.node):
+            if slot.input == self.input and slot.role is not Role.CARRIED:
+                atoms = atoms_of(slot.labels.reshape(-1))
+                found = (atoms < 0) | twin.alive[twin.trace.unit_of[atoms]]
+                (rows if slot.role is Role.PRODUCED else columns)[:] = found
+        return rows, columns
+
+    def factor(self, twin: Twin, basis: Floats, source: Evidence | None) -> Factor:
+        """The pair with a basis [m, r], in the type of its numbers."""
+        kind = np.result_type(twin.weight(*self.place).dtype, np.float32)
+        return Factor(self.node, self.input, self.layer, source, basis.astype(kind))
+
+    def saved(self, outputs: int, inputs: int, rank: int) -> int:
+        """Numbers that a pair of this rank spares where so many outputs and inputs are there."""
+        return outputs * inputs - rank * (outputs + inputs)
+
+
+def pays(outputs: int, inputs: int) -> int:
+    """The highest rank at which a pair is smaller than [outputs, inputs]; 0 where none is."""
+    return max(0, -(-outputs * inputs // (outputs + inputs)) - 1)
+
+
+def factorable(trace: Trace) -> Iterator[Factorable]:
+    """The weights that may become pairs, in graph order.
+
+    Floats that one node alone reads, as they are stored: dense weights, kernels of 1x1 convolutions, tables.
+    """
+    for node in sorted(trace.actions):
+        action = trace.linear_map(node)
+        if action is not None and _may(trace, node, action):
+            tensor = trace.facts.nodes[node].inputs[action.weight]
+            value = trace.facts.value(tensor)
+            assert value is not None
+            layer = layer_name(trace.facts.nodes[node], node)
+            produced, read = action.axis(Role.PRODUCED), _read(action)
+            yield Factorable(node, action.weight, layer, tensor.name, produced, read, value.shape, action.lookup)
+
+
+def _read(action: Contraction) -> int:
+    """The axis of the weight that is contracted, or that of the table's rows."""
+    return 0 if action.lookup else action.axis(Role.CONTRACTED)
+
+
+def _may(trace: Trace, node: int, action: Contraction) -> bool:
+    facts, tensor = trace.facts, trace.facts.nodes[node].inputs[action.weight]
+    value = facts.value(tensor)
+    if value is None or value.dtype.kind != "f" or action.groups > 1 or action.scattered:
+        return False
+    maker = facts.maker(tensor.name)
+    if tensor.name not in facts.initializers and (maker is None or facts.nodes[maker].inputs):
+        return False
+    if len(facts.consumers(tensor.name)) != 1 or tensor.name in facts.read_outside:
+        return False
+    if facts.stored(tensor.name) is not None or facts.is_generated(tensor.name):
+        return False
+    if facts.is_inside(facts.nodes[node].outputs[0].name):
+        return False
+    produced, read = action.axis(Role.PRODUCED), _read(action)
+    if value.size != value.shape[produced] * value.shape[read]:
+        return False
+    made, reads = trace.made.get((node, action.weight)), trace.reading(node, action.weight)
+    plain = all(slot is None or slot.axes in ((), (slot.axis,)) for slot in (made, reads))
+    behind = len(action.output_axes) - 1 - action.output_axis
+    return plain and (action.is_kernel or behind == 0 or (behind == 1 and not action.lookup))

@@ -1,0 +1,162 @@
+"""What weights lose as pairs of factors of lower and lower rank, and the pairs that a budget chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_condense.arrays import Floats, Ints
+from onnx_condense.errors import unforeseen
+from onnx_condense.factoring.spectrum import Spectrum, spectrum
+from onnx_condense.factoring.tokens import frequencies
+from onnx_condense.factoring.weights import Factorable, pays
+from onnx_condense.merging.evidence import Evidence
+from onnx_condense.merging.twin import Twin
+from onnx_condense.options import Unit
+from onnx_condense.planning.allocation import Curve
+from onnx_condense.planning.curves import FELT, LEAST, LEAST_REAL, TRUST, Curves
+from onnx_condense.planning.selection import chosen_weights
+from onnx_condense.planning.thresholds import Planner
+from onnx_condense.refitting.consumer import Consumer, consumer_of
+from onnx_condense.refitting.estimate import Estimate
+from onnx_condense.refitting.samples import Calibration
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """A weight that may become a pair, and how what it reads varies.
+
+    moments: second moments [n, n] of what it reads, or how often [n] the rows of a table are read; None of nothing.
+    """
+
+    weight: Factorable
+    moments: Floats | None
+    source: Evidence
+
+    def spectrum(self, twin: Twin) -> Spectrum:
+        """What it loses at each rank in a twin, of what is still there of it."""
+        rows, columns = self.weight.alive(twin)
+        matrix, moments = self.weight.matrix(twin)[np.ix_(rows, columns)], self.moments
+        if moments is not None:
+            moments = moments[columns] if moments.ndim == 1 else moments[np.ix_(columns, columns)]
+        found = spectrum(matrix, moments)
+        vectors = np.zeros((len(rows), found.vectors.shape[1]))
+        vectors[rows] = found.vectors
+        return Spectrum(vectors, found.lost)
+
+    def steps(self, lost: Floats) -> Ints:
+        """[k] ranks fewer than the full one: the corners of the convex hull of what is lost over what is spared."""
+        m, n = self.weight.outputs, self.weight.inputs
+        ranks = np.arange(pays(m, n), 0, -1)
+        corners = [(0.0, 0.0, 0)]
+        for rank, spared in zip(ranks.tolist(), (m * n - ranks * (m + n)).tolist(), strict=True):
+            point = (float(spared), float(lost[rank]), self.weight.full - rank)
+            while len(corners) > 1 and not _turns(corners[-2], corners[-1], point):
+                corners.pop()
+            corners.append(point)
+        return np.array([gone for _, _, gone in corners[1:]], dtype=np.int64)
+
+
+def _turns(one: tuple[float, float, int], two: tuple[float, float, int], three: tuple[float, float, int]) -> bool:
+    """Whether the loss rises faster behind the second of three points than before it."""
+    return (two[1] - one[1]) * (three[0] - two[0]) < (three[1] - two[1]) * (two[0] - one[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Ranks:
+    """The weights that may become pairs under a budget.
+
+    Attributes:
+        planner: makes the twins.
+        ranked: by their key in allocations, which no group has.
+    """
+
+    planner: Planner
+    ranked: Mapping[int, Ranked]
+
+    @staticmethod
+    def of(planner: Planner, unit: Unit, estimate: Estimate, calibration: Calibration) -> Ranks:
+        """Measures how what they read varies. Looking up a row costs nothing: tables stay under a budget of MACs."""
+        weights = [w for w in chosen_weights(planner.trace, planner.options) if pays(w.outputs, w.inputs)]
+        weights = [] if planner.options.ensure_faster else [w for w in weights if unit is Unit.PARAMS or not w.lookup]
+        known = _moments(planner, weights, estimate, calibration)
+        first = max((group.index for group in planner.trace.groups), default=-1) + 1
+        return Ranks(planner, dict(enumerate(known, first)))
+
+    def factored(self, twin: Twin, removed: Mapping[int, int]) -> None:
+        """Makes pairs of weights of a twin, where they still become smaller by it. removed: key -> ranks that go."""
+        for key, ranked in self.ranked.items():
+            if removed.get(key, 0):
+                try:
+                    self._factor(twin, ranked, ranked.weight.full - removed[key])
+                except Exception as error:  # of ours, whatever it is: the weight stays as it is
+                    unforeseen(error, ranked.weight.layer)
+
+    def _factor(self, twin: Twin, ranked: Ranked, rank: int) -> None:
+        rows, columns = ranked.weight.alive(twin)
+        if rank <= pays(int(rows.sum()), int(columns.sum())):
+            basis = ranked.spectrum(twin).vectors[:, :rank]
+            twin.factor(ranked.weight.factor(twin, basis, ranked.source))
+
+    def curves(self, error: Callable[[Twin], float], real: bool, note: Callable[[str], None]) -> list[Curves]:
+        """What the outputs lose, in the two readings that groups have. error: of the outputs of a twin."""
+        found: list[Curves] = [{}, {}]
+        for number, (key, ranked) in enumerate(self.ranked.items(), 1):
+            note(f"plan pair {number}/{len(self.ranked)}: {ranked.weight.layer}")
+            try:
+                curves = self._curves(ranked, error, real)
+            except Exception as problem:  # the same
+                unforeseen(problem, ranked.weight.layer)
+                continue
+            for reading, curve in zip(found, curves, strict=False):
+                reading[key] = curve
+        return found
+
+    def _curves(self, ranked: Ranked, error: Callable[[Twin], float], real: bool) -> list[Curve]:
+        known = ranked.spectrum(self.planner.original)
+        steps, full = ranked.steps(known.lost), ranked.weight.full
+        if not len(steps):
+            return []
+        lost = known.lost[full - np.arange(1, full)] if full > 1 else np.zeros(0)
+        slope = max(self._slope(ranked, known, steps, error), LEAST_REAL if real else LEAST)
+        left = full / (full - np.arange(1, full))
+        readings = (lost * slope, lost * slope**TRUST * left)
+        return [Curve(np.arange(full - 1), np.maximum.accumulate(losses), steps) for losses in readings]
+
+    def _slope(self, ranked: Ranked, known: Spectrum, steps: Ints, error: Callable[[Twin], float]) -> float:
+        """Squared relative error of the outputs per share that is lost, where that is felt."""
+        for gone in steps[[len(steps) // 2, -1]].tolist():
+            rank = ranked.weight.full - gone
+            if known.lost[rank] > 0:
+                twin = Twin(self.planner.trace)
+                twin.factor(ranked.weight.factor(twin, known.vectors[:, :rank], ranked.source))
+                found = error(twin)
+                if found > FELT:
+                    return float(found**2 / known.lost[rank])
+        return 0.0
+
+
+def _moments(
+    planner: Planner, weights: Sequence[Factorable], estimate: Estimate, calibration: Calibration
+) -> list[Ranked]:
+    """What is known of what each weight reads."""
+    trace = planner.trace
+    tables = [weight for weight in weights if weight.lookup]
+    counted = dict(zip([w.place for w in tables], frequencies(trace, tables, calibration), strict=True))
+    told = Evidence.CALIBRATION if calibration.samples else Evidence.WEIGHTS
+    slots = {w.place: trace.reading(*w.place) for w in weights if not w.lookup}
+    readers = {p: consumer_of(trace, slot) for p, slot in slots.items() if slot is not None}
+    asked: dict[tuple[int, int], Consumer] = {place: one for place, one in readers.items() if one is not None}
+    moments = dict(zip(asked, estimate.moments(list(asked.values())), strict=True))
+    result = []
+    for weight in weights:
+        if weight.lookup:
+            result.append(Ranked(weight, counted[weight.place], told))
+            continue
+        known = moments.get(weight.place)
+        second = None if known is None else known.xx + np.outer(known.x, known.x)
+        source = estimate.evidence(asked[weight.place]) if known is not None else Evidence.WEIGHTS
+        result.append(Ranked(weight, second, source))
+    return result

@@ -1,0 +1,57 @@
+"""Weights of the small model that are pairs of factors: the layer makes fewer numbers, a linear map behind it all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from onnx_condense.arrays import Array
+from onnx_condense.merging.factors import Factor
+from onnx_condense.merging.twin import Twin
+from onnx_condense.operators.actions import Contraction
+from onnx_condense.operators.answers import Role
+from onnx_condense.rewriting.edits import Followed
+from onnx_condense.rewriting.shapes import Shapes
+from onnx_condense.rewriting.values import NodeInput, Sliced
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A pair of factors as the small model holds it.
+
+    first: the layer's weight. second: [outputs that are there, rank] what multiplies what it makes.
+    """
+
+    action: Contraction
+    node: int
+    first: Sliced
+    second: Array
+
+    def edit(self) -> Followed:
+        """The linear map behind the layer."""
+        convolves, matrix = self.action.is_kernel, self.second
+        behind = len(self.action.output_axes) - 1 - self.action.output_axis
+        if convolves:
+            matrix = matrix.reshape(*matrix.shape, *[1] * (len(self.action.weight_axes) - 2))
+        return Followed(self.node, matrix if convolves or behind else matrix.T, convolves, left=behind > 0)
+
+
+def pair_of(twin: Twin, shapes: Shapes, factor: Factor, sliced: Sliced | None) -> Pair:
+    """The pair that a factor makes of a weight. sliced: what is alive of its product, None where that is all."""
+    action = twin.trace.linear_map(factor.node)
+    assert action is not None
+    weight = twin.weight(factor.node, factor.input)
+    cuts = () if sliced is None else tuple(cut for cut in sliced.cuts if cut[0].role is not Role.PRODUCED)
+    first = Sliced(factor.first(weight, action.axis(Role.PRODUCED)), cuts)
+    made = twin.trace.made.get((factor.node, factor.input))
+    kept = None if made is None else shapes.of_slot(made)
+    basis = factor.basis.astype(weight.dtype)
+    if kept is not None:
+        assert kept.line is not None
+        basis = basis[kept.line]
+    return Pair(action, factor.node, first, basis)
+
+
+def pairs_of(twin: Twin, shapes: Shapes, values: Mapping[NodeInput, Sliced]) -> dict[NodeInput, Pair]:
+    """The pairs of a twin in the small model. values: its weights, as shapes slice them."""
+    return {place: pair_of(twin, shapes, factor, values.get(place)) for place, factor in sorted(twin.factors.items())}
