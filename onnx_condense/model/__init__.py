@@ -3,8 +3,8 @@
 __all__ = [
     "apart",
     "archives",
-    "blas",
     "blame",
+    "blas",
     "files",
     "held",
     "inference",
