@@ -2,7 +2,6 @@
 
 __all__ = [
     "apart",
-    "archives",
     "blame",
     "blas",
     "files",
