@@ -193,7 +193,7 @@ class _Biases:
         return uses[0]
 
     def _into_mean(self, index: int, shift: Floats, axis: int) -> bool:
-        """Lets a BatchNormalization take the constants from its mean, where it alone reads the output: no bias comes."""
+        """Lets a BatchNormalization that alone reads the output take the constants from its mean: no bias comes."""
         use = self._only_reader(index)
         action = None if use is None or axis != 1 else self._trace.actions[use[0]].normalization
         if use is None or use[1] != 0 or action is None or action.mean is None:
