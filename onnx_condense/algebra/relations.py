@@ -28,6 +28,9 @@ from onnx_condense.algebra.signals import (
 from onnx_condense.arrays import Floats, Ints
 from onnx_condense.operators.answers import Kind
 
+AT_ONCE = 2**21
+"""Numbers of vectors that are compared in float64 at once."""
+
 
 class Relations:
     """The affine relations between channels j [k] and m [k], indices into units, of all signals that are asked for."""
@@ -53,19 +56,16 @@ def _related(signal: Signal, numbers: Numbers, pairs: Relations) -> Relation:
 
 @_related.register(Rows)
 def _(signal: Rows, numbers: Numbers, pairs: Relations) -> Relation:
-    j, m = pairs.j, pairs.m
-    rows, bias = numbers.leaf(signal)
-    return _collinear(numbers, (rows[j], rows[m]), (bias[j], bias[m]))
+    return _collinear(numbers, *numbers.leaf(signal), pairs)
 
 
 @_related.register(Recurrence)
 def _(signal: Recurrence, numbers: Numbers, pairs: Relations) -> Relation:
     """Units whose other gates are equal are related by their candidates, in every step as in the one before."""
-    j, m = pairs.j, pairs.m
     gates, candidates = numbers.gates(signal)
-    none = np.zeros((len(j), 1)), np.zeros((len(j), 1))
-    equal = _collinear(numbers, (gates[j], gates[m]), none)
-    result = _pass(numbers, signal.kind, _collinear(numbers, (candidates[j], candidates[m]), none))
+    none = np.zeros((len(gates), 1))
+    equal = _collinear(numbers, gates, none, pairs)
+    result = _pass(numbers, signal.kind, _collinear(numbers, candidates, none, pairs))
     return replace(result, exact=result.exact & equal.exact & numbers.is_one(equal.ratio))
 
 
@@ -101,7 +101,7 @@ def _(signal: Filtered, numbers: Numbers, pairs: Relations) -> Relation:
     j, m = pairs.j, pairs.m
     inner = pairs.of(signal.child, numbers)
     taps, bias = numbers.kernels(signal)
-    kernel = _collinear(numbers, (taps[j], taps[m]), (bias[j] * 0, bias[m] * 0))
+    kernel = _collinear(numbers, taps, bias * 0, pairs)
     ratio = inner.ratio * kernel.ratio
     shift = bias[j] - ratio[:, None] * bias[m]
     scale = inner.scale * np.linalg.norm(taps[j], axis=1) + np.abs(bias[j]).max(1)
@@ -163,8 +163,21 @@ def _(signal: Combined, numbers: Numbers, pairs: Relations) -> Relation:
     return OPERATIONS[signal.operation].relate(numbers, operand(signal.left), operand(signal.right))
 
 
-def _collinear(numbers: Numbers, rows: tuple[Floats, Floats], biases: tuple[Floats, Floats]) -> Relation:
-    """The relation of pairs of vectors [pairs, p] with biases [pairs, q]."""
+def _collinear(numbers: Numbers, rows: Floats, bias: Floats, pairs: Relations) -> Relation:
+    """The relation of pairs of channels with vectors [n, p] and biases [n, q]."""
+    sections = 1 + len(pairs.j) * rows.shape[1] // AT_ONCE
+    each = zip(np.array_split(pairs.j, sections), np.array_split(pairs.m, sections), strict=True)
+    found = [_collinear_of(numbers, (rows[j], rows[m]), (bias[j], bias[m])) for j, m in each]
+    return Relation(
+        np.concatenate([part.ratio for part in found]),
+        np.concatenate([part.constant for part in found]),
+        np.concatenate([part.exact for part in found]),
+        np.concatenate([part.scale for part in found]),
+    )
+
+
+def _collinear_of(numbers: Numbers, rows: tuple[Floats, Floats], biases: tuple[Floats, Floats]) -> Relation:
+    """As `_collinear`, of few pairs of vectors [pairs, p] with biases [pairs, q]."""
     left, right = (vectors.astype(np.float64) for vectors in rows)
     ratio = _projection(left, right)
     empty = np.count_nonzero(np.hstack([left, right]), axis=1) == 0

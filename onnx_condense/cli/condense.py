@@ -103,17 +103,17 @@ def _write(output: Path, result: Result) -> tuple[Report, str]:
     if output == PIPE or (output.exists() and not output.is_file()):
         data = files.whole(result.model, source)
         deliver(output, [data])
-        sha256, size = hashlib.sha256(data).hexdigest(), len(data)
+        stored = files.Stored(hashlib.sha256(data).hexdigest(), len(data))
         said = "the input" if not result.changed else ""
     elif result.changed:
-        files.save(result.outline, output, external=bool(source.external), source=source.path, step=source.step)
+        apart = bool(source.external)
+        stored = files.save(result.outline, output, external=apart, source=source.path, step=source.step)
         said = ""
     else:
-        how = "byte for byte" if files.copy(source, output) else "but for the name of its weights' file"
+        same, stored = files.copy(source, output)
+        how = "byte for byte" if same else "but for the name of its weights' file"
         said = f"the input, {how}"
-    if output.is_file() and output != PIPE:
-        sha256, size = files.fingerprint(output)
-    facts = replace(report.output or report.input, path=str(output), sha256=sha256, bytes=size)
+    facts = replace(report.output or report.input, path=str(output), sha256=stored.sha256, bytes=stored.size)
     there = "standard output" if output == PIPE else str(output)
     closing = f"{_why(report)}: {there} is {said}." if said else f"Wrote {there}"
     return replace(report, output=facts), closing

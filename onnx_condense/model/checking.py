@@ -13,12 +13,15 @@ from onnx_condense.trust import trusted
 Holder = onnx.GraphProto | onnx.FunctionProto
 """What holds nodes."""
 
+DEEPEST = 100
+"""Functions within functions that onnx and onnxruntime take."""
+
 
 def checked(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
     """The model itself, or a copy with its nodes in an order in which they can run; `label` names it in errors.
 
-    Raises InputError for names that are no text, a graph that goes in circles, or functions that are defined twice or
-    use themselves; LimitError for functions that are written out to too many nodes, or for too many bodies.
+    Raises InputError for names that are no text, a graph that goes in circles, or functions that are defined twice, use
+    themselves or nest too deep; LimitError for functions that are written out to too many nodes, or too many bodies.
     """
     if not model.graph.node:
         raise InputError(f"{label} holds no ONNX graph: export the model again")
@@ -146,13 +149,20 @@ def _check_functions(model: onnx.ModelProto, label: str) -> None:
     if len(known) < len(model.functions):
         raise InputError(f"{label} defines a function twice: export the model again")
     sizes: dict[tuple[str, str, str], int] = {}
+    depths: dict[tuple[str, str, str], int] = {}
     for key in _innermost_first(known, label):
         sizes[key] = _written_out(known[key], sizes)
+        depths[key] = 1 + max((depths.get(_identity(node), 0) for node in _all_nodes(known[key])), default=0)
     total = _written_out(model.graph, sizes)
     if known and total > trusted().nodes:
         raise LimitError(
             f"the functions of {label} are written out to more than {trusted().nodes:g} nodes: allow more with "
             "--limit-nodes"
+        )
+    if max(depths.values(), default=0) > DEEPEST:
+        advice = "write them out with onnx.inliner"
+        raise InputError(
+            f"{label} has functions that nest more than {DEEPEST} deep, which onnxruntime refuses: {advice}"
         )
 
 

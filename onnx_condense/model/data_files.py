@@ -11,6 +11,7 @@ from typing import BinaryIO, Protocol
 import onnx
 from onnx.external_data_helper import uses_external_data
 
+from onnx_condense.documents import Bytes
 from onnx_condense.errors import InputError
 from onnx_condense.model.held import Spill, byte_count, can_hold, content, is_held, refer
 from onnx_condense.model.protos import tensors
@@ -36,7 +37,7 @@ MOST_ALIGNED = 2**16
 class Digest(Protocol):
     """What bytes are hashed into."""
 
-    def update(self, data: bytes, /) -> None:
+    def update(self, data: Bytes, /) -> None:
         """Takes more bytes."""
 
 
@@ -130,17 +131,6 @@ def take_in(model: onnx.ModelProto, path: Path, digest: Digest, spill: Spill | N
                 else:
                     refer(tensor, spill.path, spill.add(part(file, offset, byte_count(tensor))))
         total += size
-    return total
-
-
-def digest_of(model: onnx.ModelProto, path: Path, digest: Digest) -> int:
-    """Reads the files that hold weights of a model, by name, into a digest; returns their bytes. Raises InputError."""
-    total = 0
-    for name in names(model, path):
-        with opened(path, name) as file:
-            for chunk in chunks(file):
-                digest.update(chunk)
-                total += len(chunk)
     return total
 
 

@@ -9,16 +9,16 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx
 from google.protobuf.message import DecodeError
 from onnx.external_data_helper import uses_external_data
 
 from onnx_condense._version import __version__
-from onnx_condense.documents import check_regular, remove_unheld, write_atomically, written
+from onnx_condense.documents import Bytes, check_regular, remove_unheld, write_atomically, written
 from onnx_condense.errors import InputError
 from onnx_condense.expected import shown
 from onnx_condense.model import data_files, wire
@@ -56,6 +56,13 @@ class Source:
     step: int = 1
     spill: Spill | None = None
     data: bytes = b""
+
+
+class Stored(NamedTuple):
+    """What was written: the sha256 and the bytes of a file and of its external data, as `Source` has them."""
+
+    sha256: str
+    size: int
 
 
 Model = str | os.PathLike[str] | onnx.ModelProto | Source
@@ -174,7 +181,7 @@ def _take(read: _Read, path: Path, digest: data_files.Digest, spill: Spill | Non
         return file.tell()
 
 
-def _hashed(chunks: Iterable[bytes], digest: data_files.Digest) -> Iterator[bytes]:
+def _hashed(chunks: Iterable[Bytes], digest: data_files.Digest) -> Iterator[Bytes]:
     for chunk in chunks:
         digest.update(chunk)
         yield chunk
@@ -186,17 +193,6 @@ def digest_of(model: onnx.ModelProto) -> str:
     for piece in wire.pieces(model):
         digest.update(piece)
     return digest.hexdigest()
-
-
-def fingerprint(path: Path) -> tuple[str, int]:
-    """The sha256 and the bytes of a model's file and its external data, as `Source` has them. Raises InputError."""
-    digest, size, proto = hashlib.sha256(), 0, _read(path, hold=True).proto
-    with open(path, "rb") as file:
-        for chunk in data_files.chunks(file):
-            digest.update(chunk)
-            size += len(chunk)
-    size += data_files.digest_of(proto, path, digest)
-    return digest.hexdigest(), size
 
 
 def provenance(source: Source, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,7 +218,9 @@ def identity(path: Path) -> tuple[int, int] | None:
     return found.st_ino, found.st_mtime_ns
 
 
-def save(model: onnx.ModelProto, path: Path, external: bool = False, source: Path | None = None, step: int = 1) -> int:
+def save(
+    model: onnx.ModelProto, path: Path, external: bool = False, source: Path | None = None, step: int = 1
+) -> Stored:
     """Writes a model so that, whatever happens, what was there before or the new one is there, whole.
 
     Weights go to a file of their own when the source kept them outside too, or when they do not fit into one message.
@@ -235,27 +233,31 @@ def save(model: onnx.ModelProto, path: Path, external: bool = False, source: Pat
         external: whether weights go to a file of their own, as far as they are large and `path` is no device or pipe.
         source: a model whose data stay in any case.
         step: at multiples of which tensors begin in that file.
-
-    Returns:
-        The bytes written.
     """
     try:
         external = external and (path.is_file() or not path.exists())
-        if not external and wire.size(model) < PROTOBUF_LIMIT:
-            with written(path, wire.pieces(model)) as size:
-                return size
-        apart = onnx.ModelProto()
-        apart.CopyFrom(model)
-        moved = data_files.movable(apart)
+        moved: list[onnx.TensorProto] = []
+        if external or wire.size(model) >= PROTOBUF_LIMIT:
+            apart = onnx.ModelProto()
+            apart.CopyFrom(model)
+            moved = data_files.movable(apart)
         if not moved:
-            return write_atomically(path, serialize(apart))
+            digest = hashlib.sha256()
+            with written(path, _hashed(wire.pieces(model), digest)) as size:
+                return Stored(digest.hexdigest(), size)
         offsets, digest = data_files.layout(moved, step), hashlib.sha256()
         for chunk in data_files.stream(moved, offsets):
             digest.update(chunk)
         location = f"{path.name}.{digest.hexdigest()[:DIGITS]}.data"
-        with written(path.with_name(location), data_files.stream(moved, offsets), like=path) as size:
+        data = path.with_name(location)
+        with written(data, data_files.stream(moved, offsets), like=path) as size:
             data_files.move_out(moved, offsets, location)
-            return size + write_atomically(path, serialize(apart))
+            message, digest = serialize(apart), hashlib.sha256()
+            size += write_atomically(path, message)
+        with data_files.opened(path, location) as file:
+            for chunk in chain([message], data_files.chunks(file)):
+                digest.update(chunk)
+        return Stored(digest.hexdigest(), size)
     finally:
         _tidy(path, source)
 
@@ -299,33 +301,33 @@ def whole(model: onnx.ModelProto, source: Source) -> bytes:
     return serialize(model)
 
 
-def copy(source: Source, target: Path) -> bool:
+def copy(source: Source, target: Path) -> tuple[bool, Stored]:
     """Copies a model file byte for byte, its external data too where the target lies in another folder.
 
     Where other data have their name there, those stay, and the same model is saved with a name of its own for its data.
 
     Returns:
-        Whether it was copied byte for byte.
+        Whether it was copied byte for byte, and what was written.
     """
     if source.path is None:
         write_atomically(target, source.data)
-        return True
+        return True, Stored(source.sha256, source.size)
     elsewhere = source.path.absolute().parent != target.absolute().parent
     missing = [name for name in source.external if elsewhere and not _is_there(source.path, target, name)]
     if not all(_is_free(target, name) for name in missing):
-        save(source.proto, target, external=True, source=source.path, step=source.step)
-        return False
-    before, undo = identity(target), ExitStack()
+        return False, save(source.proto, target, external=True, source=source.path, step=source.step)
+    before, undo, digest = identity(target), ExitStack(), hashlib.sha256()
     try:
         for name in missing:
             _copy_data(undo, source.path, target, name)
-        write_atomically(target, source.path.read_bytes())
+        with open(source.path, "rb") as file, written(target, _hashed(data_files.chunks(file), digest)):
+            pass
     except BaseException:
         if identity(target) == before:
             undo.close()
         raise
     _tidy(target, source.path)
-    return True
+    return True, Stored(source.sha256 if source.external else digest.hexdigest(), source.size)
 
 
 def _is_there(source: Path, target: Path, name: str) -> bool:

@@ -147,7 +147,7 @@ class _Biases:
         self.values: dict[NodeInput, Array] = dict(twin.folded)
         self.edits: list[Edit] = []
         self._twin, self._trace, self._facts = twin, twin.trace, twin.trace.facts
-        self._alive = shapes.alive
+        self._alive, self._outside = shapes.alive, self._facts.read_outside
 
     def add(self, index: int, shift: Floats) -> None:
         """Adds constants to a consumer's bias, in original shape."""
@@ -161,6 +161,8 @@ class _Biases:
             bias = self._twin.wide(index, action.bias) + shift / action.beta
             floats = self._twin.stored(index, action.bias) is None
             self._set(index, bias.astype(self._value(index, action.bias).dtype) if floats else bias)
+        elif self._into_mean(index, shift, action.output_axis):
+            pass
         elif takes_bias(self._facts.model.graph.node[index]) and action.output_axis == 1:  # where a bias lies
             self._set(index, (shift / action.beta).astype(kind))
         elif not self._add_next(index, shift):
@@ -182,14 +184,34 @@ class _Biases:
         row = next(made, None)
         return values if row is None else values[self._alive[self._trace.unit_of[atoms_of(row)]]]
 
-    def _add_next(self, index: int, shift: Floats) -> bool:
-        """MatMul has no bias: uses the constant of the Add that follows, where only that reads the product."""
+    def _only_reader(self, index: int) -> NodeInput | None:
+        """Where the output of a node is read, if that is once and by a node that was traced."""
         name = self._facts.nodes[index].outputs[0].name
         uses = self._facts.consumers(name)
-        if len(uses) != 1 or name in {t.name for t in self._facts.graph.outputs}:
+        if len(uses) != 1 or name in self._outside or uses[0][0] not in self._trace.actions:
+            return None
+        return uses[0]
+
+    def _into_mean(self, index: int, shift: Floats, axis: int) -> bool:
+        """Lets a BatchNormalization that alone reads the output take the constants from its mean: no bias comes."""
+        use = self._only_reader(index)
+        action = None if use is None or axis != 1 else self._trace.actions[use[0]].normalization
+        if use is None or use[1] != 0 or action is None or action.mean is None:
             return False
-        following, position = uses[0][0], 1 - uses[0][1]
-        if following not in self._trace.actions or not self._trace.actions[following].adds:
+        following, position = use[0], action.mean
+        value = self._value(following, position)
+        if value.shape != shift.shape or self._twin.stored(following, position) is not None:
+            return False
+        self.values[following, position] = (value.astype(np.float64) - shift).astype(value.dtype)
+        return True
+
+    def _add_next(self, index: int, shift: Floats) -> bool:
+        """MatMul has no bias: uses the constant of the Add that follows, where only that reads the product."""
+        use = self._only_reader(index)
+        if use is None:
+            return False
+        following, position = use[0], 1 - use[1]
+        if not self._trace.actions[following].adds:
             return False
         tensors = self._facts.nodes[following].inputs
         if len(tensors) != 2 or tensors[position].name not in self._facts.static:

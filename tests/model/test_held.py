@@ -53,7 +53,15 @@ def test_weights_stay_in_files_until_they_are_looked_at(large: None, tmp_path: P
     assert not held.holds(held.filled(source.proto))
     whole = files.load(tmp_path / "m.onnx", hold=False)
     assert not held.holds(whole.proto)
-    assert (whole.sha256, whole.size) == (source.sha256, source.size) == files.fingerprint(tmp_path / "m.onnx")
+    assert (whole.sha256, whole.size) == (source.sha256, source.size)
+    (tmp_path / "there").mkdir()
+    for place in (tmp_path / "n.onnx", tmp_path / "there" / "m.onnx"):
+        same, stored = files.copy(source, place)
+        assert same
+        assert stored == (source.sha256, source.size)
+    stored = files.save(source.proto, tmp_path / "o.onnx", external=kind == "external")
+    again = files.load(tmp_path / "o.onnx")
+    assert stored == (again.sha256, again.size)
 
 
 @pytest.mark.parametrize("kind", ["external", "plain"])

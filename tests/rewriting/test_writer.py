@@ -50,6 +50,18 @@ def test_a_matmul_uses_the_add_that_follows() -> None:
     assert operators(small) == ["Gemm", "MatMul", "Add", "Relu"]
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_batchnormalization_takes_a_bias_from_its_mean(alone: bool) -> None:
+    """Where it alone reads the Conv, which has no bias then as before: the model does not become larger."""
+    net = Net()
+    rows, bias = planted_rows(net, "shifted", 6)
+    hidden = net.conv("producer", net.input("batch", 6, 3, 3), rows[:, :, None, None], bias)
+    made = net.conv("consumer", hidden, planted_columns(net, "shifted", 4)[:, :, None, None])
+    results = [net.node("Relu", net.batchnorm(made, *net.normal(3, 4), np.ones(4)))]
+    small = condensed(net.build(*results, *([] if alone else [net.node("Tanh", made)])), {"producer": EXACT})
+    assert len(node(small, "consumer").input) == (2 if alone else 3)
+
+
 def test_an_add_that_another_reads_past_is_left_alone() -> None:
     """The product is read twice: the Add behind it is only one of the readers."""
     net = Net()
