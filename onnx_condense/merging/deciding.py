@@ -12,10 +12,13 @@ from onnx_condense.algebra.constants import constants
 from onnx_condense.algebra.numbers import Numbers
 from onnx_condense.algebra.relations import Relations
 from onnx_condense.arrays import Bools, Floats, Ints
+from onnx_condense.merging.alike import Alike
 from onnx_condense.merging.integers import inexact
 from onnx_condense.merging.judging import Judgement
 from onnx_condense.merging.methods import Becomes, Pairs, ratio_product
+from onnx_condense.merging.paths import sides_of
 from onnx_condense.merging.plan import GroupPlan, Read
+from onnx_condense.merging.similarity import Confirm, groups_by_side
 from onnx_condense.merging.widths import hold_back
 from onnx_condense.tracing.trace import layer_name
 
@@ -29,11 +32,11 @@ ALIKE = 0.5
 def plan_group(judgement: Judgement, threshold: float, align: int) -> GroupPlan:
     """The plan for a group, at a threshold and a multiple for its width; every channel may stay (`shrinks`)."""
     group, trace = judgement.group, judgement.trace
-    main, cosine = _condensed(judgement, threshold)
+    main, cosine, side = _condensed(judgement, threshold)
     before = np.zeros(len(main), dtype=bool)
     before[np.concatenate([*judgement.members, np.flatnonzero(judgement.gone)])] = True
     if trace.is_quantized(group):
-        reads = _reads(judgement, main, judgement.manner.becomes)
+        reads = _reads(judgement, main, side, judgement.manner.becomes)
         stays = inexact(judgement.twin, judgement.paths, reads, main)
         main[stays], cosine[stays] = stays, 1.0
     for cell in group.cells:  # a tensor keeps at least one channel of every cell
@@ -42,50 +45,72 @@ def plan_group(judgement: Judgement, threshold: float, align: int) -> GroupPlan:
             main[there[0]] = there[0]
     held = hold_back(trace, group, main, cosine, before, align)
     main[~before] = np.flatnonzero(~before)
-    return _plan(judgement, main, cosine, held, judgement.manner.becomes)
+    return _plan(judgement, (main, cosine, side), held, judgement.manner.becomes)
 
 
 def plan_keeping(judgement: Judgement, keep: Ints) -> GroupPlan:
     """The plan that keeps these channels [k]: others merge into the most alike of them, or go where none is alike."""
     n = len(judgement.group.units)
-    main, cosine = np.full(n, -1), np.ones(n)
+    main, cosine, side = np.full(n, -1), np.ones(n), np.full(n, -1)
     main[keep] = keep
-    for cell, alike in zip(judgement.members, judgement.alike, strict=True):
+    for cell, sides in zip(judgement.members, judgement.alike, strict=True):
         stays, goes = (np.flatnonzero(np.isin(cell, keep, invert=i)) for i in (False, True))
         if not len(stays) or not len(goes):
             continue
-        near = alike.nearest(goes, stays)
-        how = alike.of(goes, near)
+        near, how, chosen = _nearest(sides, goes, stays)
         merged = how > ALIKE
         main[cell[goes[merged]]] = cell[near[merged]]
         cosine[cell[goes[merged]]] = how[merged]
-    return _plan(judgement, main, cosine, (), ratio_product)
+        side[cell] = sides_of(judgement.paths, cell)[chosen]
+    return _plan(judgement, (main, cosine, side), (), ratio_product)
 
 
-def _condensed(judgement: Judgement, threshold: float) -> tuple[Ints, Floats]:
-    """[n] the channel that each one merges into (-1: it goes), and [n] how alike they are, before alignment."""
+def _nearest(sides: Sequence[Alike], goes: Ints, stays: Ints) -> tuple[Ints, Floats, int]:
+    """[k] the most alike of channels `stays` to each of `goes` [k], how alike, and by which side: one for all."""
+    near = [alike.nearest(goes, stays) for alike in sides]
+    how = [alike.of(goes, found) for alike, found in zip(sides, near, strict=True)]
+    best = int(np.argmax([float(each.sum()) for each in how]))
+    return near[best], how[best], best
+
+
+def _condensed(judgement: Judgement, threshold: float) -> tuple[Ints, Floats, Ints]:
+    """[n] the channel that each one merges into (-1: it goes), [n] how alike they are, and [n] by which side.
+
+    Before alignment.
+    """
     n = len(judgement.group.units)
-    main, cosine = np.arange(n), np.ones(n)
+    main, cosine, side = np.arange(n), np.ones(n), np.full(n, -1)
     main[judgement.gone] = -1
     for cell, numbers, alike in zip(judgement.members, judgement.numbers, judgement.alike, strict=True):
         if len(cell) < 2:
             continue
+        sides = sides_of(judgement.paths, cell)
+        confirm: list[Confirm | None] = [None for _ in sides]
         if judgement.manner.exact:
-            local = alike.groups(CANDIDATE, partial(_exact, judgement, numbers, cell))
+            threshold = CANDIDATE
+            confirm = [partial(_exact, judgement, numbers, cell, each) for each in sides]
+        if len(sides) == 1:
+            local, which = alike[0].groups(threshold, confirm[0]), np.zeros(len(cell), dtype=np.int64)
         else:
-            local = alike.groups(threshold)
+            local, which = groups_by_side([each.table for each in alike], threshold, confirm)
         moved = np.flatnonzero(local != np.arange(len(local)))
         main[cell[moved]] = cell[local[moved]]
-        cosine[cell[moved]] = alike.of(moved, local[moved])
-    return main, cosine
+        side[cell] = np.array(sides)[which]
+        for number, each in enumerate(alike):
+            mine = moved[which[moved] == number]
+            cosine[cell[mine]] = each.of(mine, local[mine])
+    return main, cosine, side
 
 
-def _exact(judgement: Judgement, numbers: Numbers, cell: Ints, j: Ints, m: int) -> Bools:
-    """[k] which of the channels j [k] equal an affine function of channel m on every path, borders included."""
+def _exact(judgement: Judgement, numbers: Numbers, cell: Ints, side: int, j: Ints, m: int) -> Bools:
+    """[k] which of the channels j [k] equal an affine function of channel m on every path, borders included.
+
+    Of products of data, on the paths of one side.
+    """
     result = np.ones(len(j), dtype=bool)
     relations = Relations(j, np.full(len(j), m))
     for path in judgement.paths:
-        if not path.reads(cell):
+        if not path.reads(cell) or path.side not in (-1, side):
             continue
         signal = judgement.trace.signals[path.signal]
         relation = relations.of(signal, numbers)
@@ -96,31 +121,35 @@ def _exact(judgement: Judgement, numbers: Numbers, cell: Ints, j: Ints, m: int) 
     return result
 
 
-def _plan(judgement: Judgement, main: Ints, cosine: Floats, held: tuple[int, ...], becomes: Becomes) -> GroupPlan:
-    group, reads = judgement.group, _reads(judgement, main, becomes)
+def _plan(
+    judgement: Judgement, decided: tuple[Ints, Floats, Ints], held: tuple[int, ...], becomes: Becomes
+) -> GroupPlan:
+    main, cosine, side = decided
+    group, reads = judgement.group, _reads(judgement, main, side, becomes)
     return GroupPlan(
         group.index, group.layers, tuple(main.tolist()), tuple(cosine.tolist()), judgement.highest, held, reads
     )
 
 
-def _reads(judgement: Judgement, main: Ints, becomes: Becomes) -> tuple[Read, ...]:
-    merged = [_merged(cell, main) for cell in judgement.members]
+def _reads(judgement: Judgement, main: Ints, side: Ints, becomes: Becomes) -> tuple[Read, ...]:
+    merged = [_merged(cell, main, side) for cell in judgement.members]
     return tuple(_read(judgement, position, main, merged, becomes) for position in range(len(judgement.paths)))
 
 
 @dataclass(frozen=True, eq=False)
 class _Merged:
-    """The channels of a cell that merge into others, [k], and how they relate to those."""
+    """The channels of a cell that merge into others, [k], by which side, [k], and how they relate to those."""
 
     moved: Ints
+    side: Ints
     relations: Relations
 
 
-def _merged(cell: Ints, main: Ints) -> _Merged:
+def _merged(cell: Ints, main: Ints, side: Ints) -> _Merged:
     moved = cell[(main[cell] >= 0) & (main[cell] != cell)]
     place = np.zeros(len(main), dtype=np.int64)
     place[cell] = np.arange(len(cell))
-    return _Merged(moved, Relations(place[moved], place[main[moved]]))
+    return _Merged(moved, side[moved], Relations(place[moved], place[main[moved]]))
 
 
 def _read(judgement: Judgement, position: int, main: Ints, merged: Sequence[_Merged], becomes: Becomes) -> Read:
@@ -133,6 +162,9 @@ def _read(judgement: Judgement, position: int, main: Ints, merged: Sequence[_Mer
         if len(group.moved) and path.reads(cell):
             pairs = Pairs(numbers, trace.signals[path.signal], group.relations, judgement.manner.depthwise)
             ratio[group.moved], constant[group.moved] = becomes(pairs)
+            if path.side >= 0:
+                constant[group.moved] = 0.0
+                ratio[group.moved[group.side != path.side]] = 0.0
     node = trace.facts.nodes[path.slot.node]
     return Read(
         path.slot.node,

@@ -14,7 +14,7 @@ from onnx_condense.algebra.stages import Factor
 from onnx_condense.arrays import FLOAT32, Bools, Floats, Ints
 from onnx_condense.merging.alike import Alike
 from onnx_condense.merging.methods import Manner
-from onnx_condense.merging.paths import Path, by_channel, from_channels, paths
+from onnx_condense.merging.paths import Path, by_channel, from_channels, paths, sides_of
 from onnx_condense.merging.twin import Twin
 from onnx_condense.merging.weights import TwinWeights
 from onnx_condense.tracing.labels import atoms_of
@@ -34,7 +34,7 @@ class Judgement:
         paths: by which consumers read the group.
         members: per cell, [k] the indices of channels still there.
         numbers: per cell, the numbers of those.
-        alike: per cell, how alike they are.
+        alike: per cell, how alike they are; by each of the sides of products that may take them up (`sides_of`).
         gone: [n] channels that nobody reads or that are constant.
         constants: per path, [n] the value of those.
         error: of ours, in words, for which nothing was compared.
@@ -46,7 +46,7 @@ class Judgement:
     paths: tuple[Path, ...]
     members: tuple[Ints, ...]
     numbers: tuple[Numbers, ...]
-    alike: tuple[Alike, ...]
+    alike: tuple[tuple[Alike, ...], ...]
     gone: Bools
     constants: tuple[Floats, ...]
     error: str = ""
@@ -59,7 +59,7 @@ class Judgement:
     @property
     def highest(self) -> float:
         """The highest cosine between two channels that could merge."""
-        return max((alike.highest for alike in self.alike), default=-1.0)
+        return max((alike.highest for sides in self.alike for alike in sides), default=-1.0)
 
 
 def judge(twin: Twin, group: Group, manner: Manner) -> Judgement:
@@ -84,9 +84,7 @@ def judge(twin: Twin, group: Group, manner: Manner) -> Judgement:
         found = Numbers(TwinWeights(twin), twin.trace.unit_of, group.units[cell], tolerance, manner.apart)
         members.append(cell)
         numbers.append(found)
-        signals = [twin.trace.signals[s] for s in _signals(mine, cell)] if len(cell) > 1 else []
-        factors = [factor for signal in signals for factor in manner.stages(found, signal)]
-        alike.append(Alike(_unique(factors), len(cell)))
+        alike.append(tuple(_alike(found, twin.trace, mine, cell, manner, side) for side in sides_of(mine, cell)))
     return Judgement(twin, group, manner, mine, tuple(members), tuple(numbers), tuple(alike), gone, constants)
 
 
@@ -95,18 +93,51 @@ def unjudged(twin: Twin, group: Group, manner: Manner, error: str) -> Judgement:
     return Judgement(twin, group, manner, (), (), (), (), np.zeros(len(group.units), dtype=bool), (), error)
 
 
+def _alike(found: Numbers, trace: Trace, mine: Sequence[Path], cell: Ints, manner: Manner, side: int) -> Alike:
+    """How alike the channels of a cell are on the paths of those that read them, and of one side of products."""
+    signals = _signals([path for path in mine if path.side in (-1, side)], cell) if len(cell) > 1 else []
+    factors = [factor for signal in signals for factor in manner.stages(found, trace.signals[signal])]
+    return Alike(_unique(factors), len(cell))
+
+
 def unread(twin: Twin, group: Group, mine: Sequence[Path]) -> Bools:
-    """[n] where every consumer's columns of the channel are zero, but for rows of channels that are unread too."""
-    result = np.ones(len(group.units), dtype=bool)
+    """[n] where every consumer's columns of the channel are zero, but for rows of channels that are unread too.
+
+    In products of data, where all that makes one side of it is zero.
+    """
+    result = _unpaired(twin, group, mine)
     while True:
         alive = twin.alive.copy()
         alive[group.units[result]] = False
-        found = np.ones_like(result)
-        for path in mine:
+        found = result.copy()
+        for path in (path for path in mine if path.side < 0):
             np.logical_and.at(found, path.units, ~_columns(twin, path, alive).any(axis=1))
         if np.array_equal(found, result) or not found.any():
             return found
         result = found
+
+
+def _unpaired(twin: Twin, group: Group, mine: Sequence[Path]) -> Bools:
+    """[n] where a channel is in no product of data, or a side of it is zero there."""
+    paired, nothing = np.zeros(len(group.units), dtype=bool), np.zeros(len(group.units), dtype=bool)
+    for side in (0, 1):
+        zero, there = np.ones_like(paired), np.zeros_like(paired)
+        for path in (path for path in mine if path.side == side):
+            weight = twin.weight(path.slot.node, path.slot.input)
+            rows = by_channel(weight, path.slot.axes)[path.places]
+            np.logical_and.at(zero, path.units, ~rows.reshape(len(rows), -1).any(axis=1))
+            there[path.units] = True
+            if (shift := _shift_of(twin, path)) is not None:
+                np.logical_and.at(zero, path.units, shift[path.places] == 0)
+        paired |= there
+        nothing |= there & zero
+    return ~paired | nothing
+
+
+def _shift_of(twin: Twin, path: Path) -> Floats | None:
+    """[rows] what merges add to the bias of the linear map whose rows these are; None of nothing."""
+    action = twin.trace.linear_map(path.slot.node)
+    return twin.added(path.slot.node) if action is not None and action.weight == path.slot.input else None
 
 
 def _columns(twin: Twin, path: Path, alive: Bools) -> Floats:
@@ -141,7 +172,7 @@ def _unique(factors: Iterable[Factor]) -> list[Factor]:
 
 def _idle(numbers: Numbers, twin: Twin, mine: Sequence[Path], cell: Ints) -> Bools:
     """[k] which channels of a cell vary, as a BatchNormalization states it, too little for any consumer to mind."""
-    idle = np.ones(len(cell), dtype=bool)
+    idle = np.full(len(cell), sides_of(mine, cell) == (-1,))
     for path in (path for path in mine if path.reads(cell)):
         deviation = deviations(twin.trace.signals[path.signal], numbers)
         if deviation is None:
@@ -160,13 +191,16 @@ def _constant_channels(
 
     Fills `constants`, per path [n], with their values.
     """
-    fixed = np.ones(len(cell), dtype=bool)
     values = {s: constants_of(trace.signals[s], numbers) for s in _signals(mine, cell)}
-    for path in mine:
-        if path.signal in values:
-            value = values[path.signal]
-            fixed &= np.isfinite(value) & ((value == 0) | (not path.slot.padded))
-    for path, constant in zip(mine, constants, strict=True):
-        if path.signal in values:
-            constant[cell[fixed]] = values[path.signal][fixed]
-    return fixed & bool(values)
+    fixed = np.zeros(len(cell), dtype=bool)
+    for side in sides_of(mine, cell):
+        constant = np.full(len(cell), bool(values))
+        for path in mine:
+            if path.signal in values and path.side in (-1, side):
+                value = values[path.signal]
+                constant &= np.isfinite(value) & ((value == 0) | (not path.slot.padded))
+        fixed |= constant
+    for path, filled in zip(mine, constants, strict=True):
+        if path.signal in values and path.side < 0:
+            filled[cell[fixed]] = values[path.signal][fixed]
+    return fixed

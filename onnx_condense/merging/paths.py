@@ -1,8 +1,8 @@
-"""The places at which consumers read a group's channels."""
+"""The places at which consumers read a group's channels; so do their partners in products of data."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +17,11 @@ from onnx_condense.tracing.trace import Group, Slot, Trace
 class Path:
     """The places of one weight's contracted axis that hold a group's channels through one signal.
 
+    Or those of the rows or shifts that make the channels' partners in products of data, through what they are
+    multiplied with: what is read of channels that go is added to these (see tracing/pairs.py).
+
     Attributes:
-        number: in order of first appearance.
+        number: in order of first appearance; negative for partners.
         signal: its index in the trace.
         units: [k] group channel at each place.
         rank: [k] how many earlier places hold the same channel.
@@ -32,16 +35,20 @@ class Path:
     rank: Ints
     places: Ints
 
+    @property
+    def side(self) -> int:
+        """The side of products that it makes, -1 of what reads channels."""
+        return self.slot.side
+
     def reads(self, cell: Ints) -> bool:
         """Whether it holds the channels [m] of a cell."""
         return bool(np.isin(cell[:1], self.units).all())
 
 
 def paths(trace: Trace, group: Group) -> Iterator[Path]:
-    """Every path by which a consumer reads a group."""
-    for slot in trace.slots_of(group):
-        if slot.role is not Role.CONTRACTED:
-            continue
+    """Every path by which a consumer reads a group, then those of partners."""
+    contracted = (slot for slot in trace.slots_of(group) if slot.role is Role.CONTRACTED)
+    for slot in (*contracted, *trace.pairs_of(group)):
         row = slot.labels.reshape(-1)
         atoms = atoms_of(row)
         found = trace.unit_of[atoms]
@@ -50,7 +57,14 @@ def paths(trace: Trace, group: Group) -> Iterator[Path]:
         sources = signals_of(row)
         for number, signal in enumerate(dict.fromkeys(sources[inside].tolist())):
             places = inside[sources[inside] == signal]
+            number = number if slot.side < 0 else -1 - 2 * number - slot.side
             yield Path(slot, number, signal, units[places], occurrence(units[places]), places)
+
+
+def sides_of(mine: Iterable[Path], cell: Ints) -> tuple[int, ...]:
+    """The sides of products whose rows may take up the channels [k] of a cell that go; -1 alone without products."""
+    found = {path.side for path in mine if path.side >= 0 and path.reads(cell)}
+    return tuple(sorted(found)) or (-1,)
 
 
 def by_channel(weight: Array, axes: tuple[int, ...], groups: int = 1) -> Array:

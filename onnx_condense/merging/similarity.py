@@ -148,3 +148,28 @@ def condensation_groups(alike: Floats, threshold: float, confirm: Confirm | None
         open_[taken] = False
         for start in range(0, len(taken), block):
             counts -= np.count_nonzero(alike[taken[start : start + block]] > threshold, axis=0)
+
+
+def groups_by_side(alike: Sequence[Floats], threshold: float, confirm: Sequence[Confirm | None]) -> tuple[Ints, Ints]:
+    """([n], [n]): the main neuron of every neuron, as in `condensation_groups`, and by which table it was found.
+
+    A main neuron takes its group from one of the tables, that with most neighbours; `confirm` has one for each.
+    """
+    n = len(alike[0])
+    main, side, open_ = np.arange(n), np.zeros(n, dtype=np.int64), np.ones(n, dtype=bool)
+    counts = np.array([np.count_nonzero(table > threshold, axis=1) for table in alike])
+    while True:
+        which, chosen = divmod(int(np.argmax(np.where(open_, counts, -1))), n)
+        if not open_[chosen] or counts[which, chosen] < 1:
+            return main, side
+        members = np.flatnonzero(open_ & (alike[which][chosen] > threshold))
+        turned_away = confirm[which]
+        if turned_away is not None:
+            members = members[turned_away(members, chosen)]
+        counts[which, chosen] = 0
+        if not len(members):
+            continue
+        taken = np.append(members, chosen)
+        main[members], side[taken], open_[taken] = chosen, which, False
+        for table, count in zip(alike, counts, strict=True):
+            count -= np.count_nonzero(table[taken] > threshold, axis=0)

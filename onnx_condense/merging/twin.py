@@ -6,6 +6,8 @@ the small model is its slice. Removed columns are zero in it, removed rows stay 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from onnx_condense.arrays import Array, Bools, Floats, Ints
@@ -21,6 +23,23 @@ from onnx_condense.tracing.trace import Group, Slot, Trace
 Folds = tuple[dict[tuple[int, int], Array], dict[int, Floats], dict[tuple[int, int], Refit]]
 
 
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """Rows of a weight, or shifts, that are added to others, and gone then (see `_moved`)."""
+
+    slot: Slot
+    places: Ints
+    targets: Ints
+    sources: Ints
+    ratio: Floats
+
+    def of(self, value: Array) -> Array:
+        """The weight, or the shifts of a producer's rows, [rows]."""
+        axes = self.slot.axes if value.ndim > 1 else (0,)
+        turned = _moved(by_channel(value, axes), self.places, self.targets, self.sources, self.ratio)
+        return from_channels(turned, axes, value.shape)
+
+
 FOLDED_AT_ONCE = 256
 """Rows of a consumer that are folded at once."""
 
@@ -30,8 +49,9 @@ class Twin:
 
     Attributes:
         alive: [units] which channels are still there.
-        folded: (node, input) -> the weight with merges folded in, where there are any.
-        shift: node -> [produced] what is added to the bias.
+        folded: (node, input) -> the weight with merges of what it reads folded in, where there are any.
+        shift: node -> [produced] what those add to the bias.
+        turns: (node, input) -> what becomes of its rows beyond that, because of merges in products of data.
         plans: group index -> what happened to the group.
         refits: (node, input) -> the explicit weights given.
         factors: (node, input) -> the basis in which what the weight makes is rebuilt.
@@ -43,6 +63,7 @@ class Twin:
         self.alive = np.ones(len(trace.unit_of), dtype=bool)
         self.folded: dict[tuple[int, int], Array] = {}
         self.shift: dict[int, Floats] = {}
+        self.turns: dict[tuple[int, int], list[Turn]] = {}
         self.plans: dict[int, GroupPlan] = {}
         self.refits: dict[tuple[int, int], Refit] = {}
         self.factors: dict[tuple[int, int], Factor] = {}
@@ -51,12 +72,32 @@ class Twin:
 
     def weight(self, node: int, position: int) -> Array:
         """The value of a weight input in its original shape, merges folded in."""
+        value = self.unturned(node, position)
+        for turn in self.turns.get((node, position), ()):
+            value = turn.of(value)
+        return value
+
+    def unturned(self, node: int, position: int) -> Array:
+        """As `weight`, of the same shape, as if products of data had lost nothing."""
         key = node, position
         if key in self.folded:
             return self.folded[key]
         value = self.trace.facts.value(self.trace.facts.nodes[node].inputs[position])
         assert value is not None
         return value
+
+    def added(self, node: int) -> Floats | None:
+        """[produced] what is added to the bias of a linear map, None for nothing."""
+        shift, action = self.shift.get(node), self.trace.linear_map(node)
+        if shift is not None and action is not None:
+            for turn in self.turns.get((node, action.weight), ()):
+                shift = turn.of(shift)
+        return shift
+
+    @property
+    def changed(self) -> dict[tuple[int, int], Array]:
+        """(node, input) -> the weights in their original shapes that are others than the model's."""
+        return {place: self.weight(*place) for place in dict.fromkeys((*self.folded, *self.turns))}
 
     def stored(self, node: int, position: int) -> Quantized | Narrowed | None:
         """How a weight input is stored, None where it is stored as it is used."""
@@ -121,7 +162,7 @@ class Twin:
         slot = self.trace.reading(refit.node, refit.input)
         if slot is None:
             raise ValueError(f"{refit.layer} reads no channels")
-        weight, kept = self.weight(slot.node, slot.input), self.reads(slot)
+        weight, kept = self.unturned(slot.node, slot.input), self.reads(slot)
         columns = np.moveaxis(np.zeros_like(weight), slot.axis, 0)
         given = np.moveaxis(refit.weight, slot.axis, 0) if refit.weight.ndim == weight.ndim else refit.weight
         if given.shape != (int(kept.sum()), *columns.shape[1:]):
@@ -164,9 +205,6 @@ class Twin:
         `main`, `ratio` and `constant`: [n], of every channel of the group.
         """
         slot = path.slot
-        weight, stored = self.weight(slot.node, slot.input), self.stored(slot.node, slot.input)
-        wide = weight if stored is None else self.wide(slot.node, slot.input)
-        columns = by_channel(wide, slot.axes, slot.groups)
         place_of = {
             (u, r): p for u, r, p in zip(path.units.tolist(), path.rank.tolist(), path.places.tolist(), strict=True)
         }
@@ -176,9 +214,21 @@ class Twin:
             place_of[m, r]
             for m, r in zip(main[units[merged]].tolist(), path.rank[leaving][merged].tolist(), strict=True)
         ]
-        if constant[units].any():
-            self._add_constant(slot, columns[places].astype(np.float64), places, constant[units])
-        columns = _moved(columns, places, np.array(targets, dtype=np.int64), places[merged], ratio[units[merged]])
+        turn = Turn(slot, places, np.array(targets, dtype=np.int64), places[merged], ratio[units[merged]])
+        if slot.role is Role.PAIRED:
+            self.turns.setdefault((slot.node, slot.input), []).append(turn)
+        else:
+            self._fold_columns(turn, constant[units])
+
+    def _fold_columns(self, turn: Turn, constant: Floats) -> None:
+        """Moves columns; `constant` [k]: the constant parts of the channels that they belong to."""
+        slot = turn.slot
+        weight, stored = self.unturned(slot.node, slot.input), self.stored(slot.node, slot.input)
+        wide = weight if stored is None else stored.wide(weight)
+        columns = by_channel(wide, slot.axes, slot.groups)
+        if constant.any():
+            self._add_constant(slot, columns[turn.places].astype(np.float64), turn.places, constant)
+        columns = _moved(columns, turn.places, turn.targets, turn.sources, turn.ratio)
         folded = from_channels(columns, slot.axes, weight.shape, slot.groups)
         if stored is not None:
             folded = stored.rounded(folded)

@@ -16,9 +16,10 @@ from onnx_condense.operators.answers import Role
 
 @dataclass(frozen=True, eq=False)
 class TwinWeights(Weights):
-    """The rows, biases, kernels and gates of a twin."""
+    """The rows, biases, kernels and gates of a twin. turned: as products of data have changed them."""
 
     twin: Twin
+    turned: bool = True
 
     def rows(self, node: int) -> Floats:
         """[produced, p] the rows of a linear map, times alpha."""
@@ -34,8 +35,10 @@ class TwinWeights(Weights):
         action = self._contraction(node)
         bias = np.zeros(len(self.rows(node)))
         if action.bias is not None:
-            bias = bias + action.beta * self.twin.weight(node, action.bias).astype(np.float64).reshape(-1)
-        return bias + self.twin.shift.get(node, 0.0)
+            held = self.twin.weight if self.turned else self.twin.unturned
+            bias = bias + action.beta * held(node, action.bias).astype(np.float64).reshape(-1)
+        shift = self.twin.added(node) if self.turned else self.twin.shift.get(node)
+        return bias if shift is None else bias + shift
 
     def convolves(self, node: int) -> bool:
         """Whether a linear map is a convolution."""

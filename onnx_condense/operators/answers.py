@@ -34,6 +34,8 @@ class Role(StrEnum):
     """It holds one parameter for each of them."""
     CONTRACTED = "contracted"
     """It reads them."""
+    PAIRED = "paired"
+    """It makes, or is added to, channels that a product of data multiplies them with."""
 
 
 class Kind(Enum):
@@ -114,6 +116,11 @@ class Action:
     @property
     def adds(self) -> bool:
         """Whether it adds up its inputs."""
+        return False
+
+    @property
+    def shifts(self) -> bool:
+        """Whether a constant among its inputs is added to the others, or taken from them, or they from it."""
         return False
 
     @property

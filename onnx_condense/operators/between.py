@@ -44,6 +44,10 @@ class Elementwise(Action):
         return self.operation is Operation.ADD
 
     @property
+    def shifts(self) -> bool:
+        return self.operation in (Operation.ADD, Operation.SUB)
+
+    @property
     def pointwise(self) -> bool:
         return True
 

@@ -61,7 +61,7 @@ def curves_of(
     written = write(planner.original, {})
     expected = results(written.model, feeds)
     sensitivity = _Sensitivity(planner, estimate, feeds, expected)
-    groups = [group for group in planner.groups if group.index not in planner.quantized]
+    groups = [g for g in planner.groups if g.index not in planner.quantized and not planner.trace.pairs_of(g)]
     orders = Orders(planner, estimate)
     orders.prepare(groups)
     found: list[Curves] = []

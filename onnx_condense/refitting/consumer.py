@@ -110,13 +110,13 @@ class TwinConsumer:
     def matrix(self) -> Floats:
         """[rows, k]: the matrix of the kept features that the twin holds now."""
         slot = self.fixed.slot
-        return self.fixed.layout.columns(self.twin.weight(slot.node, slot.input), self.kept)
+        return self.fixed.layout.columns(self.twin.unturned(slot.node, slot.input), self.kept)
 
     def constants(self) -> Floats:
         """[rows]: the constant of each row that the twin holds now."""
         node = self.fixed.slot.node
         if self.fixed.makes is not None:
-            return TwinWeights(self.twin).row_bias(node)
+            return TwinWeights(self.twin, turned=False).row_bias(node)
         return self.fixed.layout.constants(np.asarray(self.twin.shift.get(node, np.zeros(0))))
 
     def original_constants(self) -> Floats:

@@ -55,6 +55,6 @@ def _ordered(judged: Judgement, plan: GroupPlan) -> Cosines | None:
     into = main[members]
     size = np.bincount(into[into >= 0], minlength=len(main))[into] * (into >= 0)
     order = np.lexsort((into != members, into, -size))
-    table = judged.alike[cell].table[np.ix_(order, order)]
+    table = judged.alike[cell][0].table[np.ix_(order, order)]
     np.fill_diagonal(table, 1)
     return Cosines(plan.layers, table, np.isin(members[order], plan.keep))

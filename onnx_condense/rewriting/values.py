@@ -78,7 +78,9 @@ class Values:
 def values_of(twin: Twin, shapes: Shapes) -> Values:
     """The twin's weights as shapes slice them."""
     biases = _Biases(twin, shapes)
-    for index, shift in twin.shift.items():
+    for index in twin.shift:
+        shift = twin.added(index)
+        assert shift is not None
         biases.add(index, shift)
     whole = {place: Sliced(value) for place, value in biases.values.items()}
     return Values(whole | sliced_weights(twin, shapes, biases.values), tuple(biases.edits))
@@ -144,7 +146,7 @@ class _Biases:
     """
 
     def __init__(self, twin: Twin, shapes: Shapes) -> None:
-        self.values: dict[NodeInput, Array] = dict(twin.folded)
+        self.values: dict[NodeInput, Array] = twin.changed
         self.edits: list[Edit] = []
         self._twin, self._trace, self._facts = twin, twin.trace, twin.trace.facts
         self._alive, self._outside = shapes.alive, self._facts.read_outside

@@ -9,16 +9,14 @@ from math import prod
 import numpy as np
 
 from onnx_condense.algebra.operations import OPERATIONS
-from onnx_condense.algebra.signals import Combined, Mapped, Modulated, Restricted, Shared, Signal
+from onnx_condense.algebra.signals import Combined, Modulated, Restricted, Shared, Signal
 from onnx_condense.arrays import Array, Labels, Shape
-from onnx_condense.operators.actions import Product
 from onnx_condense.operators.between import Chosen, Elementwise, Operation
 from onnx_condense.operators.reasons import Reason
 from onnx_condense.operators.view import INTEGER_TYPES
 from onnx_condense.tracing.labels import aligned, atoms_of, pack, signals_of, varying
 from onnx_condense.tracing.outcomes import Carried, Declined, Outcome, Stay
 from onnx_condense.tracing.parameters import MOST_OCCURRENCES, affine, carry, per_position
-from onnx_condense.tracing.uniting import uniform
 from onnx_condense.tracing.walk import Place, Walk, unknown
 
 
@@ -201,55 +199,3 @@ def _with_constant(join: Join, labels: Labels, other: Side, constant: Array, swa
         result = affine(walk, place, labels, scales, shifts)
     carry(walk, place, other.position, labels, constant)
     return result
-
-
-def product(walk: Walk, place: Place, action: Product) -> Outcome:
-    """Channels along an axis that the output keeps are mapped by data; those that are summed stay, or are one.
-
-    One, where others lie beside them along an axis of their own that is kept (a sum over experts).
-    """
-    because = place.because(Reason.READ, Reason.PRODUCT_OF_DATA)
-    carried = []
-    for position, letters in enumerate((action.left, action.right)):
-        labels = walk.at(place, position)
-        if labels is None:
-            continue
-        labels = _summed(walk, place, action, letters, labels)
-        if labels is None:
-            continue
-        both = {a for a in varying(labels) if letters[a] in action.left and letters[a] in action.right}
-        if any(letters[axis] not in action.output for axis in varying(labels)):
-            walk.pin(labels, because)
-        elif both == set(varying(labels)):
-            walk.pin(labels, place.because(Reason.ALONG_BATCH))
-        else:
-            walk.fixed.append((labels, tuple(both)))
-            carried.append((letters, labels))
-    if len(carried) == 1:
-        return Carried({place.output: _multiplied(walk, action, *carried[0])})
-    for _, labels in carried:
-        walk.pin(labels, because)
-    return Carried()
-
-
-def _summed(walk: Walk, place: Place, action: Product, letters: str, labels: Labels) -> Labels | None:
-    """Labels of a factor whose channels are one along the axes that are summed; None where they stay."""
-    axes = varying(labels)
-    summed = [axis for axis in axes if letters[axis] not in action.output]
-    other = action.right if letters == action.left else action.left
-    if not any(letters[axis] in action.output and letters[axis] not in other for axis in axes):
-        return labels
-    try:
-        return uniform(walk, place, labels, summed)
-    except Stay as stay:
-        walk.conclude(place, stay.outcome)
-        return None
-
-
-def _multiplied(walk: Walk, action: Product, letters: str, labels: Labels) -> Labels:
-    """Labels of one factor in the output."""
-    mapped = walk.mapped(labels, lambda child: Mapped(child, False))
-    kept = [letters.index(letter) for letter in action.output if letter in letters]
-    moved = mapped.transpose([*kept, *(a for a in range(labels.ndim) if a not in kept)])
-    sizes = iter(moved.shape)
-    return moved.reshape([next(sizes) if letter in letters else 1 for letter in action.output])

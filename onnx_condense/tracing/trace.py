@@ -29,6 +29,8 @@ class Slot:
 
     produced: its rows make the atoms. carried: it holds one parameter per atom. contracted: it reads the atoms.
     `axis` is the labelled axis of a produced or contracted slot; a recurrent weight's directions are labelled as well.
+    paired: it makes or shifts the partners of the atoms in a product of data, whose side (0 or 1) that is; labels hold
+    the atoms there with the signals of the other side (see tracing/pairs.py).
     `padded`: zeros from beyond a border are read too. `groups`: of a convolution (see merging/paths.py).
     """
 
@@ -39,6 +41,7 @@ class Slot:
     axis: int = 0
     padded: bool = False
     groups: int = 1
+    side: int = -1
 
     @property
     def axes(self) -> tuple[int, ...]:
@@ -77,6 +80,7 @@ class Trace:
     """Everything the later stages need to know of a graph.
 
     unit_of: atom -> unit id. labels: tensor name -> labels. actions: what each node does, by index.
+    pairs: slots of partners in products of data, which lie in `slots` too, as what they are there.
     untraced: parameters of linear maps in bodies that are no part of it. leave: from a model that was written in the
     form that was traced, and as it was traced, to the model as it came.
     """
@@ -90,6 +94,7 @@ class Trace:
     labels: Mapping[str, Labels]
     actions: Mapping[int, Action]
     balance: Balance
+    pairs: tuple[Slot, ...] = ()
     untraced: int = 0
     leave: Leave = lambda written, traced: written
 
@@ -136,16 +141,27 @@ class Trace:
 
     @cached_property
     def _slots_of(self) -> Mapping[int, tuple[Slot, ...]]:
+        return self._by_group(self.slots)
+
+    @cached_property
+    def _pairs_of(self) -> Mapping[int, tuple[Slot, ...]]:
+        return self._by_group(self.pairs)
+
+    def _by_group(self, slots: Sequence[Slot]) -> Mapping[int, tuple[Slot, ...]]:
         found: dict[int, list[Slot]] = {}
-        for slot in self.slots:
+        for slot in slots:
             atoms = atoms_of(slot.labels[slot.labels >= 0])
             for index in np.unique(self.group_of[self.unit_of[atoms]]).tolist():
                 found.setdefault(index, []).append(slot)
-        return {index: tuple(slots) for index, slots in found.items()}
+        return {index: tuple(mine) for index, mine in found.items()}
 
     def slots_of(self, group: Group) -> tuple[Slot, ...]:
         """The weights that make, carry or read a group's channels."""
         return self._slots_of.get(group.index, ())
+
+    def pairs_of(self, group: Group) -> tuple[Slot, ...]:
+        """What makes or shifts the partners of a group's channels in products of data."""
+        return self._pairs_of.get(group.index, ())
 
     @cached_property
     def _slots_at(self) -> Mapping[int, list[Slot]]:

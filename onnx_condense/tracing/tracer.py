@@ -34,10 +34,11 @@ from onnx_condense.operators.moves import Concat, DepthToSpace, Move, SpaceToDep
 from onnx_condense.operators.queries import takes_shape
 from onnx_condense.operators.reasons import Because, Reason
 from onnx_condense.operators.table import read
-from onnx_condense.tracing import joins, linear, moves, windows
+from onnx_condense.tracing import joins, linear, moves, products, windows
 from onnx_condense.tracing.balance import balance
 from onnx_condense.tracing.grouping import Holders, dependency_groups
 from onnx_condense.tracing.outcomes import Declined, Outcome, Stay
+from onnx_condense.tracing.pairs import partners
 from onnx_condense.tracing.recurrent import recurrent
 from onnx_condense.tracing.trace import Refusal, Trace, layer_name
 from onnx_condense.tracing.walk import Place, Walk
@@ -52,7 +53,7 @@ RULES: Mapping[type[Action], LabelRule] = {
     Normalization: linear.normalization,
     Reader: linear.reader,
     Recurrent: recurrent,
-    Product: joins.product,
+    Product: products.product,
     Elementwise: joins.elementwise,
     Chosen: joins.chosen,
     Activation: windows.activation,
@@ -149,12 +150,13 @@ def _pin_ends(walk: Walk) -> None:
 
 
 def _result(walk: Walk) -> Trace:
+    pairs = partners(walk)
     unit_of = walk.sets.roots()
     pinned = {int(unit): because for atoms, because in reversed(walk.pins) for unit in np.unique(unit_of[atoms])}
     names = {index: layer_name(node, index) for index, node in enumerate(walk.facts.nodes)}
     tensors = [*walk.labels.values(), *(slot.labels for slot in walk.slots)]
     balanced = balance(tensors, walk.fixed, walk.blocks, unit_of)
-    holders = Holders(walk.slots, list(walk.labels.values()), balanced.partitions)
+    holders = Holders([*walk.slots, *pairs], list(walk.labels.values()), balanced.partitions)
     groups, refused = dependency_groups(walk.producers, unit_of, pinned, holders, names)
     traced = Trace(
         walk.facts,
@@ -166,6 +168,7 @@ def _result(walk: Walk) -> Trace:
         walk.labels,
         walk.actions,
         balanced,
+        pairs,
     )
     refusals = [*walk.refused, *(Refusal(names[n], because, traced.size(n)) for n, because in refused)]
     return replace(traced, refusals=tuple(refusals))

@@ -21,6 +21,18 @@ from onnx_condense.tracing.trace import Refusal, Slot, layer_name
 
 
 @dataclass(frozen=True, eq=False)
+class Pairing:
+    """Channels of two tensors that a product multiplies with each other and adds up.
+
+    left, right: [n] labels of either side, place by place. because: what the product is to channels that must stay.
+    """
+
+    left: Labels
+    right: Labels
+    because: Because
+
+
+@dataclass(frozen=True, eq=False)
 class Place:
     """A node of the graph, as rules see it."""
 
@@ -63,6 +75,7 @@ class Walk:
     actions: node -> what it does.
     blocks: [groups, channels per group] that grouped convolutions read and make.
     fixed: labels of tensors, and axes that may not shrink.
+    pairings: of channels that products of data add up.
     """
 
     facts: Facts
@@ -80,6 +93,7 @@ class Walk:
     tied_atoms: dict[str, Ints] = field(default_factory=dict)
     blocks: list[Labels] = field(default_factory=list)
     fixed: list[tuple[Labels, tuple[int, ...]]] = field(default_factory=list)
+    pairings: list[Pairing] = field(default_factory=list)
     _pinned: set[int] = field(default_factory=set)
 
     # ---- what a rule asks
@@ -165,7 +179,7 @@ class Walk:
 
     @property
     def _collected(self) -> tuple[list[Any], ...]:
-        return self.slots, self.producers, self.refused, self.blocks, self.fixed
+        return self.slots, self.producers, self.refused, self.blocks, self.fixed, self.pairings
 
     # ---- what becomes of a rule's outcome
 

@@ -36,7 +36,7 @@ def closeness(vectors: Doubles) -> Doubles:
 def alike(model: onnx.ModelProto, depthwise: Depthwise = Depthwise.JOINT, method: Method = Method.RATIO) -> Doubles:
     trace = traced(model)
     (group,) = [g for g in trace.groups if "producer" in g.layers]
-    (found,) = judge(Twin(trace), group, replace(MANNERS[method], depthwise=depthwise)).alike
+    ((found,),) = judge(Twin(trace), group, replace(MANNERS[method], depthwise=depthwise)).alike
     return found.table.astype(np.float64)
 
 
