@@ -95,7 +95,7 @@ class Twin:
         return shift
 
     @property
-    def changed(self) -> dict[tuple[int, int], Array]:
+    def rewritten(self) -> dict[tuple[int, int], Array]:
         """(node, input) -> the weights in their original shapes that are others than the model's."""
         return {place: self.weight(*place) for place in dict.fromkeys((*self.folded, *self.turns))}
 

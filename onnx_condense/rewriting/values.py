@@ -146,7 +146,7 @@ class _Biases:
     """
 
     def __init__(self, twin: Twin, shapes: Shapes) -> None:
-        self.values: dict[NodeInput, Array] = twin.changed
+        self.values: dict[NodeInput, Array] = twin.rewritten
         self.edits: list[Edit] = []
         self._twin, self._trace, self._facts = twin, twin.trace, twin.trace.facts
         self._alive, self._outside = shapes.alive, self._facts.read_outside
