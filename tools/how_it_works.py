@@ -32,7 +32,9 @@ STYLE = """
 def svg(width: int, height: int, title: str, shapes: Iterable[str]) -> str:
     """A picture that follows the reader's light or dark."""
     inside = "\n".join(f"  {shape}" for shape in shapes)
-    head = '<marker id="to" refX="8" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
+    head = (
+        '<marker id="to" markerUnits="userSpaceOnUse" refX="8" refY="4" markerWidth="9" markerHeight="9" orient="auto">'
+    )
     marker = f'<defs>{head}<path d="M0 0 8 4 0 8z" fill="#78909c"/></marker></defs>'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">\n'
