@@ -1,7 +1,8 @@
 """Accuracy at equal parameters kept, without any fine-tuning: ours, baselines of the literature, and real peers.
 
-    pip install '.[peers,plot]' && python tools/compare_accuracy.py MODEL --data DATA [--mean M,M,M] [--std S,S,S]
-        [--kept 0.9,0.8,0.7,0.6,0.5,0.4] [--only METHOD,...] [--module FILE:CLASS] [--samples N] [--json OUT] [--fill]
+    pip install '.[plot]' --group peers && python tools/compare_accuracy.py MODEL --data DATA [--mean M,M,M]
+        [--std S,S,S] [--kept 0.9,0.8,0.7,0.6,0.5,0.4] [--only METHOD,...] [--module FILE:CLASS]
+        [--samples N] [--json OUT] [--fill]
 
 MODEL is a classifier of images. DATA is an .npz with train_x, train_y, test_x, test_y, or a folder with one, or with a
 load.py whose load() returns them: images [n, height, width(, channels)] of 0 to 255, labels [n]. The model is fed
@@ -108,7 +109,7 @@ class Comparison:
         try:
             made = list(self._timed(self._made(method, share)))
         except ImportError as error:
-            return {"method": method, "kept": share, "skipped": f"{error}: pip install '.[peers]'"}
+            return {"method": method, "kept": share, "skipped": f"{error}: pip install . --group peers"}
         except CondenseError as error:
             return {"method": method, "kept": share, "skipped": str(error)}
         if not made:

@@ -1,6 +1,6 @@
 """Accuracy of labelled networks after losing channels: onnxsim's structured pruning, and ours at equal parameters.
 
-    pip install '.[peers]' pillow && python tools/compare_labelled.py FOLDER --data FOLDER [--only GLOB ...]
+    pip install '.[images]' --group peers && python tools/compare_labelled.py FOLDER --data FOLDER [--only GLOB ...]
         [--images 2000] [--sparsity 0.3] [--seed 0] [--json OUT]
 
 FOLDER holds index.json, whose rows may state `top1`: data set, layout and normalization of a network; --data holds

@@ -1,6 +1,6 @@
 """Latency after pruning at equal parameters: onnxsim, Torch-Pruning, and ours, in one race per model and amount.
 
-    pip install '.[peers]' && python tools/compare_latency.py FOLDER [--only GLOB ...] [--amounts 0.1,0.3]
+    pip install . --group peers && python tools/compare_latency.py FOLDER [--only GLOB ...] [--amounts 0.1,0.3]
         [--threads 1] [--batch 1] [--seconds 60] [--json OUT] [--fill]
 
 FOLDER holds MODELS; a VGG-like network (tools/never_slower.py) is made here. Peers remove the given share of the

@@ -1,6 +1,6 @@
 """Train a small Conv + BatchNormalization + ReLU classifier of scikit-learn's 8x8 digits; export it to ONNX.
 
-    pip install '.[train]' && python tools/train_digits_conv.py [--seed 0] [--out models/digits_conv_bn.onnx]
+    pip install . --group train && python tools/train_digits_conv.py [--seed 0] [--out models/digits_conv_bn.onnx]
 
 The BatchNormalization nodes stay in the file, in inference form.
 """

@@ -1,6 +1,6 @@
 """Train a MobileNetV2-style classifier of scikit-learn's 8x8 digits and export it to ONNX.
 
-    pip install '.[train]' && python tools/train_digits_mobilenet.py [--seed 0] [--out models/digits_mobilenet.onnx]
+    pip install . --group train && python tools/train_digits_mobilenet.py [--seed 0] [--out FILE.onnx]
 
 Every module is: pointwise expansion, BatchNormalization, ReLU6; depthwise 3x3, BatchNormalization, ReLU6;
 pointwise projection, BatchNormalization; and the residual sum where the shapes agree. The

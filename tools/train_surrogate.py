@@ -1,6 +1,6 @@
 """Train a hydrogen/air combustion surrogate MLP in the condensing regime and export it to ONNX.
 
-    pip install '.[train]' && python tools/train_surrogate.py [--seed 0] [--out models/surrogate_h2.onnx]
+    pip install . --group train && python tools/train_surrogate.py [--seed 0] [--out models/surrogate_h2.onnx]
 
 Cantera integrates constant-pressure ignitions with its h2o2.yaml mechanism. From states sampled along these
 trajectories the network predicts the change over one microsecond. Inputs: T, ln p and the Box-Cox transformed

@@ -14,6 +14,7 @@ from onnx_condense.data.sources import Images, Pixels
 from onnx_condense.data.wanted import Batch, Wanted, only, sizes_of
 from onnx_condense.errors import InputError, UsageError, first_line
 from onnx_condense.extras import need
+from onnx_condense.trust import takes_in
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """By the number of channels: how Pillow calls such images."""
@@ -40,6 +41,7 @@ def read(path: str | os.PathLike[str], wanted: Sequence[Wanted]) -> list[Batch]:
     layout = layout_of(one, images)
     scaled = _scale(one, images.pixels, layout)
     found = np.empty((len(files := images.files()), *_shape(layout)), one.dtype)
+    takes_in(found.nbytes)
     for index, name in enumerate(files):
         pixels = _pixels(name, layout)
         pixels = pixels if scaled is None else (pixels.astype(np.float32) / LARGEST - scaled[0]) / scaled[1]

@@ -17,6 +17,7 @@ import numpy as np
 from onnx_condense.arrays import Array, Shape
 from onnx_condense.data.wanted import Batch, Wanted, listed, wants
 from onnx_condense.errors import InputError, first_line
+from onnx_condense.trust import takes_in
 
 
 def read(path: str | os.PathLike[str], wanted: Sequence[Wanted]) -> list[Batch]:
@@ -82,7 +83,9 @@ def _named(one: Any, source: str, wanted: Sequence[Wanted]) -> dict[str, Array]:
         line = f"yield {{{', '.join(f'{port.name!r}: ...' for port in wanted)}}}"
         raise InputError(f"{source} yields a {type(one).__name__}: yield dictionaries of arrays, as {line}")
     names = [port.name for port in wanted if port.name in one]
-    return {str(name): np.asarray(one[name]) for name in (names if len(names) == len(wanted) else one)}
+    found = {str(name): np.asarray(one[name]) for name in (names if len(names) == len(wanted) else one)}
+    takes_in(sum(array.nbytes for array in found.values()))
+    return found
 
 
 def _shape(arrays: Mapping[str, Array]) -> tuple[tuple[str, Shape | None], ...]:

@@ -13,6 +13,7 @@ from onnx_condense.arrays import Array
 from onnx_condense.data.columns import batch, chosen
 from onnx_condense.data.wanted import Batch, Wanted
 from onnx_condense.errors import InputError, first_line
+from onnx_condense.trust import takes_in
 
 ENCODING = "utf-8-sig"
 
@@ -25,6 +26,7 @@ def read(path: str | os.PathLike[str], wanted: Sequence[Wanted]) -> list[Batch]:
     source = str(path)
     try:
         with open(path, encoding=ENCODING, newline="") as file:
+            takes_in(os.path.getsize(path))
             first = file.readline()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {source} ({first_line(error)}): pass a .csv in UTF-8") from error

@@ -15,6 +15,7 @@ from onnx_condense.arrays import Array
 from onnx_condense.data.sources import tensor_folders
 from onnx_condense.data.wanted import Batch, Wanted, listed, only, wants
 from onnx_condense.errors import InputError
+from onnx_condense.trust import takes_in
 
 
 def read(path: str | os.PathLike[str], wanted: Sequence[Wanted]) -> list[Batch]:
@@ -43,6 +44,7 @@ def _tensor(path: Path) -> tuple[str, Array]:
     """The name and the numbers of any shape of a tensor in a file. Raises InputError."""
     tensor = onnx.TensorProto()
     try:
+        takes_in(path.stat().st_size)
         tensor.ParseFromString(path.read_bytes())
         if tensor.data_location == onnx.TensorProto.EXTERNAL or not tensor.data_type:
             raise InputError(f"{path} holds no tensor: pass one with its numbers")

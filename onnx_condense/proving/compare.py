@@ -246,7 +246,7 @@ def verify(
     Args:
         a: a path or a model, to which errors are relative.
         b: the other one.
-        data: an .npz path or arrays [samples, ...] by input name; None generates seeded signed inputs.
+        data: as `Options.data`: a path, or arrays [samples, ...] by input name; None generates seeded signed inputs.
         input_shape: sizes for symbolic dimensions of generated inputs.
         seed: of generated inputs.
 

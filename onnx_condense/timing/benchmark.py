@@ -127,7 +127,7 @@ def benchmark(
         batches: sizes of a symbolic first axis; empty: 1, or what the model states.
         input_shape: sizes for symbolic dimensions.
         provider: onnxruntime's execution provider.
-        data: an .npz path or arrays [samples, ...] by input name; None generates inputs.
+        data: as `Options.data`: a path, or arrays [samples, ...] by input name; None generates inputs.
         seconds: time limit per batch size; a measurement that is narrow enough ends earlier.
         seed: of generated inputs and of the order.
         with_profile: also record the time per operator type and node.

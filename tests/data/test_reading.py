@@ -42,6 +42,7 @@ def test_every_form_gives_the_same_numbers(tmp_path: Path, form: str) -> None:
         ("m.onnx", "--data", "{}"),
         ("verify", "m.onnx", "m.onnx", "--data", "{}"),
         ("inspect", "m.onnx", "--data", "{}"),
+        ("bench", "m.onnx", "--data", "{}"),
     ],
 )
 def test_every_form_runs_and_names_bad_samples(cli: Cli, save: Save, form: str, command: tuple[str, ...]) -> None:

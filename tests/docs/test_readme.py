@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -55,18 +56,22 @@ def test_every_option_is_in_the_documents(command: tuple[str, ...]) -> None:
     assert {text for text in options - {"--help", "--version", "--output"} if text not in everything} == set()
 
 
-LINKS = [
-    (path, link)
-    for path, text in WORDS.items()
-    for link in re.findall(r"\]\(([^)\s]+)\)", text)
-    if not link.startswith("http")
-]
+URLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+RAW = URLS["Source"].replace("github.com", "raw.githubusercontent.com")
+ABSOLUTE = (f"{URLS['Source']}/blob/main/", f"{RAW}/main/")
+"""How addresses of files of ours begin, where a page is read elsewhere than beside them."""
+
+LINK = re.compile(r"\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)$", re.M)
+
+LINKS = [(path, one or other) for path, text in WORDS.items() for one, other in LINK.findall(text)]
+LINKS = [(path, link) for path, link in LINKS if not link.startswith("http") or link.startswith(ABSOLUTE)]
 
 
 @pytest.mark.parametrize(("path", "link"), LINKS, ids=[f"{path.name}:{link}" for path, link in LINKS])
 def test_links_lead_somewhere(path: Path, link: str) -> None:
-    name, _, anchor = link.partition("#")
-    target = (path.parent / name).resolve() if name else path
+    absolute = next((start for start in ABSOLUTE if link.startswith(start)), "")
+    name, _, anchor = link.removeprefix(absolute).partition("#")
+    target = ((ROOT if absolute else path.parent) / name).resolve() if name else path
     assert target.exists()
     assert not anchor or anchor in slugs(target.read_text())
 
@@ -74,17 +79,26 @@ def test_links_lead_somewhere(path: Path, link: str) -> None:
 NAMED = sorted({name for text in WORDS.values() for name in re.findall(r"`([\w.-]+(?:/[\w.-]+)*\.(?:py|json))`", text)})
 
 
-@pytest.mark.parametrize("name", [name for name in NAMED if name not in ("metrics.json", "index.json")])
+SHOWN = {"metrics.json", "index.json", *re.findall(r'title="([^"]+)"', "\n".join(WORDS.values()))}
+"""Files that a reader writes, or that a run does."""
+
+
+@pytest.mark.parametrize("name", [name for name in NAMED if name not in SHOWN])
 def test_files_that_documents_name_are_there(name: str) -> None:
     inside = (ROOT / "onnx_condense").rglob(name) if "/" not in name else [ROOT / "onnx_condense" / name]
     assert any(path.exists() for path in (ROOT / name, *inside))
 
 
-@pytest.mark.parametrize("tool", ["architecture", "options", "results"])
+@pytest.mark.parametrize("tool", ["architecture", "how_it_works", "options", "results"])
 def test_what_tools_write_is_fresh(tool: str) -> None:
     command = [sys.executable, ROOT / "tools" / f"{tool}.py", "--check"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_links_of_the_readme_are_absolute() -> None:
+    """It is the page on PyPI, too."""
+    assert not [link for path, link in LINKS if path == README and not link.startswith(ABSOLUTE)]
 
 
 def test_the_readme_is_short() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import shlex
 import subprocess
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,29 +46,45 @@ def run(page: Path, cli: Cli, names: dict[str, Any], instead: Mapping[str, str] 
     names: what its programs see. instead: texts in the place of others, where a reader would wait longer.
     """
     ran = 0
-    for block in blocks(page):
-        text = block.text
-        for old, new in (instead or {}).items():
-            text = text.replace(old, new)
-        if block.title:
-            Path(block.title).write_text(text)
-        elif block.language == "python":
-            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-                warnings.simplefilter("ignore")
-                exec(text, names)
-            ran += 1
-        else:
-            ran += sum(_command(words, cli) for words in commands(text))
+    with _ended() as background:
+        for block in blocks(page):
+            text = block.text
+            for old, new in (instead or {}).items():
+                text = text.replace(old, new)
+            if block.title:
+                Path(block.title).write_text(text)
+            elif block.language == "python":
+                with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+                    warnings.simplefilter("ignore")
+                    exec(text, names)
+                ran += 1
+            else:
+                ran += sum(_command(words, cli, background) for words in commands(text))
     return ran
 
 
-def _command(words: list[str], cli: Cli) -> int:
-    """Runs a command that is ours, or a program in Python; what installs is run where machines are fresh."""
+@contextlib.contextmanager
+def _ended() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Programs that are ended at the end."""
+    programs: list[subprocess.Popen[bytes]] = []
+    try:
+        yield programs
+    finally:
+        for program in reversed(programs):
+            program.terminate()
+            program.wait()
+
+
+def _command(words: list[str], cli: Cli, background: list[subprocess.Popen[bytes]]) -> int:
+    """Runs a command that is ours, a program in Python, or one in the background; what installs is not run."""
     if words[0] == "pip":
         return 0
     if words[0] == "onnx-condense":
         done = cli.run(*words[1:])
         assert done.code == 0, (words, done.err)
+    elif words[-1] == "&":
+        words[0] = os.path.join(os.path.dirname(sys.executable), words[0])
+        background.append(subprocess.Popen(words[:-1], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
     else:
         assert words[0] == "python", words
         made = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True, check=False)
