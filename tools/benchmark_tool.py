@@ -138,7 +138,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.other:
         kind, model, out = given.other
-        OTHERS[kind](Path(model), Path(out))
+        try:
+            OTHERS[kind](Path(model), Path(out))
+        except Exception as error:  # of a peer, whatever it is: it has no figure then
+            print(f"{kind}: {error}", file=sys.stderr)
+            return 1
         return 0
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     known = json.loads(given.json.read_text())["rows"] if given.json and given.json.exists() else []
