@@ -22,10 +22,11 @@ from onnx_condense.options import INSPECT_THRESHOLDS, Options
 from onnx_condense.planning.alignment import width_multiple
 from onnx_condense.planning.blame import blamed
 from onnx_condense.planning.hardware import Hardware, ThisMachine
+from onnx_condense.planning.no_larger import no_larger
 from onnx_condense.planning.replay import check_error, replayed
 from onnx_condense.planning.run import Run
 from onnx_condense.planning.selection import chosen_groups
-from onnx_condense.planning.strategies import AtThresholds, strategy_of
+from onnx_condense.planning.strategies import AtThresholds, WithinTolerance, strategy_of
 from onnx_condense.planning.thresholds import Planner
 from onnx_condense.prepare import Clock, Opened, Progress, open_model
 from onnx_condense.proving.scorers import Scorer, scorer
@@ -117,6 +118,8 @@ def _condense(
     if not planned.calibrated:
         run.calibrate(planned.twin)
     judged = isinstance(strategy, AtThresholds)
+    if judged or isinstance(strategy, WithinTolerance):
+        planned = no_larger(planned)
     plan = replay or _plan(run, planned.twin)
     ended = Ended(planned, said, latency)
     if dry_run or not (planned.twin.changed or opened.folded):

@@ -55,10 +55,16 @@ class Net:
         made = self.node("MatMul", x, self.weight(ins, outs))
         return self.node("Add", made, self.constant(self._generator.normal(0, 0.1, outs).astype(np.float32)))
 
-    def model(self, y: str) -> onnx.ModelProto:
-        """All of it, with one output."""
+    def gemm(self, x: str, ins: int, outs: int) -> str:
+        """The same of a matrix, as exporters write it."""
+        bias = self._generator.normal(0, 0.1, outs).astype(np.float32)
+        weight = self._generator.standard_normal((outs, ins), dtype=np.float32) * np.float32(ins**-0.5)
+        return self.node("Gemm", x, self.constant(weight), self.constant(bias), transB=1)
+
+    def model(self, size: int) -> onnx.ModelProto:
+        """All of it, with one output [n, size], that of the last node."""
         self._nodes[-1].output[0] = "y"
-        outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+        outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ("n", size))]
         graph = helper.make_graph(self._nodes, "net", [self._input], outputs, self._weights)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
@@ -67,9 +73,9 @@ def mlp() -> onnx.ModelProto:
     """23-3200-1600-800-400-23."""
     net, x, widths = Net(("n", 23)), "x", (23, 3200, 1600, 800, 400, 23)
     for ins, outs in pairwise(widths):
-        x = net.dense(x, ins, outs)
+        x = net.gemm(x, ins, outs)
         x = net.node("Relu", x) if outs != 23 else x
-    return net.model(x)
+    return net.model(23)
 
 
 def mobilenet() -> onnx.ModelProto:
@@ -84,7 +90,8 @@ def mobilenet() -> onnx.ModelProto:
             inner = net.conv(net.conv(inner, (wide, wide), (3, stride), wide, "Clip"), (wide, outs))
             x, ins = net.node("Add", x, inner) if stride == 1 and ins == outs else inner, outs
     x = net.node("Flatten", net.node("GlobalAveragePool", net.conv(x, (320, 1280), act="Clip")))
-    return net.model(net.dense(x, 1280, 1000))
+    net.gemm(x, 1280, 1000)
+    return net.model(1000)
 
 
 def resnet() -> onnx.ModelProto:
@@ -99,7 +106,8 @@ def resnet() -> onnx.ModelProto:
             beside = net.conv(x, (ins, 4 * width), (1, stride)) if number == 0 else x
             x, ins = net.node("Relu", net.node("Add", net.conv(inner, (width, 4 * width)), beside)), 4 * width
     x = net.node("Flatten", net.node("GlobalAveragePool", x))
-    return net.model(net.dense(x, 2048, 1000))
+    net.gemm(x, 2048, 1000)
+    return net.model(1000)
 
 
 def vit(width: int = 768, blocks: int = 12, heads: int = 12) -> onnx.ModelProto:
@@ -124,7 +132,8 @@ def vit(width: int = 768, blocks: int = 12, heads: int = 12) -> onnx.ModelProto:
         bent = net.node("Add", net.node("Erf", net.node("Div", up, root)), one)
         x = net.node("Add", x, net.dense(net.node("Mul", net.node("Mul", up, bent), half), 4 * width, width))
     x = net.node("ReduceMean", _layer_norm(net, x, width), axes=[1], keepdims=0)
-    return net.model(net.dense(x, width, 1000))
+    net.dense(x, width, 1000)
+    return net.model(1000)
 
 
 def _layer_norm(net: Net, x: str, width: int) -> str:
@@ -137,7 +146,7 @@ def chain(layers: int) -> onnx.ModelProto:
     net, x = Net(("n", 32)), "x"
     for _ in range(layers):
         x = net.node("Relu", net.dense(x, 32, 32))
-    return net.model(x)
+    return net.model(32)
 
 
 NETWORKS: Mapping[str, Callable[[], onnx.ModelProto]] = {

@@ -104,7 +104,7 @@ def by_torch_pruning(model: onnx.ModelProto, target: float, module: str | None, 
             target,
         )
         if found is not None:
-            yield setting, _exported(found, example, model)
+            yield setting, exported(found, example, model)
 
 
 def _module(model: onnx.ModelProto, module: str | None) -> Any:
@@ -146,7 +146,8 @@ def _names(network: Any) -> dict[str, str]:
     return {} if nodes is None else {f"layers.{number}": node.name for number, node in enumerate(nodes)}
 
 
-def _exported(network: Any, example: Any, model: onnx.ModelProto) -> onnx.ModelProto:
+def exported(network: Any, example: Any, model: onnx.ModelProto) -> onnx.ModelProto:
+    """A torch module as a model with the inputs and outputs of another."""
     import torch
 
     name, output = model.graph.input[0].name, model.graph.output[0].name

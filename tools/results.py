@@ -118,20 +118,26 @@ def large() -> list[str]:
 
 
 def tool() -> list[str]:
-    """CPU seconds of whole runs beside the floor, and the stages that took longest."""
-    rows = [
-        (
-            f"{row['model']} ({row['bytes'] / 1e6:.0f} MB)",
-            f"{row['floor']:.1f}",
-            f"{row['cpu']:.1f}",
-            f"{row['ratio']:.2f}",
-            f"{row['peak'] / 1e9:.2f}",
-            ", ".join(f"{k} {100 * s / sum(row['stages'].values()):.0f} %" for k, s in row["stages"].items() if s),
+    """CPU seconds of whole runs beside the floor and peers, peaks, and the stages that took longest."""
+    rows = []
+    for row in content("benchmark_tool")["rows"]:
+        least, ours = row["floor"], row["threshold"]
+        seconds = [f"{row[kind]['cpu']:.1f}" if row.get(kind, {"code": 1})["code"] == 0 else "" for kind in TOOLS]
+        stages, whole = ours["stages"], sum(ours["stages"].values())
+        rows.append(
+            (
+                f"{row['model']} ({row['bytes'] / 1e6:.0f} MB)",
+                *seconds,
+                f"{ours['cpu'] / least['cpu']:.2f}",
+                f"{least['peak'] / 1e9:.2f} / {ours['peak'] / 1e9:.2f}",
+                ", ".join(f"{name} {100 * part / whole:.0f} %" for name, part in stages.items() if part),
+            )
         )
-        for row in content("benchmark_tool")["rows"]
-    ]
-    return lines_of(("model", "floor, s", "`--threshold 0.88`, s", "ratio", "peak, GB", "stages"), rows)
+    heads = ("floor, s", "`--threshold 0.88`, s", "`--lossless`, s", "onnxsim, s", "Torch-Pruning, s")
+    return lines_of(("model", *heads, "ratio", "peaks of floor / run, GB", "stages"), rows)
 
+
+TOOLS = ("floor", "threshold", "lossless", "onnxsim", "torch_pruning")
 
 OUTCOMES = ("models", "condensed", "equal", "kept", "refused", "not proved")
 

@@ -25,6 +25,9 @@ from onnx_condense.algebra.signals import (
 from onnx_condense.arrays import Floats
 from onnx_condense.operators.answers import ANYTHING, Kind
 
+AT_ONCE = 2**22
+"""Weights whose signs are looked at at once."""
+
 
 def constants(signal: Signal, numbers: Numbers) -> Floats:
     """[n]: the value of each channel that is constant, NaN for the others."""
@@ -195,7 +198,9 @@ def _(signal: Combined, numbers: Numbers) -> Ends:
 
 def _weighted(rows: Floats, bias: Floats, ends: tuple[Floats | float, Floats | float]) -> Ends:
     """Bounds [n] of sums with the weights [n, p] of values between two ends, and biases [n, 1]."""
-    negative, positive = np.minimum(rows, 0).sum(1), np.maximum(rows, 0).sum(1)
+    parts = np.array_split(rows, 1 + rows.size // AT_ONCE)
+    negative = np.concatenate([np.minimum(part, 0).sum(1) for part in parts])
+    positive = np.concatenate([np.maximum(part, 0).sum(1) for part in parts])
     low, high = ends
     least = _times(positive, low) + _times(negative, high) + bias.min(1)
     return least, _times(positive, high) + _times(negative, low) + bias.max(1)

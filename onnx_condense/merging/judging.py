@@ -23,6 +23,9 @@ from onnx_condense.tracing.trace import Group, Trace
 IDLE = 1e-2
 """Share of what the most felt channel of a cell makes its consumers vary that counts as nothing."""
 
+AT_ONCE = 2**22
+"""Weights that are looked at at once."""
+
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
@@ -111,7 +114,7 @@ def unread(twin: Twin, group: Group, mine: Sequence[Path]) -> Bools:
         alive[group.units[result]] = False
         found = result.copy()
         for path in (path for path in mine if path.side < 0):
-            np.logical_and.at(found, path.units, ~_columns(twin, path, alive).any(axis=1))
+            np.logical_and.at(found, path.units, ~_is_read(twin, path, alive))
         if np.array_equal(found, result) or not found.any():
             return found
         result = found
@@ -138,6 +141,24 @@ def _shift_of(twin: Twin, path: Path) -> Floats | None:
     """[rows] what merges add to the bias of the linear map whose rows these are; None of nothing."""
     action = twin.trace.linear_map(path.slot.node)
     return twin.added(path.slot.node) if action is not None and action.weight == path.slot.input else None
+
+
+def _is_read(twin: Twin, path: Path, alive: Bools) -> Bools:
+    """[places]: where an alive row of the consumer multiplies the place with something else than zero."""
+    slot = path.slot
+    own = twin.trace.made.get((slot.node, slot.input))
+    if any(one.groups > 1 or len(one.axes) != 1 for one in (slot, own) if one is not None):
+        return np.asarray(_columns(twin, path, alive).any(axis=1))
+    (axis,) = slot.axes
+    columns, found = np.moveaxis(twin.weight(slot.node, slot.input), axis, 0), np.zeros(len(path.places), bool)
+    step = max(1, AT_ONCE // max(1, columns[:1].size))
+    for start in range(0, len(found), step):
+        part = columns[path.places[start : start + step]]
+        if own is not None:
+            stays = alive[twin.trace.unit_of[atoms_of(own.labels.reshape(-1))]]
+            part = part.compress(stays, axis=own.axes[0] + (own.axes[0] < axis))
+        found[start : start + step] = part.reshape(len(part), -1).any(axis=1)
+    return found
 
 
 def _columns(twin: Twin, path: Path, alive: Bools) -> Floats:
