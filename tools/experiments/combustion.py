@@ -36,6 +36,7 @@ import torch
 from _chemistry import Array, Kinetics, Sampling, features, sample
 from _stages import HERE, Facts, Work, keep
 from _surrogate import Grid, Scaling, absolute, annealed, exported, factored, fit, layered, loss_of, told, tuned
+from onnx import numpy_helper
 
 from onnx_condense import Options, condense
 from onnx_condense.operators.queries import count_parameters
@@ -43,6 +44,9 @@ from onnx_condense.torch import Samples
 
 REDUCTIONS = ((1, 0.9), (1, 0.8), (2, 0.999))
 """The paper's: (layer, condensation threshold)."""
+
+BINS = 40
+"""Of cosines."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +76,12 @@ class Plan:
     hidden: tuple[int, ...] = (3200, 1600, 800, 400)
     exponent: float = 0.75
     batch: int = 128
-    steps: int = 700
-    retrained: int = 150
+    steps: int = 2000
+    retrained: int = 200
     rate: float = 1e-3
     retrained_rate: float = 3e-4
-    shares: tuple[float, ...] = (0.419, 0.2, 0.1, 0.05)
-    tuned: tuple[float, ...] = (0.2, 0.1)
+    shares: tuple[float, ...] = (0.419, 0.2, 0.1, 0.05, 0.02)
+    tuned: tuple[float, ...] = (0.2, 0.1, 0.05)
     low_rank: tuple[float, ...] = (0.419, 0.2)
     low_rank_tuned: tuple[float, ...] = (0.2,)
     calibration: int = 1024
@@ -239,6 +243,11 @@ class Experiment:
         facts = self.grid.judged(path) | {"loss": loss_of(path, self.data["test_x"], self.data["test_y"])}
         return facts | {"curve": [round(float(value), 1) for value in curve[:: max(len(curve) // 200, 1)]]}
 
+    def cosines(self) -> Facts:
+        """How far the second layer's neurons are aligned, before and right after each reduction of the first."""
+        names = ("original", "paper-1-reduced", "paper-2-reduced")
+        return {"bins": BINS, "shares": {name: alignment(onnx.load(self.work.model(name)), 2) for name in names}}
+
     # ------------------------------------------------------------------------------------------------ order
 
     def stages(self) -> dict[str, Callable[[], Facts]]:
@@ -252,7 +261,17 @@ class Experiment:
         made |= {f"direct-{share}": partial(self.direct, share) for share in plan.tuned}
         made |= {f"svd-tuned-{share}": partial(self.svd_tuned, share) for share in plan.low_rank_tuned}
         judged = {f"judged-{name}": partial(self.judged, name) for name in made}
-        return {"sampled": self.sampled, "integrated": self.integrated} | made | judged
+        return {"sampled": self.sampled, "integrated": self.integrated} | made | {"cosines": self.cosines} | judged
+
+
+def alignment(model: onnx.ModelProto, number: int) -> list[float]:
+    """The share of the pairs of a layer's neurons in each of BINS stretches of cosines from -1 to 1."""
+    stored = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    rows = np.hstack([stored[f"layer{number}.weight"], stored[f"layer{number}.bias"][:, None]]).astype(np.float64)
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
+    cosines = (rows @ rows.T)[np.triu_indices(len(rows), 1)]
+    counts, _ = np.histogram(cosines, BINS, (-1.0, 1.0))
+    return [float(f"{share:.4g}") for share in counts / max(len(cosines), 1)]
 
 
 def thinned(losses: list[float], points: int = 60) -> list[float]:
