@@ -28,7 +28,7 @@ def images(path: Path) -> Path:
     return path
 
 
-def test_the_experiment_runs_and_is_not_run_again(tmp_path: Path) -> None:
+def test_the_experiment_runs(tmp_path: Path) -> None:
     stages = [*OURS, *(PEERS if INSTALLED else []), "tested-tuned-0.6"]
     command = [sys.executable, str(ROOT / "tools" / "experiments" / "cifar10.py"), "--toy", "--threads", "1"]
     command += ["--work", str(tmp_path / "work"), "--data", str(images(tmp_path / "images.npz"))]
@@ -38,4 +38,3 @@ def test_the_experiment_runs_and_is_not_run_again(tmp_path: Path) -> None:
     assert sorted(found) == sorted(stages)
     assert all(found[name]["share"] <= 0.6 for name in ("merged-0-0.6", "tuned-0.6", "scratch-0.6"))
     assert found["tested-tuned-0.6"]["images"] == 24
-    assert not subprocess.run(command, capture_output=True, check=True, cwd=ROOT).stdout

@@ -13,7 +13,7 @@ from _stages import HERE, Facts
 from matplotlib import pyplot
 
 LOOKS: dict[str, Any] = {"original": "k*", "paper": "C0o", "untrained": "C1s", "tuned": "C2D", "svd": "C3v"}
-LOOKS |= {"svd-tuned": "C3^", "direct": "C4x"}
+LOOKS |= {"svd-tuned": "C3^", "direct": "C4x", "long": "C2*", "direct-long": "C4*"}
 
 
 def draw(combustion: Facts, cifar10: Facts) -> None:
@@ -70,7 +70,7 @@ def _ignitions(axes: Any, content: Facts) -> None:
         return
     truth = stages["integrated"]
     axes.plot(truth["curve"], "k", lw=3, alpha=0.3, label="Cantera")
-    for name in ("original", "tuned-0.2", "tuned-0.1", "direct-0.2"):
+    for name in ("original", "tuned-0.2", "tuned-0.05", "long-0.05", "direct-long-0.05"):
         if f"judged-{name}" in stages:
             axes.plot(stages[f"judged-{name}"]["curve"], label=name)
     temperature, pressure, ratio = truth["conditions"][0]

@@ -12,7 +12,9 @@ mass fractions over one step, from small Gaussian weights. Then, each in its sta
 * ours: calibrated merging to a share of the parameters, without training (untrained-SHARE), and one training after
   (tuned-SHARE);
 * svd-SHARE and svd-tuned-SHARE: low rank instead of condensation;
-* direct-SHARE: a network of the widths that ours has at that share, trained from the start, for as many steps.
+* direct-SHARE: a network of the widths that ours has at that share, trained from the start, for as many steps;
+* long-SHARE and direct-long-SHARE: both again at the smallest share, trained further for LONGER times the steps of the
+  original (which still takes less of the processor than the original's training).
 
 Networks are judged on ignitions that were not learned: the loss of one step, and ignition delays over a grid, against
 Cantera. A stage that has run is not run again; without names, all run, in order. DIR holds the models and a JSON for
@@ -47,6 +49,9 @@ REDUCTIONS = ((1, 0.9), (1, 0.8), (2, 0.999))
 
 BINS = 40
 """Of cosines."""
+
+LONGER = 3
+"""Times the original's steps, of the trainings that are to see where small networks end."""
 
 
 @dataclass(frozen=True)
@@ -182,9 +187,9 @@ class Experiment:
         exported(network, size, self.work.model(name), self.scaling)
         return self._described(name) | {"losses": thinned(losses), "steps": steps}
 
-    def _retrained(self, source: str, target: str, steps: int) -> Facts:
+    def _retrained(self, source: str, target: str, steps: int, rate: float | None = None) -> Facts:
         """A model trained on."""
-        schedule = annealed(steps, self.plan.retrained_rate, self.plan.batch)
+        schedule = annealed(steps, rate or self.plan.retrained_rate, self.plan.batch)
         losses = tuned(self.work.model(source), self.work.model(target), self.samples, schedule)
         return self._described(target) | {"losses": thinned(losses), "steps": steps}
 
@@ -236,6 +241,10 @@ class Experiment:
         *hidden, _ = self._described(f"untrained-{share}")["widths"]
         return self._trained(tuple(hidden), self.plan.steps + 3 * self.plan.retrained, f"direct-{share}")
 
+    def longer(self, source: str, target: str) -> Facts:
+        """A network trained further, at the rate of a first training."""
+        return self._retrained(source, target, LONGER * self.plan.steps, self.plan.rate)
+
     def judged(self, name: str) -> Facts:
         """Loss on test states and delays over the grid, of one network; its temperatures in the first ignition."""
         path = self.work.model(name)
@@ -260,6 +269,9 @@ class Experiment:
         made |= {f"svd-{share}": partial(self.svd, share) for share in plan.low_rank}
         made |= {f"direct-{share}": partial(self.direct, share) for share in plan.tuned}
         made |= {f"svd-tuned-{share}": partial(self.svd_tuned, share) for share in plan.low_rank_tuned}
+        least = plan.tuned[-1]
+        made[f"long-{least}"] = partial(self.longer, f"tuned-{least}", f"long-{least}")
+        made[f"direct-long-{least}"] = partial(self.longer, f"direct-{least}", f"direct-long-{least}")
         judged = {f"judged-{name}": partial(self.judged, name) for name in made}
         return {"sampled": self.sampled, "integrated": self.integrated} | made | {"cosines": self.cosines} | judged
 

@@ -36,6 +36,8 @@ KINDS = {
     "svd": "SVD, not trained",
     "svd-tuned": "SVD, trained once",
     "direct": "trained directly",
+    "long": "ours, trained long",
+    "direct-long": "trained directly, long",
 }
 """Of combustion: how a network was made -> what the table says."""
 
