@@ -53,7 +53,7 @@ def test_svd_that_cuts_nothing_is_the_network(tmp_path: Path) -> None:
     assert _surrogate.loss_of(target, x, zeros) == pytest.approx(_surrogate.loss_of(source, x, zeros), rel=1e-5)
 
 
-def test_the_experiment_runs_and_is_not_run_again(tmp_path: Path) -> None:
+def test_the_experiment_runs(tmp_path: Path) -> None:
     command = [sys.executable, str(EXPERIMENTS / "combustion.py"), "--toy", "--work", str(tmp_path / "work")]
     command += ["--mechanism", "h2o2.yaml", "--fuel", "H2", "--json", str(tmp_path / "all.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=EXPERIMENTS.parents[1])
@@ -62,5 +62,3 @@ def test_the_experiment_runs_and_is_not_run_again(tmp_path: Path) -> None:
     assert stages["paper-3"]["parameters"] <= stages["original"]["parameters"]
     assert stages["untrained-0.5"]["share"] <= 0.5
     assert len(stages["judged-tuned-0.5"]["delays"]) == 1
-    again = subprocess.run(command, capture_output=True, text=True, check=True, cwd=EXPERIMENTS.parents[1])
-    assert not again.stdout

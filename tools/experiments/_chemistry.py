@@ -48,7 +48,7 @@ class Sampling:
     mechanism: str
     fuel: str = "CH4"
     step: float = 1e-5
-    ignitions: int = 240
+    ignitions: int = 120
     states: int = 60
     temperatures: tuple[float, float] = (1300.0, 1800.0)
     pressures: tuple[float, float] = (0.7, 3.0)

@@ -12,7 +12,9 @@ mass fractions over one step, from small Gaussian weights. Then, each in its sta
 * ours: calibrated merging to a share of the parameters, without training (untrained-SHARE), and one training after
   (tuned-SHARE);
 * svd-SHARE and svd-tuned-SHARE: low rank instead of condensation;
-* direct-SHARE: a network of the widths that ours has at that share, trained from the start, for as many steps.
+* direct-SHARE: a network of the widths that ours has at that share, trained from the start, for as many steps;
+* long-SHARE and direct-long-SHARE: both again at the smallest share, trained further for LONGER times the steps of the
+  original (which still takes less of the processor than the original's training).
 
 Networks are judged on ignitions that were not learned: the loss of one step, and ignition delays over a grid, against
 Cantera. A stage that has run is not run again; without names, all run, in order. DIR holds the models and a JSON for
@@ -36,6 +38,7 @@ import torch
 from _chemistry import Array, Kinetics, Sampling, features, sample
 from _stages import HERE, Facts, Work, keep
 from _surrogate import Grid, Scaling, absolute, annealed, exported, factored, fit, layered, loss_of, told, tuned
+from onnx import numpy_helper
 
 from onnx_condense import Options, condense
 from onnx_condense.operators.queries import count_parameters
@@ -43,6 +46,12 @@ from onnx_condense.torch import Samples
 
 REDUCTIONS = ((1, 0.9), (1, 0.8), (2, 0.999))
 """The paper's: (layer, condensation threshold)."""
+
+BINS = 40
+"""Of cosines."""
+
+LONGER = 3
+"""Times the original's steps, of the trainings that are to see where small networks end."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +80,14 @@ class Plan:
     seed: int = 0
     hidden: tuple[int, ...] = (3200, 1600, 800, 400)
     exponent: float = 0.75
-    batch: int = 256
-    steps: int = 900
+    batch: int = 128
+    steps: int = 2000
     retrained: int = 200
     rate: float = 1e-3
     retrained_rate: float = 3e-4
-    shares: tuple[float, ...] = (0.419, 0.2, 0.1, 0.05)
+    shares: tuple[float, ...] = (0.419, 0.2, 0.1, 0.05, 0.02)
     tuned: tuple[float, ...] = (0.2, 0.1, 0.05)
-    low_rank: tuple[float, ...] = (0.419, 0.2, 0.1)
+    low_rank: tuple[float, ...] = (0.419, 0.2)
     low_rank_tuned: tuple[float, ...] = (0.2,)
     calibration: int = 1024
     grid: tuple[tuple[float, ...], ...] = ((1400.0, 1500.0, 1600.0), (1.0, 2.0), (0.6, 1.0, 1.5))
@@ -178,9 +187,9 @@ class Experiment:
         exported(network, size, self.work.model(name), self.scaling)
         return self._described(name) | {"losses": thinned(losses), "steps": steps}
 
-    def _retrained(self, source: str, target: str, steps: int) -> Facts:
+    def _retrained(self, source: str, target: str, steps: int, rate: float | None = None) -> Facts:
         """A model trained on."""
-        schedule = annealed(steps, self.plan.retrained_rate, self.plan.batch)
+        schedule = annealed(steps, rate or self.plan.retrained_rate, self.plan.batch)
         losses = tuned(self.work.model(source), self.work.model(target), self.samples, schedule)
         return self._described(target) | {"losses": thinned(losses), "steps": steps}
 
@@ -232,12 +241,21 @@ class Experiment:
         *hidden, _ = self._described(f"untrained-{share}")["widths"]
         return self._trained(tuple(hidden), self.plan.steps + 3 * self.plan.retrained, f"direct-{share}")
 
+    def longer(self, source: str, target: str) -> Facts:
+        """A network trained further, at the rate of a first training."""
+        return self._retrained(source, target, LONGER * self.plan.steps, self.plan.rate)
+
     def judged(self, name: str) -> Facts:
         """Loss on test states and delays over the grid, of one network; its temperatures in the first ignition."""
         path = self.work.model(name)
         curve = self.grid.followed(path)[0][0]
         facts = self.grid.judged(path) | {"loss": loss_of(path, self.data["test_x"], self.data["test_y"])}
         return facts | {"curve": [round(float(value), 1) for value in curve[:: max(len(curve) // 200, 1)]]}
+
+    def cosines(self) -> Facts:
+        """How far the second layer's neurons are aligned, before and right after each reduction of the first."""
+        names = ("original", "paper-1-reduced", "paper-2-reduced")
+        return {"bins": BINS, "shares": {name: alignment(onnx.load(self.work.model(name)), 2) for name in names}}
 
     # ------------------------------------------------------------------------------------------------ order
 
@@ -251,8 +269,21 @@ class Experiment:
         made |= {f"svd-{share}": partial(self.svd, share) for share in plan.low_rank}
         made |= {f"direct-{share}": partial(self.direct, share) for share in plan.tuned}
         made |= {f"svd-tuned-{share}": partial(self.svd_tuned, share) for share in plan.low_rank_tuned}
+        least = plan.tuned[-1]
+        made[f"long-{least}"] = partial(self.longer, f"tuned-{least}", f"long-{least}")
+        made[f"direct-long-{least}"] = partial(self.longer, f"direct-{least}", f"direct-long-{least}")
         judged = {f"judged-{name}": partial(self.judged, name) for name in made}
-        return {"sampled": self.sampled, "integrated": self.integrated} | made | judged
+        return {"sampled": self.sampled, "integrated": self.integrated} | made | {"cosines": self.cosines} | judged
+
+
+def alignment(model: onnx.ModelProto, number: int) -> list[float]:
+    """The share of the pairs of a layer's neurons in each of BINS stretches of cosines from -1 to 1."""
+    stored = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    rows = np.hstack([stored[f"layer{number}.weight"], stored[f"layer{number}.bias"][:, None]]).astype(np.float64)
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
+    cosines = (rows @ rows.T)[np.triu_indices(len(rows), 1)]
+    counts, _ = np.histogram(cosines, BINS, (-1.0, 1.0))
+    return [float(f"{share:.4g}") for share in counts / max(len(cosines), 1)]
 
 
 def thinned(losses: list[float], points: int = 60) -> list[float]:

@@ -1,0 +1,269 @@
+"""The paper's classification experiment: MobileNetV2 on CIFAR-10, condensed with and without training.
+
+    pip install '.[torch,peers]' && python tools/experiments/cifar10.py --work DIR --data DATA [--other MODEL.onnx]
+        [--threads N] [--toy] [--json OUT.json] [STAGE ...]
+
+DATA is an .npz with train_x, train_y, test_x, test_y, or a folder with a load.py whose load() returns them. The stages:
+
+* start: MobileNetV2 (2,236,682 parameters) from small Gaussian weights: stochastic gradient descent with cosine
+  annealing, the first epochs on crops of 24 pixels, then Adam. 2,000 training images validate;
+* merged-IMAGES-SHARE: calibrated merging to a share with so many unlabelled images (0: without data), no training;
+* other-SHARE: the same of --other with 256 images;
+* tuned-SHARE and taught-SHARE: merged with 1,024 images, then trained on with labels, or by distillation;
+* scratch-SHARE: a network of the same widths from small weights, for as many epochs as both trainings together;
+* torch-pruning-SHARE, onnxsim-SHARE, and the same with -tuned: the peers, trained on as ours;
+* paper and auto: the automatic reduction in the paper's way (`--depthwise kernel --merge ratio`, the last layer at
+  0.4), and with calibrated merging;
+* tested-NAME: the test images, looked at once, at the end.
+
+All choices are made on the images that validate. A stage that has run is not run again, and trainings go on after the
+last epoch; without names, all run, in order, but for those that need --other where it is not given. DIR holds the
+models and a JSON for each stage, --json gets all of them (default for a run that is no toy:
+tools/experiments/cifar10.json).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import onnx
+import torch
+from _cifar import Data, Recipe, Tuning, accuracy, first_training, tuned
+from _loop import Loop
+from _mobilenet import MODULES, MobileNetV2, Shape, exported, small
+from _rivals import best, by_torch_pruning, simplified
+from _stages import HERE, Facts, Work, keep
+
+from onnx_condense import Options, condense
+from onnx_condense.finetune import Settings
+from onnx_condense.finetune import run as reduce
+from onnx_condense.operators.queries import count_parameters
+from onnx_condense.torch import load_state_dict, shrink
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How large everything is.
+
+    Attributes:
+        shape: of the network.
+        recipe: of the start.
+        tuning: of every training after.
+        seed: of the weights, and of which images calibrate.
+        images: that calibrate.
+        shares: reached without training.
+        others: shares of the other start.
+        tuned: of `shares`, those that are trained after.
+        until: the share at which the automatic reductions end.
+        rounds: at most, of them.
+        limits: steps after a layer, after the last of a round, and before a round; the first two are the paper's.
+        batches: in a step of theirs.
+    """
+
+    shape: Shape = field(default_factory=Shape)
+    recipe: Recipe = field(default_factory=Recipe)
+    tuning: Tuning = field(default_factory=Tuning)
+    seed: int = 0
+    images: tuple[int, ...] = (0, 64, 256, 1024)
+    shares: tuple[float, ...] = (0.7, 0.5, 0.407, 0.3, 0.2, 0.115, 0.05)
+    others: tuple[float, ...] = (0.3, 0.2, 0.12, 0.063, 0.032)
+    tuned: tuple[float, ...] = (0.115, 0.05)
+    until: float = 0.115
+    rounds: int = 6
+    limits: tuple[int, int, int] = (20, 200, 10000)
+    batches: int = 1
+
+    def toy(self) -> Plan:
+        """The same, to be done in seconds."""
+        return replace(
+            self,
+            shape=Shape(8, 24, ((1, 8, 1, 1), (2, 12, 2, 2))),
+            recipe=Recipe(1, 1, 2, 16, crop=6, held=16),
+            tuning=Tuning(2, batch=16),
+            images=(0, 16),
+            shares=(0.6,),
+            others=(),
+            tuned=(0.6,),
+            until=0.9,
+            rounds=1,
+            limits=(1, 1, 1),
+        )
+
+
+class Experiment:
+    """The stages of one run."""
+
+    def __init__(self, plan: Plan, work: Work, data: Path, other: Path | None) -> None:
+        self.plan, self.work, self.place, self.other = plan, work, data, other
+
+    @cached_property
+    def data(self) -> Data:
+        return Data(self.place, self.plan.recipe.held)
+
+    @property
+    def side(self) -> int:
+        return int(self.data.images.shape[-1])
+
+    def _described(self, name: str) -> Facts:
+        """Size, and the accuracy on the images that validate."""
+        model = onnx.load(self.work.model(name))
+        whole = count_parameters(onnx.load(self.work.model("start")).graph)[0]
+        parameters = count_parameters(model.graph)[0]
+        return {"parameters": parameters, "share": parameters / whole, "held": accuracy(model, self.data.chosen)}
+
+    # ------------------------------------------------------------------------------------------------ networks
+
+    def _fresh(self) -> MobileNetV2:
+        torch.manual_seed(self.plan.seed)
+        return MobileNetV2(self.plan.shape)
+
+    def start(self) -> Facts:
+        network = small(self._fresh())
+        log = first_training(network, self.data, self.plan.recipe, self.work.path("start.pt"))
+        exported(network, self.work.model("start"), self.side)
+        return self._described("start") | {"log": log}
+
+    def merged(self, images: int, share: float) -> Facts:
+        """Merging to a share, with so many images or none."""
+        self._condensed(self.work.model("start"), f"merged-{images}-{share}", images, share)
+        return self._described(f"merged-{images}-{share}")
+
+    def _condensed(self, source: Path, name: str, images: int, share: float) -> None:
+        options = Options(budget=("params", share), align=1)
+        if images:
+            model = onnx.load(source, load_external_data=False)
+            seen = {model.graph.input[0].name: self.data.unlabelled(images, self.plan.seed)}
+            options = replace(options, merge="calibrated", calibration=seen)
+        onnx.save(condense(source, options).model, self.work.model(name))
+
+    def from_other(self, share: float) -> Facts:
+        """The other start; its size is relative to itself."""
+        assert self.other is not None
+        self._condensed(self.other, f"other-{share}", 256, share)
+        before, after = onnx.load(self.other), onnx.load(self.work.model(f"other-{share}"))
+        whole, parameters = (count_parameters(model.graph)[0] for model in (before, after))
+        facts = {"parameters": parameters, "share": parameters / whole}
+        scores = {"held": accuracy(after, self.data.chosen), "start": accuracy(before, self.data.chosen)}
+        return facts | scores
+
+    def _trained_on(self, source: str, target: str, teacher: str | None = None) -> Facts:
+        taught_by = None if teacher is None else self.work.model(teacher)
+        log = tuned(self.work.model(source), self.work.model(target), self.data, self.plan.tuning, taught_by)
+        return self._described(target) | {"log": log}
+
+    def ours(self, share: float) -> str:
+        """What is trained on: merged with the most images."""
+        return f"merged-{self.plan.images[-1]}-{share}"
+
+    def scratch(self, share: float) -> Facts:
+        """The same widths from small weights."""
+        torch.manual_seed(self.plan.seed)
+        network = small(shrink(MobileNetV2(self.plan.shape), self.work.model(self.ours(share))))
+        epochs = self.plan.recipe.descent + self.plan.tuning.epochs
+        name = f"scratch-{share}"
+        recipe = replace(self.plan.recipe, descent=epochs)
+        log = first_training(network, self.data, recipe, self.work.path(f"{name}.pt"))
+        exported(network, self.work.model(name), self.side)
+        return self._described(name) | {"log": log}
+
+    def torch_pruning(self, share: float) -> Facts:
+        network = load_state_dict(self._fresh(), torch.load(self.work.path("start.pt"), weights_only=False)["net"])
+        name = f"torch-pruning-{share}"
+        size = share * self._described("start")["parameters"]
+        return self._best(by_torch_pruning(network, self.work.model(name), size, self.side), name)
+
+    def onnxsim(self, share: float) -> Facts:
+        name = f"onnxsim-{share}"
+        size = share * self._described("start")["parameters"]
+        return self._best(simplified(self.work.model("start"), self.work.model(name), size), name)
+
+    def _best(self, offers: Iterator[tuple[str, Path]], name: str) -> Facts:
+        setting = best(offers, self.work.model(name), lambda model: accuracy(model, self.data.chosen))
+        return self._described(name) | {"setting": setting}
+
+    # ------------------------------------------------------------------------------------------------ auto
+
+    def _reduced(self, name: str, options: Options) -> Facts:
+        """The automatic reduction: a step is `batches` batches of the training images."""
+        layer, last, main = self.plan.limits
+        settings = Settings(
+            rounds=self.plan.rounds,
+            until=self.plan.until,
+            step_limit=layer,
+            last_step_limit=last,
+            main_step_limit=main,
+        )
+        trainer = Loop(self.data, self.plan.batches, self.plan.tuning.batch)
+        state = reduce(self.work.model("start"), trainer, self.work.path(name), settings, options)
+        kept = self.work.path(name) / "result.onnx"
+        onnx.save(onnx.load(kept if kept.exists() else self.work.model("start")), self.work.model(name))
+        return self._described(name) | {"steps": trainer.steps, "batches": self.plan.batches, "end": str(state.phase)}
+
+    def paper(self) -> Facts:
+        return self._reduced("paper", Options(depthwise="kernel", merge="ratio", include=MODULES, align=1))
+
+    def auto(self) -> Facts:
+        seen = {"image": self.data.unlabelled(min(256, self.plan.images[-1]), self.plan.seed)}
+        return self._reduced("auto", Options(merge="calibrated", calibration=seen, align=1))
+
+    def tested(self, name: str) -> Facts:
+        """The test images."""
+        return {"test": accuracy(onnx.load(self.work.model(name)), self.data.test), "images": len(self.data.test.y)}
+
+    # ------------------------------------------------------------------------------------------------ order
+
+    def stages(self) -> dict[str, Callable[[], Facts]]:
+        """Every stage, in order."""
+        plan = self.plan
+        made: dict[str, Callable[[], Facts]] = {"start": self.start}
+        made |= {f"merged-{n}-{share}": partial(self.merged, n, share) for n in plan.images for share in plan.shares}
+        for share in plan.tuned:
+            source = self.ours(share)
+            made[f"tuned-{share}"] = partial(self._trained_on, source, f"tuned-{share}")
+            made[f"taught-{share}"] = partial(self._trained_on, source, f"taught-{share}", "start")
+            for name, peer in (("torch-pruning", self.torch_pruning), ("onnxsim", self.onnxsim)):
+                made[f"{name}-{share}"] = partial(peer, share)
+                made[f"{name}-{share}-tuned"] = partial(self._trained_on, f"{name}-{share}", f"{name}-{share}-tuned")
+            made[f"scratch-{share}"] = partial(self.scratch, share)
+        made |= {"paper": self.paper, "auto": self.auto}
+        if self.other is not None:
+            made |= {f"other-{share}": partial(self.from_other, share) for share in plan.others}
+        return made | {f"tested-{name}": partial(self.tested, name) for name in made}
+
+
+def main() -> None:
+    """Runs the stages that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add: Any = parser.add_argument
+    add("--work", type=Path, required=True, metavar="DIR")
+    add("--data", type=Path, required=True, metavar="DATA")
+    add("--other", type=Path, metavar="MODEL.onnx")
+    add("--threads", type=int, default=2)
+    add("--toy", action="store_true", help="in seconds, to see that it works")
+    add("--json", type=Path, metavar="OUT.json")
+    add("stages", nargs="*", metavar="STAGE")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    plan = Plan().toy() if given.toy else Plan()
+    work = Work(given.work, asdict(plan))
+    stages = Experiment(plan, work, given.data, given.other).stages()
+    unknown = [name for name in given.stages if name not in stages]
+    if unknown:
+        parser.error(f"no stage {unknown[0]}: there are {', '.join(stages)}")
+    target = given.json or (None if given.toy else HERE / "cifar10.json")
+    for name in given.stages or stages:
+        work.stage(name, stages[name])
+        if target is not None:
+            keep(target, work.collected(stages))
+
+
+if __name__ == "__main__":
+    main()
