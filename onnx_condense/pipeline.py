@@ -23,14 +23,14 @@ from onnx_condense.planning.blame import blamed
 from onnx_condense.planning.hardware import Hardware, ThisMachine
 from onnx_condense.planning.replay import check_error, replayed
 from onnx_condense.planning.run import Run
-from onnx_condense.planning.selection import chosen_groups
+from onnx_condense.planning.selection import chosen_groups, chosen_weights
 from onnx_condense.planning.strategies import AtThresholds, strategy_of
 from onnx_condense.planning.thresholds import Planner
 from onnx_condense.prepare import Clock, Progress, open_model
 from onnx_condense.proving.scorers import scorer
 from onnx_condense.proving.surgery import Case, prove, unchanged
 from onnx_condense.report.cosines import cosines_of
-from onnx_condense.report.making import Ended, facts_before, refusal_reports, report_of, warns
+from onnx_condense.report.making import Ended, facts_before, pair_analysis, refusal_reports, report_of, warns
 from onnx_condense.report.values import Analysis, GroupAnalysis, Result
 from onnx_condense.rewriting.kept import Failed
 from onnx_condense.rewriting.writer import write
@@ -169,7 +169,12 @@ def analyze(model: Model, options: Options | None = None, progress: Progress | N
     groups = tuple(found for found in looked_at if isinstance(found, GroupAnalysis))
     failed = [refusal for found in looked_at if isinstance(found, list) for refusal in found]
     refusals = refusal_reports([*opened.trace.refusals, *failed])
-    return Analysis(facts_before(opened), groups, refusals, opened.trace.reached(), opened.axes)
+    with clock("judge"):
+        chosen = chosen_weights(opened.trace, planner.options)
+        pairs = [weight for weight in chosen if weight.pays(planner.original)]
+        looks = tuple(pair_analysis(planner.original, weight, INSPECT_THRESHOLDS) for weight in pairs)
+    with_pairs = opened.trace.reached([weight.place for weight in pairs])
+    return Analysis(facts_before(opened), groups, refusals, opened.trace.reached(), opened.axes, looks, with_pairs)
 
 
 def _looked_at(planner: Planner, group: Group) -> GroupAnalysis | list[Refusal]:
