@@ -169,3 +169,12 @@ def test_pairs_and_merges_together() -> None:
 def test_excluded_weights_stay() -> None:
     model = NETWORKS["gemm"]
     assert not oc.condense(model, replace(LOSSLESS, exclude=("w",))).changed
+
+
+def test_pairs_are_compared_where_outputs_tell_nothing() -> None:
+    model = network(
+        "h = MatMul(x, w) y = ArgMax<axis = 1, keepdims = 0>(h)", "float[N, 40] x", "int64[N] y", w=low(40, 30, rank=5)
+    )
+    verification = oc.condense(model, LOSSLESS).report.verification
+    assert verification is not None
+    assert 0 < verification.inner_error < 1e-5
