@@ -55,7 +55,7 @@ class Factor:
         return rotated(self.basis, rotated(self.basis.T, weight, axis), axis).astype(weight.dtype)
 
     def first(self, weight: Array, axis: int) -> Array:
-        """A weight whose layer makes `rank` numbers instead."""
+        """A weight of any shape as its layer holds it, which makes `rank` numbers then; its produced axis given."""
         return rotated(self.basis.T, weight, axis).astype(weight.dtype)
 
     def to_json(self) -> dict[str, Any]:
