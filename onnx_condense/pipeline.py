@@ -22,11 +22,12 @@ from onnx_condense.planning.alignment import width_multiple
 from onnx_condense.planning.blame import blamed
 from onnx_condense.planning.hardware import Hardware, ThisMachine
 from onnx_condense.planning.replay import check_error, replayed
+from onnx_condense.planning.rotating import rotations_of
 from onnx_condense.planning.run import Run
 from onnx_condense.planning.selection import chosen_groups, chosen_weights
 from onnx_condense.planning.strategies import AtThresholds, strategy_of
 from onnx_condense.planning.thresholds import Planner
-from onnx_condense.prepare import Clock, Progress, open_model
+from onnx_condense.prepare import Clock, Progress, open_model, reopened
 from onnx_condense.proving.scorers import scorer
 from onnx_condense.proving.surgery import Case, prove, unchanged
 from onnx_condense.report.cosines import cosines_of
@@ -92,6 +93,10 @@ def condense_in(
     clock = Clock(surroundings.progress)
     score = scorer(options) if replay is None else None
     opened = open_model(model, options, clock, replay, surroundings.executor)
+    if replay is None:
+        with clock("plan"):
+            rotations = rotations_of(opened)
+        opened = reopened(opened, clock, rotations) if rotations else opened
     hardware = surroundings.hardware
     multiple, said = width_multiple(opened.options, hardware.block_width) if replay is None else _stated(replay)
     run = Run.of(opened, multiple, clock)
@@ -216,4 +221,5 @@ def _plan(run: Run, twin: Twin) -> Plan:
         groups,
         refits,
         factors=tuple(twin.factors[place] for place in sorted(twin.factors)),
+        rotations=run.opened.rotations if twin.changed else (),
     )
