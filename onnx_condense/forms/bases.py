@@ -1,8 +1,8 @@
 """Streams of channels in another basis: what writes to them and what reads them is turned, the function stays.
 
-Where every way from writers to readers is linear and mixes no places, channels are one basis of many. With z = A y for an
-invertible A [n, n], writers make z, readers multiply with their weights times A⁻¹. A BatchNormalization behind a writer
-goes into its weights, and states the statistics of z from then on.
+Where every way from writers to readers is linear and mixes no places, channels are one basis of many. With z = A y for
+an invertible A [n, n], writers make z, readers multiply with their weights times A⁻¹. A BatchNormalization behind a
+writer goes into its weights, and states the statistics of z from then on.
 """
 
 from __future__ import annotations
