@@ -24,15 +24,16 @@ from onnx_condense.planning.blame import blamed
 from onnx_condense.planning.hardware import Hardware, ThisMachine
 from onnx_condense.planning.no_larger import no_larger
 from onnx_condense.planning.replay import check_error, replayed
+from onnx_condense.planning.rotating import rotations_of
 from onnx_condense.planning.run import Run
-from onnx_condense.planning.selection import chosen_groups
+from onnx_condense.planning.selection import chosen_groups, chosen_weights
 from onnx_condense.planning.strategies import AtThresholds, WithinTolerance, strategy_of
 from onnx_condense.planning.thresholds import Planner
-from onnx_condense.prepare import Clock, Opened, Progress, open_model
+from onnx_condense.prepare import Clock, Opened, Progress, open_model, reopened
 from onnx_condense.proving.scorers import Scorer, scorer
 from onnx_condense.proving.surgery import Case, prove, unchanged
 from onnx_condense.report.cosines import cosines_of
-from onnx_condense.report.making import Ended, facts_before, refusal_reports, report_of, warns
+from onnx_condense.report.making import Ended, facts_before, pair_analysis, refusal_reports, report_of, warns
 from onnx_condense.report.values import Analysis, GroupAnalysis, Result
 from onnx_condense.rewriting.kept import Failed
 from onnx_condense.rewriting.writer import write
@@ -95,6 +96,10 @@ def condense_in(
     score = scorer(options) if replay is None else None
     opened = open_model(model, options, clock, replay, surroundings.executor)
     with threads_for(opened.source.proto):
+        if replay is None:
+            with clock("plan"):
+                rotations = rotations_of(opened)
+            opened = reopened(opened, clock, rotations) if rotations else opened
         return _condense(opened, surroundings.hardware, clock, score, replay, dry_run)
 
 
@@ -180,7 +185,12 @@ def analyze(model: Model, options: Options | None = None, progress: Progress | N
     groups = tuple(found for found in looked_at if isinstance(found, GroupAnalysis))
     failed = [refusal for found in looked_at if isinstance(found, list) for refusal in found]
     refusals = refusal_reports([*opened.trace.refusals, *failed])
-    return Analysis(facts_before(opened), groups, refusals, opened.trace.reached(), opened.axes)
+    with clock("judge"):
+        chosen = chosen_weights(opened.trace, planner.options)
+        pairs = [weight for weight in chosen if weight.pays(planner.original)]
+        looks = tuple(pair_analysis(planner.original, weight, INSPECT_THRESHOLDS) for weight in pairs)
+    with_pairs = opened.trace.reached([weight.place for weight in pairs])
+    return Analysis(facts_before(opened), groups, refusals, opened.trace.reached(), opened.axes, looks, with_pairs)
 
 
 def _looked_at(planner: Planner, group: Group) -> GroupAnalysis | list[Refusal]:
@@ -222,4 +232,5 @@ def _plan(run: Run, twin: Twin) -> Plan:
         groups,
         refits,
         factors=tuple(twin.factors[place] for place in sorted(twin.factors)),
+        rotations=run.opened.rotations if twin.changed else (),
     )

@@ -12,7 +12,8 @@ import onnx_graphsurgeon as gs
 
 from onnx_condense.errors import PlanError
 from onnx_condense.expected import shown
-from onnx_condense.forms import batchnorm, bodies, branches, functions, fused, integers, members, slopes
+from onnx_condense.forms import bases, batchnorm, bodies, branches, functions, fused, integers, members, slopes
+from onnx_condense.forms.bases import Rotation
 from onnx_condense.forms.stack import Entered
 from onnx_condense.merging.plan import Plan
 from onnx_condense.model import files
@@ -62,7 +63,7 @@ class Opened:
 
     others: feeds with other sizes on symbolic axes. axes: what these are.
     told: whether generated feeds move the outputs (see `Drawn`). batch: size of a symbolic batch axis in the feeds.
-    folded: whether a BatchNormalization became part of the weights before it.
+    folded: whether a BatchNormalization became part of the weights before it. rotations: of streams, likewise.
     calibration: the inputs to estimate from; the feeds are a part of what was given where there are no others.
     unoptimized: on the feeds and the others, what the model gives without optimizations; None where that is not known.
     """
@@ -78,6 +79,7 @@ class Opened:
     folded: bool
     calibration: Calibration
     unoptimized: Sequence[Outputs | None]
+    rotations: tuple[Rotation, ...] = ()
 
 
 def open_model(
@@ -97,14 +99,24 @@ def open_model(
             if replay.model_sha256 != source.sha256:
                 raise PlanError(f"the plan belongs to another model (sha256 {replay.model_sha256[:12]}): plan this one")
             options = _replayed(options, replay)
+    rotations = () if replay is None else replay.rotations
     with blamed(source.proto, str(source.path or "the model")):
-        return _opened(source, options, clock, executor)
+        return _opened(source, options, clock, executor, rotations)
 
 
-def _opened(source: Source, options: Options, clock: Clock, executor: Executor | None) -> Opened:
+def reopened(opened: Opened, clock: Clock, rotations: tuple[Rotation, ...]) -> Opened:
+    """The same model with streams in other bases."""
+    return _opened(opened.source, opened.options, clock, opened.calibration.executor, rotations)
+
+
+def _opened(
+    source: Source, options: Options, clock: Clock, executor: Executor | None, rotations: tuple[Rotation, ...]
+) -> Opened:
     with clock("load"):
         plain = Entered(source.proto).into(functions.enter, fused.enter, slopes.enter)
         entered = plain.into(batchnorm.enter) if options.fold_batchnorm else plain
+        if rotations:
+            entered = _turned(entered, rotations)
         working = entered.model
         graph = import_graph(working)
         specs = model_specs(working, graph)
@@ -124,9 +136,19 @@ def _opened(source: Source, options: Options, clock: Clock, executor: Executor |
         traced = _traced(entered, graph, Tried(stuck, trial.shapes) if same else Tried(stuck))
     has_run()
     batches = [len(feeds[0][s.name]) for s in specs if s.dims and isinstance(s.dims[0], str)]
-    batch, folded = max([1, *batches]), working is not plain.model
+    batch, folded = max([1, *batches]), working is not plain.model and not rotations
     told = drawn.told
-    return Opened(source, options, traced, feeds, others, axes, told, batch, folded, calibration, unoptimized)
+    return Opened(
+        source, options, traced, feeds, others, axes, told, batch, folded, calibration, unoptimized, rotations
+    )
+
+
+def _turned(entered: Entered, rotations: tuple[Rotation, ...]) -> Entered:
+    """A model whose streams are in these bases. Raises PlanError where they are not the model's."""
+    try:
+        return entered.into(bases.form(rotations))
+    except ValueError as error:
+        raise PlanError(f"the plan does not fit the model ({error}): plan it again") from error
 
 
 def _calibration(

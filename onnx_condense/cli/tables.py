@@ -14,7 +14,7 @@ from onnx_condense.model.variation import Axis
 from onnx_condense.planning.candidates import SearchReport
 from onnx_condense.planning.latencies import LatencyReport
 from onnx_condense.proving.compare import Verification
-from onnx_condense.report.values import Analysis, GroupReport, ModelFacts, RefusalReport, Report
+from onnx_condense.report.values import Analysis, GroupReport, ModelFacts, PairReport, RefusalReport, Report
 
 if TYPE_CHECKING:  # other commands start without what measures
     from onnx_condense.timing.benchmark import BatchLatency, Benchmark, ModelLatency
@@ -40,6 +40,7 @@ def show_report(console: Console, report: Report) -> None:
     for group in report.groups:
         table.add_row(names(group.layers), _widths(group), _cosine(group.highest_cosine), _method(group))
     console.print(table)
+    _pairs(console, report.pairs)
     _totals(console, report.input, report.output)
     _refusals(console, report.refusals)
     _axes(console, report.axes)
@@ -125,6 +126,17 @@ def _method(group: GroupReport) -> str:
     return ", ".join(parts)
 
 
+def _pairs(console: Console, pairs: tuple[PairReport, ...]) -> None:
+    """The weights that became pairs of factors."""
+    if not pairs:
+        return
+    table = Table("layer", "weight", "rank", "method", title="Pairs of factors", title_justify="left")
+    for pair in pairs:
+        method = "exact" if pair.source is None else f"by {pair.source}"
+        table.add_row(pair.layer, f"{pair.outputs:,} x {pair.inputs:,}", f"{pair.full} → {pair.rank}", method)
+    console.print(table)
+
+
 def _totals(console: Console, before: ModelFacts, after: ModelFacts | None) -> None:
     table = Table("", "before", "after", "left", title="Totals", title_justify="left")
     for label, name in (("parameters", "parameters"), ("MACs", "macs"), ("bytes", "bytes")):
@@ -162,10 +174,26 @@ def show_analysis(console: Console, analysis: Analysis) -> None:
         widths = [str(group.widths[t]) for t in thresholds]
         table.add_row(names(group.layers), str(group.width), *widths, _cosine(group.highest_cosine))
     console.print(table)
+    if analysis.pairs:
+        _ranks(console, analysis, thresholds)
     if math.isfinite(analysis.share):
         console.print(f"{analysis.share:.1%} of the parameters of all layers and tables lie in dependency groups.")
+        if analysis.with_pairs > analysis.share:
+            console.print(f"{analysis.with_pairs:.1%} of them do, or may become pairs of factors (--budget).")
     _refusals(console, analysis.refusals)
     _axes(console, analysis.axes)
+
+
+def _ranks(console: Console, analysis: Analysis, shares: Sequence[float]) -> None:
+    """Ranks that keep shares of the squared numbers of weights."""
+    shares = shares or sorted({share for pair in analysis.pairs for share in pair.ranks}, reverse=True)
+    columns = [f"keeps {share:g}" for share in shares]
+    title = "Ranks of weights that may become pairs of factors"
+    table = Table("layer", "weight", *columns, "smaller from", title=title, title_justify="left")
+    for pair in analysis.pairs:
+        ranks = [str(pair.ranks.get(share, "-")) for share in shares]
+        table.add_row(pair.layer, f"{pair.outputs:,} x {pair.inputs:,}", *ranks, str(pair.pays))
+    console.print(table)
 
 
 def show_verification(console: Console, verification: Verification) -> None:

@@ -1,1 +1,3 @@
-"""Weights that become pairs of factors: which may, in which basis, and at which rank nothing is lost."""
+"""Other bases: weights that become pairs of factors, streams that are turned, and what neither loses."""
+
+__all__ = ["exact", "rotation", "spectrum", "streams", "tokens", "weights"]

@@ -9,7 +9,7 @@ import numpy as np
 from onnx_condense.arrays import FLOAT32, FLOATS, Floats, Ints
 from onnx_condense.errors import unforeseen
 from onnx_condense.factoring.spectrum import spectrum
-from onnx_condense.factoring.weights import OVERHEAD, Factorable, pays
+from onnx_condense.factoring.weights import Factorable
 from onnx_condense.merging.factors import Factor
 from onnx_condense.merging.twin import Twin
 
@@ -36,15 +36,13 @@ def exact_factor(twin: Twin, weight: Factorable) -> Factor | None:
     """The pair that equals a weight of a twin to float rounding; None where there is none, or none that is smaller."""
     rows, columns = weight.alive(twin)
     matrix = weight.matrix(twin)[np.ix_(rows, columns)]
-    m, n = matrix.shape
-    most = pays(m, n)
-    size = matrix.dtype.itemsize
-    if m * n * size <= OVERHEAD or most < 1 or not matrix.any() or not _may_be_low(matrix, most + 1):
+    most = weight.pays(twin)
+    if most < 1 or not matrix.any() or not _may_be_low(matrix, most + 1):
         return None
     rounding = FLOATS.get(matrix.dtype.name, FLOAT32).rounding
     vectors = spectrum(matrix, None).vectors
     rank = _rank(matrix, vectors, most, rounding)
-    if rank is None or weight.saved(m, n, rank) * size <= OVERHEAD:
+    if rank is None:
         return None
     basis = np.zeros((len(rows), rank))
     basis[rows] = vectors[:, :rank]

@@ -82,14 +82,11 @@ class Factorable:
         kind = np.result_type(twin.weight(*self.place).dtype, np.float32)
         return Factor(self.node, self.input, self.layer, source, basis.astype(kind))
 
-    def saved(self, outputs: int, inputs: int, rank: int) -> int:
-        """Numbers that a pair of this rank spares where so many outputs and inputs are there."""
-        return outputs * inputs - rank * (outputs + inputs)
-
-
-def pays(outputs: int, inputs: int) -> int:
-    """The highest rank at which a pair is smaller than [outputs, inputs]; 0 where none is."""
-    return max(0, -(-outputs * inputs // (outputs + inputs)) - 1)
+    def pays(self, twin: Twin) -> int:
+        """The highest rank at which a pair makes the file smaller, of what is still there in a twin; 0 of none."""
+        rows, columns = (int(alive.sum()) for alive in self.alive(twin))
+        overhead = OVERHEAD // twin.weight(*self.place).dtype.itemsize
+        return max(0, -(-(rows * columns - overhead) // max(1, rows + columns)) - 1)
 
 
 def factorable(trace: Trace) -> Iterator[Factorable]:
@@ -103,7 +100,8 @@ def factorable(trace: Trace) -> Iterator[Factorable]:
             tensor = trace.facts.nodes[node].inputs[action.weight]
             value = trace.facts.value(tensor)
             assert value is not None
-            layer = layer_name(trace.facts.nodes[node], node)
+            found = trace.facts.nodes[node]
+            layer = found.name or (tensor.name if action.lookup else layer_name(found, node))
             produced, read = action.axis(Role.PRODUCED), _read(action)
             yield Factorable(node, action.weight, layer, tensor.name, produced, read, value.shape, action.lookup)
 

@@ -1,6 +1,7 @@
 """Forms: what a model is brought into before it is traced; some of them it leaves again after it was written."""
 
 __all__ = [
+    "bases",
     "batchnorm",
     "bodies",
     "branches",

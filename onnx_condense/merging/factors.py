@@ -55,7 +55,7 @@ class Factor:
         return rotated(self.basis, rotated(self.basis.T, weight, axis), axis).astype(weight.dtype)
 
     def first(self, weight: Array, axis: int) -> Array:
-        """A weight whose layer makes `rank` numbers instead."""
+        """A weight of any shape as its layer holds it, which makes `rank` numbers then; its produced axis given."""
         return rotated(self.basis.T, weight, axis).astype(weight.dtype)
 
     def to_json(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class Factor:
     def from_json(content: Mapping[str, Any]) -> Factor:
         """The inverse of `to_json`. Raises ValueError for what no run gives."""
         basis, source = np.asarray(take(content["basis"])), content["source"]
-        if basis.ndim != 2 or not 0 < basis.shape[1] <= basis.shape[0] or basis.dtype.kind not in "fV":
+        if basis.ndim != 2 or not 0 < basis.shape[1] <= basis.shape[0] or basis.dtype.kind != "f":
             raise ValueError("a basis is no matrix")
         wide = basis.astype(np.float64)
         gram = wide.T @ wide
@@ -83,8 +83,8 @@ class Factor:
 
 
 def rotated(matrix: AnyArray, weight: Array, axis: int) -> Floats:
-    """A matrix [k, m] times a weight of any shape along its axis of size m, in at least float32."""
-    kind = np.result_type(matrix.dtype, weight.dtype, np.float32)
+    """A matrix [k, m] times a weight of any shape along its axis of size m, in its type, in float32 at least."""
+    kind = np.result_type(weight.dtype, np.float32)
     moved = np.moveaxis(weight, axis, 0)
     rows = moved.reshape(len(moved), -1).astype(kind, copy=False)
     found = (matrix.astype(kind, copy=False) @ rows).reshape(len(matrix), *moved.shape[1:])

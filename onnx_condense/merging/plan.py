@@ -14,14 +14,16 @@ import numpy as np
 
 from onnx_condense.documents import check_regular, written
 from onnx_condense.errors import PlanError
+from onnx_condense.forms.bases import Rotation
 from onnx_condense.merging.evidence import Evidence
 from onnx_condense.merging.factors import Factor
 from onnx_condense.merging.long_arrays import AnyArray, beside, filled, packed, put, row, take
+from onnx_condense.merging.rotations import rotation_from_json, rotation_to_json
 from onnx_condense.options import Method
 
 FORMAT = "onnx-condense-plan"
 PLAIN, VERSION = 2, 3
-"""Of what is written: 3 where weights become pairs of factors, which programs that know 2 alone would leave out.
+"""Of what is written: 3 with pairs of factors or bases of streams, which programs that know 2 alone would leave out.
 
 Plans of format 1, with long arrays in a file beside them, are read too."""
 
@@ -240,6 +242,7 @@ class Plan:
         refits: consumers and producers with explicit weights, in graph order.
         measured: what its run found; None where nothing was verified, and in plans of format 1.
         factors: weights that become pairs of factors, in graph order.
+        rotations: streams that are in other bases in the file before.
     """
 
     model_sha256: str
@@ -252,13 +255,15 @@ class Plan:
     refits: tuple[Refit, ...] = ()
     measured: Measured | None = None
     factors: tuple[Factor, ...] = ()
+    rotations: tuple[Rotation, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The plan as a JSON object; long arrays stand in it as they are (see `packed`)."""
         factors = {"factors": [factor.to_json() for factor in self.factors]} if self.factors else {}
+        rotations = {"rotations": [rotation_to_json(r) for r in self.rotations]} if self.rotations else {}
         return {
             "format": FORMAT,
-            "version": VERSION if factors else PLAIN,
+            "version": VERSION if factors or rotations else PLAIN,
             "model_sha256": self.model_sha256,
             "method": self.method,
             "options": dict(self.options),
@@ -268,7 +273,7 @@ class Plan:
             "groups": [group.to_json() for group in self.groups],
             "refits": [refit.to_json() for refit in self.refits],
             "measured": None if self.measured is None else asdict(self.measured),
-        } | factors
+        } | (factors | rotations)
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> Plan:
@@ -290,6 +295,7 @@ class Plan:
             tuple(Refit.from_json(refit) for refit in content.get("refits", ())),
             Measured.from_json(content.get("measured")),
             tuple(Factor.from_json(factor) for factor in content.get("factors", ())),
+            tuple(rotation_from_json(rotation) for rotation in content.get("rotations", ())),
         )
 
     def chunks(self) -> Iterator[bytes]:

@@ -9,6 +9,7 @@ __all__ = [
     "never_slower",
     "planned",
     "replay",
+    "rotating",
     "run",
     "selection",
     "strategies",

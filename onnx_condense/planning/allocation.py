@@ -71,6 +71,9 @@ class PricedWeight:
 LOOK_AHEAD = 2
 """Steps that a group may take at once: one step can be dear and the next one cheap."""
 
+RECONSIDERED = 4
+"""Times that pairs of factors which came to spare little, because other axes shrank, are given up."""
+
 EXCHANGES = 16
 """Times that a last step is replaced by steps of other groups."""
 
@@ -100,6 +103,15 @@ def allocate(
     """
     capped = dict(curves)
     descent = _Descent(capped, weights, limit)
+    for _ in range(RECONSIDERED):
+        dear = descent.dear()
+        if not dear:
+            break
+        capped = {key: curve for key, curve in capped.items() if key not in dear}
+        again = _Descent(capped, weights, limit)
+        if again.total > limit or again.lost() > descent.lost():
+            break
+        descent = again
     best, last = descent.removed, descent.last
     total = cost(weights, best)
     for _ in range(EXCHANGES):
@@ -133,6 +145,8 @@ class _Descent:
     def __init__(self, curves: Mapping[int, Curve], weights: Sequence[PricedWeight], limit: float) -> None:
         self.removed = dict.fromkeys(curves, 0)
         self.last: tuple[int, int] | None = None
+        self._price = 0.0
+        self._pairs = [weight.pair.key for weight in weights if weight.pair is not None]
         self._curves, self._limit = curves, limit
         self._mine = {g: [w for w in weights if g in w.keys] for g in curves}
         self.total = cost(weights, self.removed)
@@ -152,10 +166,23 @@ class _Descent:
             taken = offers[group]
             assert taken is not None
             self.removed[group] = taken[1]
-            self.last = group, taken[1]
+            self.last, self._price = (group, taken[1]), max(self._price, taken[0])
             self.total -= taken[2]
             for other in self._neighbours(group):
                 offers[other] = self._offer(other)
+
+    def lost(self) -> float:
+        """What is lost in all."""
+        return sum(self._curves[key].lost(gone) for key, gone in self.removed.items())
+
+    def dear(self) -> set[int]:
+        """Pairs of factors that lose more per unit that they spare in the end than the dearest step."""
+        found = set()
+        for key in self._pairs:
+            gone = self.removed.get(key, 0)
+            if gone and self._curves[key].lost(gone) > self._price * (self._cost(key, 0) - self._cost(key, gone)):
+                found.add(key)
+        return found
 
     def _neighbours(self, group: int) -> set[int]:
         """The groups whose steps save something else by now, itself included."""

@@ -39,22 +39,23 @@ class Known:
 
     Attributes:
         estimate: moments of what consumers read.
-        feeds: inputs on which the sensitivity of the outputs is measured.
+        feeds: inputs on which the sensitivity of the outputs is measured. few: some of them, for pairs of factors.
         calibration: inputs that estimates are from, none where there are none.
     """
 
     estimate: Estimate
     feeds: Sequence[Feed]
+    few: Sequence[Feed]
     calibration: Calibration
 
     def error(self, planner: Planner) -> Callable[[Twin], float]:
-        """What tells the relative error of the outputs of a twin on the feeds."""
+        """What tells the relative error of the outputs of a twin on a few feeds."""
         original = write(planner.original, {})
-        expected = results(original.model, self.feeds)
+        expected = results(original.model, self.few)
 
         def found(twin: Twin) -> float:
             written = write(twin, {})
-            return compare(expected, results(written.model, self.feeds)).error
+            return compare(expected, results(written.model, self.few)).error
 
         return found
 

@@ -28,6 +28,9 @@ ENOUGH = 32
 JUDGES = 64
 """Most of them that measure what the outputs lose, and at most half of them all."""
 
+FEW = 16
+"""How many of them judge pairs of factors, of which there may be many."""
+
 SYNTHETIC = 8
 """Samples that judge in place of real ones which way to read the curves."""
 
@@ -118,14 +121,14 @@ def _pruner(run: Run, unit: Unit, share: float | None) -> Pruner:
     What can be read in several ways is read as the model that keeps a share loses least on the inputs that judge.
     """
     opened, options, estimate, feeds = run.opened, run.options, run.estimate, run.opened.feeds
-    calibration = opened.calibration
+    calibration, few = opened.calibration, feeds
     if opened.calibration.samples >= ENOUGH:
         judging, rest = opened.calibration.split(min(JUDGES, opened.calibration.samples // 2))
         if rest.samples:
             real = measured(opened.trace, rest, options.seed)
             feeds, estimate = judging, Estimate(opened.trace, opened.feeds[0], options.seed, real, estimate)
-            calibration = rest
-    first, *others = Pruner.each(run.planner, unit, Known(estimate, feeds, calibration), run.clock.note)
+            calibration, few = rest, opened.calibration.split(FEW)[0]
+    first, *others = Pruner.each(run.planner, unit, Known(estimate, feeds, few, calibration), run.clock.note)
     if not others or share is None:
         return first
     if options.data is None and not opened.calibration.samples:

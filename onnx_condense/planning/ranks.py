@@ -11,7 +11,7 @@ from onnx_condense.arrays import Floats, Ints
 from onnx_condense.errors import unforeseen
 from onnx_condense.factoring.spectrum import Spectrum, spectrum
 from onnx_condense.factoring.tokens import frequencies
-from onnx_condense.factoring.weights import Factorable, pays
+from onnx_condense.factoring.weights import Factorable
 from onnx_condense.merging.evidence import Evidence
 from onnx_condense.merging.twin import Twin
 from onnx_condense.options import Unit
@@ -46,10 +46,10 @@ class Ranked:
         vectors[rows] = found.vectors
         return Spectrum(vectors, found.lost)
 
-    def steps(self, lost: Floats) -> Ints:
+    def steps(self, twin: Twin, lost: Floats) -> Ints:
         """[k] ranks fewer than the full one: the corners of the convex hull of what is lost over what is spared."""
         m, n = self.weight.outputs, self.weight.inputs
-        ranks = np.arange(pays(m, n), 0, -1)
+        ranks = np.arange(self.weight.pays(twin), 0, -1)
         corners = [(0.0, 0.0, 0)]
         for rank, spared in zip(ranks.tolist(), (m * n - ranks * (m + n)).tolist(), strict=True):
             point = (float(spared), float(lost[rank]), self.weight.full - rank)
@@ -79,7 +79,7 @@ class Ranks:
     @staticmethod
     def of(planner: Planner, unit: Unit, estimate: Estimate, calibration: Calibration) -> Ranks:
         """Measures how what they read varies. Looking up a row costs nothing: tables stay under a budget of MACs."""
-        weights = [w for w in chosen_weights(planner.trace, planner.options) if pays(w.outputs, w.inputs)]
+        weights = [w for w in chosen_weights(planner.trace, planner.options) if w.pays(planner.original)]
         weights = [] if planner.options.ensure_faster else [w for w in weights if unit is Unit.PARAMS or not w.lookup]
         known = _moments(planner, weights, estimate, calibration)
         first = max((group.index for group in planner.trace.groups), default=-1) + 1
@@ -95,8 +95,7 @@ class Ranks:
                     unforeseen(error, ranked.weight.layer)
 
     def _factor(self, twin: Twin, ranked: Ranked, rank: int) -> None:
-        rows, columns = ranked.weight.alive(twin)
-        if rank <= pays(int(rows.sum()), int(columns.sum())):
+        if rank <= ranked.weight.pays(twin):
             basis = ranked.spectrum(twin).vectors[:, :rank]
             twin.factor(ranked.weight.factor(twin, basis, ranked.source))
 
@@ -116,7 +115,7 @@ class Ranks:
 
     def _curves(self, ranked: Ranked, error: Callable[[Twin], float], real: bool) -> list[Curve]:
         known = ranked.spectrum(self.planner.original)
-        steps, full = ranked.steps(known.lost), ranked.weight.full
+        steps, full = ranked.steps(self.planner.original, known.lost), ranked.weight.full
         if not len(steps):
             return []
         lost = known.lost[full - np.arange(1, full)] if full > 1 else np.zeros(0)
@@ -148,7 +147,7 @@ def _moments(
     told = Evidence.CALIBRATION if calibration.samples else Evidence.WEIGHTS
     slots = {w.place: trace.reading(*w.place) for w in weights if not w.lookup}
     readers = {p: consumer_of(trace, slot) for p, slot in slots.items() if slot is not None}
-    asked: dict[tuple[int, int], Consumer] = {place: one for place, one in readers.items() if one is not None}
+    asked = _each_once({place: one for place, one in readers.items() if one is not None})
     moments = dict(zip(asked, estimate.moments(list(asked.values())), strict=True))
     result = []
     for weight in weights:
@@ -160,3 +159,12 @@ def _moments(
         source = estimate.evidence(asked[weight.place]) if known is not None else Evidence.WEIGHTS
         result.append(Ranked(weight, second, source))
     return result
+
+
+def _each_once(readers: Mapping[tuple[int, int], Consumer]) -> dict[tuple[int, int], Consumer]:
+    """The same readers, one in the place of all that read the same tensor in the same way."""
+    first: dict[object, Consumer] = {}
+    return {
+        place: one if one.windows is not None else first.setdefault((one.reads, one.features), one)
+        for place, one in readers.items()
+    }

@@ -288,7 +288,8 @@ def _inner(traced: Trace, small: Written, twin: Written) -> Verification:
         for s in traced.slots
         if s.role is Role.CONTRACTED and any(t.name in small.alive for t in nodes[s.node].inputs)
     }
-    names = [next(t.name for t in nodes[i].outputs if t.name) for i in sorted(consumers)][:INNER_TENSORS]
+    changed = sorted(consumers | small.factored)
+    names = [next(t.name for t in nodes[i].outputs if t.name) for i in changed][:INNER_TENSORS]
     if not names:
         return Verification((), 0, told=False)
     feeds = [traced.facts.feed]

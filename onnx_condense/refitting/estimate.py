@@ -82,5 +82,5 @@ class Estimate:
 
     def _known_from(self, consumer: Source, sums: Sums, other: Moments | None) -> Moments:
         known = sums.moments(self.evidence(consumer) is not Evidence.WEIGHTS)
-        channels = len(self._units(consumer))
+        channels = len(self._units(consumer)) or consumer.features
         return known if other is None else known.shrunk(other, channels / (channels + sums.count))

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from onnx_condense.factoring.spectrum import spectrum
+from onnx_condense.factoring.weights import Factorable, factorable
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model import files, wire
 from onnx_condense.model.protos import unused
@@ -25,12 +27,24 @@ from onnx_condense.planning.thresholds import Planner
 from onnx_condense.prepare import Opened
 from onnx_condense.proving.compare import NOTHING_TOLD
 from onnx_condense.proving.surgery import VerificationReport
-from onnx_condense.report.values import WARN_ABOVE, AlignmentReport, GroupReport, ModelFacts, RefusalReport, Report
+from onnx_condense.report.values import (
+    WARN_ABOVE,
+    AlignmentReport,
+    GroupReport,
+    ModelFacts,
+    PairAnalysis,
+    PairReport,
+    RefusalReport,
+    Report,
+)
 from onnx_condense.rewriting.sizes import count_macs
 from onnx_condense.rewriting.writer import Written
-from onnx_condense.tracing.trace import Group, Refusal
+from onnx_condense.tracing.trace import Group, Refusal, Trace
 
 _log = logging.getLogger(__name__)
+
+LOOK = 2**33
+"""Multiplications that a look at the ranks of one weight may cost."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +93,7 @@ def report_of(run: Run, ended: Ended) -> Report:
         warnings,
         dict(run.clock.seconds),
         run.opened.axes,
+        pair_reports(run.opened.trace, ended.planned.twin),
     )
 
 
@@ -133,6 +148,23 @@ def _group_report(planner: Planner, planned: Planned, group: Group) -> GroupRepo
         held_back_channels=held,
         sources=tuple(sorted({r.source for r in refits if plan and any(r.node == q.node for q in plan.reads)})),
     )
+
+
+def pair_reports(trace: Trace, twin: Twin) -> tuple[PairReport, ...]:
+    """One row per weight that became a pair of factors."""
+    weights = {weight.place: weight for weight in factorable(trace)} if twin.factors else {}
+    rows = ((weights[place], factor) for place, factor in sorted(twin.factors.items()))
+    return tuple(PairReport(w.layer, w.outputs, w.inputs, w.full, f.rank, f.source) for w, f in rows)
+
+
+def pair_analysis(twin: Twin, weight: Factorable, shares: Sequence[float]) -> PairAnalysis:
+    """What a pair could be of a weight, at some shares of its squared numbers."""
+    m, n = weight.outputs, weight.inputs
+    ranks = {}
+    if m * n * min(m, n) <= LOOK:
+        lost = spectrum(weight.matrix(twin), None).lost
+        ranks = {share: max(1, int(np.argmax(lost <= 1 - share))) for share in shares}
+    return PairAnalysis(weight.layer, m, n, weight.pays(twin), ranks)
 
 
 def refusal_reports(refusals: Sequence[Refusal]) -> tuple[RefusalReport, ...]:

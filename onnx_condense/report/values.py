@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -68,6 +69,22 @@ class GroupReport:
 
 
 @dataclass(frozen=True)
+class PairReport:
+    """A weight that became a pair of factors: of [outputs, rank] and [rank, inputs].
+
+    full: the highest rank that it could have had. source: where the moments of what it reads come from, None where it
+    was exactly of that rank.
+    """
+
+    layer: str
+    outputs: int
+    inputs: int
+    full: int
+    rank: int
+    source: str | None
+
+
+@dataclass(frozen=True)
 class RefusalReport:
     """Layers that stay as they are for one reason, and the parameters of their weights."""
 
@@ -90,7 +107,7 @@ class AlignmentReport:
 class Report:
     """Everything that a run found and did; `to_json` is the stable form.
 
-    axes: the symbolic axes of the inputs, and the sizes that each was seen to take.
+    axes: the symbolic axes of the inputs, and the sizes that each was seen to take. pairs: of factors.
     """
 
     input: ModelFacts
@@ -105,11 +122,12 @@ class Report:
     warnings: tuple[str, ...]
     seconds: Mapping[str, float]
     axes: tuple[Axis, ...] = ()
+    pairs: tuple[PairReport, ...] = ()
 
     @property
     def changed(self) -> bool:
         """Whether anything was condensed."""
-        return any(g.width_after < g.width_before for g in self.groups)
+        return bool(self.pairs) or any(g.width_after < g.width_before for g in self.groups)
 
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON object; numbers that are not finite are null."""
@@ -159,12 +177,30 @@ class GroupAnalysis:
 
 
 @dataclass(frozen=True)
+class PairAnalysis:
+    """One weight that may become a pair of factors.
+
+    Attributes:
+        layer, outputs, inputs: its name and its size.
+        pays: the highest rank at which a pair is smaller.
+        ranks: those that keep shares of the weight's squared numbers; empty of a weight too large for a look.
+    """
+
+    layer: str
+    outputs: int
+    inputs: int
+    pays: int
+    ranks: Mapping[float, int]
+
+
+@dataclass(frozen=True)
 class Analysis:
     """What could be condensed, and what not and why.
 
     share: of the parameters of linear maps, recurrent layers and tables, the part that is sliced when groups
         shrink; not a number where there are none.
     axes: the symbolic axes of the inputs, and the sizes that each was seen to take.
+    pairs: weights that may become pairs of factors. with_pairs: as `share`, with those among the parameters.
     """
 
     model: ModelFacts
@@ -172,6 +208,8 @@ class Analysis:
     refusals: tuple[RefusalReport, ...]
     share: float
     axes: tuple[Axis, ...] = ()
+    pairs: tuple[PairAnalysis, ...] = ()
+    with_pairs: float = math.nan
 
     def to_json(self) -> dict[str, Any]:
         """The analysis as a JSON object; numbers that are not finite are null."""

@@ -29,6 +29,7 @@ class Written:
         traced shapes; those of every body once.
     alive: tensor name -> what of the original's tensor it holds, where it lost something.
     spill: the large weights that are new, in a temporary file, while this object lives.
+    factored: nodes whose weights became pairs of factors, by their indices in the graph that was traced.
     """
 
     model: onnx.ModelProto
@@ -36,6 +37,7 @@ class Written:
     macs: int
     alive: Mapping[str, Kept]
     spill: Spill | None = None
+    factored: frozenset[int] = frozenset()
 
 
 def write(twin: Twin, provenance: Mapping[str, Any], expanded: bool = False, hold: bool = True) -> Written:
@@ -47,4 +49,5 @@ def write(twin: Twin, provenance: Mapping[str, Any], expanded: bool = False, hol
     spill = Spill() if hold and holds(twin.trace.facts.model) else None
     traced = drafted(twin, shapes, factored=not expanded).message(provenance, spill)
     alive = {name: shapes.kept[name] for name in shapes.smaller}
-    return Written(twin.trace.leave(traced, twin.trace.facts.model), traced, macs_of(twin, shapes), alive, spill)
+    model, factored = twin.trace.leave(traced, twin.trace.facts.model), frozenset(node for node, _ in twin.factors)
+    return Written(model, traced, macs_of(twin, shapes), alive, spill, factored)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -225,16 +225,17 @@ class Trace:
         shape = [size if a == axis else 1 for a, size in enumerate(weight.shape)]
         return Slot(node, position, Role.CONTRACTED, np.full(shape, -1), axis, action.padded, action.groups)
 
-    def reached(self) -> float:
+    def reached(self, also: Collection[tuple[int, int]] = ()) -> float:
         """The share of the parameters of linear maps, refused ones too, that is sliced when groups shrink.
 
         Weights of recurrent nodes and tables of embeddings are among them. Not a number where there are none.
+        also: (node, input) of weights that become smaller in another way.
         """
         free = np.concatenate([g.units for g in self.groups]) if self.groups else np.zeros(0, dtype=np.int64)
         sizes: dict[tuple[int, int], int] = {}
         for node in self.actions:
             sizes |= self._sizes(node)
-        touched = set()
+        touched = set(also)
         for slot in self.slots:
             atoms = atoms_of(slot.labels.reshape(-1))
             if slot.role is not Role.CARRIED and np.isin(self.unit_of[atoms[atoms >= 0]], free).any():

@@ -1,0 +1,102 @@
+"""Pairs of factors under a budget: chosen where they lose least, replayed, and refused where they do not pay."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from support import builders
+from support.models import weights
+
+import onnx_condense as oc
+from onnx_condense import Options
+from onnx_condense.arrays import Array
+from onnx_condense.model.protos import serialize
+
+TOKENS = 300
+
+
+def decaying(*shape: int, seed: int = 0, fall: float = 0.8) -> Array:
+    """A weight whose singular values fall."""
+    generator = np.random.default_rng(seed)
+    left, _ = np.linalg.qr(generator.standard_normal((shape[0], min(shape))))
+    right, _ = np.linalg.qr(generator.standard_normal((shape[1], min(shape))))
+    return (4 * left * fall ** np.arange(min(shape)) @ right.T).astype(np.float32)
+
+
+def encoder() -> onnx.ModelProto:
+    """A table of embeddings, LayerNormalization, and a head: no group of channels can shrink."""
+    text = """g (int64[N, 6] x) => (float[N, 6, 8] y) {
+        e = Gather(w, x) h = LayerNormalization<axis = -1>(e, s, o) y = MatMul(h, v)
+    }"""
+    made = {"w": decaying(TOKENS, 32, fall=0.95), "s": np.ones(32, np.float32), "o": np.zeros(32, np.float32)}
+    return builders.build(text, made | {"v": builders.random(32, 8, seed=1)})
+
+
+def sentences(count: int, seed: int = 0) -> dict[str, Array]:
+    """Inputs of which some tokens are frequent: the last ones, where Zipf's law says the first."""
+    tokens = TOKENS - 1 - np.random.default_rng(seed).geometric(0.1, (count, 6)) % TOKENS
+    return {"x": tokens.astype(np.int64)}
+
+
+MODEL = encoder()
+BUDGET = Options(budget=("params", 0.5), align=1)
+TABLE = replace(BUDGET, include=("w",))
+
+
+def error(model: onnx.ModelProto) -> float:
+    from onnx_condense.proving.compare import compare, results
+
+    feeds = [sentences(64, 9)]
+    return compare(results(MODEL, feeds), results(model, feeds)).error
+
+
+def test_a_table_reaches_a_share() -> None:
+    result = oc.condense(MODEL, TABLE)
+    assert result.report.output is not None
+    share = result.report.output.parameters / result.report.input.parameters
+    assert 0.46 < share <= 0.5
+    (factor,) = result.plan.factors
+    assert {value.shape for value in weights(result.model).values()} >= {(TOKENS, factor.rank), (factor.rank, 32)}
+    assert [(p.layer, p.outputs, p.inputs, p.rank) for p in result.report.pairs] == [("w", 32, TOKENS, factor.rank)]
+
+
+def test_calibration_counts_tokens() -> None:
+    blind = oc.condense(MODEL, TABLE)
+    counted = oc.condense(MODEL, replace(TABLE, calibration=sentences(128)))
+    assert counted.plan.factors[0].source == "calibration"
+    assert error(counted.model) < 0.8 * error(blind.model)
+
+
+def test_replayed_it_is_the_same(tmp_path: Path) -> None:
+    result = oc.condense(MODEL, replace(TABLE, calibration=sentences(128)))
+    result.plan.save(tmp_path / "p.json")
+    assert serialize(oc.rewrite(MODEL, oc.Plan.load(tmp_path / "p.json"))) == serialize(result.model)
+
+
+def test_looking_up_costs_no_macs() -> None:
+    with pytest.raises(oc.VerificationError):
+        oc.condense(MODEL, replace(TABLE, budget=("macs", 0.5)))
+
+
+@pytest.mark.parametrize("unit", ["params", "macs"])
+def test_a_dense_layer_becomes_a_pair_where_slicing_loses_more(unit: str) -> None:
+    text = """g (float[N, 48] x) => (float[N, 48] y) {
+        h = Gemm<transB = 1>(x, w, b) a = Softmax(h) y = Gemm(a, v, b)
+    }"""
+    made = {"w": decaying(48, 48, seed=2), "v": decaying(48, 48, seed=3), "b": builders.random(48)}
+    model = builders.build(text, made)
+    result = oc.condense(model, replace(BUDGET, budget=(unit, 0.6)))
+    assert not result.plan.groups
+    assert len(result.plan.factors) == 2
+    verification = result.report.verification
+    assert verification is not None
+    assert verification.approximation_error < 0.2
+
+
+def test_never_slower_makes_no_pairs() -> None:
+    with pytest.raises(oc.VerificationError, match="no layer can be narrower"):
+        oc.condense(MODEL, replace(BUDGET, ensure_faster=True))
