@@ -120,6 +120,15 @@ def written(name: str, flag: Flag) -> str:
     return "--" + (flag.name or name).replace("_", "-")
 
 
+def unset_words(flag: Flag, default: Any, unset: str = "") -> str:
+    """What holds without an option, in words; "" where that goes without saying."""
+    if unset or flag.unset:
+        return unset or flag.unset
+    if isinstance(default, bool) or not isinstance(default, str | int | float):
+        return ""
+    return default if isinstance(default, str) else f"{default:g}"
+
+
 def check(values: object) -> None:
     """Raises UsageError for the first field of a dataclass that is of another kind, or out of range."""
     defaults = defaults_of(type(values))

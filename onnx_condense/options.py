@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
 
 from onnx_condense import expected, flags
 from onnx_condense.errors import UsageError
 from onnx_condense.flags import Heading, InPlan, multiple, must, named_number, named_sizes, option
+from onnx_condense.goals import SHARES, ErrorBound, Goal, ScoreDrop, Share, Unit
 
 if TYPE_CHECKING:  # a command line is read before anything slow is imported
     from onnx_condense.model.inputs import Inputs
@@ -19,46 +20,14 @@ DEFAULT_THRESHOLD = 0.88
 """The paper's condensation threshold (section 3.2.2)."""
 
 
-class Unit(StrEnum):
-    """What a budget may keep a share of."""
+DEFAULT_ERROR = 0.01
+"""The largest error of the outputs where nothing says how much is removed."""
 
-    PARAMS = "params"
-    MACS = "macs"
-    """Multiply-accumulates."""
-
-
-SHARES = tuple(f"{unit}=F" for unit in Unit)
-"""How a budget of each is written."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """Keep at most this share of the units."""
-
-    unit: Unit
-    share: float
-
-
-@dataclass(frozen=True)
-class ErrorBound:
-    """The smallest model whose approximation error is at most this."""
-
-    bound: float
-
-
-@dataclass(frozen=True)
-class ScoreDrop:
-    """The smallest model whose score is at most this much below the original's."""
-
-    most: float
-
-
-Goal = Share | ErrorBound | ScoreDrop
-"""What decides the widths where thresholds do not."""
-
+FEW_TRIALS = 9
+"""Models evaluated at most then."""
 
 DEFAULT_TRIALS = 12
-"""Models evaluated at most, the original included."""
+"""Models evaluated at most where a bound is asked for, the original included."""
 
 PLACE = "{model}"
 """In the command that evaluates: where the path of the model goes."""
@@ -144,7 +113,8 @@ class Options:
     """Options of one run. Every field has the name of its command-line option.
 
     Attributes:
-        threshold: two neurons condense when their cosine is above it, 0 < threshold <= 1; None means 0.88.
+        threshold: two neurons condense when their cosine is above it, 0 < threshold <= 1; None means 0.88 where
+            something else asks for thresholds. Where nothing says how much is removed, see `settled`.
         layer_threshold: thresholds for the layers that match a glob (node or weight names); the last match wins.
         lossless: merge only what is exact to float rounding. Excludes `threshold` and `merge`.
         merge: what becomes of condensed neurons. "ratio" is the paper's merge, "delete" drops them. "moments" also
@@ -165,7 +135,8 @@ class Options:
         evaluate: a command whose last line of output is a score, higher is better ("{model}" in it is replaced by the
             path of a model), or a function of a model that returns one. With `max_drop`, asks for the smallest model
             found whose score is at most that much below the original's. Excludes `budget` and thresholds.
-        trials: models that are evaluated at most (the original's score counts as one); None means 12.
+        trials: models that are evaluated at most (the original's score counts as one); None means 12, or 9
+            where nothing says how much is removed.
         data: verification inputs, samples on axis 0: arrays by input name, the path of an .npz, .npy, .csv or .parquet,
             of images (`Images` says how they become numbers), of test_data_set_* of ONNX, or of a folder of one of
             these, or "loader.py:function", which yields dictionaries of arrays; None generates them.
@@ -178,7 +149,7 @@ class Options:
     """
 
     threshold: float | None = option(
-        None, "neurons condense when their cosine is above T", REMOVE, "T", float, _threshold, STATED, unset="0.88"
+        None, "neurons condense when their cosine is above T", REMOVE, "T", float, _threshold, STATED
     )
     layer_threshold: tuple[tuple[str, float], ...] = option(
         (), "another threshold for some layers", REMOVE, "GLOB=T", named_number, _thresholds, STATED, gather=tuple
@@ -224,6 +195,7 @@ class Options:
         named_number,
         _budget,
         STATED_LATER,
+        unset=f"error={DEFAULT_ERROR:g}, where nothing says how much goes",
     )
     evaluate: str | Callable[[Any], float] | None = option(
         None, 'prints a score, higher is better: "python score.py {model}"', REMOVE, "CMD", plan=STATED_LATER
@@ -269,6 +241,27 @@ class Options:
             text = excluded(self)
             if text is not None:
                 raise UsageError(text)
+
+    @property
+    def open(self) -> bool:
+        """Whether nothing says how much is removed."""
+        stated = (self.threshold, self.layer_threshold or None, self.tolerance, self.budget, self.evaluate)
+        return not self.lossless and all(value is None for value in stated)
+
+    def settled(self) -> Options:
+        """With something that says how much is removed: by default, the smallest model within `DEFAULT_ERROR`.
+
+        A search looks for it as for --budget error=R; with options that a search does not take, thresholds do.
+        """
+        if not self.open:
+            return self
+        if self.sequential or self.ensure_faster:
+            return replace(self, tolerance=DEFAULT_ERROR)
+        return replace(self, budget=("error", DEFAULT_ERROR), trials=FEW_TRIALS)
+
+    def exactly(self) -> Options:
+        """The same, merging only what is exact."""
+        return replace(self, lossless=True, merge=None, budget=None, tolerance=None, trials=None)
 
     @property
     def goal(self) -> Goal | None:
@@ -318,7 +311,8 @@ class Options:
     def to_json(self) -> dict[str, Any]:
         """The options as JSON values, without the inputs."""
         named = {name: getattr(self, name) for name, flag in flags.flags_of(Options).items() if flag.told}
-        named["threshold"] = None if self.lossless or self.budgeted else (self.threshold or DEFAULT_THRESHOLD)
+        of_thresholds = not (self.lossless or self.budgeted or self.open)
+        named["threshold"] = (self.threshold or DEFAULT_THRESHOLD) if of_thresholds else None
         named["merge"] = self.method
         if callable(self.evaluate):
             named["evaluate"] = f"{self.evaluate.__module__}.{getattr(self.evaluate, '__qualname__', 'object')}"

@@ -21,7 +21,7 @@ from onnx_condense.operators.reasons import Because, Reason
 from onnx_condense.options import INSPECT_THRESHOLDS, Options
 from onnx_condense.planning.alignment import width_multiple
 from onnx_condense.planning.blame import blamed
-from onnx_condense.planning.hardware import Hardware, ThisMachine
+from onnx_condense.planning.hardware import Hardware, Noted, ThisMachine
 from onnx_condense.planning.no_larger import no_larger
 from onnx_condense.planning.replay import check_error, replayed
 from onnx_condense.planning.rotating import rotations_of
@@ -29,7 +29,8 @@ from onnx_condense.planning.run import Run
 from onnx_condense.planning.selection import chosen_groups, chosen_weights
 from onnx_condense.planning.strategies import AtThresholds, WithinTolerance, strategy_of
 from onnx_condense.planning.thresholds import Planner
-from onnx_condense.prepare import Clock, Opened, Progress, open_model, reopened
+from onnx_condense.prepare import Clock, Opened, open_model, reopened
+from onnx_condense.progress import Progress
 from onnx_condense.proving.scorers import Scorer, scorer
 from onnx_condense.proving.surgery import Case, prove, unchanged
 from onnx_condense.report.cosines import cosines_of
@@ -68,7 +69,8 @@ def condense(
 
     Args:
         model: a path, or a model in memory (which is not changed).
-        options: what to do; `Options()` condenses at threshold 0.88.
+        options: what to do; where nothing in them says how much is removed, the smallest model found whose outputs
+            change by at most 1 % is made (see `Options.settled`).
         replay: a plan to apply instead of judging the model.
         dry_run: stop at the plan; the returned model is the input and nothing is verified.
         progress: called with the name of each stage.
@@ -94,12 +96,15 @@ def condense_in(
     """As `condense`, in other surroundings."""
     clock = Clock(surroundings.progress)
     score = scorer(options) if replay is None else None
-    opened = open_model(model, options, clock, replay, surroundings.executor)
+    opened = open_model(
+        model, options if replay is not None else options.settled(), clock, replay, surroundings.executor
+    )
     with threads_for(opened.source.proto):
         if replay is None:
             with clock("plan"):
                 rotations = rotations_of(opened)
             opened = reopened(opened, clock, rotations) if rotations else opened
+        opened = replace(opened, asked=options if options.open and replay is None else None)
         return _condense(opened, surroundings.hardware, clock, score, replay, dry_run)
 
 
@@ -107,17 +112,20 @@ def _condense(
     opened: Opened, hardware: Hardware, clock: Clock, score: Scorer | None, replay: Plan | None, dry_run: bool
 ) -> Result:
     multiple, said = width_multiple(opened.options, hardware.block_width) if replay is None else _stated(replay)
-    run = Run.of(opened, multiple, clock)
+    run, options = Run.of(opened, multiple, clock), opened.options
+    if run.by_default and not run.measure.told and options.calibration is None:
+        run = run.asking(options.exactly())
+    options = run.options
     with clock("plan"):
         strategy = strategy_of(run, score, replay)
         planned = strategy.twin()
     latency = None
-    if opened.options.ensure_faster and planned.twin.plans:
+    if options.ensure_faster and planned.twin.plans:
         from onnx_condense.planning.never_slower import ensure_faster  # few runs measure
 
         with clock("measure"):
-            planned, latency = ensure_faster(opened, strategy, planned, hardware)
-    if replay is None and not (opened.options.budgeted or opened.options.ensure_faster):
+            planned, latency = ensure_faster(opened, strategy, planned, Noted(hardware, clock.note))
+    if replay is None and not (options.budgeted or options.ensure_faster):
         with clock("plan"):
             planned = run.planner.factored(planned)
     if not planned.calibrated:
@@ -128,7 +136,7 @@ def _condense(
     plan = replay or _plan(run, planned.twin)
     ended = Ended(planned, said, latency)
     if dry_run or not (planned.twin.changed or opened.folded):
-        verification = None if dry_run else unchanged(run.expected, opened.options)
+        verification = None if dry_run else unchanged(opened.source.proto, run.expected, options)
         report = report_of(run, replace(ended, verification=verification))
         return Result(opened.source.proto, plan, report, opened.source, cosines=cosines_of(run.planner, planned))
     with clock("rewrite"):
@@ -137,10 +145,10 @@ def _condense(
     with clock("verify"):
         feeds, others, told = opened.feeds, opened.others, run.measure.told
         case = Case(opened.source.proto, run.expected, feeds, others, told, opened.unoptimized)
-        proof = prove(case, opened.trace, small, expanded, opened.options)
+        proof = prove(case, opened.trace, small, expanded, options)
         error = proof.approximation_error
         measured = Measured(error if math.isfinite(error) else None, digest(opened.feeds[:1]))
-        blame = blamed(run.planner, planned, run.error) if judged and warns(opened.options, proof) else ()
+        blame = blamed(run.planner, planned, run.error) if judged and warns(options, proof) else ()
     if replay is None:
         plan = replace(plan, measured=measured)
     elif not math.isnan(error):

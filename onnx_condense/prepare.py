@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,15 +28,14 @@ from onnx_condense.operators.facts import Facts, Tried, trial_of
 from onnx_condense.operators.reasons import Because
 from onnx_condense.operators.specs import model_specs
 from onnx_condense.options import Options
+from onnx_condense.progress import Progress
 from onnx_condense.refitting.samples import Calibration
 from onnx_condense.refitting.samples import opened as open_shards
 from onnx_condense.tracing.shuffles import trace_unshuffled
 from onnx_condense.tracing.trace import Refusal, Trace
 from onnx_condense.trust import has_run
 
-Progress = Callable[[str], None]
-"""Called with the name of each stage as it begins."""
-
+_log = logging.getLogger(__name__)
 
 # ---------------------------------------------------------------------------------------------------- stages
 
@@ -45,7 +45,13 @@ class Clock:
 
     def __init__(self, progress: Progress | None) -> None:
         self.seconds: dict[str, float] = {}
-        self.note = progress or (lambda stage: None)
+        self._progress = progress
+
+    def note(self, stage: str) -> None:
+        """Announces a stage, or a part of one."""
+        _log.debug("%s", stage)
+        if self._progress is not None:
+            self._progress(stage)
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -54,7 +60,9 @@ class Clock:
         start, before = time.perf_counter(), sum(self.seconds.values())
         yield
         inner = sum(self.seconds.values()) - before
-        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - start - inner, 4)
+        took = time.perf_counter() - start - inner
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + took, 4)
+        _log.debug("%s took %.3f s", stage, took)
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,7 @@ class Opened:
     folded: whether a BatchNormalization became part of the weights before it. rotations: of streams, likewise.
     calibration: the inputs to estimate from; the feeds are a part of what was given where there are no others.
     unoptimized: on the feeds and the others, what the model gives without optimizations; None where that is not known.
+    asked: the options as they were given, where nothing in them said how much is removed.
     """
 
     source: Source
@@ -80,6 +89,7 @@ class Opened:
     calibration: Calibration
     unoptimized: Sequence[Outputs | None]
     rotations: tuple[Rotation, ...] = ()
+    asked: Options | None = None
 
 
 def open_model(
@@ -176,4 +186,6 @@ def _replayed(options: Options, plan: Plan) -> Options:
     except (KeyError, TypeError, ValueError) as error:
         raise PlanError(f"the plan's options are damaged ({error}): write it again with --plan") from error
     shapes = plan.input_shapes if options.data is None else {}
+    if options.tolerance is not None:  # what decided the widths has done so
+        planned = replace(planned, budget=None, evaluate=None, max_drop=None, trials=None)
     return replace(planned, data=options.data, seed=options.seed, tolerance=options.tolerance, input_shape=shapes)

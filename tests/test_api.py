@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from support import builders
-from support.cli import Save, snapshot
+from support.cli import OUT, Cli, Save, snapshot
 
 import onnx_condense as oc
 from onnx_condense.model.protos import serialize
@@ -161,7 +161,7 @@ def test_a_dry_run_plans_and_verifies_nothing() -> None:
 
 
 def test_a_replay_above_the_tolerance_is_refused() -> None:
-    plan = oc.condense(MODEL, oc.Options(merge="delete")).plan
+    plan = oc.condense(MODEL, oc.Options(threshold=0.88, merge="delete")).plan
     with pytest.raises(oc.VerificationError, match="--tolerance"):
         oc.condense(MODEL, oc.Options(tolerance=1e-3), replay=plan)
 
@@ -248,3 +248,43 @@ def test_weights_that_are_not_finite(value: float) -> None:
     result = oc.condense(model)
     assert oc.verify(model, result.model).error < 1e-5
     assert all(2 not in (j, m) for g in result.plan.groups for j, m in enumerate(g.main) if j != m)
+
+
+# ---------------------------------------------------------------------- a result, saved and looked at
+
+
+def test_a_result_saves_what_the_command_line_writes(cli: Cli, save: Save) -> None:
+    save(builders.mlp((8, 16, 3), clusters=4))
+    cli.ok("m.onnx")
+    result = oc.condense("m.onnx")
+    assert result.save("again.onnx") == Path(OUT).stat().st_size
+    assert Path("again.onnx").read_bytes() == Path(OUT).read_bytes()
+    with pytest.raises(oc.UsageError, match=r"m\.onnx is the model that was condensed"):
+        result.save(Path("m.onnx"))
+    with pytest.raises(oc.InputError, match="nowhere"):
+        result.save("nowhere/m.onnx")
+
+
+def test_a_result_of_a_model_that_stays_saves_the_input(cli: Cli, save: Save) -> None:
+    path = save(builders.mlp((8, 8, 3)))
+    oc.condense(path, oc.Options(lossless=True)).save("same.onnx")
+    assert Path("same.onnx").read_bytes() == path.read_bytes()
+
+
+def test_what_is_returned_is_shown_in_a_line() -> None:
+    model = builders.mlp((8, 16, 3), clusters=4)
+    result = oc.condense(model, oc.Options(threshold=0.9))
+    assert repr(result).startswith("<Result: 195 → 51 parameters, error ")
+    assert repr(result.report).endswith(" on generated inputs>")
+    assert repr(oc.analyze(model)) == "<Analysis: 1 groups that can shrink, 1 layers that stay>"
+
+
+def test_a_notebook_shows_tables_and_bars() -> None:
+    pytest.importorskip("jinja2")
+    model = builders.mlp((8, 16, 3), clusters=4)
+    model.graph.node[0].name = "<script>alert(1)</script>"
+    shown = oc.condense(model, oc.Options(threshold=0.9))._repr_html_()
+    assert shown is not None
+    assert "4 of 16 channels stay" in shown
+    assert "12 merged" in shown
+    assert "<script>" not in shown

@@ -32,7 +32,7 @@ def private(tree: ast.AST) -> set[str]:
             found.add(node.attr)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("setattr"):
             found |= {argument.value for argument in node.args if isinstance(argument, ast.Constant)}
-    return {name for name in found if isinstance(name, str) and PRIVATE.match(name)} - {"_replace"}
+    return {name for name in found if isinstance(name, str) and PRIVATE.match(name)} - {"_replace", "_repr_html_"}
 
 
 def test_no_private_names() -> None:

@@ -21,7 +21,17 @@ def test_defaults_are_the_contracts() -> None:
     assert not (options.lossless)
     assert not (options.sequential)
     assert not (options.fold_batchnorm)
-    assert options.to_json()["threshold"] == 0.88
+    assert options.open
+    assert options.to_json()["threshold"] is None
+    assert Options(tolerance=0.1).to_json()["threshold"] == 0.88
+
+
+def test_without_an_option_that_says_how_much_one_percent_of_the_outputs_may_change() -> None:
+    assert Options(merge="ratio").settled().budget == ("error", 0.01)
+    for other in ({"sequential": True}, {"ensure_faster": True}):
+        assert Options(**other).settled().tolerance == 0.01
+    for stated in ({"threshold": 0.9}, {"lossless": True}, {"layer_threshold": (("x", 0.9),)}, {"tolerance": 0.1}):
+        assert Options(**stated).settled() == Options(**stated)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@
 
 Each case as it is; with all inputs but one frozen in as initializers; with copies planted in every weight; and between
 two layers, the first of which makes copies. Each is condensed without loss, on the case's own inputs where it has them,
-and at the default threshold on generated ones, in a process apart. The result without loss must give the outputs
+and at the paper's threshold on generated ones, in a process apart. The result without loss must give the outputs
 of the model that it was made of. What takes that process down goes once more through the whole program, which guards
 itself. Exit code 0 where nothing crashed, was wrong, got stuck, or was an internal error; the folder of --keep gets the
 models where something was. A run with the --rows of one that was stopped goes on after its last case.
@@ -33,7 +33,7 @@ from _outputs import differ, runner
 
 import onnx_condense.cli.condense  # noqa: F401  once for all children
 
-OPTIONS = {"lossless": ("--lossless", "--align", "1"), "default": ()}
+OPTIONS = {"lossless": ("--lossless", "--align", "1"), "default": ("--threshold", "0.88")}
 FAULTS = ("crashed", "stuck", "internal", "wrong")
 TOGETHER = 16
 """Cases whose models one child goes through: what is set up once takes longer than a model."""

@@ -11,6 +11,7 @@ from onnx_condense.auto.machine import replay, settings_of
 from onnx_condense.auto.state import Event, Point, Round, State
 from onnx_condense.documents import head
 from onnx_condense.errors import UsageError
+from onnx_condense.progress import Step
 
 VERSION = 1
 
@@ -112,6 +113,16 @@ def describe(state: State, event: Event) -> str | None:
             return f"the criterion {event['criterion']:.4f} was not met; the best score was {event['score']:.4f}"
         case _:
             return None
+
+
+def working(state: State) -> Step:
+    """What is at work: training steps, of those that may be taken."""
+    if state.attempt is not None:
+        goal, limit = state.goal()
+        what = f"{short_name(state.layer)} at {state.attempt.threshold:.4f}, to a score of {goal:.4f}"
+        return Step("train", state.attempt.steps + 1, max(limit, state.attempt.steps + 1), what)
+    steps = state.main_steps
+    return Step("train the network", steps + 1, max(state.settings.main_step_limit, steps + 1), "to the main criterion")
 
 
 def closing(state: State) -> str:

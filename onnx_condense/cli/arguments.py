@@ -11,9 +11,12 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 from onnx_condense._version import __version__
 from onnx_condense.cli.streams import PROGRAM, STDERR, STDOUT
 from onnx_condense.errors import UsageError
-from onnx_condense.flags import Flag, Heading, check, defaults_of, flags_of, written
+from onnx_condense.flags import Flag, Heading, check, defaults_of, flags_of, unset_words, written
 
 _T = TypeVar("_T")
+
+COMPLETE = "_ARGCOMPLETE"
+"""Set in the environment by a shell that completes a command line: how many words name the program."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,25 @@ class Command:
         """What was given. Raises UsageError, and SystemExit after --help and --version."""
         parser = self.parser()
         try:
-            return Arguments(self, vars(parser.parse_args(given)))
+            return Arguments(self, self._with_recipe(vars(parser.parse_args(given))))
         except UsageError as error:
             known = [name for part in self.parts for field, flag in part.flags() for name in _names(field, flag)]
             for word in (text.partition("=")[0] for text in given):
                 if word.startswith("--") and word not in known:
                     raise UsageError(f"{error}{suggested(word, known)}") from error
             raise
+
+    def _with_recipe(self, given: dict[str, Any]) -> dict[str, Any]:
+        """What was given, and what a recipe says beside it. Raises UsageError and InputError."""
+        if not given.get("recipe"):
+            return given
+        from onnx_condense.cli.recipes import texts_of  # few command lines name one
+
+        for name, (flag, texts) in texts_of(given["recipe"], self.parts).items():
+            if name not in given:
+                values = texts if isinstance(texts, bool) else [_worded(name, flag)(text) for text in texts]
+                given[name] = values[0] if isinstance(values, list) and flag.gather is None else values
+        return given
 
     def rows(self) -> list[OptionRow]:
         """What it takes, by heading; no positional arguments."""
@@ -86,7 +101,8 @@ class Command:
         groups = {group: parser.add_argument_group(group) for group in Heading if group in used}
         for part in self.parts:
             for name, flag in part.flags():
-                _add(parser if flag.positional else groups[flag.heading], part, name, flag)
+                added = _add(parser if flag.positional else groups[flag.heading], part, name, flag)
+                parser.places += [added] if flag.positional else []
         if not self.name:
             parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
         return parser
@@ -126,6 +142,7 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, prog: str, description: str, epilog: str) -> None:
         super().__init__(prog, description=description, epilog=epilog or None, allow_abbrev=False)
         self.others: dict[str, str] = {}
+        self.places: list[argparse.Action] = []
 
     def format_help(self) -> str:
         """The help, with a line for each other command."""
@@ -145,16 +162,7 @@ def said(flag: Flag, default: Any, unset: str = "") -> str:
     return f"{flag.help} (default: {held})" if held else flag.help
 
 
-def unset_words(flag: Flag, default: Any, unset: str = "") -> str:
-    """What holds without an option, in words; "" where that goes without saying."""
-    if unset or flag.unset:
-        return unset or flag.unset
-    if isinstance(default, bool) or not isinstance(default, str | int | float):
-        return ""
-    return default if isinstance(default, str) else f"{default:g}"
-
-
-def _add(to: argparse._ActionsContainer, part: Fields, name: str, flag: Flag) -> None:
+def _add(to: argparse._ActionsContainer, part: Fields, name: str, flag: Flag) -> argparse.Action:
     """Adds one option; what is not given does not appear among the arguments, but for positional ones."""
     defaults = defaults_of(part.kind)
     default = defaults.get(name)
@@ -162,18 +170,16 @@ def _add(to: argparse._ActionsContainer, part: Fields, name: str, flag: Flag) ->
     if not flag.positional:
         more |= {"dest": name, "default": argparse.SUPPRESS}
     if default is False:
-        to.add_argument(*_names(name, flag), action="store_true", **more)
-        return
+        return to.add_argument(*_names(name, flag), action="store_true", **more)
     more |= {"type": _reader(name, flag), "metavar": flag.metavar or None}
     if flag.choices:
         more["choices"] = [str(choice) for choice in flag.choices]
     if flag.positional:
         nargs = "+" if flag.gather is not None else "?" if name in defaults else None
-        to.add_argument(name, nargs=nargs, **more)
-        return
+        return to.add_argument(name, nargs=nargs, **more)
     if flag.gather is not None:
         more["action"] = "append"
-    to.add_argument(*_names(name, flag), required=name not in defaults, **more)
+    return to.add_argument(*_names(name, flag), required=name not in defaults, **more)
 
 
 def _names(name: str, flag: Flag) -> list[str]:
@@ -184,6 +190,11 @@ def _reader(name: str, flag: Flag) -> Callable[[str], Any]:
     """Reads a text; argparse has words of its own for what is no number."""
     if flag.read in (str, int, float):
         return flag.read
+    return _worded(name, flag)
+
+
+def _worded(name: str, flag: Flag) -> Callable[[str], Any]:
+    """Reads a text, and says what it should have been. Raises UsageError."""
     *most, last = flag.metavar.split("|")
     wants = flag.wants or " or ".join(filter(None, (", ".join(most), last)))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -14,12 +14,13 @@ from onnx_condense.auto.folder import JOURNAL, RESULT, Folder
 from onnx_condense.auto.run import run
 from onnx_condense.auto.settings import Settings
 from onnx_condense.auto.state import Event, State
-from onnx_condense.auto.status import closing, describe, fell_short, status
+from onnx_condense.auto.status import closing, describe, fell_short, status, working
 from onnx_condense.auto.trainer import CommandTrainer
 from onnx_condense.cli import terminal
 from onnx_condense.cli.arguments import Arguments
 from onnx_condense.cli.auto_figure import plot
 from onnx_condense.cli.auto_table import show
+from onnx_condense.cli.bar import Bar
 from onnx_condense.cli.commands import Auto
 from onnx_condense.cli.inputs import options_of
 from onnx_condense.cli.places import Destination, deliver_reports, model_of, printed, protect, tables
@@ -50,7 +51,7 @@ def execute(arguments: Arguments) -> int:
     done = len(folder.events())
     if done:
         say(f"going on in {folder.path} after {done} steps")
-    with _warnings(own.quiet):
+    with _warnings(own.quiet), say.showing():
         try:
             state = run(
                 model_of(own.model),
@@ -73,16 +74,30 @@ class _Speaker:
 
     def __init__(self, console: Console, quiet: bool) -> None:
         self._console, self._quiet = console, quiet
+        self._bar: Bar | None = None
 
     def __call__(self, text: str) -> None:
-        if not self._quiet:
+        if self._quiet:
+            return
+        with self._bar.aside() if self._bar is not None else nullcontext():
             self._console.print(text, soft_wrap=True)
 
+    @contextmanager
+    def showing(self) -> Iterator[None]:
+        """Shows, on a terminal, what is at work."""
+        with terminal.progress(self._quiet) as self._bar:
+            try:
+                yield
+            finally:
+                self._bar = None
+
     def step(self, state: State, event: Event) -> None:
-        """What a step did, where that is worth a line."""
+        """What a step did, where that is worth a line, and what is at work."""
         text = describe(state, event)
         if text is not None:
             self(text)
+        if self._bar is not None:
+            self._bar(working(state))
 
 
 def _status(own: Auto) -> int:

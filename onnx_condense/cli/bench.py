@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from onnx_condense.cli import terminal
 from onnx_condense.cli.arguments import Arguments
-from onnx_condense.cli.commands import Bench
+from onnx_condense.cli.commands import LEVELS, Bench, Shared
 from onnx_condense.cli.inputs import input_files, options_of
 from onnx_condense.cli.places import deliver_reports, files_read, model_of, printed, protect, tables
 from onnx_condense.cli.tables import show_benchmark
@@ -22,12 +22,13 @@ def execute(arguments: Arguments) -> int:
     protect([*models, *input_files(options)], places, own.force)
     setup = arguments.of(Setup)
     setup = replace(setup, data=options.data, input_shape=options.input_shape, seed=options.seed)
-    with terminal.progress(moving=False) as progress:
+    with terminal.progress(own.quiet, moving=False) as progress:
         found = measure([model_of(model) for model in own.models], setup, progress=progress)
     deliver_reports(own.report, found.to_json())
     if own.json:
         terminal.show_json(found.to_json())
-    else:
+    elif not own.quiet:
         show_benchmark(terminal.output(tables(places)), found)
-    terminal.warn(found.warnings)
+    if not own.quiet and arguments.of(Shared).level <= LEVELS["warning"]:
+        terminal.warn(found.warnings)
     return 0

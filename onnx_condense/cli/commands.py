@@ -15,6 +15,9 @@ from onnx_condense.trust import Trust
 DEFAULT_TOLERANCE = 1e-5
 """Of `verify`."""
 
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+"""Of messages, as logging counts them."""
+
 QUIET = "print errors only"
 FORCE = "replace files that exist"
 REPORT = "write the report, as JSON or as a page; may be given twice"
@@ -26,13 +29,18 @@ MODEL, WELL, OUTPUT, TRAINER = Heading.MODEL, Heading.WELL, Heading.OUTPUT, Head
 class Condense:
     """What the program takes beside Options."""
 
-    model: str = option(
-        MISSING, "the .onnx file, - for standard input; it is never changed", MODEL, "MODEL", positional=True
+    models: tuple[str, ...] = option(
+        MISSING,
+        "the .onnx file, - for standard input; it is never changed; several are condensed one after the other",
+        MODEL,
+        "MODEL",
+        positional=True,
+        gather=tuple,
     )
     dask: str | None = option(None, "workers of a Dask cluster sum over the files of --calibration", WELL, "ADDRESS")
     output: str | None = option(
         None,
-        "where to write, - for standard output",
+        "where to write, - for standard output; of several models, a folder",
         OUTPUT,
         "OUT",
         short="-o",
@@ -43,6 +51,7 @@ class Condense:
     replay: str | None = option(None, "apply a plan instead of judging the model", Heading.REMOVE, "PLAN.json")
     report: tuple[str, ...] = option((), REPORT, OUTPUT, "FILE.json|FILE.html", gather=tuple)
     dry_run: bool = option(False, "stop at the plan", OUTPUT)
+    json: bool = option(False, "print the report as JSON instead of tables", OUTPUT)
     quiet: bool = option(False, QUIET, OUTPUT, short="-q")
 
 
@@ -53,6 +62,8 @@ class Inspect:
     model: str = option(MISSING, "the .onnx file", MODEL, "MODEL", positional=True)
     report: tuple[str, ...] = option((), REPORT, OUTPUT, "FILE.json|FILE.html", gather=tuple)
     force: bool = option(False, FORCE, OUTPUT)
+    json: bool = option(False, "print JSON instead of tables", OUTPUT)
+    quiet: bool = option(False, QUIET, OUTPUT, short="-q")
 
 
 @dataclass(frozen=True)
@@ -84,6 +95,7 @@ class Diff:
     json: bool = option(False, "print JSON instead of tables", OUTPUT)
     report: tuple[str, ...] = option((), REPORT, OUTPUT, "FILE.json|FILE.html", gather=tuple)
     force: bool = option(False, FORCE, OUTPUT)
+    quiet: bool = option(False, QUIET, OUTPUT, short="-q")
 
 
 @dataclass(frozen=True)
@@ -96,6 +108,7 @@ class Bench:
     json: bool = option(False, "print JSON instead of tables", OUTPUT)
     report: tuple[str, ...] = option((), REPORT, OUTPUT, "FILE.json|FILE.html", gather=tuple)
     force: bool = option(False, FORCE, OUTPUT)
+    quiet: bool = option(False, QUIET, OUTPUT, short="-q")
 
 
 @dataclass(frozen=True)
@@ -119,6 +132,25 @@ class Auto:
     quiet: bool = option(False, QUIET, OUTPUT, short="-q")
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What every command takes."""
+
+    recipe: str | None = option(
+        None,
+        "options from a TOML file, as beside a report; those of the command line win",
+        OUTPUT,
+        "FILE",
+    )
+    verbose: bool = option(False, "log the stages, as --log-level debug", OUTPUT, short="-v")
+    log_level: str = option("warning", "what is logged to standard error", OUTPUT, choices=tuple(LEVELS))
+
+    @property
+    def level(self) -> int:
+        """As logging counts."""
+        return LEVELS["debug" if self.verbose else self.log_level]
+
+
 INPUTS = ("data", "input_shape", "seed")
 CHOSEN = ("depthwise", "include", "exclude")
 MERGING = ("merge", "calibration", "align")
@@ -127,31 +159,31 @@ CONDENSE = Command(
     "",
     "One ONNX file in, a smaller and faster one out.",
     "Exit codes: 0 done; 1 verification or tolerance not met, nothing written; 2 bad input or usage.",
-    (Fields(Options), Fields(Pixels), Fields(Condense), Fields(Trust)),
+    (Fields(Options), Fields(Pixels), Fields(Condense), Fields(Shared), Fields(Trust)),
 )
 INSPECT = Command(
     "inspect",
     "What could be condensed, to which width, what not, and why.",
     "",
-    (Fields(Options, (*CHOSEN, *INPUTS)), Fields(Pixels), Fields(Inspect), Fields(Trust)),
+    (Fields(Options, (*CHOSEN, *INPUTS)), Fields(Pixels), Fields(Inspect), Fields(Shared), Fields(Trust)),
 )
 VERIFY = Command(
     "verify",
     "Compares two models in onnxruntime; exit 1 above the tolerance.",
     "",
-    (Fields(Options, INPUTS), Fields(Pixels), Fields(Verify), Fields(Trust)),
+    (Fields(Options, INPUTS), Fields(Pixels), Fields(Verify), Fields(Shared), Fields(Trust)),
 )
 DIFF = Command(
     "diff",
     "What differs between two models, layer by layer: weights, parameters, nodes of one only.",
     "A model file named diff is reached as ./diff.",
-    (Fields(Diff), Fields(Trust)),
+    (Fields(Diff), Fields(Shared), Fields(Trust)),
 )
 BENCH = Command(
     "bench",
     "Latency of models in onnxruntime, in interleaved rounds; all are compared with the first.",
     "A model file named bench is reached as ./bench.",
-    (Fields(Setup), Fields(Options, INPUTS), Fields(Pixels), Fields(Bench), Fields(Trust)),
+    (Fields(Setup), Fields(Options, INPUTS), Fields(Pixels), Fields(Bench), Fields(Shared), Fields(Trust)),
 )
 AUTO = Command(
     "auto",
@@ -162,6 +194,7 @@ AUTO = Command(
         Fields(Settings),
         Fields(Options, (*MERGING, *CHOSEN, *INPUTS), {"merge": f"{DEFAULT_MERGE}; calibrated with --calibration"}),
         Fields(Pixels),
+        Fields(Shared),
         Fields(Trust),
     ),
 )

@@ -23,7 +23,7 @@ def execute(arguments: Arguments) -> int:
     deliver_reports(own.report, found.to_json())
     if own.json:
         terminal.show_json(found.to_json())
-    else:
+    elif not own.quiet:
         _show(terminal.output(tables(places)), found)
     return 0
 

@@ -9,9 +9,10 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from onnx_condense.cli.arguments import Arguments, suggested
-from onnx_condense.cli.commands import COMMANDS
+from onnx_condense.cli.arguments import COMPLETE, Arguments, suggested
+from onnx_condense.cli.commands import COMMANDS, Shared
 from onnx_condense.cli.guard import guarded
+from onnx_condense.cli.logs import logged
 from onnx_condense.cli.streams import complain
 from onnx_condense.errors import CondenseError, UsageError, first_line
 from onnx_condense.processes import terminated_like_interrupted
@@ -27,6 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     The program's own arguments are run in a process of their own, others in this one.
     """
     if arguments is None:
+        if COMPLETE in os.environ:
+            from onnx_condense.cli.completion import complete  # when a shell asks
+
+            complete()
         return guarded(lambda: main(sys.argv[1:]), _fail)
     given = list(arguments)
     name = given.pop(0) if given and given[0] and given[0] in COMMANDS else ""
@@ -34,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_word(given[0] if given and not name else "")
         with terminated_like_interrupted():
             parsed = COMMANDS[name].parse(given)
-            with within(parsed.of(Trust)), _tracebacks():
+            with within(parsed.of(Trust)), _tracebacks(), logged(parsed.of(Shared).level):
                 return _execute(name, parsed)
     except CondenseError as error:
         if os.environ.get(DEBUG):

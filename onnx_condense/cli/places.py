@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onnx_condense.cli.streams import STDERR, STDOUT, Stream
+from onnx_condense.cli.streams import PROGRAM, STDERR, STDOUT, Stream
 from onnx_condense.documents import written
 from onnx_condense.errors import InputError, UsageError
 from onnx_condense.model import files
@@ -64,7 +64,7 @@ def files_read(model: str, *others: object) -> list[Path]:
         os.stat(model)
     except OSError as error:
         reason = "no such file" if error.errno == errno.ENOENT else error.strerror
-        raise InputError(f"cannot read {model} ({reason}): check the path") from error
+        raise InputError(f"cannot read {model} ({reason}): check the path, or see {PROGRAM} --help") from error
     return [Path(model), *named]
 
 

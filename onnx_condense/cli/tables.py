@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from onnx_condense.model.variation import Axis
 from onnx_condense.planning.candidates import SearchReport
 from onnx_condense.planning.latencies import LatencyReport
 from onnx_condense.proving.compare import Verification
+from onnx_condense.report.operators import OperatorReport
 from onnx_condense.report.values import Analysis, GroupReport, ModelFacts, PairReport, RefusalReport, Report
 
 if TYPE_CHECKING:  # other commands start without what measures
@@ -36,12 +36,15 @@ def names(layers: tuple[str, ...]) -> str:
 
 def show_report(console: Console, report: Report) -> None:
     """The groups, the totals, both errors, the refusals."""
-    table = Table("layers", "channels", "highest cosine", "method", title="Dependency groups", title_justify="left")
+    heads = ("layers", "channels", "removed", "highest cosine", "method")
+    table = Table(*heads, title="Dependency groups", title_justify="left")
     for group in report.groups:
-        table.add_row(names(group.layers), _widths(group), _cosine(group.highest_cosine), _method(group))
+        removed = ", ".join(f"{count} {reason}" for reason, count in group.removed.items())
+        table.add_row(names(group.layers), _widths(group), removed, _cosine(group.highest_cosine), _method(group))
     console.print(table)
     _pairs(console, report.pairs)
     _totals(console, report.input, report.output)
+    _operators(console, report.operators)
     _refusals(console, report.refusals)
     _axes(console, report.axes)
     if report.alignment.multiple > 1:
@@ -64,20 +67,6 @@ def show_report(console: Console, report: Report) -> None:
         console.print(f"Approximation error {found} on {samples}{_agreement(report)}.")
 
 
-def show_summary(console: Console, report: Report, models: Sequence[str]) -> None:
-    """One sentence to remember, and what may come next. models: the two, as a command line names them."""
-    if report.output is None or report.verification is None or not report.changed:
-        return
-    before, after = report.input.parameters, report.output.parameters
-    error, kind = report.verification.approximation_error, "generated" if report.verification.generated else "given"
-    found = "error unknown" if math.isnan(error) else f"error {error:.2g}"
-    smaller = f"{before / max(1, after):.2g} times smaller ({before:,} → {after:,} parameters)"
-    console.print(f"{smaller}, {found} on {kind} inputs.", style="bold", soft_wrap=True)
-    calibration = " --calibration INPUTS.npz for less loss;" if kind == "generated" else ""
-    bench = f" {shlex.join(['onnx-condense', 'bench', *models])};" if models else ""
-    console.print(f"Next:{bench}{calibration} --budget params=F for another size.", soft_wrap=True)
-
-
 def _latency(console: Console, latency: LatencyReport) -> None:
     """The ratios that were measured, and what was undone for them."""
     for layers, done in ((latency.widened, "Widened"), (latency.rolled_back, "Rolled back")):
@@ -96,7 +85,8 @@ def _search(console: Console, search: SearchReport) -> None:
     table = Table("parameters", "MACs", search.measure, limit, "Pareto front", title=title, title_justify="left")
     for candidate in search.candidates:
         marks = ("yes" if mark else "no" for mark in (candidate.accepted, candidate.on_front))
-        table.add_row(f"{candidate.parameters:,}", f"{candidate.macs:,}", f"{candidate.value:.6g}", *marks)
+        value = f"{candidate.value:.3g}" if search.measure == "error" else f"{candidate.value:.6g}"
+        table.add_row(f"{candidate.parameters:,}", f"{candidate.macs:,}", value, *marks)
     console.print(table)
 
 
@@ -144,6 +134,30 @@ def _totals(console: Console, before: ModelFacts, after: ModelFacts | None) -> N
         left = f"{new / old:.1%}" if new is not None and old else "-"
         table.add_row(label, f"{old:,}", f"{new:,}" if new is not None else "-", left)
     console.print(table)
+
+
+def _operators(console: Console, operators: Sequence[OperatorReport]) -> None:
+    """The types of operators that lost nodes or parameters, and how many others there are."""
+    if all(row.nodes_after is None for row in operators):
+        return
+    changed = [row for row in operators if (row.nodes_before, row.parameters_before) != _after(row)]
+    if not changed:
+        return
+    table = Table("operator", "nodes", "parameters", "left", title="By type of operator", title_justify="left")
+    for row in changed:
+        nodes, parameters = _after(row)
+        left = f"{parameters / row.parameters_before:.1%}" if row.parameters_before else "-"
+        nodes_told = _change(row.nodes_before, nodes)
+        table.add_row(row.operator, nodes_told, _change(row.parameters_before, parameters), left)
+    console.print(table)
+
+
+def _after(row: OperatorReport) -> tuple[int, int]:
+    return row.nodes_after or 0, row.parameters_after or 0
+
+
+def _change(before: int, after: int) -> str:
+    return f"{before:,}" if before == after else f"{before:,} → {after:,}"
 
 
 def _refusals(console: Console, refusals: tuple[RefusalReport, ...]) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from rich.text import Text
 
 from onnx_condense.cli.streams import STDERR, STDOUT, Stream, complain, fitting
 from onnx_condense.errors import visible
-from onnx_condense.prepare import Progress
+
+if TYPE_CHECKING:
+    from onnx_condense.cli.bar import Bar
 
 FILE_WIDTH = 160
 """Columns of tables that go to a file or a pipe."""
@@ -47,14 +49,13 @@ def warn(warnings: Sequence[str]) -> None:
 
 
 @contextmanager
-def progress(quiet: bool = False, moving: bool = True) -> Iterator[Progress | None]:
-    """The stage's name, on a terminal only: with a spinner, or without where its thread would disturb a measurement."""
+def progress(quiet: bool = False, moving: bool = True) -> Iterator[Bar | None]:
+    """A bar, on a terminal only. moving: a thread draws it; not so where that would disturb a measurement."""
     console = Shown(STDERR)
     if quiet or not console.is_terminal:
         yield None
         return
-    if not moving:
-        yield lambda stage: console.print(stage, style="dim")
-        return
-    with console.status("starting", spinner="line" if console.options.ascii_only else "dots") as status:
-        yield lambda stage: status.update(Text(visible(stage)))
+    from onnx_condense.cli.bar import Bar  # which is a console's
+
+    with Bar(console, moving).shown() as bar:
+        yield bar

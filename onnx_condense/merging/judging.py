@@ -39,6 +39,7 @@ class Judgement:
         numbers: per cell, the numbers of those.
         alike: per cell, how alike they are; by each of the sides of products that may take them up (`sides_of`).
         gone: [n] channels that nobody reads or that are constant.
+        unread: [n] those of them that nobody reads.
         constants: per path, [n] the value of those.
         error: of ours, in words, for which nothing was compared.
     """
@@ -51,6 +52,7 @@ class Judgement:
     numbers: tuple[Numbers, ...]
     alike: tuple[tuple[Alike, ...], ...]
     gone: Bools
+    unread: Bools
     constants: tuple[Floats, ...]
     error: str = ""
 
@@ -75,6 +77,7 @@ def judge(twin: Twin, group: Group, manner: Manner) -> Judgement:
     members, numbers, alike = [], [], []
     if manner.frees:
         gone[kept] = unread(twin, group, mine)[kept]
+    silent = gone.copy()
     for cell in group.cells:
         cell = np.intersect1d(cell, kept[~gone[kept]])
         if manner.frees and len(cell):
@@ -88,12 +91,13 @@ def judge(twin: Twin, group: Group, manner: Manner) -> Judgement:
         members.append(cell)
         numbers.append(found)
         alike.append(tuple(_alike(found, twin.trace, mine, cell, manner, side) for side in sides_of(mine, cell)))
-    return Judgement(twin, group, manner, mine, tuple(members), tuple(numbers), tuple(alike), gone, constants)
+    return Judgement(twin, group, manner, mine, tuple(members), tuple(numbers), tuple(alike), gone, silent, constants)
 
 
 def unjudged(twin: Twin, group: Group, manner: Manner, error: str) -> Judgement:
     """Nothing is known of the channels of a group, because of an error of ours: they all stay."""
-    return Judgement(twin, group, manner, (), (), (), (), np.zeros(len(group.units), dtype=bool), (), error)
+    nothing = np.zeros(len(group.units), dtype=bool)
+    return Judgement(twin, group, manner, (), (), (), (), nothing, nothing, (), error)
 
 
 def _alike(found: Numbers, trace: Trace, mine: Sequence[Path], cell: Ints, manner: Manner, side: int) -> Alike:

@@ -4,6 +4,7 @@ __all__ = [
     "actions",
     "answers",
     "between",
+    "classes",
     "facts",
     "moves",
     "nodes",

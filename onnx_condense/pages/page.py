@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from onnx_condense.errors import UsageError, visible
@@ -66,6 +67,13 @@ def page(document: Mapping[str, Any]) -> bytes:
         if len(text) < LARGEST:
             break
     return text
+
+
+def fragment(document: Mapping[str, Any]) -> str | None:
+    """A report as a part of a page, for a notebook; None where the extra is missing."""
+    if find_spec("jinja2") is None:
+        return None
+    return _environment().get_template("notebook.html").render(doc=document, most=ROWS[-1] * 5)
 
 
 @cache

@@ -10,10 +10,10 @@ import numpy as np
 
 from onnx_condense.arrays import Ints
 from onnx_condense.errors import VerificationError
+from onnx_condense.goals import Unit
 from onnx_condense.merging.twin import Twin
 from onnx_condense.merging.widths import widths_allowed
 from onnx_condense.model.inputs import Feed
-from onnx_condense.options import Unit
 from onnx_condense.planning.allocation import Curve, PricedWeight, allocate, cost
 from onnx_condense.planning.curves import curves_of
 from onnx_condense.planning.planned import Aside, Planned

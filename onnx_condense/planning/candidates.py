@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -26,6 +27,7 @@ class CandidateReport:
 
     value: its approximation error, or its score. accepted: whether that is within the bound. on_front: whether no other
     candidate is at most as large in parameters and MACs and at least as good, and better in one of them.
+    threshold: the one that made it, None where a budget did.
     """
 
     parameters: int
@@ -33,6 +35,7 @@ class CandidateReport:
     value: float
     accepted: bool
     on_front: bool = False
+    threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,29 @@ class SearchReport:
     trials: int
     evaluations: int
     candidates: tuple[CandidateReport, ...]
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """An option that says how much is removed, about how many parameters it leaves, and the error that this is."""
+
+    option: str
+    parameters: int
+    error: float
+
+
+def alternatives(search: SearchReport) -> tuple[Alternative, ...]:
+    """What the lowest threshold gives and what a larger budget does, of what a search for an error tried."""
+    known = [c for c in search.candidates if math.isfinite(c.value)]
+    made = sorted((c.threshold, number) for number, c in enumerate(known) if c.threshold is not None)
+    found = [Alternative(f"--threshold {t:g}", known[n].parameters, known[n].value) for t, n in made[:1]]
+    refused = [c for c in known if c.value > search.bound]
+    if refused:
+        least = min(refused, key=lambda c: (c.value, c.parameters))
+        digits = 1 - math.floor(math.log10(least.value))
+        bound = math.ceil(least.value * 10**digits) / 10**digits
+        found.append(Alternative(f"--budget error={bound:g}", least.parameters, least.value))
+    return tuple(found)
 
 
 def pareto(tried: Sequence[CandidateReport], higher: bool) -> tuple[CandidateReport, ...]:

@@ -14,6 +14,7 @@ from onnx_condense.planning.allocation import Curve
 from onnx_condense.planning.planned import NOTHING, Aside
 from onnx_condense.planning.readers import Orders
 from onnx_condense.planning.thresholds import Planner, costing
+from onnx_condense.progress import Step
 from onnx_condense.proving.compare import Results, compare, results
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.refit import refit_by_moments
@@ -67,7 +68,7 @@ def curves_of(
     found: list[Curves] = []
     aside = NOTHING
     for number, group in enumerate(groups, 1):
-        progress(f"plan {number}/{len(groups)}: {group.layers[0]}")
+        progress(Step("plan", number, len(groups), group.layers[0]))
         try:
             with costing(group):
                 curve = _curve(planner, orders, group)

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from onnx_condense.model.inputs import Feed
 from onnx_condense.planning.alignment import block_width
+from onnx_condense.progress import Progress
 from onnx_condense.timing.race import MedianInterval
 
 SECONDS = 5.0
@@ -28,6 +29,30 @@ class Hardware(Protocol):
 
     def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> MedianInterval:
         """The latency of the second model over that of the first. Raises InputError where one does not run."""
+
+
+@dataclass
+class Noted:
+    """A machine whose races are announced. races: how many there were."""
+
+    machine: Hardware
+    note: Progress
+    races: int = 0
+
+    @property
+    def cores(self) -> int:
+        """How many processor cores it has."""
+        return self.machine.cores
+
+    def block_width(self) -> int:
+        """The multiple of channels that convolutions are computed in."""
+        return self.machine.block_width()
+
+    def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> MedianInterval:
+        """The latency of the second model over that of the first. Raises InputError where one does not run."""
+        self.races += 1
+        self.note(f"measure, race {self.races}, at most {SECONDS:g} s")
+        return self.machine.ratio(pair, feeds, threads)
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 
+from onnx_condense.goals import ErrorBound, Goal, ScoreDrop, Share, Unit
 from onnx_condense.merging.methods import MANNERS
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model.inputs import Feed
-from onnx_condense.options import DEFAULT_TRIALS, ErrorBound, Goal, ScoreDrop, Share, Unit
+from onnx_condense.options import DEFAULT_THRESHOLD, DEFAULT_TRIALS, INSPECT_THRESHOLDS
 from onnx_condense.planning.budget import Known, Pruner, keep_share
 from onnx_condense.planning.planned import Multiples, Planned
 from onnx_condense.planning.run import Run
@@ -68,15 +69,25 @@ class ToShare:
 
 @dataclass(frozen=True, eq=False)
 class Searched:
-    """The smallest model found that a criterion accepts."""
+    """The smallest model found that a criterion accepts.
+
+    thresholds: what they give is tried first; from the lowest one up, until one is accepted.
+    """
 
     planner: Planner
     pruner: Pruner
     trials: Trials
+    thresholds: Planner | None = None
 
     def twin(self) -> Planned:
         """The twin of that model, and what was tried."""
-        return search(self.pruner, self.trials)
+        return search(self.pruner, self.trials, self._seeds())
+
+    def _seeds(self) -> Iterator[tuple[float, Planned]]:
+        if self.thresholds is not None:
+            for threshold in sorted(t for t in INSPECT_THRESHOLDS if t >= DEFAULT_THRESHOLD):
+                towards = (1 - threshold) / (1 - DEFAULT_THRESHOLD)
+                yield threshold, self.thresholds.build(towards)
 
     def again(self, planned: Planned, multiples: Multiples) -> Planned:
         """The same channels go, as far as the multiples let them."""
@@ -91,7 +102,8 @@ def narrowed(run: Run, goal: Goal, score: Scorer | None) -> ToShare | Searched:
             error = run.error if blind and run.measure.told else None
             return ToShare(run.planner, _pruner(run, unit, share), share, partial(calibrated_where_better, run), error)
         case ErrorBound(bound):
-            return _searched(run, Criterion.of_error(run.measure, bound))
+            found = _searched(run, Criterion.of_error(run.measure, bound))
+            return replace(found, thresholds=run.at_thresholds()) if run.by_default else found
         case ScoreDrop(most):
             assert score is not None
             run.clock.note("evaluate the original")

@@ -12,9 +12,9 @@ from onnx_condense.errors import unforeseen
 from onnx_condense.factoring.spectrum import Spectrum, spectrum
 from onnx_condense.factoring.tokens import frequencies
 from onnx_condense.factoring.weights import Factorable
+from onnx_condense.goals import Unit
 from onnx_condense.merging.evidence import Evidence
 from onnx_condense.merging.twin import Twin
-from onnx_condense.options import Unit
 from onnx_condense.planning.allocation import Curve
 from onnx_condense.planning.curves import FELT, LEAST, LEAST_REAL, TRUST, Curves
 from onnx_condense.planning.selection import chosen_weights

@@ -9,9 +9,9 @@ from onnx_condense.errors import unforeseen
 from onnx_condense.factoring.rotation import balanced, deficient
 from onnx_condense.factoring.streams import Stream, streams
 from onnx_condense.forms.bases import Rotation
+from onnx_condense.goals import Share
 from onnx_condense.merging.methods import MANNERS
 from onnx_condense.merging.twin import Twin
-from onnx_condense.options import Share
 from onnx_condense.planning.selection import chosen_groups
 from onnx_condense.prepare import Opened
 from onnx_condense.refitting.estimate import Estimate

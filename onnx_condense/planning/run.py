@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from onnx_condense.merging.methods import MANNERS
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model import files
-from onnx_condense.options import Options
+from onnx_condense.options import DEFAULT_THRESHOLD, Options
 from onnx_condense.planning.candidates import Candidate
 from onnx_condense.planning.selection import chosen_groups
 from onnx_condense.planning.thresholds import Planner, untouched
@@ -46,17 +46,28 @@ class Run:
     def of(opened: Opened, align: int, clock: Clock) -> Run:
         """Raises UsageError for a glob that matches nothing, InputError where the model does not run."""
         options, trace = opened.options, opened.trace
-        groups = chosen_groups(trace, options)
+        chosen_groups(trace, options)  # before the model is run
         estimate = Estimate(trace, trace.facts.feed, options.seed)
         with clock("verify"):
             expected = results(opened.source.proto, opened.feeds)
         measure = ApproximationError(expected, opened.feeds, is_told(opened.told, expected, opened.feeds))
-        manner, refine = MANNERS[options.method], untouched
-        if manner.refits:
-            cautious = manner.cautious and options.goal is None and (measure.told or options.bounded)
-            error = partial(_error, measure) if cautious else lambda twin: 0.0
-            refine = partial(refit_where_better, estimate=estimate, error=error)
-        return Run(opened, expected, measure, estimate, Planner(trace, options, align, groups, refine), clock)
+        return Run(opened, expected, measure, estimate, _planner(opened, measure, estimate, align), clock)
+
+    def asking(self, options: Options) -> Run:
+        """The same model, with other options."""
+        opened = replace(self.opened, options=options)
+        planner = _planner(opened, self.measure, self.estimate, self.planner.align)
+        return replace(self, opened=opened, planner=planner)
+
+    @property
+    def by_default(self) -> bool:
+        """Whether nothing said how much is removed."""
+        return self.opened.asked is not None
+
+    def at_thresholds(self) -> Planner:
+        """What makes twins at thresholds of the same model, from the default one up."""
+        options = replace(self.options, budget=None, trials=None, threshold=DEFAULT_THRESHOLD)
+        return self.asking(options).planner
 
     @property
     def options(self) -> Options:
@@ -85,6 +96,16 @@ class Run:
         self.calibrate(twin)
         written = write(twin, files.provenance(self.opened.source, self.stated))
         return Candidate(written.model, parameters_of(twin), written.macs // self.opened.batch, written)
+
+
+def _planner(opened: Opened, measure: ApproximationError, estimate: Estimate, align: int) -> Planner:
+    options, trace = opened.options, opened.trace
+    manner, refine = MANNERS[options.method], untouched
+    if manner.refits:
+        cautious = manner.cautious and options.goal is None and (measure.told or options.bounded)
+        error = partial(_error, measure) if cautious else lambda twin: 0.0
+        refine = partial(refit_where_better, estimate=estimate, error=error)
+    return Planner(trace, options, align, chosen_groups(trace, options), refine)
 
 
 def _error(measure: ApproximationError, twin: Twin) -> float:

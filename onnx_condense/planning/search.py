@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal
 
 import onnx
@@ -14,6 +15,7 @@ from onnx_condense.merging.twin import Twin
 from onnx_condense.planning.budget import Pruner
 from onnx_condense.planning.candidates import Candidate, CandidateReport, SearchReport, pareto
 from onnx_condense.planning.planned import Planned
+from onnx_condense.progress import Step
 from onnx_condense.proving.scorers import Scorer
 from onnx_condense.refitting.samples import spread
 
@@ -78,21 +80,32 @@ class Trials:
     executor: Executor | None = None
 
 
-def search(pruner: Pruner, trials: Trials) -> Planned:
+Seeds = Iterable[tuple[float, Planned]]
+"""(threshold, twin), each smaller than the next one."""
+
+
+def search(pruner: Pruner, trials: Trials, seeds: Seeds = ()) -> Planned:
     """The smallest twin found that the criterion accepts (the original, where none is), and what was tried.
+
+    seeds: are tried first, until one is accepted.
 
     A section search over the share of parameters kept: the range between the largest share refused and the smallest
     share accepted above it is cut into equal parts. Which one is the smallest is decided by what was measured, so that
     a score that does not fall evenly costs size, never the bound.
     """
     tried = _Tried(trials, pruner.planner.unchanged(pruner.aside))
+    for threshold, planned in islice(seeds, max(0, trials.most - 1)):
+        trials.progress(Step("evaluate", tried.spent + 1, trials.most, f"threshold {threshold:g}"))
+        if tried.accepted([planned], threshold)[0]:
+            break
     narrowest, size = pruner.at(0.0, pruner.aside)
-    low, high, aside = size / pruner.before if pruner.before else 1.0, 1.0, narrowest.aside
+    low, high = (n / pruner.before if pruner.before else 1.0 for n in (size, pruner.size(tried.best.twin)))
+    aside = narrowest.aside
     while tried.spent < trials.most and high - low > FINE:
         cuts = min(CUTS, trials.most - tried.spent)
         shares = [high - (high - low) * cut / (cuts + 1) for cut in range(1, cuts + 1)]
         listed = ", ".join(f"{share:.1%}" for share in shares)
-        trials.progress(f"evaluate {tried.spent + 1}/{trials.most}: {listed}")
+        trials.progress(Step("evaluate", tried.spent + 1, trials.most, listed))
         made: dict[float, Planned] = {}
         for share in shares:
             made[share], _ = pruner.at(share, aside)
@@ -121,7 +134,7 @@ class _Tried:
         self._candidates = [CandidateReport(made.parameters, made.macs, criterion.start, True)]
         self._known = {_sizes(original.twin): True}
 
-    def accepted(self, planned: Sequence[Planned]) -> list[bool]:
+    def accepted(self, planned: Sequence[Planned], threshold: float | None = None) -> list[bool]:
         """Which of these the criterion accepts; those of new widths are made and measured, all at once."""
         trials, criterion = self._trials, self._trials.criterion
         new = {_sizes(p.twin): p for p in planned if _sizes(p.twin) not in self._known}
@@ -130,7 +143,9 @@ class _Tried:
         for (widths, one), candidate, value in zip(new.items(), made, values, strict=True):
             self.spent += 1
             self._known[widths] = fits = criterion.accepts(value)
-            self._candidates.append(CandidateReport(candidate.parameters, candidate.macs, value, fits))
+            self._candidates.append(
+                CandidateReport(candidate.parameters, candidate.macs, value, fits, False, threshold)
+            )
             if fits and candidate.parameters < self._smallest:
                 self.best, self._smallest = one, candidate.parameters
         return [self._known[_sizes(p.twin)] for p in planned]

@@ -9,8 +9,8 @@ from types import MappingProxyType
 import numpy as np
 
 from onnx_condense.factoring.weights import Factorable
+from onnx_condense.goals import Unit
 from onnx_condense.merging.twin import Twin
-from onnx_condense.options import Unit
 from onnx_condense.planning.allocation import PricedPair, PricedWeight
 from onnx_condense.planning.thresholds import Planner
 from onnx_condense.rewriting.sizes import count_macs, parameters_of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from onnx_condense.model.files import Model, load
 from onnx_condense.model.inputs import Feed, draw_feeds
 from onnx_condense.model.outputs import LABELS, Outputs, arrays, tells
 from onnx_condense.model.surgeon import import_graph
+from onnx_condense.operators.classes import class_outputs
 from onnx_condense.operators.specs import model_specs
 
 NOISE_FACTOR = 10
@@ -44,7 +45,7 @@ class OutputComparison:
         relative_l2: ||a - b|| / ||a||; for labels (integers, truth values, strings) the share that differs.
         max_abs: largest absolute difference.
         cosine: of a and b as vectors; None for labels.
-        top1_agreement: share of rows with the same argmax, for outputs [..., classes]; else None.
+        top1_agreement: share of rows with the same argmax, for outputs [..., classes]; else None (see `of_classes`).
         is_float: whether it is measured; labels are counted.
         dtype: its type.
     """
@@ -92,6 +93,11 @@ class Verification:
     def meets(self, tolerance: float) -> bool:
         """Whether something was compared, and no output differs by more."""
         return self.told and self.worst <= tolerance
+
+    def of_classes(self, names: Collection[str]) -> Verification:
+        """The same, with agreement of classes for the outputs that are scores of some (names) only."""
+        outputs = (o if o.name in names else replace(o, top1_agreement=None) for o in self.outputs)
+        return replace(self, outputs=tuple(outputs))
 
     def to_json(self, tolerance: float | None = None) -> dict[str, Any]:
         """The comparison as a JSON object, with whether it meets a tolerance; not finite numbers are null."""
@@ -261,4 +267,4 @@ def verify(
     missing = [name for name in left[0] if name not in right[0]] if left else []
     if missing:
         raise InputError(f"the second model has no output {missing[0]}: compare models with the same outputs")
-    return replace(compare(left, right), told=is_told(drawn.told, left, drawn.feeds))
+    return replace(compare(left, right).of_classes(class_outputs(first)), told=is_told(drawn.told, left, drawn.feeds))

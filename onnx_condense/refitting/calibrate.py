@@ -10,6 +10,7 @@ import numpy as np
 from onnx_condense.errors import unforeseen
 from onnx_condense.merging.evidence import Evidence
 from onnx_condense.merging.twin import Twin
+from onnx_condense.progress import Step
 from onnx_condense.refitting.comparison import Comparison, SideBySide
 from onnx_condense.refitting.consumer import TwinConsumer, lost
 from onnx_condense.refitting.moments import Solution, Sums, least_squares
@@ -46,7 +47,7 @@ def calibrate(
     consumers = lost(twin)
     with SideBySide(twin, seed, effort.memory) as sides:
         for number, consumer in enumerate(consumers, 1):
-            stage = f"calibrate {number}/{len(consumers)}: {consumer.fixed.layer}"
+            stage = Step("calibrate", number, len(consumers), consumer.fixed.layer)
             progress(stage)
             try:
                 _calibrate_one(consumer, sides, Totals(calibration, progress, stage), effort.descent)
@@ -92,7 +93,7 @@ class Totals:
 
     calibration: Calibration
     progress: Callable[[str], None]
-    stage: str
+    stage: Step
 
     def __call__(self, job: Comparison) -> list[Sums] | None:
         """Sums over each fold of the samples; None where there are none, or none that are finite."""
@@ -103,7 +104,7 @@ class Totals:
             pairs = zip(total, parts, strict=True) if total and parts else ()
             total = [Sums.joined(pair) for pair in pairs] or total or parts
             if len(self.calibration.shards) > 1:
-                self.progress(f"{self.stage}, shard {number}/{len(self.calibration.shards)}")
+                self.progress(self.stage.followed(f", shard {number}/{len(self.calibration.shards)}"))
         return total if total and all(np.isfinite(part.products).all() for part in total) else None
 
     def of(self, job: Comparison) -> Summed | None:

@@ -62,7 +62,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class _Layer:
+class Layer:
     """A node with the weights that it reads."""
 
     node: onnx.NodeProto
@@ -78,7 +78,7 @@ class _Layer:
         """Floats among them, without scalars."""
         return sum(prod(t.dims) for t in self.weights if t.dims and t.data_type in FLOAT_TYPES)
 
-    def same(self, other: _Layer) -> bool:
+    def same(self, other: Layer) -> bool:
         """Whether another one has the same weights, number by number."""
         kinds = [[t.data_type for t in layer.weights] for layer in (self, other)]
         if self.shapes != other.shapes or kinds[0] != kinds[1]:
@@ -108,26 +108,26 @@ Key = tuple[str, str, int]
 """A node: its name, its operator, and how many of both came before."""
 
 
-def _changed(name: str, before: _Layer, after: _Layer) -> LayerDifference:
+def _changed(name: str, before: Layer, after: Layer) -> LayerDifference:
     sizes = before.parameters, after.parameters
     return LayerDifference(name, before.node.op_type, before.shapes, after.shapes, *sizes)
 
 
-def _only(these: Mapping[Key, _Layer], others: Mapping[Key, _Layer]) -> tuple[NodeOfOne, ...]:
+def _only(these: Mapping[Key, Layer], others: Mapping[Key, Layer]) -> tuple[NodeOfOne, ...]:
     return tuple(NodeOfOne(key[0], key[1]) for key in these if key not in others)
 
 
-def _layers(graph: onnx.GraphProto) -> dict[Key, _Layer]:
-    found: dict[Key, _Layer] = {}
+def _layers(graph: onnx.GraphProto) -> dict[Key, Layer]:
+    found: dict[Key, Layer] = {}
     seen: dict[tuple[str, str], int] = {}
-    for layer in _walk(graph, {}):
+    for layer in walk(graph, {}):
         name = layer.node.name or next(iter(layer.node.output), "")
         place = seen[name, layer.node.op_type] = seen.get((name, layer.node.op_type), -1) + 1
         found[name, layer.node.op_type, place] = layer
     return found
 
 
-def _walk(graph: onnx.GraphProto, around: Mapping[str, onnx.TensorProto]) -> Iterator[_Layer]:
+def walk(graph: onnx.GraphProto, around: Mapping[str, onnx.TensorProto]) -> Iterator[Layer]:
     """The nodes of a graph and of the bodies in it; constants are weights of those that read them."""
     known = {**around, **{tensor.name: tensor for tensor in graph.initializer}}
     for node in graph.node:
@@ -135,6 +135,6 @@ def _walk(graph: onnx.GraphProto, around: Mapping[str, onnx.TensorProto]) -> Ite
         if constant is not None and not node.input:
             known[node.output[0]] = constant
             continue
-        yield _Layer(node, tuple(known[name] for name in node.input if name in known))
+        yield Layer(node, tuple(known[name] for name in node.input if name in known))
         for body in bodies(node):
-            yield from _walk(body, known)
+            yield from walk(body, known)

@@ -13,13 +13,17 @@ import onnx
 
 from onnx_condense.factoring.spectrum import spectrum
 from onnx_condense.factoring.weights import Factorable, factorable
+from onnx_condense.goals import ScoreDrop
+from onnx_condense.merging.judging import Judgement
+from onnx_condense.merging.plan import GroupPlan
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model import files, wire
 from onnx_condense.model.protos import unused
 from onnx_condense.operators.queries import count_parameters
 from onnx_condense.operators.reasons import Reason
-from onnx_condense.options import Options, ScoreDrop
+from onnx_condense.options import Options
 from onnx_condense.planning.blame import Blame
+from onnx_condense.planning.candidates import alternatives
 from onnx_condense.planning.latencies import LatencyReport
 from onnx_condense.planning.planned import Aside, Planned
 from onnx_condense.planning.run import Run
@@ -27,6 +31,7 @@ from onnx_condense.planning.thresholds import Planner
 from onnx_condense.prepare import Opened
 from onnx_condense.proving.compare import NOTHING_TOLD
 from onnx_condense.proving.surgery import VerificationReport
+from onnx_condense.report.operators import by_operator
 from onnx_condense.report.values import (
     WARN_ABOVE,
     AlignmentReport,
@@ -83,7 +88,7 @@ def report_of(run: Run, ended: Ended) -> Report:
     return Report(
         facts_before(run.opened),
         model_facts(written.model, written.macs // batch) if written else None,
-        run.options.to_json(),
+        (run.opened.asked or run.options).to_json(),
         alignment_report(planner.align, ended.align_source, [g for g in groups if g.layers[0] not in changed]),
         latency,
         ended.planned.search,
@@ -94,6 +99,8 @@ def report_of(run: Run, ended: Ended) -> Report:
         dict(run.clock.seconds),
         run.opened.axes,
         pair_reports(run.opened.trace, ended.planned.twin),
+        alternatives(ended.planned.search) if run.by_default and ended.planned.search else (),
+        by_operator(run.opened.source.proto, written.model if written else None),
     )
 
 
@@ -147,6 +154,7 @@ def _group_report(planner: Planner, planned: Planned, group: Group) -> GroupRepo
         held_back=len(held),
         held_back_channels=held,
         sources=tuple(sorted({r.source for r in refits if plan and any(r.node == q.node for q in plan.reads)})),
+        removed=_removed(plan, planner.judged(group)) if plan else {},
     )
 
 
@@ -165,6 +173,21 @@ def pair_analysis(twin: Twin, weight: Factorable, shares: Sequence[float]) -> Pa
         lost = spectrum(weight.matrix(twin), None).lost
         ranks = {share: max(1, int(np.argmax(lost <= 1 - share))) for share in shares}
     return PairAnalysis(weight.layer, m, n, weight.pays(twin), ranks)
+
+
+def _removed(plan: GroupPlan, judgement: Judgement) -> dict[str, int]:
+    """Why the channels of a group went, and how many for each reason."""
+    main = np.array(plan.main)
+    merged, gone = (main >= 0) & (main != np.arange(len(main))), main < 0
+    constant = np.any([np.array(read.constant) != 0 for read in plan.reads], axis=0) & gone
+    unread = gone & judgement.unread
+    constant = ~unread & (constant | (gone & judgement.gone))
+    rest = gone & ~unread & ~constant
+    exact = judgement.manner.exact  # what nobody reads once other channels have gone
+    counts = {"merged": merged, "unread": unread | rest if exact else unread, "constant": constant}
+    if not exact:
+        counts["spared"] = rest
+    return {reason: int(found.sum()) for reason, found in counts.items() if found.any()}
 
 
 def refusal_reports(refusals: Sequence[Refusal]) -> tuple[RefusalReport, ...]:
@@ -232,7 +255,8 @@ def _output_warnings(
     found = []
     error = verification.approximation_error
     if np.isnan(error):
-        found.append(f"{NOTHING_TOLD}: what the outputs lost is not known")
+        exact = "; only what is exact was merged" if options.lossless else ""
+        found.append(f"{NOTHING_TOLD}: what the outputs lost is not known{exact}")
     elif warns(options, verification):
         advice = "bound it with --tolerance, or raise --threshold"
         if options.goal is not None:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import onnx
 
 from onnx_condense.documents import finite, head
+from onnx_condense.errors import UsageError
 from onnx_condense.merging.plan import Plan
+from onnx_condense.model import files
 from onnx_condense.model.files import Source
 from onnx_condense.model.held import filled
 from onnx_condense.model.variation import Axis
-from onnx_condense.planning.candidates import SearchReport
+from onnx_condense.pages.page import fragment
+from onnx_condense.planning.candidates import Alternative, SearchReport
 from onnx_condense.planning.latencies import LatencyReport
 from onnx_condense.proving.surgery import VerificationReport
 from onnx_condense.report.cosines import Cosines
+from onnx_condense.report.operators import OperatorReport
 from onnx_condense.rewriting.writer import Written
 
 VERSION = 1
@@ -54,6 +60,8 @@ class GroupReport:
     layers: its producers. highest_cosine: between two of its channels. lowest_merged_cosine: None where nothing merged.
     held_back: how many merges alignment undid; held_back_channels: of which channels.
     sources: where refitted consumers' moments come from: "calibration", "batch-normalization" or "weights".
+    removed: why channels went, and how many: "merged" into others, "unread" by any consumer, "constant", or "spared"
+        as what consumers lose least by, where a budget asks for that.
     """
 
     layers: tuple[str, ...]
@@ -66,6 +74,7 @@ class GroupReport:
     held_back: int
     held_back_channels: tuple[int, ...]
     sources: tuple[str, ...]
+    removed: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -103,11 +112,13 @@ class AlignmentReport:
     advice: str | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """Everything that a run found and did; `to_json` is the stable form.
 
     axes: the symbolic axes of the inputs, and the sizes that each was seen to take. pairs: of factors.
+    alternatives: what a stated threshold or budget would do, where none was.
+    operators: the model by types of operators, before and after.
     """
 
     input: ModelFacts
@@ -123,11 +134,28 @@ class Report:
     seconds: Mapping[str, float]
     axes: tuple[Axis, ...] = ()
     pairs: tuple[PairReport, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
+    operators: tuple[OperatorReport, ...] = ()
 
     @property
     def changed(self) -> bool:
         """Whether anything was condensed."""
         return bool(self.pairs) or any(g.width_after < g.width_before for g in self.groups)
+
+    @property
+    def sentence(self) -> str:
+        """What was done, in a few words."""
+        before, after = self.input.parameters, (self.output or self.input).parameters
+        sizes = f"{before:,} → {after:,} parameters" if after != before else f"{before:,} parameters, unchanged"
+        if self.verification is None:
+            return f"{sizes}, not verified"
+        error = self.verification.approximation_error
+        found = "error unknown" if math.isnan(error) else f"error {error:.2g}"
+        return f"{sizes}, {found} on {'generated' if self.verification.generated else 'given'} inputs"
+
+    def __repr__(self) -> str:
+        """One line."""
+        return f"<Report: {self.sentence}>"
 
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON object; numbers that are not finite are null."""
@@ -135,7 +163,7 @@ class Report:
         return result
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What `condense` returns; `changed` says whether `model` is another than the input.
 
@@ -165,6 +193,31 @@ class Result:
         """Whether the model is another than the input."""
         return self.outline is not self.source.proto
 
+    def save(self, path: str | os.PathLike[str]) -> int:
+        """Writes the model, whole or not at all; returns the bytes written. The input itself where nothing changed.
+
+        Weights go to a file of their own where the source keeps them outside, too. What is there is replaced.
+
+        Raises:
+            UsageError: the path is the model that was condensed, which is never touched.
+            InputError: it cannot be written.
+        """
+        place, source = Path(path), self.source
+        if source.path is not None and os.path.realpath(place) == os.path.realpath(source.path):
+            raise UsageError(f"{place} is the model that was condensed: choose another place")
+        if self.changed:
+            apart = bool(source.external)
+            return files.save(self.outline, place, external=apart, source=source.path, step=source.step).size
+        return files.copy(source, place)[1].size
+
+    def __repr__(self) -> str:
+        """One line."""
+        return f"<Result: {self.report.sentence}>"
+
+    def _repr_html_(self) -> str | None:
+        """Tables and the widths as bars, for a notebook; None without the extra `report`."""
+        return fragment(self.report.to_json() | {"sentence": self.report.sentence})
+
 
 @dataclass(frozen=True)
 class GroupAnalysis:
@@ -193,7 +246,7 @@ class PairAnalysis:
     ranks: Mapping[float, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Analysis:
     """What could be condensed, and what not and why.
 
@@ -210,6 +263,11 @@ class Analysis:
     axes: tuple[Axis, ...] = ()
     pairs: tuple[PairAnalysis, ...] = ()
     with_pairs: float = math.nan
+
+    def __repr__(self) -> str:
+        """One line."""
+        layers = sum(len(refusal.layers) for refusal in self.refusals)
+        return f"<Analysis: {len(self.groups)} groups that can shrink, {layers} layers that stay>"
 
     def to_json(self) -> dict[str, Any]:
         """The analysis as a JSON object; numbers that are not finite are null."""

@@ -179,7 +179,7 @@ def _batch(
     threads, provider = setup.threads, setup.provider
     progress(f"batch {batch}: load time and memory")
     footprints = [instruments.footprint(file, feeds, threads, provider) for file in files]
-    progress(f"batch {batch}: latency")
+    progress(f"batch {batch}: latency, at most {setup.seconds:g} s")
     load = instruments.load()
     measured = instruments.race(files, feeds, threads, setup.seconds, provider, setup.seed)
     busy = load.others()

@@ -14,10 +14,12 @@ from support.scripted import PAPER, PLAIN, Score, Scripted, deep, events, go
 from onnx_condense import Options, UsageError
 from onnx_condense.auto.folder import Folder
 from onnx_condense.auto.schedules import sigmoid
-from onnx_condense.auto.status import status
+from onnx_condense.auto.state import State
+from onnx_condense.auto.status import status, working
 from onnx_condense.auto.steps import survey
 from onnx_condense.finetune import Settings, run
 from onnx_condense.operators.queries import count_parameters
+from onnx_condense.progress import Step
 
 # ---------------------------------------------------------------------- schedules
 
@@ -47,6 +49,17 @@ def test_the_paper_scaled_to_the_starting_score(tmp_path: Path) -> None:
     found = (state.goals.main.start, state.goals.main.end, state.goals.layer.start, state.goals.layer.end)
     assert found == pytest.approx([0.88 * scale, 0.85 * scale, 0.84 * scale, 0.81 * scale])
     assert (state.goals.last, state.goals.deviation) == pytest.approx((0.8 * scale, 0.5 * scale))
+
+
+def test_what_is_at_work_says_how_far_it_is(tmp_path: Path) -> None:
+    found: list[Step] = []
+
+    def watch(state: State, _: object) -> None:
+        found.append(working(state))
+
+    go(tmp_path, Scripted(), replace(PAPER, rounds=1), deep(4), watch=watch)
+    assert {step.kind for step in found} == {"train", "train the network"}
+    assert all(0 <= step.done < step.total for step in found)
 
 
 @pytest.mark.parametrize("score", [0.0, -3.5])

@@ -18,6 +18,7 @@ import pytest
 from rich.console import Console
 from support import builders
 from support.cli import Cli, Save, listening, shell
+from support.schemas import check_schema
 from support.scripted import Scripted
 
 from onnx_condense import Options
@@ -252,6 +253,7 @@ def done(cli: Cli, save: Save, idle: str) -> Cli:
 
 def test_the_status_as_json(done: Cli) -> None:
     content = json.loads(done.ok("auto", "--work", "w", "--status", "--json").out)
+    check_schema("auto-status", content)
     (row,) = content["rounds"]
     assert list(row) == ["criterion", "layer_criterion", "parameters", "score", "steps"]
     assert (row["score"], row["steps"], content["reverts"]) == (0.9, 1, [0])

@@ -227,6 +227,10 @@ SLOW = ("numpy", "onnx", "onnxruntime", "onnx_graphsurgeon", "scipy", "psutil", 
     [
         "import onnx_condense; assert 'condense' in dir(onnx_condense)",
         "from onnx_condense import Options; Options(threshold=0.9)",
+        *(
+            f"from onnx_condense.cli.main import main\ntry: main([*{name.split()}, '--help'])\nexcept SystemExit: pass"
+            for name in COMMANDS
+        ),
         *(f"from onnx_condense.cli.main import main; main([*{name.split()}, '--no-such-option'])" for name in COMMANDS),
     ],
 )

@@ -79,10 +79,10 @@ def test_unwritable_folder(cli: Cli, save: Save) -> None:
 def test_external_data_stays_external_and_untouched(cli: Cli) -> None:
     external("m.onnx", "m.onnx.data", clusters=8)
     outcome = cli.ok("m.onnx", "-o", "out.onnx", "--report", "r.json")
-    assert outcome.written == {"out.onnx", "r.json", *load(Path("out.onnx")).external}
+    assert outcome.written == {"out.onnx", "r.json", "r.recipe.toml", *load(Path("out.onnx")).external}
     cli.ok("verify", "m.onnx", "out.onnx")
     written = read("r.json")["output"]
-    assert written["bytes"] == sum(Path(name).stat().st_size for name in outcome.written - {"r.json"})
+    assert written["bytes"] == sum(Path(name).stat().st_size for name in outcome.written - {"r.json", "r.recipe.toml"})
     assert written["sha256"] == load("out.onnx").sha256
 
 
@@ -146,6 +146,7 @@ def test_a_copy_leaves_other_data_of_its_name_alone(cli: Cli, way: str) -> None:
     outcome = cli.ok("m.onnx", "-o", "folder/out.onnx", "--report", "r.json")
     assert outcome.written == {
         "r.json",
+        "r.recipe.toml",
         "folder/out.onnx",
         *(f"folder/{n}" for n in load(Path("folder/out.onnx")).external),
     }

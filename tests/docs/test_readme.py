@@ -89,7 +89,7 @@ def test_files_that_documents_name_are_there(name: str) -> None:
     assert any(path.exists() for path in (ROOT / name, *inside))
 
 
-@pytest.mark.parametrize("tool", ["architecture", "how_it_works", "options", "results"])
+@pytest.mark.parametrize("tool", ["architecture", "how_it_works", "options", "results", "schemas"])
 def test_what_tools_write_is_fresh(tool: str) -> None:
     command = [sys.executable, ROOT / "tools" / f"{tool}.py", "--check"]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -21,10 +21,11 @@ from onnx_condense.model.protos import serialize
 
 MODEL = builders.mlp((8, 16, 16, 3), clusters=(5, 4))
 LONG = builders.mlp((8, INLINE + 44, 3), clusters=12)
+STATED = oc.Options(threshold=0.88)
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    plan = oc.condense(MODEL).plan
+    plan = oc.condense(MODEL, STATED).plan
     plan.save(tmp_path / "p.json")
     assert set(snapshot(tmp_path)) == {"p.json"}
     loaded = oc.Plan.load(tmp_path / "p.json")
@@ -35,7 +36,7 @@ def test_round_trip(tmp_path: Path) -> None:
 
 def test_a_plan_is_one_file(tmp_path: Path) -> None:
     (tmp_path / "p.npz").write_text("precious")
-    plan = oc.condense(LONG).plan
+    plan = oc.condense(LONG, STATED).plan
     before = snapshot(tmp_path)
     plan.save(tmp_path / "p.json")
     assert snapshot(tmp_path) == before | {"p.json": snapshot(tmp_path)["p.json"]}
@@ -43,7 +44,7 @@ def test_a_plan_is_one_file(tmp_path: Path) -> None:
     assert (stated["dtype"], stated["shape"]) == ("int64", [INLINE + 44])
     loaded = oc.Plan.load(tmp_path / "p.json")
     assert (loaded.groups, loaded.refits, loaded.measured) == (plan.groups, plan.refits, plan.measured)
-    assert serialize(oc.rewrite(LONG, loaded)) == serialize(oc.condense(LONG).model)
+    assert serialize(oc.rewrite(LONG, loaded)) == serialize(oc.condense(LONG, STATED).model)
 
 
 def earlier(plan: oc.Plan, path: Path) -> None:
@@ -62,16 +63,16 @@ def earlier(plan: oc.Plan, path: Path) -> None:
 
 
 def test_plans_of_format_1_are_read(tmp_path: Path) -> None:
-    plan = oc.condense(LONG).plan
+    plan = oc.condense(LONG, STATED).plan
     earlier(plan, tmp_path / "p.json")
     loaded = oc.Plan.load(tmp_path / "p.json")
     assert (loaded.groups, loaded.refits, loaded.measured) == (plan.groups, plan.refits, None)
-    assert serialize(oc.condense(LONG, replay=loaded).model) == serialize(oc.condense(LONG).model)
+    assert serialize(oc.condense(LONG, replay=loaded).model) == serialize(oc.condense(LONG, STATED).model)
 
 
 @pytest.mark.parametrize("change", ["tampered", "missing", "cut", "another plan's"])
 def test_arrays_that_are_not_those_of_a_plan_of_format_1(tmp_path: Path, change: str) -> None:
-    earlier(oc.condense(LONG).plan, tmp_path / "p.json")
+    earlier(oc.condense(LONG, STATED).plan, tmp_path / "p.json")
     beside = tmp_path / "p.npz"
     with np.load(beside) as file:
         arrays = dict(file)
@@ -104,7 +105,7 @@ ARRAY_DAMAGES: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 @pytest.mark.parametrize("name", ARRAY_DAMAGES)
 def test_damaged_arrays_are_refused(tmp_path: Path, name: str) -> None:
-    oc.condense(LONG).plan.save(tmp_path / "p.json")
+    oc.condense(LONG, STATED).plan.save(tmp_path / "p.json")
     content = json.loads((tmp_path / "p.json").read_text())
     ARRAY_DAMAGES[name](content["groups"][0]["main"])
     (tmp_path / "p.json").write_text(json.dumps(content))
@@ -141,7 +142,7 @@ def test_a_report_is_no_plan(cli: Cli, save: Save) -> None:
 
 
 def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
-    plan = oc.condense(LONG).plan
+    plan = oc.condense(LONG, STATED).plan
     plan.save(tmp_path / "p.json")
     before = snapshot(tmp_path)
     plan.save(tmp_path / "p.json")
@@ -248,7 +249,7 @@ DAMAGES: dict[str, Damage] = {
 @pytest.fixture(scope="module")
 def content() -> dict[str, Any]:
     """The JSON of a good plan."""
-    return json.loads(json.dumps(oc.condense(MODEL).plan.to_json()))  # type: ignore[no-any-return]
+    return json.loads(json.dumps(oc.condense(MODEL, STATED).plan.to_json()))  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("name", DAMAGES)
@@ -291,7 +292,7 @@ def test_a_cut_plan(cli: Cli, save: Save) -> None:
 
 
 def test_a_plan_for_another_model() -> None:
-    plan = oc.condense(MODEL).plan
+    plan = oc.condense(MODEL, STATED).plan
     for other in (builders.mlp((8, 16, 16, 3), clusters=(5, 4), seed=1), builders.convnet()):
         for use in (lambda m: oc.rewrite(m, plan), lambda m: oc.condense(m, replay=plan)):
             with pytest.raises(oc.PlanError, match="another model"):

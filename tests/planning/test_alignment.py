@@ -39,7 +39,7 @@ def test_the_probe_is_neither_blocked_nor_refused() -> None:
 @pytest.mark.parametrize(("align", "width"), [(1, 5), (2, 6), (3, 6), (4, 8), (5, 5), (12, 12), (13, 13), (24, 24)])
 def test_widths_are_rounded_up(align: int, width: int) -> None:
     model = builders.convnet((3, 24), clusters=5)
-    result = oc.condense(model, oc.Options(align=align))
+    result = oc.condense(model, oc.Options(threshold=0.88, align=align))
     assert [g.width_after for g in result.report.groups] == [width]
     assert result.report.alignment.multiple == align
     assert result.report.alignment.held_back == len(result.report.groups[0].held_back_channels) == width - 5
@@ -47,7 +47,7 @@ def test_widths_are_rounded_up(align: int, width: int) -> None:
 
 
 def test_a_width_that_rounds_past_the_original_stays() -> None:
-    result = oc.condense(builders.convnet((3, 6), clusters=5), oc.Options(align=4))
+    result = oc.condense(builders.convnet((3, 6), clusters=5), oc.Options(threshold=0.88, align=4))
     assert [g.width_after for g in result.report.groups] == [6]
     assert result.plan.groups == ()
 

@@ -14,8 +14,8 @@ from support.networks import half_redundant
 from support.planted.net import Net
 
 import onnx_condense as oc
+from onnx_condense.goals import Unit
 from onnx_condense.model.protos import serialize
-from onnx_condense.options import Unit
 from onnx_condense.planning import narrowing
 from onnx_condense.planning.allocation import Curve, PricedWeight, allocate, cost
 from onnx_condense.planning.budget import Known, Pruner, keep_share

@@ -125,7 +125,8 @@ def network(**options: Any) -> onnx.ModelProto:
 
 def faster(script: Scripted, model: onnx.ModelProto | None = None, dry_run: bool = False, **options: Any) -> oc.Result:
     """The model, or three convolutions, never slower."""
-    given = oc.Options(**{"align": 1, "ensure_faster": True} | options)
+    stated = {} if "lossless" in options or "budget" in options else {"threshold": 0.88}
+    given = oc.Options(**stated | {"align": 1, "ensure_faster": True} | options)
     return condense_in(Surroundings(hardware=script), model or network(), given, dry_run=dry_run)
 
 

@@ -182,7 +182,7 @@ def test_a_command_that_evaluates(tmp_path: Path, save: Save) -> None:
     options = ["--evaluate", command, "--max-drop", "0.3", "--align", "1", "--trials", "7"]
     outcome = shell("m.onnx", *options, "--plan", "p.json", "--report", "r.json", cwd=tmp_path)
     assert outcome.code == 0, outcome
-    assert outcome.written == {"the log", "p.json", "r.json", OUT}
+    assert outcome.written == {"the log", "p.json", "r.json", "r.recipe.toml", OUT}
     lines = [line.split() for line in (tmp_path / "the log").read_text().splitlines()]
     assert len(lines) == 7
     assert int(lines[0][0]) == path.stat().st_size

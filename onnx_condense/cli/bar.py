@@ -1,0 +1,90 @@
+"""A progress bar on standard error: the stage, how far it is, the time that it took, and about what is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.progress import Progress as Display
+from rich.table import Column
+from rich.text import Text
+
+from onnx_condense.cli.streams import fitting
+from onnx_condense.cli.terminal import Shown
+from onnx_condense.errors import visible
+from onnx_condense.progress import Step
+
+BAR = 10
+"""Columns of the bar."""
+
+
+class Bar:
+    """What is called with the name of each stage. moving: a thread draws it, too; else it is drawn at each call."""
+
+    def __init__(self, console: Shown, moving: bool) -> None:
+        self._console, self._moving = console, moving
+        ascii_only = console.options.ascii_only
+        self._display = Display(
+            SpinnerColumn("line" if ascii_only else "dots"),
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
+            BarColumn(BAR),
+            _Times(),
+            console=console,
+            auto_refresh=moving,
+            transient=True,
+            expand=True,
+        )
+        self._task = self._display.add_task("starting", total=None, kind="", begun=time.monotonic())
+        self._begun = time.monotonic()
+
+    def __call__(self, stage: str) -> None:
+        """A stage begins."""
+        task = self._display.tasks[0]
+        kind = stage.kind if isinstance(stage, Step) else stage
+        if kind != task.fields["kind"]:
+            self._display.reset(self._task, total=None, kind=kind, begun=time.monotonic())
+        done, total = (stage.done, stage.total) if isinstance(stage, Step) else (0, None)
+        text = fitting(visible(stage), self._console.encoding)
+        self._display.update(self._task, description=text, completed=done, total=total)
+        if not self._moving:
+            self._display.refresh()
+
+    @contextmanager
+    def shown(self) -> Iterator[Bar]:
+        """Shows it while the block runs."""
+        with self._display:
+            yield self
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Takes it away while something else is printed."""
+        self._display.stop()
+        try:
+            yield
+        finally:
+            self._display.start()
+
+
+class _Times(ProgressColumn):
+    """Time since the start, and about what is left of the stage."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        super().__init__(table_column=Column(no_wrap=True))
+
+    def render(self, task: Task) -> Text:
+        """The column of the one task."""
+        now = time.monotonic()
+        text = _clock(now - self._start)
+        if task.total and task.completed:
+            rest = (now - task.fields["begun"]) / task.completed * (task.total - task.completed)
+            text += f", about {_clock(rest)} left"
+        return Text(text, style="dim")
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

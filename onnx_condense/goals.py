@@ -1,0 +1,44 @@
+"""What may decide the widths where thresholds do not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Unit(StrEnum):
+    """What a budget may keep a share of."""
+
+    PARAMS = "params"
+    MACS = "macs"
+    """Multiply-accumulates."""
+
+
+SHARES = tuple(f"{unit}=F" for unit in Unit)
+"""How a budget of each is written."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Keep at most this share of the units."""
+
+    unit: Unit
+    share: float
+
+
+@dataclass(frozen=True)
+class ErrorBound:
+    """The smallest model whose approximation error is at most this."""
+
+    bound: float
+
+
+@dataclass(frozen=True)
+class ScoreDrop:
+    """The smallest model whose score is at most this much below the original's."""
+
+    most: float
+
+
+Goal = Share | ErrorBound | ScoreDrop
+"""What decides the widths where thresholds do not."""
