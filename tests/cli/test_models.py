@@ -62,7 +62,7 @@ def test_seeds_change_the_inputs_and_nothing_else(cli: Cli, save: Save) -> None:
     save(builders.noisy())
     found = []
     for seed in ("0", "0", "1"):
-        cli.ok("m.onnx", "--seed", seed, "--report", "r.json", "--force")
+        cli.ok("m.onnx", "--threshold", "0.88", "--seed", seed, "--report", "r.json", "--force")
         found.append((read("r.json")["verification"]["approximation_error"], widths("r.json")))
     assert found[0] == found[1]
     assert found[0][0] != found[2][0]
