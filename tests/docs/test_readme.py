@@ -109,6 +109,12 @@ def test_extras_and_groups_that_are_named_are_there() -> None:
     assert len(extras) > 5
 
 
+def test_the_site_shows_every_document() -> None:
+    config = (ROOT / "docs" / "site" / "mkdocs.yml").read_text()
+    shown = re.findall(r"^ +- .*: (\S+\.md)$", config, re.M)
+    assert sorted(shown) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+
+
 def test_links_of_the_readme_are_absolute() -> None:
     """It is the page on PyPI, too."""
     assert not [link for path, link in LINKS if path == README and not link.startswith(ABSOLUTE)]
