@@ -167,7 +167,9 @@ def _calibration(
     """The inputs to estimate from, and those of them that verify; none where none are given."""
     if options.calibration is None:
         return Calibration((), executor), []
-    shards, held = open_shards(sized(specs, options.input_shape), options.calibration, options.data is None)
+    shards, held = open_shards(
+        sized(specs, options.input_shape), options.calibration, options.data is None, executor is not None
+    )
     return Calibration(shards, executor), held
 
 

@@ -81,7 +81,7 @@ def _named(one: Any, source: str, wanted: Sequence[Wanted]) -> dict[str, Array]:
     """What a dictionary holds of what is wanted, as arrays [samples, ...]. Raises InputError where it is none."""
     if not isinstance(one, Mapping):
         line = f"yield {{{', '.join(f'{port.name!r}: ...' for port in wanted)}}}"
-        raise InputError(f"{source} yields a {type(one).__name__}: yield dictionaries of arrays, as {line}")
+        raise InputError(f"{source} yields {type(one).__name__}, no dictionary of arrays: write {line}")
     names = [port.name for port in wanted if port.name in one]
     found = {str(name): np.asarray(one[name]) for name in (names if len(names) == len(wanted) else one)}
     takes_in(sum(array.nbytes for array in found.values()))

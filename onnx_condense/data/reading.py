@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,9 @@ READERS: Mapping[Kind, Reader] = {
     Kind.LOADER: loaders.read,
 }
 
+HELD = 2**28
+"""Bytes of images that are held once they are decoded, which takes longer than to run most models on them."""
+
 WHOLE = (Kind.TENSORS, Kind.IMAGES, Kind.LOADER)
 """Kinds whose readers take a folder, or find their files themselves."""
 
@@ -56,17 +59,28 @@ def read(wanted: Sequence[Wanted], given: Given) -> list[Batch]:
     return found
 
 
-def parts(wanted: Sequence[Wanted], given: Given) -> list[Given]:
+def parts(wanted: Sequence[Wanted], given: Given, holds: bool = True) -> list[Given]:
     """Parts of data that may be read one after the other, again and again; a loader is called once, here.
 
-    Raises InputError.
+    holds: whether images that were decoded stay in memory, where they are few. Raises InputError.
     """
     if isinstance(given, Batch | Mapping):
         return [given]
     given_inputs("calibration", given)
-    if kind_of(os.fspath(given)) is Kind.LOADER:
+    kind = kind_of(os.fspath(given))
+    if kind is Kind.LOADER:
         return list(read(wanted, given))
-    return list(parts_of(given))
+    places = list(parts_of(given))
+    return list(_decoded(wanted, places)) if kind is Kind.IMAGES and holds else places
+
+
+def _decoded(wanted: Sequence[Wanted], places: Sequence[Given]) -> Iterator[Given]:
+    """Parts as arrays, the first ones, as many as are held."""
+    size = 0
+    for place in places:
+        batches = read(wanted, place) if size < HELD else [place]
+        size += sum(array.nbytes for one in batches if isinstance(one, Batch) for array in one.arrays.values())
+        yield from batches
 
 
 def _arrays(given: Mapping[str, Array]) -> dict[str, Array]:

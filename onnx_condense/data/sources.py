@@ -141,6 +141,8 @@ def kind_of(path: str) -> Kind:
     if not os.path.exists(path):
         raise InputError(f"cannot read {path} (no such file): data is {TAKEN}")
     suffix = os.path.splitext(path)[1].lower()
+    if suffix == ".py":
+        raise InputError(f"{path} is a program: name the function in it that yields inputs, as {path}:function")
     return SUFFIXES.get(suffix, Kind.ARCHIVE)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnx_condense.errors import InputError
 from onnx_condense.model.trial import Trial
+from onnx_condense.trust import INPUTS
 
 if TYPE_CHECKING:
     from onnx_condense.model.inputs import InputSpec
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 def advice(runner: Trial, specs: Sequence[InputSpec], tried: Sequence[Mapping[str, int]]) -> str:
     """A line that writes an .npz of inputs, which run where any plain ones do. tried: sizes of symbolic dims."""
+    tried = [symbols for symbols in tried if all(prod(spec.shape(symbols)) <= INPUTS for spec in specs)]
     if not tried:
         return "give the sizes with --input-shape, or inputs with --data"
     runs = next((symbols for symbols in tried if _runs(runner, specs, symbols)), None)

@@ -130,17 +130,17 @@ def dask(address: str, timeout: float = CONNECT) -> Iterator[Executor]:
 
 
 def opened(
-    specs: Sequence[InputSpec], given: Inputs | Iterable[Inputs], holds_back: bool
+    specs: Sequence[InputSpec], given: Inputs | Iterable[Inputs], holds_back: bool, sent: bool = False
 ) -> tuple[tuple[Shard, ...], list[Feed]]:
     """Shards of what was given, and the feeds that verify, none where none are held back. Raises InputError.
 
-    Every file is read once, to check it and to count its samples.
+    Every file is read once, to check it and to count its samples. sent: whether workers will read them.
     """
     shards: list[Shard] = []
     held: list[Feed] = []
     first = 0
     several = [given] if isinstance(given, str | os.PathLike | Mapping) else given
-    for part in (part for one in several for part in parts(specs, one)):
+    for part in (part for one in several for part in parts(specs, one, not sent)):
         feeds = read_feeds(specs, part)
         rest, out = held_back(feeds, divisible(specs), first) if holds_back else (feeds, [])
         shards.append(Shard(absolute(part), tuple(specs), first, sum(map(_samples, rest)), holds_back))

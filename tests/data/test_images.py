@@ -13,8 +13,9 @@ from support.given import Port
 
 import onnx_condense as oc
 from onnx_condense import Images, Pixels
-from onnx_condense.data import sources
+from onnx_condense.data import reading, sources
 from onnx_condense.data.reading import parts, read
+from onnx_condense.data.wanted import Batch
 
 Image = pytest.importorskip("PIL.Image")
 PLAIN = Pixels(mean=0, std=1)
@@ -53,8 +54,12 @@ def test_layouts_and_types() -> None:
 def test_many_are_read_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "TOGETHER", 2)
     port = Port("x", ("N", 3, 4, 5))
-    found = [read([port], part) for part in parts([port], Images("photos", PLAIN))]
-    assert [batch.arrays["x"].shape[0] for (batch,) in found] == [2, 1]
+    monkeypatch.setattr(reading, "HELD", 1)
+    given = {holds: parts([port], Images("photos", PLAIN), holds) for holds in (True, False)}
+    assert [type(part) for part in given[True]] == [Batch, Images]
+    assert [type(part) for part in given[False]] == [Images, Images]
+    for split in given.values():
+        assert [batch.arrays["x"].shape[0] for part in split for batch in read([port], part)] == [2, 1]
 
 
 @pytest.mark.parametrize(

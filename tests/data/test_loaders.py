@@ -55,7 +55,7 @@ def test_one_dictionary_may_be_returned() -> None:
     [
         ("yield 1 / 0", "a/loader.py:f fails (ZeroDivisionError: division by zero, line 5): mend it"),
         ("raise SystemExit('usage')", "fails (SystemExit: usage, line 5)"),
-        ("yield (np.ones(3), 0)", "yields a tuple: yield dictionaries of arrays, as yield {'x': ...}"),
+        ("yield (np.ones(3), 0)", "yields tuple, no dictionary of arrays: write yield {'x': ...}"),
         ("return 3", "int"),
         ("return []", "yields nothing"),
         ("yield {'y': np.ones((2, 3))}", "lacks input x: it holds y (2x3 float64)"),

@@ -79,6 +79,7 @@ def test_what_is_lacking_is_said_with_what_is_there() -> None:
     [
         ("none.npz", "no such file"),
         ("none.py:f", "no file none.py"),
+        ("rows.py", "name the function in it that yields inputs, as rows.py:function"),
         ("empty", "holds no data"),
         ("mixed", ".csv files and images: name one file"),
         ("two.npy", "names no input"),
@@ -99,6 +100,7 @@ def test_what_cannot_be_read_is_said(given: str, says: str) -> None:
     np.save("objects.npy", np.array([None, 1]))
     Path("cut.npy").write_bytes(Path("two.npy").read_bytes()[:-4])
     Path("text.npy").write_text("hello")
+    Path("rows.py").write_text("")
     Path("bad.pb").write_bytes(b"\xff" * 9)
     Path("none.pb").write_bytes(b"")
     for number, name in enumerate("ab"):

@@ -56,7 +56,8 @@ def test_every_option_is_in_the_documents(command: tuple[str, ...]) -> None:
     assert {text for text in options - {"--help", "--version", "--output"} if text not in everything} == set()
 
 
-URLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+URLS = PROJECT["project"]["urls"]
 RAW = URLS["Source"].replace("github.com", "raw.githubusercontent.com")
 ABSOLUTE = (f"{URLS['Source']}/blob/main/", f"{RAW}/main/")
 """How addresses of files of ours begin, where a page is read elsewhere than beside them."""
@@ -94,6 +95,24 @@ def test_what_tools_write_is_fresh(tool: str) -> None:
     command = [sys.executable, ROOT / "tools" / f"{tool}.py", "--check"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_extras_and_groups_that_are_named_are_there() -> None:
+    """In documents, in the container's file, in tools, and in what the package says."""
+    places = [path for folder in ("tools", "onnx_condense", "docs/examples") for path in (ROOT / folder).rglob("*.py")]
+    texts = [*WORDS.values(), *map(Path.read_text, places), (ROOT / "docs" / "examples" / "Containerfile").read_text()]
+    everything = "\n".join(texts)
+    extras = re.findall(r"(?:onnx-condense|\.|/source)\[([a-z,]+)\]'", everything)
+    named = {name for found in extras for name in found.split(",")}
+    assert named <= set(PROJECT["project"]["optional-dependencies"])
+    assert set(re.findall(r"--group (\w+)", everything)) - {"NAME"} <= set(PROJECT["dependency-groups"])
+    assert len(extras) > 5
+
+
+def test_the_site_shows_every_document() -> None:
+    config = (ROOT / "docs" / "site" / "mkdocs.yml").read_text()
+    shown = re.findall(r"^ +- .*: (\S+\.md)$", config, re.M)
+    assert sorted(shown) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
 
 
 def test_links_of_the_readme_are_absolute() -> None:

@@ -1,7 +1,7 @@
 """The paper's classification experiment: MobileNetV2 on CIFAR-10, condensed with and without training.
 
-    pip install '.[torch,peers]' && python tools/experiments/cifar10.py --work DIR --data DATA [--other MODEL.onnx]
-        [--threads N] [--toy] [--json OUT.json] [STAGE ...]
+    pip install '.[torch]' --group peers && python tools/experiments/cifar10.py --work DIR --data DATA
+        [--other MODEL.onnx] [--threads N] [--toy] [--json OUT.json] [STAGE ...]
 
 DATA is an .npz with train_x, train_y, test_x, test_y, or a folder with a load.py whose load() returns them. The stages:
 
