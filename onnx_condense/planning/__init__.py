@@ -7,6 +7,7 @@ __all__ = [
     "hardware",
     "latencies",
     "never_slower",
+    "no_larger",
     "planned",
     "replay",
     "rotating",
