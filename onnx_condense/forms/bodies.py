@@ -6,7 +6,7 @@ body outputs become outputs (so they stay). What a body captures its copy reads;
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
@@ -26,6 +26,9 @@ from onnx_condense.model.runtime import run, session
 from onnx_condense.operators.queries import formal_values, has_weights, linear_weights
 from onnx_condense.operators.reasons import Reason
 from onnx_condense.operators.wiring import Copy
+
+END = "/"
+"""What prefixes of copies end with."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,36 @@ def enter(entered: Entered) -> Entered:
 
 
 def _flattened(flat: _Flat) -> _Flat:
+    """With a copy of every body that holds weights: all at once, or where that does not run, one after the other."""
+    try:
+        return _with_all(flat)
+    except (_Unsuitable, InputError):
+        return _with_each(flat)
+
+
+def _with_all(flat: _Flat) -> _Flat:
+    """Runs the copies once they are all there. Raises _Unsuitable and InputError where one does not fit."""
+    found: list[tuple[_Original, _Body]] = []
+    place, model, feeds = 0, onnx.ModelProto(), (flat.feed, *flat.others)
+    if not any(has_weights(body) for node in flat.model.graph.node for _, body in _bodies(node)):
+        return flat
+    model.CopyFrom(flat.model)
+    names = Names.of(model.graph)
+    while place < len(model.graph.node):
+        for attribute, body in reversed(list(_bodies(model.graph.node[place]))):
+            if has_weights(body):
+                original, copied = _original(model, names, place, (attribute, body))
+                feeds = _all_fed(model, original, feeds)
+                _splice(model, place, original, feeds[0])
+                names.take(original.names.values())
+                found.append((original, copied))
+        place += 1
+    _check_sizes(model, [original for original, _ in found], feeds)
+    return _Flat(model, feeds[0], feeds[1:], tuple(copied for _, copied in found))
+
+
+def _with_each(flat: _Flat) -> _Flat:
+    """Leaves bodies where they are that do not fit."""
     place = 0
     while place < len(flat.model.graph.node):
         node = flat.model.graph.node[place]
@@ -89,14 +122,17 @@ def _leave(bodies: Sequence[_Body], written: onnx.ModelProto, traced: onnx.Model
     model, old = onnx.ModelProto(), onnx.ModelProto()
     model.CopyFrom(written)
     old.CopyFrom(traced)
+    prefixes = [body.prefix for body in bodies]
+    taken, before = (_taken(one.graph, prefixes) for one in (model, old))
+    holders = {name: node for nodes, _ in taken.values() for node in nodes for name in node.output}
+    holders |= {name: node for node in model.graph.node for name in node.output}
     for body in reversed(bodies):
-        nodes, tensors = _taken(model.graph, body.prefix)
-        holder = next((n for n in model.graph.node if body.holder in n.output), None)
-        if holder is None or (nodes, tensors) == _taken(old.graph, body.prefix):
+        holder = holders.get(body.holder)
+        if holder is None or taken[body.prefix] == before[body.prefix]:
             continue
         for attribute in holder.attribute:
             if attribute.name == body.attribute:
-                _refill(attribute.g, nodes, tensors, body)
+                _refill(attribute.g, *taken[body.prefix], body)
     drop_unread(model, names_read(traced.graph))
     return model
 
@@ -124,20 +160,32 @@ class _Original:
 
 def _with_copy(flat: _Flat, place: int, attribute: str, body: onnx.GraphProto) -> _Flat:
     """The flat graph with one more copy: of the body that is this attribute of the node at a place."""
-    if flat.model.ir_version < 4 or body.sparse_initializer:
+    original, copied = _original(flat.model, Names.of(flat.model.graph), place, (attribute, body))
+    feeds = _all_fed(flat.model, original, (flat.feed, *flat.others))
+    model = onnx.ModelProto()
+    model.CopyFrom(flat.model)
+    _splice(model, place, original, feeds[0])
+    _check_sizes(model, [original], feeds)
+    return replace(flat, model=model, feed=feeds[0], others=feeds[1:], bodies=(*flat.bodies, copied))
+
+
+def _original(
+    model: onnx.ModelProto, names: Names, place: int, held: tuple[str, onnx.GraphProto]
+) -> tuple[_Original, _Body]:
+    """A body that the node at a place holds (attribute, body), and what its copy is called."""
+    (attribute, body), node = held, model.graph.node[place]
+    if model.ir_version < 4 or body.sparse_initializer:
         raise _Unsuitable(Reason.BODY_UNSUPPORTED)
-    node = flat.model.graph.node[place]
     holder = next(name for name in node.output if name)
-    prefix = Names.of(flat.model.graph).prefix(f"{node.name or node.op_type}.{attribute}", "/")
+    prefix = names.prefix(f"{node.name or node.op_type}.{attribute}", END)
     original = _Original(node, body, {name: prefix + name for name in own_names(body)})
-    others = flat.others or ((flat.feed,) if body.input else ())
-    feeds = [_fed(flat.model, original, feed, turn) for turn, feed in enumerate((flat.feed, *others))]
-    model = _spliced(flat.model, place, original)
-    model.graph.input.extend(_inputs(original, feeds[0]))
-    model.graph.output.extend(_outputs(original))
-    _check_sizes(model, original, feeds)
-    copied = _Body(holder, attribute, prefix, {new: old for old, new in original.names.items()})
-    return replace(flat, model=model, feed=feeds[0], others=tuple(feeds[1:]), bodies=(*flat.bodies, copied))
+    return original, _Body(holder, attribute, prefix, {new: old for old, new in original.names.items()})
+
+
+def _all_fed(model: onnx.ModelProto, original: _Original, feeds: tuple[Feed, ...]) -> tuple[Feed, ...]:
+    """The feed and the others, of which a body that runs several times has at least one."""
+    others = feeds[1:] or (feeds[:1] if original.body.input else ())
+    return tuple(_fed(model, original, feed, turn) for turn, feed in enumerate((feeds[0], *others)))
 
 
 def own_names(body: onnx.GraphProto) -> set[str]:
@@ -161,18 +209,15 @@ def _fed(model: onnx.ModelProto, original: _Original, feed: Feed, turn: int) -> 
     return feed | {original.names[v.name]: value for v, value in zip(formal, values, strict=True)}
 
 
-def _spliced(model: onnx.ModelProto, place: int, original: _Original) -> onnx.ModelProto:
-    """A model with the nodes and the weights of a copy behind the node at a place."""
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    nodes = list(result.graph.node)
-    nodes[place + 1 : place + 1] = [renamed(node, original.names) for node in original.body.node]
-    del result.graph.node[:]
-    result.graph.node.extend(nodes)
+def _splice(model: onnx.ModelProto, place: int, original: _Original, feed: Feed) -> None:
+    """Puts the nodes and the weights of a copy behind the node at a place."""
+    for offset, node in enumerate(original.body.node, 1):
+        model.graph.node.insert(place + offset, renamed(node, original.names))
     for tensor in original.body.initializer:
-        result.graph.initializer.add().CopyFrom(tensor)
-        result.graph.initializer[-1].name = original.names[tensor.name]
-    return result
+        model.graph.initializer.add().CopyFrom(tensor)
+        model.graph.initializer[-1].name = original.names[tensor.name]
+    model.graph.input.extend(_inputs(original, feed))
+    model.graph.output.extend(_outputs(original))
 
 
 def _inputs(original: _Original, feed: Feed) -> Iterator[onnx.ValueInfoProto]:
@@ -191,13 +236,13 @@ def _outputs(original: _Original) -> list[onnx.ValueInfoProto]:
     return [onnx.ValueInfoProto(name=name) for name in names]
 
 
-def _check_sizes(model: onnx.ModelProto, original: _Original, feeds: Iterable[Feed]) -> None:
-    """The copy runs, and what a Loop or Scan carries keeps its sizes: they are those of every iteration."""
+def _check_sizes(model: onnx.ModelProto, originals: Sequence[_Original], feeds: Iterable[Feed]) -> None:
+    """The copies run, and what a Loop or Scan carries keeps its sizes: they are those of every iteration."""
     runner = session(model, optimize=False)
     wanted = [o.name for o in model.graph.output]
     for feed in feeds:
         found = feed | dict(zip(wanted, run(runner, wanted, feed), strict=True))
-        for before, after in _carried(original):
+        for original, (before, after) in ((one, pair) for one in originals for pair in _carried(one)):
             value = found.get(original.names.get(after, after))
             if value is not None and value.shape != found[original.names[before]].shape:
                 raise _Unsuitable(Reason.BODY_RESIZES)
@@ -231,22 +276,32 @@ def renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
     return result
 
 
-def _owned(names: Iterable[str], prefix: str) -> bool:
-    return any(name.startswith(prefix) for name in names)
+_Taken = dict[str, tuple[list[onnx.NodeProto], list[onnx.TensorProto]]]
+"""Prefix of a copy -> its nodes and its weights."""
 
 
-def _taken(graph: onnx.GraphProto, prefix: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """Takes what belongs to a copy out of a graph."""
-    nodes = [node for node in graph.node if _owned(node.output, prefix)]
-    tensors = [tensor for tensor in graph.initializer if _owned([tensor.name], prefix)]
-    for node in nodes:
-        graph.node.remove(node)
-    for tensor in tensors:
-        graph.initializer.remove(tensor)
-    for values in (graph.input, graph.output, graph.value_info):
-        for value in [v for v in values if _owned([v.name], prefix)]:
-            values.remove(value)
-    return nodes, tensors
+def _taken(graph: onnx.GraphProto, prefixes: Collection[str]) -> _Taken:
+    """Takes what belongs to copies out of a graph."""
+    found: _Taken = {prefix: ([], []) for prefix in prefixes}
+    rest = onnx.GraphProto()
+    for node in graph.node:
+        owner = next(filter(None, (_owner(name, found) for name in node.output)), "")
+        (found[owner][0] if owner else rest.node).append(node)
+    for tensor in graph.initializer:
+        owner = _owner(tensor.name, found)
+        (found[owner][1] if owner else rest.initializer).append(tensor)
+    for field in ("input", "output", "value_info"):
+        getattr(rest, field).extend(value for value in getattr(graph, field) if not _owner(value.name, found))
+    for field in ("node", "initializer", "input", "output", "value_info"):
+        graph.ClearField(field)
+    graph.MergeFrom(rest)
+    return found
+
+
+def _owner(name: str, prefixes: Collection[str]) -> str:
+    """The longest prefix of a copy that a name begins with, "" where there is none."""
+    ends = [place for place, letter in enumerate(name, 1) if letter == END]
+    return next((name[:end] for end in reversed(ends) if name[:end] in prefixes), "")
 
 
 def _refill(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], tensors: list[onnx.TensorProto], body: _Body) -> None:

@@ -28,6 +28,10 @@ class Names:
         self._taken.add(name)
         return name
 
+    def take(self, names: Iterable[str]) -> None:
+        """These are taken, too."""
+        self._taken.update(names)
+
     def prefix(self, stem: str, end: str) -> str:
         """The stem, or with a number, and the end, as what no name begins with."""
         candidates = chain([f"{stem}{end}"], (f"{stem}{i}{end}" for i in count()))

@@ -162,7 +162,7 @@ class Planner:
             for group in self.groups:
                 if group.index in aside.groups or self.multiple(group) == STAYS:
                     continue
-                anew = cascading or group.index in self.quantized
+                anew = twin.plans and (cascading or group.index in self.quantized)
                 judgement = self._judge(twin, group) if anew else self.judged(group)
                 with costing(group):
                     plan = _decide(_told(judgement), wanted[group.index], self.multiple(group))
@@ -193,6 +193,7 @@ class Planner:
     # weights near the largest float overflow in norms: such channels are not alike, and that is no error
     @np.errstate(over="ignore", invalid="ignore")
     def _judge(self, twin: Twin, group: Group) -> Judgement:
+        let_go()  # of what was folded before
         try:
             return judge(twin, group, self.manner(group))
         except Exception as error:  # of ours, whatever it is: it costs the group

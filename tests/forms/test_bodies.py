@@ -15,6 +15,8 @@ from support.lossless import LOSSLESS
 from support.planted.net import run
 
 import onnx_condense as oc
+from onnx_condense.forms import bodies
+from onnx_condense.model import runtime
 from onnx_condense.model.protos import serialize
 from onnx_condense.model.surgeon import import_graph
 from onnx_condense.operators.reasons import Reason
@@ -370,3 +372,17 @@ def test_a_budget_reaches_layers_in_both_branches(budget: tuple[str, float]) -> 
     assert result.report.output is not None
     assert result.report.verification is not None
     assert result.report.output.parameters < 0.9 * result.report.input.parameters
+
+
+def test_copies_of_many_bodies_are_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, made = [], bodies.session
+
+    def counted(model: onnx.ModelProto, optimize: bool = True) -> runtime.Session:
+        opened.append(1)
+        return made(model, optimize)
+
+    monkeypatch.setattr(bodies, "session", counted)
+    model = branches(chain(source="h", out="ty"), chain("v0", "v1", "h", "ey", "b"))
+    result = oc.condense(model, LOSSLESS)
+    assert {layer for layer, (before, after) in groups(result).items() if after < before} == {"w0_layer", "v0_layer"}
+    assert len(opened) == 1

@@ -10,9 +10,14 @@ from support.lossless import LOSSLESS
 from support.planted.net import Net
 
 from onnx_condense import Options, UsageError, condense
+from onnx_condense.merging.judging import Judgement
+from onnx_condense.merging.methods import Manner
+from onnx_condense.merging.twin import Twin
+from onnx_condense.planning import thresholds
 from onnx_condense.planning.selection import chosen_groups
 from onnx_condense.planning.thresholds import Planner
 from onnx_condense.prepare import open_model
+from onnx_condense.tracing.trace import Group
 
 
 def planner(model: onnx.ModelProto, options: Options) -> Planner:
@@ -43,6 +48,20 @@ def test_towards_moves_thresholds_to_one() -> None:
     ]
     assert widths[0] == [24, 24]
     assert all(a >= b >= c for a, b, c in zip(*widths, strict=True))
+
+
+def test_what_is_merged_without_loss_is_judged_once_where_nothing_merges(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, made = [], thresholds.judge
+
+    def counted(twin: Twin, group: Group, manner: Manner) -> Judgement:
+        asked.append(group.index)
+        return made(twin, group, manner)
+
+    monkeypatch.setattr(thresholds, "judge", counted)
+    found = condense(builders.mlp((8, 16, 16, 3)), LOSSLESS)
+    assert not found.changed
+    assert [group.highest_cosine is not None for group in found.report.groups] == [True, True]
+    assert asked == [0, 1]
 
 
 def test_original_weights_are_judged_once() -> None:
