@@ -14,7 +14,8 @@ import pytest
 pytest.importorskip("torch")
 
 ROOT = Path(__file__).parents[2]
-OURS = ("start", "merged-0-0.6", "merged-16-0.6", "tuned-0.6", "taught-0.6", "scratch-0.6", "paper", "auto")
+MADE = ("start", "merged-0-0.6", "merged-16-0.6", "tuned-0.6", "taught-0.6", "scratch-0.6", "paper", "auto")
+JUDGED = ("raced-0.6", "tested-tuned-0.6")
 PEERS = [f"{name}-0.6{end}" for name in ("torch-pruning", "onnxsim") for end in ("", "-tuned")]
 INSTALLED = all(importlib.util.find_spec(name) for name in ("torch_pruning", "onnxsim"))
 
@@ -29,10 +30,10 @@ def images(path: Path) -> Path:
 
 
 def test_the_experiment_runs(tmp_path: Path) -> None:
-    stages = [*OURS, *(PEERS if INSTALLED else []), "tested-tuned-0.6"]
+    stages = [*MADE, *(PEERS if INSTALLED else []), *JUDGED]
     command = [sys.executable, str(ROOT / "tools" / "experiments" / "cifar10.py"), "--toy", "--threads", "1"]
     command += ["--work", str(tmp_path / "work"), "--data", str(images(tmp_path / "images.npz"))]
-    command += ["--json", str(tmp_path / "all.json"), *stages]
+    command += ["--seconds", "0.1", "--json", str(tmp_path / "all.json"), *stages]
     subprocess.run(command, capture_output=True, check=True, cwd=ROOT)
     found = json.loads((tmp_path / "all.json").read_text())["stages"]
     assert sorted(found) == sorted(stages)

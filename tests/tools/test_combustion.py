@@ -55,7 +55,7 @@ def test_svd_that_cuts_nothing_is_the_network(tmp_path: Path) -> None:
 
 def test_the_experiment_runs(tmp_path: Path) -> None:
     command = [sys.executable, str(EXPERIMENTS / "combustion.py"), "--toy", "--work", str(tmp_path / "work")]
-    command += ["--mechanism", "h2o2.yaml", "--fuel", "H2", "--json", str(tmp_path / "all.json")]
+    command += ["--mechanism", "h2o2.yaml", "--fuel", "H2", "--seconds", "0.1", "--json", str(tmp_path / "all.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=EXPERIMENTS.parents[1])
     assert "judged-svd-tuned-0.8" in done.stdout
     stages = json.loads((tmp_path / "all.json").read_text())["stages"]

@@ -11,11 +11,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from onnx_condense import benchmark
 from onnx_condense.documents import write_atomically
 from onnx_condense.errors import UsageError
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+
+THREADS, BATCHES = (1, 2), (1, 64)
+"""Of races."""
 
 PACKAGES = ("numpy", "torch", "onnx", "onnxruntime", "cantera", "onnxsim", "torch-pruning")
 
@@ -37,6 +41,19 @@ def _processor() -> str:
     info = Path("/proc/cpuinfo")
     names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
     return names[0].partition(":")[2].strip() if names else platform.machine()
+
+
+def raced(original: Path, others: Mapping[str, Path], seconds: float) -> list[Facts]:
+    """Latencies of models relative to the original's, as `onnx-condense bench` measures them: batches 1 and 64."""
+    rows = []
+    for threads in THREADS:
+        found = benchmark(original, *others.values(), threads=threads, batches=BATCHES, seconds=seconds)
+        for at in found.batches:
+            for name, one in zip(others, at.models[1:], strict=True):
+                rows.append({"network": name, "threads": threads, "batch": at.batch, "busy": round(at.busy, 2)})
+                rows[-1] |= {key: round(getattr(one, key), 3) for key in ("ratio", "ratio_low", "ratio_high")}
+                rows[-1] |= {"stable": one.stable, "milliseconds": round(1e3 * one.median, 3)}
+    return rows
 
 
 class Work:

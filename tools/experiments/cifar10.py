@@ -1,7 +1,7 @@
 """The paper's classification experiment: MobileNetV2 on CIFAR-10, condensed with and without training.
 
     pip install '.[torch]' --group peers && python tools/experiments/cifar10.py --work DIR --data DATA
-        [--other MODEL.onnx] [--threads N] [--toy] [--json OUT.json] [STAGE ...]
+        [--other MODEL.onnx] [--threads N] [--seconds S] [--toy] [--json OUT.json] [STAGE ...]
 
 DATA is an .npz with train_x, train_y, test_x, test_y, or a folder with a load.py whose load() returns them. The stages:
 
@@ -14,6 +14,7 @@ DATA is an .npz with train_x, train_y, test_x, test_y, or a folder with a load.p
 * torch-pruning-SHARE, onnxsim-SHARE, and the same with -tuned: the peers, trained on as ours;
 * paper and auto: the automatic reduction in the paper's way (`--depthwise kernel --merge ratio`, the last layer at
   0.4), and with calibrated merging;
+* raced-SHARE: latencies against the start's, with `--align 1` and `--align auto`;
 * tested-NAME: the test images, looked at once, at the end.
 
 All choices are made on the images that validate. A stage that has run is not run again, and trainings go on after the
@@ -40,9 +41,10 @@ from _cifar import Data, Recipe, Tuning, accuracy, first_training, tuned
 from _loop import Loop
 from _mobilenet import MODULES, MobileNetV2, Shape, exported, small
 from _rivals import best, by_torch_pruning, simplified
-from _stages import HERE, Facts, Work, keep
+from _stages import HERE, Facts, Work, keep, raced
 
 from onnx_condense import Options, condense
+from onnx_condense.errors import VerificationError
 from onnx_condense.finetune import Settings
 from onnx_condense.finetune import run as reduce
 from onnx_condense.operators.queries import count_parameters
@@ -99,10 +101,11 @@ class Plan:
 
 
 class Experiment:
-    """The stages of one run."""
+    """The stages of one run; `seconds` is what a race lasts at most."""
 
-    def __init__(self, plan: Plan, work: Work, data: Path, other: Path | None) -> None:
-        self.plan, self.work, self.place, self.other = plan, work, data, other
+    def __init__(self, plan: Plan, work: Work, given: argparse.Namespace) -> None:
+        self.plan, self.work = plan, work
+        self.place, self.other, self.seconds = given.data, given.other, given.seconds
 
     @cached_property
     def data(self) -> Data:
@@ -214,6 +217,17 @@ class Experiment:
         seen = {"image": self.data.unlabelled(min(256, self.plan.images[-1]), self.plan.seed)}
         return self._reduced("auto", Options(merge="calibrated", calibration=seen, align=1))
 
+    def raced(self, share: float) -> Facts:
+        """Latencies against the start's, of the smallest widths and of those that run fast here."""
+        smaller, refused = {"--align 1": self.work.model(self.ours(share))}, ""
+        aligned = self.work.model(f"aligned-{share}")
+        try:
+            onnx.save(condense(self.work.model("start"), Options(budget=("params", share))).model, aligned)
+            smaller["--align auto"] = aligned
+        except VerificationError as error:  # so small a share cannot be met at the host's multiples
+            refused = str(error)
+        return {"rows": raced(self.work.model("start"), smaller, self.seconds), "refused": refused}
+
     def tested(self, name: str) -> Facts:
         """The test images."""
         return {"test": accuracy(onnx.load(self.work.model(name)), self.data.test), "images": len(self.data.test.y)}
@@ -234,9 +248,10 @@ class Experiment:
                 made[f"{name}-{share}-tuned"] = partial(self._trained_on, f"{name}-{share}", f"{name}-{share}-tuned")
             made[f"scratch-{share}"] = partial(self.scratch, share)
         made |= {"paper": self.paper, "auto": self.auto}
+        seen = {f"raced-{share}": partial(self.raced, share) for share in plan.tuned}
         if self.other is not None:
             made |= {f"other-{share}": partial(self.from_other, share) for share in plan.others}
-        return made | {f"tested-{name}": partial(self.tested, name) for name in made}
+        return made | seen | {f"tested-{name}": partial(self.tested, name) for name in made}
 
 
 def main() -> None:
@@ -247,6 +262,7 @@ def main() -> None:
     add("--data", type=Path, required=True, metavar="DATA")
     add("--other", type=Path, metavar="MODEL.onnx")
     add("--threads", type=int, default=2)
+    add("--seconds", type=float, default=10.0, help="that a race lasts at most")
     add("--toy", action="store_true", help="in seconds, to see that it works")
     add("--json", type=Path, metavar="OUT.json")
     add("stages", nargs="*", metavar="STAGE")
@@ -254,7 +270,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     plan = Plan().toy() if given.toy else Plan()
     work = Work(given.work, asdict(plan))
-    stages = Experiment(plan, work, given.data, given.other).stages()
+    stages = Experiment(plan, work, given).stages()
     unknown = [name for name in given.stages if name not in stages]
     if unknown:
         parser.error(f"no stage {unknown[0]}: there are {', '.join(stages)}")

@@ -1,7 +1,7 @@
 """The paper's combustion experiment: a network takes the place of stiff chemistry, is condensed, and ignites mixtures.
 
     pip install '.[torch,combustion]' && python tools/experiments/combustion.py --work DIR [--mechanism FILE.yaml]
-        [--fuel CH4] [--threads N] [--toy] [--json OUT.json] [STAGE ...]
+        [--fuel CH4] [--threads N] [--seconds S] [--toy] [--json OUT.json] [--deliver NAME] [STAGE ...]
 
 Cantera integrates ignitions of a fuel in air at constant pressure (0-D), with a mechanism that is a file (default:
 gri30.yaml, which Cantera brings). A network 3200-1600-800-400 learns the change of T, ln p and the Box-Cox transformed
@@ -36,7 +36,7 @@ import numpy as np
 import onnx
 import torch
 from _chemistry import Array, Kinetics, Sampling, features, sample
-from _stages import HERE, Facts, Work, keep
+from _stages import HERE, ROOT, Facts, Work, keep, raced
 from _surrogate import Grid, Scaling, absolute, annealed, exported, factored, fit, layered, loss_of, told, tuned
 from onnx import numpy_helper
 
@@ -49,6 +49,8 @@ REDUCTIONS = ((1, 0.9), (1, 0.8), (2, 0.999))
 
 BINS = 40
 """Of cosines."""
+
+DELIVERED = ROOT / "models" / "combustion.condensed.onnx"
 
 LONGER = 3
 """Times the original's steps, of the trainings that are to see where small networks end."""
@@ -112,10 +114,10 @@ class Plan:
 
 
 class Experiment:
-    """The stages of one run."""
+    """The stages of one run; `seconds` is what a race lasts at most."""
 
-    def __init__(self, plan: Plan, work: Work) -> None:
-        self.plan, self.work = plan, work
+    def __init__(self, plan: Plan, work: Work, seconds: float) -> None:
+        self.plan, self.work, self.seconds = plan, work, seconds
 
     # ------------------------------------------------------------------------------------------------ data
 
@@ -252,6 +254,17 @@ class Experiment:
         facts = self.grid.judged(path) | {"loss": loss_of(path, self.data["test_x"], self.data["test_y"])}
         return facts | {"curve": [round(float(value), 1) for value in curve[:: max(len(curve) // 200, 1)]]}
 
+    def raced(self) -> Facts:
+        """Latencies against the original's."""
+        smaller = {f"tuned-{share}": self.work.model(f"tuned-{share}") for share in self.plan.tuned}
+        return {"rows": raced(self.work.model("original"), smaller, self.seconds)}
+
+    def delivered(self, name: str, target: Path) -> None:
+        """Copies a network, and puts states that test it beside it."""
+        onnx.save(onnx.load(self.work.model(name)), target)
+        states, change = self.data["test_x"], self.data["test_y"]
+        np.savez_compressed(target.with_suffix("").with_suffix(".test.npz"), state=states, target=change)
+
     def cosines(self) -> Facts:
         """How far the second layer's neurons are aligned, before and right after each reduction of the first."""
         names = ("original", "paper-1-reduced", "paper-2-reduced")
@@ -273,7 +286,8 @@ class Experiment:
         made[f"long-{least}"] = partial(self.longer, f"tuned-{least}", f"long-{least}")
         made[f"direct-long-{least}"] = partial(self.longer, f"direct-{least}", f"direct-long-{least}")
         judged = {f"judged-{name}": partial(self.judged, name) for name in made}
-        return {"sampled": self.sampled, "integrated": self.integrated} | made | {"cosines": self.cosines} | judged
+        seen = {"cosines": self.cosines, "raced": self.raced}
+        return {"sampled": self.sampled, "integrated": self.integrated} | made | seen | judged
 
 
 def alignment(model: onnx.ModelProto, number: int) -> list[float]:
@@ -299,8 +313,10 @@ def main() -> None:
     add("--mechanism", default="gri30.yaml", metavar="FILE.yaml")
     add("--fuel", default="CH4")
     add("--threads", type=int, default=1)
+    add("--seconds", type=float, default=5.0, help="that a race lasts at most")
     add("--toy", action="store_true", help="in seconds, to see that it works")
     add("--json", type=Path, metavar="OUT.json")
+    add("--deliver", metavar="NAME", help=f"a network that is there, to {DELIVERED.relative_to(ROOT)}; no stage runs")
     add("stages", nargs="*", metavar="STAGE")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -308,7 +324,11 @@ def main() -> None:
     plan = plan.toy() if given.toy else plan
     named = asdict(plan) | {"sampling": asdict(plan.sampling) | {"mechanism": Path(given.mechanism).name}}
     work = Work(given.work, named)
-    stages = Experiment(plan, work).stages()
+    experiment = Experiment(plan, work, given.seconds)
+    if given.deliver:
+        experiment.delivered(given.deliver, DELIVERED)
+        return
+    stages = experiment.stages()
     unknown = [name for name in given.stages if name not in stages]
     if unknown:
         parser.error(f"no stage {unknown[0]}: there are {', '.join(stages)}")

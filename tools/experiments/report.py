@@ -188,16 +188,34 @@ def trainings() -> Lines:
     return lines_of(("network", "parameters", "epochs (steps)", "accuracy, %, that validate", "test"), rows)
 
 
+def races(name: str) -> Lines:
+    """Latencies against the original's."""
+    stages = content(name)["stages"]
+    rows = [
+        (row["network"], row["batch"], row["threads"], *_ratio(row), "" if row["stable"] else "too unstable")
+        for stage, facts in stages.items()
+        if stage.startswith("raced")
+        for row in facts["rows"]
+    ]
+    return lines_of(("network", "batch", "threads", "ms", "ratio to the original's latency", "note"), rows)
+
+
+def _ratio(row: Facts) -> tuple[str, str]:
+    return f"{row['milliseconds']:.2f}", f"{row['ratio']:.2f} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
+
+
 TABLES: dict[str, Callable[[], Lines]] = {
     "combustion-machine": lambda: machine("combustion"),
     "combustion-steps": trained,
     "combustion-reductions": reductions,
     "combustion-delays": delays,
+    "combustion-races": lambda: races("combustion"),
     "cifar10-machine": lambda: machine("cifar10"),
     "cifar10-start": epochs,
     "cifar10-merges": merges,
     "cifar10-others": others,
     "cifar10-trainings": trainings,
+    "cifar10-races": lambda: races("cifar10"),
 }
 
 
