@@ -75,6 +75,8 @@ class Opened:
     calibration: the inputs to estimate from; the feeds are a part of what was given where there are no others.
     unoptimized: on the feeds and the others, what the model gives without optimizations; None where that is not known.
     asked: the options as they were given, where nothing in them said how much is removed.
+    specs: what the inputs are.
+    generated: the feeds that there would be without data, for budgets; none where they are the feeds.
     """
 
     source: Source
@@ -90,6 +92,8 @@ class Opened:
     unoptimized: Sequence[Outputs | None]
     rotations: tuple[Rotation, ...] = ()
     asked: Options | None = None
+    specs: tuple[InputSpec, ...] = ()
+    generated: tuple[Feed, ...] = ()
 
 
 def open_model(
@@ -133,7 +137,9 @@ def _opened(
         calibration, held = _calibration(options, specs, executor)
         trial = trial_of(working, graph)
         drawn = Drawn(held) if held else draw_feeds(trial, specs, options.data, options.input_shape, options.seed)
-        feeds = drawn.feeds
+        feeds, generated = drawn.feeds, tuple[Feed, ...]()
+        if held and options.goal is not None:
+            generated = tuple(draw_feeds(trial, specs, None, options.input_shape, options.seed).feeds)
         others = other_feeds(trial, with_draw(specs, drawn.draw), feeds[0], options.seed)
         unoptimized = [trial.outputs(feed) if working is source.proto else None for feed in (*feeds, *others)]
         trial.close()
@@ -149,7 +155,20 @@ def _opened(
     batch, folded = max([1, *batches]), working is not plain.model and not rotations
     told = drawn.told
     return Opened(
-        source, options, traced, feeds, others, axes, told, batch, folded, calibration, unoptimized, rotations
+        source,
+        options,
+        traced,
+        feeds,
+        others,
+        axes,
+        told,
+        batch,
+        folded,
+        calibration,
+        unoptimized,
+        rotations,
+        specs=tuple(specs),
+        generated=generated,
     )
 
 

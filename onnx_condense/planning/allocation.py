@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 
@@ -82,14 +83,14 @@ def cost(weights: Sequence[PricedWeight], removed: Mapping[int, int]) -> float:
     """What all weights cost together when so many channels of each group are gone."""
     total = 0.0
     for weight in weights:
-        sizes = np.array(weight.sizes, dtype=np.float64)
+        sizes = [float(size) for size in weight.sizes]
         for axis, group, places in weight.slices:
             sizes[axis] -= places * removed.get(group, 0)
-        whole, pair = float(np.prod(sizes)), weight.pair
+        whole, pair = prod(sizes), weight.pair
         if pair is None:
             total += weight.price * whole
         else:
-            total += pair.cost(whole, float(sizes[pair.axis]), weight.price, removed.get(pair.key, 0))
+            total += pair.cost(whole, sizes[pair.axis], weight.price, removed.get(pair.key, 0))
     return total
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -16,8 +16,10 @@ from onnx_condense.merging.widths import widths_allowed
 from onnx_condense.model.inputs import Feed
 from onnx_condense.planning.allocation import Curve, PricedWeight, allocate, cost
 from onnx_condense.planning.curves import curves_of
+from onnx_condense.planning.joint import narrowed_together
 from onnx_condense.planning.planned import Aside, Planned
 from onnx_condense.planning.ranks import Ranks
+from onnx_condense.planning.stand import Stand
 from onnx_condense.planning.thresholds import STAYS, Planner, Refine
 from onnx_condense.planning.units import COUNTINGS, priced_weights
 from onnx_condense.proving.compare import compare, results
@@ -72,6 +74,7 @@ class Pruner:
         curves: group index -> what is lost as it narrows.
         aside: groups that could not be narrowed when that was measured.
         ranks: weights that may become pairs of factors; their curves stand beside those of groups.
+        biases: room that refits asked for the last time, under 0.
     """
 
     planner: Planner
@@ -81,22 +84,36 @@ class Pruner:
     curves: Mapping[int, Curve]
     aside: Aside
     ranks: Ranks
+    biases: dict[int, float] = field(default_factory=dict)
 
     @staticmethod
-    def each(planner: Planner, unit: Unit, known: Known, progress: Callable[[str], None]) -> list[Pruner]:
-        """Measures the curves; one for each reading of `curves_of`."""
+    def each(
+        planner: Planner, unit: Unit, known: Known, progress: Callable[[str], None], share: float | None = None
+    ) -> list[Pruner]:
+        """Measures the curves, one for each reading; on real inputs also as groups are narrowed together to a share."""
         before = COUNTINGS[unit].measure(planner.original)
         planner = planner.with_exact()
-        readings, aside = curves_of(planner, known.estimate, known.feeds, progress)
+        stand = Stand(planner, known.estimate, known.feeds)
+        curves, readings, aside = curves_of(planner, stand, known.estimate, progress)
         ranks = Ranks.of(planner, unit, known.estimate, known.calibration)
         weights = priced_weights(planner, unit, {key: one.weight for key, one in ranks.ranked.items()})
         pairs = ranks.curves(known.error(planner), known.estimate.real is not None, progress)
-        both = [curves | more for curves, more in zip(readings, pairs, strict=False)]
-        return [Pruner(planner, unit, before, weights, curves, aside, ranks) for curves in both]
+        if known.estimate.real is not None and share is not None:
+            progress("plan: all groups together")
+            widths = {group.index: len(group.units) for group in planner.groups}
+
+            def lose(removed: Mapping[int, int]) -> float:
+                return stand.lost({g: curves[g].order[:count] for g, count in removed.items() if count})
+
+            limit = share * before - (before - cost(weights, {}))
+            readings.append(narrowed_together(curves, widths, weights, lose, limit))
+            pairs.append(pairs[0])
+        both = [reading | more for reading, more in zip(readings, pairs, strict=True)]
+        return [Pruner(planner, unit, before, weights, curves, aside.also(stand.aside), ranks) for curves in both]
 
     def refined_by(self, refine: Refine) -> Pruner:
         """The same channels at the same costs, with something else done to every twin."""
-        return replace(self, planner=replace(self.planner, refine=refine))
+        return replace(self, planner=replace(self.planner, refine=refine), biases={})
 
     def size(self, twin: Twin) -> int:
         """How many units a twin has."""
@@ -131,26 +148,39 @@ class Pruner:
         return Planned(self._refined(gone, {}), {}, reached.aside)
 
     def _nearest(self, curves: dict[int, Curve], target: float) -> tuple[Twin, int]:
-        best: tuple[Twin, int] | None = None
+        """The widest twin within the target, or the narrowest, and its size; again where refits gave it biases."""
+        spare = self.biases.get(0, 0.0)
+        for _ in range(CORRECTIONS):
+            removed, narrow = self._fitting(curves, target - spare)
+            twin = self._refined(self._gone(curves, removed), removed)
+            found = self.size(twin)
+            if found <= target or narrow > target - spare:
+                break
+            spare = self.biases[0] = spare + found - target
+        return twin, found
+
+    def _fitting(self, curves: dict[int, Curve], target: float) -> tuple[dict[int, int], int]:
+        """How many channels of each group go so that a twin is within the target, before refits; and its size then."""
+        best: tuple[dict[int, int], int] | None = None
         unpriced = self.before - cost(self.weights, {})
         for _ in range(CORRECTIONS):
             limit = target - unpriced
             removed = allocate(curves, self.weights, limit, CLOSE * self.before)
-            twin, found = self._sized(curves, removed)
-            priced = cost(self.weights, removed)
+            twin = self.planner.without(self._gone(curves, removed))
+            self.ranks.factored(twin, removed)
+            found, priced = self.size(twin), cost(self.weights, removed)
             if found <= target and (best is None or found > best[1]):
-                best = twin, found
+                best = removed, found
             if priced > limit:  # no group can give more
-                return best or (twin, found)
+                return best or (removed, found)
             if target - CLOSE * self.before <= found <= target or found - priced == unpriced:
                 break
             unpriced = found - priced
-        return best or self._sized(curves, allocate(curves, self.weights, 0.0))
+        return best or (removed, found)
 
-    def _sized(self, curves: dict[int, Curve], removed: dict[int, int]) -> tuple[Twin, int]:
-        gone = {g: curves[g].order[:count] for g, count in removed.items() if count and g not in self.ranks.ranked}
-        twin = self._refined(gone, removed)
-        return twin, self.size(twin)
+    def _gone(self, curves: Mapping[int, Curve], removed: Mapping[int, int]) -> dict[int, Ints]:
+        """Which channels of groups go (index -> [k])."""
+        return {g: curves[g].order[:count] for g, count in removed.items() if count and g not in self.ranks.ranked}
 
     def _refined(self, gone: dict[int, Ints], removed: Mapping[int, int]) -> Twin:
         """The twin without these channels, consumers refitted, and with pairs of factors.

@@ -9,17 +9,14 @@ import numpy as np
 
 from onnx_condense.arrays import Bools, Floats, Ints
 from onnx_condense.merging.widths import widths_allowed
-from onnx_condense.model.inputs import Feed
 from onnx_condense.planning.allocation import Curve
 from onnx_condense.planning.planned import NOTHING, Aside
 from onnx_condense.planning.readers import Orders
+from onnx_condense.planning.stand import Stand
 from onnx_condense.planning.thresholds import Planner, costing
 from onnx_condense.progress import Step
-from onnx_condense.proving.compare import Results, compare, results
 from onnx_condense.refitting.estimate import Estimate
-from onnx_condense.refitting.refit import refit_by_moments
 from onnx_condense.rewriting.kept import Disagreement
-from onnx_condense.rewriting.writer import write
 from onnx_condense.tracing.labels import occurrence
 from onnx_condense.tracing.trace import Group
 
@@ -48,24 +45,23 @@ Curves = dict[int, Curve]
 
 
 def curves_of(
-    planner: Planner, estimate: Estimate, feeds: Sequence[Feed], progress: Callable[[str], None]
-) -> tuple[list[Curves], Aside]:
-    """What the groups lose as they narrow, in one or several readings, and those that cannot be narrowed unevenly.
+    planner: Planner, stand: Stand, estimate: Estimate, progress: Callable[[str], None]
+) -> tuple[Curves, list[Curves], Aside]:
+    """What the consumers of groups lose as they narrow; what the outputs lose, in two readings; and who cannot.
 
     Args:
         planner: makes the twins.
-        estimate: moments of what consumers read; not of the feeds themselves, or what they lose would look less than
-            it is.
-        feeds: inputs on which the sensitivity of the outputs is measured.
+        stand: where it is tried how much the outputs mind.
+        estimate: moments of what consumers read; not of the stand's inputs themselves, or what they lose would look
+            less than it is.
         progress: called with the name of each stage.
     """
-    written = write(planner.original, {})
-    expected = results(written.model, feeds)
-    sensitivity = _Sensitivity(planner, estimate, feeds, expected)
+    sensitivity = _Sensitivity(stand, estimate.real is not None)
     groups = [g for g in planner.groups if g.index not in planner.quantized and not planner.trace.pairs_of(g)]
     orders = Orders(planner, estimate)
     orders.prepare(groups)
-    found: list[Curves] = []
+    plain: Curves = {}
+    found: list[Curves] = [{}, {}]
     aside = NOTHING
     for number, group in enumerate(groups, 1):
         progress(Step("plan", number, len(groups), group.layers[0]))
@@ -73,12 +69,13 @@ def curves_of(
             with costing(group):
                 curve = _curve(planner, orders, group)
                 readings = sensitivity.weighed(group, curve) if len(curve.steps) else []
-            found = found or [{} for _ in readings]
             for curves, reading in zip(found, readings, strict=False):
                 curves[group.index] = reading
+            if readings:
+                plain[group.index] = curve
         except Disagreement as problem:
             aside = aside.with_groups([group.index], problem)
-    return found or [{}], aside
+    return plain, found, aside
 
 
 def _curve(planner: Planner, orders: Orders, group: Group) -> Curve:
@@ -91,12 +88,10 @@ def _curve(planner: Planner, orders: Orders, group: Group) -> Curve:
 
 @dataclass(frozen=True, eq=False)
 class _Sensitivity:
-    """How much the outputs mind that channels go, against what is expected of them on the feeds."""
+    """How much the outputs mind that channels go. real: whether on real inputs."""
 
-    planner: Planner
-    estimate: Estimate
-    feeds: Sequence[Feed]
-    expected: Results
+    stand: Stand
+    real: bool
 
     def weighed(self, group: Group, curve: Curve) -> list[Curve]:
         """With what the outputs lose after each channel, from what its consumers lose: in two readings.
@@ -106,7 +101,7 @@ class _Sensitivity:
         proportion to the first probe that is felt, tempered, and to the width that was there over what is left; alone
         a group may lose nearly everything unfelt, with others it may not.
         """
-        each, width, real = _shares(curve), len(group.units), self.estimate.real is not None
+        each, width, real = _shares(curve), len(group.units), self.real
         probes: Iterable[tuple[int, float]] = self._probes(group, curve)
         probes = list(probes) if real else probes
         felt = (error / each[count - 1] for count, error in probes if error > FELT**2 and each[count - 1] > 0)
@@ -121,17 +116,9 @@ class _Sensitivity:
         for probe in PROBES:
             at = int(np.searchsorted(curve.steps, probe * len(group.units)))
             count = int(curve.steps[min(len(curve.steps) - 1, at)])
-            if self.estimate.real is None and curve.losses[count - 1] == 0:  # what goes exactly so far says nothing
+            if not self.real and curve.losses[count - 1] == 0:  # what goes exactly so far says nothing
                 continue
-            yield count, self._error(group, curve.order[:count]) ** 2
-
-    def _error(self, group: Group, gone: Ints) -> float:
-        """The relative error of the outputs without these channels."""
-        twin = self.planner.without({group.index: gone})
-        if self.planner.manner(group).refits:
-            refit_by_moments(twin, self.estimate)
-        written = write(twin, {})
-        return compare(self.expected, results(written.model, self.feeds)).error
+            yield count, self.stand.error({group.index: curve.order[:count]}) ** 2
 
 
 def _shares(curve: Curve) -> Floats:

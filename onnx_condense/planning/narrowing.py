@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+
+import numpy as np
 
 from onnx_condense.goals import ErrorBound, Goal, ScoreDrop, Share, Unit
 from onnx_condense.merging.methods import MANNERS
@@ -15,13 +17,13 @@ from onnx_condense.planning.budget import Known, Pruner, keep_share
 from onnx_condense.planning.planned import Multiples, Planned
 from onnx_condense.planning.run import Run
 from onnx_condense.planning.search import Criterion, Trials, search
+from onnx_condense.planning.stand import Stand
 from onnx_condense.planning.thresholds import Planner, untouched
-from onnx_condense.proving.compare import compare, results
 from onnx_condense.proving.scorers import Scorer
 from onnx_condense.refitting.estimate import Estimate
+from onnx_condense.refitting.samples import HELD_BACK, cut, divisible
 from onnx_condense.refitting.summing import measured
 from onnx_condense.refitting.synthetic import synthetic
-from onnx_condense.rewriting.writer import write
 
 ENOUGH = 32
 """Calibration samples from which on they choose a budget's channels, too."""
@@ -34,6 +36,15 @@ FEW = 16
 
 SYNTHETIC = 8
 """Samples that judge in place of real ones which way to read the curves."""
+
+NUMBERS = 2**20
+"""Numbers of inputs on which every choice is tried, in about so many samples."""
+
+CLEAR = 0.9
+"""Share of the error without calibration that is clearly less, as far as few held-back samples can tell."""
+
+FEWEST, MOST = 8, 32
+"""But not fewer samples, nor more."""
 
 BLOWN_UP = 1.0
 """Relative error of the outputs above which weights that were refitted without data are compared with the paper's."""
@@ -98,7 +109,7 @@ def narrowed(run: Run, goal: Goal, score: Scorer | None) -> ToShare | Searched:
     """The strategy for a goal; `score`: what scores candidates, the original here. Raises EvaluationError."""
     match goal:
         case Share(unit, share):
-            blind = MANNERS[run.options.method].cautious and not run.opened.calibration.samples
+            blind = MANNERS[run.options.method].cautious and run.opened.calibration.samples < ENOUGH
             error = run.error if blind and run.measure.told else None
             return ToShare(run.planner, _pruner(run, unit, share), share, partial(calibrated_where_better, run), error)
         case ErrorBound(bound):
@@ -117,46 +128,62 @@ def _searched(run: Run, criterion: Criterion) -> Searched:
 
 
 def calibrated_where_better(run: Run, twin: Twin) -> None:
-    """Refits a twin on calibration inputs; it stays as it was without them where that fits held-back ones better."""
-    if not (run.opened.calibration.samples and run.measure.told):
+    """Refits a twin on calibration inputs; it stays as it was without them where that fits held-back ones better.
+
+    Where they are few, it stays unless that is far better; where none are held back, in any case.
+    """
+    samples = run.opened.calibration.samples
+    if not (samples and run.measure.told):
         run.calibrate(twin)
+        return
+    if samples < HELD_BACK and run.options.data is None:
         return
     saved, before = twin.folds(), run.error(twin)
     run.calibrate(twin)
-    if not run.error(twin) <= before:
+    if not run.error(twin) <= before * (1.0 if samples >= ENOUGH else CLEAR):
         twin.refold(saved)
 
 
 def _pruner(run: Run, unit: Unit, share: float | None) -> Pruner:
     """Measures on calibration inputs, where there are enough of them to judge and to estimate from.
 
-    What can be read in several ways is read as the model that keeps a share loses least on the inputs that judge.
+    What can be read in several ways is read as the model that keeps a share loses least on the inputs that judge; with
+    real ones, the readings without data are among them.
     """
-    opened, options, estimate, feeds = run.opened, run.options, run.estimate, run.opened.feeds
-    calibration, few = opened.calibration, feeds
-    if opened.calibration.samples >= ENOUGH:
-        judging, rest = opened.calibration.split(min(JUDGES, opened.calibration.samples // 2))
-        if rest.samples:
-            real = measured(opened.trace, rest, options.seed)
-            feeds, estimate = judging, Estimate(opened.trace, opened.feeds[0], options.seed, real, estimate)
-            calibration, few = rest, opened.calibration.split(FEW)[0]
-    first, *others = Pruner.each(run.planner, unit, Known(estimate, feeds, few, calibration), run.clock.note)
-    if not others or share is None:
-        return first
-    if options.data is None and not opened.calibration.samples:
-        feeds = _synthetic(opened.feeds[0], options.seed)
-    original = write(run.planner.original, {})
-    expected = results(original.model, feeds)
+    opened, options = run.opened, run.options
+    feeds = list(opened.generated) or opened.feeds
+    without = Known(run.estimate, _few(run, feeds), feeds, opened.calibration)
+    blind = partial(Pruner.each, run.planner, unit, without, run.clock.note)
+    judging, rest = opened.calibration.split(min(JUDGES, opened.calibration.samples // 2))
+    if opened.calibration.samples < ENOUGH or not rest.samples:
+        readings = blind()
+        judging = _synthetic(feeds[0], options.seed) if options.data is None else feeds
+    else:
+        real, tried = measured(opened.trace, rest, options.seed), _few(run, judging)
+        estimate = Estimate(opened.trace, opened.feeds[0], options.seed, real, run.estimate)
+        known = Known(estimate, tried, opened.calibration.split(FEW)[0], rest)
+        judging = cut(judging, divisible(opened.specs), sum(map(_samples, tried)))[1] or judging
+        readings = Pruner.each(run.planner, unit, known, run.clock.note, share)
+        if share is not None:
+            readings += blind()
+    if share is None or len(readings) < 2:
+        return readings[0]
+    stand = Stand(run.planner, run.estimate, judging)
+    return min(readings, key=lambda pruner: stand.error_of(pruner.at(share, pruner.aside)[0].twin))
 
-    def error(pruner: Pruner) -> float:
-        written = write(pruner.at(share, pruner.aside)[0].twin, {})
-        return compare(expected, results(written.model, feeds)).error
 
-    return min((first, *others), key=error)
+def _few(run: Run, feeds: Sequence[Feed]) -> list[Feed]:
+    """The first samples of feeds, as many as every choice is tried on."""
+    size = max([1, *(value[0].size for value in feeds[0].values() if value.ndim)])
+    return cut(feeds, divisible(run.opened.specs), int(np.clip(NUMBERS // size, FEWEST, MOST)))[0]
+
+
+def _samples(feed: Feed) -> int:
+    return max([1, *(len(value) for value in feed.values() if value.ndim)])
 
 
 def _synthetic(feed: Feed, seed: int) -> list[Feed]:
     """Feeds like one, of about `SYNTHETIC` samples in all: images with the spectrum of natural ones."""
-    samples = max([1, *(len(value) for value in feed.values() if value.ndim)])
+    samples = _samples(feed)
     made = [synthetic(feed, samples, seed + 1 + number) for number in range(-(-SYNTHETIC // samples))]
     return [{name: found if feed[name].ndim else feed[name] for name, found in one.items()} for one in made]

@@ -39,6 +39,15 @@ class Aside:
             raise problem
         return self.with_groups(concerned, problem)
 
+    def also(self, other: Aside) -> Aside:
+        """With those of another."""
+        return Aside(
+            self.groups | other.groups,
+            self.uneven + other.uneven,
+            self.enlarging + other.enlarging,
+            self.failed + other.failed,
+        )
+
     def with_groups(self, groups: Collection[int], problem: Disagreement) -> Aside:
         """With some groups, because of a problem."""
         match problem:

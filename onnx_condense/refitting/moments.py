@@ -51,6 +51,16 @@ class Sums:
         return Moments(mean[:f], mean[f:], second[:f, :f], second[f:, :f], second[f:, f:])
 
 
+def solved(system: Floats, sides: Floats) -> Floats:
+    """[n, k] the solution of a positive definite system [n, n] for sides [n, k]."""
+    from scipy.linalg import LinAlgError, solve  # slow to import, and runs that refit nothing start without it
+
+    try:
+        return np.asarray(solve(system, sides, assume_a="pos", check_finite=False))
+    except LinAlgError:  # all but singular
+        return np.asarray(np.linalg.solve(system, sides))
+
+
 @dataclass(frozen=True, eq=False)
 class Moments:
     """E[x] [f], E[y] [t], Cov[x, x] [f, f], Cov[y, x] [t, f], Cov[y, y] [t, t]."""
@@ -94,7 +104,7 @@ class Moments:
         if scale <= 0:
             return prior
         system = self.xx + strength * scale * np.eye(len(self.xx))
-        return np.asarray(prior + np.linalg.solve(system, (self.yx - prior @ self.xx).T).T)
+        return np.asarray(prior + solved(system, (self.yx - prior @ self.xx).T).T)
 
     def constant(self, weight: Floats) -> Floats:
         """[t] the constant b that goes with a weight [t, f]: E[y] - weight · E[x]."""

@@ -8,6 +8,7 @@ from concurrent.futures import BrokenExecutor, Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import pairwise
 from pickle import PicklingError
 from typing import Any, TypeVar
 
@@ -27,6 +28,9 @@ TOO_LITTLE = ", perhaps of too little memory: start fewer of them, or cut the in
 
 CONNECT = 10
 """Seconds to wait for a Dask scheduler."""
+
+NUMBERS = 2**22
+"""Numbers of inputs that are run at once at most; what layers make of them is many times as much."""
 
 HELD_BACK = 5
 """One in so many calibration samples verifies, where there are no inputs for that."""
@@ -52,7 +56,7 @@ class Shard:
         """The samples to estimate from; those of a file are read from it. Raises InputError."""
         feeds = read_feeds(self.specs, self.source)
         kept = held_back(feeds, divisible(self.specs), self.first)[0] if self.holds_back else feeds
-        return cut(kept, divisible(self.specs), self.skipped)[1]
+        return pieces(cut(kept, divisible(self.specs), self.skipped)[1], divisible(self.specs))
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +148,7 @@ def opened(
         feeds = read_feeds(specs, part)
         rest, out = held_back(feeds, divisible(specs), first) if holds_back else (feeds, [])
         shards.append(Shard(absolute(part), tuple(specs), first, sum(map(_samples, rest)), holds_back))
-        held += out
+        held += pieces(out, divisible(specs))
         first += sum(map(_samples, feeds)) if divisible(specs) else len(feeds)
     if holds_back and not held:
         held = [feed for shard in shards for feed in shard.feeds()]
@@ -170,6 +174,21 @@ def cut(feeds: Sequence[Feed], divisible: bool, samples: int) -> tuple[list[Feed
             elif start < end:
                 into.append({name: value[start:end] for name, value in feed.items()})
     return first, rest
+
+
+def pieces(feeds: Sequence[Feed], divisible: bool) -> list[Feed]:
+    """The same samples in feeds of at most `NUMBERS` numbers, where they are divisible: what runs must fit memory."""
+    found: list[Feed] = []
+    for feed in feeds:
+        samples = _samples(feed)
+        most = max(1, NUMBERS * samples // max(1, sum(value.size for value in feed.values())))
+        if not divisible or samples <= most:
+            found.append(feed)
+            continue
+        count = -(-samples // most)
+        ends = [samples * part // count for part in range(count + 1)]
+        found += [{n: v[a:b] for n, v in feed.items()} for a, b in pairwise(ends)]
+    return found
 
 
 def held_back(feeds: Sequence[Feed], divisible: bool, first: int = 0) -> tuple[list[Feed], list[Feed]]:

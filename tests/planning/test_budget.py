@@ -23,6 +23,7 @@ from onnx_condense.planning.curves import LEAST
 from onnx_condense.planning.narrowing import ToShare
 from onnx_condense.planning.planned import NOTHING, Aside, Planned
 from onnx_condense.planning.run import Run
+from onnx_condense.planning.stand import Stand
 from onnx_condense.planning.strategies import strategy_of
 from onnx_condense.planning.units import COUNTINGS
 from onnx_condense.prepare import Clock, open_model
@@ -190,7 +191,7 @@ def test_groups_that_are_narrowed_together_are_not_emptied() -> None:
 @pytest.mark.parametrize("better", [0, 1])
 def test_the_reading_that_loses_less_is_taken(better: int, monkeypatch: pytest.MonkeyPatch) -> None:
     errors = iter([0.1, 0.2] if better == 0 else [0.2, 0.1])
-    monkeypatch.setattr(narrowing, "compare", lambda a, b: SimpleNamespace(error=next(errors)))
+    monkeypatch.setattr(Stand, "error_of", lambda self, twin: next(errors))
     options = oc.Options(budget=("params", 0.6), align=1)
     run = Run.of(open_model(quiet_blocks(), options), 1, Clock(None))
     wanted = readings(run)[better].curves
@@ -198,15 +199,17 @@ def test_the_reading_that_loses_less_is_taken(better: int, monkeypatch: pytest.M
     assert all(np.array_equal(found[index].losses, wanted[index].losses) for index in wanted)
 
 
-def test_calibration_that_fits_held_back_samples_worse_is_undone() -> None:
-    errors = iter([0.1, 0.2])
-    undone: list[str] = []
-    twin: Any = SimpleNamespace(folds=lambda: "before", refold=undone.append)
-    opened = SimpleNamespace(calibration=SimpleNamespace(samples=1))
-    run: Any = SimpleNamespace(opened=opened, measure=SimpleNamespace(told=True))
+@pytest.mark.parametrize(("samples", "after", "undone"), [(40, 0.2, True), (40, 0.09, False), (8, 0.095, True)])
+def test_calibration_that_fits_held_back_samples_worse_is_undone(samples: int, after: float, undone: bool) -> None:
+    """Of few samples none are enough to tell that a little is better."""
+    errors = iter([0.1, after])
+    done: list[str] = []
+    twin: Any = SimpleNamespace(folds=lambda: "before", refold=done.append)
+    opened = SimpleNamespace(calibration=SimpleNamespace(samples=samples))
+    run: Any = SimpleNamespace(opened=opened, measure=SimpleNamespace(told=True), options=SimpleNamespace(data=None))
     run.error, run.calibrate = lambda twin: next(errors), lambda twin: None
     narrowing.calibrated_where_better(run, twin)
-    assert undone == ["before"]
+    assert done == ["before"] * undone
 
 
 def test_calibration_samples_do_not_judge_what_was_fitted_to_them() -> None:

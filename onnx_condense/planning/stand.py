@@ -1,0 +1,231 @@
+"""Where choices of widths are tried: one session of the original, whose consumers' weights are fed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from onnx_condense.arrays import Array, Floats, Ints
+from onnx_condense.errors import InputError
+from onnx_condense.merging.paths import paths
+from onnx_condense.merging.twin import Twin
+from onnx_condense.model import wire
+from onnx_condense.model.apart import APART_FROM
+from onnx_condense.model.inputs import Feed
+from onnx_condense.model.names import Names
+from onnx_condense.model.outputs import LABELS, arrays
+from onnx_condense.model.runtime import Session, run, session
+from onnx_condense.operators.nodes import added
+from onnx_condense.planning.planned import NOTHING
+from onnx_condense.planning.thresholds import Planner, costing
+from onnx_condense.proving.compare import Results, compare, results
+from onnx_condense.refitting.estimate import Estimate
+from onnx_condense.refitting.refit import refit_by_moments
+from onnx_condense.refitting.synthetic import unbatched
+from onnx_condense.rewriting.kept import Disagreement
+from onnx_condense.rewriting.writer import write
+
+Place = tuple[int, int]
+"""A node and one of its inputs."""
+
+TINY = float(np.finfo(float).tiny)
+
+RECENT = 2
+"""Choices that are remembered of each group: where it is, and where it may go next."""
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What consumers are given: weights in their original shapes, and what is added to outputs [outputs]."""
+
+    folded: Mapping[Place, Array]
+    shift: Mapping[int, Floats]
+
+
+NOTHING_GONE = Choice({}, {})
+
+
+class Stand:
+    """Says what the outputs lose as groups are narrowed, without a model being written for each choice.
+
+    Where the model cannot be fed its weights (it is very large, or they lie in bodies), one is written after all.
+
+    Attributes:
+        aside: groups that could not be narrowed when that was tried.
+    """
+
+    def __init__(self, planner: Planner, estimate: Estimate, feeds: Sequence[Feed]) -> None:
+        """`estimate`: by its moments consumers are refitted."""
+        self._planner, self._estimate, self._feeds = planner, estimate, feeds
+        self._known: dict[int, dict[int, Choice]] = {}
+        self._by_index = {group.index: group for group in planner.groups}
+        self.aside = NOTHING
+        self._fed = _fed(planner, feeds)
+        self._expected = self._outputs(planner.original)
+
+    def lost(self, gone: Mapping[int, Ints]) -> float:
+        """What the outputs lose without these channels of groups (index -> [k]); infinity where that cannot be."""
+        try:
+            return lost(self._expected, self._without(gone))
+        except Disagreement:
+            return np.inf
+
+    def error(self, gone: Mapping[int, Ints]) -> float:
+        """The relative error of the outputs without these channels of groups (index -> [k]). Raises Disagreement."""
+        return compare(self._expected, self._without(gone)).error
+
+    def error_of(self, twin: Twin) -> float:
+        """The same of a twin."""
+        return compare(self._expected, self._outputs(twin)).error
+
+    def _without(self, gone: Mapping[int, Ints]) -> Results:
+        if self._fed is None:
+            return self._outputs(self._refitted(gone))
+        folded, shift = dict[Place, Array](), dict[int, Floats]()
+        for group, channels in gone.items():
+            choice = self._choice(group, channels)
+            for place, weight in choice.folded.items():
+                known = place in folded
+                folded[place] = folded[place] + (weight - self._planner.original.weight(*place)) if known else weight
+            for node, added_ in choice.shift.items():
+                shift[node] = shift.get(node, 0.0) + added_
+        return self._outputs(Choice(folded, shift))
+
+    def _choice(self, group: int, channels: Ints) -> Choice:
+        """What the consumers of one group are given where it alone is narrowed. Raises Disagreement."""
+        mine = self._known.setdefault(group, {})
+        if len(channels) not in mine:
+            try:
+                with costing(self._by_index[group]):
+                    twin = self._refitted({group: channels})
+            except Disagreement as problem:
+                self.aside = self.aside.with_groups([group], problem)
+                raise
+            mine[len(channels)] = Choice(twin.folded, twin.shift)
+            for old in list(mine)[:-RECENT]:
+                del mine[old]
+        return mine[len(channels)]
+
+    def _refitted(self, gone: Mapping[int, Ints]) -> Twin:
+        twin = self._planner.without(gone)
+        if any(self._planner.manner(g).refits for g in self._planner.groups if g.index in gone):
+            refit_by_moments(twin, self._estimate)
+        return twin
+
+    def _outputs(self, choice: Choice | Twin) -> Results:
+        if self._fed is not None and self._fed.takes(choice):
+            return self._fed(choice, self._feeds)
+        assert isinstance(choice, Twin)
+        written = write(choice, {})  # its weights may lie in a file as long as it is there
+        return results(written.model, self._feeds)
+
+
+@dataclass(frozen=True, eq=False)
+class _Fed:
+    """A session, and which weights and shifts it is fed: by place and by node, the name and what it is by itself."""
+
+    active: Session
+    weights: Mapping[Place, tuple[str, Array]]
+    shifts: Mapping[int, tuple[str, Array]]
+
+    def takes(self, choice: Choice | Twin) -> bool:
+        """Whether all that a choice changes is fed; pairs of factors elsewhere, and rows of products, are not."""
+        if isinstance(choice, Twin):
+            return not choice.turns and choice.folded.keys() <= self.weights.keys()
+        return True
+
+    def __call__(self, choice: Choice | Twin, feeds: Iterable[Feed]) -> Results:
+        fed = {name: choice.folded.get(place, value) for place, (name, value) in self.weights.items()}
+        for node, (name, value) in self.shifts.items():
+            shift = choice.shift.get(node)
+            fed[name] = value if shift is None else np.asarray(shift).astype(value.dtype).reshape(value.shape)
+        names = [output.name for output in self.active.get_outputs()]
+        return [arrays(names, run(self.active, names, {**feed, **fed})) for feed in feeds]
+
+
+def _fed(planner: Planner, feeds: Sequence[Feed]) -> _Fed | None:
+    """The session of a planner's model, None where there can be none."""
+    trace = planner.trace
+    facts = trace.facts
+    if wire.size(facts.model) >= APART_FROM or trace.leave(facts.model, facts.model) is not facts.model:
+        return None
+    model, stem = unbatched(facts.model), Names.of(facts.model.graph).prefix("__fed", "_")
+    slots = [path.slot for g in planner.groups if g.index not in planner.quantized for path in paths(trace, g)]
+    weights: dict[Place, tuple[str, Array]] = {}
+    shifts: dict[int, tuple[str, Array]] = {}
+    for place in dict.fromkeys((slot.node, slot.input) for slot in slots):
+        weights[place] = f"{stem}w{len(weights)}", planner.original.weight(*place)
+        action, node = trace.linear_map(place[0]), facts.nodes[place[0]]
+        shape = facts.shapes.get(node.outputs[0].name)
+        if action is not None:
+            if shape is None:
+                return None
+            sizes = [size if axis == action.output_axis else 1 for axis, size in enumerate(shape)]
+            shifts[place[0]] = f"{stem}s{place[0]}", np.zeros(sizes, weights[place][1].dtype)
+    _feed(model, weights, shifts, stem)
+    try:
+        found = _Fed(session(_with_sums(model, shifts, stem)), weights, shifts)
+        found(NOTHING_GONE, feeds[:1])
+    except InputError:
+        return None
+    return found
+
+
+def _feed(
+    model: onnx.ModelProto,
+    weights: Mapping[Place, tuple[str, Array]],
+    shifts: Mapping[int, tuple[str, Array]],
+    stem: str,
+) -> None:
+    """Lets nodes read weights that are fed."""
+    for (index, position), (name, _) in weights.items():
+        model.graph.node[index].input[position] = name
+    for name, value in (*weights.values(), *shifts.values()):
+        kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+        model.graph.input.append(helper.make_tensor_value_info(name, kind, value.shape))
+
+
+def _with_sums(model: onnx.ModelProto, shifts: Mapping[int, tuple[str, Array]], stem: str) -> onnx.ModelProto:
+    """The model, shifts added to what their nodes make; weights that nobody reads any more are gone."""
+    nodes: list[onnx.NodeProto] = []
+    for index, node in enumerate(model.graph.node):
+        nodes.append(node)
+        if index in shifts:
+            whole = node.output[0]
+            node.output[0] = f"{stem}r{index}"
+            nodes.append(added(node.output[0], shifts[index][0], whole, ""))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    read = {name for node in nodes for name in node.input}
+    bodies = any(a.HasField("g") for node in nodes for a in node.attribute)
+    kept = [t for t in model.graph.initializer if t.name in read or bodies]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    return model
+
+
+def lost(expected: Results, found: Results) -> float:
+    """What outputs lose: the mean over them of the squared relative error; of labels the share that differs."""
+    names = [name for name in expected[0] if expected[0][name].size] if expected else []
+    return float(np.mean([_lost(*(_row(part, name) for part in (expected, found))) for name in names] or [0.0]))
+
+
+def _row(outputs: Results, name: str) -> Array:
+    """[n] an output of all feeds."""
+    return np.concatenate([feed[name].reshape(-1) for feed in outputs])
+
+
+def _lost(a: Array, b: Array) -> float:
+    """Of one output [n] and of another, as it should be and as it is."""
+    if a.shape != b.shape:
+        return np.inf
+    if a.dtype.kind in LABELS:
+        return float(np.mean(a != b))
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    whole = np.isfinite(x)
+    gap, size = x[whole] - y[whole], float(x[whole] @ x[whole])
+    return float(gap @ gap) / max(size, TINY) if gap.any() else 0.0

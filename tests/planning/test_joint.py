@@ -1,0 +1,106 @@
+"""Groups that are narrowed together: steps are priced where the steps before have led, on one session."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import pytest
+from support import builders
+from support.networks import half_redundant
+
+import onnx_condense as oc
+from onnx_condense.options import Options
+from onnx_condense.planning import stand
+from onnx_condense.planning.allocation import Curve, PricedWeight, allocate
+from onnx_condense.planning.joint import narrowed_together
+from onnx_condense.planning.run import Run
+from onnx_condense.planning.stand import Stand
+from onnx_condense.prepare import Clock, open_model
+from onnx_condense.proving.compare import results
+from onnx_condense.refitting.refit import refit_by_moments
+from onnx_condense.refitting.samples import pieces
+from onnx_condense.rewriting.writer import write
+
+WIDTH = 32
+
+
+def curve() -> Curve:
+    """Channels that cost their consumers as much, each."""
+    return Curve(np.arange(WIDTH - 1), np.arange(1.0, WIDTH), np.arange(1, WIDTH))
+
+
+def two() -> tuple[dict[int, Curve], dict[int, int], list[PricedWeight]]:
+    """Two groups of 32 channels, each with a weight of its own."""
+    weights = [PricedWeight(1.0, (WIDTH, 10), ((0, group, 1.0),)) for group in (0, 1)]
+    return {0: curve(), 1: curve()}, {0: WIDTH, 1: WIDTH}, weights
+
+
+def test_what_goes_unfelt_alone_is_not_taken_from_all() -> None:
+    """Either group may go for little, both may not; measured alone, both would look free."""
+
+    def lose(gone: Mapping[int, int]) -> float:
+        return gone[0] * gone[1] / WIDTH**2 + 1e-3 * (1.5 * gone[0] + gone[1]) / WIDTH
+
+    curves, widths, weights = two()
+    found = narrowed_together(curves, widths, weights, lose, 320.0)
+    removed = allocate(found, weights, 340.0)
+    assert lose(removed) < lose({0: 15, 1: 15}) / 5
+
+
+def test_a_dear_group_stays() -> None:
+    curves, widths, weights = two()
+    found = narrowed_together(curves, widths, weights, lambda gone: (gone[0] + 20 * gone[1]) / 1000, 400.0)
+    removed = allocate(found, weights, 440.0)
+    assert removed[0] > 4 * removed[1]
+    assert all((np.diff(found[group].losses) >= 0).all() for group in found)
+
+
+def test_what_cannot_be_narrowed_is_left_alone() -> None:
+    curves, widths, weights = two()
+    found = narrowed_together(curves, widths, weights, lambda gone: np.inf if gone[1] else gone[0] / 99, 400.0)
+    assert allocate({0: found[0]}, weights, 500.0)[0] == 14
+
+
+@pytest.fixture(params=["fed", "written"])
+def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Run:
+    if request.param == "written":
+        monkeypatch.setattr(stand, "APART_FROM", 0)
+    return Run.of(open_model(half_redundant(), Options(budget=("params", 0.6), align=1)), 1, Clock(None))
+
+
+def test_a_choice_loses_what_its_model_loses(run: Run) -> None:
+    feeds = run.opened.feeds
+    gone = {group.index: np.arange(0, len(group.units), 3) for group in run.planner.groups}
+    twin = run.planner.without(gone)
+    refit_by_moments(twin, run.estimate)
+    expected, found = (results(write(one, {}).model, feeds) for one in (run.planner.original, twin))
+    wanted = stand.lost(expected, found)
+    tried = Stand(run.planner, run.estimate, feeds)
+    assert tried.lost(gone) == pytest.approx(wanted, rel=1e-3)
+    assert tried.lost({}) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_samples_are_run_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnx_condense.refitting.samples.NUMBERS", 40)
+    feed = {"x": np.arange(90.0).reshape(9, 10), "y": np.arange(9)}
+    found = pieces([feed], divisible=True)
+    assert [len(part["x"]) for part in found] == [3, 3, 3]
+    assert np.array_equal(np.concatenate([part["y"] for part in found]), feed["y"])
+    assert pieces([feed], divisible=False) == [feed]
+
+
+@pytest.mark.parametrize(
+    "model", [half_redundant(), builders.mlp((8, 24, 24, 3), clusters=6, noise=0.3), builders.convnet(batchnorm=True)]
+)
+def test_samples_that_none_can_be_held_back_from_change_nothing(model: onnx.ModelProto) -> None:
+    """One to four samples cannot tell whether what was fitted to them is better: the result is the one without data."""
+    (given,) = model.graph.input
+    shape = [size.dim_value or 3 for size in given.type.tensor_type.shape.dim]
+    data = {given.name: np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
+    options = Options(budget=("params", 0.6), align=1)
+    found, wanted = (oc.condense(model, one) for one in (Options(**(vars(options) | {"calibration": data})), options))
+    assert [w.SerializeToString() for w in found.model.graph.initializer] == [
+        w.SerializeToString() for w in wanted.model.graph.initializer
+    ]
