@@ -89,7 +89,7 @@ class Cell:
         return states
 
     def open(self, fed: Mapping[int, Array]) -> Any:
-        """A session for inputs of these types."""
+        """A session for inputs of these types, of any shape."""
         return session(with_inputs(self.model, {name_of(number): value for number, value in fed.items()}))
 
 
