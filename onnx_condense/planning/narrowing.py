@@ -16,6 +16,7 @@ from onnx_condense.planning.planned import Multiples, Planned
 from onnx_condense.planning.run import Run
 from onnx_condense.planning.search import Criterion, Trials, search
 from onnx_condense.planning.thresholds import Planner, untouched
+from onnx_condense.prepare import Opened
 from onnx_condense.proving.compare import compare, results
 from onnx_condense.proving.scorers import Scorer
 from onnx_condense.refitting.estimate import Estimate
@@ -144,7 +145,7 @@ def _pruner(run: Run, unit: Unit, share: float | None) -> Pruner:
     if not others or share is None:
         return first
     if options.data is None and not opened.calibration.samples:
-        feeds = _synthetic(opened.feeds[0], options.seed)
+        feeds = _synthetic(opened)
     original = write(run.planner.original, {})
     expected = results(original.model, feeds)
 
@@ -155,8 +156,9 @@ def _pruner(run: Run, unit: Unit, share: float | None) -> Pruner:
     return min((first, *others), key=error)
 
 
-def _synthetic(feed: Feed, seed: int) -> list[Feed]:
-    """Feeds like one, of about `SYNTHETIC` samples in all: images with the spectrum of natural ones."""
+def _synthetic(opened: Opened) -> list[Feed]:
+    """Feeds like the first, of about `SYNTHETIC` samples in all: images with the spectrum of natural ones."""
+    feed, seed = opened.feeds[0], opened.options.seed + 1
     samples = max([1, *(len(value) for value in feed.values() if value.ndim)])
-    made = [synthetic(feed, samples, seed + 1 + number) for number in range(-(-SYNTHETIC // samples))]
+    made = [synthetic(feed, samples, seed + number, opened.span) for number in range(-(-SYNTHETIC // samples))]
     return [{name: found if feed[name].ndim else feed[name] for name, found in one.items()} for one in made]

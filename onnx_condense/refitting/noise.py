@@ -16,7 +16,7 @@ from onnx_condense.model.parts import observe
 from onnx_condense.refitting.moments import Sums
 from onnx_condense.refitting.reading import Source
 from onnx_condense.refitting.summing import ENOUGH, sums_of
-from onnx_condense.refitting.synthetic import BatchStatistics, standardized, synthetic, unbatched
+from onnx_condense.refitting.synthetic import BatchStatistics, Span, standardized, synthetic, unbatched
 from onnx_condense.tracing.trace import Trace
 
 SAMPLES = 128
@@ -44,9 +44,9 @@ class Noise:
         unstated: the linear maps that no BatchNormalization follows, by node.
     """
 
-    def __init__(self, trace: Trace, feed: Feed, seed: int) -> None:
+    def __init__(self, trace: Trace, feed: Feed, seed: int, span: Span | None = None) -> None:
         self._facts, self._actions = trace.facts, trace.actions
-        self._feed, self._seed = feed, seed
+        self._feed, self._seed, self._span = feed, seed, span
         self._normalized = dict(self._normalizations())
         self.unstated: Mapping[int, BatchStatistics] = dict(self._unnormalized())
 
@@ -90,7 +90,7 @@ class Noise:
         enough = max(SAMPLES, ENOUGH // max(1, places))
         count = max(2, min(enough, NUMBERS // max(1, 4 * largest, sum(read))))
         runs = min(RUNS, -(-enough // count)) if self._steps_first else 1
-        return [synthetic(self._feed, count, self._seed + number) for number in range(runs)]
+        return [synthetic(self._feed, count, self._seed + number, self._span) for number in range(runs)]
 
     @cached_property
     def _steps_first(self) -> bool:
