@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
@@ -66,6 +67,14 @@ def budget(option: str, value: Any) -> None:
         raise UsageError(f'{option} is a pair, ("params", F), ("macs", F) or ("error", R), not {shown(value)}')
 
 
+def interval(option: str, value: Any) -> None:
+    """Two finite numbers, the lower one first. Raises UsageError."""
+    if not (isinstance(value, tuple | list) and len(value) == 2 and all(map(is_number, value))):
+        raise UsageError(f"{option} is a pair of numbers, (low, high), not {shown(value)}")
+    if not -math.inf < value[0] < value[1] < math.inf:
+        raise UsageError(f"--input-range is two finite numbers, the lower one first, not {shown(value)}: pass 0,255")
+
+
 FIELDS = {
     "budget": budget,
     "calibration": several_inputs,
@@ -73,6 +82,7 @@ FIELDS = {
     "evaluate": score,
     "exclude": globs,
     "include": globs,
+    "input_range": interval,
     "input_shape": shapes,
     "layer_threshold": pairs,
 }

@@ -198,6 +198,11 @@ def named_sizes(text: str) -> tuple[str, tuple[int, ...]]:
     return _pair(text, sizes)
 
 
+def numbers(text: str) -> tuple[float, ...]:
+    """Numbers with commas between them. Raises ValueError."""
+    return tuple(float(part) for part in text.split(","))
+
+
 def multiple(text: str) -> int | str:
     """A number where it is one; else the text, of which the option's check says what is wrong with it."""
     try:

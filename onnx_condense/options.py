@@ -143,6 +143,7 @@ class Options:
         calibration: inputs that "calibrated" estimates from, in the forms of `data`, or several of those; they verify
             too (a fifth, held back) where there is no `data`. Of several, files are read one at a time, when needed.
         input_shape: sizes for symbolic dimensions, e.g. {"image": (1, 3, 224, 224)}.
+        input_range: (low, high) of generated floats. None takes what a scale at the only input implies, as x / 255.
         sequential: the paper's order, layer after layer on already merged weights.
         fold_batchnorm: fold BatchNormalization into the weights in the file.
         seed: of the generated verification inputs.
@@ -225,6 +226,9 @@ class Options:
     )
     input_shape: Mapping[str, tuple[int, ...]] = option(
         {}, "sizes for symbolic dimensions", INPUTS, "NAME=1x3x224x224", named_sizes, plan=ANSWERED, gather=dict
+    )
+    input_range: tuple[float, float] | None = option(
+        None, "where generated inputs lie", INPUTS, "LOW,HIGH", flags.numbers, unset="as the model says", told=False
     )
     sequential: bool = option(False, "layer after layer on already merged weights, as in the paper", WELL, plan=STATED)
     fold_batchnorm: bool = option(False, "fold BatchNormalization into the weights in the file", WELL, plan=STATED)

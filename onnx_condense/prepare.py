@@ -19,18 +19,21 @@ from onnx_condense.forms.stack import Entered
 from onnx_condense.merging.plan import Plan
 from onnx_condense.model import files
 from onnx_condense.model.blame import blamed
+from onnx_condense.model.draws import DRAWS, Draw
 from onnx_condense.model.files import Model, Source
 from onnx_condense.model.inputs import Drawn, Feed, InputSpec, draw_feeds, sized, with_draw
 from onnx_condense.model.outputs import Outputs
 from onnx_condense.model.surgeon import import_graph
 from onnx_condense.model.variation import Axis, other_feeds, symbolic_axes
 from onnx_condense.operators.facts import Facts, Tried, trial_of
+from onnx_condense.operators.ranges import range_stated
 from onnx_condense.operators.reasons import Because
 from onnx_condense.operators.specs import model_specs
 from onnx_condense.options import Options
 from onnx_condense.progress import Progress
 from onnx_condense.refitting.samples import Calibration
 from onnx_condense.refitting.samples import opened as open_shards
+from onnx_condense.refitting.synthetic import Span
 from onnx_condense.tracing.shuffles import trace_unshuffled
 from onnx_condense.tracing.trace import Refusal, Trace
 from onnx_condense.trust import has_run
@@ -72,6 +75,7 @@ class Opened:
     others: feeds with other sizes on symbolic axes. axes: what these are.
     told: whether generated feeds move the outputs (see `Drawn`). batch: size of a symbolic batch axis in the feeds.
     folded: whether a BatchNormalization became part of the weights before it. rotations: of streams, likewise.
+    span: between which numbers its inputs lie, where that is known.
     calibration: the inputs to estimate from; the feeds are a part of what was given where there are no others.
     unoptimized: on the feeds and the others, what the model gives without optimizations; None where that is not known.
     asked: the options as they were given, where nothing in them said how much is removed.
@@ -94,6 +98,7 @@ class Opened:
     asked: Options | None = None
     specs: tuple[InputSpec, ...] = ()
     generated: tuple[Feed, ...] = ()
+    span: Span | None = None
 
 
 def open_model(
@@ -136,10 +141,14 @@ def _opened(
         specs = model_specs(working, graph)
         calibration, held = _calibration(options, specs, executor)
         trial = trial_of(working, graph)
-        drawn = Drawn(held) if held else draw_feeds(trial, specs, options.data, options.input_shape, options.seed)
+        span = options.input_range or range_stated(working)
+        draws = DRAWS if span is None else (Draw.between(*span),)
+        drawn = (
+            Drawn(held) if held else draw_feeds(trial, specs, options.data, options.input_shape, options.seed, draws)
+        )
         feeds, generated = drawn.feeds, tuple[Feed, ...]()
         if held and options.goal is not None:
-            generated = tuple(draw_feeds(trial, specs, None, options.input_shape, options.seed).feeds)
+            generated = tuple(draw_feeds(trial, specs, None, options.input_shape, options.seed, draws).feeds)
         others = other_feeds(trial, with_draw(specs, drawn.draw), feeds[0], options.seed)
         unoptimized = [trial.outputs(feed) if working is source.proto else None for feed in (*feeds, *others)]
         trial.close()
@@ -169,6 +178,7 @@ def _opened(
         rotations,
         specs=tuple(specs),
         generated=generated,
+        span=span,
     )
 
 
@@ -209,4 +219,11 @@ def _replayed(options: Options, plan: Plan) -> Options:
     shapes = plan.input_shapes if options.data is None else {}
     if options.tolerance is not None:  # what decided the widths has done so
         planned = replace(planned, budget=None, evaluate=None, max_drop=None, trials=None)
-    return replace(planned, data=options.data, seed=options.seed, tolerance=options.tolerance, input_shape=shapes)
+    return replace(
+        planned,
+        data=options.data,
+        seed=options.seed,
+        tolerance=options.tolerance,
+        input_shape=shapes,
+        input_range=options.input_range,
+    )

@@ -98,7 +98,7 @@ def test_json_names_every_option_but_the_inputs() -> None:
         tolerance=0.1,
     )
     content = options.to_json()
-    assert content.keys() == {f.name for f in dataclasses.fields(Options)} - {"data", "calibration"}
+    assert content.keys() == {f.name for f in dataclasses.fields(Options)} - {"data", "calibration", "input_range"}
     assert json.loads(json.dumps(content)) == content
     assert content["layer_threshold"] == [["fc0", 0.9]]
     assert content["input_shape"] == {"x": [1, 8]}

@@ -165,7 +165,13 @@ INSPECT = Command(
     "inspect",
     "What could be condensed, to which width, what not, and why.",
     "",
-    (Fields(Options, (*CHOSEN, *INPUTS)), Fields(Pixels), Fields(Inspect), Fields(Shared), Fields(Trust)),
+    (
+        Fields(Options, (*CHOSEN, *INPUTS, "input_range")),
+        Fields(Pixels),
+        Fields(Inspect),
+        Fields(Shared),
+        Fields(Trust),
+    ),
 )
 VERIFY = Command(
     "verify",

@@ -76,7 +76,8 @@ class Refit:
         node, input: index of the node in the graph, and of its weight among the node's inputs.
         layer: its name, for people.
         source: what the moments of its input follow from.
-        weight: W' in the weight's own layout, its contracted axis without the channels that go.
+        weight: W' in the weight's own layout, its contracted axis without the channels that go; with all places where
+            other channels go in each of several lines.
         shift: what is added to the bias, one number per row; empty for a consumer whose bias stays.
     """
 

@@ -165,9 +165,14 @@ class Twin:
         weight, kept = self.unturned(slot.node, slot.input), self.reads(slot)
         columns = np.moveaxis(np.zeros_like(weight), slot.axis, 0)
         given = np.moveaxis(refit.weight, slot.axis, 0) if refit.weight.ndim == weight.ndim else refit.weight
-        if given.shape != (int(kept.sum()), *columns.shape[1:]):
+        apart = kept.size != len(columns)
+        if given.shape != (len(columns) if apart else int(kept.sum()), *columns.shape[1:]):
             raise ValueError(f"the weights of {refit.layer} have another shape")
-        columns[kept] = given.astype(weight.dtype)
+        if apart:
+            lines = np.moveaxis(kept.reshape(slot.labels.shape), slot.axis, 0)
+            columns = np.where(lines, given, 0).astype(weight.dtype)
+        else:
+            columns[kept] = given.astype(weight.dtype)
         if refit.shift.size:
             action = self.trace.linear_map(slot.node)
             assert action is not None

@@ -4,6 +4,7 @@ __all__ = [
     "apart",
     "blame",
     "blas",
+    "draws",
     "files",
     "held",
     "inference",

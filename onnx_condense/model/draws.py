@@ -21,6 +21,11 @@ class Draw:
     low: float = 0.0
     integers: int = 2
 
+    @staticmethod
+    def between(low: float, high: float) -> Draw:
+        """Floats that lie between two numbers."""
+        return Draw("uniform", high - low, low)
+
     def floats(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Numbers of this shape, in float64."""
         base = generator.standard_normal(shape) if self.base == "normal" else generator.random(shape)

@@ -115,13 +115,21 @@ class Drawn:
 
 
 def draw_feeds(
-    model: onnx.ModelProto | Trial, specs: list[InputSpec], data: Inputs | None, input_shape: Shapes, seed: int
+    model: onnx.ModelProto | Trial,
+    specs: list[InputSpec],
+    data: Inputs | None,
+    input_shape: Shapes,
+    seed: int,
+    draws: Sequence[Draw] = DRAWS,
 ) -> Drawn:
-    """The feeds that a model is verified on: given, or generated. Raises UsageError or InputError with what to do."""
+    """The feeds that a model is verified on: given, or generated. Raises UsageError or InputError with what to do.
+
+    draws: the manners in which they may be generated, that which is tried first before the others.
+    """
     specs = sized(specs, input_shape)
     if data is not None:
         return Drawn(read_feeds(specs, data))
-    return _generate(model if isinstance(model, Trial) else Trial(model), specs, seed)
+    return _generate(model if isinstance(model, Trial) else Trial(model), with_draw(specs, draws[0]), seed, draws)
 
 
 def make_feeds(
@@ -244,8 +252,8 @@ def _chunk(spec: InputSpec, array: Array, index: int) -> Array:
     return array[index * _batch(spec) : (index + 1) * _batch(spec)]
 
 
-def _generate(runner: Trial, specs: list[InputSpec], seed: int) -> Drawn:
-    """Standard normal floats, integers within their vocabulary. Symbolic sizes are tried until onnxruntime runs."""
+def _generate(runner: Trial, specs: list[InputSpec], seed: int, draws: Sequence[Draw]) -> Drawn:
+    """Floats as drawn first, integers within their vocabulary. Symbolic sizes are tried until onnxruntime runs."""
     per_sample = max(1, sum(prod(d for d in spec.dims if isinstance(d, int)) for spec in specs))
     room = max(1, ELEMENTS // per_sample)
     last: InputError | None = None
@@ -257,8 +265,8 @@ def _generate(runner: Trial, specs: list[InputSpec], seed: int) -> Drawn:
             last = last or error
             continue
         feeds = min(SAMPLES // 2, room) if batch is None else 1
-        draw, told = _told(runner, specs, symbols, seed, found)
-        seen = (batch or 1) * feeds if draw != NORMAL else feeds * _fewest_labels(runner, found)
+        draw, told = _Telling(runner, specs, symbols, seed).best(draws, found)
+        seen = (batch or 1) * feeds if draw != draws[0] else feeds * _fewest_labels(runner, found)
         feeds *= min(-(-COUNTED // seen), max(1, room // ((batch or 1) * feeds)))
         drawn = with_draw(specs, draw)
         made = [random_feed(drawn, symbols, seed + index) for index in range(feeds)]
@@ -293,29 +301,35 @@ def _outputs(runner: Trial, feed: Feed) -> Outputs:
     return arrays(runner.types, values)
 
 
-def _told(
-    runner: Trial, specs: list[InputSpec], symbols: Mapping[str, int], seed: int, found: Outputs
-) -> tuple[Draw, bool]:
-    """The first draw where it moves the outputs, else the one that moves most of them; and whether it does.
+@dataclass(frozen=True, eq=False)
+class _Telling:
+    """Whether the outputs follow generated inputs of these specs and sizes."""
 
-    `found`: outputs on the first feed of the first draw.
-    """
+    runner: Trial
+    specs: list[InputSpec]
+    symbols: Mapping[str, int]
+    seed: int
 
-    def share(draw: Draw, first: Outputs | None = None) -> float:
-        drawn = with_draw(specs, draw)
+    def best(self, draws: Sequence[Draw], found: Outputs) -> tuple[Draw, bool]:
+        """The first draw where it moves the outputs, else the one that moves most of them; and whether it does.
+
+        `found`: outputs on the first feed of the first draw.
+        """
+        if not self.specs:
+            return draws[0], finite(found)
+        if self._share(draws[0], found) > 0:
+            return draws[0], True
+        shares = {draw: self._share(draw) for draw in draws}
+        best = max(draws, key=lambda draw: shares[draw])
+        return best, shares[best] > 0
+
+    def _share(self, draw: Draw, first: Outputs | None = None) -> float:
+        drawn = with_draw(self.specs, draw)
         try:
-            first = first or _outputs(runner, random_feed(drawn, symbols, seed))
-            return share_told(first, _outputs(runner, random_feed(drawn, symbols, seed + 1)))
+            first = first or _outputs(self.runner, random_feed(drawn, self.symbols, self.seed))
+            return share_told(first, _outputs(self.runner, random_feed(drawn, self.symbols, self.seed + 1)))
         except InputError:
             return 0.0
-
-    if not specs:
-        return NORMAL, finite(found)
-    if share(NORMAL, found) > 0:
-        return NORMAL, True
-    shares = {draw: share(draw) for draw in DRAWS}
-    best = max(DRAWS, key=lambda draw: shares[draw])
-    return best, shares[best] > 0
 
 
 def _fewest_labels(runner: Trial, found: Outputs) -> int:

@@ -10,6 +10,7 @@ __all__ = [
     "nodes",
     "products",
     "queries",
+    "ranges",
     "reasons",
     "specs",
     "table",

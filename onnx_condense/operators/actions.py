@@ -135,6 +135,19 @@ class Reader(Action):
 
 
 @dataclass(frozen=True)
+class GateRows:
+    """Gates of a recurrent node whose rows read the same: data, the state before, or both.
+
+    reset: the gate whose value scales the state first.
+    """
+
+    gates: tuple[int, ...]
+    data: bool = True
+    state: bool = True
+    reset: int | None = None
+
+
+@dataclass(frozen=True)
 class Recurrent(Action):
     """LSTM, GRU, RNN: units h(t) that follow from the data x(t) and from h(t-1), in one or two directions.
 
@@ -147,6 +160,8 @@ class Recurrent(Action):
     states: inputs that are constant initial states, [directions, batch, units].
     zeros: inputs that are initial states of zeros, as they would be by default.
     given: inputs that are initial states from data. reason: why units stay where those do.
+    backward: for each direction, whether it begins at the last step.
+    reset: the gate that scales the state which the candidate reads. sigmoid: whether its function is that one.
     """
 
     gates: int
@@ -159,6 +174,20 @@ class Recurrent(Action):
     zeros: tuple[int, ...] = ()
     given: tuple[int, ...] = ()
     reason: Reason = Reason.STATE_FROM_DATA
+    backward: tuple[bool, ...] = (False,)
+    reset: int | None = None
+    sigmoid: bool = True
+
+    @property
+    def gate_rows(self) -> tuple[GateRows, ...]:
+        """The gates by what their rows read, as far as that is known."""
+        if self.reset is None:
+            return (GateRows(tuple(range(self.gates))),)
+        candidate = (self.candidate,)
+        others = GateRows(tuple(gate for gate in range(self.gates) if gate != self.candidate))
+        if self.apart:
+            return others, GateRows(candidate, state=False), GateRows(candidate, data=False)
+        return (others, GateRows(candidate, reset=self.reset)) if self.sigmoid else (others,)
 
     @property
     def data(self) -> int:

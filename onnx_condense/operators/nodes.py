@@ -114,6 +114,13 @@ def standardized_by_line(data: str, scale: str, shift: str, output: str, epsilon
     return _node("InstanceNormalization", [data, scale, shift], output, epsilon=epsilon)
 
 
+def unrolled(node: onnx.NodeProto, inputs: Sequence[str], output: str) -> onnx.NodeProto:
+    """A recurrent node as another one that reads these inputs and gives its states alone."""
+    result = onnx.NodeProto(op_type=node.op_type, domain=node.domain, input=inputs, output=[output])
+    result.attribute.extend(node.attribute)
+    return result
+
+
 def ungrouped(node: onnx.NodeProto, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.NodeProto:
     """A convolution as another one, of one group."""
     result = onnx.NodeProto(op_type=node.op_type, domain=node.domain, input=inputs, output=outputs)

@@ -13,6 +13,12 @@ CANDIDATES = {"LSTM": 3, "GRU": 2, "RNN": 0}
 DEFAULTS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
 """Functions of one direction (ONNX operators LSTM-14, GRU-14, RNN-14)."""
 
+RESETS = {"GRU": 1}
+"""The gate that scales the state which the candidate reads, where there is one."""
+
+BACKWARD = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
+"""Whether each direction begins at the last step."""
+
 TERMS = ((0, "sbi"), (1, "dgi")), ((0, "sb_"), (2, "dgh"))
 """W of every step's data, and R of every step's state."""
 
@@ -46,6 +52,9 @@ def recurrent(view: NodeView) -> Action:
         zeros=zeros,
         given=given,
         reason=Reason.STATE_FROM_INPUT if outside else Reason.STATE_FROM_DATA,
+        backward=BACKWARD[view.attribute("direction", "forward")],
+        reset=RESETS.get(view.node.op),
+        sigmoid=_sigmoid(view),
     )
 
 
@@ -60,6 +69,13 @@ def _initial(view: NodeView) -> tuple[tuple[int, ...], tuple[int, ...], tuple[in
 def reverse_sequence(view: NodeView) -> Action:
     """Steps change places, channels do not."""
     return Window((view.attribute("batch_axis", 1), view.attribute("time_axis", 0)), linear=True)
+
+
+def _sigmoid(view: NodeView) -> bool:
+    """Whether the gates, in every direction, are what they are by default."""
+    defaults = DEFAULTS[view.node.op]
+    names = view.attribute("activations", defaults)
+    return "clip" not in view.node.attrs and {name.lower() for name in names[:: len(defaults)]} == {"sigmoid"}
 
 
 def _kind(view: NodeView) -> Kind:

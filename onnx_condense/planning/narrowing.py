@@ -19,6 +19,7 @@ from onnx_condense.planning.run import Run
 from onnx_condense.planning.search import Criterion, Trials, search
 from onnx_condense.planning.stand import Stand
 from onnx_condense.planning.thresholds import Planner, untouched
+from onnx_condense.prepare import Opened
 from onnx_condense.proving.scorers import Scorer
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.samples import HELD_BACK, cut, divisible
@@ -157,7 +158,7 @@ def _pruner(run: Run, unit: Unit, share: float | None) -> Pruner:
     judging, rest = opened.calibration.split(min(JUDGES, opened.calibration.samples // 2))
     if opened.calibration.samples < ENOUGH or not rest.samples:
         readings = blind()
-        judging = _synthetic(feeds[0], options.seed) if options.data is None else feeds
+        judging = _synthetic(opened, feeds[0]) if options.data is None else feeds
     else:
         real, tried = measured(opened.trace, rest, options.seed), _few(run, judging)
         estimate = Estimate(opened.trace, opened.feeds[0], options.seed, real, run.estimate)
@@ -182,8 +183,8 @@ def _samples(feed: Feed) -> int:
     return max([1, *(len(value) for value in feed.values() if value.ndim)])
 
 
-def _synthetic(feed: Feed, seed: int) -> list[Feed]:
+def _synthetic(opened: Opened, feed: Feed) -> list[Feed]:
     """Feeds like one, of about `SYNTHETIC` samples in all: images with the spectrum of natural ones."""
-    samples = _samples(feed)
-    made = [synthetic(feed, samples, seed + 1 + number) for number in range(-(-SYNTHETIC // samples))]
+    samples, seed = _samples(feed), opened.options.seed + 1
+    made = [synthetic(feed, samples, seed + number, opened.span) for number in range(-(-SYNTHETIC // samples))]
     return [{name: found if feed[name].ndim else feed[name] for name, found in one.items()} for one in made]

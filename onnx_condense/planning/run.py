@@ -47,7 +47,7 @@ class Run:
         """Raises UsageError for a glob that matches nothing, InputError where the model does not run."""
         options, trace = opened.options, opened.trace
         chosen_groups(trace, options)  # before the model is run
-        estimate = Estimate(trace, trace.facts.feed, options.seed)
+        estimate = Estimate(trace, trace.facts.feed, options.seed, span=opened.span)
         with clock("verify"):
             expected = results(opened.source.proto, opened.feeds)
         measure = ApproximationError(expected, opened.feeds, is_told(opened.told, expected, opened.feeds))

@@ -25,6 +25,9 @@ from onnx_condense.operators.specs import model_specs
 NOISE_FACTOR = 10
 """The surgery limit is at least this many times what the original differs from itself, optimizations off and on."""
 
+NOISIEST = 0.5
+"""Beyond this a limit says nothing: so far is one model's output from another's that has hardly to do with it."""
+
 QUIET = 1e-2
 """An output that all but vanished against the original's is measured against this share of the original's norm."""
 
@@ -229,7 +232,7 @@ def surgery_limits(noise: Verification) -> dict[str, float]:
     limits = {}
     for output in noise.outputs:
         own = NOISE_FACTOR * output.relative_l2 if np.isfinite(output.relative_l2) else 0.0
-        limits[output.name] = max(FLOATS.get(output.dtype, FLOAT32).surgery, own)
+        limits[output.name] = max(FLOATS.get(output.dtype, FLOAT32).surgery, min(own, NOISIEST))
     return limits
 
 

@@ -150,7 +150,8 @@ def prove(
         VerificationError: the surgery limit, the lossless promise or the tolerance is not met, or nothing was compared.
     """
     found = _found(case, small, twin)
-    allowed, bounded = limits(found.noise), bounded_outputs(traced)
+    bounded = bounded_outputs(traced)
+    allowed = limits(_settled(found.noise, bounded))  # noise of tails says nothing of what is before them
     worst, limit = nearest(_settled(found.surgery, bounded), allowed)
     inside = _inner(traced, small, twin)
     inner = inside.error

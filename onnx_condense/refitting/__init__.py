@@ -5,7 +5,8 @@ A consumer (`consumer`) has a matrix (`layout`) that multiplies rows of features
 `synthetic`), or sums over inputs (`summing`). On calibration inputs (`calibrate`), which come in shards (`samples`),
 a `comparison` runs the original and the condensed model as far as the consumer (`staged`) and sums what it reads and
 what it should make; least squares follow (`moments`). The producer that it alone reads goes downhill with it
-(`producers`, `gauss_newton`).
+(`producers`, `gauss_newton`). Recurrent nodes (`recurrent`) are run alone (`unrolled`): W and R follow from their own
+states.
 """
 
 __all__ = [

@@ -15,6 +15,7 @@ from onnx_condense.refitting.comparison import Comparison, SideBySide
 from onnx_condense.refitting.consumer import TwinConsumer, lost
 from onnx_condense.refitting.moments import Solution, Sums, least_squares
 from onnx_condense.refitting.producers import Descent, Slope, Summed, producer_of, refine
+from onnx_condense.refitting.recurrent import TwinCell, narrowed, refit_states
 from onnx_condense.refitting.refit import EXACT
 from onnx_condense.refitting.samples import Calibration
 from onnx_condense.refitting.staged import MEMORY
@@ -37,22 +38,26 @@ class Effort:
 def calibrate(
     twin: Twin, calibration: Calibration, seed: int, progress: Callable[[str], None], effort: Effort | None = None
 ) -> None:
-    """Refits every consumer of a twin that lost channels, and the producer that it alone reads.
+    """Refits every consumer of a twin that lost channels, and the producer that it alone reads; and recurrent nodes.
 
     Inputs come from the condensed prefix, targets from the original model: the whole kernel and bias, drawn toward
     what the twin holds (the solution without data), as strongly as held-back samples ask for. Where the output is
     added to another tensor (a residual connection), what that tensor has lost is part of the target.
     """
     effort = effort or Effort()
-    consumers = lost(twin)
+    readers: list[TwinConsumer | TwinCell] = [*lost(twin), *narrowed(twin)]
+    readers.sort(key=lambda reader: reader.node)
     with SideBySide(twin, seed, effort.memory) as sides:
-        for number, consumer in enumerate(consumers, 1):
-            stage = Step("calibrate", number, len(consumers), consumer.fixed.layer)
+        for number, reader in enumerate(readers, 1):
+            stage = Step("calibrate", number, len(readers), reader.fixed.layer)
             progress(stage)
             try:
-                _calibrate_one(consumer, sides, Totals(calibration, progress, stage), effort.descent)
+                if isinstance(reader, TwinCell):
+                    refit_states(reader, sides, calibration, seed)
+                else:
+                    _calibrate_one(reader, sides, Totals(calibration, progress, stage), effort.descent)
             except Exception as error:  # it keeps the solution without data
-                unforeseen(error, consumer.fixed.layer)
+                unforeseen(error, reader.fixed.layer)
 
 
 def _calibrate_one(consumer: TwinConsumer, sides: SideBySide, totals: Totals, descent: Descent) -> None:

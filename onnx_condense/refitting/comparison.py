@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -144,6 +144,11 @@ class SideBySide:
         after = self._condensed.reach(traced, [(producer or consumer).fixed.reads.tensor, *others])
         between_them = None if producer is None else link(traced, producer.fixed, fixed)
         return Comparison(fixed, before, after, between_them, target, other, most, self._seed)
+
+    def reach(self, before: Sequence[str], after: Sequence[str]) -> tuple[Chain, Chain]:
+        """The original model as far as some tensors, and the condensed one as far as others."""
+        original = self._original.reach(self._twin.trace.facts.model, before)
+        return original, self._condensed.reach(write(self._twin, {}, hold=False).traced, after)
 
     def __enter__(self) -> SideBySide:
         """Itself."""

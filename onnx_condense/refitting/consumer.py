@@ -78,6 +78,11 @@ class TwinConsumer:
     fixed: Consumer
     twin: Twin
 
+    @property
+    def node(self) -> int:
+        """The index of the node."""
+        return self.fixed.slot.node
+
     @cached_property
     def kept(self) -> Ints:
         """[k] the features of the channels that are still there."""
@@ -175,8 +180,12 @@ def consumer_of(trace: Trace, slot: Slot) -> Consumer | None:
 
 def read_by(trace: Trace, slot: Slot) -> Channels | None:
     """The data that a contracted slot multiplies, with the axis of its channels; None where that is not one tensor."""
-    map_ = trace.actions[slot.node].reader or trace.linear_map(slot.node)
-    return None if map_ is None else Channels(trace.facts.nodes[slot.node].inputs[map_.data].name, map_.data_axis)
+    node, recurrent = trace.facts.nodes[slot.node], trace.actions[slot.node].recurrent
+    if recurrent is not None and slot.input != recurrent.weight:  # the states of one step earlier
+        name = node.outputs[0].name
+        return Channels(name, len(trace.facts.shapes[name]) - 1) if name else None
+    map_ = recurrent or trace.actions[slot.node].reader or trace.linear_map(slot.node)
+    return None if map_ is None else Channels(node.inputs[map_.data].name, map_.data_axis)
 
 
 def repeats(row: Ints) -> tuple[int, int]:
@@ -213,7 +222,8 @@ def _has_windows(trace: Trace, index: int, action: Contraction, taps: int) -> bo
 
 
 def lost(twin: Twin) -> list[TwinConsumer]:
-    """The consumers that lost channels, in graph order."""
+    """The consumers that lost channels, in graph order; recurrent nodes are others (see `recurrent`)."""
     slots = [s for s in twin.trace.slots if s.role is Role.CONTRACTED and not twin.reads(s).all()]
+    slots = [s for s in slots if twin.trace.actions[s.node].recurrent is None]
     found = (consumer_of(twin.trace, slot) for slot in sorted(slots, key=lambda s: (s.node, s.input)))
     return [TwinConsumer(consumer, twin) for consumer in found if consumer is not None]

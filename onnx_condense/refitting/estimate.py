@@ -15,6 +15,7 @@ from onnx_condense.refitting.moments import Moments, Sums
 from onnx_condense.refitting.noise import Noise
 from onnx_condense.refitting.reading import Source
 from onnx_condense.refitting.summing import Summing
+from onnx_condense.refitting.synthetic import Span
 from onnx_condense.tracing.labels import atoms_of
 from onnx_condense.tracing.trace import Trace
 
@@ -27,11 +28,17 @@ class Estimate:
     """
 
     def __init__(
-        self, trace: Trace, feed: Feed, seed: int, real: Summing | None = None, prior: Estimate | None = None
+        self,
+        trace: Trace,
+        feed: Feed,
+        seed: int,
+        real: Summing | None = None,
+        prior: Estimate | None = None,
+        span: Span | None = None,
     ) -> None:
         self.trace = trace
         self.real = real
-        self._noise = Noise(trace, feed, seed)
+        self._noise = Noise(trace, feed, seed, span)
         self._prior = prior
         self._known: dict[Key, Moments | None] = {}
         self._crossed: dict[Key, Floats] = {}

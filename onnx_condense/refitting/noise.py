@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import onnx
 
-from onnx_condense.arrays import Array
+from onnx_condense.arrays import Array, Shape
 from onnx_condense.errors import InputError
 from onnx_condense.model.inputs import Feed
 from onnx_condense.model.parts import observe
 from onnx_condense.refitting.moments import Sums
 from onnx_condense.refitting.reading import Source
 from onnx_condense.refitting.summing import ENOUGH, sums_of
-from onnx_condense.refitting.synthetic import BatchStatistics, standardized, synthetic, unbatched
+from onnx_condense.refitting.synthetic import BatchStatistics, Span, standardized, synthetic, unbatched
 from onnx_condense.tracing.trace import Trace
 
 SAMPLES = 128
@@ -23,6 +24,9 @@ SAMPLES = 128
 
 NUMBERS = 2**25
 """Numbers that consumers read from the synthetic inputs of one run at most."""
+
+RUNS = 8
+"""Most runs on synthetic sequences, whose tensors are large beside the rows that some consumers read of them."""
 
 _log = logging.getLogger(__name__)
 
@@ -40,9 +44,9 @@ class Noise:
         unstated: the linear maps that no BatchNormalization follows, by node.
     """
 
-    def __init__(self, trace: Trace, feed: Feed, seed: int) -> None:
+    def __init__(self, trace: Trace, feed: Feed, seed: int, span: Span | None = None) -> None:
         self._facts, self._actions = trace.facts, trace.actions
-        self._feed, self._seed = feed, seed
+        self._feed, self._seed, self._span = feed, seed, span
         self._normalized = dict(self._normalizations())
         self.unstated: Mapping[int, BatchStatistics] = dict(self._unnormalized())
 
@@ -51,18 +55,20 @@ class Noise:
         behind = self._behind_others()
         centred = {index: found for index, found in self.unstated.items() if index in behind}
         model = standardized(self._facts.model, {**centred, **self._normalized})
-        return sums_of([self._observed(model, consumers)], consumers, ENOUGH, self._seed)
+        return sums_of(self._observed(model, consumers), consumers, ENOUGH, self._seed)
 
-    def _observed(self, model: onnx.ModelProto, consumers: Sequence[Source]) -> Mapping[str, Array]:
+    def _observed(self, model: onnx.ModelProto, consumers: Sequence[Source]) -> Iterator[Mapping[str, Array]]:
         """What consumers read on synthetic inputs, else on the feed that was traced; nothing where neither runs."""
         names = [consumer.reads.tensor for consumer in consumers]
-        for batch, feed in ((unbatched(model), self._inputs(consumers)), (model, self._feed)):
+        for batch, feeds in ((unbatched(model), self._inputs(consumers)), (model, [self._feed])):
             try:
-                (values,) = observe(batch, names, [feed])
-                return self._by_sample(values, consumers)
+                for values in observe(batch, names, feeds):
+                    yield self._by_sample(values, consumers)
             except InputError as error:
                 _log.info("no moments from these inputs: %s", error)
-        return {}
+            else:
+                return
+        yield {}
 
     def _by_sample(self, values: Mapping[str, Array], consumers: Sequence[Source]) -> Mapping[str, Array]:
         """The values; where a Reshape to a stated batch has put several samples into one, samples again."""
@@ -75,15 +81,26 @@ class Noise:
                 found[name] = value
         return found
 
-    def _inputs(self, consumers: Sequence[Source]) -> Feed:
-        """Synthetic inputs, as many samples as the size of what is read allows."""
+    def _inputs(self, consumers: Sequence[Source]) -> list[Feed]:
+        """Synthetic inputs, as many samples as the size of what is read allows; of sequences in several runs."""
         shapes = self._facts.shapes
         read = [int(np.prod(shapes[consumer.reads.tensor][1:])) for consumer in consumers]
-        largest = max(int(np.prod(shape[1:])) for shape in shapes.values())
+        largest = max(self._per_sample(shape) for shape in shapes.values())
         places = min(size // consumer.channels for size, consumer in zip(read, consumers, strict=True))
         enough = max(SAMPLES, ENOUGH // max(1, places))
         count = max(2, min(enough, NUMBERS // max(1, 4 * largest, sum(read))))
-        return synthetic(self._feed, count, self._seed)
+        runs = min(RUNS, -(-enough // count)) if self._steps_first else 1
+        return [synthetic(self._feed, count, self._seed + number, self._span) for number in range(runs)]
+
+    @cached_property
+    def _steps_first(self) -> bool:
+        """Whether tensors may have the steps of sequences on their first axis."""
+        return any(action.recurrent for action in self._actions.values())
+
+    def _per_sample(self, shape: Shape) -> int:
+        """How many numbers of a tensor a sample has; those of sequences may have their steps first."""
+        batch = max([1, *(len(value) for value in self._feed.values() if value.ndim)])
+        return int(np.prod(shape)) // batch if self._steps_first else int(np.prod(shape[1:]))
 
     def _normalizations(self) -> Iterator[tuple[int, BatchStatistics]]:
         for index, action in self._actions.items():

@@ -25,6 +25,9 @@ from onnx_condense.operators.nodes import (
 PINK = 1.0
 """Exponent of the amplitude spectrum 1 / frequency of synthetic images, as natural images have it."""
 
+Span = tuple[float, float]
+"""Between which numbers inputs lie."""
+
 GREY = 0.9
 """Share of a synthetic image's variance that its colours have in common."""
 
@@ -107,10 +110,10 @@ def unbatched(model: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
-def synthetic(feed: Feed, samples: int, seed: int) -> Feed:
+def synthetic(feed: Feed, samples: int, seed: int, span: Span | None = None) -> Feed:
     """Inputs like a feed, with so many samples: pink noise for images (rank 4, at least 8x8), else normal numbers.
 
-    Integers and what else is no float are the feed's, repeated.
+    Integers and what else is no float are the feed's, repeated. span: between which numbers floats lie.
     """
     generator = np.random.default_rng(seed)
     made: Feed = {}
@@ -119,10 +122,18 @@ def synthetic(feed: Feed, samples: int, seed: int) -> Feed:
         if value.dtype.kind != "f":
             made[name] = np.resize(value, shape)
         elif value.ndim == 4 and min(value.shape[2:]) >= 8:
-            made[name] = _pink(generator, shape).astype(value.dtype)
+            made[name] = _within(_pink(generator, shape), span).astype(value.dtype)
         else:
-            made[name] = generator.standard_normal(shape).astype(value.dtype)
+            made[name] = _within(generator.standard_normal(shape), span).astype(value.dtype)
     return made
+
+
+def _within(values: Array, span: Span | None) -> Array:
+    """Values [...] of unit variance, moved into a span: two deviations from its middle to its ends."""
+    if span is None:
+        return values
+    low, high = span
+    return np.clip((low + high) / 2 + (high - low) / 4 * values, low, high)
 
 
 def _pink(generator: np.random.Generator, shape: tuple[int, ...]) -> Array:

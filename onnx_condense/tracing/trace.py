@@ -211,19 +211,22 @@ class Trace:
         return {(slot.node, slot.input): slot for slot in self.slots if slot.role is Role.PRODUCED}
 
     def reading(self, node: int, position: int) -> Slot | None:
-        """What a weight contracts; labels are -1 where a linear map reads data without channels."""
+        """What a weight contracts; labels are -1 where data without channels are read."""
         for slot in self.slots_at(node):
             if (slot.input, slot.role) == (position, Role.CONTRACTED):
                 return slot
-        action = self.linear_map(node)
-        if action is None or action.lookup or action.weight != position:
-            return None
         weight = self.facts.value(self.facts.nodes[node].inputs[position])
+        recurrent, action = self.actions[node].recurrent, self.linear_map(node)
+        if recurrent is not None and recurrent.weight == position:
+            axis, padded, groups = recurrent.weight_axis, False, 1
+        elif action is None or action.lookup or action.weight != position:
+            return None
+        else:
+            axis, padded, groups = action.axis(Role.CONTRACTED), action.padded, action.groups
         if weight is None:
             return None
-        axis = action.axis(Role.CONTRACTED)
         shape = [size if a == axis else 1 for a, size in enumerate(weight.shape)]
-        return Slot(node, position, Role.CONTRACTED, np.full(shape, -1), axis, action.padded, action.groups)
+        return Slot(node, position, Role.CONTRACTED, np.full(shape, -1), axis, padded, groups)
 
     def reached(self, also: Collection[tuple[int, int]] = ()) -> float:
         """The share of the parameters of linear maps, refused ones too, that is sliced when groups shrink.

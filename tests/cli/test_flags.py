@@ -40,6 +40,7 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "data": (["d.npz"], "d.npz"),
     "calibration": (["c.npz", "d.npz"], ["c.npz", "d.npz"]),
     "input_shape": (["x=1x8", "y=2,3"], {"x": (1, 8), "y": (2, 3)}),
+    "input_range": (["0,255"], (0.0, 255.0)),
     "sequential": ([], True),
     "fold_batchnorm": ([], True),
     "seed": (["3"], 3),
@@ -76,8 +77,8 @@ def test_a_plan_answers_what_it_says_that_it_does(cli: Cli, save: Save, name: st
     cli.ok("m.onnx", "--plan", "p.json", "--dry-run")
     outcome = cli.run("m.onnx", "--replay", "p.json", *line(name))
     refused = f"--replay applies what the plan says: drop --{name.replace('_', '-')}, which would plan anew"
-    assert (refused in outcome.err) == (name not in ("data", "seed"))
-    assert (flags_of(Options)[name].plan is InPlan.OPEN) == (name in ("data", "seed"))
+    assert (refused in outcome.err) == (name not in ("data", "input_range", "seed"))
+    assert (flags_of(Options)[name].plan is InPlan.OPEN) == (name in ("data", "input_range", "seed"))
 
 
 def test_plans_of_earlier_versions_lack_some_options() -> None:

@@ -198,3 +198,10 @@ def test_results_run_only_what_is_wanted() -> None:
     feed = {"x": builders.random(2, 8)}
     assert set(results(model, [feed])[0]) == {"y"}
     assert np.allclose(results(model, [feed])[0]["y"], results(model, [feed], optimize=False)[0]["y"], atol=1e-5)
+
+
+def test_noise_allows_no_other_model() -> None:
+    """Ten times a noise of 0.9 would be a limit that every model meets."""
+    noise = compare([{"y": np.array([1.0, -1.0], dtype=np.float32)}], [{"y": np.array([1.0, 0.3], dtype=np.float32)}])
+    assert noise.outputs[0].relative_l2 > 0.9
+    assert surgery_limits(noise)["y"] == 0.5
