@@ -100,7 +100,7 @@ def allocate(
     """How many channels of each group go, so that all weights cost at most `limit` or no group can give more.
 
     Where the last step loses something and saves so much that more than `slack` is left of the limit, it is not taken,
-    and other groups give instead if that comes closer.
+    and other groups give instead if that comes closer and loses no more.
     """
     capped = dict(curves)
     descent = _Descent(capped, weights, limit)
@@ -113,7 +113,7 @@ def allocate(
         if again.total > limit or again.lost() > descent.lost():
             break
         descent = again
-    best, last = descent.removed, descent.last
+    best, last, least = descent.removed, descent.last, descent.lost()
     total = cost(weights, best)
     for _ in range(EXCHANGES):
         if last is None or total >= limit - slack:
@@ -126,7 +126,7 @@ def allocate(
         descent = _Descent(capped, weights, limit)
         last = descent.last
         found = cost(weights, descent.removed)
-        if total < found <= limit:
+        if total < found <= limit and descent.lost() <= least:
             best, total = descent.removed, found
     return best
 
