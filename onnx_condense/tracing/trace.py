@@ -49,6 +49,25 @@ class Slot:
         return varying(self.labels)
 
 
+@dataclass(frozen=True, eq=False)
+class Pairing:
+    """Channels of two tensors that a product multiplies with each other and adds up.
+
+    left, right: [n] labels of either side, place by place. because: what the product is to channels that must stay.
+    axes: of either tensor, those that places are numbered along, -1 where it does not vary; sizes: how many lie there.
+    places: [n] those that hold channels. lines: [n] which of them are added up together.
+    """
+
+    node: int
+    left: Labels
+    right: Labels
+    because: Because
+    axes: tuple[tuple[int, ...], tuple[int, ...]]
+    sizes: Shape
+    places: Ints
+    lines: Ints
+
+
 @dataclass(frozen=True)
 class Refusal:
     """Why a producer's channels all stay: the layer, the reason, and its weight's size in parameters."""
@@ -80,7 +99,7 @@ class Trace:
     """Everything the later stages need to know of a graph.
 
     unit_of: atom -> unit id. labels: tensor name -> labels. actions: what each node does, by index.
-    pairs: slots of partners in products of data, which lie in `slots` too, as what they are there.
+    pairs: slots of partners in products of data, which lie in `slots` too, as what they are there. pairings: those.
     untraced: parameters of linear maps in bodies that are no part of it. leave: from a model that was written in the
     form that was traced, and as it was traced, to the model as it came.
     """
@@ -95,6 +114,7 @@ class Trace:
     actions: Mapping[int, Action]
     balance: Balance
     pairs: tuple[Slot, ...] = ()
+    pairings: tuple[Pairing, ...] = ()
     untraced: int = 0
     leave: Leave = lambda written, traced: written
 
