@@ -56,12 +56,31 @@ def bilinears(trace: Trace, group: Group, estimate: Estimate) -> list[Bilinear]:
     """One for each side that may take up any channel of a group; none where nothing is known of them."""
     found, both = [], factors(trace, group)
     moments = estimate.moments(both)
+    if not all(slot.even for slot in trace.pairs_of(group)):
+        return _apart(trace, group, both, moments)
     for side in sorted({slot.side for slot in trace.pairs_of(group)}):
         held = [trace.units_in(slot.labels) for slot in trace.pairs_of(group) if slot.side == side]
         every = [trace.units_in(slot.labels) for slot in trace.pairs_of(group)]
         if np.isin(np.concatenate(every), np.concatenate(held)).all():
             found.append(_bilinear(trace, group, both, moments, side))
     return [one for one in found if one is not None]
+
+
+def _apart(trace: Trace, group: Group, both: Sequence[Factor], moments: Sequence[Moments | None]) -> list[Bilinear]:
+    """Of channels that cannot take up others, what goes with each of them; side -1."""
+    weights = np.zeros(len(group.units))
+    for factor, left, right in zip(both[::2], moments[::2], moments[1::2], strict=True):
+        if left is None or right is None:
+            return []
+        units = trace.unit_of[atoms_of(factor.slot.labels)]
+        mine = trace.group_of[units] == group.index
+        keys = units * (1 + int(factor.pairing.lines.max())) + factor.pairing.lines
+        seconds = [known.xx + np.outer(known.x, known.x) for known in (left, right)]
+        for key in np.unique(keys[mine]).tolist():
+            here = np.flatnonzero(keys == key)
+            lost = np.einsum("ij,ij->", *(second[np.ix_(here, here)] for second in seconds))
+            weights[trace.place_of[units[here[0]]]] += float(lost)
+    return [Bilinear(-1, np.eye(len(weights)), np.diag(weights))]
 
 
 def _bilinear(
@@ -127,7 +146,7 @@ def _refit(twin: Twin, group: Group, estimate: Estimate) -> bool:
     lines = lines_of(twin.trace, group)
     evidence = estimate.evidence(factors(twin.trace, group)[0])
     best: tuple[float, Mix] | None = None
-    for one in bilinears(twin.trace, group, estimate):
+    for one in (one for one in bilinears(twin.trace, group, estimate) if one.side >= 0):
         whole = float(np.einsum("ij,ji->", one.covariance, one.gram))
         if _loss(one, _merged(twin, group, one.side), keep, gone) <= EXACT * whole:
             return False

@@ -30,7 +30,8 @@ class Slot:
     produced: its rows make the atoms. carried: it holds one parameter per atom. contracted: it reads the atoms.
     `axis` is the labelled axis of a produced or contracted slot; a recurrent weight's directions are labelled as well.
     paired: it makes or shifts the partners of the atoms in a product of data, whose side (0 or 1) that is; labels hold
-    the atoms there with the signals of the other side (see tracing/pairs.py).
+    the atoms there with the signals of the other side (see tracing/pairs.py). even: all channels alike; else what one
+    could take up of others is its own function of places (rotated pairs).
     `padded`: zeros from beyond a border are read too. `groups`: of a convolution (see merging/paths.py).
     """
 
@@ -42,6 +43,7 @@ class Slot:
     padded: bool = False
     groups: int = 1
     side: int = -1
+    even: bool = True
 
     @property
     def axes(self) -> tuple[int, ...]:
