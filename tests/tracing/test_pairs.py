@@ -245,6 +245,22 @@ def with_rotations(attention: Attention, halves: bool, frequencies: Sequence[flo
     return attention.build(attention.attended(attention.scores(q, k), attention.split("v")))
 
 
+def test_pairs_that_data_rotate_stay() -> None:
+    """The angles are an input, which has a number for each pair."""
+    attention = Attention().copy("k")
+    net, half, turned = attention.net, WIDTH // 2, []
+    cos, sin = (net.input(PLACES, half, name=name) for name in ("cos", "sin"))
+    for name in "qk":
+        a, b = net.multiple("Split", attention.split(name), net.ints(half, half), outputs=2, axis=-1)
+        first = net.node("Sub", net.node("Mul", a, cos), net.node("Mul", b, sin))
+        second = net.node("Add", net.node("Mul", a, sin), net.node("Mul", b, cos))
+        turned.append(net.node("Concat", first, second, axis=-1))
+    model = attention.build(attention.attended(attention.scores(*turned), attention.split("v")))
+    condensed(model, {"q": 2 * WIDTH, "k": 2 * WIDTH})
+    (refusal,) = (refusal for refusal in analyze(model).refusals if "q" in refusal.layers)
+    assert str(refusal.reason).startswith("has one channel only in a group or head")
+
+
 def pair(number: int, halves: bool) -> tuple[int, int]:
     return (number, number + WIDTH // 2) if halves else (2 * number, 2 * number + 1)
 
