@@ -27,7 +27,7 @@ class Mix:
         group: its index in the trace.
         side: of products, that takes up what goes.
         source: what the matrix follows from.
-        matrix: [channels that go, channels of a line that stay].
+        matrix: [channels that go, channels of a line that stay]; where lines keep fewer, the rest counts for nothing.
     """
 
     group: int
@@ -99,8 +99,11 @@ class Mixed:
 def mixed(mine: Iterable[Path], mix: Mix, lines: Ints, stays: Ints) -> Mixed:
     """A mix on the paths of partners of a group. Raises ValueError.
 
-    lines: [n] of the group's channels, which lose equally many. stays: [k] those that do.
+    lines: [n] of the group's channels. stays: [k] those that do.
     """
+    lost = np.unique(lines[np.setdiff1d(np.arange(len(lines)), stays)])
+    if mix.matrix.shape[1] != max((int((lines[stays] == line).sum()) for line in lost.tolist()), default=0):
+        raise ValueError("what products of data take up has another shape")
     blends: dict[tuple[int, int], list[Blend]] = {}
     for path in mine:
         blends.setdefault((path.slot.node, path.slot.input), []).append(_blend(path, mix, lines, stays))
@@ -108,7 +111,7 @@ def mixed(mine: Iterable[Path], mix: Mix, lines: Ints, stays: Ints) -> Mixed:
 
 
 def _blend(path: Path, mix: Mix, lines: Ints, stays: Ints) -> Blend:
-    """A mix on a path. Raises ValueError."""
+    """A mix on a path."""
     number = np.full(len(lines), -1)
     kept = np.isin(np.arange(len(lines)), stays)
     number[~kept] = np.arange(int((~kept).sum()))
@@ -119,10 +122,10 @@ def _blend(path: Path, mix: Mix, lines: Ints, stays: Ints) -> Blend:
             mine = np.flatnonzero(here & (lines[path.units] == line))
             mine = mine[np.argsort(path.units[mine], kind="stable")]
             gone, stay = mine[~kept[path.units[mine]]], mine[kept[path.units[mine]]]
+            if not len(gone):
+                continue
             matrix = None
             if path.side == mix.side:
-                matrix = mix.matrix[number[path.units[gone]]].astype(np.float64)
-                if len(gone) and matrix.shape[1] != len(stay):
-                    raise ValueError("what a product takes up has another shape")
+                matrix = mix.matrix[number[path.units[gone]], : len(stay)].astype(np.float64)
             blocks.append((path.places[gone], path.places[stay], matrix))
     return Blend(path, tuple(blocks))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from support.attention import WIDTH, Attention
+from support.attention import WIDTH, Attention, head_by_head
 from support.planted.net import run, signed_feed, widths
 
 from onnx_condense import Options, Plan, condense, rewrite
@@ -49,6 +49,18 @@ def test_a_budget_finds_the_rank_of_a_side(heads: dict[str, int], side: str, cal
     assert error(model, found.model) < 5e-3
     (mix,) = found.plan.mixes
     assert mix.source in (("weights", "calibration") if calibrated else ("weights",))
+
+
+def test_heads_apart_may_keep_different_numbers() -> None:
+    """A product for each head: the first one has keys of rank four, the other one of six."""
+    attention = Attention(seed=2)
+    for values in (attention.rows["k"], attention.bias["k"]):
+        values[:WIDTH] = attention.normal(WIDTH, RANK) @ values[:RANK] * 0.5
+    model = head_by_head(attention)
+    found = condense(model, Options(budget=("params", 0.97), align=1, exclude=("v", "o")))
+    assert found.plan.mixes
+    assert widths(found.model)["k"] < 2 * WIDTH
+    assert error(model, found.model) < 5e-2
 
 
 def test_what_is_taken_up_is_in_the_plan(tmp_path: Path) -> None:

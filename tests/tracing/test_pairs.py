@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from support.attention import COPIES, PLACES, WIDTH, Attention
+from support.attention import COPIES, PLACES, WIDTH, Attention, head_by_head
 from support.lossless import condensed
 from support.planted.net import Net, assert_close, widths
 
@@ -37,18 +37,6 @@ def equations(attention: Attention) -> onnx.ModelProto:
     scores = net.node("Softmax", net.node("Einsum", q, k, equation="bnhd,bmhd->bhnm"), axis=-1)
     summed = net.node("Einsum", scores, v, equation="bhnm,bmhd->bnhd")
     return attention.build(net.node("Reshape", summed, net.ints(-1, PLACES, 2 * WIDTH)))
-
-
-def head_by_head(attention: Attention) -> onnx.ModelProto:
-    """A product for each head, of which there are no labels along heads."""
-    net, parts = attention.net, {}
-    for name in "qkv":
-        parts[name] = net.multiple("Split", attention.made(name), net.ints(WIDTH, WIDTH), outputs=2, axis=-1)
-    summed = []
-    for q, k, v in zip(*parts.values(), strict=True):
-        scores = net.node("MatMul", q, net.node("Transpose", k, perm=[0, 2, 1]))
-        summed.append(net.node("MatMul", net.node("Softmax", scores, axis=-1), v))
-    return attention.build(net.node("Concat", *summed, axis=-1))
 
 
 def repeated(attention: Attention) -> onnx.ModelProto:
