@@ -88,6 +88,10 @@ class Twin:
                 value = blended.of(value)
         return value
 
+    def is_turned(self, place: tuple[int, int]) -> bool:
+        """Whether products of data have changed the rows of a weight at (node, input)."""
+        return place in self.turns or any(place in mix.blends for mix in self.mixes.values())
+
     def unturned(self, node: int, position: int) -> Array:
         """As `weight`, of the same shape, as if products of data had lost nothing."""
         key = node, position

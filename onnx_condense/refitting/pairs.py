@@ -128,6 +128,7 @@ def _is_shifted_freely(trace: Trace, factor: Factor) -> bool:
 def refit_pairs(twin: Twin, estimate: Estimate, chosen: Callable[[Evidence], bool] = lambda _: True) -> int:
     """Lets products of data that lost channels take up what loses least, and says how many. `chosen`: by evidence."""
     groups = [g for g in twin.trace.groups if g.index in twin.plans and twin.trace.pairs_of(g)]
+    groups = [g for g in groups if not any((s.node, s.input) in twin.factors for s in twin.trace.pairs_of(g))]
     groups = [g for g in groups if chosen(estimate.evidence(factors(twin.trace, g)[0]))]
     estimate.moments([factor for group in groups for factor in factors(twin.trace, group)])
     refitted = 0

@@ -74,3 +74,12 @@ def test_what_is_taken_up_is_in_the_plan(tmp_path: Path) -> None:
     for damaged in (replace(mix, matrix=mix.matrix[1:]), replace(mix, matrix=mix.matrix[:, 1:]), replace(mix, group=7)):
         with pytest.raises(PlanError, match="does not fit"):
             rewrite(model, replace(plan, mixes=(damaged,)))
+
+
+def test_rows_that_took_up_others_become_no_pair_of_factors() -> None:
+    """Keys of an exactly low rank, of which channels go as well."""
+    attention = Attention(seed=5)
+    attention.rows["k"] = attention.normal(2 * WIDTH, 2) @ attention.normal(2, 9)
+    model = attention.copy("q").model()
+    assert error(model, condense(model, Options(lossless=True, align=1)).model) < 2e-5
+    assert widths(condense(model, Options(budget=("params", 0.8), align=1)).model)["q"] < 2 * WIDTH
