@@ -67,8 +67,9 @@ def stated(path: Path) -> Stated:
             return np.frombuffer(base64.b64decode(value["base64"]), value["dtype"]).reshape(value["shape"])
         return np.asarray(beside[value["array"]] if isinstance(value, dict) else value)
 
-    if content.get("mixes"):
-        raise Unread("products of data take up more than one channel")
+    beyond = [name for name in ("mixes", "factors", "rotations") if content.get(name)]
+    if beyond:
+        raise Unread(f"it has {beyond[0]}")
     merges, gone = [], {}
     for group in content["groups"]:
         main = array(group["main"]).astype(int)
