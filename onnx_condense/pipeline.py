@@ -230,6 +230,7 @@ def _plan(run: Run, twin: Twin) -> Plan:
     shapes = {name: tuple(array.shape) for name, array in run.opened.feeds[0].items()}
     groups = tuple(twin.plans[index] for index in sorted(twin.plans))
     refits = tuple(twin.refits[place] for place in sorted(twin.refits))
+    mixes = tuple(twin.mixes[index].mix for index in sorted(twin.mixes))
     return Plan(
         source.sha256,
         options.method,
@@ -241,4 +242,5 @@ def _plan(run: Run, twin: Twin) -> Plan:
         refits,
         factors=tuple(twin.factors[place] for place in sorted(twin.factors)),
         rotations=run.opened.rotations if twin.changed else (),
+        mixes=mixes,
     )

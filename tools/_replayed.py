@@ -34,7 +34,10 @@ class Unread(Exception):
 
 @dataclass(frozen=True)
 class Merge:
-    """How one consumer reads a group: x[j] = ratio[j] · x[main[j]] + constant[j], along one path."""
+    """How one consumer reads a group: x[j] = ratio[j] · x[main[j]] + constant[j], along one path.
+
+    A negative path is none of a consumer's: rows, or shifts, of what a product multiplies the channels with.
+    """
 
     group: int
     place: Place
@@ -64,6 +67,9 @@ def stated(path: Path) -> Stated:
             return np.frombuffer(base64.b64decode(value["base64"]), value["dtype"]).reshape(value["shape"])
         return np.asarray(beside[value["array"]] if isinstance(value, dict) else value)
 
+    beyond = [name for name in ("mixes", "factors", "rotations") if content.get(name)]
+    if beyond:
+        raise Unread(f"it has {beyond[0]}")
     merges, gone = [], {}
     for group in content["groups"]:
         main = array(group["main"]).astype(int)
@@ -80,25 +86,46 @@ def replayed(trace: Trace, plan: Stated) -> onnx.ModelProto:
     weights: dict[Place, Array] = {}
     shifts: dict[int, Array] = {}
     groups = {group.index: group for group in trace.groups}
-    for merge in plan.merges:
+    for merge in (merge for merge in plan.merges if merge.path >= 0):
         slot = _contracting(trace, merge.place)
         value = weights.setdefault(merge.place, _weight(trace, merge.place))
         places = _places(trace, slot, groups[merge.group], merge.path)
-        for channel in plan.gone[merge.group].tolist():
-            for rank, place in enumerate(places.get(channel, ())):
-                column = value[_column(slot, value, place)].copy()
-                if merge.main[channel] >= 0:
-                    main = places[int(merge.main[channel])][rank]
-                    value[_column(slot, value, main)] += merge.ratio[channel] * column
-                if merge.constant[channel]:
-                    added = _added(trace, slot, place, merge.constant[channel] * column)
-                    shifts[slot.node] = shifts.get(slot.node, 0) + added
-                value[_column(slot, value, place)] = 0
+        for channel, place, main in _pairs(merge, plan.gone[merge.group], places):
+            column = value[_column(slot, value, place)].copy()
+            if main is not None:
+                value[_column(slot, value, main)] += merge.ratio[channel] * column
+            if merge.constant[channel]:
+                added = _added(trace, slot, place, merge.constant[channel] * column)
+                shifts[slot.node] = shifts.get(slot.node, 0) + added
+            value[_column(slot, value, place)] = 0
     for place, (given, shift) in plan.refits.items():
         weights[place] = _refitted(trace, plan, place, given)
         if shift.size:
             shifts[place[0]] = shift.astype(float)
+    for merge in (merge for merge in plan.merges if merge.path < 0):
+        number, side = divmod(-1 - merge.path, 2)
+        slot = next(s for s in trace.pairs if (s.node, s.input) == merge.place and s.side == side)
+        value = weights.setdefault(merge.place, _weight(trace, merge.place))
+        places = _places(trace, slot, groups[merge.group], number)
+        produced = merge.place in trace.made and slot.node in shifts
+        for channel, place, main in _pairs(merge, plan.gone[merge.group], places):
+            rows = [(value, _column(slot, value, place), None if main is None else _column(slot, value, main))]
+            rows += [(shifts[slot.node], (place,), None if main is None else (main,))] if produced else []
+            for numbers, goes, stays in rows:
+                if stays is not None:
+                    numbers[stays] += merge.ratio[channel] * numbers[goes]
+                numbers[goes] = 0
     return _written(trace, weights, shifts)
+
+
+def _pairs(merge: Merge, gone: Array, places: Mapping[int, list[int]]) -> list[tuple[int, int, int | None]]:
+    """(channel, a place of it, the place that it merges into) of all channels that go."""
+    found: list[tuple[int, int, int | None]] = []
+    for channel in gone.tolist():
+        main = int(merge.main[channel])
+        mains: list[Any] = places[main] if main >= 0 and channel in places else [None] * len(places.get(channel, ()))
+        found += [(channel, *pair) for pair in zip(places.get(channel, ()), mains, strict=True)]
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------- places

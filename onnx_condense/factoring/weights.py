@@ -83,7 +83,12 @@ class Factorable:
         return Factor(self.node, self.input, self.layer, source, basis.astype(kind))
 
     def pays(self, twin: Twin) -> int:
-        """The highest rank at which a pair makes the file smaller, of what is still there in a twin; 0 of none."""
+        """The highest rank at which a pair makes the file smaller, of what is still there in a twin; 0 of none.
+
+        Rows that take up others for a product of data lie in no basis of what was read: such a weight stays whole.
+        """
+        if twin.is_turned(self.place):
+            return 0
         rows, columns = (int(alive.sum()) for alive in self.alive(twin))
         overhead = OVERHEAD // twin.weight(*self.place).dtype.itemsize
         return max(0, -(-(rows * columns - overhead) // max(1, rows + columns)) - 1)

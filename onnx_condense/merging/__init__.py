@@ -1,3 +1,15 @@
 """Merging: which channels are alike, which stay, and what is folded where. Numpy only."""
 
-__all__ = ["deciding", "evidence", "factors", "judging", "methods", "paths", "plan", "twin", "weights", "widths"]
+__all__ = [
+    "deciding",
+    "evidence",
+    "factors",
+    "judging",
+    "methods",
+    "mixing",
+    "paths",
+    "plan",
+    "twin",
+    "weights",
+    "widths",
+]

@@ -18,6 +18,7 @@ from onnx_condense.forms.bases import Rotation
 from onnx_condense.merging.evidence import Evidence
 from onnx_condense.merging.factors import Factor
 from onnx_condense.merging.long_arrays import AnyArray, beside, filled, packed, put, row, take
+from onnx_condense.merging.mixing import Mix
 from onnx_condense.merging.rotations import rotation_from_json, rotation_to_json
 from onnx_condense.options import Method
 
@@ -244,6 +245,7 @@ class Plan:
         measured: what its run found; None where nothing was verified, and in plans of format 1.
         factors: weights that become pairs of factors, in graph order.
         rotations: streams that are in other bases in the file before.
+        mixes: what products of data take up of channels that go, by group; stated where there are any.
     """
 
     model_sha256: str
@@ -257,6 +259,7 @@ class Plan:
     measured: Measured | None = None
     factors: tuple[Factor, ...] = ()
     rotations: tuple[Rotation, ...] = ()
+    mixes: tuple[Mix, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The plan as a JSON object; long arrays stand in it as they are (see `packed`)."""
@@ -274,6 +277,7 @@ class Plan:
             "groups": [group.to_json() for group in self.groups],
             "refits": [refit.to_json() for refit in self.refits],
             "measured": None if self.measured is None else asdict(self.measured),
+            **({"mixes": [mix.to_json() for mix in self.mixes]} if self.mixes else {}),
         } | (factors | rotations)
 
     @staticmethod
@@ -297,6 +301,7 @@ class Plan:
             Measured.from_json(content.get("measured")),
             tuple(Factor.from_json(factor) for factor in content.get("factors", ())),
             tuple(rotation_from_json(rotation) for rotation in content.get("rotations", ())),
+            tuple(Mix.from_json(mix) for mix in content.get("mixes", ())),
         )
 
     def chunks(self) -> Iterator[bytes]:

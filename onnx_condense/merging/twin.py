@@ -12,6 +12,7 @@ import numpy as np
 
 from onnx_condense.arrays import Array, Bools, Floats, Ints
 from onnx_condense.merging.factors import Factor
+from onnx_condense.merging.mixing import Mix, Mixed, lines_of, mixed
 from onnx_condense.merging.paths import Path, by_channel, from_channels, paths
 from onnx_condense.merging.plan import GroupPlan, Refit
 from onnx_condense.model.storage import Narrowed, Quantized
@@ -20,13 +21,14 @@ from onnx_condense.operators.answers import Role
 from onnx_condense.tracing.labels import atoms_of
 from onnx_condense.tracing.trace import Group, Slot, Trace
 
-Folds = tuple[dict[tuple[int, int], Array], dict[int, Floats], dict[tuple[int, int], Refit]]
+Folds = tuple[dict[tuple[int, int], Array], dict[int, Floats], dict[tuple[int, int], Refit], dict[int, Mixed]]
 
 
 @dataclass(frozen=True, eq=False)
 class Turn:
-    """Rows of a weight, or shifts, that are added to others, and gone then (see `_moved`)."""
+    """Rows of a weight, or shifts, that are added to others, and gone then (see `_moved`). group: its index."""
 
+    group: int
     slot: Slot
     places: Ints
     targets: Ints
@@ -55,6 +57,7 @@ class Twin:
         plans: group index -> what happened to the group.
         refits: (node, input) -> the explicit weights given.
         factors: (node, input) -> the basis in which what the weight makes is rebuilt.
+        mixes: group index -> what products of data take up of its channels, in the place of `turns`.
     """
 
     def __init__(self, trace: Trace) -> None:
@@ -67,15 +70,27 @@ class Twin:
         self.plans: dict[int, GroupPlan] = {}
         self.refits: dict[tuple[int, int], Refit] = {}
         self.factors: dict[tuple[int, int], Factor] = {}
+        self.mixes: dict[int, Mixed] = {}
 
     # ---- what there is
 
     def weight(self, node: int, position: int) -> Array:
         """The value of a weight input in its original shape, merges folded in."""
-        value = self.unturned(node, position)
-        for turn in self.turns.get((node, position), ()):
-            value = turn.of(value)
+        return self._turned((node, position), self.unturned(node, position))
+
+    def _turned(self, place: tuple[int, int], value: Array) -> Array:
+        """A weight, or the shifts of its rows, as products of data have changed it."""
+        for turn in self.turns.get(place, ()):
+            if turn.group not in self.mixes:
+                value = turn.of(value)
+        for mix in self.mixes.values():
+            for blended in mix.blends.get(place, ()):
+                value = blended.of(value)
         return value
+
+    def is_turned(self, place: tuple[int, int]) -> bool:
+        """Whether products of data have changed the rows of a weight at (node, input)."""
+        return place in self.turns or any(place in mix.blends for mix in self.mixes.values())
 
     def unturned(self, node: int, position: int) -> Array:
         """As `weight`, of the same shape, as if products of data had lost nothing."""
@@ -89,15 +104,13 @@ class Twin:
     def added(self, node: int) -> Floats | None:
         """[produced] what is added to the bias of a linear map, None for nothing."""
         shift, action = self.shift.get(node), self.trace.linear_map(node)
-        if shift is not None and action is not None:
-            for turn in self.turns.get((node, action.weight), ()):
-                shift = turn.of(shift)
-        return shift
+        return shift if shift is None or action is None else self._turned((node, action.weight), shift)
 
     @property
     def rewritten(self) -> dict[tuple[int, int], Array]:
         """(node, input) -> the weights in their original shapes that are others than the model's."""
-        return {place: self.weight(*place) for place in dict.fromkeys((*self.folded, *self.turns))}
+        blended = (place for mix in self.mixes.values() for place in mix.blends)
+        return {place: self.weight(*place) for place in dict.fromkeys((*self.folded, *self.turns, *blended))}
 
     def stored(self, node: int, position: int) -> Quantized | Narrowed | None:
         """How a weight input is stored, None where it is stored as it is used."""
@@ -134,13 +147,13 @@ class Twin:
 
     def folds(self) -> Folds:
         """What has been folded into consumers so far."""
-        return dict(self.folded), dict(self.shift), dict(self.refits)
+        return dict(self.folded), dict(self.shift), dict(self.refits), dict(self.mixes)
 
     # ---- what is done to it
 
     def refold(self, folds: Folds) -> None:
         """Goes back to what `folds` gave."""
-        self.folded, self.shift, self.refits = folds
+        self.folded, self.shift, self.refits, self.mixes = folds
 
     def apply(self, group: Group, plan: GroupPlan) -> None:
         """Folds a group's merges into its consumers."""
@@ -152,7 +165,7 @@ class Twin:
             leaving = np.flatnonzero(gone[path.units])
             if read is None or not len(leaving):
                 continue
-            self._fold(path, leaving, main, np.array(read.ratio), np.array(read.constant))
+            self._fold(group, path, leaving, main, np.array(read.ratio), np.array(read.constant))
         self.alive[group.units[gone]] = False
         earlier = self.plans.get(group.index)
         self.plans[group.index] = plan if earlier is None else earlier.then(plan)
@@ -204,7 +217,16 @@ class Twin:
         assert action is not None
         return action.axis(Role.PRODUCED)
 
-    def _fold(self, path: Path, leaving: Ints, main: Ints, ratio: Floats, constant: Floats) -> None:
+    def mix(self, mix: Mix) -> None:
+        """Lets products of data take up channels of a group that go otherwise. Raises ValueError if it does not fit."""
+        group = next((g for g in self.trace.groups if g.index == mix.group), None)
+        plan = self.plans.get(mix.group)
+        if group is None or plan is None or mix.matrix.shape[0] != plan.width - len(plan.keep):
+            raise ValueError("what products of data take up has other channels")
+        mine = [path for path in paths(self.trace, group) if path.side >= 0]
+        self.mixes[mix.group] = mixed(mine, mix, lines_of(self.trace, group), np.array(plan.keep))
+
+    def _fold(self, group: Group, path: Path, leaving: Ints, main: Ints, ratio: Floats, constant: Floats) -> None:
         """Adds the columns at the places `leaving` [k] of a path to those of their main channels.
 
         `main`, `ratio` and `constant`: [n], of every channel of the group.
@@ -219,7 +241,7 @@ class Twin:
             place_of[m, r]
             for m, r in zip(main[units[merged]].tolist(), path.rank[leaving][merged].tolist(), strict=True)
         ]
-        turn = Turn(slot, places, np.array(targets, dtype=np.int64), places[merged], ratio[units[merged]])
+        turn = Turn(group.index, slot, places, np.array(targets, dtype=np.int64), places[merged], ratio[units[merged]])
         if slot.role is Role.PAIRED:
             self.turns.setdefault((slot.node, slot.input), []).append(turn)
         else:

@@ -12,7 +12,7 @@ from math import prod
 
 import numpy as np
 
-from onnx_condense.arrays import Array, Labels, Shape
+from onnx_condense.arrays import Array, Bools, Labels, Shape
 from onnx_condense.operators.answers import ANYTHING, Action, Interval
 from onnx_condense.operators.reasons import Reason
 
@@ -95,6 +95,13 @@ class Move(Action):
     def indexed(self) -> tuple[int, ...]:
         """The axes of the input along which places are taken by their number."""
         return ()
+
+    def cut(self, axis: int, lines: Bools) -> Move | None:
+        """What it is of a smaller tensor, of whose lines [lines, size] along an indexed axis some places are left.
+
+        None where it would not be the same for all lines.
+        """
+        return None
 
     @property
     def chained(self) -> bool:
@@ -232,6 +239,20 @@ class Slice(Move):
             if labels.shape[axis] > 1:
                 index[axis] = slice(start, None if step < 0 and stop < -labels.shape[axis] else stop, step)
         return [compress(labels[tuple(index)])]
+
+    def cut(self, axis: int, lines: Bools) -> Move | None:
+        slices = list(self.slices)
+        for number, (at, start, stop, step) in enumerate(self.slices):
+            if at != axis:
+                continue
+            places = np.arange(lines.shape[1])[start:stop]
+            if step != 1 or not len(places):
+                return None
+            before, inside = lines[:, : places[0]].sum(1), lines[:, places].sum(1)
+            if np.ptp(before) or np.ptp(inside) or not inside[0]:
+                return None
+            slices[number] = at, int(before[0]), int(before[0] + inside[0]), 1
+        return Slice(tuple(slices))
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,8 @@ import onnx_graphsurgeon as gs
 
 from onnx_condense.arrays import Array
 from onnx_condense.model.protos import FLOAT_TYPES, names_read
+from onnx_condense.operators.actions import Activation
+from onnx_condense.operators.answers import Action
 from onnx_condense.operators.shapes import SHAPE_OPS
 
 
@@ -154,3 +156,8 @@ def parameters_in(
                 inner = count_parameters(body)
                 without, whole = without + inner[0], whole + inner[1]
     return without, whole
+
+
+def mixed_axes(action: Action) -> tuple[int, ...]:
+    """The axes along which a function mixes places (Softmax); none of others."""
+    return action.uniform_axes if isinstance(action, Activation) else ()

@@ -57,7 +57,7 @@ def curves_of(
         progress: called with the name of each stage.
     """
     sensitivity = _Sensitivity(stand, estimate.real is not None)
-    groups = [g for g in planner.groups if g.index not in planner.quantized and not planner.trace.pairs_of(g)]
+    groups = [group for group in planner.groups if group.index not in planner.quantized]
     orders = Orders(planner, estimate)
     orders.prepare(groups)
     plain: Curves = {}

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_condense.arrays import Floats, Ints
+from onnx_condense.merging.mixing import lines_of
 from onnx_condense.merging.paths import Path, by_channel, paths
 from onnx_condense.planning.thresholds import Planner
-from onnx_condense.refitting.consumer import FEATURES, consumer_of
+from onnx_condense.refitting.consumer import FEATURES, Consumer, consumer_of
 from onnx_condense.refitting.elimination import Reader, eliminate
 from onnx_condense.refitting.estimate import Estimate
-from onnx_condense.refitting.reading import Reading, Source, reading_of
+from onnx_condense.refitting.pairs import Bilinear, bilinears, factors
+from onnx_condense.refitting.reading import Source, reading_of
 from onnx_condense.refitting.refit import STRENGTH
 from onnx_condense.tracing.trace import Group
 
@@ -42,18 +44,22 @@ class Orders:
     def prepare(self, groups: Sequence[Group]) -> None:
         """Measures what all of them ask for at once."""
         found = [source for group in groups for part in self._parts(group) for _, source in part.sources]
+        found += [factor for group in groups for factor in factors(self.planner.trace, group)]
         self.estimate.moments(list({source.key: source for source in found if source is not None}.values()))
 
     def of(self, group: Group) -> tuple[Ints, Floats]:
         """The order [n] of a group's channels, and what has been lost after each [n], never falling."""
         exact = self.planner.freely(group)
-        order, losses = _together([self._eliminated(group, part) for part in self._parts(group)])
+        if self.planner.trace.pairs_of(group):
+            order, losses = self._of_products(group)
+        else:
+            order, losses = _together([self._eliminated(group, part) for part in self._parts(group)])
         return np.concatenate([exact, order]), np.concatenate([np.zeros(len(exact)), losses])
 
     def _parts(self, group: Group) -> Iterator[Part]:
         channels = np.setdiff1d(np.arange(len(group.units)), self.planner.freely(group))
         parts = 1 if len(channels) <= FEATURES else -(-len(channels) // BLOCK)
-        mine = list(paths(self.planner.trace, group))
+        mine = [path for path in paths(self.planner.trace, group) if path.side < 0]
         for part in np.array_split(channels, parts):
             yield Part(part, [(path, self._source(path, part)) for path in mine])
 
@@ -69,10 +75,24 @@ class Orders:
         places = places[np.lexsort((path.units[inside], path.rank[inside]))]
         return reading_of(trace, path.slot, places.reshape(times, -1))
 
-    def _eliminated(self, group: Group, part: Part) -> tuple[Ints, Floats]:
+    def _of_products(self, group: Group) -> tuple[Ints, Floats]:
+        """The order of channels that products of data add up, each line by itself where nothing else reads them."""
+        parts, trace = list(self._parts(group)), self.planner.trace
+        lines = lines_of(trace, group)
+        if not any(part.sources for part in parts):
+            every = np.concatenate([part.mine for part in parts])
+            parts = [Part(every[lines[every] == line], ()) for line in np.unique(lines[every]).tolist()]
+        found = bilinears(trace, group, self.estimate) or [Bilinear(-1, np.eye(len(lines)), np.eye(len(lines)))]
+        orders = [_together([self._eliminated(group, part, one) for part in parts]) for one in found]
+        return min(orders, key=lambda order: float(order[1][len(order[1]) // 2]))
+
+    def _eliminated(self, group: Group, part: Part, product: Bilinear | None = None) -> tuple[Ints, Floats]:
         readers: list[Reader] = []
         for path, source in part.sources:
             readers.append((self._covariance(path, source, part.mine), self._gram(group, path, part.mine)))
+        if product is not None:
+            mine = np.ix_(part.mine, part.mine)
+            readers.append(_as_much(readers, (product.covariance[mine], product.gram[mine])))
         n = len(part.mine)
         order, losses = eliminate(readers or [(np.eye(n), np.zeros((n, n)))], STRENGTH)
         return part.mine[order], losses
@@ -88,7 +108,7 @@ class Orders:
         local, result = _local(mine, path), np.zeros((len(mine), len(mine)))
         for rank in np.unique(path.rank).tolist():
             here = (path.rank == rank) & (local >= 0)
-            if isinstance(source, Reading):
+            if not isinstance(source, Consumer):
                 units = np.sort(local[here])
                 result[np.ix_(units, units)] += np.diag(moments.xx.diagonal())
                 continue
@@ -123,6 +143,12 @@ class Orders:
                 columns, units = merged, np.arange(len(mine))
             result[np.ix_(units, units)] += columns.T @ columns
         return result
+
+
+def _as_much(readers: Sequence[Reader], product: Reader) -> Reader:
+    """A product whose channels count in all as much as they do for readers, whose outputs are others."""
+    theirs, own = (sum(float(np.einsum("ij,ji->", *one)) for one in some) for some in (readers, [product]))
+    return (product[0], product[1] * (theirs / own)) if theirs > 0 and own > 0 else product
 
 
 def _local(mine: Ints, path: Path, main: Ints | None = None) -> Ints:

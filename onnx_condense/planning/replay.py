@@ -77,6 +77,11 @@ def replayed(trace: Trace, plan: Plan) -> Twin:
             twin.factor(factor)
         except (ValueError, AssertionError) as problem:
             raise PlanError(f"the plan does not fit the model ({problem}): plan it again") from problem
+    for mix in plan.mixes:
+        try:
+            twin.mix(mix)
+        except ValueError as problem:
+            raise PlanError(f"the plan does not fit the model ({problem}): plan it again") from problem
     try:
         check_shapes(twin)
     except Disagreement as problem:

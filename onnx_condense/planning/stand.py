@@ -24,6 +24,7 @@ from onnx_condense.planning.planned import NOTHING
 from onnx_condense.planning.thresholds import Planner, costing
 from onnx_condense.proving.compare import Results, compare, results
 from onnx_condense.refitting.estimate import Estimate
+from onnx_condense.refitting.pairs import refit_pairs
 from onnx_condense.refitting.refit import refit_by_moments
 from onnx_condense.refitting.synthetic import unbatched
 from onnx_condense.rewriting.kept import Disagreement
@@ -114,6 +115,7 @@ class Stand:
         twin = self._planner.without(gone)
         if any(self._planner.manner(g).refits for g in self._planner.groups if g.index in gone):
             refit_by_moments(twin, self._estimate)
+            refit_pairs(twin, self._estimate)
         return twin
 
     def _outputs(self, choice: Choice | Twin) -> Results:

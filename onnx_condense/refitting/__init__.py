@@ -6,7 +6,7 @@ A consumer (`consumer`) has a matrix (`layout`) that multiplies rows of features
 a `comparison` runs the original and the condensed model as far as the consumer (`staged`) and sums what it reads and
 what it should make; least squares follow (`moments`). The producer that it alone reads goes downhill with it
 (`producers`, `gauss_newton`). Recurrent nodes (`recurrent`) are run alone (`unrolled`): W and R follow from their own
-states.
+states. What products of data lose, and take up, is told by the second moments of both sides (`pairs`).
 """
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "elimination",
     "estimate",
     "moments",
+    "pairs",
     "reading",
     "refit",
     "samples",

@@ -13,12 +13,15 @@ from onnx_condense.merging.twin import Twin
 from onnx_condense.progress import Step
 from onnx_condense.refitting.comparison import Comparison, SideBySide
 from onnx_condense.refitting.consumer import TwinConsumer, lost
+from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.moments import Solution, Sums, least_squares
+from onnx_condense.refitting.pairs import refit_pairs
 from onnx_condense.refitting.producers import Descent, Slope, Summed, producer_of, refine
 from onnx_condense.refitting.recurrent import TwinCell, narrowed, refit_states
 from onnx_condense.refitting.refit import EXACT
 from onnx_condense.refitting.samples import Calibration
 from onnx_condense.refitting.staged import MEMORY
+from onnx_condense.refitting.summing import measured
 
 ROWS = 2**16
 """Most rows that are summed per consumer; positions are drawn beyond it."""
@@ -58,6 +61,10 @@ def calibrate(
                     _calibrate_one(reader, sides, Totals(calibration, progress, stage), effort.descent)
             except Exception as error:  # it keeps the solution without data
                 unforeseen(error, reader.fixed.layer)
+    if any(group.index in twin.plans and twin.trace.pairs_of(group) for group in twin.trace.groups):
+        progress(Step("calibrate", len(readers), len(readers), "products of data"))
+        real = measured(twin.trace, calibration, seed)
+        refit_pairs(twin, Estimate(twin.trace, twin.trace.facts.feed, seed, real))
 
 
 def _calibrate_one(consumer: TwinConsumer, sides: SideBySide, totals: Totals, descent: Descent) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
+
 from onnx_condense.arrays import Array, Ints
+from onnx_condense.operators.answers import Role
 from onnx_condense.refitting.consumer import Consumer, Key, read_by
 from onnx_condense.refitting.rows import Channels, FeatureRows
-from onnx_condense.tracing.trace import Slot, Trace
+from onnx_condense.tracing.trace import Pairing, Slot, Trace
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +46,59 @@ class Reading:
         return FeatureRows(lines.reshape(len(lines), -1, self.features), None)
 
 
-Source: TypeAlias = Consumer | Reading
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """One side of a product of data: the channels that it multiplies with those of the other; only sums are asked for.
+
+    slot: their labels at that input of the product. pairing: which places they are.
+    """
+
+    slot: Slot
+    reads: Channels
+    pairing: Pairing
+
+    @property
+    def features(self) -> int:
+        """How many places they are."""
+        return len(self.pairing.places)
+
+    @property
+    def channels(self) -> int:
+        """The same."""
+        return self.features
+
+    @property
+    def key(self) -> Key:
+        """What its moments are known by."""
+        return self.slot.node, self.slot.input, -1
+
+    def rows(self, data: Array) -> FeatureRows:
+        """[samples, positions, places]: a row for each position of what is not added up."""
+        axes, sizes = self.pairing.axes[self.slot.input], self.pairing.sizes
+        there = [axis for axis in axes if axis >= 0]
+        moved = np.moveaxis(data, there, range(-len(there), 0))
+        lengths = [1 if axis < 0 else size for axis, size in zip(axes, sizes, strict=True)]
+        first = [1] if 0 in there else [len(data)]
+        lines = moved.reshape(*first, -1, *lengths)
+        whole = np.broadcast_to(lines, (*lines.shape[:2], *sizes)).reshape(*lines.shape[:2], -1)
+        return FeatureRows(whole[..., self.pairing.places], None)
+
+
+def factors_of(trace: Trace, pairing: Pairing) -> tuple[Factor, Factor]:
+    """Both sides of a product."""
+    inputs = trace.facts.nodes[pairing.node].inputs
+    left, right = (
+        Factor(
+            Slot(pairing.node, side, Role.PAIRED, row, side=side),
+            Channels(inputs[side].name, max(pairing.axes[side])),
+            pairing,
+        )
+        for side, row in enumerate((pairing.left, pairing.right))
+    )
+    return left, right
+
+
+Source: TypeAlias = Consumer | Reading | Factor
 """What says how channels vary."""
 
 

@@ -12,6 +12,7 @@ from onnx_condense.merging.twin import Twin
 from onnx_condense.refitting.consumer import TwinConsumer, lost
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.moments import Moments
+from onnx_condense.refitting.pairs import refit_pairs
 
 STRENGTH = 1e-3
 """Ridge strength without data, as a share of the mean variance."""
@@ -28,10 +29,14 @@ def refit_where_better(twin: Twin, estimate: Estimate, error: Callable[[Twin], f
     consumers = lost(twin)
     guessed = [c for c in consumers if estimate.evidence(c.fixed) is Evidence.WEIGHTS]
     _refit_all([c for c in consumers if c not in guessed], estimate)
-    if not guessed:
+    refit_pairs(twin, estimate, lambda evidence: evidence is not Evidence.WEIGHTS)
+    paired = any(twin.trace.pairs_of(group) for group in twin.trace.groups if group.index in twin.plans)
+    if not guessed and not paired:
         return
     before, saved = error(twin), twin.folds()
-    if _refit_all(guessed, estimate) and not error(twin) <= before:
+    refitted = _refit_all(guessed, estimate)
+    refitted += refit_pairs(twin, estimate, lambda evidence: evidence is Evidence.WEIGHTS)
+    if refitted and not error(twin) <= before:
         twin.refold(saved)
 
 

@@ -142,7 +142,8 @@ def _group_report(planner: Planner, planned: Planned, group: Group) -> GroupRepo
     pairs = zip(plan.main, plan.cosine, strict=True) if plan else ()
     merged = [cosine for i, (main, cosine) in enumerate(pairs) if main not in (i, -1)]
     at_threshold = planner.options.goal is None and not planner.manner(group).exact
-    refits = planned.twin.refits.values()
+    refits, mixed = planned.twin.refits.values(), planned.twin.mixes.get(group.index)
+    sources = {r.source for r in refits if plan and any(r.node == q.node for q in plan.reads)}
     return GroupReport(
         layers=group.layers,
         width_before=width,
@@ -153,7 +154,7 @@ def _group_report(planner: Planner, planned: Planned, group: Group) -> GroupRepo
         method=planner.method(group) if plan else "none",
         held_back=len(held),
         held_back_channels=held,
-        sources=tuple(sorted({r.source for r in refits if plan and any(r.node == q.node for q in plan.reads)})),
+        sources=tuple(sorted(sources if mixed is None else sources | {mixed.mix.source})),
         removed=_removed(plan, planner.judged(group)) if plan else {},
     )
 

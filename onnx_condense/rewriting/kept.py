@@ -46,6 +46,11 @@ class Kept:
         return self.mask.reshape(-1) if self.mask.size == self.mask.shape[self.axis] else None
 
     @property
+    def lines(self) -> Bools:
+        """[lines, size of the axis] what is alive of each line along it, the first one of lines that are alike."""
+        return np.moveaxis(self.mask, self.axis, -1).reshape(-1, self.mask.shape[self.axis])
+
+    @property
     def count(self) -> int:
         """Places that are alive in each line."""
         lines = self.mask.size // self.mask.shape[self.axis]

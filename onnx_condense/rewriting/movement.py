@@ -54,7 +54,10 @@ def _check_order(shapes: Shapes, index: int, action: Move) -> None:
         return
     kept = shapes.kept.get(source)
     if kept is not None and kept.axis in action.indexed:
-        raise shapes.disagreement(source)
+        cut = action.cut(kept.axis, kept.lines)
+        if cut is None:
+            raise shapes.disagreement(source)
+        action = cut
     moved = action.to(shapes.sizes[result]).moved(shapes.labels(source), shapes.sizes[source])
     for tensor, labels in zip(node.outputs, moved, strict=True):
         if tensor.name in trace.labels and not _alike(labels, shapes.labels(tensor.name)):
@@ -128,7 +131,8 @@ def _slice(shapes: Shapes, index: int, action: Slice) -> list[Edit]:
     """Starts and ends among what is alive."""
     facts, node = shapes.facts, shapes.facts.nodes[index]
     name, slices = node.inputs[0].name, list(action.slices)
-    lines = [shapes.line(name, axis) for axis, *_ in slices]
+    kept = shapes.kept.get(name)
+    lines = [kept.lines[0] if kept is not None and kept.axis == axis else None for axis, *_ in slices]
     if all(line is None for line in lines):
         return []
     if any(t.name in facts.derived and facts.follows_inputs(t.name) for t in node.inputs[1:]):

@@ -9,6 +9,7 @@ from itertools import groupby
 import numpy as np
 
 from onnx_condense.arrays import Bools, Ints, Labels
+from onnx_condense.operators.answers import Role
 from onnx_condense.operators.reasons import Because, Reason
 from onnx_condense.tracing.balance import Partition
 from onnx_condense.tracing.labels import UnionFind, atoms_of, signals_of
@@ -22,6 +23,11 @@ class Holders:
     slots: Sequence[Slot]
     tensors: Sequence[Labels]
     partitions: Sequence[Partition]
+
+    def paired(self, unit_of: Ints) -> Ints:
+        """[k] the units that products of data pair."""
+        atoms = [atoms_of(slot.labels[slot.labels >= 0]) for slot in self.slots if slot.role is Role.PAIRED]
+        return np.unique(unit_of[np.concatenate([np.zeros(0, dtype=np.int64), *atoms])])
 
 
 def dependency_groups(
@@ -45,7 +51,7 @@ def dependency_groups(
     """
     groups: list[Group] = []
     refused: list[tuple[int, Because]] = []
-    partitions = holders.partitions
+    partitions, paired = holders.partitions, holders.paired(unit_of)
     pinned = _pinned_alike(pinned, partitions)
     is_free = np.ones(len(unit_of), dtype=bool)
     is_free[list(pinned)] = False
@@ -64,6 +70,9 @@ def dependency_groups(
         near = sorted({place for unit in free.tolist() for place in lines_of.get(unit, ())})
         lines = tuple(_within(partitions[place], free) for place in near)
         cells = _cells(held[free])
+        if max(map(len, cells)) < 2 and np.isin(free, paired).all():  # each stands for itself, as to rotations by data
+            refused += [(n, Because(Reason.LONELY)) for n in nodes]
+            continue
         groups.append(Group(len(groups), free, cells, nodes, tuple(name[n] for n in nodes), lines))
     return groups, refused
 

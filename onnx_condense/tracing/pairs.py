@@ -3,14 +3,14 @@
 A product adds up q_j · k_j over channels j. Where k_j = c · k_m, channel j can go once q_m becomes q_m + c · q_j: one
 factor says what channels are of each other, the rows that make the other one take them up. So the *partners* of the
 channels, the weights and shifts that make the other factor, are read like the columns of a consumer, through the
-signals of the first. That needs a factor that is a linear function of its producer's rows, the same for all channels,
-and that nothing else reads.
+signals of the first. That needs a factor that is a linear function of its producer's rows, and that nothing else reads;
+where that function differs by channel (positions rotate pairs), it must be the same for channels that merge.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import numpy as np
@@ -25,6 +25,7 @@ from onnx_condense.algebra.signals import (
     Recurrence,
     Restricted,
     Rows,
+    Shared,
     Signal,
 )
 from onnx_condense.arrays import Bools, Ints, Labels
@@ -63,6 +64,24 @@ class _Sides:
         self._paired = np.zeros(len(self.unit_of), dtype=bool)
         self._paired[self.unit_of[self._side != NONE]] = True
         self._known: dict[Signal, Leaves] = {}
+        self._carriers: dict[int, Signal | None] = {}
+        for row in self._rows():  # of what is united on the way, one atom stands at its places
+            for side, key, made in self._by_side(row):
+                leaves = self._leaves(self.walk.signals[key], self.unit_of[atoms_of(made)])
+                self._side[leaves[self._side[leaves] == NONE]] = side
+
+    def _by_side(self, row: Labels) -> Iterator[tuple[int, int, Labels]]:
+        """(side, signal, the labels of both) of [n] labels."""
+        sides = self._side[atoms_of(row)]
+        for key, where in _by_signal(row):
+            for side in (0, 1):
+                if (made := row[where & (sides == side)]).size:
+                    yield side, key, made
+
+    def _carried(self, signal: int) -> Signal | None:
+        if signal not in self._carriers:
+            self._carriers[signal] = _carried(self.walk, self.walk.signals[signal])
+        return self._carriers[signal]
 
     def usable(self) -> Bools:
         """[2, units] for each side whether its rows may take up those of channels that go."""
@@ -70,21 +89,14 @@ class _Sides:
         read = self._read_elsewhere()
         result = np.tile(self._paired, (2, 1))
         result[:, mixed] = False
-        for row in self._rows():
-            atoms, units = atoms_of(row), self.unit_of[atoms_of(row)]
-            for side in (0, 1):
-                mine = self._side[atoms] == side
-                for key, where in _by_signal(row):
-                    made = where & mine
-                    if not made.any():
-                        continue
-                    leaves = self._leaves(self.walk.signals[key], units[made])
-                    own = np.isin(leaves, atoms[made]) & ~read[leaves] & (self._side[leaves] == side)
-                    if not _is_linear(self.walk, self.walk.signals[key]):
-                        own[:] = False
-                        result[side, units[made]] = False
-                    result[side, self.unit_of[leaves[~own]]] = False
-                    result[side, units[made & ~np.isin(atoms, leaves)]] = False
+        for side, key, made in (part for row in self._rows() for part in self._by_side(row)):
+            units = self.unit_of[atoms_of(made)]
+            leaves = self._leaves(self.walk.signals[key], units)
+            fit = ~read[leaves] & (self._side[leaves] == side)
+            if self._carried(key) is None:
+                result[side, units] = False
+            result[side, self.unit_of[leaves[~fit]]] = False
+            result[side, units[~np.isin(atoms_of(made), leaves)]] = False
         for side in (0, 1):
             for slot, _, taken in self._held(side, result[side]):
                 if taken is None:
@@ -93,31 +105,49 @@ class _Sides:
 
     def slots(self, side: int, usable: Bools) -> Iterator[Slot]:
         """Of a side, for the units [units] where that is usable."""
-        signals = self._through(side, usable)
+        signals, uneven = self._through(side, usable)
         for slot, labels, taken in self._held(side, usable):
             if not taken:
                 continue
             atoms = atoms_of(labels)
-            held = np.array([-1 if a < 0 else signals[a] for a in atoms.reshape(-1).tolist()], dtype=np.int64)
-            marked = pack(np.where(held.reshape(atoms.shape) < 0, -1, atoms), held.reshape(atoms.shape))
-            yield Slot(slot.node, slot.input, Role.PAIRED, marked, slot.axis, padded=True, side=side)
+            held = np.array([signals.get(atom, -1) for atom in atoms.reshape(-1).tolist()]).reshape(atoms.shape)
+            marked = pack(np.where(held < 0, -1, atoms), held)
+            even = not np.isin(held, uneven).any()
+            yield Slot(slot.node, slot.input, Role.PAIRED, marked, slot.axis, padded=True, side=side, even=even)
 
-    def _through(self, side: int, usable: Bools) -> dict[int, int]:
-        """Atom of a side -> the signal of all that it is multiplied with."""
-        met: dict[int, dict[int, None]] = {}
+    def _through(self, side: int, usable: Bools) -> tuple[dict[int, int], list[int]]:
+        """Atom of a side -> the signal of all that it is multiplied with, and which of those are uneven."""
+        met: dict[int, dict[tuple[int, int], None]] = {}
         for pairing in self.walk.pairings:
             for mine, other in ((pairing.left, pairing.right), (pairing.right, pairing.left)):
-                atoms = atoms_of(mine)
-                chosen = (self._side[atoms] == side) & usable[self.unit_of[atoms]]
-                for atom, signal in zip(atoms[chosen].tolist(), signals_of(other[chosen]).tolist(), strict=True):
-                    met.setdefault(atom, {})[signal] = None
-        joint: dict[tuple[int, ...], int] = {}
-        for found in met.values():
-            key = tuple(found)
-            if key not in joint:
-                signals = [self.walk.signals[number] for number in key]
-                joint[key] = key[0] if len(key) == 1 else self.walk.signal(reduce(_same_of_both, signals))
-        return {atom: joint[tuple(found)] for atom, found in met.items()}
+                chosen = (self._side[atoms_of(mine)] == side) & usable[self.unit_of[atoms_of(mine)]]
+                for key, where in _by_signal(mine):
+                    made = mine[where & chosen]
+                    units = self.unit_of[atoms_of(made)]
+                    leaves = self._leaves(self.walk.signals[key], units)
+                    below: dict[int, list[int]] = {}
+                    for leaf, unit in zip(leaves.tolist(), self.unit_of[leaves].tolist(), strict=True):
+                        below.setdefault(unit, []).append(leaf)
+                    for unit, signal in zip(units.tolist(), signals_of(other[where & chosen]).tolist(), strict=True):
+                        for leaf in below[unit]:
+                            met.setdefault(leaf, {})[signal, key] = None
+        joint: dict[tuple[tuple[int, int], ...], int] = {}
+        uneven = []
+        for found in map(tuple, met.values()):
+            if found not in joint:
+                parts = [self._multiplied(*pair) for pair in found]
+                alone = len(parts) == 1 and parts[0] is self.walk.signals[found[0][0]]
+                joint[found] = found[0][0] if alone else self.walk.signal(reduce(_same_of_both, parts))
+                if any(part is not self.walk.signals[other] for part, (other, _) in zip(parts, found, strict=True)):
+                    uneven.append(joint[found])
+        return {atom: joint[tuple(found)] for atom, found in met.items()}, uneven
+
+    def _multiplied(self, other: int, own: int) -> Signal:
+        """What a side is multiplied with, times what that multiplies its rows with where it differs by channel."""
+        carried = self._carried(own)
+        assert carried is not None
+        signal = self.walk.signals[other]
+        return signal if isinstance(carried, Shared) else Combined(Operation.MUL, signal, carried)
 
     def _held(self, side: int, usable: Bools) -> Iterator[tuple[Slot, Labels, bool | None]]:
         """(slot, its labels of usable units of a side, whether it takes up channels; None where it cannot)."""
@@ -147,13 +177,8 @@ class _Sides:
                     read[self._leaves(self.walk.signals[key], self.unit_of[atoms_of(row[where])])] = True
                 read[atoms_of(row)] = True
         beside = np.zeros((2, len(self.unit_of)), dtype=bool)
-        for row in self._rows():
-            sides = self._side[atoms_of(row)]
-            for key, where in _by_signal(row):
-                for side in (0, 1):
-                    made = where & (sides == side)
-                    units = self.unit_of[atoms_of(row[made])]
-                    beside[side, self._leaves(self.walk.signals[key], units)] = True
+        for side, key, made in (part for row in self._rows() for part in self._by_side(row)):
+            beside[side, self._leaves(self.walk.signals[key], self.unit_of[atoms_of(made)])] = True
         return read | beside.all(axis=0)
 
     def _leaves(self, signal: Signal, units: Ints) -> Ints:
@@ -181,6 +206,9 @@ class _Sides:
 
 NONE, BOTH = -1, 2
 """In the place of a side: no product pairs the atom, or it would be on both."""
+
+DEEPEST = 64
+"""Steps from a producer to a product, at most: what lies deeper is no longer looked at."""
 
 _NO_ATOMS = np.zeros(0, dtype=np.int64)
 
@@ -211,30 +239,46 @@ def _same_of_both(left: Signal, right: Signal) -> Signal:
     return Combined(Operation.CHOOSE, left, right)
 
 
-def _is_linear(walk: Walk, signal: Signal) -> bool:
-    """Whether it is a linear function of its producer's rows and of shifts that slots hold, alike for all channels."""
-    while not isinstance(signal, Rows):
-        match signal:
-            case Restricted(child) | Modulated(child) | Mapped(child, biased=False) | Pooled(child, linear=True):
-                signal = child
-            case Activated(child, action=action) if action.kind is Kind.LINEAR and not action.uniform_axes:
-                signal = child
-            case Affine(child) if _is_even(signal):
-                signal = child
-            case _:
-                return False
+def _carried(walk: Walk, signal: Signal, deepest: int = DEEPEST) -> Signal | None:
+    """What a signal multiplies its producers' rows with, as a signal of channels that all hold one; None if not linear.
+
+    `Shared` alone where it is the same for all channels.
+    """
+    if not deepest:
+        return None
+    match signal:
+        case Rows():
+            return Shared() if _has_own_bias(walk, signal) else None
+        case Restricted(child):
+            inner = _carried(walk, child, deepest - 1)
+            return inner if inner is None or isinstance(inner, Shared) else Restricted(inner, signal.atoms)
+        case Modulated(child) | Mapped(child, biased=False) | Pooled(child, linear=True):
+            return _carried(walk, child, deepest - 1)
+        case Activated(child, action=action) if action.kind is Kind.LINEAR and not action.uniform_axes:
+            return _carried(walk, child, deepest - 1)
+        case Affine(child) if signal.stated is None and signal.scale.any():
+            return _scaled(signal, _carried(walk, child, deepest - 1))
+        case Combined(operation, one, other) if operation in (Operation.ADD, Operation.SUB):
+            left, right = _carried(walk, one, deepest - 1), _carried(walk, other, deepest - 1)
+            return None if left is None or right is None else Combined(operation, left, right)
+    return None
+
+
+def _scaled(signal: Affine, inner: Signal | None) -> Signal | None:
+    """An affine of what is linear: what it adds differs by channel, or is nothing, and is scaled by nothing before."""
+    even = isinstance(inner, Shared) and np.ptp(signal.scale, axis=0).max(initial=0) == 0
+    if inner is None or (signal.shift.any() and not (even and np.ptp(signal.shift, axis=0).max(initial=0) > 0)):
+        return None
+    return inner if even else replace(signal, child=inner)
+
+
+def _has_own_bias(walk: Walk, signal: Rows) -> bool:
+    """Whether each row of a linear map without groups has a number of its bias, if that has one."""
     made = walk.actions[signal.node].linear_map
     if made is None or made.groups > 1:
         return False
     bias = None if made.bias is None else walk.facts.value(walk.facts.nodes[signal.node].inputs[made.bias])
     return bias is None or (bias.ndim > 0 and bias.shape[-1] == len(signal.atoms))
-
-
-def _is_even(signal: Affine) -> bool:
-    """Whether it multiplies all channels with the same, not with zero; what it adds differs, or is nothing."""
-    even = np.ptp(signal.scale, axis=0).max(initial=0) == 0 and bool(signal.scale.any())
-    added = not signal.shift.any() or np.ptp(signal.shift, axis=0).max(initial=0) > 0
-    return even and added and signal.stated is None
 
 
 def _takes_up(walk: Walk, slot: Slot) -> bool | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from onnx_condense.algebra.signals import Mapped, Restricted
-from onnx_condense.arrays import Labels
+from onnx_condense.arrays import Ints, Labels, Shape
 from onnx_condense.operators.actions import Product
 from onnx_condense.operators.reasons import Reason
 from onnx_condense.tracing.labels import atoms_of, pack, signals_of, varying
 from onnx_condense.tracing.outcomes import Carried, Contracted, Outcome, Stay
+from onnx_condense.tracing.trace import Pairing
 from onnx_condense.tracing.uniting import uniform
-from onnx_condense.tracing.walk import Pairing, Place, Walk
+from onnx_condense.tracing.walk import Place, Walk
 
 
 def product(walk: Walk, place: Place, action: Product) -> Outcome:
@@ -66,7 +67,15 @@ def _paired(walk: Walk, place: Place, action: Product) -> bool:
     known = (left >= 0) & (right >= 0)
     for side in (left, right):
         walk.pin(side[~known], because)
-    pairing = Pairing(_restricted(walk, left[known]), _restricted(walk, right[known]), because)
+    held = [
+        tuple(letters.index(x) if x in there else -1 for x in order)
+        for (letters, _), there in zip(sides, found, strict=True)
+    ]
+    lines = np.broadcast_to(_lines(order, left.shape, summed[0] | summed[1]), left.shape)[known]
+    ends = (_restricted(walk, left[known]), _restricted(walk, right[known]))
+    pairing = Pairing(
+        place.index, *ends, because, (held[0], held[1]), left.shape, np.flatnonzero(known.reshape(-1)), lines
+    )
     walk.sets.unite(atoms_of(pairing.left), atoms_of(pairing.right))
     walk.pairings.append(pairing)
     for letters, labels in sides:
@@ -80,6 +89,12 @@ def _along(letters: str, labels: Labels, order: list[str]) -> Labels:
     axes = [letters.index(letter) for letter in order]
     moved = labels.transpose([*axes, *(axis for axis in range(labels.ndim) if axis not in axes)])
     return moved.reshape(moved.shape[: len(order)])
+
+
+def _lines(order: list[str], shape: Shape, summed: set[str]) -> Ints:
+    """The number of the line of each place, of a shape that broadcasts; places differ along `summed` within it."""
+    sizes = [1 if letter in summed else size for letter, size in zip(order, shape, strict=True)]
+    return np.arange(int(np.prod(sizes))).reshape(sizes)
 
 
 def _restricted(walk: Walk, row: Labels) -> Labels:

@@ -30,7 +30,8 @@ class Slot:
     produced: its rows make the atoms. carried: it holds one parameter per atom. contracted: it reads the atoms.
     `axis` is the labelled axis of a produced or contracted slot; a recurrent weight's directions are labelled as well.
     paired: it makes or shifts the partners of the atoms in a product of data, whose side (0 or 1) that is; labels hold
-    the atoms there with the signals of the other side (see tracing/pairs.py).
+    the atoms there with the signals of the other side (see tracing/pairs.py). even: all channels alike; else what one
+    could take up of others is its own function of places (rotated pairs).
     `padded`: zeros from beyond a border are read too. `groups`: of a convolution (see merging/paths.py).
     """
 
@@ -42,11 +43,31 @@ class Slot:
     padded: bool = False
     groups: int = 1
     side: int = -1
+    even: bool = True
 
     @property
     def axes(self) -> tuple[int, ...]:
         """The axes of the weight that labels lie on."""
         return varying(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Pairing:
+    """Channels of two tensors that a product multiplies with each other and adds up.
+
+    left, right: [n] labels of either side, place by place. because: what the product is to channels that must stay.
+    axes: of either tensor, those that places are numbered along, -1 where it does not vary; sizes: how many lie there.
+    places: [n] those that hold channels. lines: [n] which of them are added up together.
+    """
+
+    node: int
+    left: Labels
+    right: Labels
+    because: Because
+    axes: tuple[tuple[int, ...], tuple[int, ...]]
+    sizes: Shape
+    places: Ints
+    lines: Ints
 
 
 @dataclass(frozen=True)
@@ -80,7 +101,7 @@ class Trace:
     """Everything the later stages need to know of a graph.
 
     unit_of: atom -> unit id. labels: tensor name -> labels. actions: what each node does, by index.
-    pairs: slots of partners in products of data, which lie in `slots` too, as what they are there.
+    pairs: slots of partners in products of data, which lie in `slots` too, as what they are there. pairings: those.
     untraced: parameters of linear maps in bodies that are no part of it. leave: from a model that was written in the
     form that was traced, and as it was traced, to the model as it came.
     """
@@ -95,6 +116,7 @@ class Trace:
     actions: Mapping[int, Action]
     balance: Balance
     pairs: tuple[Slot, ...] = ()
+    pairings: tuple[Pairing, ...] = ()
     untraced: int = 0
     leave: Leave = lambda written, traced: written
 

@@ -169,6 +169,7 @@ def _result(walk: Walk) -> Trace:
         walk.actions,
         balanced,
         pairs,
+        tuple(walk.pairings),
     )
     refusals = [*walk.refused, *(Refusal(names[n], because, traced.size(n)) for n, because in refused)]
     return replace(traced, refusals=tuple(refusals))

@@ -17,19 +17,7 @@ from onnx_condense.operators.moves import compress
 from onnx_condense.operators.reasons import Because, Reason, with_article
 from onnx_condense.tracing.labels import UnionFind, atoms_of, pack, signals_of
 from onnx_condense.tracing.outcomes import Carried, Contracted, Declined, Outcome, Pinned
-from onnx_condense.tracing.trace import Refusal, Slot, layer_name
-
-
-@dataclass(frozen=True, eq=False)
-class Pairing:
-    """Channels of two tensors that a product multiplies with each other and adds up.
-
-    left, right: [n] labels of either side, place by place. because: what the product is to channels that must stay.
-    """
-
-    left: Labels
-    right: Labels
-    because: Because
+from onnx_condense.tracing.trace import Pairing, Refusal, Slot, layer_name
 
 
 @dataclass(frozen=True, eq=False)

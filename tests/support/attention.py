@@ -80,3 +80,15 @@ class Attention:
     def model(self) -> onnx.ModelProto:
         """As torch.onnx writes it."""
         return self.build(self.attended(self.scores(self.split("q"), self.split("k")), self.split("v")))
+
+
+def head_by_head(attention: Attention) -> onnx.ModelProto:
+    """A product for each head, of which there are no labels along heads."""
+    net, parts = attention.net, {}
+    for name in "qkv":
+        parts[name] = net.multiple("Split", attention.made(name), net.ints(WIDTH, WIDTH), outputs=2, axis=-1)
+    summed = []
+    for q, k, v in zip(*parts.values(), strict=True):
+        scores = net.node("MatMul", q, net.node("Transpose", k, perm=[0, 2, 1]))
+        summed.append(net.node("MatMul", net.node("Softmax", scores, axis=-1), v))
+    return attention.build(net.node("Concat", *summed, axis=-1))

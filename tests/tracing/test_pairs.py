@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from support.attention import COPIES, PLACES, WIDTH, Attention
+from support.attention import COPIES, PLACES, WIDTH, Attention, head_by_head
 from support.lossless import condensed
 from support.planted.net import Net, assert_close, widths
 
@@ -37,18 +37,6 @@ def equations(attention: Attention) -> onnx.ModelProto:
     scores = net.node("Softmax", net.node("Einsum", q, k, equation="bnhd,bmhd->bhnm"), axis=-1)
     summed = net.node("Einsum", scores, v, equation="bhnm,bmhd->bnhd")
     return attention.build(net.node("Reshape", summed, net.ints(-1, PLACES, 2 * WIDTH)))
-
-
-def head_by_head(attention: Attention) -> onnx.ModelProto:
-    """A product for each head, of which there are no labels along heads."""
-    net, parts = attention.net, {}
-    for name in "qkv":
-        parts[name] = net.multiple("Split", attention.made(name), net.ints(WIDTH, WIDTH), outputs=2, axis=-1)
-    summed = []
-    for q, k, v in zip(*parts.values(), strict=True):
-        scores = net.node("MatMul", q, net.node("Transpose", k, perm=[0, 2, 1]))
-        summed.append(net.node("MatMul", net.node("Softmax", scores, axis=-1), v))
-    return attention.build(net.node("Concat", *summed, axis=-1))
 
 
 def repeated(attention: Attention) -> onnx.ModelProto:
@@ -220,3 +208,87 @@ def test_a_product_in_space() -> None:
     q, k = (net.node("Reshape", net.conv(n, net.input(2, 3, 4, 4, name=n), rows[n]), net.ints(2, 6, 16)) for n in "qk")
     scores = net.node("MatMul", net.node("Transpose", q, perm=[0, 2, 1]), k)
     condensed(net.build(net.node("Softmax", scores)), {"q": 5, "k": 5})
+
+
+def rotated(attention: Attention, data: str, halves: bool, frequencies: Sequence[float]) -> str:
+    """[batch, heads, places, width] with pairs turned by angles that grow with the place: RoPE, in both forms."""
+    net, half = attention.net, WIDTH // 2
+    angles = np.arange(PLACES)[:, None] * np.array(frequencies)[None]
+    if halves:
+        cos, sin = (net.constant(np.concatenate([f(angles)] * 2, axis=1)) for f in (np.cos, np.sin))
+        first = net.node("Slice", data, net.ints(0), net.ints(half), net.ints(3))
+        second = net.node("Slice", data, net.ints(half), net.ints(WIDTH), net.ints(3))
+        turned = net.node("Concat", net.node("Neg", second), first, axis=3)
+        return net.node("Add", net.node("Mul", data, cos), net.node("Mul", turned, sin))
+    shaped = net.node("Reshape", data, net.ints(0, 2, PLACES, half, 2))
+    a, b = net.multiple("Split", shaped, net.ints(1, 1), outputs=2, axis=-1)
+    cos, sin = (net.constant(f(angles)[:, :, None]) for f in (np.cos, np.sin))
+    first = net.node("Sub", net.node("Mul", a, cos), net.node("Mul", b, sin))
+    second = net.node("Add", net.node("Mul", a, sin), net.node("Mul", b, cos))
+    return net.node("Reshape", net.node("Concat", first, second, axis=-1), net.ints(0, 2, PLACES, WIDTH))
+
+
+def with_rotations(attention: Attention, halves: bool, frequencies: Sequence[float]) -> onnx.ModelProto:
+    q, k = (rotated(attention, attention.split(name), halves, frequencies) for name in "qk")
+    return attention.build(attention.attended(attention.scores(q, k), attention.split("v")))
+
+
+def test_pairs_that_data_rotate_stay() -> None:
+    """The angles are an input, which has a number for each pair."""
+    attention = Attention().copy("k")
+    net, half, turned = attention.net, WIDTH // 2, []
+    cos, sin = (net.input(PLACES, half, name=name) for name in ("cos", "sin"))
+    for name in "qk":
+        a, b = net.multiple("Split", attention.split(name), net.ints(half, half), outputs=2, axis=-1)
+        first = net.node("Sub", net.node("Mul", a, cos), net.node("Mul", b, sin))
+        second = net.node("Add", net.node("Mul", a, sin), net.node("Mul", b, cos))
+        turned.append(net.node("Concat", first, second, axis=-1))
+    model = attention.build(attention.attended(attention.scores(*turned), attention.split("v")))
+    condensed(model, {"q": 2 * WIDTH, "k": 2 * WIDTH})
+    (refusal,) = (refusal for refusal in analyze(model).refusals if "q" in refusal.layers)
+    assert str(refusal.reason).startswith("has one channel only in a group or head")
+
+
+def pair(number: int, halves: bool) -> tuple[int, int]:
+    return (number, number + WIDTH // 2) if halves else (2 * number, 2 * number + 1)
+
+
+FAST, ALIKE = (1.0, 0.3, 0.1), (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("halves", [True, False])
+@pytest.mark.parametrize(
+    ("frequencies", "ratios", "left"),
+    [
+        (FAST, (0.0, 0.0), 4),
+        (ALIKE, (1.7, 1.7), 4),
+        (FAST, (1.7, 1.7), 6),
+        (FAST, (1.0, 0.0), 6),
+        (ALIKE, (1.7, 0.6), 6),
+    ],
+    ids=["dead", "copies", "of another frequency", "half dead", "apart"],
+)
+def test_rotated_pairs_go_as_a_whole(
+    halves: bool, frequencies: Sequence[float], ratios: tuple[float, float], left: int
+) -> None:
+    """Other pairs in each head; what is turned by other angles is no copy."""
+    attention = Attention()
+    for head, (number, main) in enumerate([(0, 1), (2, 1)]):
+        for ratio, one, other in zip(ratios, pair(number, halves), pair(main, halves), strict=True):
+            for values in (attention.rows["k"], attention.bias["k"]):
+                values[head * WIDTH + one] = ratio * values[head * WIDTH + other]
+    if ratios == (1.0, 0.0):
+        attention.rows["k"][list(pair(0, halves)[:1])] += 1
+    condensed(with_rotations(attention, halves, frequencies), {"q": 2 * left, "k": 2 * left})
+
+
+@pytest.mark.parametrize("halves", [True, False])
+def test_budgets_take_whole_pairs(halves: bool) -> None:
+    attention = Attention(seed=4)
+    for head in range(2):
+        attention.rows["k"][[head * WIDTH + channel for channel in pair(head, halves)]] *= 1e-3
+        attention.bias["k"][[head * WIDTH + channel for channel in pair(head, halves)]] *= 1e-3
+    model = with_rotations(attention, halves, FAST)
+    small = condense(model, Options(budget=("params", 0.95), align=1, exclude=("v", "o"))).model
+    assert {name: widths(small)[name] for name in "qk"} == {"q": 2 * 4, "k": 2 * 4}
+    assert_close(model, small, 1e-2)
