@@ -24,12 +24,12 @@ from onnx_condense.planning.blame import blamed
 from onnx_condense.planning.hardware import Hardware, Noted, ThisMachine
 from onnx_condense.planning.no_larger import no_larger
 from onnx_condense.planning.replay import check_error, replayed
-from onnx_condense.planning.rotating import rotations_of
+from onnx_condense.planning.rotating import turned
 from onnx_condense.planning.run import Run
 from onnx_condense.planning.selection import chosen_groups, chosen_weights
 from onnx_condense.planning.strategies import AtThresholds, WithinTolerance, strategy_of
 from onnx_condense.planning.thresholds import Planner
-from onnx_condense.prepare import Clock, Opened, open_model, reopened
+from onnx_condense.prepare import Clock, Opened, open_model
 from onnx_condense.progress import Progress
 from onnx_condense.proving.scorers import Scorer, scorer
 from onnx_condense.proving.surgery import Case, prove, unchanged
@@ -101,9 +101,7 @@ def condense_in(
     )
     with threads_for(opened.source.proto):
         if replay is None:
-            with clock("plan"):
-                rotations = rotations_of(opened)
-            opened = reopened(opened, clock, rotations) if rotations else opened
+            opened = turned(opened, clock)
         opened = replace(opened, asked=options if options.open and replay is None else None)
         return _condense(opened, surroundings.hardware, clock, score, replay, dry_run)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import onnx_graphsurgeon as gs
 
@@ -75,6 +76,7 @@ class Opened:
     others: feeds with other sizes on symbolic axes. axes: what these are.
     told: whether generated feeds move the outputs (see `Drawn`). batch: size of a symbolic batch axis in the feeds.
     folded: whether a BatchNormalization became part of the weights before it. rotations: of streams, likewise.
+    held: calibration inputs that verify.
     span: between which numbers its inputs lie, where that is known.
     calibration: the inputs to estimate from; the feeds are a part of what was given where there are no others.
     unoptimized: on the feeds and the others, what the model gives without optimizations; None where that is not known.
@@ -95,6 +97,7 @@ class Opened:
     calibration: Calibration
     unoptimized: Sequence[Outputs | None]
     rotations: tuple[Rotation, ...] = ()
+    held: Sequence[Feed] = ()
     asked: Options | None = None
     specs: tuple[InputSpec, ...] = ()
     generated: tuple[Feed, ...] = ()
@@ -120,26 +123,32 @@ def open_model(
             options = _replayed(options, replay)
     rotations = () if replay is None else replay.rotations
     with blamed(source.proto, str(source.path or "the model")):
-        return _opened(source, options, clock, executor, rotations)
+        return _opened(source, options, clock, rotations, partial(_calibration, options, executor=executor))
 
 
 def reopened(opened: Opened, clock: Clock, rotations: tuple[Rotation, ...]) -> Opened:
-    """The same model with streams in other bases."""
-    return _opened(opened.source, opened.options, clock, opened.calibration.executor, rotations)
+    """The same model with streams in other bases. Raises PlanError where they are not the model's."""
+    known = opened.calibration, [*opened.held]
+    return _opened(opened.source, opened.options, clock, rotations, lambda specs: known)
 
 
 def _opened(
-    source: Source, options: Options, clock: Clock, executor: Executor | None, rotations: tuple[Rotation, ...]
+    source: Source,
+    options: Options,
+    clock: Clock,
+    rotations: tuple[Rotation, ...],
+    calibrated: Callable[[Sequence[InputSpec]], tuple[Calibration, list[Feed]]],
 ) -> Opened:
     with clock("load"):
         plain = Entered(source.proto).into(functions.enter, fused.enter, slopes.enter)
         entered = plain.into(batchnorm.enter) if options.fold_batchnorm else plain
+        folded = entered.model is not plain.model
         if rotations:
             entered = _turned(entered, rotations)
         working = entered.model
         graph = import_graph(working)
         specs = model_specs(working, graph)
-        calibration, held = _calibration(options, specs, executor)
+        calibration, held = calibrated(specs)
         trial = trial_of(working, graph)
         span = options.input_range or range_stated(working)
         draws = DRAWS if span is None else (Draw.between(*span),)
@@ -161,25 +170,9 @@ def _opened(
         traced = _traced(entered, graph, Tried(stuck, trial.shapes) if same else Tried(stuck))
     has_run()
     batches = [len(feeds[0][s.name]) for s in specs if s.dims and isinstance(s.dims[0], str)]
-    batch, folded = max([1, *batches]), working is not plain.model and not rotations
-    told = drawn.told
-    return Opened(
-        source,
-        options,
-        traced,
-        feeds,
-        others,
-        axes,
-        told,
-        batch,
-        folded,
-        calibration,
-        unoptimized,
-        rotations,
-        specs=tuple(specs),
-        generated=generated,
-        span=span,
-    )
+    batch, told, known = max([1, *batches]), drawn.told, (calibration, unoptimized)
+    opened = Opened(source, options, traced, feeds, others, axes, told, batch, folded, *known, rotations, held)
+    return replace(opened, specs=tuple(specs), generated=generated, span=span)
 
 
 def _turned(entered: Entered, rotations: tuple[Rotation, ...]) -> Entered:

@@ -34,10 +34,15 @@ def factor_exactly(twin: Twin, weights: Iterable[Factorable]) -> None:
 
 def exact_factor(twin: Twin, weight: Factorable) -> Factor | None:
     """The pair that equals a weight of a twin to float rounding; None where there is none, or none that is smaller."""
-    rows, columns = weight.alive(twin)
-    matrix = weight.matrix(twin)[np.ix_(rows, columns)]
     most = weight.pays(twin)
-    if most < 1 or not matrix.any() or not _may_be_low(matrix, most + 1):
+    if most < 1:
+        return None
+    rows, columns = weight.alive(twin)
+    whole = weight.matrix(twin)
+    if not _may_be_low(whole, (np.flatnonzero(rows), np.flatnonzero(columns)), most + 1):
+        return None
+    matrix = whole[np.ix_(rows, columns)]
+    if not matrix.any():
         return None
     rounding = FLOATS.get(matrix.dtype.name, FLOAT32).rounding
     vectors = spectrum(matrix, None).vectors
@@ -49,10 +54,10 @@ def exact_factor(twin: Twin, weight: Factorable) -> Factor | None:
     return weight.factor(twin, basis, None)
 
 
-def _may_be_low(matrix: Floats, size: int) -> bool:
-    """Whether a block of a matrix, of so many rows and columns or of BLOCK, is near a singular one."""
-    generator, size = np.random.default_rng(0), min(size, BLOCK, *matrix.shape)
-    places: list[Ints] = [np.sort(generator.choice(length, size, replace=False)) for length in matrix.shape]
+def _may_be_low(matrix: Floats, alive: tuple[Ints, Ints], size: int) -> bool:
+    """Whether a block of what is alive of a matrix, of so many rows and columns or of BLOCK, is near a singular one."""
+    generator, size = np.random.default_rng(0), min(size, BLOCK, *map(len, alive))
+    places = [np.sort(generator.choice(there, size, replace=False)) for there in alive]
     block = matrix[np.ix_(*places)].astype(np.float64)
     probe = generator.standard_normal(size)
     try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from onnx_condense.factoring.weights import is_wide
 from onnx_condense.forms.bases import Along, Normalized, Writer
 from onnx_condense.operators.answers import Role
 from onnx_condense.tracing.labels import atoms_of
@@ -98,7 +99,7 @@ class _Walk:
         if tensor is None or outside or len(self._facts.consumers(name)) > 1 or self._facts.stored(name) is not None:
             raise _Bound
         value = self._facts.value_by_name(name)
-        if value is None or value.dtype.kind != "f":
+        if value is None or not is_wide(value):
             raise _Bound
         return name
 

@@ -8,7 +8,7 @@ from math import prod
 
 import numpy as np
 
-from onnx_condense.arrays import Bools, Floats
+from onnx_condense.arrays import Array, Bools, Floats
 from onnx_condense.merging.evidence import Evidence
 from onnx_condense.merging.factors import Factor
 from onnx_condense.merging.twin import Twin
@@ -97,7 +97,7 @@ class Factorable:
 def factorable(trace: Trace) -> Iterator[Factorable]:
     """The weights that may become pairs, in graph order.
 
-    Floats that one node alone reads, as they are stored: dense weights, kernels of 1x1 convolutions, tables.
+    Dense weights, kernels of 1x1 convolutions and tables, of 32 bits and more, which one node alone reads as they are.
     """
     for node in sorted(trace.actions):
         action = trace.linear_map(node)
@@ -111,6 +111,11 @@ def factorable(trace: Trace) -> Iterator[Factorable]:
             yield Factorable(node, action.weight, layer, tensor.name, produced, read, value.shape, action.lookup)
 
 
+def is_wide(value: Array) -> bool:
+    """Whether numbers of any shape are floats that a product of two matrices does not round by much."""
+    return value.dtype.kind == "f" and value.dtype.itemsize >= 4
+
+
 def _read(action: Contraction) -> int:
     """The axis of the weight that is contracted, or that of the table's rows."""
     return 0 if action.lookup else action.axis(Role.CONTRACTED)
@@ -119,7 +124,7 @@ def _read(action: Contraction) -> int:
 def _may(trace: Trace, node: int, action: Contraction) -> bool:
     facts, tensor = trace.facts, trace.facts.nodes[node].inputs[action.weight]
     value = facts.value(tensor)
-    if value is None or value.dtype.kind != "f" or action.groups > 1 or action.scattered:
+    if value is None or not is_wide(value) or action.groups > 1 or action.scattered:
         return False
     maker = facts.maker(tensor.name)
     if tensor.name not in facts.initializers and (maker is None or facts.nodes[maker].inputs):

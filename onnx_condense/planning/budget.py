@@ -115,6 +115,10 @@ class Pruner:
         """The same channels at the same costs, with something else done to every twin."""
         return replace(self, planner=replace(self.planner, refine=refine), biases={})
 
+    def without_pairs(self) -> Pruner:
+        """The same where no weight becomes a pair of factors."""
+        return replace(self, curves={key: one for key, one in self.curves.items() if key not in self.ranks.ranked})
+
     def size(self, twin: Twin) -> int:
         """How many units a twin has."""
         return COUNTINGS[self.unit].measure(twin)

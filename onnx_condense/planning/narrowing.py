@@ -170,7 +170,23 @@ def _pruner(run: Run, unit: Unit, share: float | None) -> Pruner:
     if share is None or len(readings) < 2:
         return readings[0]
     stand = Stand(run.planner, run.estimate, judging)
-    return min(readings, key=lambda pruner: stand.error_of(pruner.at(share, pruner.aside)[0].twin))
+    return _least(readings, share, stand)
+
+
+def _least(readings: Sequence[Pruner], share: float, stand: Stand) -> Pruner:
+    """The reading whose model loses least; without pairs of factors, where that reaches the share and loses less."""
+
+    def judged(pruner: Pruner) -> tuple[float, Twin, int]:
+        planned, size = pruner.at(share, pruner.aside)
+        return stand.error_of(planned.twin), planned.twin, size
+
+    found = [(judged(pruner), pruner) for pruner in readings]
+    (error, twin, _), best = min(found, key=lambda one: one[0][0])
+    if not twin.factors:
+        return best
+    plain = best.without_pairs()
+    less, _, size = judged(plain)
+    return plain if less < error and size <= share * plain.before else best
 
 
 def _few(run: Run, feeds: Sequence[Feed]) -> list[Feed]:

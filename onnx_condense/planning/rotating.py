@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
-from onnx_condense.errors import unforeseen
+from onnx_condense.errors import PlanError, unforeseen
 from onnx_condense.factoring.rotation import balanced, deficient
 from onnx_condense.factoring.streams import Stream, streams
 from onnx_condense.forms.bases import Rotation
@@ -13,7 +13,8 @@ from onnx_condense.goals import Share
 from onnx_condense.merging.methods import MANNERS
 from onnx_condense.merging.twin import Twin
 from onnx_condense.planning.selection import chosen_groups
-from onnx_condense.prepare import Opened
+from onnx_condense.planning.thresholds import Planner
+from onnx_condense.prepare import Clock, Opened, reopened
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.summing import measured
 
@@ -22,6 +23,19 @@ ENOUGH = 32
 
 
 Choose = Callable[[Stream], Rotation | None]
+
+
+def turned(opened: Opened, clock: Clock) -> Opened:
+    """A model with its streams in the bases that its run asks for; as it was where there are none.
+
+    Weights that a form only made (copies of bodies, members of stacks) are not where streams are turned.
+    """
+    with clock("plan"):
+        rotations = rotations_of(opened)
+    try:
+        return reopened(opened, clock, rotations) if rotations else opened
+    except PlanError:
+        return opened
 
 
 def rotations_of(opened: Opened) -> tuple[Rotation, ...]:
@@ -40,7 +54,18 @@ def rotations_of(opened: Opened) -> tuple[Rotation, ...]:
         real = measured(trace, opened.calibration, options.seed)
         prior = Estimate(trace, opened.feeds[0], options.seed)
         choose = partial(balanced, twin=twin, estimate=Estimate(trace, opened.feeds[0], options.seed, real, prior))
-    return tuple(rotation for stream in found if (rotation := _chosen(stream, choose)) is not None)
+    chosen = {stream: rotation for stream in found if (rotation := _chosen(stream, choose)) is not None}
+    return tuple(chosen.values()) if narrows or not chosen else tuple(_needed(opened, chosen))
+
+
+def _needed(opened: Opened, chosen: Mapping[Stream, Rotation]) -> Iterator[Rotation]:
+    """Those bases in which fewer channels are left than channels merge into as they are."""
+    planner = Planner(opened.trace, opened.options, 1, chosen_groups(opened.trace, opened.options))
+    plans = planner.build().twin.plans
+    for stream, rotation in chosen.items():
+        plan = plans.get(stream.group.index)
+        if rotation.rank < (stream.width if plan is None else len(plan.keep)):
+            yield rotation
 
 
 def _chosen(stream: Stream, choose: Choose) -> Rotation | None:

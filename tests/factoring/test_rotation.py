@@ -122,3 +122,12 @@ def test_a_budget_with_data_takes_directions() -> None:
     assert result.report.output is not None
     assert result.report.output.parameters <= 0.7 * result.report.input.parameters
     assert {value.shape[0] for name, value in weights(result.model).items() if name.startswith("w0")} != {12}
+
+
+def test_calibration_inputs_are_asked_for_once() -> None:
+    """A turned model is opened anew; what gave its inputs is exhausted by then."""
+    images = np.random.default_rng(1).standard_normal((80, 9, 6, 6)).astype(np.float32)
+    given = ({"x": part} for part in np.array_split(images, 2))
+    result = oc.condense(bottleneck(12), Options(budget=("params", 0.7), align=1, calibration=given, include=("w0",)))
+    assert len(result.plan.rotations) == 1
+    assert not result.report.verification or not result.report.verification.generated

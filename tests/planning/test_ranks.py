@@ -15,6 +15,7 @@ import onnx_condense as oc
 from onnx_condense import Options
 from onnx_condense.arrays import Array
 from onnx_condense.model.protos import serialize
+from onnx_condense.planning.allocation import Curve, PricedPair, PricedWeight, allocate
 
 TOKENS = 300
 
@@ -100,3 +101,14 @@ def test_a_dense_layer_becomes_a_pair_where_slicing_loses_more(unit: str) -> Non
 def test_never_slower_makes_no_pairs() -> None:
     with pytest.raises(oc.VerificationError, match="no layer can be narrower"):
         oc.condense(MODEL, replace(BUDGET, ensure_faster=True))
+
+
+def test_a_pair_that_came_to_spare_little_is_given_up() -> None:
+    """It spares 800 numbers of 2,000 at first, and 100 of the 600 that its layer has left in the end."""
+    curves = {
+        0: Curve(np.arange(90), 0.001 * np.arange(1, 91), np.arange(1, 91)),
+        1: Curve(np.arange(19), np.full(19, 0.02), np.array([10])),
+    }
+    weights = [PricedWeight(1.0, (100, 20), ((-2, 0, 1.0),), PricedPair(1, 20, -2, 1.0))]
+    assert allocate(curves, weights, 1200.0) == {0: 0, 1: 10}
+    assert allocate(curves, weights, 500.0) == {0: 75}
