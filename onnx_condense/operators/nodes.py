@@ -21,10 +21,18 @@ FILLED_SINCE = 9
 BIASED = ("Conv", "Gemm", "ConvTranspose")
 """Linear maps whose third input is a bias."""
 
+OPTIONAL_BIAS_SINCE = 11
+"""The opset from which Gemm may lack it."""
+
 
 def takes_bias(node: onnx.NodeProto) -> bool:
     """Whether a linear map may have a bias, which it may lack."""
     return node.op_type in BIASED
+
+
+def needs_bias(node: onnx.NodeProto, opset: int) -> bool:
+    """Whether a linear map must have a bias: Gemm before operator set 11."""
+    return node.op_type == "Gemm" and opset < OPTIONAL_BIAS_SINCE
 
 
 def without_bias(node: onnx.NodeProto) -> float:

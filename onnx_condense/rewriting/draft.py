@@ -123,6 +123,8 @@ class Draft:
         output, bias = node.output[0], self.reads(edit.node, 2) if nodes.takes_bias(node) else ""
         inner, beta = self._names.fresh(f"{output}_factor"), nodes.without_bias(node)
         node.output[0] = inner
+        if nodes.needs_bias(node, self._facts.opset):
+            self.connect(edit.node, 2, self.constant(f"{inner}_bias", np.zeros(1, edit.matrix.dtype)))
         matrix = self.constant(f"{output}_basis", edit.matrix)
         name = f"{node.name or output}_basis"
         if edit.convolves:

@@ -74,6 +74,17 @@ NETWORKS = {
 }
 
 
+def test_a_gemm_keeps_a_bias_where_it_must_have_one() -> None:
+    """Before operator set 11."""
+    model = onnx.ModelProto()
+    model.CopyFrom(NETWORKS["gemm"])
+    model.ir_version, model.opset_import[0].version = 4, 9
+    result = oc.condense(model, LOSSLESS)
+    onnx.checker.check_model(result.model, full_check=True)
+    assert [pair.rank for pair in result.report.pairs] == [5]
+    assert oc.verify(model, result.model).error < 1e-5
+
+
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_low_rank_becomes_a_pair(kind: str) -> None:
     model = NETWORKS[kind]

@@ -37,7 +37,7 @@ def shifted(net: Net) -> str:
 
 def test_a_matmul_without_bias_gets_an_add() -> None:
     net = Net()
-    model = net.build(net.matmul("consumer", shifted(net), planted_columns(net, "shifted", 4)))
+    model = net.build(net.matmul("consumer", shifted(net), planted_columns(net, "shifted", 6)))
     small = condensed(model, {"producer": EXACT})
     assert operators(small) == ["Gemm", "MatMul", "Add"]
     assert [o.name for o in small.graph.output] == [o.name for o in model.graph.output]
@@ -45,7 +45,7 @@ def test_a_matmul_without_bias_gets_an_add() -> None:
 
 def test_a_matmul_uses_the_add_that_follows() -> None:
     net = Net()
-    hidden = net.matmul("consumer", shifted(net), planted_columns(net, "shifted", 4), net.normal(4))
+    hidden = net.matmul("consumer", shifted(net), planted_columns(net, "shifted", 6), net.normal(6))
     small = condensed(net.build(net.node("Relu", hidden)), {"producer": EXACT})
     assert operators(small) == ["Gemm", "MatMul", "Add", "Relu"]
 
@@ -56,8 +56,8 @@ def test_a_batchnormalization_takes_a_bias_from_its_mean(alone: bool) -> None:
     net = Net()
     rows, bias = planted_rows(net, "shifted", 6)
     hidden = net.conv("producer", net.input("batch", 6, 3, 3), rows[:, :, None, None], bias)
-    made = net.conv("consumer", hidden, planted_columns(net, "shifted", 4)[:, :, None, None])
-    results = [net.node("Relu", net.batchnorm(made, *net.normal(3, 4), np.ones(4)))]
+    made = net.conv("consumer", hidden, planted_columns(net, "shifted", 6)[:, :, None, None])
+    results = [net.node("Relu", net.batchnorm(made, *net.normal(3, 6), np.ones(6)))]
     small = condensed(net.build(*results, *([] if alone else [net.node("Tanh", made)])), {"producer": EXACT})
     assert len(node(small, "consumer").input) == (2 if alone else 3)
 
@@ -65,8 +65,8 @@ def test_a_batchnormalization_takes_a_bias_from_its_mean(alone: bool) -> None:
 def test_an_add_that_another_reads_past_is_left_alone() -> None:
     """The product is read twice: the Add behind it is only one of the readers."""
     net = Net()
-    product = net.matmul("consumer", shifted(net), planted_columns(net, "shifted", 4))
-    added = net.node("Add", product, net.constant(net.normal(4)))
+    product = net.matmul("consumer", shifted(net), planted_columns(net, "shifted", 6))
+    added = net.node("Add", product, net.constant(net.normal(6)))
     condensed(net.build(added, net.node("Tanh", product)), {"producer": EXACT})
 
 
@@ -74,14 +74,14 @@ def test_a_matmul_with_its_weight_on_the_left() -> None:
     """W · x with channels as rows, and no bias: the Add is a column."""
     net = Net()
     hidden = net.node("Transpose", shifted(net), perm=[1, 0])
-    columns = net.constant(planted_columns(net, "shifted", 4), "left.weight")
+    columns = net.constant(planted_columns(net, "shifted", 6), "left.weight")
     model = net.build(net.node("MatMul", columns, hidden, name="consumer"))
     condensed(model, {"producer": EXACT})
 
 
 def test_a_gemm_without_bias_gets_one() -> None:
     net = Net()
-    model = net.build(net.dense("consumer", shifted(net), planted_columns(net, "shifted", 4)))
+    model = net.build(net.dense("consumer", shifted(net), planted_columns(net, "shifted", 6)))
     small = condensed(model, {"producer": EXACT})
     assert len(node(small, "consumer").input) == 3
 
@@ -92,8 +92,8 @@ def test_gemm_with_alpha_and_beta(biased: bool) -> None:
     rows, bias = planted_rows(net, "shifted", 6)
     first = [net.constant(rows.T, "producer.weight"), net.constant(bias)]
     hidden = net.node("Gemm", net.input("batch", 6), *first, name="producer", alpha=0.5, beta=2.0)
-    second = [net.constant(planted_columns(net, "shifted", 4).T, "consumer.weight")]
-    second += [net.constant(net.normal(4))] if biased else []
+    second = [net.constant(planted_columns(net, "shifted", 6).T, "consumer.weight")]
+    second += [net.constant(net.normal(6))] if biased else []
     model = net.build(net.node("Gemm", hidden, *second, name="consumer", alpha=-1.5, beta=0.25))
     small = condensed(model, {"producer": EXACT})
     assert attributes(small, "consumer") == {"alpha": -1.5, "beta": 0.25}
@@ -112,9 +112,9 @@ def test_gemm_with_a_scalar_or_row_bias() -> None:
 
 
 def test_constants_reach_a_consumer_with_a_broadcast_bias() -> None:
-    for shape in ((1, 4), (1,), ()):
+    for shape in ((1, 6), (1,), ()):
         net = Net()
-        columns = net.constant(planted_columns(net, "shifted", 4).T, "consumer.weight")
+        columns = net.constant(planted_columns(net, "shifted", 6).T, "consumer.weight")
         bias = net.constant(np.full(shape, 0.5, dtype=np.float32))
         model = net.build(net.node("Gemm", shifted(net), columns, bias, name="consumer"))
         condensed(model, {"producer": EXACT})
