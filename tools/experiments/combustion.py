@@ -72,8 +72,8 @@ class Plan:
         retrained_rate: of every training after.
         shares: of the parameters, that are reached without training.
         tuned: of those, the shares that are trained after, and directly.
-        low_rank: the shares that SVD reaches.
-        low_rank_tuned: of those, the ones that are trained after.
+        low_rank: shares that SVD reaches, beside the smallest that ours is trained at.
+        low_rank_tuned: of those, the ones that are trained after, beside the same.
         calibration: states that merging sees.
         grid: temperatures, pressures in atm and equivalence ratios of the ignitions that judge.
     """
@@ -274,7 +274,7 @@ class Experiment:
 
     def stages(self) -> dict[str, Callable[[], Facts]]:
         """Every stage, in order; what judges comes after what it judges."""
-        plan = self.plan
+        plan, least = self.plan, self.plan.tuned[-1]
         made: dict[str, Callable[[], Facts]] = {"original": self.original}
         made |= {f"untrained-{share}": partial(self.untrained, share) for share in plan.shares}
         made |= {f"tuned-{share}": partial(self.tuned, share) for share in plan.tuned}
@@ -282,7 +282,7 @@ class Experiment:
         made |= {f"svd-{share}": partial(self.svd, share) for share in plan.low_rank}
         made |= {f"direct-{share}": partial(self.direct, share) for share in plan.tuned}
         made |= {f"svd-tuned-{share}": partial(self.svd_tuned, share) for share in plan.low_rank_tuned}
-        least = plan.tuned[-1]
+        made |= {f"svd-{least}": partial(self.svd, least), f"svd-tuned-{least}": partial(self.svd_tuned, least)}
         made[f"long-{least}"] = partial(self.longer, f"tuned-{least}", f"long-{least}")
         made[f"direct-long-{least}"] = partial(self.longer, f"direct-{least}", f"direct-long-{least}")
         judged = {f"judged-{name}": partial(self.judged, name) for name in made}

@@ -138,6 +138,21 @@ def _judged(name: str, made: Facts, found: Facts) -> tuple[object, ...]:
     return what, f"{made['share']:.1%}", f"{found['loss']:.4f}", *errors, f"{found['temperature_gap']:.0f}"
 
 
+def stepping() -> Lines:
+    """What a step costs Cantera, in both ways, and the networks."""
+    stages = content("combustion")["stages"]
+    if "integrated" not in stages:
+        return [UNDONE]
+    ahead, again = (f"{stages['integrated'][key]:.0f} µs" for key in ("microseconds_ahead", "microseconds_again"))
+    rows = [("Cantera, going ahead continuously", 1, ahead), ("Cantera, starting anew at every step", 1, again)]
+    for name, facts in _all_judged(stages):
+        if name == "original" or kind_of(name) == "tuned":
+            count = len(facts["delays"])
+            what = f"{KINDS[kind_of(name)]}, {stages[name]['share']:.0%}"
+            rows.append((what, count, f"{facts['microseconds'] / count:.0f} µs"))
+    return lines_of(("a step of one state by", "states at a time", "processor"), rows)
+
+
 # ---------------------------------------------------------------------------------------------------- CIFAR-10
 
 
@@ -201,7 +216,7 @@ def races(name: str) -> Lines:
 
 
 def _ratio(row: Facts) -> tuple[str, str]:
-    return f"{row['milliseconds']:.2f}", f"{row['ratio']:.2f} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
+    return f"{row['milliseconds']:.2f}", f"{row['ratio']:.3f} ({row['ratio_low']:.3f} to {row['ratio_high']:.3f})"
 
 
 TABLES: dict[str, Callable[[], Lines]] = {
@@ -209,6 +224,7 @@ TABLES: dict[str, Callable[[], Lines]] = {
     "combustion-steps": trained,
     "combustion-reductions": reductions,
     "combustion-delays": delays,
+    "combustion-stepping": stepping,
     "combustion-races": lambda: races("combustion"),
     "cifar10-machine": lambda: machine("cifar10"),
     "cifar10-start": epochs,
