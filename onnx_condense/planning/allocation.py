@@ -75,6 +75,9 @@ LOOK_AHEAD = 2
 RECONSIDERED = 4
 """Times that pairs of factors which came to spare little, because other axes shrank, are given up."""
 
+DEARER = 10.0
+"""How many times as much may be lost where that comes closer to the limit; beyond, what is smaller is better."""
+
 EXCHANGES = 16
 """Times that a last step is replaced by steps of other groups."""
 
@@ -100,7 +103,7 @@ def allocate(
     """How many channels of each group go, so that all weights cost at most `limit` or no group can give more.
 
     Where the last step loses something and saves so much that more than `slack` is left of the limit, it is not taken,
-    and other groups give instead if that comes closer and loses no more.
+    and other groups give instead if that comes closer and does not lose many times as much (`DEARER`).
     """
     capped = dict(curves)
     descent = _Descent(capped, weights, limit)
@@ -126,7 +129,7 @@ def allocate(
         descent = _Descent(capped, weights, limit)
         last = descent.last
         found = cost(weights, descent.removed)
-        if total < found <= limit and descent.lost() <= least:
+        if total < found <= limit and descent.lost() <= DEARER * least:
             best, total = descent.removed, found
     return best
 

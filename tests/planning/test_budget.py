@@ -394,3 +394,5 @@ def test_a_last_step_that_saves_too_much_is_replaced() -> None:
     assert allocate({0: cheap, 1: dear}, parts, 12.0, slack=0.5) == {0: 9, 1: 48}
     free = Curve(cheap.order, 0 * cheap.losses, cheap.steps)
     assert allocate({0: free, 1: dear}, parts, 145.0, slack=2.0) == {0: 1, 1: 0}
+    ruinous = Curve(dear.order, 3 * dear.losses, dear.steps)
+    assert allocate({0: cheap, 1: ruinous}, parts, 145.0, slack=2.0) == {0: 1, 1: 0}, "15 times as much would be lost"
