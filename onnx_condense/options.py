@@ -145,6 +145,7 @@ class Options:
         input_shape: sizes for symbolic dimensions, e.g. {"image": (1, 3, 224, 224)}.
         input_range: (low, high) of generated floats. None takes what a scale at the only input implies, as x / 255.
         sequential: the paper's order, layer after layer on already merged weights.
+        widths_only: nothing but widths changes: no weight becomes a pair of factors, no stream gets another basis.
         fold_batchnorm: fold BatchNormalization into the weights in the file.
         seed: of the generated verification inputs.
     """
@@ -231,6 +232,9 @@ class Options:
         None, "where generated inputs lie", INPUTS, "LOW,HIGH", flags.numbers, unset="as the model says", told=False
     )
     sequential: bool = option(False, "layer after layer on already merged weights, as in the paper", WELL, plan=STATED)
+    widths_only: bool = option(
+        False, "the same layers, narrower: no pairs of factors, no other bases", WELL, plan=STATED_LATER
+    )
     fold_batchnorm: bool = option(False, "fold BatchNormalization into the weights in the file", WELL, plan=STATED)
     seed: int = option(0, "of generated inputs", INPUTS, "S", int, _seed)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import onnx
 
-from onnx_condense.errors import UsageError
+from onnx_condense.errors import UsageError, VerificationError
 from onnx_condense.expected import shown
 from onnx_condense.merging.plan import Measured, Plan
 from onnx_condense.merging.twin import Twin
@@ -39,6 +41,8 @@ from onnx_condense.report.values import Analysis, GroupAnalysis, Result
 from onnx_condense.rewriting.kept import Failed
 from onnx_condense.rewriting.writer import write
 from onnx_condense.tracing.trace import Group, Refusal
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -99,11 +103,18 @@ def condense_in(
     opened = open_model(
         model, options if replay is not None else options.settled(), clock, replay, surroundings.executor
     )
+    opened = replace(opened, asked=options if options.open and replay is None else None)
+    finish = partial(
+        _condense, hardware=surroundings.hardware, clock=clock, score=score, replay=replay, dry_run=dry_run
+    )
     with threads_for(opened.source.proto):
-        if replay is None:
-            opened = turned(opened, clock)
-        opened = replace(opened, asked=options if options.open and replay is None else None)
-        return _condense(opened, surroundings.hardware, clock, score, replay, dry_run)
+        other = turned(opened, clock) if replay is None else opened
+        if other is not opened:
+            try:
+                return finish(replace(other, asked=opened.asked))
+            except VerificationError as error:  # the channels as they are may do
+                _log.warning("streams in another basis are left alone: %s", error)
+        return finish(opened)
 
 
 def _condense(

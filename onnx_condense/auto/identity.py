@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 def taken(options: Options) -> Options:
     """The options of every reduction: with a merge method, and with inputs that can be read again and again.
 
+    Only widths change: a trainer gets the layers that it knows.
+
     Raises UsageError for options that the loop decides by itself.
     """
     if options.lossless or options.threshold is not None or options.layer_threshold or options.tolerance is not None:
@@ -40,7 +42,7 @@ def taken(options: Options) -> Options:
     if given is not None and not isinstance(given, str | os.PathLike | Mapping):
         given = tuple(given)
     merge = options.merge or (DEFAULT_MERGE if given is None else Method.CALIBRATED)
-    return replace(options, merge=merge, calibration=given)
+    return replace(options, merge=merge, calibration=given, widths_only=True)
 
 
 def begin_line(

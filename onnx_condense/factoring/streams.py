@@ -83,7 +83,7 @@ class _Walk:
                 readers.append((slot, Along(self._name(slot), slot.axis)))
         for slot in (slot for slot in slots if slot.role is Role.CARRIED):
             self._carry(slot, writers, added)
-        self._passed(set(writers), {slot.node for slot, _ in readers})
+        self._passed(set(writers), {slot.node for slot, _ in readers}, {along.name for along in added})
         if not writers or not readers:
             raise _Bound
         found = tuple(along for _, along in readers)
@@ -137,8 +137,12 @@ class _Walk:
         scale, shift, mean, var = (self._name(replace(slot, input=position)) for position in inputs)
         writers[maker] = replace(writers[maker], normalized=Normalized(scale, shift, mean, var, norm.epsilon))
 
-    def _passed(self, writers: set[int], readers: set[int]) -> None:
-        """Whether everything else on the way adds channels up or leaves them as they are. Raises _Bound."""
+    def _passed(self, writers: set[int], readers: set[int], added: set[str]) -> None:
+        """Whether everything else on the way adds channels up or leaves them as they are. Raises _Bound.
+
+        What is added holds the channels of a stream, or is among the constants `added`: what is broadcast over
+        channels lies in no basis but theirs.
+        """
         for index in self._nodes:
             action, node = self._trace.actions[index], self._facts.nodes[index]
             if index in readers:
@@ -146,5 +150,10 @@ class _Walk:
             if action.normalization is not None and self._facts.maker(node.inputs[0].name) in writers:
                 continue
             plain = action.adds or (action.pointwise and action.keeps_bounds and len(node.inputs) == 1)
-            if not plain:
+            if not plain or not all(self._holds(tensor.name) or tensor.name in added for tensor in node.inputs):
                 raise _Bound
+
+    def _holds(self, name: str) -> bool:
+        """Whether a tensor has all channels of the group."""
+        labels = self._trace.labels.get(name)
+        return labels is not None and bool(np.isin(self._group.units, self._trace.units_in(labels)).all())

@@ -43,7 +43,7 @@ def rotations_of(opened: Opened) -> tuple[Rotation, ...]:
     options, trace = opened.options, opened.trace
     manner = MANNERS[options.method]
     narrows = isinstance(options.goal, Share) and manner.calibrates and opened.calibration.samples >= ENOUGH
-    if not (options.lossless or narrows):
+    if options.widths_only or not (options.lossless or narrows):
         return ()
     found = list(streams(trace, chosen_groups(trace, options)))
     if not found:

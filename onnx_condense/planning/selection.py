@@ -53,6 +53,8 @@ def _check_globs(trace: Trace, options: Options) -> None:
 
 def chosen_weights(trace: Trace, options: Options) -> tuple[Factorable, ...]:
     """The weights that may become pairs of factors and that --include and --exclude leave, in graph order."""
+    if options.widths_only:
+        return ()
     return tuple(weight for weight in factorable(trace) if _is_left([weight.layer, weight.name], options))
 
 

@@ -42,6 +42,7 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "input_shape": (["x=1x8", "y=2,3"], {"x": (1, 8), "y": (2, 3)}),
     "input_range": (["0,255"], (0.0, 255.0)),
     "sequential": ([], True),
+    "widths_only": ([], True),
     "fold_batchnorm": ([], True),
     "seed": (["3"], 3),
 }
@@ -83,7 +84,7 @@ def test_a_plan_answers_what_it_says_that_it_does(cli: Cli, save: Save, name: st
 
 def test_plans_of_earlier_versions_lack_some_options() -> None:
     content = Options(threshold=0.9, align=4).to_json()
-    for name in ("budget", "evaluate", "max_drop", "trials"):
+    for name in ("budget", "evaluate", "max_drop", "trials", "widths_only"):
         content.pop(name)
     assert Options.of_plan(content, 8) == Options(threshold=0.9, merge="auto", align=8)
     content.pop("sequential")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,9 +13,10 @@ from support import builders
 from support.models import weights
 
 import onnx_condense as oc
-from onnx_condense import Options
+from onnx_condense import Options, pipeline
 from onnx_condense.arrays import Array
 from onnx_condense.model.protos import serialize
+from onnx_condense.proving.surgery import prove
 
 LOSSLESS = Options(lossless=True, align=1)
 
@@ -101,6 +103,32 @@ def test_replayed_it_is_the_same(tmp_path: Path) -> None:
     loaded = oc.Plan.load(tmp_path / "p.json")
     assert serialize(oc.rewrite(model, loaded)) == serialize(result.model)
     assert serialize(oc.condense(model, replay=loaded).model) == serialize(result.model)
+
+
+def test_where_another_basis_is_not_proved_channels_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    proofs: list[Any] = []
+
+    def proved(*given: Any) -> Any:
+        proofs.append(given)
+        if len(proofs) == 1:
+            raise oc.VerificationError("planted")
+        return prove(*given)
+
+    monkeypatch.setattr(pipeline, "prove", proved)
+    result = oc.condense(bottleneck(5), LOSSLESS)
+    assert not result.plan.rotations
+
+
+def test_only_widths_change_where_that_is_asked() -> None:
+    assert not oc.condense(bottleneck(5), replace(LOSSLESS, widths_only=True)).plan.rotations
+
+
+def test_data_that_is_the_same_for_all_channels_binds_them() -> None:
+    text = """g (float[N, 12] x, float[N, 1] z) => (float[N, 10] y) {
+        a = MatMul(x, w) h = Add(a, z) c = MatMul(h, v) y = Tanh(c) }"""
+    model = builders.build(text, {"w": low(12, 16, rank=5, axis=1), "v": builders.random(16, 10, seed=2)})
+    result = oc.condense(model, LOSSLESS)
+    assert not result.plan.rotations
 
 
 def test_a_basis_of_another_model_is_noticed() -> None:

@@ -20,8 +20,11 @@ TESTS = [(case, relation) for case in CASES for relation in RELATIONS if relatio
 def test_planted_redundancy(case: Case, relation: str) -> None:
     model = case.build(relation)
     result = condense(model, LOSSLESS)
-    found = widths(result.model)
-    assert {name: found[name] for name in case.layers} == case.expected(relation)
+    found, expected = widths(result.model), case.expected(relation)
+    if result.plan.rotations:  # in another basis, of fewer directions than channels are left
+        assert all(found[name] <= expected[name] for name in case.layers)
+    else:
+        assert {name: found[name] for name in case.layers} == expected
     assert_close(model, result.model, 2e-5)
 
 

@@ -103,6 +103,7 @@ def test_every_kind_of_consumer(kind: str) -> None:
 def test_command_line(cli: Cli, save: Save) -> None:
     save(residual())
     np.savez("inputs.npz", x=images(30, 1))
+    np.savez("other.npz", x=images(30, 2))
     cli.ok("m.onnx", "--threshold", "0.8", "--align", "1", "--calibration", "inputs.npz", "--plan", "p.json")
     assert oc.Plan.load("p.json").refits
     cli.ok("m.onnx", "--replay", "p.json", "-o", "again.onnx")

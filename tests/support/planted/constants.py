@@ -194,8 +194,9 @@ def _heads(relation: str) -> onnx.ModelProto:
     return net.build(net.matmul("consumer", made, columns))
 
 
-@case("MatMul", frozenset(), "queries and keys")
+@case("MatMul", UNSHIFTED - {"unread"}, "queries and keys")
 def _queries(relation: str) -> onnx.ModelProto:
+    """Rows of keys take up those of queries; no planted columns read these."""
     net = Net()
     data = net.input("batch", 5, 6)
     hidden = net.matmul("producer", data, *planted_rows(net, relation, 6))
