@@ -50,8 +50,9 @@ def _named(name: str, names: Sequence[str]) -> tuple[int, ...]:
     """The column of this name, or those that are numbered, in the order of their numbers."""
     if name in names:
         return (names.index(name),)
-    numbered = [re.fullmatch(re.escape(name) + r"[_.\[]?(\d+)\]?", column) for column in names]
-    return tuple(sorted((i for i, m in enumerate(numbered) if m), key=lambda i: int(numbered[i][1])))  # type: ignore[index]
+    pattern = re.compile(re.escape(name) + r"[_.\[]?(\d+)\]?")
+    numbered = ((int(found[1]), place) for place, column in enumerate(names) if (found := pattern.fullmatch(column)))
+    return tuple(place for _, place in sorted(numbered))
 
 
 def _fitting(wanted: Wanted, columns: int) -> Shape | None:

@@ -43,8 +43,6 @@ class Factor:
         named = (self.node, self.input, self.layer, self.source) == (other.node, other.input, other.layer, other.source)
         return named and np.array_equal(self.basis, other.basis)
 
-    __hash__ = None  # type: ignore[assignment]
-
     @property
     def rank(self) -> int:
         """Numbers that the layer makes then."""

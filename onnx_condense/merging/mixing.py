@@ -41,8 +41,6 @@ class Mix:
         named = (self.group, self.side, self.source) == (other.group, other.side, other.source)
         return named and np.array_equal(self.matrix, other.matrix)
 
-    __hash__ = None  # type: ignore[assignment]
-
     def to_json(self) -> dict[str, Any]:
         """As a JSON object; long arrays stand in it as they are."""
         return {"group": self.group, "side": self.side, "source": self.source, "matrix": put(self.matrix)}

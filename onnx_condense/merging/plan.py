@@ -95,8 +95,6 @@ class Refit:
         named = (self.node, self.input, self.layer, self.source) == (other.node, other.input, other.layer, other.source)
         return named and np.array_equal(self.weight, other.weight) and np.array_equal(self.shift, other.shift)
 
-    __hash__ = None  # type: ignore[assignment]
-
     def to_json(self) -> dict[str, Any]:
         """As a JSON object; long arrays stand in it as they are."""
         return {

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,19 @@ class Work:
         print(f"{name}: {spent['cpu']:.0f} CPU s, {spent['wall']:.0f} s", flush=True)
         return facts
 
+    def run(self, stages: Mapping[str, Callable[[], Facts]], asked: Sequence[str], target: Path | None) -> None:
+        """Runs the stages that are asked for, all where none are; what is known stands in `target` after each.
+
+        Raises UsageError for a stage that there is not.
+        """
+        unknown = [name for name in asked if name not in stages]
+        if unknown:
+            raise UsageError(f"no stage {unknown[0]}: there are {', '.join(stages)}")
+        for name in asked or stages:
+            self.stage(name, stages[name])
+            if target is not None:
+                write_atomically(target, (json.dumps(self.collected(stages), indent=1) + "\n").encode())
+
     def collected(self, names: Iterable[str]) -> Facts:
         """One document of what the stages left: settings and machine once, then each stage that has run."""
         stages = {name: found for name in names if (found := self.found(name)) is not None}
@@ -104,8 +117,3 @@ class Work:
         for facts in stages.values():
             del facts["settings"]
         return {"settings": self.settings, "host": hosts[-1] if hosts else host(), "stages": stages}
-
-
-def keep(path: Path, content: Facts) -> None:
-    """Writes a JSON document as a whole."""
-    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())

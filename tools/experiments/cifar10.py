@@ -41,10 +41,10 @@ from _cifar import Data, Recipe, Tuning, accuracy, first_training, tuned
 from _loop import Loop
 from _mobilenet import MODULES, MobileNetV2, Shape, exported, small
 from _rivals import best, by_torch_pruning, simplified
-from _stages import HERE, Facts, Work, keep, raced
+from _stages import HERE, Facts, Work, raced
 
 from onnx_condense import Options, condense
-from onnx_condense.errors import VerificationError
+from onnx_condense.errors import UsageError, VerificationError
 from onnx_condense.finetune import Settings
 from onnx_condense.finetune import run as reduce
 from onnx_condense.operators.queries import count_parameters
@@ -271,14 +271,11 @@ def main() -> None:
     plan = Plan().toy() if given.toy else Plan()
     work = Work(given.work, asdict(plan))
     stages = Experiment(plan, work, given).stages()
-    unknown = [name for name in given.stages if name not in stages]
-    if unknown:
-        parser.error(f"no stage {unknown[0]}: there are {', '.join(stages)}")
     target = given.json or (None if given.toy else HERE / "cifar10.json")
-    for name in given.stages or stages:
-        work.stage(name, stages[name])
-        if target is not None:
-            keep(target, work.collected(stages))
+    try:
+        work.run(stages, given.stages, target)
+    except UsageError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -36,11 +36,12 @@ import numpy as np
 import onnx
 import torch
 from _chemistry import Array, Kinetics, Sampling, features, sample
-from _stages import HERE, ROOT, Facts, Work, keep, raced
+from _stages import HERE, ROOT, Facts, Work, raced
 from _surrogate import Grid, Scaling, absolute, annealed, exported, factored, fit, layered, loss_of, told, tuned
 from onnx import numpy_helper
 
 from onnx_condense import Options, condense
+from onnx_condense.errors import UsageError
 from onnx_condense.operators.queries import count_parameters
 from onnx_condense.torch import Samples
 
@@ -329,14 +330,11 @@ def main() -> None:
         experiment.delivered(given.deliver, DELIVERED)
         return
     stages = experiment.stages()
-    unknown = [name for name in given.stages if name not in stages]
-    if unknown:
-        parser.error(f"no stage {unknown[0]}: there are {', '.join(stages)}")
     target = given.json or (None if given.toy else HERE / "combustion.json")
-    for name in given.stages or stages:
-        work.stage(name, stages[name])
-        if target is not None:
-            keep(target, work.collected(stages))
+    try:
+        work.run(stages, given.stages, target)
+    except UsageError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":
