@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from onnx_condense.goals import ErrorBound, Goal, ScoreDrop, Share, Unit
+from onnx_condense.goals import ErrorBound, Goal, Latency, ScoreDrop, Share, Unit
 from onnx_condense.merging.methods import MANNERS
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model.inputs import Feed
@@ -113,7 +113,11 @@ def narrowed(run: Run, goal: Goal, score: Scorer | None) -> ToShare | Searched:
         case Share(unit, share):
             blind = MANNERS[run.options.method].cautious and run.opened.calibration.samples < ENOUGH
             error = run.error if blind and run.measure.told else None
-            return ToShare(run.planner, pruner_of(run, Units(unit), share), share, partial(calibrated_where_better, run), error)
+            return ToShare(
+                run.planner, pruner_of(run, Units(unit), share), share, partial(calibrated_where_better, run), error
+            )
+        case Latency():
+            raise AssertionError("a latency has a strategy of its own")
         case ErrorBound(bound):
             found = _searched(run, Criterion.of_error(run.measure, bound))
             return replace(found, thresholds=run.at_thresholds()) if run.by_default else found
