@@ -19,7 +19,7 @@ from onnx_condense.progress import Step
 from onnx_condense.rewriting.kept import Disagreement
 from onnx_condense.timing.costs import Costs, LayerCosts, Point, WholeCost
 from onnx_condense.timing.kept import Kept, machine
-from onnx_condense.timing.kernels import Small
+from onnx_condense.timing.kernels import Small, Taken, together
 from onnx_condense.tracing.trace import Group, Trace
 
 MOST = 16
@@ -37,6 +37,9 @@ SAVES = 0.02
 DIGITS = 4
 """Of what is measured."""
 
+Row = tuple[float, ...]
+"""A measurement: see `_numbers`."""
+
 Widths = Mapping[int, int]
 """Group index -> width; those that are missing are as they were."""
 
@@ -44,7 +47,7 @@ Widths = Mapping[int, int]
 class Timer(Protocol):
     """A machine that times models."""
 
-    def kernel_seconds(self, models: Sequence[Small], threads: int) -> list[float]:
+    def kernel_seconds(self, models: Sequence[Small], threads: int) -> list[Taken]:
         """Seconds per run in the kernels of each model."""
 
     def run_seconds(self, models: Sequence[Small], threads: int) -> list[float]:
@@ -96,6 +99,8 @@ class _Made:
         grid: group index -> widths that are measured, the original's first.
         orders: group index -> channels in the order in which they go.
         points: by piece, what it takes at the widths of its groups.
+        whole: by piece, what was measured of it as it is, and how many numbers it reads.
+        waiting: small models that are to be timed, by their digests; places: which points they are.
     """
 
     trace: Trace
@@ -106,6 +111,9 @@ class _Made:
     grid: dict[int, Ints] = field(default_factory=dict)
     orders: dict[int, Ints] = field(default_factory=dict)
     points: list[dict[tuple[int, ...], float]] = field(default_factory=list)
+    whole: dict[int, tuple[Row, int]] = field(default_factory=dict)
+    waiting: dict[str, Small] = field(default_factory=dict)
+    places: list[tuple[int, tuple[int, ...], str, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.pieces = pieces_of(self.trace)
@@ -147,7 +155,8 @@ class _Made:
         plans += [{g: widths[at] for g, widths in good.items() if widths} for at in range(len(SHARES))]
         wholes, sums = [], []
         for plan, at in self._built(plans):
-            self._time([(number, plan, at) for number in range(len(self.pieces))])
+            self._ask(plan, at)
+            self._answer()
             wholes.append(at.whole)
             sums.append(sum(self._taken(number, plan) for number in range(len(self.pieces))))
         seconds = self.timer.run_seconds(wholes, self.threads)
@@ -164,7 +173,8 @@ class _Made:
     def _measure(self, plans: Sequence[Mapping[int, int]]) -> None:
         for number, (plan, at) in enumerate(self._built(plans), 1):
             self.progress(Step("costs", number, len(plans), "layers"))
-            self._time([(index, plan, at) for index in range(len(self.pieces))])
+            self._ask(plan, at)
+        self._answer()
 
     def _built(self, plans: Sequence[Mapping[int, int]]) -> Iterator[tuple[Widths, At]]:
         """The models of some widths; without the groups whose shapes do not work out."""
@@ -180,24 +190,33 @@ class _Made:
                     yield left, at
                     break
 
-    def _time(self, asked: Sequence[tuple[int, Widths, At]]) -> None:
-        """Times pieces (by number) at some widths, as far as that is not known."""
-        waiting: dict[str, Small] = {}
-        places: list[tuple[int, tuple[int, ...], str]] = []
-        for number, plan, at in asked:
+    def _ask(self, plan: Widths, at: At) -> None:
+        """Has pieces timed at some widths, as far as that is not known, together with others."""
+        for number, piece in enumerate(self.pieces):
             widths = self._widths(number, plan)
-            if widths not in self.points[number]:
-                small = at.small(self.pieces[number])
-                key = digest(small)
-                places.append((number, widths, key))
-                if key not in self.known:
-                    waiting[key] = small
-        found = self.timer.kernel_seconds(list(waiting.values()), self.threads) if waiting else []
-        new = dict(zip(waiting, map(_rounded, found), strict=True))
+            if widths in self.points[number]:
+                continue
+            small = at.small(piece)
+            key = digest(small)
+            size = sum(value.size for value in small.feed.values())
+            self.places.append((number, widths, key, size))
+            self.points[number][widths] = np.inf
+            if key not in self.known and key not in self.waiting:
+                self.waiting[key] = small
+        if len(list(together(list(self.waiting.values())))) > 1:
+            self._answer()
+
+    def _answer(self) -> None:
+        found = self.timer.kernel_seconds(list(self.waiting.values()), self.threads) if self.waiting else []
+        new = {key: _numbers(taken) for key, taken in zip(self.waiting, found, strict=True)}
         self.known |= new
         self.kept.add(new)
-        for number, widths, key in places:
-            self.points[number][widths] = self.known[key]
+        for number, widths, key, size in self.places:
+            taken = self.known[key]
+            first, whole = self.whole.setdefault(number, (taken, size))
+            self.points[number][widths] = _rounded(_in_place(taken, first, size / max(1, whole)))
+        self.waiting.clear()
+        self.places.clear()
 
     def _widths(self, number: int, plan: Widths) -> tuple[int, ...]:
         return tuple(plan.get(g, int(self.grid[g][0])) for g in self.pieces[number].groups)
@@ -249,6 +268,26 @@ def _coloured(pieces: Sequence[Piece], groups: Sequence[int]) -> dict[int, int]:
         taken = {found[other] for other in near[index] if other in found}
         found[index] = next(colour for colour in range(len(groups)) if colour not in taken)
     return dict(sorted(found.items()))
+
+
+def _numbers(taken: Taken) -> Row:
+    """What is kept of a measurement."""
+    numbers = (taken.seconds, taken.into.count, taken.into.seconds, taken.back.count, taken.back.seconds)
+    return tuple(_rounded(number) for number in numbers)
+
+
+def _in_place(now: Row, first: Row, share: float) -> float:
+    """Seconds of a piece within its network.
+
+    As it is, it shares the layout of its neighbours. Where it no longer brings its data into that, or back, they have
+    to: what it took is added. share: of the data that it read as it was.
+    """
+    seconds = now[0]
+    for at in (1, 3):
+        missing = max(0.0, first[at] - now[at])
+        if missing:
+            seconds += missing * share * first[at + 1] / first[at]
+    return seconds
 
 
 def _rounded(seconds: float) -> float:

@@ -14,7 +14,7 @@ from onnx_condense.progress import Progress
 from onnx_condense.timing.race import MedianInterval
 
 if TYPE_CHECKING:
-    from onnx_condense.timing.kernels import Small
+    from onnx_condense.timing.kernels import Small, Taken
 
 SECONDS = 5.0
 """Time limit of one measurement: one setup, one candidate."""
@@ -33,7 +33,7 @@ class Hardware(Protocol):
     def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> MedianInterval:
         """The latency of the second model over that of the first. Raises InputError where one does not run."""
 
-    def kernel_seconds(self, models: Sequence[Small], threads: int) -> list[float]:
+    def kernel_seconds(self, models: Sequence[Small], threads: int) -> list[Taken]:
         """Seconds per run in the kernels of each model. Raises InputError where one does not run."""
 
     def run_seconds(self, models: Sequence[Small], threads: int) -> list[float]:
@@ -63,7 +63,7 @@ class Noted:
         self.note(f"measure, race {self.races}, at most {SECONDS:g} s")
         return self.machine.ratio(pair, feeds, threads)
 
-    def kernel_seconds(self, models: Sequence[Small], threads: int) -> list[float]:
+    def kernel_seconds(self, models: Sequence[Small], threads: int) -> list[Taken]:
         """Seconds per run in the kernels of each model. Raises InputError where one does not run."""
         return self.machine.kernel_seconds(models, threads)
 
@@ -89,11 +89,11 @@ class ThisMachine:
 
     def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> MedianInterval:
         """What a race of both says."""
-        from onnx_condense.timing.benchmark import compare_latency  # few runs measure
+        from onnx_condense.timing.benchmark import clock_of, compare_latency  # few runs measure
 
-        return compare_latency(pair, feeds, threads, self.seconds).ratio(1)
+        return compare_latency(pair, feeds, threads, self.seconds, clock=clock_of(threads)).ratio(1)
 
-    def kernel_seconds(self, models: Sequence[Small], threads: int) -> list[float]:
+    def kernel_seconds(self, models: Sequence[Small], threads: int) -> list[Taken]:
         """What profiles say."""
         from onnx_condense.timing import kernels  # the same
 

@@ -110,6 +110,11 @@ class Tried:
     predicted: float
     measured: SetupLatency | None
 
+    @property
+    def said(self) -> float:
+        """The share that the table, uncorrected, says is saved."""
+        return (1 - self.predicted) / self.gain
+
     def off(self, share: float) -> float:
         """How far from a share it was measured, as a factor's logarithm."""
         return abs(math.log(max(self.measured.ratio, 1e-9) / share)) if self.measured is not None else 0.0
@@ -151,7 +156,7 @@ class ToLatency:
             found = tried[-1].measured
             if found is None or tried[-1].off(self.share) <= NEAR:
                 break
-            gain = _corrected(tried[-1])
+            gain = self._corrected(tried)
             if any(math.isclose(gain, one.gain, rel_tol=SAME) for one in tried):
                 break
         best = min(tried, key=lambda one: one.off(self.share))
@@ -190,6 +195,18 @@ class ToLatency:
         found = self.race(planned.twin) if self.race is not None and planned.twin.plans else None
         return Tried(planned, gain, predicted, found)
 
+    def _corrected(self, tried: Sequence[Tried]) -> float:
+        """The gain by which the table says what was measured: in proportion between the races there were."""
+        known = sorted((one.said, 1 - one.measured.ratio) for one in tried if one.measured is not None)
+        wanted, low = 1 - self.share, (0.0, 0.0)
+        for said, saved in known:
+            if saved >= wanted > low[1]:
+                said = low[0] + (said - low[0]) * (wanted - low[1]) / (saved - low[1])
+                return _gain(wanted, said)
+            low = said, max(saved, low[1])
+        said, saved = known[-1]
+        return _gain(saved, said)
+
     def _unreachable(self, gain: float) -> VerificationError:
         narrowest = self.pruner.at(0.0, self.pruner.aside)[1] / self.pruner.before
         return VerificationError(
@@ -198,9 +215,7 @@ class ToLatency:
         )
 
 
-def _corrected(tried: Tried) -> float:
-    """The gain by which the table would have said what was measured."""
-    assert tried.measured is not None
-    said = (1 - tried.predicted) / tried.gain
-    wanted = (1 - tried.measured.ratio) / said if said > 0 else tried.gain
-    return float(f"{min(max(wanted, LEAST_GAIN), 1 / LEAST_GAIN):.4g}")
+def _gain(saved: float, said: float) -> float:
+    """What was saved over what a table said."""
+    found = saved / said if said > 0 else 1.0
+    return float(f"{min(max(found, LEAST_GAIN), 1 / LEAST_GAIN):.4g}")

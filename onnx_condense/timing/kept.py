@@ -8,7 +8,7 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,11 @@ from onnx_condense.expected import is_number
 
 _log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
+"""Part of the name: what was measured in another way is not read."""
+
+NUMBERS = 5
+"""Of each measurement: see `kernels.Taken`."""
 
 PLACE = "ONNX_CONDENSE_CACHE"
 """The variable that names another folder; empty: nothing is kept."""
@@ -66,29 +70,33 @@ class Kept:
     def of(threads: int) -> Kept:
         """Those in the folder for caches."""
         place = folder()
-        digest = hashlib.sha256(json.dumps([machine(), threads]).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps([VERSION, machine(), threads]).encode()).hexdigest()
         return Kept(place / f"costs-{digest[:16]}.json" if place is not None else None)
 
-    def read(self) -> dict[str, float]:
-        """Seconds by what was timed; nothing where there is no such file, or a damaged one."""
+    def read(self) -> dict[str, tuple[float, ...]]:
+        """What was measured by what was timed; nothing where there is no such file, or a damaged one."""
         if self.path is None:
             return {}
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))["seconds"]
-            return {str(key): float(value) for key, value in found.items() if is_number(value) and value >= 0}
+            return {str(key): tuple(map(float, row)) for key, row in found.items() if _is_row(row)}
         except (OSError, ValueError, LookupError, AttributeError, TypeError):
             return {}
 
-    def add(self, seconds: Mapping[str, float]) -> None:
+    def add(self, seconds: Mapping[str, Sequence[float]]) -> None:
         """Writes more beside what is there by now; where that cannot be, it is measured again the next time."""
         if self.path is None or not seconds:
             return
-        content = head("measured", VERSION) | {"machine": machine(), "seconds": self.read() | dict(seconds)}
+        content = head("measured", VERSION) | {"machine": machine(), "seconds": {**self.read(), **seconds}}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path, json.dumps(content, indent=1).encode())
+            write_atomically(self.path, json.dumps(content).encode())
         except (OSError, InputError) as error:
             _log.info("what was measured is not kept: %s", error)
+
+
+def _is_row(row: object) -> bool:
+    return isinstance(row, list) and len(row) == NUMBERS and all(is_number(one) and one >= 0 for one in row)
 
 
 def _processor() -> str:

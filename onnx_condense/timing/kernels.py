@@ -6,7 +6,7 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import numpy as np
 from onnx_condense.arrays import Floats
 from onnx_condense.model.inputs import Feed
 from onnx_condense.model.runtime import Session, deployed, run
-from onnx_condense.timing.benchmark import compare_latency
+from onnx_condense.timing.benchmark import clock_of, compare_latency
 from onnx_condense.timing.profile import KERNEL
 
 ROUNDS = 4
@@ -36,8 +36,8 @@ TOGETHER = 32
 BYTES = 2**28
 """Sessions that are open at once, and bytes of their models."""
 
-BETWEEN = ("ReorderInput", "ReorderOutput")
-"""Kernels that only bring data into the layout of convolutions and back: within a network neighbours share it."""
+INTO, BACK = "ReorderInput", "ReorderOutput"
+"""Kernels that only bring data into the layout of convolutions, and back."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,20 +48,42 @@ class Small:
     feed: Feed
 
 
-def kernel_seconds(models: Sequence[Small], threads: int) -> list[float]:
+@dataclass(frozen=True)
+class Moves:
+    """Kernels that bring data into another layout: how many, and seconds."""
+
+    count: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Seconds per run in the kernels of a model; those beside them that bring data into a layout, and back.
+
+    Within a network neighbours share a layout: then none of these run.
+    """
+
+    seconds: float
+    into: Moves
+    back: Moves
+
+
+def kernel_seconds(models: Sequence[Small], threads: int) -> list[Taken]:
     """Seconds per run in the kernels of each model. Raises InputError where one does not run."""
-    return [seconds for some in _together(models) for seconds in _measured(some, threads)]
+    return [seconds for some in together(models) for seconds in _measured(some, threads)]
 
 
 def run_seconds(models: Sequence[Small], threads: int, limit: float = SECONDS) -> list[float]:
     """Seconds per run of each model, all of which take the first one's inputs. Raises InputError as above."""
-    raced = compare_latency([model.model for model in models], [models[0].feed], threads, limit)
+    raced = compare_latency(
+        [model.model for model in models], [models[0].feed], threads, limit, clock=clock_of(threads)
+    )
     first = float(np.min(raced.medians[0]))
     return [first * raced.ratio(number).value for number in range(len(models))]
 
 
-def _together(models: Sequence[Small]) -> Iterator[Sequence[Small]]:
-    """Models that are open at once."""
+def together(models: Sequence[Small]) -> Iterator[Sequence[Small]]:
+    """As many models as are open at once."""
     some: list[Small] = []
     size = 0
     for model in models:
@@ -74,20 +96,21 @@ def _together(models: Sequence[Small]) -> Iterator[Sequence[Small]]:
         yield some
 
 
-def _measured(models: Sequence[Small], threads: int) -> list[float]:
+def _measured(models: Sequence[Small], threads: int) -> list[Taken]:
     with tempfile.TemporaryDirectory() as folder:
         entered = [_Entered(model, threads, f"{folder}/{number}") for number, model in enumerate(models)]
         order = random.Random(0)
         for _ in range(ROUNDS):
             for one in order.sample(entered, len(entered)):
                 one.turn()
-        return [one.seconds() for one in entered]
+        return [one.taken() for one in entered]
 
 
 class _Entered:
     """A session that has its turns."""
 
     def __init__(self, model: Small, threads: int, profile_to: str) -> None:
+        self.clock = clock_of(threads)
         self.active: Session = deployed(model.model, threads=threads, profile_to=profile_to)
         self.feed = model.feed
         for _ in range(WARM):
@@ -95,34 +118,43 @@ class _Entered:
             run(self.active, None, self.feed)
         took = max(time.perf_counter() - start, 1e-9)
         self.runs = int(np.clip(TURN / took, LEAST_RUNS, MOST_RUNS))
-        self.turns = 0
+        self.awake: list[float] = []
 
     def turn(self) -> None:
-        self.turns += 1
         for _ in range(self.runs):
+            start, began = time.perf_counter(), self.clock()
             self.active.run(None, self.feed)
+            passed = time.perf_counter() - start
+            self.awake.append(min(1.0, (self.clock() - began) / passed) if passed > 0 else 1.0)
 
-    def seconds(self) -> float:
-        """Of a run that nothing disturbed: the mean of the faster half."""
+    def taken(self) -> Taken:
+        """By a run that nothing disturbed."""
         events = json.loads(Path(self.active.end_profiling()).read_text())
-        taken = _kernels(events, WARM + self.turns * self.runs)[WARM:]
-        return float(np.sort(taken)[: max(1, len(taken) // 2)].mean())
+        counts, seconds = _kernels(events, WARM + len(self.awake))
+        main, into, back = (_undisturbed(some[WARM:] * self.awake) for some in seconds)
+        return Taken(main, Moves(counts[1], into), Moves(counts[2], back))
 
 
-def _kernels(events: Sequence[Mapping[str, object]], runs: int) -> Floats:
-    """[runs] seconds in kernels, from the events of a profile of so many runs."""
-    found: dict[str, list[float]] = {}
+def _undisturbed(seconds: Floats) -> float:
+    """The mean of the faster half [runs]."""
+    return float(np.sort(seconds)[: max(1, len(seconds) // 2)].mean())
+
+
+def _kernels(events: Sequence[Mapping[str, object]], runs: int) -> tuple[list[int], Floats]:
+    """How many kernels there are, and seconds [3, runs] in them, from the events of a profile of so many runs.
+
+    First all but those that bring data into a layout, then those, then those that bring it back.
+    """
+    found: tuple[dict[str, list[float]], ...] = ({}, {}, {})
     for event in events:
         name, arguments = str(event.get("name")), event.get("args")
         if event.get("cat") != "Node" or not name.endswith(KERNEL) or not isinstance(arguments, Mapping):
             continue
-        if arguments.get("op_name") not in BETWEEN:
-            found.setdefault(name, []).append(float(str(event["dur"])) / 1e6)
-    total = np.zeros(runs)
-    for values in found.values():
-        total += np.reshape(values, (runs, -1)).sum(1) if not len(values) % runs else sum(values) / runs
-    return total
-
-
-Measure = Callable[[Sequence[Small], int], list[float]]
-"""`kernel_seconds`, or what stands in for it."""
+        kind = str(arguments.get("op_name"))
+        mine = found[(INTO, BACK).index(kind) + 1 if kind in (INTO, BACK) else 0]
+        mine.setdefault(name, []).append(float(str(event["dur"])) / 1e6)
+    total = np.zeros((len(found), runs))
+    for row, mine in zip(total, found, strict=True):
+        for values in mine.values():
+            row += np.reshape(values, (runs, -1)).sum(1) if not len(values) % runs else sum(values) / runs
+    return [len(mine) for mine in found], total
