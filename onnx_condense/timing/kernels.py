@@ -29,9 +29,6 @@ TURN = 0.002
 WARM = 2
 """Runs before anything counts."""
 
-SECONDS = 4.0
-"""Time limit of a race of whole models."""
-
 TOGETHER = 32
 BYTES = 2**28
 """Sessions that are open at once, and bytes of their models."""
@@ -73,8 +70,11 @@ def kernel_seconds(models: Sequence[Small], threads: int) -> list[Taken]:
     return [seconds for some in together(models) for seconds in _measured(some, threads)]
 
 
-def run_seconds(models: Sequence[Small], threads: int, limit: float = SECONDS) -> list[float]:
-    """Seconds per run of each model, all of which take the first one's inputs. Raises InputError as above."""
+def run_seconds(models: Sequence[Small], threads: int, limit: float) -> list[float]:
+    """Seconds per run of each model, all of which take the first one's inputs, by a race of at most `limit` seconds.
+
+    Raises InputError as above.
+    """
     raced = compare_latency(
         [model.model for model in models], [models[0].feed], threads, limit, clock=clock_of(threads)
     )
