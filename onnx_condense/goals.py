@@ -14,7 +14,10 @@ class Unit(StrEnum):
     """Multiply-accumulates."""
 
 
-SHARES = tuple(f"{unit}=F" for unit in Unit)
+LATENCY = "latency"
+"""What a budget of seconds is called."""
+
+SHARES = (*(f"{unit}=F" for unit in Unit), f"{LATENCY}=F")
 """How a budget of each is written."""
 
 
@@ -23,6 +26,13 @@ class Share:
     """Keep at most this share of the units."""
 
     unit: Unit
+    share: float
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Take this share of the original's latency."""
+
     share: float
 
 
@@ -40,5 +50,5 @@ class ScoreDrop:
     most: float
 
 
-Goal = Share | ErrorBound | ScoreDrop
+Goal = Share | Latency | ErrorBound | ScoreDrop
 """What decides the widths where thresholds do not."""

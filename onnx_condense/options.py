@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from onnx_condense import expected, flags
 from onnx_condense.errors import UsageError
 from onnx_condense.flags import Heading, InPlan, multiple, must, named_number, named_sizes, option
-from onnx_condense.goals import SHARES, ErrorBound, Goal, ScoreDrop, Share, Unit
+from onnx_condense.goals import LATENCY, SHARES, ErrorBound, Goal, Latency, ScoreDrop, Share, Unit
 
 if TYPE_CHECKING:  # a command line is read before anything slow is imported
     from onnx_condense.model.inputs import Inputs
@@ -31,6 +32,9 @@ DEFAULT_TRIALS = 12
 
 PLACE = "{model}"
 """In the command that evaluates: where the path of the model goes."""
+
+MOST_THREADS = 256
+"""Of one session: onnxruntime starts all of them before a signal is heard."""
 
 INSPECT_THRESHOLDS = (0.999, 0.95, 0.88, 0.7)
 
@@ -89,7 +93,7 @@ def _thresholds(option: str, value: Any) -> None:
 
 def _budget(option: str, value: Any) -> None:
     unit, amount = value
-    if not (0 < amount <= 1 if unit in tuple(Unit) else unit == "error" and 0 <= amount < math.inf):
+    if not (0 < amount <= 1 if unit in (*Unit, LATENCY) else unit == "error" and 0 <= amount < math.inf):
         raise UsageError(
             f"{option} is {' or '.join(SHARES)}, the share 0 < F <= 1 to keep, or error=R, the largest error of "
             f"the outputs, not {unit}={amount}"
@@ -105,6 +109,10 @@ _align = must(
 )
 _tolerance = must(lambda value: value >= 0, "{option} must be a number of at least 0, not {value}")
 _seed = must(lambda value: value >= 0, "{option} is a whole number of at least 0, not {value}")
+_threads = must(
+    lambda value: 0 <= value <= MOST_THREADS, f"{{option}} is 0 (all cores) to {MOST_THREADS}, not {{value}}"
+)
+_batch = must(lambda value: value >= 1, "{option} is a whole number of at least 1, not {value}")
 _drop = must(lambda value: 0 <= value < math.inf, "{option} is what the score may fall by, at least 0, not {value}")
 
 
@@ -130,8 +138,13 @@ class Options:
             `include` (empty: all) and none matches `exclude`.
         tolerance: bound of the approximation error, max over outputs of ||a-b|| / ||a||, or of the share of labels that
             change.
-        budget: ("params", share) or ("macs", share): the share that is kept, 0 < share <= 1. ("error", bound): the
-            smallest model found whose approximation error is at most that. Excludes thresholds.
+        budget: ("params", share) or ("macs", share): the share that is kept, 0 < share <= 1. ("latency", share): of the
+            original's latency, by layers that are timed on this host. ("error", bound): the smallest model found whose
+            approximation error is at most that. Excludes thresholds.
+        latency_for: the path of a cost table that another machine measured (`onnx-condense bench --costs`), for a
+            budget of latency there; it says with how many threads and at which batch size.
+        threads, batch: for a budget of latency on this host: of onnxruntime (0: all cores), and the size of a symbolic
+            batch axis (None: 1).
         evaluate: a command whose last line of output is a score, higher is better ("{model}" in it is replaced by the
             path of a model), or a function of a model that returns one. With `max_drop`, asks for the smallest model
             found whose score is at most that much below the original's. Excludes `budget` and thresholds.
@@ -198,6 +211,23 @@ class Options:
         _budget,
         STATED_LATER,
         unset=f"error={DEFAULT_ERROR:g}, where nothing says how much goes",
+    )
+    latency_for: str | os.PathLike[str] | None = option(
+        None, "with --budget latency: the cost table of another machine", FAST, "COSTS.json", plan=ANSWERED, told=False
+    )
+    threads: int = option(
+        0, "with --budget latency: of onnxruntime", FAST, "N", int, _threads, ANSWERED, unset="0, all cores", told=False
+    )
+    batch: int | None = option(
+        None,
+        "with --budget latency: size of a symbolic batch axis",
+        FAST,
+        "N",
+        int,
+        _batch,
+        ANSWERED,
+        unset="1",
+        told=False,
     )
     evaluate: str | Callable[[Any], float] | None = option(
         None, 'prints a score, higher is better: "python score.py {model}"', REMOVE, "CMD", plan=STATED_LATER
@@ -279,6 +309,8 @@ class Options:
         if self.budget is None:
             return None
         unit, amount = self.budget
+        if unit == LATENCY:
+            return Latency(amount)
         return ErrorBound(amount) if unit == "error" else Share(Unit(unit), amount)
 
     @property
@@ -290,6 +322,11 @@ class Options:
     def budgeted(self) -> bool:
         """Whether widths follow from a budget or from a score, and not from thresholds."""
         return self.budget is not None or self.evaluate is not None
+
+    @property
+    def measures(self) -> bool:
+        """Whether something is timed on this host."""
+        return self.ensure_faster or (isinstance(self.goal, Latency) and self.latency_for is None)
 
     @property
     def searches(self) -> bool:
@@ -380,6 +417,19 @@ def _one_decides_the_widths(o: Options) -> str | None:
     return f"{decides} decides the widths: drop {given[0]}" if o.budgeted and given else None
 
 
+def _of_a_latency(o: Options) -> str | None:
+    planned = isinstance(o.goal, Latency)
+    given = {"--latency-for": o.latency_for is not None, "--threads": o.threads, "--batch": o.batch is not None}
+    for name, is_given in given.items():
+        if is_given and not planned:
+            return f"{name} goes with --budget latency=F: drop it, or ask for a latency"
+        if is_given and o.latency_for is not None and name != "--latency-for":
+            return f"--latency-for names a table that says with how many threads and at which batch size: drop {name}"
+    if planned and o.ensure_faster:
+        return "--budget latency=F measures by itself: drop --ensure-faster"
+    return None
+
+
 def _another_host(o: Options) -> str | None:
     if o.align_for is not None and o.align != "auto":
         return f"--align-for {o.align_for} and --align {o.align} both state the multiple: drop one"
@@ -396,5 +446,6 @@ EXCLUSIONS: tuple[Callable[[Options], str | None], ...] = (
     _trials_bound_a_search,
     _one_decides_the_widths,
     _another_host,
+    _of_a_latency,
 )
 """What contradicts what: each says so, or nothing."""

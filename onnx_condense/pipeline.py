@@ -126,7 +126,7 @@ def _condense(
         run = run.asking(options.exactly())
     options = run.options
     with clock("plan"):
-        strategy = strategy_of(run, score, replay)
+        strategy = strategy_of(run, score, replay, hardware)
         planned = strategy.twin()
     latency = None
     if options.ensure_faster and planned.twin.plans:
@@ -147,7 +147,8 @@ def _condense(
     if dry_run or not (planned.twin.changed or opened.folded):
         verification = None if dry_run else unchanged(opened.source.proto, run.expected, options)
         report = report_of(run, replace(ended, verification=verification))
-        return Result(opened.source.proto, plan, report, opened.source, cosines=cosines_of(run.planner, planned))
+        cosines = cosines_of(run.planner, planned)
+        return Result(opened.source.proto, plan, report, opened.source, cosines=cosines, costs=planned.costs)
     with clock("rewrite"):
         provenance = files.provenance(opened.source, plan.options)
         small, expanded = write(planned.twin, provenance), write(planned.twin, provenance, expanded=True)
@@ -163,7 +164,7 @@ def _condense(
     elif not math.isnan(error):
         check_error(replay.measured, measured)
     report = report_of(run, replace(ended, written=small, verification=proof, blame=blame))
-    return Result(small.model, plan, report, opened.source, small, cosines_of(run.planner, planned))
+    return Result(small.model, plan, report, opened.source, small, cosines_of(run.planner, planned), planned.costs)
 
 
 def rewrite(model: Model, plan: Plan) -> onnx.ModelProto:

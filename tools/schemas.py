@@ -25,6 +25,7 @@ from onnx_condense.proving.compare import Verification
 from onnx_condense.report.difference import Difference
 from onnx_condense.report.values import Analysis, Report
 from onnx_condense.timing.benchmark import Benchmark
+from onnx_condense.timing.costs import Costs
 
 FOLDER = ROOT / "docs" / "schemas"
 
@@ -126,6 +127,7 @@ def schemas() -> dict[str, dict[str, Any]]:
         "verification": objects(Verification, verdict),
         "difference": objects(Difference),
         "benchmark": objects(Benchmark),
+        "costs": objects(Costs),
         "several": objects(Several),
         "auto-status": status,
     }

@@ -50,6 +50,9 @@ class Condense:
     plan: str | None = option(None, "write the plan", OUTPUT, "PLAN.json")
     replay: str | None = option(None, "apply a plan instead of judging the model", Heading.REMOVE, "PLAN.json")
     report: tuple[str, ...] = option((), REPORT, OUTPUT, "FILE.json|FILE.html", gather=tuple)
+    costs_out: str | None = option(
+        None, "with --budget latency: write the cost table; --latency-for it gives the same model again", OUTPUT, "FILE"
+    )
     dry_run: bool = option(False, "stop at the plan", OUTPUT)
     json: bool = option(False, "print the report as JSON instead of tables", OUTPUT)
     quiet: bool = option(False, QUIET, OUTPUT, short="-q")
@@ -104,6 +107,12 @@ class Bench:
 
     models: tuple[str, ...] = option(
         MISSING, "the first is what the others are compared with", MODEL, "MODEL", positional=True, gather=tuple
+    )
+    costs: str | None = option(
+        None,
+        "time the layers of one model at several widths, for --latency-for, in the place of a race",
+        OUTPUT,
+        "FILE",
     )
     json: bool = option(False, "print JSON instead of tables", OUTPUT)
     report: tuple[str, ...] = option((), REPORT, OUTPUT, "FILE.json|FILE.html", gather=tuple)

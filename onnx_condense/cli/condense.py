@@ -37,6 +37,7 @@ from onnx_condense.cli.tables import show_report
 from onnx_condense.data.sources import Pixels
 from onnx_condense.errors import UsageError
 from onnx_condense.flags import InPlan, defaults_of, flags_of, written
+from onnx_condense.goals import Latency
 from onnx_condense.merging.plan import Plan
 from onnx_condense.model import files
 from onnx_condense.options import Options
@@ -60,7 +61,7 @@ def execute(arguments: Arguments) -> int:
     job.protect()
     replay = Plan.load(Path(own.replay)) if own.replay else None
     shared = arguments.of(Shared)
-    watched = terminal.progress(own.quiet or shared.level < LEVELS["warning"], moving=not job.options.ensure_faster)
+    watched = terminal.progress(own.quiet or shared.level < LEVELS["warning"], moving=not job.options.measures)
     with watched as progress, workers(own) as executor:
         result = job.run(replay, progress, executor)
     with said_what_is_there(job.places):
@@ -103,7 +104,8 @@ class Job:
     @property
     def inputs(self) -> list[Path]:
         """The files that are read. Raises InputError where the model is not there."""
-        return [*files_read(self.model, self.own.replay), *input_files(self.options)]
+        table = os.fspath(self.options.latency_for) if self.options.latency_for is not None else None
+        return [*files_read(self.model, self.own.replay, table), *input_files(self.options)]
 
     def protect(self) -> None:
         """Raises UsageError before a file would be written over, InputError where the model is not there."""
@@ -127,6 +129,8 @@ class Job:
         """Writes the plan, the model and the reports. Returns the report, and what to say of the model."""
         if self.own.plan:
             deliver(place_of(self.own.plan), result.plan.chunks())
+        if self.own.costs_out and result.costs is not None:
+            deliver(place_of(self.own.costs_out), [result.costs.encoded()])
         report, closing = result.report, "Dry run: no model was written."
         if not self.own.dry_run:
             report, closing = _write(self.output, result, self.options.open)
@@ -138,7 +142,9 @@ class Job:
 def job_of(arguments: Arguments, model: str, output: Path) -> Job:
     """The job of one model among the arguments. Raises UsageError where a format takes what is not installed."""
     own, options = arguments.of(Condense), options_of(arguments)
-    documents = [*document_places(own.plan, own.report), *printed((), own.json)]
+    if own.costs_out and not (isinstance(options.goal, Latency) and options.latency_for is None):
+        raise UsageError("--costs-out writes what --budget latency=F measures on this host: drop it")
+    documents = [*document_places(own.plan, own.report, own.costs_out), *printed((), own.json)]
     places = dict.fromkeys(recipes.beside(name) for name in own.report if name and is_kept(name))
     return Job(model, output, own, options, documents, [Destination("--report", place) for place in places])
 

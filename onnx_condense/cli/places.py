@@ -88,11 +88,12 @@ def data_places(source: Source, output: Path) -> list[Destination]:
     return [Destination(MODEL, output.parent / name, shared=True) for name in source.external]
 
 
-def document_places(plan: str | None, reports: Iterable[str]) -> list[Destination]:
+def document_places(plan: str | None, reports: Iterable[str], costs: str | None = None) -> list[Destination]:
     """Where the documents of a run go. Raises UsageError where a format takes what is not installed."""
     reports = [path for path in reports if path]
     check_formats(reports)
     plans = [Destination("--plan", place_of(plan))] if plan else []
+    plans += [Destination("--costs-out", place_of(costs))] if costs else []
     return [*plans, *(Destination("--report", place_of(path)) for path in reports)]
 
 

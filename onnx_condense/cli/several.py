@@ -98,6 +98,8 @@ def _check(own: Condense) -> None:
     """Raises UsageError for what is of one model only."""
     if own.plan or own.replay:
         raise UsageError("--plan and --replay are of one model: name one")
+    if own.costs_out:
+        raise UsageError("--costs-out is of one model: name one")
     if own.output and not Path(own.output).is_dir():
         kind = "no folder" if os.path.lexists(own.output) or place_of(own.output) == PIPE else "not there"
         raise UsageError(f"-o {own.output} is {kind}: several models go into a folder that exists")
@@ -115,7 +117,7 @@ def _job(arguments: Arguments, model: str, folder: str | None) -> Job:
 def _each(jobs: Sequence[Job], own: Condense, shared: Shared) -> list[Row]:
     rows: list[Row] = []
     hidden = own.quiet or shared.level < LEVELS["warning"]
-    with terminal.progress(hidden, moving=not jobs[0].options.ensure_faster) as bar, workers(own) as executor:
+    with terminal.progress(hidden, moving=not jobs[0].options.measures) as bar, workers(own) as executor:
         for number, job in enumerate(jobs, 1):
 
             def note(stage: str, number: int = number, job: Job = job) -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from onnx_condense.model.variation import Axis
 from onnx_condense.planning.candidates import SearchReport
-from onnx_condense.planning.latencies import LatencyReport
+from onnx_condense.planning.latencies import LatencyReport, SetupLatency, TargetReport
 from onnx_condense.proving.compare import Verification
 from onnx_condense.report.operators import OperatorReport
 from onnx_condense.report.values import Analysis, GroupReport, ModelFacts, PairReport, RefusalReport, Report
@@ -53,6 +53,8 @@ def show_report(console: Console, report: Report) -> None:
         console.print(f"{report.alignment.advice[0].upper()}{report.alignment.advice[1:]}.")
     if report.latency is not None:
         _latency(console, report.latency)
+    if report.target is not None:
+        _target(console, report.target)
     if report.search is not None:
         _search(console, report.search)
     if report.verification is not None and report.output is not None:
@@ -73,9 +75,29 @@ def _latency(console: Console, latency: LatencyReport) -> None:
         if layers:
             console.print(f"{done}, because it made the model slower: {', '.join(layers)}.")
     for setup in latency.setups:
-        threads = f"{setup.threads} thread" if setup.threads else "all cores"
-        interval = f"{setup.ratio:.3f} ({setup.low:.3f} to {setup.high:.3f}) of the original's"
-        console.print(f"Latency at batch {setup.batch}, {threads}: {interval}.")
+        console.print(f"Latency {_measured(setup)}.")
+
+
+def _measured(setup: SetupLatency) -> str:
+    """A ratio, and how it was measured."""
+    interval = f"{setup.ratio:.3f} ({setup.low:.3f} to {setup.high:.3f}) of the original's"
+    return f"at batch {setup.batch}, {_threads(setup.threads)}: {interval}"
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' * (count > 1)}" if count else "all cores"
+
+
+def _target(console: Console, target: TargetReport) -> None:
+    """What was aimed at, and reached."""
+    said = f"{target.predicted:.3f} by the cost table of {target.table}"
+    if target.measured is None:
+        there = f"{target.machine.get('processor') or 'another machine'}"
+        console.print(
+            f"Latency at batch {target.batch}, {_threads(target.threads)} of {there}: {said}; not measured here."
+        )
+    else:
+        console.print(f"Latency {_measured(target.measured)}; {target.share:g} was asked for, {said}.")
 
 
 def _search(console: Console, search: SearchReport) -> None:

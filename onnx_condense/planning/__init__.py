@@ -14,5 +14,6 @@ __all__ = [
     "run",
     "selection",
     "strategies",
+    "target",
     "thresholds",
 ]

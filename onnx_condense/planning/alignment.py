@@ -12,6 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_condense.errors import InputError
+from onnx_condense.goals import Latency
 from onnx_condense.model.runtime import session
 from onnx_condense.operators.nodes import convolved
 from onnx_condense.options import Options
@@ -62,6 +63,8 @@ def width_multiple(options: Options, measured: Callable[[], int] = block_width) 
     if options.align_for is not None:
         note = ", not measured" if options.align_for in UNMEASURED else ""
         return ALIGNMENTS[options.align_for], f"--align-for {options.align_for}{note}"
+    if options.align == "auto" and isinstance(options.goal, Latency):
+        return 1, "the cost table"
     if options.align == "auto":
         return measured(), "onnxruntime on this host"
     return int(options.align), "--align"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Protocol
 
 import numpy as np
 
@@ -25,6 +26,17 @@ class Curve:
     def lost(self, gone: int) -> float:
         """What has been lost when so many channels are gone."""
         return float(self.losses[gone - 1]) if gone else 0.0
+
+
+class Priced(Protocol):
+    """A part of a model: what it costs, and what makes it cheaper."""
+
+    @property
+    def keys(self) -> set[int]:
+        """What makes it cheaper: groups, and ranks."""
+
+    def cost(self, removed: Mapping[int, int]) -> float:
+        """What it costs when so many channels of each group are gone."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +80,16 @@ class PricedWeight:
         """What makes it cheaper: groups, and its rank."""
         return {piece[1] for piece in self.slices} | ({self.pair.key} if self.pair is not None else set())
 
+    def cost(self, removed: Mapping[int, int]) -> float:
+        """What it costs when so many channels of each group are gone."""
+        sizes = [float(size) for size in self.sizes]
+        for axis, group, places in self.slices:
+            sizes[axis] -= places * removed.get(group, 0)
+        whole, pair = prod(sizes), self.pair
+        if pair is None:
+            return self.price * whole
+        return pair.cost(whole, sizes[pair.axis], self.price, removed.get(pair.key, 0))
+
 
 LOOK_AHEAD = 2
 """Steps that a group may take at once: one step can be dear and the next one cheap."""
@@ -82,23 +104,16 @@ EXCHANGES = 16
 """Times that a last step is replaced by steps of other groups."""
 
 
-def cost(weights: Sequence[PricedWeight], removed: Mapping[int, int]) -> float:
+def cost(weights: Sequence[Priced], removed: Mapping[int, int]) -> float:
     """What all weights cost together when so many channels of each group are gone."""
     total = 0.0
     for weight in weights:
-        sizes = [float(size) for size in weight.sizes]
-        for axis, group, places in weight.slices:
-            sizes[axis] -= places * removed.get(group, 0)
-        whole, pair = prod(sizes), weight.pair
-        if pair is None:
-            total += weight.price * whole
-        else:
-            total += pair.cost(whole, sizes[pair.axis], weight.price, removed.get(pair.key, 0))
+        total += weight.cost(removed)
     return total
 
 
 def allocate(
-    curves: Mapping[int, Curve], weights: Sequence[PricedWeight], limit: float, slack: float = np.inf
+    curves: Mapping[int, Curve], weights: Sequence[Priced], limit: float, slack: float = np.inf
 ) -> dict[int, int]:
     """How many channels of each group go, so that all weights cost at most `limit` or no group can give more.
 
@@ -146,11 +161,12 @@ class _Descent:
         last: the group of the last step, and how many of its channels had gone by then.
     """
 
-    def __init__(self, curves: Mapping[int, Curve], weights: Sequence[PricedWeight], limit: float) -> None:
+    def __init__(self, curves: Mapping[int, Curve], weights: Sequence[Priced], limit: float) -> None:
         self.removed = dict.fromkeys(curves, 0)
         self.last: tuple[int, int] | None = None
         self._price = 0.0
-        self._pairs = [weight.pair.key for weight in weights if weight.pair is not None]
+        pairs = [weight.pair for weight in weights if isinstance(weight, PricedWeight)]
+        self._pairs = [pair.key for pair in pairs if pair is not None]
         self._curves, self._limit = curves, limit
         self._mine = {g: [w for w in weights if g in w.keys] for g in curves}
         self.total = cost(weights, self.removed)

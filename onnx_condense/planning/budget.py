@@ -10,18 +10,18 @@ import numpy as np
 
 from onnx_condense.arrays import Ints
 from onnx_condense.errors import VerificationError
+from onnx_condense.factoring.weights import Factorable
 from onnx_condense.goals import Unit
 from onnx_condense.merging.twin import Twin
 from onnx_condense.merging.widths import widths_allowed
 from onnx_condense.model.inputs import Feed
-from onnx_condense.planning.allocation import Curve, PricedWeight, allocate, cost
+from onnx_condense.planning.allocation import Curve, Priced, allocate, cost
 from onnx_condense.planning.curves import curves_of
 from onnx_condense.planning.joint import narrowed_together
 from onnx_condense.planning.planned import Aside, Planned
 from onnx_condense.planning.ranks import Ranks
 from onnx_condense.planning.stand import Stand
 from onnx_condense.planning.thresholds import STAYS, Planner, Refine
-from onnx_condense.planning.units import COUNTINGS, priced_weights
 from onnx_condense.proving.compare import compare, results
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.samples import Calibration
@@ -62,14 +62,31 @@ class Known:
         return found
 
 
+class Counts(Protocol):
+    """What a budget counts: parameters, multiply-accumulates, or seconds."""
+
+    @property
+    def pairs(self) -> Unit | None:
+        """What pairs of factors are counted in; None where no weight becomes one."""
+
+    def size(self, twin: Twin) -> float:
+        """How many a twin has."""
+
+    def weights(self, planner: Planner, pairs: Mapping[int, Factorable]) -> Sequence[Priced]:
+        """What holds channels, priced; pairs: key in allocations -> a weight that may become a pair of factors."""
+
+    def stepped(self, curves: Mapping[int, Curve]) -> Mapping[int, Curve]:
+        """Curves of groups, where these may stop; without those that are not worth narrowing."""
+
+
 @dataclass(frozen=True, eq=False)
 class Pruner:
     """Narrows the groups of a planner to a share of the original's size.
 
     Attributes:
         planner: makes the twins.
-        unit: what is counted.
-        before: how many units the original has.
+        counts: what is counted.
+        before: how many of it the original has.
         weights: those that hold channels, priced in it.
         curves: group index -> what is lost as it narrows.
         aside: groups that could not be narrowed when that was measured.
@@ -78,9 +95,9 @@ class Pruner:
     """
 
     planner: Planner
-    unit: Unit
-    before: int
-    weights: Sequence[PricedWeight]
+    counts: Counts
+    before: float
+    weights: Sequence[Priced]
     curves: Mapping[int, Curve]
     aside: Aside
     ranks: Ranks
@@ -88,15 +105,16 @@ class Pruner:
 
     @staticmethod
     def each(
-        planner: Planner, unit: Unit, known: Known, progress: Callable[[str], None], share: float | None = None
+        planner: Planner, counts: Counts, known: Known, progress: Callable[[str], None], share: float | None = None
     ) -> list[Pruner]:
         """Measures the curves, one for each reading; on real inputs also as groups are narrowed together to a share."""
-        before = COUNTINGS[unit].measure(planner.original)
+        before = counts.size(planner.original)
         planner = planner.with_exact()
         stand = Stand(planner, known.estimate, known.feeds)
-        curves, readings, aside = curves_of(planner, stand, known.estimate, progress)
-        ranks = Ranks.of(planner, unit, known.estimate, known.calibration)
-        weights = priced_weights(planner, unit, {key: one.weight for key, one in ranks.ranked.items()})
+        plain, found, aside = curves_of(planner, stand, known.estimate, progress)
+        curves, readings = counts.stepped(plain), [counts.stepped(reading) for reading in found]
+        ranks = Ranks.of(planner, counts.pairs, known.estimate, known.calibration)
+        weights = counts.weights(planner, {key: one.weight for key, one in ranks.ranked.items()})
         pairs = ranks.curves(known.error(planner), known.estimate.real is not None, progress)
         if known.estimate.real is not None and share is not None:
             progress("plan: all groups together")
@@ -108,8 +126,8 @@ class Pruner:
             limit = share * before - (before - cost(weights, {}))
             readings.append(narrowed_together(curves, widths, weights, lose, limit))
             pairs.append(pairs[0])
-        both = [reading | more for reading, more in zip(readings, pairs, strict=True)]
-        return [Pruner(planner, unit, before, weights, curves, aside.also(stand.aside), ranks) for curves in both]
+        both = [{**reading, **more} for reading, more in zip(readings, pairs, strict=True)]
+        return [Pruner(planner, counts, before, weights, curves, aside.also(stand.aside), ranks) for curves in both]
 
     def refined_by(self, refine: Refine) -> Pruner:
         """The same channels at the same costs, with something else done to every twin."""
@@ -119,11 +137,11 @@ class Pruner:
         """The same where no weight becomes a pair of factors."""
         return replace(self, curves={key: one for key, one in self.curves.items() if key not in self.ranks.ranked})
 
-    def size(self, twin: Twin) -> int:
-        """How many units a twin has."""
-        return COUNTINGS[self.unit].measure(twin)
+    def size(self, twin: Twin) -> float:
+        """How many a twin has of what is counted."""
+        return self.counts.size(twin)
 
-    def at(self, share: float, aside: Aside) -> tuple[Planned, int]:
+    def at(self, share: float, aside: Aside) -> tuple[Planned, float]:
         """The twin that keeps at most this share, or the narrowest that there is; and how large it is."""
         while True:
             free = {index: curve for index, curve in self.curves.items() if index not in aside.groups}
@@ -151,7 +169,7 @@ class Pruner:
                 gone[group.index] = curve.order[:count]
         return Planned(self._refined(gone, {}), {}, reached.aside)
 
-    def _nearest(self, curves: dict[int, Curve], target: float) -> tuple[Twin, int]:
+    def _nearest(self, curves: dict[int, Curve], target: float) -> tuple[Twin, float]:
         """The widest twin within the target, or the narrowest, and its size; again where refits gave it biases."""
         spare = self.biases.get(0, 0.0)
         for _ in range(CORRECTIONS):
@@ -163,9 +181,9 @@ class Pruner:
             spare = self.biases[0] = spare + found - target
         return twin, found
 
-    def _fitting(self, curves: dict[int, Curve], target: float) -> tuple[dict[int, int], int]:
+    def _fitting(self, curves: dict[int, Curve], target: float) -> tuple[dict[int, int], float]:
         """How many channels of each group go so that a twin is within the target, before refits; and its size then."""
-        best: tuple[dict[int, int], int] | None = None
+        best: tuple[dict[int, int], float] | None = None
         unpriced = self.before - cost(self.weights, {})
         for _ in range(CORRECTIONS):
             limit = target - unpriced
@@ -201,17 +219,17 @@ class Narrows(Protocol):
     """What narrows a model; see `Pruner`."""
 
     @property
-    def before(self) -> int:
+    def before(self) -> float:
         """How many units the original has."""
 
     @property
     def aside(self) -> Aside:
         """Groups that cannot be narrowed."""
 
-    def size(self, twin: Twin) -> int:
+    def size(self, twin: Twin) -> float:
         """How many units a twin has."""
 
-    def at(self, share: float, aside: Aside) -> tuple[Planned, int]:
+    def at(self, share: float, aside: Aside) -> tuple[Planned, float]:
         """The twin that keeps at most this share, and how large it is."""
 
 

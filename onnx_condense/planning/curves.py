@@ -139,6 +139,13 @@ def _alone(curve: Curve, probes: Sequence[tuple[int, float]]) -> Floats:
 # ---------------------------------------------------------------------------------------------------- orders
 
 
+def removable(group: Group) -> Ints:
+    """[m] channels that can go, the last ones first, those of all lines in turn."""
+    order = np.arange(len(group.units))[::-1]
+    order = order[~_last(group, order)]
+    return _evened(group, order, np.zeros(len(order)))[0]
+
+
 def _last(group: Group, order: Ints) -> Bools:
     """[n] which places of the order [n] hold the last channel of a cell, which stays."""
     where = np.argsort(order)

@@ -6,12 +6,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from onnx_condense.model.inputs import Feed
 from onnx_condense.planning.alignment import block_width
 from onnx_condense.progress import Progress
 from onnx_condense.timing.race import MedianInterval
+
+if TYPE_CHECKING:
+    from onnx_condense.timing.kernels import Small, Taken
 
 SECONDS = 5.0
 """Time limit of one measurement: one setup, one candidate."""
@@ -29,6 +32,12 @@ class Hardware(Protocol):
 
     def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> MedianInterval:
         """The latency of the second model over that of the first. Raises InputError where one does not run."""
+
+    def kernel_seconds(self, models: Sequence[Small], threads: int) -> list[Taken]:
+        """Seconds per run in the kernels of each model. Raises InputError where one does not run."""
+
+    def run_seconds(self, models: Sequence[Small], threads: int) -> list[float]:
+        """Seconds per run of each model. Raises InputError where one does not run."""
 
 
 @dataclass
@@ -54,6 +63,14 @@ class Noted:
         self.note(f"measure, race {self.races}, at most {SECONDS:g} s")
         return self.machine.ratio(pair, feeds, threads)
 
+    def kernel_seconds(self, models: Sequence[Small], threads: int) -> list[Taken]:
+        """Seconds per run in the kernels of each model. Raises InputError where one does not run."""
+        return self.machine.kernel_seconds(models, threads)
+
+    def run_seconds(self, models: Sequence[Small], threads: int) -> list[float]:
+        """Seconds per run of each model. Raises InputError where one does not run."""
+        return self.machine.run_seconds(models, threads)
+
 
 @dataclass(frozen=True)
 class ThisMachine:
@@ -72,6 +89,21 @@ class ThisMachine:
 
     def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> MedianInterval:
         """What a race of both says."""
-        from onnx_condense.timing.benchmark import compare_latency  # few runs measure
+        from onnx_condense.timing.benchmark import clock_of, compare_latency  # few runs measure
 
-        return compare_latency(pair, feeds, threads, self.seconds).ratio(1)
+        return compare_latency(pair, feeds, threads, self.seconds, clock=clock_of(threads)).ratio(1)
+
+    def kernel_seconds(self, models: Sequence[Small], threads: int) -> list[Taken]:
+        """What profiles say."""
+        from onnx_condense.timing import kernels  # the same
+
+        return kernels.kernel_seconds(models, threads)
+
+    def run_seconds(self, models: Sequence[Small], threads: int) -> list[float]:
+        """What a race says."""
+        from onnx_condense.timing import kernels  # the same
+
+        return kernels.run_seconds(models, threads, self.seconds)
+
+
+THIS_MACHINE = ThisMachine()

@@ -9,7 +9,7 @@ from heapq import heappop, heappush
 import numpy as np
 
 from onnx_condense.arrays import Floats
-from onnx_condense.planning.allocation import Curve, PricedWeight, cost
+from onnx_condense.planning.allocation import Curve, Priced, cost
 
 CHUNK = 0.015
 """Share of all that a step saves at least, as far as half of what is left of its group allows."""
@@ -48,7 +48,7 @@ class _Together:
 
     curves: Mapping[int, Curve]
     widths: Mapping[int, int]
-    weights: Sequence[PricedWeight]
+    weights: Sequence[Priced]
     lose: Lose
     gone: dict[int, int] = field(default_factory=dict)
     now: float = 0.0
@@ -70,7 +70,7 @@ class _Together:
 
     def _offer(self, group: int, whole: float) -> None:
         curve, start, width = self.curves[group], self.gone[group], self.widths[group]
-        mine = [weight for weight in self.weights if any(piece[1] == group for piece in weight.slices)]
+        mine = [weight for weight in self.weights if group in weight.keys]
         before, left = cost(mine, self.gone), width - start
         ends = curve.steps[curve.steps > start]
         large = ends[(ends - start) * FINEST >= width]
@@ -95,7 +95,7 @@ def _free(curve: Curve) -> int:
 def narrowed_together(
     curves: Mapping[int, Curve],
     widths: Mapping[int, int],
-    weights: Sequence[PricedWeight],
+    weights: Sequence[Priced],
     lose: Lose,
     limit: float,
 ) -> dict[int, Curve]:

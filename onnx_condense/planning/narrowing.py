@@ -8,17 +8,18 @@ from functools import partial
 
 import numpy as np
 
-from onnx_condense.goals import ErrorBound, Goal, ScoreDrop, Share, Unit
+from onnx_condense.goals import ErrorBound, Goal, Latency, ScoreDrop, Share, Unit
 from onnx_condense.merging.methods import MANNERS
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model.inputs import Feed
 from onnx_condense.options import DEFAULT_THRESHOLD, DEFAULT_TRIALS, INSPECT_THRESHOLDS
-from onnx_condense.planning.budget import Known, Pruner, keep_share
+from onnx_condense.planning.budget import Counts, Known, Pruner, keep_share
 from onnx_condense.planning.planned import Multiples, Planned
 from onnx_condense.planning.run import Run
 from onnx_condense.planning.search import Criterion, Trials, search
 from onnx_condense.planning.stand import Stand
 from onnx_condense.planning.thresholds import Planner, untouched
+from onnx_condense.planning.units import Units
 from onnx_condense.prepare import Opened
 from onnx_condense.proving.scorers import Scorer
 from onnx_condense.refitting.estimate import Estimate
@@ -112,7 +113,11 @@ def narrowed(run: Run, goal: Goal, score: Scorer | None) -> ToShare | Searched:
         case Share(unit, share):
             blind = MANNERS[run.options.method].cautious and run.opened.calibration.samples < ENOUGH
             error = run.error if blind and run.measure.told else None
-            return ToShare(run.planner, _pruner(run, unit, share), share, partial(calibrated_where_better, run), error)
+            return ToShare(
+                run.planner, pruner_of(run, Units(unit), share), share, partial(calibrated_where_better, run), error
+            )
+        case Latency():
+            raise AssertionError("a latency has a strategy of its own")
         case ErrorBound(bound):
             found = _searched(run, Criterion.of_error(run.measure, bound))
             return replace(found, thresholds=run.at_thresholds()) if run.by_default else found
@@ -125,7 +130,7 @@ def narrowed(run: Run, goal: Goal, score: Scorer | None) -> ToShare | Searched:
 def _searched(run: Run, criterion: Criterion) -> Searched:
     most, executor = run.options.trials or DEFAULT_TRIALS, run.opened.calibration.executor
     trials = Trials(run.candidate, criterion, most, run.clock.note, executor)
-    return Searched(run.planner, _pruner(run, Unit.PARAMS, None), trials)
+    return Searched(run.planner, pruner_of(run, Units(Unit.PARAMS), None), trials)
 
 
 def calibrated_where_better(run: Run, twin: Twin) -> None:
@@ -145,7 +150,7 @@ def calibrated_where_better(run: Run, twin: Twin) -> None:
         twin.refold(saved)
 
 
-def _pruner(run: Run, unit: Unit, share: float | None) -> Pruner:
+def pruner_of(run: Run, counts: Counts, share: float | None) -> Pruner:
     """Measures on calibration inputs, where there are enough of them to judge and to estimate from.
 
     What can be read in several ways is read as the model that keeps a share loses least on the inputs that judge; with
@@ -154,7 +159,7 @@ def _pruner(run: Run, unit: Unit, share: float | None) -> Pruner:
     opened, options = run.opened, run.options
     feeds = list(opened.generated) or opened.feeds
     without = Known(run.estimate, _few(run, feeds), feeds, opened.calibration)
-    blind = partial(Pruner.each, run.planner, unit, without, run.clock.note)
+    blind = partial(Pruner.each, run.planner, counts, without, run.clock.note)
     judging, rest = opened.calibration.split(min(JUDGES, opened.calibration.samples // 2))
     if opened.calibration.samples < ENOUGH or not rest.samples:
         readings = blind()
@@ -164,7 +169,7 @@ def _pruner(run: Run, unit: Unit, share: float | None) -> Pruner:
         estimate = Estimate(opened.trace, opened.feeds[0], options.seed, real, run.estimate)
         known = Known(estimate, tried, opened.calibration.split(FEW)[0], rest)
         judging = cut(judging, divisible(opened.specs), sum(map(_samples, tried)))[1] or judging
-        readings = Pruner.each(run.planner, unit, known, run.clock.note, share)
+        readings = Pruner.each(run.planner, counts, known, run.clock.note, share)
         if share is not None:
             readings += blind()
     if share is None or len(readings) < 2:
@@ -176,7 +181,7 @@ def _pruner(run: Run, unit: Unit, share: float | None) -> Pruner:
 def _least(readings: Sequence[Pruner], share: float, stand: Stand) -> Pruner:
     """The reading whose model loses least; without pairs of factors, where that reaches the share and loses less."""
 
-    def judged(pruner: Pruner) -> tuple[float, Twin, int]:
+    def judged(pruner: Pruner) -> tuple[float, Twin, float]:
         planned, size = pruner.at(share, pruner.aside)
         return stand.error_of(planned.twin), planned.twin, size
 

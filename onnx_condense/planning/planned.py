@@ -9,7 +9,9 @@ import numpy as np
 
 from onnx_condense.merging.twin import Twin
 from onnx_condense.planning.candidates import SearchReport
+from onnx_condense.planning.latencies import TargetReport
 from onnx_condense.rewriting.kept import Disagreement, Enlarged, Failed
+from onnx_condense.timing.costs import Costs
 from onnx_condense.tracing.trace import Trace
 
 Multiples = Mapping[int, int]
@@ -73,6 +75,7 @@ class Planned:
         aside: the groups that could not be narrowed.
         calibrated: whether the twin is refitted on the calibration inputs, where there are any.
         search: what was tried, where models were evaluated.
+        target: what was aimed at, and costs: the table by which, where that was a latency.
     """
 
     twin: Twin
@@ -80,3 +83,5 @@ class Planned:
     aside: Aside
     calibrated: bool = False
     search: SearchReport | None = None
+    target: TargetReport | None = None
+    costs: Costs | None = None

@@ -77,8 +77,13 @@ class Ranks:
     ranked: Mapping[int, Ranked]
 
     @staticmethod
-    def of(planner: Planner, unit: Unit, estimate: Estimate, calibration: Calibration) -> Ranks:
-        """Measures how what they read varies. Looking up a row costs nothing: tables stay under a budget of MACs."""
+    def of(planner: Planner, unit: Unit | None, estimate: Estimate, calibration: Calibration) -> Ranks:
+        """Measures how what they read varies. Looking up a row costs nothing: tables stay under a budget of MACs.
+
+        unit: what they are counted in; None where none may become a pair.
+        """
+        if unit is None:
+            return Ranks(planner, {})
         weights = [w for w in chosen_weights(planner.trace, planner.options) if w.pays(planner.original)]
         weights = [] if planner.options.ensure_faster else [w for w in weights if unit is Unit.PARAMS or not w.lookup]
         known = _moments(planner, weights, estimate, calibration)

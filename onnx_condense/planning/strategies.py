@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from onnx_condense.goals import Latency
 from onnx_condense.merging.plan import Plan
 from onnx_condense.merging.twin import Twin
+from onnx_condense.planning.hardware import THIS_MACHINE, Hardware
 from onnx_condense.planning.planned import NOTHING, Aside, Multiples, Planned
 from onnx_condense.planning.replay import replayed
 from onnx_condense.planning.run import Run
@@ -17,6 +19,7 @@ from onnx_condense.proving.scorers import Scorer
 
 if TYPE_CHECKING:  # runs at thresholds start without it
     from onnx_condense.planning.narrowing import Searched, ToShare
+    from onnx_condense.planning.target import ToLatency
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,18 +73,30 @@ class WithinTolerance:
         return smallest_within(planner, self.error, self.tolerance, aside)
 
 
-Strategy: TypeAlias = "Replayed | AtThresholds | WithinTolerance | ToShare | Searched"
+Strategy: TypeAlias = "Replayed | AtThresholds | WithinTolerance | ToShare | ToLatency | Searched"
 """`twin()`: what is decided. `again(planned, multiples)`: the same with other multiples for the widths of groups."""
 
 
-def strategy_of(run: Run, score: Scorer | None, replay: Plan | None) -> Strategy:
+def strategy_of(run: Run, score: Scorer | None, replay: Plan | None, hardware: Hardware = THIS_MACHINE) -> Strategy:
     """The strategy that the options, or a plan, ask for.
 
-    `score`: what scores candidates; the original is scored here. Raises EvaluationError.
+    Args:
+        run: the model.
+        score: what scores candidates; the original is scored here.
+        replay: the plan.
+        hardware: the machine on which layers are timed, and models race.
+
+    Raises:
+        EvaluationError: the original cannot be scored.
+        InputError: a cost table is none, or another model's.
     """
     options = run.options
     if replay is not None:
         return Replayed(run.planner, replay)
+    if isinstance(options.goal, Latency):
+        from onnx_condense.planning.target import to_latency  # the same
+
+        return to_latency(run, options.goal.share, hardware)
     if options.goal is not None:
         from onnx_condense.planning.narrowing import narrowed  # runs at thresholds start without it
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -11,7 +11,7 @@ import numpy as np
 from onnx_condense.factoring.weights import Factorable
 from onnx_condense.goals import Unit
 from onnx_condense.merging.twin import Twin
-from onnx_condense.planning.allocation import PricedPair, PricedWeight
+from onnx_condense.planning.allocation import Curve, Priced, PricedPair, PricedWeight
 from onnx_condense.planning.thresholds import Planner
 from onnx_condense.rewriting.sizes import count_macs, parameters_of
 from onnx_condense.tracing.labels import atoms_of
@@ -48,6 +48,30 @@ COUNTINGS: Mapping[Unit, Counting] = {
     Unit.PARAMS: Counting(_stored, once=True, measure=parameters_of),
     Unit.MACS: Counting(_multiplied, once=False, measure=count_macs),
 }
+
+
+@dataclass(frozen=True)
+class Units:
+    """A budget of parameters or of multiply-accumulates."""
+
+    unit: Unit
+
+    @property
+    def pairs(self) -> Unit | None:
+        """What pairs of factors are counted in; None where no weight becomes one."""
+        return self.unit
+
+    def size(self, twin: Twin) -> float:
+        """How many a twin has."""
+        return COUNTINGS[self.unit].measure(twin)
+
+    def weights(self, planner: Planner, pairs: Mapping[int, Factorable]) -> Sequence[Priced]:
+        """Every weight that holds channels, priced; pairs: key in allocations -> a weight that may become a pair."""
+        return priced_weights(planner, self.unit, pairs)
+
+    def stepped(self, curves: Mapping[int, Curve]) -> Mapping[int, Curve]:
+        """Curves of groups, where these may stop: wherever alignment lets them."""
+        return curves
 
 
 def priced_weights(

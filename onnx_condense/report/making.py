@@ -24,7 +24,7 @@ from onnx_condense.operators.reasons import Reason
 from onnx_condense.options import Options
 from onnx_condense.planning.blame import Blame
 from onnx_condense.planning.candidates import alternatives
-from onnx_condense.planning.latencies import LatencyReport
+from onnx_condense.planning.latencies import LatencyReport, TargetReport
 from onnx_condense.planning.planned import Aside, Planned
 from onnx_condense.planning.run import Run
 from onnx_condense.planning.thresholds import Planner
@@ -79,7 +79,11 @@ def report_of(run: Run, ended: Ended) -> Report:
     groups = group_reports(planner, ended.planned)
     latency = ended.latency
     changed = {*latency.widened, *latency.rolled_back} if latency else set()
-    warnings = (*_latency_warnings(run.options, latency), *_planning_warnings(planner, ended.planned.aside))
+    warnings = (
+        *_latency_warnings(run.options, latency),
+        *_target_warnings(ended.planned.target),
+        *_planning_warnings(planner, ended.planned.aside),
+    )
     warnings += _output_warnings(run.options, ended.verification, ended.blame)
     if written is not None:
         warnings += _dropped(run.opened.source.proto)
@@ -101,6 +105,7 @@ def report_of(run: Run, ended: Ended) -> Report:
         pair_reports(run.opened.trace, ended.planned.twin),
         alternatives(ended.planned.search) if run.by_default and ended.planned.search else (),
         by_operator(run.opened.source.proto, written.model if written else None),
+        ended.planned.target,
     )
 
 
@@ -210,6 +215,14 @@ def _latency_warnings(options: Options, latency: LatencyReport | None) -> tuple[
     if options.budget is not None and latency is not None and (latency.widened or latency.rolled_back):
         found.append("groups that made it slower are wider than --budget asks for: drop --ensure-faster to meet it")
     return tuple(found)
+
+
+def _target_warnings(target: TargetReport | None) -> tuple[str, ...]:
+    if target is None or target.measured is None or not target.missed:
+        return ()
+    found, asked = target.measured, target.share
+    interval = f"{found.ratio:.3f} ({found.low:.3f} to {found.high:.3f})"
+    return (f"the latency is {interval} of the original's, {asked:g} was asked for: {target.why}",)
 
 
 def _planning_warnings(planner: Planner, aside: Aside) -> tuple[str, ...]:

@@ -21,11 +21,12 @@ from onnx_condense.model.held import filled
 from onnx_condense.model.variation import Axis
 from onnx_condense.pages.page import fragment
 from onnx_condense.planning.candidates import Alternative, SearchReport
-from onnx_condense.planning.latencies import LatencyReport
+from onnx_condense.planning.latencies import LatencyReport, TargetReport
 from onnx_condense.proving.surgery import VerificationReport
 from onnx_condense.report.cosines import Cosines
 from onnx_condense.report.operators import OperatorReport
 from onnx_condense.rewriting.writer import Written
+from onnx_condense.timing.costs import Costs
 
 VERSION = 1
 
@@ -118,7 +119,7 @@ class Report:
 
     axes: the symbolic axes of the inputs, and the sizes that each was seen to take. pairs: of factors.
     alternatives: what a stated threshold or budget would do, where none was.
-    operators: the model by types of operators, before and after.
+    operators: the model by types of operators, before and after. target: of a budget of latency.
     """
 
     input: ModelFacts
@@ -136,6 +137,7 @@ class Report:
     pairs: tuple[PairReport, ...] = ()
     alternatives: tuple[Alternative, ...] = ()
     operators: tuple[OperatorReport, ...] = ()
+    target: TargetReport | None = None
 
     @property
     def changed(self) -> bool:
@@ -174,6 +176,7 @@ class Result:
         report: what was found, done and measured.
         source: the model as it came in.
         cosines: how alike channels of the groups are that lose most, for a page.
+        costs: the table that a budget of latency was planned by, as it was corrected: with it the result is the same.
     """
 
     outline: onnx.ModelProto
@@ -182,6 +185,7 @@ class Result:
     source: Source
     written: Written | None = None
     cosines: tuple[Cosines, ...] = ()
+    costs: Costs | None = None
 
     @cached_property
     def model(self) -> onnx.ModelProto:

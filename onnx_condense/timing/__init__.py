@@ -1,3 +1,11 @@
 """Timing: latency, memory and profiles of models in onnxruntime."""
 
-__all__ = ["benchmark", "profile", "race", "setup"]
+__all__ = [
+    "benchmark",
+    "costs",
+    "kept",
+    "kernels",
+    "profile",
+    "race",
+    "setup",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -32,6 +33,9 @@ from onnx_condense.timing.race import UNSTABLE, Race, Runner, Verdict, race
 from onnx_condense.timing.setup import SECONDS, Setup
 
 VERSION = 1
+
+FINE = 1e-6
+"""Seconds that a clock must tell apart."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +202,7 @@ def compare_latency(
     seconds: float = SECONDS,
     provider: str = CPU,
     seed: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Race:
     """Races models on the feeds. Raises InputError where one does not run."""
 
@@ -206,7 +211,16 @@ def compare_latency(
         run(active, None, feeds[0])
         return lambda number: active.run(None, feeds[number % len(feeds)])
 
-    return race([partial(make, model) for model in models], seconds, seed=seed)
+    return race([partial(make, model) for model in models], seconds, seed=seed, clock=clock)
+
+
+def clock_of(threads: int) -> Callable[[], float]:
+    """What tells how long runs take: with one thread its own time, in which busy others do not count.
+
+    Where the system tells that finely enough.
+    """
+    fine = time.get_clock_info("thread_time").resolution <= FINE
+    return time.thread_time if threads == 1 and fine else time.perf_counter
 
 
 @dataclass(frozen=True)

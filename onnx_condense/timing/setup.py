@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING
 from onnx_condense import flags
 from onnx_condense.errors import UsageError
 from onnx_condense.flags import Heading, must, option
+from onnx_condense.options import MOST_THREADS
 
 if TYPE_CHECKING:  # a command line is read before anything slow is imported
     from onnx_condense.model.inputs import Inputs
 
 SECONDS = 10.0
 """Time limit per batch size."""
-
-MOST_THREADS = 256
-"""Of one session: onnxruntime starts all of them before a signal is heard."""
 
 SUFFIX = "ExecutionProvider"
 """onnxruntime's names of providers end so."""

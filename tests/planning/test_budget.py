@@ -25,7 +25,7 @@ from onnx_condense.planning.planned import NOTHING, Aside, Planned
 from onnx_condense.planning.run import Run
 from onnx_condense.planning.stand import Stand
 from onnx_condense.planning.strategies import strategy_of
-from onnx_condense.planning.units import COUNTINGS
+from onnx_condense.planning.units import COUNTINGS, Units
 from onnx_condense.prepare import Clock, open_model
 from onnx_condense.refitting.elimination import eliminate
 
@@ -177,7 +177,7 @@ def quiet_blocks() -> onnx.ModelProto:
 
 def readings(run: Run) -> list[Pruner]:
     known = Known(run.estimate, run.opened.feeds, run.opened.feeds, run.opened.calibration)
-    return Pruner.each(run.planner, Unit.PARAMS, known, lambda stage: None)
+    return Pruner.each(run.planner, Units(Unit.PARAMS), known, lambda stage: None)
 
 
 def test_groups_that_are_narrowed_together_are_not_emptied() -> None:

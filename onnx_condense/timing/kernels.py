@@ -1,0 +1,160 @@
+"""What models take in onnxruntime: seconds in the kernels of small ones, and of whole runs, measured in turn."""
+
+from __future__ import annotations
+
+import json
+import random
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from onnx_condense.arrays import Floats
+from onnx_condense.model.inputs import Feed
+from onnx_condense.model.runtime import Session, deployed, run
+from onnx_condense.timing.benchmark import clock_of, compare_latency
+from onnx_condense.timing.profile import KERNEL
+
+ROUNDS = 4
+"""Times that each model has its turn: a burst of other work hits few of them."""
+
+MOST_RUNS = 10
+LEAST_RUNS = 2
+TURN = 0.002
+"""Runs in a turn, as many as this takes (seconds)."""
+
+WARM = 2
+"""Runs before anything counts."""
+
+TOGETHER = 32
+BYTES = 2**28
+"""Sessions that are open at once, and bytes of their models."""
+
+INTO, BACK = "ReorderInput", "ReorderOutput"
+"""Kernels that only bring data into the layout of convolutions, and back."""
+
+
+@dataclass(frozen=True, eq=False)
+class Small:
+    """A model that is timed: its bytes, and what it is fed."""
+
+    model: bytes
+    feed: Feed
+
+
+@dataclass(frozen=True)
+class Moves:
+    """Kernels that bring data into another layout: how many, and seconds."""
+
+    count: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Seconds per run in the kernels of a model; those beside them that bring data into a layout, and back.
+
+    Within a network neighbours share a layout: then none of these run.
+    """
+
+    seconds: float
+    into: Moves
+    back: Moves
+
+
+def kernel_seconds(models: Sequence[Small], threads: int) -> list[Taken]:
+    """Seconds per run in the kernels of each model. Raises InputError where one does not run."""
+    return [seconds for some in together(models) for seconds in _measured(some, threads)]
+
+
+def run_seconds(models: Sequence[Small], threads: int, limit: float) -> list[float]:
+    """Seconds per run of each model, all of which take the first one's inputs, by a race of at most `limit` seconds.
+
+    Raises InputError as above.
+    """
+    raced = compare_latency(
+        [model.model for model in models], [models[0].feed], threads, limit, clock=clock_of(threads)
+    )
+    first = float(np.min(raced.medians[0]))
+    return [first * raced.ratio(number).value for number in range(len(models))]
+
+
+def together(models: Sequence[Small]) -> Iterator[Sequence[Small]]:
+    """As many models as are open at once."""
+    some: list[Small] = []
+    size = 0
+    for model in models:
+        if some and (len(some) == TOGETHER or size + len(model.model) > BYTES):
+            yield some
+            some, size = [], 0
+        some.append(model)
+        size += len(model.model)
+    if some:
+        yield some
+
+
+def _measured(models: Sequence[Small], threads: int) -> list[Taken]:
+    with tempfile.TemporaryDirectory() as folder:
+        entered = [_Entered(model, threads, f"{folder}/{number}") for number, model in enumerate(models)]
+        order = random.Random(0)
+        for _ in range(ROUNDS):
+            for one in order.sample(entered, len(entered)):
+                one.turn()
+        return [one.taken() for one in entered]
+
+
+class _Entered:
+    """A session that has its turns."""
+
+    def __init__(self, model: Small, threads: int, profile_to: str) -> None:
+        self.clock = clock_of(threads)
+        self.active: Session = deployed(model.model, threads=threads, profile_to=profile_to)
+        self.feed = model.feed
+        for _ in range(WARM):
+            start = time.perf_counter()
+            run(self.active, None, self.feed)
+        took = max(time.perf_counter() - start, 1e-9)
+        self.runs = int(np.clip(TURN / took, LEAST_RUNS, MOST_RUNS))
+        self.awake: list[float] = []
+
+    def turn(self) -> None:
+        for _ in range(self.runs):
+            start, began = time.perf_counter(), self.clock()
+            self.active.run(None, self.feed)
+            passed = time.perf_counter() - start
+            self.awake.append(min(1.0, (self.clock() - began) / passed) if passed > 0 else 1.0)
+
+    def taken(self) -> Taken:
+        """By a run that nothing disturbed."""
+        events = json.loads(Path(self.active.end_profiling()).read_text())
+        counts, seconds = _kernels(events, WARM + len(self.awake))
+        main, into, back = (_undisturbed(some[WARM:] * self.awake) for some in seconds)
+        return Taken(main, Moves(counts[1], into), Moves(counts[2], back))
+
+
+def _undisturbed(seconds: Floats) -> float:
+    """The mean of the faster half [runs]."""
+    return float(np.sort(seconds)[: max(1, len(seconds) // 2)].mean())
+
+
+def _kernels(events: Sequence[Mapping[str, object]], runs: int) -> tuple[list[int], Floats]:
+    """How many kernels there are, and seconds [3, runs] in them, from the events of a profile of so many runs.
+
+    First all but those that bring data into a layout, then those, then those that bring it back.
+    """
+    found: tuple[dict[str, list[float]], ...] = ({}, {}, {})
+    for event in events:
+        name, arguments = str(event.get("name")), event.get("args")
+        if event.get("cat") != "Node" or not name.endswith(KERNEL) or not isinstance(arguments, Mapping):
+            continue
+        kind = str(arguments.get("op_name"))
+        mine = found[(INTO, BACK).index(kind) + 1 if kind in (INTO, BACK) else 0]
+        mine.setdefault(name, []).append(float(str(event["dur"])) / 1e6)
+    total = np.zeros((len(found), runs))
+    for row, mine in zip(total, found, strict=True):
+        for values in mine.values():
+            row += np.reshape(values, (runs, -1)).sum(1) if not len(values) % runs else sum(values) / runs
+    return [len(mine) for mine in found], total

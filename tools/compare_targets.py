@@ -1,0 +1,175 @@
+"""Budgets of latency: what was asked for, what a race says, and accuracy beside budgets of parameters and MACs.
+
+    python tools/compare_targets.py FOLDER [--only GLOB;...] [--threads 1] [--batch 1] [--repeats 3] [--seconds 4]
+        [--data DATA] [--rivals] [--json OUT]
+
+FOLDER holds the trained networks; an MLP, a VGG-like network and a transformer block, of random weights, are made here.
+Each is condensed on this host with `--budget latency=F`, without data, and races the original anew, --repeats times. With
+one thread the clock of the thread is read, so that what others do counts little; how busy the machine was is written
+down. With --data, accuracy on its test images is taken; with --rivals too, of models by `params=F` and `macs=F` at several
+shares, which race as well: interpolated, they tell which is better at equal latency. Rows that are in OUT by then stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+sys.path.insert(0, str(Path(__file__).parent))  # runpy does not
+
+from _images import Images, load, outputs, prepared
+from _networks import mlp, vit
+from never_slower import vgg
+
+from onnx_condense import Options, condense
+from onnx_condense.timing.benchmark import clock_of, compare_latency, latency_feeds
+from onnx_condense.timing.kept import machine
+from onnx_condense.timing.race import interval
+
+MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]
+"""Of the trained networks' images."""
+
+SHARES = {"params": (0.8, 0.6, 0.4), "macs": (0.9, 0.8, 0.65)}
+"""Of the rivals."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network and the share of its latency that is asked for. trained: the name of its file."""
+
+    target: float
+    trained: str = ""
+    make: Callable[[], onnx.ModelProto] | None = None
+
+    def model(self, folder: Path) -> onnx.ModelProto:
+        """The network."""
+        return self.make() if self.make is not None else onnx.load(folder / self.trained)
+
+
+NETWORKS: Mapping[str, Network] = {
+    "MLP 23-3200-1600-800-400-23": Network(0.6, make=mlp),
+    "VGG-like": Network(0.6, make=vgg),
+    "transformer block": Network(0.6, make=lambda: vit(width=384, blocks=1, heads=6)),
+    "MobileNetV2": Network(0.6, "mobilenetv2_cifar10.onnx"),
+    "ResNet-56": Network(0.75, "resnet56_cifar10.onnx"),
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """How models are measured. test: images that tell accuracy, where there are any."""
+
+    threads: int
+    batch: int
+    repeats: int
+    seconds: float
+    test: Images | None
+
+    def row(self, model: onnx.ModelProto, options: Options) -> dict[str, Any]:
+        """A condensed model: its size, its error, its latency, its accuracy."""
+        start = time.process_time()
+        result = condense(model, options)
+        report, target = result.report, result.report.target
+        assert report.output is not None
+        assert report.verification is not None
+        assert options.budget is not None
+        found = {
+            "budget": f"{options.budget[0]}={options.budget[1]:g}",
+            "parameters": report.output.parameters / report.input.parameters,
+            "macs": report.output.macs / report.input.macs,
+            "error": report.verification.approximation_error,
+            "cpu": round(time.process_time() - start, 1),
+        }
+        if target is not None:
+            found |= {"predicted": target.predicted, "gain": target.gain, "races": target.races}
+        return found | self.latency(model, result.model) | self.accuracy(result.model)
+
+    def latency(self, model: onnx.ModelProto, small: onnx.ModelProto) -> dict[str, Any]:
+        """The ratio to the original, of several races."""
+        feeds = latency_feeds(model, self.batch, None, {}, 0)
+        ratios = []
+        with tempfile.TemporaryDirectory() as folder:
+            paths = [Path(folder) / name for name in ("a.onnx", "b.onnx")]
+            for one, path in zip((model, small), paths, strict=True):
+                onnx.save(one, path)
+            for seed in range(self.repeats):
+                clock = clock_of(self.threads)
+                raced = compare_latency(paths, feeds, self.threads, self.seconds, seed=seed, clock=clock)
+                ratios.append(raced.ratios[1])
+        whole = interval(np.concatenate(ratios))
+        each = [float(np.median(one)) for one in ratios]
+        return {"ratio": whole.value, "low": whole.low, "high": whole.high, "each": each, "load": os.getloadavg()[0]}
+
+    def accuracy(self, model: onnx.ModelProto) -> dict[str, float]:
+        """On test images."""
+        if self.test is None:
+            return {}
+        return {"accuracy": float(np.mean(outputs(model, self.test.x).argmax(1) == self.test.y))}
+
+
+def measured(name: str, network: Network, given: argparse.Namespace, bench: Bench) -> dict[str, Any]:
+    """The rows of a network."""
+    model = network.model(given.folder)
+    at = f"{name}, batch {bench.batch}, {bench.threads or 'all'} thread(s)"
+    print(at, flush=True)
+    options = Options(budget=("latency", network.target), threads=bench.threads, batch=bench.batch)
+    rows = [bench.row(model, options)]
+    if given.rivals and network.trained:
+        for unit, shares in SHARES.items():
+            rows += [bench.row(model, Options(budget=(unit, share))) for share in shares]
+    for row in rows:
+        print({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}, flush=True)
+    found = {"model": name, "target": network.target, "threads": bench.threads, "batch": bench.batch, "rows": rows}
+    return found | {"original": bench.accuracy(model)}
+
+
+def test_images(given: argparse.Namespace) -> Images | None:
+    """Those of --data, as the trained networks want them."""
+    if given.data is None:
+        return None
+    arrays = load(given.data, 0)
+    return Images(prepared(arrays["test_x"], MEAN, STD, [0, 3, 32, 32]), arrays["test_y"])
+
+
+def main() -> None:
+    """Command line entry point."""
+    parser = argparse.ArgumentParser(description="budgets of latency, measured")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", default="*")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--rivals", action="store_true")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    test = test_images(given)
+    known = json.loads(given.json.read_text())["networks"] if given.json and given.json.exists() else []
+    for name, network in NETWORKS.items():
+        if not any(fnmatch(name, glob) for glob in given.only.split(";")):
+            continue
+        images = test if network.trained else None
+        bench = Bench(given.threads, given.batch, given.repeats, given.seconds, images)
+        found = measured(name, network, given, bench)
+        same = ("model", "threads", "batch")
+        known = [one for one in known if any(one[key] != found[key] for key in same)] + [found]
+        if given.json:
+            content = {"machine": machine(), "cores_busy": "see load of each row", "networks": known}
+            given.json.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
