@@ -203,7 +203,7 @@ def _ranks(console: Console, analysis: Analysis, shares: Sequence[float]) -> Non
     shares = shares or sorted({share for pair in analysis.pairs for share in pair.ranks}, reverse=True)
     columns = [f"keeps {share:g}" for share in shares]
     title = "Ranks of weights that may become pairs of factors"
-    table = Table("layer", "weight", *columns, "smaller from", title=title, title_justify="left")
+    table = Table("layer", "weight", *columns, "smaller up to", title=title, title_justify="left")
     for pair in analysis.pairs:
         ranks = [str(pair.ranks.get(share, "-")) for share in shares]
         table.add_row(pair.layer, f"{pair.outputs:,} x {pair.inputs:,}", *ranks, str(pair.pays))

@@ -23,7 +23,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
 NASTY = "a<script>alert(1)</script>&\"'$x_{1}$`{{ 7*7 }}\x1b[31m\n\u202e--><!--</svg></style>]]>#0a0b0c"
-VOID = {"meta", "link", "br", "input"}
+VOID = {"meta", "link", "br", "input", "wbr"}
 
 
 class Read(HTMLParser):
@@ -129,6 +129,7 @@ def test_a_search(cli: Cli, save: Save) -> None:
     check(read, content, "/search/candidates/1/value", "/search/evaluations")
     assert "the Pareto front" in read.text
     assert "--budget error=0.2 --trials 3" in read.text
+    assert read.text.count("error=0.2") == 2  # and among the options
 
 
 def test_a_dry_run(cli: Cli, save: Save) -> None:
