@@ -10,8 +10,8 @@ from typing import Protocol
 
 from onnx_condense.model.inputs import Feed
 from onnx_condense.planning.alignment import block_width
-from onnx_condense.progress import Progress
-from onnx_condense.timing.race import MedianInterval
+from onnx_condense.progress import Progress, Step
+from onnx_condense.timing.race import MedianInterval, Told
 
 SECONDS = 5.0
 """Time limit of one measurement: one setup, one candidate."""
@@ -27,7 +27,9 @@ class Hardware(Protocol):
     def block_width(self) -> int:
         """The multiple of channels that convolutions are computed in."""
 
-    def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> MedianInterval:
+    def ratio(
+        self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int, told: Told | None = None
+    ) -> MedianInterval:
         """The latency of the second model over that of the first. Raises InputError where one does not run."""
 
 
@@ -48,11 +50,17 @@ class Noted:
         """The multiple of channels that convolutions are computed in."""
         return self.machine.block_width()
 
-    def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> MedianInterval:
+    def ratio(
+        self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int, told: Told | None = None
+    ) -> MedianInterval:
         """The latency of the second model over that of the first. Raises InputError where one does not run."""
         self.races += 1
-        self.note(f"measure, race {self.races}, at most {SECONDS:g} s")
-        return self.machine.ratio(pair, feeds, threads)
+        kind, at_most = f"measure, race {self.races}, block", f"at most {SECONDS:g} s"
+
+        def tell(block: int, blocks: int) -> None:
+            self.note(Step(kind, block, blocks, at_most))
+
+        return self.machine.ratio(pair, feeds, threads, told or tell)
 
 
 @dataclass(frozen=True)
@@ -70,8 +78,10 @@ class ThisMachine:
         """What onnxruntime says."""
         return block_width()
 
-    def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> MedianInterval:
+    def ratio(
+        self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int, told: Told | None = None
+    ) -> MedianInterval:
         """What a race of both says."""
-        from onnx_condense.timing.benchmark import compare_latency  # few runs measure
+        from onnx_condense.timing.benchmark import Pace, compare_latency  # few runs measure
 
-        return compare_latency(pair, feeds, threads, self.seconds).ratio(1)
+        return compare_latency(pair, feeds, threads, Pace(self.seconds, told=told)).ratio(1)
