@@ -218,6 +218,8 @@ def show_verification(console: Console, verification: Verification) -> None:
         cosine = "-" if output.cosine is None else f"{output.cosine:.6f}"
         table.add_row(output.name, f"{output.relative_l2:.3e}", f"{output.max_abs:.3e}", cosine, agreement)
     console.print(table)
+    kind = "generated samples: --data INPUTS.npz compares on yours" if verification.generated else "given samples"
+    console.print(f"On {verification.samples} {kind}.")
 
 
 def show_benchmark(console: Console, found: Benchmark) -> None:

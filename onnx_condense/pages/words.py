@@ -182,8 +182,9 @@ def of_verification(document: Mapping[str, Any]) -> Told:
     """How two models compare."""
     limit, worst = document["tolerance"], document["worst"]
     found = UNKNOWN if worst is None else f"{worst:.3g}"
+    kind = f"{document['samples']} {'generated' if document['generated'] else 'given'}"
     met = {None: "", True: f", within the tolerance {limit}", False: f", more than the tolerance {limit}"}
-    sentence = f"The largest error of an output is {found} on {document['samples']} samples{met[document['met']]}."
+    sentence = f"The largest error of an output is {found} on {kind} samples{met[document['met']]}."
     return Told("Two models compared", sentence)
 
 
