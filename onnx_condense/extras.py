@@ -11,7 +11,7 @@ from onnx_condense.errors import UsageError
 
 PROJECT = "onnx-condense"
 
-CALLED = {"PIL": "Pillow"}
+CALLED = {"PIL": "Pillow", "yaml": "PyYAML"}
 """Packages that are installed under another name than they are imported."""
 
 

@@ -34,7 +34,7 @@ from _networks import mlp, vit
 from never_slower import vgg
 
 from onnx_condense import Options, condense
-from onnx_condense.timing.benchmark import clock_of, compare_latency, latency_feeds
+from onnx_condense.timing.benchmark import Pace, clock_of, compare_latency, latency_feeds
 from onnx_condense.timing.kept import machine
 from onnx_condense.timing.race import interval
 
@@ -106,7 +106,7 @@ class Bench:
                 onnx.save(one, path)
             for seed in range(self.repeats):
                 clock = clock_of(self.threads)
-                raced = compare_latency(paths, feeds, self.threads, self.seconds, seed=seed, clock=clock)
+                raced = compare_latency(paths, feeds, self.threads, Pace(self.seconds, seed, clock))
                 ratios.append(raced.ratios[1])
         whole = interval(np.concatenate(ratios))
         each = [float(np.median(one)) for one in ratios]

@@ -31,7 +31,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_condense import CondenseError, Options, condense
 from onnx_condense.planning.alignment import block_width
-from onnx_condense.timing.benchmark import batch_of, compare_latency, latency_feeds
+from onnx_condense.timing.benchmark import Pace, batch_of, compare_latency, latency_feeds
 from onnx_condense.timing.race import MedianInterval
 
 MODELS = (
@@ -94,7 +94,7 @@ def race(original: Path, small: Path, batch: int, threads: int, seconds: float) 
         feeds = latency_feeds(onnx.load(original), batch, None, {}, 0)
     except CondenseError:
         return None
-    found = compare_latency([original, small], feeds, threads, seconds)
+    found = compare_latency([original, small], feeds, threads, Pace(seconds))
     ratio = found.ratio(1)
     row: dict[str, Any] = {"ms": [1e3 * found.latency(0).value, 1e3 * found.latency(1).value]}
     return row | {"ratio": ratio.value, "low": ratio.low, "high": ratio.high, "verdict": ratio.verdict}

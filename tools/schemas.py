@@ -120,6 +120,7 @@ def document(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
 def schemas() -> dict[str, dict[str, Any]]:
     """By the name of a format."""
     verdict = {"worst": NULLABLE, "tolerance": NULLABLE, "met": {"type": ["boolean", "null"]}}
+    verdict["models"] = {"type": "array", "items": {"type": "string"}}
     status = {"type": "object", "properties": STATUS, "required": list(STATUS)}
     found = {
         "report": objects(Report),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,7 +13,7 @@ from rich.text import Text
 from onnx_condense.cli.streams import fitting
 from onnx_condense.cli.terminal import Shown
 from onnx_condense.errors import visible
-from onnx_condense.progress import Step
+from onnx_condense.progress import Watch
 
 BAR = 10
 """Columns of the bar."""
@@ -24,30 +23,26 @@ class Bar:
     """What is called with the name of each stage. moving: a thread draws it, too; else it is drawn at each call."""
 
     def __init__(self, console: Shown, moving: bool) -> None:
-        self._console, self._moving = console, moving
+        self._console, self._moving, self._watch = console, moving, Watch()
         ascii_only = console.options.ascii_only
         self._display = Display(
             SpinnerColumn("line" if ascii_only else "dots"),
             TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
             BarColumn(BAR),
-            _Times(),
+            _Times(self._watch),
             console=console,
             auto_refresh=moving,
             transient=True,
             expand=True,
         )
-        self._task = self._display.add_task("starting", total=None, kind="", begun=time.monotonic())
-        self._begun = time.monotonic()
+        self._task = self._display.add_task("starting", total=None)
 
     def __call__(self, stage: str) -> None:
         """A stage begins."""
-        task = self._display.tasks[0]
-        kind = stage.kind if isinstance(stage, Step) else stage
-        if kind != task.fields["kind"]:
-            self._display.reset(self._task, total=None, kind=kind, begun=time.monotonic())
-        done, total = (stage.done, stage.total) if isinstance(stage, Step) else (0, None)
+        if self._watch.begin(stage):
+            self._display.reset(self._task, total=None)
         text = fitting(visible(stage), self._console.encoding)
-        self._display.update(self._task, description=text, completed=done, total=total)
+        self._display.update(self._task, description=text, completed=self._watch.done, total=self._watch.total)
         if not self._moving:
             self._display.refresh()
 
@@ -70,21 +65,10 @@ class Bar:
 class _Times(ProgressColumn):
     """Time since the start, and about what is left of the stage."""
 
-    def __init__(self) -> None:
-        self._start = time.monotonic()
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
         super().__init__(table_column=Column(no_wrap=True))
 
     def render(self, task: Task) -> Text:
         """The column of the one task."""
-        now = time.monotonic()
-        text = _clock(now - self._start)
-        if task.total and task.completed:
-            rest = (now - task.fields["begun"]) / task.completed * (task.total - task.completed)
-            text += f", about {_clock(rest)} left"
-        return Text(text, style="dim")
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+        return Text(self._watch.times, style="dim")

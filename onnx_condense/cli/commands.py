@@ -147,7 +147,7 @@ class Shared:
 
     recipe: str | None = option(
         None,
-        "options from a TOML file, as beside a report; those of the command line win",
+        "options from a TOML or YAML file, as beside a report; those of the command line win",
         OUTPUT,
         "FILE",
     )

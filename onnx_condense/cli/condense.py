@@ -77,7 +77,7 @@ def execute(arguments: Arguments) -> int:
             show_alternatives(console, report)
             console.print(closing, soft_wrap=True)
             if not own.dry_run:
-                named = result.source.path and job.output != PIPE
+                named = result.source.path and job.output.is_file()
                 show_summary(console, report, [job.model, str(job.output)] if named else [])
         if not own.quiet and shared.level <= LEVELS["warning"]:
             terminal.warn(result.report.warnings)

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnx_condense.errors import InputError, UsageError, first_line
+from onnx_condense.extras import need
 from onnx_condense.flags import Flag, defaults_of, flags_of, unset_words, written
 
 if TYPE_CHECKING:
     from onnx_condense.cli.arguments import Fields
 
 OPTION = "--recipe"
+
+YAML = (".yaml", ".yml")
 
 SUFFIX = ".recipe.toml"
 """Of a recipe, in the place of its report's."""
@@ -53,13 +56,28 @@ def _flags(parts: Iterable[Fields]) -> Iterator[tuple[Fields, str, Flag]]:
 
 def _content(path: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        return _of_yaml(path, text) if Path(path).suffix.lower() in YAML else tomllib.loads(text)
     except OSError as error:
         raise InputError(f"cannot read {OPTION} {path} ({error.strerror}): check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(
             f"{OPTION} {path} is no TOML ({first_line(error)}): write lines like threshold = 0.9"
         ) from error
+
+
+def _of_yaml(path: str, text: str) -> dict[str, Any]:
+    need(f"{OPTION} {path}", "yaml", ["yaml"])
+    import yaml
+
+    advice = "write lines like threshold: 0.9"
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{OPTION} {path} is no YAML ({first_line(error)}): {advice}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{OPTION} {path} names no options: {advice}")
+    return found
 
 
 def _texts(path: str, key: str, flag: Flag, value: Any) -> list[str]:

@@ -24,8 +24,7 @@ def show_alternatives(console: Console, report: Report) -> None:
     if report.alternatives:
         told = "; ".join(_alternative(report, number) for number in range(len(report.alternatives)))
         _say(console, [(f"By default the error is at most {DEFAULT_ERROR:g}. Stated instead: {told}.", "")])
-    found = report.verification
-    if found is not None and found.generated and found.approximation_error > found.surgery_limit:
+    if _lost_on_noise(report):
         _say(console, [("Generated inputs may mislead: --data INPUTS.npz measures the error on yours.", FAIR)])
 
 
@@ -34,10 +33,15 @@ def show_summary(console: Console, report: Report, models: Sequence[str]) -> Non
     if report.output is None or report.verification is None or not report.changed:
         return
     _say(console, [*_smaller(report.input, report.output), (", ", ""), *_error(report), (".", "")], "bold")
-    generated = report.verification.generated
     bench = f" {shlex.join(['onnx-condense', 'bench', *models])};" if models else ""
-    calibration = " --calibration INPUTS.npz for less loss;" if generated else ""
+    calibration = " --calibration INPUTS.npz for less loss;" if _lost_on_noise(report) else ""
     _say(console, [(f"Next:{bench}{calibration} --budget params=F for another size.", "")])
+
+
+def _lost_on_noise(report: Report) -> bool:
+    """Whether more than rounding was lost, on generated inputs."""
+    found = report.verification
+    return found is not None and found.generated and found.approximation_error > found.surgery_limit
 
 
 def _say(console: Console, parts: Sequence[tuple[str, str]], style: str = "") -> None:

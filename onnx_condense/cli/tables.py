@@ -225,7 +225,7 @@ def _ranks(console: Console, analysis: Analysis, shares: Sequence[float]) -> Non
     shares = shares or sorted({share for pair in analysis.pairs for share in pair.ranks}, reverse=True)
     columns = [f"keeps {share:g}" for share in shares]
     title = "Ranks of weights that may become pairs of factors"
-    table = Table("layer", "weight", *columns, "smaller from", title=title, title_justify="left")
+    table = Table("layer", "weight", *columns, "smaller up to", title=title, title_justify="left")
     for pair in analysis.pairs:
         ranks = [str(pair.ranks.get(share, "-")) for share in shares]
         table.add_row(pair.layer, f"{pair.outputs:,} x {pair.inputs:,}", *ranks, str(pair.pays))
@@ -240,6 +240,8 @@ def show_verification(console: Console, verification: Verification) -> None:
         cosine = "-" if output.cosine is None else f"{output.cosine:.6f}"
         table.add_row(output.name, f"{output.relative_l2:.3e}", f"{output.max_abs:.3e}", cosine, agreement)
     console.print(table)
+    kind = "generated samples: --data INPUTS.npz compares on yours" if verification.generated else "given samples"
+    console.print(f"On {verification.samples} {kind}.")
 
 
 def show_benchmark(console: Console, found: Benchmark) -> None:

@@ -21,9 +21,10 @@ def execute(arguments: Arguments) -> int:
     found = verify(model_of(own.a), model_of(own.b), options.data, input_shape=shapes, seed=seed)
     if not found.outputs:
         raise VerificationError(NOTHING_TOLD)
-    deliver_reports(own.report, found.to_json(own.tolerance) | {"models": [own.a, own.b]})
+    content = found.to_json(own.tolerance, (own.a, own.b))
+    deliver_reports(own.report, content)
     if own.json:
-        terminal.show_json(found.to_json(own.tolerance))
+        terminal.show_json(content)
     elif not own.quiet:
         show_verification(terminal.output(tables(places)), found)
     if not found.worst <= own.tolerance:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -80,7 +81,11 @@ def fragment(document: Mapping[str, Any]) -> str | None:
 def _environment() -> Environment:
     """The templates, to which every text is data: escaped, and with what does not print written out."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
+
+    def breakable(text: str) -> Markup:
+        """A name that may go on in the next line behind a stroke or a dot."""
+        return Markup(re.sub(r"(?<=[/._])(?=.)", "<wbr>", escape(shown(text))))
 
     def shown(value: Any) -> Any:
         if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
@@ -96,6 +101,7 @@ def _environment() -> Environment:
         "told": words.number,
         "exactly": words.exactly,
         "clipped": words.clipped,
+        "breakable": breakable,
         "advice": words.advice,
         "plain": words.plain,
     }

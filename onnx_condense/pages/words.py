@@ -86,7 +86,12 @@ def plain(value: Any) -> str:
         return "not given"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return value if isinstance(value, str) else json.dumps(value)
+    match value:
+        case str():
+            return value
+        case [str(kind), float(much)]:
+            return f"{kind}={much:g}"
+    return json.dumps(value)
 
 
 def clipped(text: str, most: int = LONGEST) -> str:
@@ -177,8 +182,9 @@ def of_verification(document: Mapping[str, Any]) -> Told:
     """How two models compare."""
     limit, worst = document["tolerance"], document["worst"]
     found = UNKNOWN if worst is None else f"{worst:.3g}"
+    kind = f"{document['samples']} {'generated' if document['generated'] else 'given'}"
     met = {None: "", True: f", within the tolerance {limit}", False: f", more than the tolerance {limit}"}
-    sentence = f"The largest error of an output is {found} on {document['samples']} samples{met[document['met']]}."
+    sentence = f"The largest error of an output is {found} on {kind} samples{met[document['met']]}."
     return Told("Two models compared", sentence)
 
 
@@ -186,9 +192,11 @@ def of_difference(document: Mapping[str, Any]) -> Told:
     """What differs between two models."""
     first, second = (name_of(name) for name in document["models"])
     before, after = document["parameters"]
-    found = f"{len(document['layers'])} layers have other weights"
-    found += f", {len(document['removed'])} nodes are gone and {len(document['added'])} are new"
-    return Told(f"From {first} to {second}", f"{found}: {before:,} parameters became {after:,}.")
+    counts = [(document["layers"], "with other weights"), (document["removed"], "gone"), (document["added"], "new")]
+    told = [f"{len(nodes):,} {what}" for nodes, what in counts if nodes]
+    sizes = f"{before:,} parameters became {after:,}" if before != after else f"both have {before:,} parameters"
+    found = f"Nodes that differ: {', '.join(told)}" if told else "No weights and no nodes differ"
+    return Told(f"From {first} to {second}", f"{found}; {sizes}.")
 
 
 def of_benchmark(document: Mapping[str, Any]) -> Told:

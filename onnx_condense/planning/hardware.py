@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from onnx_condense.model.inputs import Feed
 from onnx_condense.planning.alignment import block_width
-from onnx_condense.progress import Progress
-from onnx_condense.timing.race import MedianInterval
+from onnx_condense.progress import Progress, Step
+from onnx_condense.timing.race import MedianInterval, Told
 
 if TYPE_CHECKING:
     from onnx_condense.timing.kernels import Small, Taken
@@ -30,7 +30,9 @@ class Hardware(Protocol):
     def block_width(self) -> int:
         """The multiple of channels that convolutions are computed in."""
 
-    def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> MedianInterval:
+    def ratio(
+        self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int, told: Told | None = None
+    ) -> MedianInterval:
         """The latency of the second model over that of the first. Raises InputError where one does not run."""
 
     def kernel_seconds(self, models: Sequence[Small], threads: int) -> list[Taken]:
@@ -57,11 +59,17 @@ class Noted:
         """The multiple of channels that convolutions are computed in."""
         return self.machine.block_width()
 
-    def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> MedianInterval:
+    def ratio(
+        self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int, told: Told | None = None
+    ) -> MedianInterval:
         """The latency of the second model over that of the first. Raises InputError where one does not run."""
         self.races += 1
-        self.note(f"measure, race {self.races}, at most {SECONDS:g} s")
-        return self.machine.ratio(pair, feeds, threads)
+        kind, at_most = f"measure, race {self.races}, block", f"at most {SECONDS:g} s"
+
+        def tell(block: int, blocks: int) -> None:
+            self.note(Step(kind, block, blocks, at_most))
+
+        return self.machine.ratio(pair, feeds, threads, told or tell)
 
     def kernel_seconds(self, models: Sequence[Small], threads: int) -> list[Taken]:
         """Seconds per run in the kernels of each model. Raises InputError where one does not run."""
@@ -87,11 +95,14 @@ class ThisMachine:
         """What onnxruntime says."""
         return block_width()
 
-    def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> MedianInterval:
+    def ratio(
+        self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int, told: Told | None = None
+    ) -> MedianInterval:
         """What a race of both says."""
-        from onnx_condense.timing.benchmark import clock_of, compare_latency  # few runs measure
+        from onnx_condense.timing.benchmark import Pace, clock_of, compare_latency  # few runs measure
 
-        return compare_latency(pair, feeds, threads, self.seconds, clock=clock_of(threads)).ratio(1)
+        pace = Pace(self.seconds, clock=clock_of(threads), told=told)
+        return compare_latency(pair, feeds, threads, pace).ratio(1)
 
     def kernel_seconds(self, models: Sequence[Small], threads: int) -> list[Taken]:
         """What profiles say."""

@@ -67,11 +67,13 @@ class Verification:
     """The result of `verify`: one comparison per output.
 
     told: whether any output of the first model was finite and not the same for all samples.
+    generated: whether the inputs were.
     """
 
     outputs: tuple[OutputComparison, ...]
     samples: int
     told: bool = True
+    generated: bool = False
 
     @property
     def error(self) -> float:
@@ -102,10 +104,13 @@ class Verification:
         outputs = (o if o.name in names else replace(o, top1_agreement=None) for o in self.outputs)
         return replace(self, outputs=tuple(outputs))
 
-    def to_json(self, tolerance: float | None = None) -> dict[str, Any]:
-        """The comparison as a JSON object, with whether it meets a tolerance; not finite numbers are null."""
+    def to_json(self, tolerance: float | None = None, models: Sequence[str] = ()) -> dict[str, Any]:
+        """The comparison as a JSON object, with whether it meets a tolerance; not finite numbers are null.
+
+        models: the names of both, where they have any.
+        """
         met = None if tolerance is None else self.meets(tolerance)
-        verdict = {"worst": self.worst, "tolerance": tolerance, "met": met}
+        verdict = {"worst": self.worst, "tolerance": tolerance, "met": met, "models": list(models)}
         result: dict[str, Any] = finite(head("verification", 1) | asdict(self) | verdict)
         return result
 
@@ -270,4 +275,5 @@ def verify(
     missing = [name for name in left[0] if name not in right[0]] if left else []
     if missing:
         raise InputError(f"the second model has no output {missing[0]}: compare models with the same outputs")
-    return replace(compare(left, right).of_classes(class_outputs(first)), told=is_told(drawn.told, left, drawn.feeds))
+    found = compare(left, right).of_classes(class_outputs(first))
+    return replace(found, told=is_told(drawn.told, left, drawn.feeds), generated=data is None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import tempfile
@@ -26,11 +27,14 @@ from onnx_condense.model.inputs import Feed, InputSpec, Shapes, make_feeds
 from onnx_condense.model.runtime import CPU, deployed, run
 from onnx_condense.model.surgeon import import_graph
 from onnx_condense.operators.specs import model_specs
+from onnx_condense.progress import Step
 from onnx_condense.timing.footprint import Footprint, footprint
 from onnx_condense.timing.load import Load, allowed
 from onnx_condense.timing.profile import Profile, profile
-from onnx_condense.timing.race import UNSTABLE, Race, Runner, Verdict, race
+from onnx_condense.timing.race import UNSTABLE, Race, Runner, Told, Verdict, race
 from onnx_condense.timing.setup import SECONDS, Setup
+
+_log = logging.getLogger(__name__)
 
 VERSION = 1
 
@@ -158,15 +162,20 @@ def measure(
     if setup.provider not in available:
         raise UsageError(f"--provider {setup.provider} is not in this onnxruntime: it has {', '.join(available)}")
     instruments = instruments or Instruments()
-    progress = progress or (lambda stage: None)
     found, warnings = [], []
+
+    def note(stage: str) -> None:
+        _log.debug("%s", stage)
+        if progress is not None:
+            progress(stage)
+
     with tempfile.TemporaryDirectory() as folder:
         entered = [_enter(model, number, Path(folder)) for number, model in enumerate(models, 1)]
         for wanted in setup.batches or (None,):
-            progress("inputs")
+            note("inputs")
             feeds = latency_feeds(entered[0].source.proto, wanted, setup.data, setup.input_shape, setup.seed)
             _check_runs(entered, feeds, setup)
-            found.append(_batch(entered, feeds, setup, instruments, progress))
+            found.append(_batch(entered, feeds, setup, instruments, note))
             warnings += _warnings(found[-1], setup.threads, instruments.cores)
     return Benchmark(tuple(found), setup.threads, setup.provider, instruments.cores, tuple(warnings))
 
@@ -183,9 +192,13 @@ def _batch(
     threads, provider = setup.threads, setup.provider
     progress(f"batch {batch}: load time and memory")
     footprints = [instruments.footprint(file, feeds, threads, provider) for file in files]
-    progress(f"batch {batch}: latency, at most {setup.seconds:g} s")
+    at_most = f"at most {setup.seconds:g} s"
+
+    def told(block: int, blocks: int) -> None:
+        progress(Step(f"batch {batch}: latency, block", block, blocks, at_most))
+
     load = instruments.load()
-    measured = instruments.race(files, feeds, threads, setup.seconds, provider, setup.seed)
+    measured = instruments.race(files, feeds, threads, Pace(setup.seconds, setup.seed, told), provider)
     busy = load.others()
     if setup.with_profile:
         progress(f"batch {batch}: profile")
@@ -195,23 +208,33 @@ def _batch(
     return BatchLatency(batch, shapes, tuple(rows), busy, tuple(profiles))
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How long a race may last, the seed of the order within rounds, its clock, and who is told how far it is."""
+
+    seconds: float = SECONDS
+    seed: int = 0
+    clock: Callable[[], float] = time.perf_counter
+    told: Told | None = None
+
+
 def compare_latency(
     models: Sequence[Path | bytes],
     feeds: Sequence[Feed],
     threads: int = 0,
-    seconds: float = SECONDS,
+    pace: Pace | None = None,
     provider: str = CPU,
-    seed: int = 0,
-    clock: Callable[[], float] = time.perf_counter,
 ) -> Race:
     """Races models on the feeds. Raises InputError where one does not run."""
+    pace = pace or Pace()
 
     def make(model: Path | bytes) -> Runner:
         active = deployed(model, threads=threads, provider=provider)
         run(active, None, feeds[0])
         return lambda number: active.run(None, feeds[number % len(feeds)])
 
-    return race([partial(make, model) for model in models], seconds, seed=seed, clock=clock)
+    loaders = [partial(make, model) for model in models]
+    return race(loaders, pace.seconds, seed=pace.seed, clock=pace.clock, told=pace.told)
 
 
 def clock_of(threads: int) -> Callable[[], float]:
@@ -227,7 +250,7 @@ def clock_of(threads: int) -> Callable[[], float]:
 class Instruments:
     """What measures: whatever takes and gives the same may stand in for it. cores: of this machine."""
 
-    race: Callable[[Sequence[Path], Sequence[Feed], int, float, str, int], Race] = compare_latency
+    race: Callable[[Sequence[Path], Sequence[Feed], int, Pace, str], Race] = compare_latency
     footprint: Callable[[Path, Sequence[Feed], int, str], Footprint | None] = footprint
     profile: Callable[[Path, Sequence[Feed], int, str], Profile] = profile
     load: Callable[[], Load] = Load

@@ -15,7 +15,7 @@ import numpy as np
 from onnx_condense.arrays import Floats
 from onnx_condense.model.inputs import Feed
 from onnx_condense.model.runtime import Session, deployed, run
-from onnx_condense.timing.benchmark import clock_of, compare_latency
+from onnx_condense.timing.benchmark import Pace, clock_of, compare_latency
 from onnx_condense.timing.profile import KERNEL
 
 ROUNDS = 4
@@ -76,7 +76,7 @@ def run_seconds(models: Sequence[Small], threads: int, limit: float) -> list[flo
     Raises InputError as above.
     """
     raced = compare_latency(
-        [model.model for model in models], [models[0].feed], threads, limit, clock=clock_of(threads)
+        [model.model for model in models], [models[0].feed], threads, Pace(limit, clock=clock_of(threads))
     )
     first = float(np.min(raced.medians[0]))
     return [first * raced.ratio(number).value for number in range(len(models))]

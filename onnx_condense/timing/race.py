@@ -61,6 +61,9 @@ LEVEL = 0.95
 Runner = Callable[[int], object]
 """Runs a session once; the argument numbers the round, so that all models get the same inputs in it."""
 
+Told = Callable[[int, int], None]
+"""Told which block begins, between measurements, and how many there will be at most."""
+
 Verdict = Literal["faster", "slower", "no measurable difference"]
 
 
@@ -140,6 +143,7 @@ def race(
     narrow: float = NARROW,
     seed: int = 0,
     clock: Callable[[], float] = time.perf_counter,
+    told: Told | None = None,
 ) -> Race:
     """Measures models against each other.
 
@@ -149,6 +153,7 @@ def race(
         narrow: the race ends before the limit when every interval is at most this wide.
         seed: of the order within rounds.
         clock: seconds.
+        told: is told how far it is.
     """
     track = _Track(loaders, seed, clock)
     loading = track.load()
@@ -156,6 +161,8 @@ def race(
     reload = loading <= limit / 16  # eight blocks fit even if half of the time goes into loading
     length = max(limit / BLOCKS, loading if reload else 0.0)
     while True:
+        if told is not None:
+            told(len(track.blocks) + 1, _at_most(len(track.blocks), (end - clock()) / length))
         track.block(min(clock() + length, end))
         count = len(track.blocks)
         if count >= FEWEST and clock() >= end:
@@ -164,6 +171,11 @@ def race(
             return track.result()
         if reload:
             track.load()
+
+
+def _at_most(done: int, left: float) -> int:
+    """Blocks that a race has in the end, of so many that are done and so many that the time left is enough for."""
+    return max(FEWEST, done + max(1, math.ceil(left - 0.01)))
 
 
 class _Track:

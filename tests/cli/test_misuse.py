@@ -68,9 +68,12 @@ def test_the_last_lines_say_what_came_of_it(cli: Cli, save: Save) -> None:
     summary, following = cli.ok("m.onnx").out.splitlines()[-2:]
     assert summary.startswith("3.8 times smaller (195 → 51 parameters), error ")
     assert summary.endswith(" on generated inputs.")
-    assert following.startswith(f"Next: onnx-condense bench m.onnx {OUT}; --calibration INPUTS.npz")
+    assert following == f"Next: onnx-condense bench m.onnx {OUT}; --budget params=F for another size."
+    assert " bench " not in cli.ok("m.onnx", "-o", os.devnull).out
+    save(builders.mlp((8, 16, 3), clusters=4, noise=0.2))
+    assert "; --calibration INPUTS.npz for less loss;" in cli.ok("m.onnx", "--threshold", "0.5", "--force").out
     np.savez("x.npz", x=builders.random(32, 8))
-    assert "on given inputs" in cli.ok("m.onnx", "--data", "x.npz", "--force").out
+    assert "on given inputs" in cli.ok("m.onnx", "--threshold", "0.5", "--data", "x.npz", "--force").out
 
 
 def test_help_names_every_command(cli: Cli) -> None:

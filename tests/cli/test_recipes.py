@@ -61,6 +61,42 @@ def test_what_is_wrong_with_a_recipe_is_one_line(cli: Cli, save: Save, text: str
     assert words in cli.fails(2, "m.onnx", "--recipe", "r.toml")
 
 
+@pytest.mark.parametrize("suffix", ["yaml", "yml", "YAML"])
+def test_a_recipe_in_yaml(cli: Cli, save: Save, suffix: str) -> None:
+    pytest.importorskip("yaml")
+    save(MODEL)
+    text = 'threshold: 9e-1\nlayer-threshold: ["fc0=0.5"]\nsequential: true\ninclude:\n  - "fc*"\n# seed: 3\n'
+    Path(f"r.{suffix}").write_text(text)
+    Path("r.toml").write_text('threshold = 0.9\nlayer-threshold = ["fc0=0.5"]\nsequential = true\ninclude = "fc*"\n')
+    cli.ok("m.onnx", "--recipe", f"r.{suffix}", "--report", "a.json")
+    cli.ok("m.onnx", "--recipe", "r.toml", "--report", "b.json", "--force")
+    assert Path("a.recipe.toml").read_bytes() == Path("b.recipe.toml").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("threshold: [", "no YAML"),
+        ("- threshold", "lines like threshold: 0.9"),
+        ("threshold:", "threshold is a text"),
+        ("1: 2", "says 1"),
+        ("!!python/object/apply:os.system [ls]", "no YAML"),
+    ],
+)
+def test_what_is_wrong_with_a_recipe_in_yaml_is_one_line(cli: Cli, save: Save, text: str, words: str) -> None:
+    pytest.importorskip("yaml")
+    save(MODEL)
+    Path("r.yaml").write_text(text)
+    assert words in cli.fails(2, "m.onnx", "--recipe", "r.yaml")
+
+
+def test_yaml_is_an_extra(cli: Cli, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(MODEL)
+    Path("r.yaml").write_text("threshold: 1")
+    monkeypatch.setattr("onnx_condense.extras.find_spec", lambda name: None)
+    assert "--recipe r.yaml needs PyYAML: pip install" in cli.fails(2, "m.onnx", "--recipe", "r.yaml")
+
+
 def test_a_recipe_that_is_not_there(cli: Cli, save: Save) -> None:
     save(MODEL)
     assert "nowhere.toml" in cli.fails(2, "m.onnx", "--recipe", "nowhere.toml")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 from support import builders
 from support.cli import Cli, Save
@@ -37,6 +40,21 @@ def test_verify_uses_the_data(cli: Cli, save: Save) -> None:
     np.savez("positive.npz", x=np.abs(builders.random(3, 4)))
     cli.fails(1, "verify", "a.onnx", "b.onnx")
     cli.ok("verify", "a.onnx", "b.onnx", "--data", "positive.npz")
+
+
+def test_errors_on_generated_inputs_are_said_to_be_so(cli: Cli, save: Save) -> None:
+    save(builders.mlp((8, 16, 3)))
+    np.savez("x.npz", x=builders.random(5, 8))
+    assert "On 16 generated samples: --data INPUTS.npz" in cli.ok("verify", "m.onnx", "m.onnx").out
+    assert cli.ok("verify", "m.onnx", "m.onnx", "--data", "x.npz").out.endswith("On 5 given samples.\n")
+
+
+def test_json_says_what_a_report_says(cli: Cli, save: Save) -> None:
+    save(builders.mlp((8, 16, 3)))
+    cli.ok("verify", "m.onnx", "m.onnx", "--report", "r.json")
+    content = json.loads(Path("r.json").read_text())
+    assert content == json.loads(cli.ok("verify", "m.onnx", "m.onnx", "--json").out)
+    assert (content["models"], content["generated"]) == (["m.onnx", "m.onnx"], True)
 
 
 def test_verify_counts_integer_outputs(cli: Cli, save: Save) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support import builders
 from support.browser import CHROMIUM, browser
-from support.cli import Cli, Save
+from support.cli import OUT, Cli, Save
 
 from onnx_condense.pages.page import page
 from onnx_condense.pages.words import at
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="
 NUMBERS = "Object.fromEntries([...document.querySelectorAll('data')].map(e => [e.dataset.at, JSON.parse(e.value)]))"
 
 CUT = """[...document.querySelectorAll('h1, h2, p, li, caption, figcaption, summary, pre, code, data, th, td, text')]
-.filter(e => !(innerWidth <= 704 && e.closest('thead')))
+.filter(e => !(innerWidth <= 800 && e.closest('thead')))
 .filter(e => {
     const box = e.getBoundingClientRect();
     const block = e.ownerSVGElement === undefined && getComputedStyle(e).display !== 'inline';
@@ -48,6 +48,9 @@ CONTRAST = """(() => {
 })()"""
 
 
+BOTH = ("m.onnx", OUT)
+
+
 def test_a_page_is_whole_at_every_width(cli: Cli, save: Save, tmp_path_factory: pytest.TempPathFactory) -> None:
     save(builders.convnet((3, 16, 16), clusters=5))
     cli.ok("m.onnx", "--budget", "error=0.2", "--trials", "3", "--report", "r.html", "--report", "r.json")
@@ -56,10 +59,15 @@ def test_a_page_is_whole_at_every_width(cli: Cli, save: Save, tmp_path_factory: 
     for number, group in enumerate(long["groups"]):
         group["layers"] = [f"/model/encoder/layer_{number}/" + "attention_" * 30 + "/Conv"] * (1 + 4 * number)
     Path("long.html").write_bytes(page(long))
+    others = {"inspect": ("m.onnx",), "diff": BOTH, "bench": (*BOTH, "--seconds", "0.1", "--profile"), "verify": BOTH}
+    for command, given in others.items():
+        limit = ("--tolerance", "9") if command == "verify" else ()
+        cli.ok(command, *given, *limit, "--report", f"{command}.html", "--report", f"{command}.json")
+    documents = {f"{command}.html": json.loads(Path(f"{command}.json").read_text()) for command in others}
     with browser(tmp_path_factory.mktemp("profile")) as chromium:
-        for name, document in (("r.html", content), ("long.html", long)):
+        for name, document in ({"r.html": content, "long.html": long} | documents).items():
             chromium.open(Path(name).absolute())
-            for width in (320, 768, 1280):
+            for width in (320, 810, 1280):
                 for dark in (False, True):
                     chromium.look(width, dark)
                     assert chromium.ask(CUT) == []

@@ -23,7 +23,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
 NASTY = "a<script>alert(1)</script>&\"'$x_{1}$`{{ 7*7 }}\x1b[31m\n\u202e--><!--</svg></style>]]>#0a0b0c"
-VOID = {"meta", "link", "br", "input"}
+VOID = {"meta", "link", "br", "input", "wbr"}
 
 
 class Read(HTMLParser):
@@ -99,6 +99,28 @@ def test_a_run(cli: Cli, save: Save) -> None:
     drawn = [f"{g['width_before']} → {g['width_after']}" for g in groups if g["width_after"] < g["width_before"]]
     assert all(change in read.text for change in drawn)
     assert all(refusal["reason"] in read.text for refusal in content["refusals"])
+    place, removed = next((place, g["removed"]) for place, g in enumerate(groups) if g["removed"])
+    assert {f"/groups/{place}/removed/{reason}" for reason in removed} <= read.numbers.keys()
+    for place, row in enumerate(content["operators"]):
+        assert row["operator"] in read.text
+        assert f"/operators/{place}/parameters_after" in read.numbers
+
+
+def test_what_else_could_be_asked_for(cli: Cli, save: Save) -> None:
+    save(builders.mlp((8, 16, 3), clusters=4, noise=0.2))
+    read, content = both(cli, "m.onnx")
+    assert content["alternatives"]
+    check(read, content, "/alternatives/0/parameters", "/alternatives/0/error")
+    assert all(one["option"] in read.text for one in content["alternatives"])
+
+
+def test_pairs_of_factors(cli: Cli, save: Save) -> None:
+    low = builders.random(40, 2) @ builders.random(2, 30, seed=1)
+    save(builders.build("g (float[N, 40] x) => (float[N, 30] y) { [low] y = MatMul(x, w) }", {"w": low}))
+    read, content = both(cli, "m.onnx", "--lossless")
+    check(read, content, "/pairs/0/rank", "/pairs/0/full")
+    read, content = both(cli, "inspect", "m.onnx", "--force")
+    check(read, content, "/pairs/0/pays", "/pairs/0/ranks/0.95", "/with_pairs")
 
 
 def test_a_search(cli: Cli, save: Save) -> None:
@@ -107,6 +129,7 @@ def test_a_search(cli: Cli, save: Save) -> None:
     check(read, content, "/search/candidates/1/value", "/search/evaluations")
     assert "the Pareto front" in read.text
     assert "--budget error=0.2 --trials 3" in read.text
+    assert read.text.count("error=0.2") == 2  # and among the options
 
 
 def test_a_dry_run(cli: Cli, save: Save) -> None:

@@ -25,6 +25,7 @@ from onnx_condense.model.protos import serialize
 from onnx_condense.pipeline import Surroundings, condense_in
 from onnx_condense.planning.hardware import ThisMachine
 from onnx_condense.planning.never_slower import MOST, LatencyReport, settle
+from onnx_condense.progress import Step
 from onnx_condense.timing.race import MedianInterval
 
 TOP = 2
@@ -100,10 +101,12 @@ class Scripted:
     def block_width(self) -> int:
         return 16
 
-    def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> MedianInterval:
+    def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int, told: Any = None) -> MedianInterval:
         found = {w.name: w.dims[0] for w in onnx.load(pair[1]).graph.initializer if len(w.dims) == 4}
         batch = len(next(iter(feeds[0].values())))
         self.measured.append((threads, batch))
+        if told is not None:
+            told(2, 24)
         ratio = self.rule(found, batch)
         return MedianInterval(ratio, ratio * (1 - self.spread), ratio * (1 + self.spread))
 
@@ -114,7 +117,7 @@ class Forbidden(ThisMachine):
     def block_width(self) -> int:
         return 8
 
-    def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> MedianInterval:
+    def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int, told: Any = None) -> MedianInterval:
         raise AssertionError("a replay measures nothing")
 
 
@@ -150,6 +153,15 @@ def told(result: oc.Result) -> str:
 def odd(*names: str) -> Rule:
     """Slow where these widths are no multiple of 16."""
     return lambda wide, batch: 1.5 if any(wide[name] % 16 for name in names) else 0.7
+
+
+def test_races_say_how_far_they_are() -> None:
+    found: list[str] = []
+    options = oc.Options(threshold=0.88, align=1, ensure_faster=True)
+    condense_in(Surroundings(found.append, hardware=Scripted()), network(), options)
+    steps = [stage for stage in found if isinstance(stage, Step)]
+    races = [(step.kind, step.done, step.total) for step in steps if step.kind.startswith("measure")]
+    assert races == [(f"measure, race {number}, block", 1, 24) for number in range(1, 5)]
 
 
 def test_nothing_is_undone_without_need() -> None:

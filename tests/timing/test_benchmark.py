@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +20,9 @@ from onnx_condense.model.inputs import make_feeds
 from onnx_condense.model.runtime import CPU
 from onnx_condense.model.surgeon import import_graph
 from onnx_condense.operators.specs import model_specs
+from onnx_condense.progress import Progress, Step
 from onnx_condense.timing import footprint as memory
-from onnx_condense.timing.benchmark import Benchmark, Instruments, measure
+from onnx_condense.timing.benchmark import Benchmark, Instruments, Pace, measure
 from onnx_condense.timing.footprint import Footprint, footprint
 from onnx_condense.timing.load import Load, Reading, now
 from onnx_condense.timing.profile import KERNEL, profile, summarize
@@ -46,20 +48,19 @@ class Script:
     cores: int = 2
     races: list[Any] = field(default_factory=list)
 
-    def race(self, models: Any, feeds: Any, threads: int, seconds: float, provider: str, seed: int) -> Race:
+    def race(self, models: Any, feeds: Any, threads: int, pace: Pace, provider: str) -> Race:
         self.races.append(feeds)
+        assert pace.told is not None
+        pace.told(3, 24)
         rows = self.rows[: len(models)]
         return Race(tuple(rows), rows, rows / rows[:1])
 
     def load(self) -> Load:
         return Load(readings((0.0, 0.0, 0.0), (1.0, self.busy, 0.0)))
 
-    def measured(self, *models: Any, **setup: Any) -> Benchmark:
-        return measure(
-            models,
-            Setup(**setup),
-            instruments=Instruments(self.race, lambda *_: self.taken, load=self.load, cores=self.cores),
-        )
+    def measured(self, *models: Any, progress: Progress | None = None, **setup: Any) -> Benchmark:
+        instruments = Instruments(self.race, lambda *_: self.taken, load=self.load, cores=self.cores)
+        return measure(models, Setup(**setup), progress, instruments)
 
 
 def readings(*values: Reading) -> Callable[[], Reading]:
@@ -90,6 +91,15 @@ def test_a_real_race_of_a_model_and_its_copy(save: Save) -> None:
         assert copy.ratio_low <= copy.ratio <= copy.ratio_high
         assert all("Gemm" in profile.operators for profile in batch.profiles)
     json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_stages_are_logged_and_races_say_how_far_they_are(caplog: pytest.LogCaptureFixture) -> None:
+    found: list[str] = []
+    with caplog.at_level(logging.DEBUG, "onnx_condense"):
+        Script().measured(MODEL, MODEL, batches=(4,), progress=found.append)
+    assert found == [record.getMessage() for record in caplog.records]
+    (step,) = (stage for stage in found if isinstance(stage, Step))
+    assert (step, step.done, step.total) == ("batch 4: latency, block 3/24: at most 10 s", 2, 24)
 
 
 def test_numbers_are_what_was_measured() -> None:

@@ -6,6 +6,7 @@ import gc
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,9 +49,9 @@ class Track:
 
         return make
 
-    def race(self, limit: float = 10.0, seed: int = 0) -> Race:
+    def race(self, limit: float = 10.0, seed: int = 0, told: Any = None) -> Race:
         loaders = [self.loader(model) for model in range(len(self.latencies))]
-        return race(loaders, limit, seed=seed, clock=lambda: self.now)
+        return race(loaders, limit, seed=seed, clock=lambda: self.now, told=told)
 
 
 def noisy(seed: int, size: float, lasting: float = 0.0) -> dict[str, Callable[..., float]]:
@@ -61,6 +62,16 @@ def noisy(seed: int, size: float, lasting: float = 0.0) -> dict[str, Callable[..
         "noise": lambda now: float((1 + size * generator.exponential()) * bursts[int(4 * now) % 4000]),
         "lasting": lambda: float(np.exp(lasting * generator.standard_normal())),
     }
+
+
+@pytest.mark.parametrize(("limit", "load"), [(1.0, 0.0), (20.0, 3.0), (0.01, 0.5)])
+def test_a_race_says_how_far_it_is(limit: float, load: float) -> None:
+    said: list[tuple[int, int]] = []
+    found = Track((0.01, 0.01), **noisy(0, 0.1), load=load).race(limit, told=lambda *block: said.append(block))
+    blocks = found.medians.shape[1]
+    assert [number for number, _ in said] == list(range(1, blocks + 1))
+    assert all(number <= most <= BLOCKS for number, most in said)
+    assert [most for _, most in said] == sorted((most for _, most in said), reverse=True)
 
 
 def test_every_model_runs_in_every_round_in_shuffled_order() -> None:
