@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_condense.errors import PlanError
 from onnx_condense.expected import shown
-from onnx_condense.forms import bases, batchnorm, bodies, branches, functions, fused, integers, members, slopes
+from onnx_condense.forms import bases, batchnorm, blocks, bodies, branches, functions, fused, integers, members, slopes
 from onnx_condense.forms.bases import Rotation
 from onnx_condense.forms.stack import Entered
 from onnx_condense.merging.plan import Plan
@@ -140,7 +140,7 @@ def _opened(
     calibrated: Callable[[Sequence[InputSpec]], tuple[Calibration, list[Feed]]],
 ) -> Opened:
     with clock("load"):
-        plain = Entered(source.proto).into(functions.enter, fused.enter, slopes.enter)
+        plain = Entered(source.proto).into(functions.enter, fused.enter, blocks.enter, slopes.enter)
         entered = plain.into(batchnorm.enter) if options.fold_batchnorm else plain
         folded = entered.model is not plain.model
         if rotations:

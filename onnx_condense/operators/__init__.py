@@ -3,6 +3,7 @@
 __all__ = [
     "actions",
     "answers",
+    "attention",
     "between",
     "classes",
     "facts",

@@ -16,6 +16,7 @@ import numpy as np
 from onnx_condense.errors import unforeseen
 from onnx_condense.operators.actions import Padding, Product, Recurrent, Window
 from onnx_condense.operators.answers import Action
+from onnx_condense.operators.attention import Attending
 from onnx_condense.operators.between import Chosen, Elementwise
 from onnx_condense.operators.moves import Concat, Expand, Regroup, Reshape, Squeeze
 from onnx_condense.rewriting.edits import Attribute, Edit, Input, Number, Picked, broadcast, stated, told
@@ -180,6 +181,15 @@ def _product(shapes: Shapes, index: int, action: Product) -> list[Edit]:
     return []
 
 
+def _attending(shapes: Shapes, index: int, action: Attending) -> list[Edit]:
+    """The scale of scores does not follow the width of a head: it is stated."""
+    (inputs, _), (before, _) = shapes.at(index), shapes.trace.shapes_at(index)
+    width, other, _ = action.widths(inputs)
+    if width != other:
+        raise shapes.disagreement(shapes.facts.nodes[index].inputs[0].name)
+    return [] if width == action.widths(before)[0] else [Attribute(index, "scale", float(action.scale))]
+
+
 def _padding(shapes: Shapes, index: int, action: Padding) -> list[Edit]:
     """Zeros that are channels: as many as are left of them."""
     node = shapes.facts.nodes[index]
@@ -259,6 +269,7 @@ RULES: Mapping[type[Action], EditRule] = {
     Chosen: _between,
     Recurrent: _recurrent,
     Product: _product,
+    Attending: _attending,
     Padding: _padding,
     Window: _window,
     Expand: _expand,

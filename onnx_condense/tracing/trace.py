@@ -57,7 +57,7 @@ class Pairing:
 
     left, right: [n] labels of either side, place by place. because: what the product is to channels that must stay.
     axes: of either tensor, those that places are numbered along, -1 where it does not vary; sizes: how many lie there.
-    places: [n] those that hold channels. lines: [n] which of them are added up together.
+    places: [n] of either, those that hold its channels. lines: [n] which of them are added up together.
     """
 
     node: int
@@ -65,8 +65,8 @@ class Pairing:
     right: Labels
     because: Because
     axes: tuple[tuple[int, ...], tuple[int, ...]]
-    sizes: Shape
-    places: Ints
+    sizes: tuple[Shape, Shape]
+    places: tuple[Ints, Ints]
     lines: Ints
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 from support.attention import COPIES, PLACES, WIDTH, Attention, head_by_head
 from support.lossless import condensed
 from support.planted.net import Net, assert_close, widths
@@ -52,6 +53,36 @@ def repeated(attention: Attention) -> onnx.ModelProto:
     return attention.build(attention.attended(scores, each(attention.split("v"))))
 
 
+def fused(attention: Attention) -> onnx.ModelProto:
+    """With a bias of all three in the same node."""
+    net = attention.net
+    bias = net.constant(np.concatenate([attention.bias[name] for name in "qkv"]))
+    parts = (net.matmul(name, attention.x, attention.rows[name]) for name in "qkv")
+    made = net.node("MultiHeadAttention", *parts, bias, num_heads=2, domain="com.microsoft")
+    model = attention.build(made)
+    model.graph.output[0].CopyFrom(
+        helper.make_tensor_value_info(model.graph.output[0].name, TensorProto.FLOAT, ["batch", PLACES, 4])
+    )
+    return model
+
+
+def beside(attention: Attention) -> onnx.ModelProto:
+    """By the standard's operator, heads next to each other."""
+    net, heads = attention.net, attention.heads
+    net.opset = 23
+    parts = (attention.made(name) for name in "qkv")
+    return attention.build(net.node("Attention", *parts, q_num_heads=heads["q"], kv_num_heads=heads["k"]))
+
+
+def apart(attention: Attention) -> onnx.ModelProto:
+    """By the standard's operator, heads on an axis of their own."""
+    net = attention.net
+    net.opset = 23
+    made = net.node("Attention", *(attention.split(name) for name in "qkv"))
+    shape = net.ints(-1, PLACES, attention.heads["q"] * WIDTH)
+    return attention.build(net.node("Reshape", net.node("Transpose", made, perm=[0, 2, 1, 3]), shape))
+
+
 FORMS: list[tuple[Build, dict[str, int]]] = [
     (separate, {}),
     (scaled_before, {}),
@@ -59,6 +90,9 @@ FORMS: list[tuple[Build, dict[str, int]]] = [
     (head_by_head, {}),
     (repeated, GROUPED),
     (separate, ONE_KEY),
+    (fused, {}),
+    (beside, GROUPED),
+    (apart, GROUPED),
 ]
 
 
