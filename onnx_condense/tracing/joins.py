@@ -103,9 +103,18 @@ def _joined(join: Join, left: Side, right: Side) -> Labels | None:
     labels, other = (left.labels, right) if left.labels is not None else (right.labels, left)
     if labels is None:
         return None
-    if other.value is not None:
-        return _with_constant(join, labels, other, other.value, swapped=other is left)
+    value = other.value if other.value is not None else _settled(join, labels, other)
+    if value is not None:
+        return _with_constant(join, labels, other, value, swapped=other is left)
     return _with_data(join, labels, other, swapped=other is left)
+
+
+def _settled(join: Join, labels: Labels, other: Side) -> Array | None:
+    """Numbers along channels that are computed from shapes of the model's inputs, and the same at all sizes of those."""
+    if other.position < 0 or not any(other.shape[axis] > 1 for axis in varying(labels)):
+        return None
+    facts, tensor = join.walk.facts, join.place.inputs[other.position]
+    return facts.value(tensor) if facts.is_settled(tensor.name) else None
 
 
 def _met(join: Join, left: Side, right: Side, mine: Labels, other: Labels) -> Labels:

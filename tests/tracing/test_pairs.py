@@ -262,8 +262,26 @@ def rotated(attention: Attention, data: str, halves: bool, frequencies: Sequence
     return net.node("Reshape", net.node("Concat", first, second, axis=-1), net.ints(0, 2, PLACES, WIDTH))
 
 
-def with_rotations(attention: Attention, halves: bool, frequencies: Sequence[float]) -> onnx.ModelProto:
-    q, k = (rotated(attention, attention.split(name), halves, frequencies) for name in "qk")
+def stepping(attention: Attention, name: str, frequencies: Sequence[float]) -> str:
+    """The same of pairs side by side, by every second channel and as many rows of a table as there are places."""
+    net, half = attention.net, WIDTH // 2
+    angles = np.arange(PLACES)[:, None, None] * np.array(frequencies)
+    end = net.node("Gather", net.node("Shape", attention.x), net.ints(1))
+    cos, sin = (net.node("Slice", net.constant(f(angles)), net.ints(0), end, net.ints(0)) for f in (np.cos, np.sin))
+    data, last = net.node("Reshape", attention.made(name), net.ints(-1, PLACES, 2, WIDTH)), net.ints(2**63 - 1)
+    a, b = (net.node("Slice", data, net.ints(first), last, net.ints(3), net.ints(2)) for first in (0, 1))
+    first = net.node("Sub", net.node("Mul", a, cos), net.node("Mul", b, sin))
+    second = net.node("Add", net.node("Mul", a, sin), net.node("Mul", b, cos))
+    parts = (net.node("Unsqueeze", part, net.ints(-1)) for part in (first, second))
+    shape = net.ints(-1, PLACES, 2, 2 * half)
+    return net.node("Transpose", net.node("Reshape", net.node("Concat", *parts, axis=-1), shape), perm=[0, 2, 1, 3])
+
+
+def with_rotations(attention: Attention, form: str, frequencies: Sequence[float]) -> onnx.ModelProto:
+    if form == "steps":
+        q, k = (stepping(attention, name, frequencies) for name in "qk")
+    else:
+        q, k = (rotated(attention, attention.split(name), form == "halves", frequencies) for name in "qk")
     return attention.build(attention.attended(attention.scores(q, k), attention.split("v")))
 
 
@@ -283,14 +301,14 @@ def test_pairs_that_data_rotate_stay() -> None:
     assert str(refusal.reason).startswith("has one channel only in a group or head")
 
 
-def pair(number: int, halves: bool) -> tuple[int, int]:
-    return (number, number + WIDTH // 2) if halves else (2 * number, 2 * number + 1)
+def pair(number: int, form: str) -> tuple[int, int]:
+    return (number, number + WIDTH // 2) if form == "halves" else (2 * number, 2 * number + 1)
 
 
 FAST, ALIKE = (1.0, 0.3, 0.1), (0.5, 0.5, 0.5)
 
 
-@pytest.mark.parametrize("halves", [True, False])
+@pytest.mark.parametrize("form", ["halves", "sides", "steps"])
 @pytest.mark.parametrize(
     ("frequencies", "ratios", "left"),
     [
@@ -303,26 +321,26 @@ FAST, ALIKE = (1.0, 0.3, 0.1), (0.5, 0.5, 0.5)
     ids=["dead", "copies", "of another frequency", "half dead", "apart"],
 )
 def test_rotated_pairs_go_as_a_whole(
-    halves: bool, frequencies: Sequence[float], ratios: tuple[float, float], left: int
+    form: str, frequencies: Sequence[float], ratios: tuple[float, float], left: int
 ) -> None:
     """Other pairs in each head; what is turned by other angles is no copy."""
     attention = Attention()
     for head, (number, main) in enumerate([(0, 1), (2, 1)]):
-        for ratio, one, other in zip(ratios, pair(number, halves), pair(main, halves), strict=True):
+        for ratio, one, other in zip(ratios, pair(number, form), pair(main, form), strict=True):
             for values in (attention.rows["k"], attention.bias["k"]):
                 values[head * WIDTH + one] = ratio * values[head * WIDTH + other]
     if ratios == (1.0, 0.0):
-        attention.rows["k"][list(pair(0, halves)[:1])] += 1
-    condensed(with_rotations(attention, halves, frequencies), {"q": 2 * left, "k": 2 * left})
+        attention.rows["k"][list(pair(0, form)[:1])] += 1
+    condensed(with_rotations(attention, form, frequencies), {"q": 2 * left, "k": 2 * left})
 
 
-@pytest.mark.parametrize("halves", [True, False])
-def test_budgets_take_whole_pairs(halves: bool) -> None:
+@pytest.mark.parametrize("form", ["halves", "steps"])
+def test_budgets_take_whole_pairs(form: str) -> None:
     attention = Attention(seed=4)
     for head in range(2):
-        attention.rows["k"][[head * WIDTH + channel for channel in pair(head, halves)]] *= 1e-3
-        attention.bias["k"][[head * WIDTH + channel for channel in pair(head, halves)]] *= 1e-3
-    model = with_rotations(attention, halves, FAST)
+        attention.rows["k"][[head * WIDTH + channel for channel in pair(head, form)]] *= 1e-3
+        attention.bias["k"][[head * WIDTH + channel for channel in pair(head, form)]] *= 1e-3
+    model = with_rotations(attention, form, FAST)
     small = condense(model, Options(budget=("params", 0.95), align=1, exclude=("v", "o"))).model
     assert {name: widths(small)[name] for name in "qk"} == {"q": 2 * 4, "k": 2 * 4}
     assert_close(model, small, 1e-2)
