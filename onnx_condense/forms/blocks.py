@@ -6,6 +6,7 @@ can hold; where they are not (a table that became a pair of factors), the parts 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -94,4 +95,14 @@ def _leave(taken: Sequence[onnx.NodeProto], written: onnx.ModelProto, traced: on
     del model.graph.node[:]
     model.graph.node.extend(node for node in nodes if node.op_type)
     drop_unread(model, names_read(written.graph))
+    _name_apart(model.graph, {node.name for node in taken if node.name})
     return model
+
+
+def _name_apart(graph: onnx.GraphProto, blocks: set[str]) -> None:
+    """Parts that are left beside their block have a name of their own, too."""
+    labels = labels_in(graph)
+    named = Counter(node.name for node in graph.node)
+    for node in graph.node:
+        if node.name in blocks and named[node.name] > 1 and not _is_block(node):
+            node.name = labels.fresh(f"{node.name}_{node.op_type}")

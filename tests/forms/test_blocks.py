@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 from support.fused_bert import HEADS, INNER, PLACES, TOKENS, WIDTH, FusedBert
 from support.lossless import LOSSLESS
-from support.planted.net import Array, Net, run
+from support.planted.net import Array, Net, assert_close, run
 
 from onnx_condense import condense
 from onnx_condense.forms import blocks
@@ -93,3 +93,50 @@ def test_masks_that_mean_something_else_and_caches_keep_a_block(
 ) -> None:
     entered = Entered(attended(mask, outputs))
     assert (blocks.enter(entered) is not entered) == apart
+
+
+def decoder(net: Net) -> onnx.ModelProto:
+    """A layer as decoders are written: grouped queries, sums that go on, a gate whose channels repeat."""
+    gamma = [net.constant(1 + 0.1 * net.normal(16)) for _ in range(3)]
+    stream = net.matmul("in", net.input(2, PLACES, 6), net.normal(16, 6))
+    data = net.node("SimplifiedLayerNormalization", stream, gamma[0], epsilon=1e-6)
+    ends = net.constant(np.full(2, PLACES - 1, dtype=np.int32)), net.constant(np.int32(PLACES))
+    parts = [net.matmul(name, data, net.normal(n, 16)) for name, n in (("q", 16), ("k", 8), ("v", 8))]
+    how = {"num_heads": 2, "kv_num_heads": 1, "domain": blocks.DOMAIN}
+    made, *_ = net.multiple("GroupQueryAttention", *parts, "", "", *ends, outputs=3, **how)
+    made = net.matmul("o", made, net.normal(16, 16))
+    how = {"domain": blocks.DOMAIN, "epsilon": 1e-6}
+    op = "SkipSimplifiedLayerNormalization"
+    data, *_, stream = net.multiple(op, made, stream, gamma[1], outputs=4, **how)
+    net.nodes[-1].output[1:3] = ["", ""]
+    rows = net.normal(12, 16)
+    rows[8:] = rows[:4]
+    up = net.normal(12, 16)
+    up[8:] = 2 * up[:4]
+    gate, up = net.matmul("gate", data, rows), net.matmul("up", data, up)
+    gate = net.node("Mul", gate, net.node("Sigmoid", gate))
+    made = net.matmul("down", net.node("Mul", gate, up), net.normal(16, 12))
+    data = net.node(op, made, stream, gamma[2], **how)
+    return net.build(net.matmul("head", data, net.normal(4, 16)))
+
+
+def test_what_surrounds_heads_that_stay_is_condensed() -> None:
+    model = decoder(Net())
+    small = condense(model, LOSSLESS).model
+    made = sizes(small)
+    assert made["gate.weight"] == made["up.weight"] == [16, 8]
+    assert made["down.weight"] == [8, 16]
+    assert operators(small) == operators(model)
+    assert_close(model, small, 2e-5)
+
+
+def test_a_projection_of_low_rank_is_what_the_block_reads() -> None:
+    """Both nodes have names of their own."""
+    net = Net()
+    weights = net.constant(net.normal(9, 2) @ net.normal(2, 36), "weights"), net.constant(net.normal(36))
+    model = net.build(net.node("Attention", net.input("batch", PLACES, 9), *weights, num_heads=2, domain=blocks.DOMAIN))
+    small = condense(model, LOSSLESS).model
+    assert [node.op_type for node in small.graph.node] == ["MatMul", "Attention"]
+    assert len({node.name for node in small.graph.node}) == 2
+    assert sorted(sizes(small).values()) == [[2, 36], [9, 2], [36]]
+    assert_close(model, small, 2e-5)
