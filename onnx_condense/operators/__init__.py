@@ -15,6 +15,7 @@ __all__ = [
     "reasons",
     "specs",
     "table",
+    "tables",
     "versions",
     "view",
     "wiring",

@@ -148,8 +148,25 @@ def _own_channels(shapes: Shapes, index: int, position: int, kept: Kept) -> list
     return [Picked(index, position, kept.axis, np.flatnonzero(alive))]
 
 
+def _of_a_table(shapes: Shapes, index: int, position: int, action: Elementwise) -> list[Edit]:
+    """Numbers along channels, in as many rows as an input is long: those of the channels that are left."""
+    node = shapes.facts.nodes[index]
+    value, result = shapes.facts.value(node.inputs[position]), node.outputs[0].name
+    held = any(slot.input == position for slot in shapes.trace.slots_at(index))
+    kept = None if held else shapes.kept.get(result)
+    axis = -1 if kept is None or value is None else kept.axis - (kept.mask.ndim - value.ndim)
+    if kept is None or value is None or axis < 0 or value.shape[axis] != kept.mask.shape[kept.axis]:
+        return _written_down(shapes, index, position, action)
+    if kept.line is None:
+        raise shapes.disagreement(result)
+    if shapes.derived[node.inputs[position].name].shape != value.shape:
+        raise shapes.counted(node.inputs[position].name)
+    return [Picked(index, position, axis, np.flatnonzero(kept.line))]
+
+
 KEEPERS: Mapping[type[Action], Callable[[Shapes, int, int, Any], list[Edit]]] = {
     Concat: _beside,
+    Elementwise: _of_a_table,
     Regroup: _follows,
     Reshape: _follows,
     Squeeze: _follows,

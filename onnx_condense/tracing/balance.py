@@ -111,7 +111,7 @@ def _mixed(labels: Labels, axes: Sequence[int], unit_of: Ints) -> Sequence[int]:
 
 
 def _periodic(signals: Ints, units: Ints) -> bool:
-    """Whether the units of each line [..., n] stand there in several places, the first of each alike, the second, ..."""
+    """Whether the units of each line [..., n] stand in several places: all the first ones alike, the second, ..."""
     for through, line in zip(signals.reshape(-1, signals.shape[-1]), units.reshape(-1, units.shape[-1]), strict=True):
         rank = occurrence(line)
         if not rank.max() or any(np.ptp(through[rank == number]) for number in range(int(rank.max()) + 1)):

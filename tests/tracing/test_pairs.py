@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from support.attention import COPIES, PLACES, WIDTH, Attention, head_by_head
+from support.attention import COPIES, INPUTS, PLACES, WIDTH, Attention, head_by_head
 from support.lossless import condensed
-from support.planted.net import Net, assert_close, widths
+from support.planted.net import Array, Net, assert_close, run, widths
 
 from onnx_condense import Options, analyze, condense
 from onnx_condense.merging.plan import Plan
@@ -265,7 +265,7 @@ def rotated(attention: Attention, data: str, halves: bool, frequencies: Sequence
 def stepping(attention: Attention, name: str, frequencies: Sequence[float]) -> str:
     """The same of pairs side by side, by every second channel and as many rows of a table as there are places."""
     net, half = attention.net, WIDTH // 2
-    angles = np.arange(PLACES)[:, None, None] * np.array(frequencies)
+    angles = np.arange(PLACES + 3)[:, None, None] * np.array(frequencies)
     end = net.node("Gather", net.node("Shape", attention.x), net.ints(1))
     cos, sin = (net.node("Slice", net.constant(f(angles)), net.ints(0), end, net.ints(0)) for f in (np.cos, np.sin))
     data, last = net.node("Reshape", attention.made(name), net.ints(-1, PLACES, 2, WIDTH)), net.ints(2**63 - 1)
@@ -332,6 +332,56 @@ def test_rotated_pairs_go_as_a_whole(
     if ratios == (1.0, 0.0):
         attention.rows["k"][list(pair(0, form)[:1])] += 1
     condensed(with_rotations(attention, form, frequencies), {"q": 2 * left, "k": 2 * left})
+
+
+def of_any_length(attention: Attention, form: str) -> onnx.ModelProto:
+    """Tables of which as many rows are taken as there are places."""
+    net = attention.net
+    net.inputs[0].CopyFrom(helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", "length", INPUTS]))
+    end = net.node("Gather", net.node("Shape", "x"), net.ints(1))
+    angles, last = np.arange(40)[:, None] * np.array(FAST), net.ints(2**63 - 1)
+    angles = np.concatenate([angles] * 2, axis=1) if form == "halves" else angles[:, None]
+
+    def taken(table: Array) -> str:
+        rows = net.node("Slice", net.constant(table), net.ints(0), end, net.ints(0))
+        return net.node("Unsqueeze", rows, net.ints(0, 1)) if form == "halves" else rows
+
+    cos, sin = taken(np.cos(angles)), taken(np.sin(angles))
+
+    made = {name: net.node("Reshape", attention.made(name), net.ints(0, -1, 2, WIDTH)) for name in "qkv"}
+
+    def halves(name: str) -> str:
+        data = net.node("Transpose", made[name], perm=[0, 2, 1, 3])
+        a, b = net.multiple("Split", data, net.ints(WIDTH // 2, WIDTH // 2), outputs=2, axis=3)
+        turned = net.node("Concat", net.node("Neg", b), a, axis=3)
+        return net.node("Add", net.node("Mul", data, cos), net.node("Mul", turned, sin))
+
+    def steps(name: str) -> str:
+        a, b = (net.node("Slice", made[name], net.ints(at), last, net.ints(3), net.ints(2)) for at in (0, 1))
+        first = net.node("Sub", net.node("Mul", a, cos), net.node("Mul", b, sin))
+        second = net.node("Add", net.node("Mul", a, sin), net.node("Mul", b, cos))
+        parts = (net.node("Unsqueeze", part, net.ints(-1)) for part in (first, second))
+        whole = net.node("Reshape", net.node("Concat", *parts, axis=-1), net.ints(0, -1, 2, WIDTH))
+        return net.node("Transpose", whole, perm=[0, 2, 1, 3])
+
+    q, k = ((halves if form == "halves" else steps)(name) for name in "qk")
+    values = net.node("Transpose", made["v"], perm=[0, 2, 1, 3])
+    summed = net.node("MatMul", net.node("Softmax", attention.scores(q, k), axis=-1), values)
+    turned = net.node("Transpose", summed, perm=[0, 2, 1, 3])
+    return attention.build(net.node("Reshape", turned, net.ints(0, -1, 2 * WIDTH)))
+
+
+@pytest.mark.parametrize("form", ["halves", "steps"])
+@pytest.mark.parametrize(("dead", "left"), [((1, 1), 4), ((1, 2), 6)])
+def test_rows_of_a_table_are_taken_once_for_all_heads(form: str, dead: tuple[int, int], left: int) -> None:
+    attention = Attention()
+    for head, number in enumerate(dead):
+        for values in (attention.rows["k"], attention.bias["k"]):
+            values[[head * WIDTH + channel for channel in pair(number, form)]] = 0
+    model = of_any_length(attention, form)
+    small = condensed(model, {"q": 2 * left, "k": 2 * left})
+    longer = {"x": attention.normal(2, 23, INPUTS)}
+    np.testing.assert_allclose(run(small, longer)[0], run(model, longer)[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["halves", "steps"])
