@@ -38,6 +38,16 @@ class Reason(Enum):
     WEIGHTS_FROM_SHAPE = "has weights that are computed from a shape, which slicing would have to write out"
     WEIGHTS_SPARSE = "has sparse weights, which stay"
 
+    # of a weight that is no pair of factors
+    WEIGHTS_NARROW = "holds integers, or floats of 16 bits"
+    WEIGHTS_COMPUTED = "has weights that other nodes compute"
+    GROUPED = "is a convolution in groups"
+    SCATTERS = "is a transposed convolution"
+    IN_BODY = "lies in the body of an If, Loop or Scan"
+    WINDOWED = "has kernels of several places"
+    LAID_OUT = "has channels along several axes, or not along the last ones"
+    NO_SMALLER = "is no smaller as a pair"
+
     # of a normalization
     BATCH_STATISTICS = "normalizes with statistics of the batch"
     PARAMETERS_FROM_DATA = "normalizes with parameters that are computed from data"
