@@ -200,7 +200,9 @@ def _traced(entered: Entered, graph: gs.Graph, tried: Tried) -> Trace:
     traced = trace_unshuffled(Facts(entered.model, graph, entered.feed, entered.others, entered.copies, tried))
     skipped = [Refusal(layer, Because(reason), size) for layer, reason, size in entered.skipped]
     untraced = sum(refusal.parameters for refusal in skipped)
-    return replace(traced, refusals=(*traced.refusals, *skipped), untraced=untraced, leave=entered.leave)
+    return replace(
+        traced, refusals=(*traced.refusals, *skipped), untraced=untraced, leave=entered.leave, plain=entered.plain
+    )
 
 
 def _replayed(options: Options, plan: Plan) -> Options:

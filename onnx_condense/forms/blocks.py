@@ -56,7 +56,7 @@ def enter(entered: Entered) -> Entered:
         if parts is not None:
             taken.append(node)
         model.graph.node.extend([node] if parts is None else parts)
-    return entered.then(model, partial(_leave, taken)) if taken else entered
+    return entered.then(model, partial(_leave, taken), plain=True) if taken else entered
 
 
 def _around(model: onnx.ModelProto) -> Around:

@@ -40,7 +40,8 @@ class Pieces:
         """The block with other inputs, and with other attributes."""
         result = onnx.NodeProto()
         result.CopyFrom(self.node)
-        result.input[:] = trimmed(inputs)
+        given = trimmed(inputs)
+        result.input[:] = [*given, *[""] * (len(self.node.input) - len(given))]
         names = {attribute.name for attribute in changed}
         del result.attribute[:]
         result.attribute.extend(a for a in self.node.attribute if a.name not in names)

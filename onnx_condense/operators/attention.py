@@ -72,7 +72,7 @@ def multi_head(view: NodeView) -> Action:
 
 def standard(view: NodeView) -> Action:
     """Attention of operator set 23."""
-    if any(view.has(i) for i in range(4, len(view.node.inputs))) or view.is_used(1) or view.is_used(2):
+    if view.has(4) or view.has(5) or view.is_used(1) or view.is_used(2):
         return Refused(Reason.CACHES)
     ranks = {len(view.shape(i)) for i in range(3)}
     if len(ranks) > 1:

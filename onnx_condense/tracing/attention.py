@@ -10,7 +10,7 @@ from onnx_condense.operators.answers import Role
 from onnx_condense.operators.attention import Attending
 from onnx_condense.operators.reasons import Reason
 from onnx_condense.tracing.labels import atoms_of, varying
-from onnx_condense.tracing.outcomes import Carried, Outcome
+from onnx_condense.tracing.outcomes import Contracted, Declined, Outcome
 from onnx_condense.tracing.parameters import affine
 from onnx_condense.tracing.products import restricted
 from onnx_condense.tracing.trace import Pairing, Slot
@@ -19,6 +19,9 @@ from onnx_condense.tracing.walk import Place, Walk
 
 def attending(walk: Walk, place: Place, action: Attending) -> Outcome:
     """Channels of values are mapped by data; those of queries and keys are one, head by head."""
+    bias = None if action.bias is None else walk.facts.value(place.inputs[action.bias])
+    if bias is not None and not np.isfinite(bias).all():
+        return Declined(Reason.PARAMETERS_NOT_FINITE)
     for position in range(3, len(place.inputs)):
         walk.pin(walk.at(place, position), place.because(Reason.READ, Reason.PRODUCT_OF_DATA))
     heads = action.heads[0], *action.heads[1:] * 2
@@ -26,11 +29,11 @@ def attending(walk: Walk, place: Place, action: Attending) -> Outcome:
     queries, keys, values = _shifted(walk, place, action, [queries, keys, values])
     _pair(walk, place, action, queries, keys)
     if values is None:
-        return Carried()
+        return Contracted()
     walk.fixed.append((values, (0,)))
     made = walk.mapped(values, lambda child: Mapped(child, False))
     made = np.repeat(made, action.heads[0] // action.heads[1], axis=0)
-    return Carried({place.output: made[None, :, None] if action.apart else made.reshape(1, 1, -1)})
+    return Contracted({place.output: made[None, :, None] if action.apart else made.reshape(1, 1, -1)})
 
 
 def _by_head(walk: Walk, place: Place, action: Attending, position: int, heads: int) -> Labels | None:

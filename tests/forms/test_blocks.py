@@ -53,6 +53,7 @@ def test_without_redundancy_a_model_comes_out_as_it_was() -> None:
     model = FusedBert().model()
     entered = blocks.enter(Entered(model))
     assert not set(operators(entered.model)) & set(blocks.BLOCKS)
+    assert entered.plain
     assert entered.leave(entered.model, entered.model).SerializeToString() == model.SerializeToString()
     np.testing.assert_allclose(fed(entered.model), fed(model), atol=2e-6)
 
@@ -66,6 +67,31 @@ def test_a_table_of_low_rank_leaves_its_block() -> None:
     assert operators(small).count("SkipLayerNormalization") == 5
     onnx.checker.check_model(small)
     np.testing.assert_allclose(fed(small), fed(model), atol=2e-5)
+
+
+@pytest.mark.parametrize("segments", [True, False])
+@pytest.mark.parametrize("places", [True, False])
+@pytest.mark.parametrize("outputs", [2, 3])
+def test_embeddings_of_all_kinds_come_out_as_they_were(segments: bool, places: bool, outputs: int) -> None:
+    """A sum of two tables or three, by given places or the first ones, and the sum itself."""
+    net, size = Net(), 8
+    net.inputs = [helper.make_tensor_value_info(name, TensorProto.INT32, [2, PLACES]) for name in ("ids", "mask")]
+    words, first, kinds = (net.constant(net.normal(n, size)) for n in (TOKENS, 9, 2))
+    gamma, beta = net.constant(net.normal(size)), net.constant(net.normal(size))
+    given = ["ids", "mask" if segments else "", words, first, kinds if segments else "", gamma, beta]
+    given += ["mask" if outputs > 2 else "", net.constant(np.array([[2, 0, 1, 8, 3]], np.int32)) if places else ""]
+    made = net.multiple("EmbedLayerNormalization", *given, outputs=outputs, domain=blocks.DOMAIN, epsilon=1e-5)
+    model = net.build(*made[: 1 if outputs == 2 else 3])
+    if outputs > 2:
+        model.graph.output[1].type.tensor_type.elem_type = TensorProto.INT32
+    entered = blocks.enter(Entered(model))
+    assert not operators(entered.model)
+    assert entered.leave(entered.model, entered.model).graph.node == model.graph.node
+    rng = np.random.default_rng(0)
+    feed = {"ids": rng.integers(0, TOKENS, (2, PLACES)), "mask": rng.integers(0, 2, (2, PLACES))}
+    feed = {name: value.astype(np.int32) for name, value in feed.items()}
+    for a, b in zip(run(entered.model, feed), run(model, feed), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
 
 
 def attended(mask: tuple[int | str, ...], outputs: int = 1) -> onnx.ModelProto:
@@ -140,3 +166,24 @@ def test_a_projection_of_low_rank_is_what_the_block_reads() -> None:
     assert len({node.name for node in small.graph.node}) == 2
     assert sorted(sizes(small).values()) == [[2, 36], [9, 2], [36]]
     assert_close(model, small, 2e-5)
+
+
+@pytest.mark.parametrize("op", ["SkipLayerNormalization", "SkipSimplifiedLayerNormalization"])
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("summed", [True, False])
+def test_sums_of_all_kinds_come_out_as_they_were(op: str, biased: bool, summed: bool) -> None:
+    """What is skipped may be the same for the whole batch; a product may be the second one of the two."""
+    net, size = Net(), 8
+    x, skipped = net.input(2, PLACES, size), net.input(PLACES, size, name="z")
+    data = net.matmul("m", x, net.normal(size, size))
+    parameters = [net.constant(net.normal(size)) for _ in range(1 if "Simplified" in op else 2)]
+    given = [*parameters, *([net.constant(net.normal(size))] if biased else [])]
+    made = net.multiple(op, data, skipped, *given, outputs=4 if summed else 1, domain=blocks.DOMAIN)
+    if summed:
+        net.nodes[-1].output[1:3] = ["", ""]
+    again = net.node(op, x, net.matmul("n", made[0], net.normal(size, size)), *given, domain=blocks.DOMAIN)
+    model = net.build(again, *made[3:])
+    entered = blocks.enter(Entered(model))
+    assert not operators(entered.model)
+    assert entered.leave(entered.model, entered.model).graph.node == model.graph.node
+    assert_close(model, entered.model, 2e-6)

@@ -83,6 +83,15 @@ def apart(attention: Attention) -> onnx.ModelProto:
     return attention.build(net.node("Reshape", net.node("Transpose", made, perm=[0, 2, 1, 3]), shape))
 
 
+def of_given_values(attention: Attention) -> onnx.ModelProto:
+    """Values that are an input have no channels to lose."""
+    net = attention.net
+    values = net.input("batch", PLACES, 2 * WIDTH, name="z")
+    net.opset = 23
+    parts = (attention.made(name) for name in "qk")
+    return attention.build(net.node("Attention", *parts, values, q_num_heads=2, kv_num_heads=2))
+
+
 FORMS: list[tuple[Build, dict[str, int]]] = [
     (separate, {}),
     (scaled_before, {}),
@@ -167,6 +176,10 @@ def test_a_side_behind_a_function() -> None:
         scores = attention.scores(queries, attention.split("k"))
         model = attention.build(attention.attended(scores, attention.split("v")))
         condensed(model, {"q": 2 * width, "k": 2 * width})
+
+
+def test_queries_and_keys_beside_values_that_are_given() -> None:
+    condensed(of_given_values(Attention().copy("k")), {"q": 2 * (WIDTH - 1), "k": 2 * (WIDTH - 1)})
 
 
 def test_shifted_copies_and_copies_of_one_head_stay() -> None:
