@@ -12,6 +12,7 @@ import onnx
 
 from onnx_condense.errors import UsageError, VerificationError
 from onnx_condense.expected import shown
+from onnx_condense.factoring.weights import whole
 from onnx_condense.merging.plan import Measured, Plan
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model import files
@@ -208,7 +209,10 @@ def analyze(model: Model, options: Options | None = None, progress: Progress | N
         pairs = [weight for weight in chosen if weight.pays(planner.original)]
         looks = tuple(pair_analysis(planner.original, weight, INSPECT_THRESHOLDS) for weight in pairs)
     with_pairs = opened.trace.reached([weight.place for weight in pairs])
-    return Analysis(facts_before(opened), groups, refusals, opened.trace.reached(), opened.axes, looks, with_pairs)
+    large = [Refusal(w.layer, Because(Reason.NO_SMALLER), w.outputs * w.inputs) for w in chosen if w not in pairs]
+    stay = refusal_reports([*whole(opened.trace), *large])
+    share = opened.trace.reached()
+    return Analysis(facts_before(opened), groups, refusals, share, opened.axes, looks, with_pairs, stay)
 
 
 def _looked_at(planner: Planner, group: Group) -> GroupAnalysis | list[Refusal]:

@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_condense.errors import PlanError
 from onnx_condense.expected import shown
-from onnx_condense.forms import bases, batchnorm, bodies, branches, functions, fused, integers, members, slopes
+from onnx_condense.forms import bases, batchnorm, blocks, bodies, branches, functions, fused, integers, members, slopes
 from onnx_condense.forms.bases import Rotation
 from onnx_condense.forms.stack import Entered
 from onnx_condense.merging.plan import Plan
@@ -140,7 +140,7 @@ def _opened(
     calibrated: Callable[[Sequence[InputSpec]], tuple[Calibration, list[Feed]]],
 ) -> Opened:
     with clock("load"):
-        plain = Entered(source.proto).into(functions.enter, fused.enter, slopes.enter)
+        plain = Entered(source.proto).into(functions.enter, fused.enter, blocks.enter, slopes.enter)
         entered = plain.into(batchnorm.enter) if options.fold_batchnorm else plain
         folded = entered.model is not plain.model
         if rotations:
@@ -200,7 +200,9 @@ def _traced(entered: Entered, graph: gs.Graph, tried: Tried) -> Trace:
     traced = trace_unshuffled(Facts(entered.model, graph, entered.feed, entered.others, entered.copies, tried))
     skipped = [Refusal(layer, Because(reason), size) for layer, reason, size in entered.skipped]
     untraced = sum(refusal.parameters for refusal in skipped)
-    return replace(traced, refusals=(*traced.refusals, *skipped), untraced=untraced, leave=entered.leave)
+    return replace(
+        traced, refusals=(*traced.refusals, *skipped), untraced=untraced, leave=entered.leave, plain=entered.plain
+    )
 
 
 def _replayed(options: Options, plan: Plan) -> Options:

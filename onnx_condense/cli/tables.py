@@ -182,10 +182,15 @@ def _change(before: int, after: int) -> str:
     return f"{before:,}" if before == after else f"{before:,} → {after:,}"
 
 
-def _refusals(console: Console, refusals: tuple[RefusalReport, ...]) -> None:
+def _refusals(
+    console: Console,
+    refusals: tuple[RefusalReport, ...],
+    title: str = "Not condensed",
+    head: str = "layers that stay",
+) -> None:
     if not refusals:
         return
-    table = Table("layers that stay", "because it", "parameters", title="Not condensed", title_justify="left")
+    table = Table(head, "because it", "parameters", title=title, title_justify="left")
     for refusal in refusals:
         table.add_row(names(refusal.layers), refusal.reason, f"{refusal.parameters:,}")
     console.print(table)
@@ -212,6 +217,7 @@ def show_analysis(console: Console, analysis: Analysis) -> None:
     console.print(table)
     if analysis.pairs:
         _ranks(console, analysis, thresholds)
+        _refusals(console, analysis.whole, "No pairs of factors", "weights that stay whole")
     if math.isfinite(analysis.share):
         console.print(f"{analysis.share:.1%} of the parameters of all layers and tables lie in dependency groups.")
         if analysis.with_pairs > analysis.share:

@@ -14,8 +14,9 @@ from onnx_condense.merging.factors import Factor
 from onnx_condense.merging.twin import Twin
 from onnx_condense.operators.actions import Contraction
 from onnx_condense.operators.answers import Role
+from onnx_condense.operators.reasons import Because, Reason
 from onnx_condense.tracing.labels import atoms_of
-from onnx_condense.tracing.trace import Trace, layer_name
+from onnx_condense.tracing.trace import Refusal, Trace, layer_name
 
 OVERHEAD = 512
 """Bytes that the file grows by with one more node and its names, about."""
@@ -99,16 +100,34 @@ def factorable(trace: Trace) -> Iterator[Factorable]:
 
     Dense weights, kernels of 1x1 convolutions and tables, of 32 bits and more, which one node alone reads as they are.
     """
+    for node, action, value in _linear_maps(trace):
+        if _whole(trace, node, action, value) is None:
+            name = trace.facts.nodes[node].inputs[action.weight].name
+            axes = action.axis(Role.PRODUCED), _read(action)
+            layer = _layer(trace, node, action)
+            yield Factorable(node, action.weight, layer, name, *axes, value.shape, action.lookup)
+
+
+def whole(trace: Trace) -> Iterator[Refusal]:
+    """Why the other weights of linear maps stay whole, in graph order."""
+    for node, action, value in _linear_maps(trace):
+        reason = _whole(trace, node, action, value)
+        if reason is not None:
+            yield Refusal(_layer(trace, node, action), Because(reason), value.size)
+
+
+def _linear_maps(trace: Trace) -> Iterator[tuple[int, Contraction, Array]]:
+    """(node, what it is, its weight), in graph order."""
     for node in sorted(trace.actions):
         action = trace.linear_map(node)
-        if action is not None and _may(trace, node, action):
-            tensor = trace.facts.nodes[node].inputs[action.weight]
-            value = trace.facts.value(tensor)
-            assert value is not None
-            found = trace.facts.nodes[node]
-            layer = found.name or (tensor.name if action.lookup else layer_name(found, node))
-            produced, read = action.axis(Role.PRODUCED), _read(action)
-            yield Factorable(node, action.weight, layer, tensor.name, produced, read, value.shape, action.lookup)
+        value = None if action is None else trace.facts.value(trace.facts.nodes[node].inputs[action.weight])
+        if action is not None and value is not None:
+            yield node, action, value
+
+
+def _layer(trace: Trace, node: int, action: Contraction) -> str:
+    found = trace.facts.nodes[node]
+    return found.name or (found.inputs[action.weight].name if action.lookup else layer_name(found, node))
 
 
 def is_wide(value: Array) -> bool:
@@ -121,24 +140,40 @@ def _read(action: Contraction) -> int:
     return 0 if action.lookup else action.axis(Role.CONTRACTED)
 
 
-def _may(trace: Trace, node: int, action: Contraction) -> bool:
-    facts, tensor = trace.facts, trace.facts.nodes[node].inputs[action.weight]
-    value = facts.value(tensor)
-    if value is None or not is_wide(value) or action.groups > 1 or action.scattered:
-        return False
-    maker = facts.maker(tensor.name)
-    if tensor.name not in facts.initializers and (maker is None or facts.nodes[maker].inputs):
-        return False
-    if len(facts.consumers(tensor.name)) != 1 or tensor.name in facts.read_outside:
-        return False
-    if facts.stored(tensor.name) is not None or facts.is_generated(tensor.name):
-        return False
-    if facts.is_inside(facts.nodes[node].outputs[0].name):
-        return False
+def _whole(trace: Trace, node: int, action: Contraction, value: Array) -> Reason | None:
+    """Why a weight, of any shape, is no pair; None where it may be one."""
+    if not is_wide(value):
+        return Reason.WEIGHTS_NARROW
+    if action.groups > 1:
+        return Reason.GROUPED
+    if action.scattered:
+        return Reason.SCATTERS
+    return _held_otherwise(trace, node, trace.facts.nodes[node].inputs[action.weight].name) or _laid(
+        trace, node, action, value
+    )
+
+
+def _held_otherwise(trace: Trace, node: int, name: str) -> Reason | None:
+    """Why a weight cannot be another one in the file."""
+    facts, maker = trace.facts, trace.facts.maker(name)
+    if name not in facts.initializers and (maker is None or facts.nodes[maker].inputs):
+        return Reason.WEIGHTS_NARROW if facts.stored(name) is not None else Reason.WEIGHTS_COMPUTED
+    if len(facts.consumers(name)) != 1 or name in facts.read_outside:
+        return Reason.WEIGHTS_USED_ELSEWHERE
+    if facts.stored(name) is not None:
+        return Reason.WEIGHTS_NARROW
+    if facts.is_generated(name):
+        return Reason.WEIGHTS_COMPUTED
+    return Reason.IN_BODY if facts.is_inside(facts.nodes[node].outputs[0].name) else None
+
+
+def _laid(trace: Trace, node: int, action: Contraction, value: Array) -> Reason | None:
+    """Why a weight, of any shape, is no matrix that stands before another one."""
     produced, read = action.axis(Role.PRODUCED), _read(action)
     if value.size != value.shape[produced] * value.shape[read]:
-        return False
+        return Reason.WINDOWED
     made, reads = trace.made.get((node, action.weight)), trace.reading(node, action.weight)
     plain = all(slot is None or slot.axes in ((), (slot.axis,)) for slot in (made, reads))
     behind = len(action.output_axes) - 1 - action.output_axis
-    return plain and (action.is_kernel or behind == 0 or (behind == 1 and not action.lookup))
+    fits = plain and (action.is_kernel or behind == 0 or (behind == 1 and not action.lookup))
+    return None if fits else Reason.LAID_OUT

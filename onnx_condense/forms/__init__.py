@@ -3,6 +3,7 @@
 __all__ = [
     "bases",
     "batchnorm",
+    "blocks",
     "bodies",
     "branches",
     "functions",

@@ -11,13 +11,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper
 
+from onnx_condense.forms.splitting import DOMAIN, Around, Splitter, labels_in
 from onnx_condense.forms.stack import for_good
 from onnx_condense.model.names import Names
 from onnx_condense.model.protos import opset_of
-
-DOMAIN = "com.microsoft"
 
 PARAMETERS: Mapping[str, Sequence[str]] = {
     "Relu": (),
@@ -48,10 +46,10 @@ def unfuse(model: onnx.ModelProto) -> onnx.ModelProto:
     result = onnx.ModelProto()
     result.CopyFrom(model)
     opset = opset_of(model.opset_import)
-    names = Names.of(model.graph)
+    around = Around(opset, Names.of(model.graph), labels_in(model.graph))
     del result.graph.node[:]
     for node in model.graph.node:
-        result.graph.node.extend(PARTS[node.op_type](_Splitter(node, opset, names)) if _is_fused(node) else [node])
+        result.graph.node.extend(PARTS[node.op_type](Splitter(node, around)) if _is_fused(node) else [node])
     return result
 
 
@@ -67,81 +65,51 @@ def _activation(node: onnx.NodeProto) -> str | None:
     return next((a.s.decode() for a in node.attribute if a.name == "activation"), None)
 
 
-class _Splitter:
-    """Makes the parts of one fused node, in order; the last one has its output."""
-
-    def __init__(self, node: onnx.NodeProto, opset: int, names: Names) -> None:
-        self.node = node
-        self.opset = opset
-        self.attributes = {a.name: a for a in node.attribute}
-        self._names = names
-        self._made: list[onnx.NodeProto] = []
-
-    def has(self, index: int) -> bool:
-        return index < len(self.node.input) and bool(self.node.input[index])
-
-    def add(self, op: str, inputs: Sequence[str], domain: str = "", part: str = "", **attributes: Any) -> str:
-        """A part; returns the name of its output, which ends in `part` where that is not the operator."""
-        output = self._names.fresh(f"{self.node.output[0]}_{part or op}")
-        name = f"{self.node.name}_{op}" if self._made and self.node.name else self.node.name
-        self._made.append(helper.make_node(op, inputs, [output], name=name, domain=domain, **attributes))
-        return output
-
-    def like(self, op: str, inputs: Sequence[str], domain: str = "") -> str:
-        """A part that has the fused node's attributes, but for those of the activation."""
-        output = self.add(op, inputs, domain)
-        self._made[-1].attribute.extend(a for name, a in self.attributes.items() if not name.startswith("activation"))
-        return output
-
-    def activate(self, data: str, numbers: Mapping[str, float]) -> None:
-        """The activation, with those of its numbers that are stated."""
-        op = _activation(self.node)
-        if op is None:
-            return
-        if op != "Clip" or self.opset < 11:
-            self.add(op, [data], "", op, **numbers)
-            return
-        limits = [numbers.get(end, limit) for end, limit in UNLIMITED.items()]
-        bounds = [self.add("Constant", [], part=part, value_float=x) for part, x in zip(ENDS, limits, strict=True)]
-        self.add(op, [data, *bounds])
-
-    def finish(self) -> Iterator[onnx.NodeProto]:
-        """The parts."""
-        self._made[-1].output[0] = self.node.output[0]
-        yield from self._made
+def _activate(fused: Splitter, data: str, numbers: Mapping[str, float]) -> None:
+    """The activation, with those of its numbers that are stated."""
+    op = _activation(fused.node)
+    if op is None:
+        return
+    if op != "Clip" or fused.opset < 11:
+        stated: dict[str, Any] = {**numbers}
+        fused.add(op, [data], **stated)
+        return
+    limits = [numbers.get(end, limit) for end, limit in UNLIMITED.items()]
+    bounds = [fused.add("Constant", [], part=part, value_float=x) for part, x in zip(ENDS, limits, strict=True)]
+    fused.add(op, [data, *bounds])
 
 
-def _conv(fused: _Splitter) -> Iterator[onnx.NodeProto]:
+def _conv(fused: Splitter) -> Iterator[onnx.NodeProto]:
     """FusedConv: activation(Conv(X, W, B) + Z)."""
     data = fused.like("Conv", fused.node.input[: 3 if fused.has(2) else 2])
     if fused.has(3):
         data = fused.add("Add", [data, fused.node.input[3]])
     stated = fused.attributes.get("activation_params")
     names = PARAMETERS[_activation(fused.node) or "Relu"]
-    fused.activate(data, dict(zip(names, stated.floats if stated is not None else (), strict=False)))
+    _activate(fused, data, dict(zip(names, stated.floats if stated is not None else (), strict=False)))
     return fused.finish()
 
 
-def _gemm(fused: _Splitter) -> Iterator[onnx.NodeProto]:
+def _gemm(fused: Splitter) -> Iterator[onnx.NodeProto]:
     """FusedGemm: activation(Gemm(A, B, C)); the activation's attributes follow "activation_"."""
     data = fused.like("Gemm", fused.node.input)
     names = PARAMETERS[_activation(fused.node) or "Relu"]
     stated = {name: fused.attributes.get(f"activation_{name}") for name in names}
-    fused.activate(data, {name: value.f for name, value in stated.items() if value is not None})
+    _activate(fused, data, {name: value.f for name, value in stated.items() if value is not None})
     return fused.finish()
 
 
-def _biased(op: str) -> Callable[[_Splitter], Iterator[onnx.NodeProto]]:
+def _biased(op: str) -> Callable[[Splitter], Iterator[onnx.NodeProto]]:
     """A function of X + B."""
 
-    def parts(fused: _Splitter) -> Iterator[onnx.NodeProto]:
+    def parts(fused: Splitter) -> Iterator[onnx.NodeProto]:
         fused.add(op, [fused.add("Add", fused.node.input[:2])], DOMAIN)
         return fused.finish()
 
     return parts
 
 
-PARTS: Mapping[str, Callable[[_Splitter], Iterator[onnx.NodeProto]]] = {
+PARTS: Mapping[str, Callable[[Splitter], Iterator[onnx.NodeProto]]] = {
     "FusedConv": _conv,
     "FusedGemm": _gemm,
     "BiasGelu": _biased("Gelu"),

@@ -33,7 +33,8 @@ class Entered:
 
     feed, others: its inputs, once they are known; the others have other sizes on symbolic axes. exits: how the forms
     are left, in the order in which they were entered. copies: of bodies.
-    skipped: bodies that were not copied.
+    skipped: bodies that were not copied. plain: whether the forms that are left again hold the weights of the model as
+    it came, and compute what that does.
     """
 
     model: onnx.ModelProto
@@ -42,6 +43,7 @@ class Entered:
     exits: tuple[Leave, ...] = ()
     copies: tuple[Copy, ...] = ()
     skipped: tuple[Skipped, ...] = ()
+    plain: bool = True
 
     def into(self, *forms: Form) -> Entered:
         """The model in these forms, too."""
@@ -50,9 +52,9 @@ class Entered:
             entered = form(entered)
         return entered
 
-    def then(self, model: onnx.ModelProto, leave: Leave) -> Entered:
+    def then(self, model: onnx.ModelProto, leave: Leave, plain: bool = False) -> Entered:
         """The model in one more form."""
-        return replace(self, model=model, exits=(*self.exits, leave))
+        return replace(self, model=model, exits=(*self.exits, leave), plain=self.plain and plain)
 
     def leave(self, written: onnx.ModelProto, traced: onnx.ModelProto) -> onnx.ModelProto:
         """A model that was written in these forms, out of all of them; `traced`: the model before it was written."""

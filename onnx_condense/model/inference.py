@@ -10,6 +10,9 @@ from onnx_condense.model.held import byte_count, is_held
 
 NO_TENSOR = -1
 
+Dims = Sequence[int | str | None]
+"""Sizes of a tensor's axes: constant, named by a symbol, or unknown."""
+
 
 def element_types(model: onnx.ModelProto) -> dict[str, int]:
     """Tensor name -> TensorProto.DataType, as far as shape inference tells; NO_TENSOR for sequences and the like."""
@@ -26,6 +29,15 @@ def element_types(model: onnx.ModelProto) -> dict[str, int]:
 def inferred_shapes(model: onnx.ModelProto) -> dict[str, list[int | None]]:
     """Tensor name -> its sizes as far as shape inference tells, None where a size is not constant."""
     return _sizes(_inferred(model))
+
+
+def symbolic_shapes(model: onnx.ModelProto) -> dict[str, Dims]:
+    """Tensor name -> its sizes as far as shape inference tells, by symbols, too."""
+    tensors = [(v.name, v.type.tensor_type.shape) for v in _inferred(model) if v.type.tensor_type.HasField("shape")]
+    return {
+        name: [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in shape.dim]
+        for name, shape in tensors
+    }
 
 
 def _sizes(values: Sequence[onnx.ValueInfoProto]) -> dict[str, list[int | None]]:

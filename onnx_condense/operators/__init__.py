@@ -3,6 +3,7 @@
 __all__ = [
     "actions",
     "answers",
+    "attention",
     "between",
     "classes",
     "facts",
@@ -14,6 +15,7 @@ __all__ = [
     "reasons",
     "specs",
     "table",
+    "tables",
     "versions",
     "view",
     "wiring",

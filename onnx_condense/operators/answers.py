@@ -124,6 +124,11 @@ class Action:
         return False
 
     @property
+    def unmoved(self) -> int | None:
+        """The input whose channels may be shifted, the same at all places, without a change of the output."""
+        return None
+
+    @property
     def convolves(self) -> bool:
         """Whether it is a convolution of images."""
         return False

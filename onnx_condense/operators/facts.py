@@ -170,6 +170,13 @@ class Facts:
         others = [*self.other_values(name), *(tiny for tiny in [self._tiny.get(name)] if tiny is not None)]
         return self.may_follow(name) or any(not np.array_equal(other, self._values[name]) for other in others)
 
+    def is_settled(self, name: str) -> bool:
+        """Whether floats are computed from shapes of inputs alone, and never change."""
+        value = self._values.get(name)
+        if name not in self.derived or value is None or value.dtype.kind != "f" or self.follows_inputs(name):
+            return False
+        return self.measured(name) <= {tensor.name for tensor in self.graph.inputs}
+
     def may_follow(self, name: str) -> bool:
         """Whether a derived value may change with sizes of the inputs that could not be varied."""
         return name in self.derived and self._unknown.follows(name)

@@ -148,10 +148,3 @@ def _spatial(view: NodeView, data: str, weight: str, output: str) -> tuple[str, 
     ]
     axes = "".join(letter if apart else "*" for letter, apart in zip("abcdefgh", alone, strict=False))
     return data + axes, weight + "." * len(kernel), output + axes
-
-
-def attention(view: NodeView) -> Action:
-    """The Attention of onnxruntime: projects its input [batch, places, i] with [i, q + k + v]."""
-    if not view.is_weight(1):
-        return Refused(Reason.WEIGHTS_FROM_DATA)
-    return Reader(0, 1, 2, 0, Reason.HEADS)

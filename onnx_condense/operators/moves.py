@@ -25,6 +25,10 @@ class Unmovable(ValueError):
         self.reason = reason
 
 
+TO_THE_END = 2**31 - 1
+"""As the end of a slice, beyond every size."""
+
+
 def compress(labels: Labels) -> Labels:
     """Labels, of any shape, with every axis along which nothing varies shortened to length 1."""
     for axis in range(labels.ndim):
@@ -95,6 +99,11 @@ class Move(Action):
     def indexed(self) -> tuple[int, ...]:
         """The axes of the input along which places are taken by their number."""
         return ()
+
+    @property
+    def barred(self) -> tuple[int, ...]:
+        """The indexed axes along which places cannot go in whole periods."""
+        return self.indexed
 
     def cut(self, axis: int, lines: Bools) -> Move | None:
         """What it is of a smaller tensor, of whose lines [lines, size] along an indexed axis some places are left.
@@ -230,6 +239,10 @@ class Slice(Move):
         return tuple(axis for axis, *_ in self.slices)
 
     @property
+    def barred(self) -> tuple[int, ...]:
+        return tuple(axis for axis, *taken in self.slices if not _every(*taken))
+
+    @property
     def chained(self) -> bool:
         return True
 
@@ -245,6 +258,12 @@ class Slice(Move):
         for number, (at, start, stop, step) in enumerate(self.slices):
             if at != axis:
                 continue
+            if _every(start, stop, step):
+                places = np.cumsum(lines, axis=1) - 1
+                chosen = np.arange(lines.shape[1]) % step == start
+                if not (lines <= ((places % step == start) == chosen)).all():
+                    return None
+                continue
             places = np.arange(lines.shape[1])[start:stop]
             if step != 1 or not len(places):
                 return None
@@ -253,6 +272,11 @@ class Slice(Move):
                 return None
             slices[number] = at, int(before[0]), int(before[0] + inside[0]), 1
         return Slice(tuple(slices))
+
+
+def _every(start: int, stop: int, step: int) -> bool:
+    """Whether a slice takes one place of each period, to the end."""
+    return step > 1 and 0 <= start < step and stop >= TO_THE_END
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,6 +24,9 @@ class Reason(Enum):
     ONE_OUTPUT = "has one output channel only"
     ONE_CHANNEL = "has one independent channel only"
     HEADS = "has attention heads, which stay"
+    CACHES = "keeps keys and values for later steps, which stay"
+    ONE_WIDTH = "wants queries, keys and values of one width"
+    ROTATES = "rotates the same pairs of channels in all heads, by positions that are data"
     BATCH_FIRST = "has its batch in front of its steps"
     RECURRENT_FROM_DATA = "has recurrent weights that are computed from data"
     STATE_FROM_INPUT = "starts from a state that is an input of the model"
@@ -34,6 +37,16 @@ class Reason(Enum):
     WEIGHTS_USED_ELSEWHERE = "uses its weight for something else too"
     WEIGHTS_FROM_SHAPE = "has weights that are computed from a shape, which slicing would have to write out"
     WEIGHTS_SPARSE = "has sparse weights, which stay"
+
+    # of a weight that is no pair of factors
+    WEIGHTS_NARROW = "holds integers, or floats of 16 bits"
+    WEIGHTS_COMPUTED = "has weights that other nodes compute"
+    GROUPED = "is a convolution in groups"
+    SCATTERS = "is a transposed convolution"
+    IN_BODY = "lies in the body of an If, Loop or Scan"
+    WINDOWED = "has kernels of several places"
+    LAID_OUT = "has channels along several axes, or not along the last ones"
+    NO_SMALLER = "is no smaller as a pair"
 
     # of a normalization
     BATCH_STATISTICS = "normalizes with statistics of the batch"

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import onnx_graphsurgeon as gs
 
-from onnx_condense.operators import between, elementwise, linear, movement, normalization, windows
+from onnx_condense.operators import attention, between, elementwise, linear, movement, normalization, windows
 from onnx_condense.operators.actions import (
     BOUNDED,
     MAGNITUDE,
@@ -110,6 +110,9 @@ TABLE: Mapping[tuple[str, str], Row] = {
         "Mod": elementwise.modulo,
         # between tensors
         **between.OPERATORS,
+        # heads
+        "Attention": attention.standard,
+        "RotaryEmbedding": fixed(Refused(Reason.ROTATES)),
         # windows
         "Pad": windows.pad,
         "MaxPool": windows.pool(linear=False),
@@ -156,8 +159,10 @@ TABLE: Mapping[tuple[str, str], Row] = {
         "Gelu": fixed(UNBOUNDED),
         "FastGelu": fixed(UNBOUNDED),
         "QuickGelu": fixed(UNBOUNDED),
-        "Attention": linear.attention,
-        "MultiHeadAttention": fixed(Refused(Reason.HEADS)),
+        "Attention": attention.attention,
+        "MultiHeadAttention": attention.multi_head,
+        "GroupQueryAttention": attention.grouped,
+        "RotaryEmbedding": fixed(Refused(Reason.ROTATES)),
         "SkipLayerNormalization": fixed(Refused(Reason.NORMALIZES_TOGETHER)),
         "SkipSimplifiedLayerNormalization": fixed(Refused(Reason.NORMALIZES_TOGETHER)),
         "EmbedLayerNormalization": fixed(Refused(Reason.NORMALIZES_TOGETHER)),

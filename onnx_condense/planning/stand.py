@@ -153,7 +153,7 @@ def _fed(planner: Planner, feeds: Sequence[Feed]) -> _Fed | None:
     """The session of a planner's model, None where there can be none."""
     trace = planner.trace
     facts = trace.facts
-    if wire.size(facts.model) >= APART_FROM or trace.leave(facts.model, facts.model) is not facts.model:
+    if wire.size(facts.model) >= APART_FROM or not trace.plain:
         return None
     model, stem = unbatched(facts.model), Names.of(facts.model.graph).prefix("__fed", "_")
     slots = [path.slot for g in planner.groups if g.index not in planner.quantized for path in paths(trace, g)]

@@ -109,6 +109,8 @@ def _bilinear(
 def _is_shifted_freely(trace: Trace, factor: Factor) -> bool:
     """Whether a constant in a channel does not count: a function behind takes off what all places have in common."""
     pairing, facts = factor.pairing, trace.facts
+    if trace.actions[pairing.node].unmoved == factor.slot.input:
+        return True
     shape = facts.shapes[factor.reads.tensor]
     places = [axis for axis in range(1, len(shape)) if axis not in pairing.axes[factor.slot.input]]
     name = facts.nodes[pairing.node].outputs[0].name

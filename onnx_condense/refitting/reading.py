@@ -60,7 +60,7 @@ class Factor:
     @property
     def features(self) -> int:
         """How many places they are."""
-        return len(self.pairing.places)
+        return len(self.pairing.lines)
 
     @property
     def channels(self) -> int:
@@ -74,14 +74,14 @@ class Factor:
 
     def rows(self, data: Array) -> FeatureRows:
         """[samples, positions, places]: a row for each position of what is not added up."""
-        axes, sizes = self.pairing.axes[self.slot.input], self.pairing.sizes
+        axes, sizes = self.pairing.axes[self.slot.input], self.pairing.sizes[self.slot.input]
         there = [axis for axis in axes if axis >= 0]
         moved = np.moveaxis(data, there, range(-len(there), 0))
         lengths = [1 if axis < 0 else size for axis, size in zip(axes, sizes, strict=True)]
         first = [1] if 0 in there else [len(data)]
         lines = moved.reshape(*first, -1, *lengths)
         whole = np.broadcast_to(lines, (*lines.shape[:2], *sizes)).reshape(*lines.shape[:2], -1)
-        return FeatureRows(whole[..., self.pairing.places], None)
+        return FeatureRows(whole[..., self.pairing.places[self.slot.input]], None)
 
 
 def factors_of(trace: Trace, pairing: Pairing) -> tuple[Factor, Factor]:

@@ -258,6 +258,7 @@ class Analysis:
         shrink; not a number where there are none.
     axes: the symbolic axes of the inputs, and the sizes that each was seen to take.
     pairs: weights that may become pairs of factors. with_pairs: as `share`, with those among the parameters.
+    whole: weights that may not, and why.
     """
 
     model: ModelFacts
@@ -267,6 +268,7 @@ class Analysis:
     axes: tuple[Axis, ...] = ()
     pairs: tuple[PairAnalysis, ...] = ()
     with_pairs: float = math.nan
+    whole: tuple[RefusalReport, ...] = ()
 
     def __repr__(self) -> str:
         """One line."""

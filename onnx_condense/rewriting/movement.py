@@ -141,7 +141,9 @@ def _slice(shapes: Shapes, index: int, action: Slice) -> list[Edit]:
         if line is None:
             continue
         if abs(step) != 1:
-            raise shapes.disagreement(name)
+            if kept is None or action.cut(kept.axis, kept.lines) is None:
+                raise shapes.disagreement(name)
+            continue
         slices[number] = _renumbered(line, slices[number])
     axes, starts, stops, _ = zip(*slices, strict=True)
     edits = [stated(shapes, index, "starts", list(starts)), stated(shapes, index, "ends", list(stops))]

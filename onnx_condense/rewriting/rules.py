@@ -16,6 +16,7 @@ import numpy as np
 from onnx_condense.errors import unforeseen
 from onnx_condense.operators.actions import Padding, Product, Recurrent, Window
 from onnx_condense.operators.answers import Action
+from onnx_condense.operators.attention import Attending
 from onnx_condense.operators.between import Chosen, Elementwise
 from onnx_condense.operators.moves import Concat, Expand, Regroup, Reshape, Squeeze
 from onnx_condense.rewriting.edits import Attribute, Edit, Input, Number, Picked, broadcast, stated, told
@@ -147,8 +148,25 @@ def _own_channels(shapes: Shapes, index: int, position: int, kept: Kept) -> list
     return [Picked(index, position, kept.axis, np.flatnonzero(alive))]
 
 
+def _of_a_table(shapes: Shapes, index: int, position: int, action: Elementwise) -> list[Edit]:
+    """Numbers along channels, in as many rows as an input is long: those of the channels that are left."""
+    node = shapes.facts.nodes[index]
+    value, result = shapes.facts.value(node.inputs[position]), node.outputs[0].name
+    held = any(slot.input == position for slot in shapes.trace.slots_at(index))
+    kept = None if held else shapes.kept.get(result)
+    axis = -1 if kept is None or value is None else kept.axis - (kept.mask.ndim - value.ndim)
+    if kept is None or value is None or axis < 0 or value.shape[axis] != kept.mask.shape[kept.axis]:
+        return _written_down(shapes, index, position, action)
+    if kept.line is None:
+        raise shapes.disagreement(result)
+    if shapes.derived[node.inputs[position].name].shape != value.shape:
+        raise shapes.counted(node.inputs[position].name)
+    return [Picked(index, position, axis, np.flatnonzero(kept.line))]
+
+
 KEEPERS: Mapping[type[Action], Callable[[Shapes, int, int, Any], list[Edit]]] = {
     Concat: _beside,
+    Elementwise: _of_a_table,
     Regroup: _follows,
     Reshape: _follows,
     Squeeze: _follows,
@@ -178,6 +196,15 @@ def _product(shapes: Shapes, index: int, action: Product) -> list[Edit]:
         if old[0][letter] == old[1][letter] and small[0][letter] != small[1][letter]:
             raise shapes.disagreement(next(name for name in names if name in shapes.trace.labels))
     return []
+
+
+def _attending(shapes: Shapes, index: int, action: Attending) -> list[Edit]:
+    """The scale of scores does not follow the width of a head: it is stated."""
+    (inputs, _), (before, _) = shapes.at(index), shapes.trace.shapes_at(index)
+    width, other, _ = action.widths(inputs)
+    if width != other:
+        raise shapes.disagreement(shapes.facts.nodes[index].inputs[0].name)
+    return [] if width == action.widths(before)[0] else [Attribute(index, "scale", float(action.scale))]
 
 
 def _padding(shapes: Shapes, index: int, action: Padding) -> list[Edit]:
@@ -259,6 +286,7 @@ RULES: Mapping[type[Action], EditRule] = {
     Chosen: _between,
     Recurrent: _recurrent,
     Product: _product,
+    Attending: _attending,
     Padding: _padding,
     Window: _window,
     Expand: _expand,

@@ -47,6 +47,6 @@ def parameters_of(twin: Twin) -> int:
     Where a form that was traced is left again (bodies, operators on integers), it is written down to be counted.
     """
     traced, draft = twin.trace.facts.model, drafted(twin, shapes_of(twin))
-    if twin.trace.leave(traced, traced) is not traced:
+    if not twin.trace.plain:
         return count_parameters(twin.trace.leave(draft.message({}), traced).graph)[0]
     return parameters_in(draft.rebuilt.nodes, draft.rebuilt.sizes())[0]

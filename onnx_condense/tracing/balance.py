@@ -13,7 +13,7 @@ import numpy as np
 
 from onnx_condense.arrays import Bools, Floats, Ints, Labels
 from onnx_condense.operators.moves import compress
-from onnx_condense.tracing.labels import atoms_of, signals_of, varying
+from onnx_condense.tracing.labels import atoms_of, occurrence, signals_of, varying
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ def balance(
         units = units_along(labels, unit_of)
         if len(varying(units)) > 1:
             key = units.shape, units.tobytes()
-            found.setdefault(key, (units, set()))[1].update([*axes, *_mixed(labels, varying(units))])
+            found.setdefault(key, (units, set()))[1].update([*axes, *_mixed(labels, varying(units), unit_of)])
     chosen: dict[frozenset[bytes], Partition] = {}
     for labels in blocks:
         _add(chosen, partition(np.where(labels >= 0, unit_of[atoms_of(labels)], -1), 1))
@@ -100,11 +100,23 @@ def balance(
     return Balance(unit_of, cuts, tuple(chosen.values()))
 
 
-def _mixed(labels: Labels, axes: Sequence[int]) -> Sequence[int]:
+def _mixed(labels: Labels, axes: Sequence[int], unit_of: Ints) -> Sequence[int]:
     """The axes along which channels are not computed alike, where there is one along which they are."""
     signals = np.where(labels < 0, -1, signals_of(labels))
     mixed = [a for a in axes if not np.array_equal(np.broadcast_to(signals.take([0], a), signals.shape), signals)]
-    return mixed if len(mixed) < len(axes) else []
+    if 0 < len(mixed) == len(axes):
+        return []
+    units = np.where(labels < 0, -1, unit_of[atoms_of(labels)]) if mixed else labels
+    return [a for a in mixed if not _periodic(np.moveaxis(signals, a, -1), np.moveaxis(units, a, -1))]
+
+
+def _periodic(signals: Ints, units: Ints) -> bool:
+    """Whether the units of each line [..., n] stand in several places: all the first ones alike, the second, ..."""
+    for through, line in zip(signals.reshape(-1, signals.shape[-1]), units.reshape(-1, units.shape[-1]), strict=True):
+        rank = occurrence(line)
+        if not rank.max() or any(np.ptp(through[rank == number]) for number in range(int(rank.max()) + 1)):
+            return False
+    return True
 
 
 def _add(chosen: dict[frozenset[bytes], Partition], lines: Partition) -> None:

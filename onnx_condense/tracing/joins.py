@@ -13,6 +13,7 @@ from onnx_condense.algebra.signals import Combined, Modulated, Restricted, Share
 from onnx_condense.arrays import Array, Labels, Shape
 from onnx_condense.operators.between import Chosen, Elementwise, Operation
 from onnx_condense.operators.reasons import Reason
+from onnx_condense.operators.tables import whole_table
 from onnx_condense.operators.view import INTEGER_TYPES
 from onnx_condense.tracing.labels import aligned, atoms_of, pack, signals_of, varying
 from onnx_condense.tracing.outcomes import Carried, Declined, Outcome, Stay
@@ -103,9 +104,45 @@ def _joined(join: Join, left: Side, right: Side) -> Labels | None:
     labels, other = (left.labels, right) if left.labels is not None else (right.labels, left)
     if labels is None:
         return None
-    if other.value is not None:
-        return _with_constant(join, labels, other, other.value, swapped=other is left)
+    value = other.value if other.value is not None else _settled(join, labels, other)
+    if value is not None:
+        return _with_constant(join, labels, other, value, swapped=other is left)
+    table = _table(join, labels, other)
+    if table is not None:
+        return _with_table(join, labels, other, table)
     return _with_data(join, labels, other, swapped=other is left)
+
+
+def _settled(join: Join, labels: Labels, other: Side) -> Array | None:
+    """Numbers along channels that follow from shapes of the model's inputs, and are the same at all sizes of those."""
+    if other.position < 0 or not any(other.shape[axis] > 1 for axis in varying(labels)):
+        return None
+    facts, tensor = join.walk.facts, join.place.inputs[other.position]
+    return facts.value(tensor) if facts.is_settled(tensor.name) else None
+
+
+def _table(join: Join, labels: Labels, other: Side) -> Array | None:
+    """Numbers along one axis of channels of which as many rows are taken as an input is long, all of them."""
+    apart = [axis for axis in varying(labels) if other.shape[axis] > 1]
+    if other.position < 0 or len(apart) != 1 or join.operation is not Operation.MUL:
+        return None
+    facts, name = join.walk.facts, join.place.inputs[other.position].name
+    value = facts.value_by_name(name) if name in facts.derived else None
+    return None if value is None else whole_table(facts, name, value.ndim, apart[0] - (labels.ndim - value.ndim))
+
+
+def _with_table(join: Join, labels: Labels, other: Side, table: Array) -> Labels:
+    """All lines keep the same channels: rows of a table are taken once for all of them. Raises Stay."""
+    walk = join.walk
+    for axis in (a for a in varying(labels) if other.shape[a] == 1):
+        first, rest = np.broadcast_arrays(labels.take([0], axis), labels)
+        both = (first >= 0) & (rest >= 0)
+        walk.pin(rest[~both], join.place.because(Reason.MEETS_OTHERS))
+        walk.sets.unite(atoms_of(first[both]), atoms_of(rest[both]))
+    scales = per_position(labels, table)
+    if not np.isfinite(scales).all():
+        raise Stay(labels, join.place.because(Reason.MEETS_NOT_FINITE))
+    return affine(walk, join.place, labels, scales, np.zeros_like(scales))
 
 
 def _met(join: Join, left: Side, right: Side, mine: Labels, other: Labels) -> Labels:

@@ -33,7 +33,7 @@ def move(walk: Walk, place: Place, action: Move) -> Outcome:
     source = place.inputs[0]
     resized = [a for a in action.indexed if facts.is_resized(source.name, a)]
     labels = uniform(walk, place, labels, resized)  # which places are taken is another matter at other sizes
-    walk.fixed.append((labels, action.indexed))
+    walk.fixed.append((labels, action.barred))
     try:
         made = action.moved(labels, walk.shape(source))
     except Unmovable as error:

@@ -72,9 +72,10 @@ def _paired(walk: Walk, place: Place, action: Product) -> bool:
         for (letters, _), there in zip(sides, found, strict=True)
     ]
     lines = np.broadcast_to(_lines(order, left.shape, summed[0] | summed[1]), left.shape)[known]
-    ends = (_restricted(walk, left[known]), _restricted(walk, right[known]))
+    places = np.flatnonzero(known.reshape(-1))
+    ends = (restricted(walk, left[known]), restricted(walk, right[known]))
     pairing = Pairing(
-        place.index, *ends, because, (held[0], held[1]), left.shape, np.flatnonzero(known.reshape(-1)), lines
+        place.index, *ends, because, (held[0], held[1]), (left.shape, left.shape), (places, places), lines
     )
     walk.sets.unite(atoms_of(pairing.left), atoms_of(pairing.right))
     walk.pairings.append(pairing)
@@ -97,7 +98,7 @@ def _lines(order: list[str], shape: Shape, summed: set[str]) -> Ints:
     return np.arange(int(np.prod(sizes))).reshape(sizes)
 
 
-def _restricted(walk: Walk, row: Labels) -> Labels:
+def restricted(walk: Walk, row: Labels) -> Labels:
     """[n] labels of one side of a product, their signals at the atoms of that side alone."""
     atoms, sources, result = atoms_of(row), signals_of(row), np.empty_like(row)
     for key in np.unique(sources):

@@ -57,7 +57,7 @@ class Pairing:
 
     left, right: [n] labels of either side, place by place. because: what the product is to channels that must stay.
     axes: of either tensor, those that places are numbered along, -1 where it does not vary; sizes: how many lie there.
-    places: [n] those that hold channels. lines: [n] which of them are added up together.
+    places: [n] of either, those that hold its channels. lines: [n] which of them are added up together.
     """
 
     node: int
@@ -65,8 +65,8 @@ class Pairing:
     right: Labels
     because: Because
     axes: tuple[tuple[int, ...], tuple[int, ...]]
-    sizes: Shape
-    places: Ints
+    sizes: tuple[Shape, Shape]
+    places: tuple[Ints, Ints]
     lines: Ints
 
 
@@ -103,7 +103,8 @@ class Trace:
     unit_of: atom -> unit id. labels: tensor name -> labels. actions: what each node does, by index.
     pairs: slots of partners in products of data, which lie in `slots` too, as what they are there. pairings: those.
     untraced: parameters of linear maps in bodies that are no part of it. leave: from a model that was written in the
-    form that was traced, and as it was traced, to the model as it came.
+    form that was traced, and as it was traced, to the model as it came. plain: whether both hold the same weights, and
+    compute the same from them.
     """
 
     facts: Facts
@@ -119,6 +120,7 @@ class Trace:
     pairings: tuple[Pairing, ...] = ()
     untraced: int = 0
     leave: Leave = lambda written, traced: written
+    plain: bool = True
 
     @cached_property
     def _quantized(self) -> Ints:

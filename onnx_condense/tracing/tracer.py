@@ -28,13 +28,14 @@ from onnx_condense.operators.actions import (
     Window,
 )
 from onnx_condense.operators.answers import ANYTHING, Action, Interval
+from onnx_condense.operators.attention import Attending
 from onnx_condense.operators.between import Chosen, Elementwise
 from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.moves import Concat, DepthToSpace, Move, SpaceToDepth
 from onnx_condense.operators.queries import takes_shape
 from onnx_condense.operators.reasons import Because, Reason
 from onnx_condense.operators.table import read
-from onnx_condense.tracing import joins, linear, moves, products, windows
+from onnx_condense.tracing import attention, joins, linear, moves, products, windows
 from onnx_condense.tracing.balance import balance
 from onnx_condense.tracing.grouping import Holders, dependency_groups
 from onnx_condense.tracing.outcomes import Declined, Outcome, Stay
@@ -54,6 +55,7 @@ RULES: Mapping[type[Action], LabelRule] = {
     Reader: linear.reader,
     Recurrent: recurrent,
     Product: products.product,
+    Attending: attention.attending,
     Elementwise: joins.elementwise,
     Chosen: joins.chosen,
     Activation: windows.activation,

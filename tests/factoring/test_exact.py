@@ -161,6 +161,29 @@ def test_what_cannot_or_need_not_be_a_pair_stays(kind: str) -> None:
     assert not oc.condense(STAYING[kind], LOSSLESS).changed
 
 
+WHOLE = {
+    "window": network("y = Conv(x, w)", "float[N, 40, 6] x", "float[N, 30, 4] y", w=low(30, 40, 3, rank=5)),
+    "groups": network("y = Conv<group = 2>(x, w)", "float[N, 40, 6] x", "float[N, 30, 6] y", w=low(30, 20, 1, rank=5)),
+    "short": network(
+        "y = MatMul(x, w)", "float16[N, 40] x", "float16[N, 30] y", w=low(40, 30, rank=5, kind=np.float16)
+    ),
+    "tiny": STAYING["tiny"],
+    "shared": STAYING["shared"],
+}
+
+
+def test_a_weight_that_stays_whole_has_a_reason() -> None:
+    found = {kind: [reason.reason for reason in oc.analyze(model).whole] for kind, model in WHOLE.items()}
+    assert found == {
+        "window": ["has kernels of several places"],
+        "groups": ["is a convolution in groups"],
+        "short": ["holds integers, or floats of 16 bits"],
+        "tiny": ["is no smaller as a pair"],
+        "shared": ["uses its weight for something else too"],
+    }
+    assert not oc.analyze(NETWORKS["gemm"]).whole
+
+
 def test_pairs_and_merges_together() -> None:
     model = network(
         "h = Gemm<transB = 1>(x, w, b) r = Relu(h) s = Gemm<transB = 1>(r, v, c) y = Softmax(s)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
@@ -57,7 +58,7 @@ def _hidden(net: Net, relation: str) -> str:
     return net.matmul("producer", net.input("batch", 5, 6), *planted_rows(net, relation, 6))
 
 
-@case(f"{MICROSOFT}.Attention", UNSHIFTED)
+@case(f"{MICROSOFT}.Attention", LINEAR)
 def _attention(relation: str) -> onnx.ModelProto:
     """The channels are its input."""
     net = Net()
@@ -66,17 +67,59 @@ def _attention(relation: str) -> onnx.ModelProto:
     return net.build(net.node("Attention", hidden, *weights, **HEADS))
 
 
+@case(f"{MICROSOFT}.MultiHeadAttention", UNSHIFTED)
+def _values(relation: str) -> onnx.ModelProto:
+    """The channels are the values of a head."""
+    net = Net()
+    hidden = _hidden(net, relation)
+    queries, keys = (net.matmul(name, "x", net.normal(FULL, 6)) for name in "qk")
+    made = net.node("MultiHeadAttention", queries, keys, hidden, num_heads=1, domain=MICROSOFT)
+    return net.build(net.matmul("consumer", made, planted_columns(net, relation, 4)))
+
+
+@case("Attention", UNSHIFTED)
+def _values_of_the_standard(relation: str) -> onnx.ModelProto:
+    net = Net(opset=23)
+    hidden = _hidden(net, relation)
+    queries, keys = (net.matmul(name, "x", net.normal(6, 6)) for name in "qk")
+    made = net.node("Attention", queries, keys, hidden, q_num_heads=1, kv_num_heads=1, is_causal=1)
+    return net.build(net.matmul("consumer", made, planted_columns(net, relation, 4)))
+
+
 def _refused() -> None:
     """They see all channels together."""
 
     def consumer(net: Net, hidden: str, relation: str) -> onnx.ModelProto:
         return net.build(net.matmul("consumer", hidden, planted_columns(net, relation, 4)))
 
-    @case(f"{MICROSOFT}.MultiHeadAttention", frozenset())
+    @case(f"{MICROSOFT}.MultiHeadAttention", frozenset(), "of itself")
     def heads(relation: str) -> onnx.ModelProto:
         net = Net()
         hidden = _hidden(net, relation)
         return consumer(net, net.node("MultiHeadAttention", hidden, hidden, hidden, **HEADS), relation)
+
+    @case(f"{MICROSOFT}.GroupQueryAttention", frozenset())
+    def grouped(relation: str) -> onnx.ModelProto:
+        net = Net()
+        hidden = net.matmul("producer", net.input(2, 5, 6), *planted_rows(net, relation, 6))
+        ends = net.constant(np.full(2, 4, dtype=np.int32)), net.constant(np.int32(5))
+        how = {"num_heads": 1, "kv_num_heads": 1, "domain": MICROSOFT}
+        made = net.multiple("GroupQueryAttention", hidden, hidden, hidden, "", "", *ends, outputs=3, **how)
+        return consumer(net, made[0], relation)
+
+    @case(f"{MICROSOFT}.RotaryEmbedding", frozenset())
+    def rotated(relation: str) -> onnx.ModelProto:
+        net = Net()
+        hidden = _hidden(net, relation)
+        given = [net.ints(0), *(net.constant(net.normal(5, FULL // 2)) for _ in range(2))]
+        return consumer(net, net.node("RotaryEmbedding", hidden, *given, domain=MICROSOFT), relation)
+
+    @case("RotaryEmbedding", frozenset())
+    def rotated_by_the_standard(relation: str) -> onnx.ModelProto:
+        net = Net(opset=23)
+        hidden = net.matmul("producer", net.input(2, 5, 6), *planted_rows(net, relation, 6))
+        given = [net.constant(net.normal(2, 5, FULL // 2)) for _ in range(2)]
+        return consumer(net, net.node("RotaryEmbedding", hidden, *given, num_heads=1), relation)
 
     @case("SimplifiedLayerNormalization", frozenset())
     def simplified(relation: str) -> onnx.ModelProto:
