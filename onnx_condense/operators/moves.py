@@ -30,7 +30,7 @@ def compress(labels: Labels) -> Labels:
     for axis in range(labels.ndim):
         if labels.shape[axis] > 1:
             first = labels.take([0], axis)
-            if np.array_equal(np.broadcast_to(first, labels.shape), labels):
+            if (labels == first).all():
                 labels = first
     return labels
 
