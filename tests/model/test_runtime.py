@@ -56,7 +56,8 @@ def test_weights_that_stay_in_files_are_not_copied(tmp_path: Path, monkeypatch: 
     model = builders.mlp((4, 8, 2))
     assert packs(model)
     onnx.save(model, tmp_path / "m.onnx")
-    large = load(tmp_path / "m.onnx").proto
+    source = load(tmp_path / "m.onnx")
+    large = source.proto
     assert held.holds(large)
     assert not packs(large)
     feed = {model.graph.input[0].name: np.ones((3, 4), dtype=np.float32)}
