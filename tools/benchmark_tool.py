@@ -8,7 +8,8 @@ GraphSurgeon once, runs each of three onnxruntime sessions once on two samples, 
 `peers`), take a tenth of the channels: onnxsim simplifies and prunes, Torch-Pruning works on a module of the graph,
 which is exported again. All take turns; the smallest of each counts.
 
-Linear algebra has one thread: those that wait for each other count as busy, the more the busier the machine is.
+Linear algebra has one thread: those that wait for each other count as busy, the more the busier the machine is. Python
+may keep what it compiles, as it does where the tool is installed: else each run would compile the tool anew.
 With --most, the exit code is 1 where a run takes more than so many times the floor, or over a floor of less than a
 second, more than so many seconds above it: for CI, which knows no seconds.
 """
@@ -145,6 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
         return 0
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     known = json.loads(given.json.read_text())["rows"] if given.json and given.json.exists() else []
     rows, slow, failed = {row["model"]: row for row in known}, list[str](), False
     host = {"machine": platform.machine(), "cores": os.cpu_count(), "onnxruntime": onnxruntime.__version__}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,17 +27,21 @@ class Spectrum:
     lost: Floats
 
 
-def spectrum(matrix: Floats, moments: Floats | None) -> Spectrum:
+def spectrum(matrix: Floats, moments: Floats | None, read: Callable[[], object] = lambda: None) -> Spectrum:
     """The spectrum of W x for a weight [m, n] and second moments of x: [n, n], [n] where they are diagonal, or unknown.
 
-    The best W' of rank r for E|W x - W' x|² is U Uᵀ W, U the first r directions.
+    The best W' of rank r for E|W x - W' x|² is U Uᵀ W, U the first r directions. `read` is called when the weight has
+    been, before what takes most memory.
     """
     m, n = matrix.shape
     if moments is None or moments.ndim == 1 or m <= n:
-        values, vectors = np.linalg.eigh(_gram(matrix, moments))
+        gram = _gram(matrix, moments)
+        read()
+        values, vectors = np.linalg.eigh(gram)
     else:
         half = np.linalg.cholesky(_floored(moments))
-        made = matrix.astype(np.float64) @ half
+        made = np.ascontiguousarray(matrix, dtype=np.float64) @ half
+        read()
         values, right = np.linalg.eigh(made.T @ made)
         vectors, _ = np.linalg.qr(made @ right[:, ::-1])
         vectors = vectors[:, ::-1]
@@ -57,11 +62,11 @@ def _gram(matrix: Floats, moments: Floats | None) -> Floats:
     """[m, m] the second moments of W x."""
     m, n = matrix.shape
     if moments is not None and moments.ndim == 2:
-        wide = matrix.astype(np.float64)
+        wide = np.ascontiguousarray(matrix, dtype=np.float64)
         return np.asarray(wide @ _floored(moments) @ wide.T)
     weights = None if moments is None else _floored(moments)
     result, step = np.zeros((m, m)), max(1, PANEL // m)
     for start in range(0, n, step):
-        part = matrix[:, start : start + step].astype(np.float64)
+        part = np.ascontiguousarray(matrix[:, start : start + step], dtype=np.float64)
         result += part @ (part if weights is None else part * weights[start : start + step]).T
     return result

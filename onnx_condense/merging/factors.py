@@ -50,11 +50,11 @@ class Factor:
 
     def product(self, weight: Array, axis: int) -> Array:
         """A weight of any shape as the pair multiplies, its produced axis given; of its type."""
-        return rotated(self.basis, rotated(self.basis.T, weight, axis), axis).astype(weight.dtype)
+        return rotated(self.basis, rotated(self.basis.T, weight, axis), axis).astype(weight.dtype, copy=False)
 
     def first(self, weight: Array, axis: int) -> Array:
         """A weight of any shape as its layer holds it, which makes `rank` numbers then; its produced axis given."""
-        return rotated(self.basis.T, weight, axis).astype(weight.dtype)
+        return rotated(self.basis.T, weight, axis).astype(weight.dtype, copy=False)
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object; long arrays stand in it as they are."""

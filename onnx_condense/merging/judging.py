@@ -17,6 +17,7 @@ from onnx_condense.merging.methods import Manner
 from onnx_condense.merging.paths import Path, by_channel, from_channels, paths, sides_of
 from onnx_condense.merging.twin import Twin
 from onnx_condense.merging.weights import TwinWeights
+from onnx_condense.model.held import let_go
 from onnx_condense.tracing.labels import atoms_of
 from onnx_condense.tracing.trace import Group, Trace
 
@@ -80,16 +81,20 @@ def judge(twin: Twin, group: Group, manner: Manner) -> Judgement:
     silent = gone.copy()
     for cell in group.cells:
         cell = np.intersect1d(cell, kept[~gone[kept]])
+        found = Numbers(TwinWeights(twin), twin.trace.unit_of, group.units[cell], tolerance)
+        idle = fixed = np.zeros(len(cell), dtype=bool)
         if manner.frees and len(cell):
-            found = Numbers(TwinWeights(twin), twin.trace.unit_of, group.units[cell], tolerance)
             if manner.refits:
-                found = found.with_idle(_idle(found, twin, mine, cell))
+                idle = _idle(found, twin, mine, cell)
+                found = found.with_idle(idle) if idle.any() else found
             fixed = _constant_channels(found, twin.trace, mine, cell, constants)
             gone[cell[fixed]] = True
             cell = cell[~fixed]
-        found = Numbers(TwinWeights(twin), twin.trace.unit_of, group.units[cell], tolerance, manner.apart)
+        if manner.apart or idle.any() or fixed.any():  # other numbers than those that were asked
+            found = Numbers(TwinWeights(twin), twin.trace.unit_of, group.units[cell], tolerance, manner.apart)
         members.append(cell)
         numbers.append(found)
+        let_go()  # of what the consumers hold
         alike.append(tuple(_alike(found, twin.trace, mine, cell, manner, side) for side in sides_of(mine, cell)))
     return Judgement(twin, group, manner, mine, tuple(members), tuple(numbers), tuple(alike), gone, silent, constants)
 

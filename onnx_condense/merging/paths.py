@@ -42,7 +42,7 @@ class Path:
 
     def reads(self, cell: Ints) -> bool:
         """Whether it holds the channels [m] of a cell."""
-        return bool(np.isin(cell[:1], self.units).all())
+        return not len(cell) or bool((self.units == cell[0]).any())
 
 
 def paths(trace: Trace, group: Group) -> Iterator[Path]:
@@ -75,7 +75,7 @@ def by_channel(weight: Array, axes: tuple[int, ...], groups: int = 1) -> Array:
     """
     if groups > 1 and axes == (1,):
         return _swapped(weight, groups)
-    moved = np.moveaxis(weight, axes, range(len(axes)))
+    moved = weight.transpose([*axes, *(axis for axis in range(weight.ndim) if axis not in axes)])
     return moved.reshape(-1, *moved.shape[len(axes) :])
 
 

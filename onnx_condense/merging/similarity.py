@@ -18,7 +18,7 @@ SMALL = 2**22
 """Up to this many weights a layer is judged in float64; beyond it in the precision of its weights."""
 
 
-AT_ONCE = 2**23
+AT_ONCE = 2**20
 """Weights of channels that are compared in float64 at once."""
 
 

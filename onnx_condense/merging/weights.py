@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_condense.algebra.numbers import Weights
-from onnx_condense.arrays import Floats
+from onnx_condense.arrays import Array, Floats
 from onnx_condense.merging.paths import by_channel
 from onnx_condense.merging.twin import Twin
 from onnx_condense.operators.actions import Contraction
@@ -24,16 +24,19 @@ class TwinWeights(Weights):
     def rows(self, node: int) -> Floats:
         """[produced, p] the rows of a linear map, times alpha."""
         action = self._contraction(node)
-        weight = self.twin.weight(node, action.weight)
-        rows = by_channel(weight, (action.axis(Role.PRODUCED),), action.groups)
+        rows = self._rows(action, node)
         rows = rows.reshape(len(rows), -1)
         wide: Floats = rows.astype(np.float32) if rows.dtype.itemsize < 4 else rows.view()
         return wide if action.alpha == 1 else wide * action.alpha
 
+    def _rows(self, action: Contraction, node: int) -> Array:
+        """[produced, ...] what a linear map makes each output with."""
+        return by_channel(self.twin.weight(node, action.weight), (action.axis(Role.PRODUCED),), action.groups)
+
     def row_bias(self, node: int) -> Floats:
         """[produced] the bias of a linear map."""
         action = self._contraction(node)
-        bias = np.zeros(len(self.rows(node)))
+        bias = np.zeros(len(self._rows(action, node)))
         if action.bias is not None:
             held = self.twin.weight if self.turned else self.twin.unturned
             bias = bias + action.beta * held(node, action.bias).astype(np.float64).reshape(-1)

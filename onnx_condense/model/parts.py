@@ -11,7 +11,7 @@ from onnx import helper
 from onnx_condense.arrays import Array
 from onnx_condense.model.inputs import Feed
 from onnx_condense.model.protos import read_by
-from onnx_condense.model.runtime import run, session, to_bytes
+from onnx_condense.model.runtime import packs, run, session, to_bytes
 
 
 def needed(model: onnx.ModelProto, names: Iterable[str], known: Collection[str] = ()) -> list[onnx.NodeProto]:
@@ -62,13 +62,14 @@ class Probe:
     """The part of a model that computes some of its tensors, as bytes: a worker in another process can run it.
 
     names: the tensors. given: which of them are inputs of the model. part: "" where all are. optimize: whether
-    onnxruntime may write the part in another way before it runs it.
+    onnxruntime may write the part in another way before it runs it. packs: whether it may copy weights for its kernels.
     """
 
     names: tuple[str, ...]
     given: frozenset[str]
     part: bytes
     optimize: bool = True
+    packs: bool = True
 
     @staticmethod
     def of(model: onnx.ModelProto, names: Sequence[str], optimize: bool = True) -> Probe:
@@ -76,11 +77,11 @@ class Probe:
         inputs = {value.name for value in model.graph.input}
         inner = [name for name in dict.fromkeys(names) if name not in inputs]
         part = to_bytes(prefix(model, inner)) if inner else b""
-        return Probe(tuple(dict.fromkeys(names)), frozenset(inputs), part, optimize)
+        return Probe(tuple(dict.fromkeys(names)), frozenset(inputs), part, optimize, packs(model))
 
     def __call__(self, feeds: Iterable[Feed]) -> Iterator[Mapping[str, Array]]:
         """The values of the tensors, feed by feed. Raises InputError."""
-        active = session(self.part, self.optimize) if self.part else None
+        active = session(self.part, self.optimize, packed=self.packs) if self.part else None
         read = {value.name for value in active.get_inputs()} if active is not None else set()
         inner = [name for name in self.names if name not in self.given]
         for feed in feeds:

@@ -28,6 +28,9 @@ CPU = "CPUExecutionProvider"
 FOLDER = "session.model_external_initializers_file_folder_path"
 """onnxruntime's option for where it finds the files that a model in memory names."""
 
+UNPACKED = "session.disable_prepacking"
+"""Its option for weights that are used where they are, instead of being written anew for its kernels."""
+
 PLACE = re.compile(r"^\S+\.(cc|h):\d+ [^'\n]*?::[^'\n]*?\) (?=[A-Z])")
 """Where in its own source, and in which C++ function, onnxruntime found something: nothing to a user."""
 
@@ -54,16 +57,29 @@ def to_bytes(model: onnx.ModelProto) -> bytes:
         raise InputError("the model in memory is larger than 2 GB: save it to a file and pass its path") from error
 
 
-def session(model: onnx.ModelProto | bytes | Path, optimize: bool = True, save_to: str = "") -> Session:
+def packs(model: onnx.ModelProto) -> bool:
+    """Whether onnxruntime may copy a model's weights for its kernels: large ones are used where they are.
+
+    Kernels of operators that are not ONNX's own may need it.
+    """
+    return not holds(model) or any(node.domain for node in model.graph.node)
+
+
+def session(
+    model: onnx.ModelProto | bytes | Path, optimize: bool = True, save_to: str = "", packed: bool = True
+) -> Session:
     """A session that is run a few times, for what it gives. Raises InputError when onnxruntime refuses the model.
 
     Args:
         model: the model, its bytes, or its file.
         optimize: all graph optimizations, or none.
         save_to: where onnxruntime writes the graph that it optimized; "" for nowhere.
+        packed: as `packs` says; it is asked where the model is no bytes.
     """
     options = _options(optimize)
     options.optimized_model_filepath = save_to
+    if not packed or (isinstance(model, onnx.ModelProto) and not packs(model)):
+        options.add_session_config_entry(UNPACKED, "1")
     return _opened(model, options, CPU)
 
 
@@ -97,7 +113,7 @@ def sizing(model: onnx.ModelProto) -> Session:
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     options.enable_mem_pattern = False
     if holds(model):
-        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.add_session_config_entry(UNPACKED, "1")
     return _opened(model, options, CPU)
 
 

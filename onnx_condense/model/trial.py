@@ -68,18 +68,19 @@ class Trial:
         outputs = self._session[0].get_outputs()
         return {output.name: output.type for output in outputs[: len(self._model.graph.output)]}
 
-    def __call__(self, feed: Mapping[str, Array]) -> list[Any]:
-        """The outputs of the model, as onnxruntime gives them. Raises InputError."""
+    def __call__(self, feed: Mapping[str, Array], inside: bool = True) -> list[Any]:
+        """The outputs of the model, as onnxruntime gives them; `inside`: shapes are seen, too. Raises InputError."""
         active, measures = self._session
-        found: list[Any] = run(active, None, feed)
+        found: list[Any] = run(active, None if inside else [*self.types], feed)
         own = len(self.types)
         key, given = digest([feed]), [*map(released, found[:own])]
-        if measures:
+        if measures and inside:
             self._seen[key] = [tuple(value.tolist()) for value in found[own:]]
-        outputs = arrays(self.types, given)
-        self._room -= sum(value.nbytes for value in outputs.values())
-        if self._room >= 0:
-            self._given[key] = outputs
+        if key not in self._given:
+            outputs = arrays(self.types, given)
+            self._room -= sum(value.nbytes for value in outputs.values())
+            if self._room >= 0:
+                self._given[key] = outputs
         return given
 
     def outputs(self, feed: Mapping[str, Array]) -> Outputs | None:

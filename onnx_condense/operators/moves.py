@@ -31,12 +31,21 @@ TO_THE_END = 2**31 - 1
 
 def compress(labels: Labels) -> Labels:
     """Labels, of any shape, with every axis along which nothing varies shortened to length 1."""
-    for axis in range(labels.ndim):
-        if labels.shape[axis] > 1:
+    for axis, size in enumerate(labels.shape):
+        if size > 1 and not _ends_differ(labels, axis):
             first = labels.take([0], axis)
-            if np.array_equal(np.broadcast_to(first, labels.shape), labels):
+            if (labels == first).all():
                 labels = first
     return labels
+
+
+def _ends_differ(labels: Labels, axis: int) -> bool:
+    """Whether the first label, of any shape, is another than the last one in its line along an axis."""
+    if not labels.size:
+        return False
+    last = [0] * labels.ndim
+    last[axis] = labels.shape[axis] - 1
+    return bool(labels.item(0) != labels.item(*last))
 
 
 def blocks(source: Shape, target: Shape) -> list[tuple[list[int], list[int]]]:

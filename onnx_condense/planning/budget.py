@@ -57,6 +57,7 @@ class Known:
 
         def found(twin: Twin) -> float:
             written = write(twin, {})
+            del twin  # its weights take as much as those that run
             return compare(expected, results(written.model, self.few)).error
 
         return found
@@ -115,7 +116,6 @@ class Pruner:
         curves, readings = counts.stepped(plain), [counts.stepped(reading) for reading in found]
         ranks = Ranks.of(planner, counts.pairs, known.estimate, known.calibration)
         weights = counts.weights(planner, {key: one.weight for key, one in ranks.ranked.items()})
-        pairs = ranks.curves(known.error(planner), known.estimate.real is not None, progress)
         if known.estimate.real is not None and share is not None:
             progress("plan: all groups together")
             widths = {group.index: len(group.units) for group in planner.groups}
@@ -125,9 +125,12 @@ class Pruner:
 
             limit = share * before - (before - cost(weights, {}))
             readings.append(narrowed_together(curves, widths, weights, lose, limit))
-            pairs.append(pairs[0])
+        aside = aside.also(stand.aside)
+        stand.close()
+        pairs = ranks.curves(known.error(planner), known.estimate.real is not None, progress)
+        pairs += pairs[:1] * (len(readings) - len(pairs))
         both = [{**reading, **more} for reading, more in zip(readings, pairs, strict=True)]
-        return [Pruner(planner, counts, before, weights, curves, aside.also(stand.aside), ranks) for curves in both]
+        return [Pruner(planner, counts, before, weights, curves, aside, ranks) for curves in both]
 
     def refined_by(self, refine: Refine) -> Pruner:
         """The same channels at the same costs, with something else done to every twin."""
@@ -191,6 +194,7 @@ class Pruner:
             twin = self.planner.without(self._gone(curves, removed))
             self.ranks.factored(twin, removed)
             found, priced = self.size(twin), cost(self.weights, removed)
+            del twin  # the next one takes as much
             if found <= target and (best is None or found > best[1]):
                 best = removed, found
             if priced > limit:  # no group can give more

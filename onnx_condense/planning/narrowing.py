@@ -181,13 +181,13 @@ def pruner_of(run: Run, counts: Counts, share: float | None) -> Pruner:
 def _least(readings: Sequence[Pruner], share: float, stand: Stand) -> Pruner:
     """The reading whose model loses least; without pairs of factors, where that reaches the share and loses less."""
 
-    def judged(pruner: Pruner) -> tuple[float, Twin, float]:
+    def judged(pruner: Pruner) -> tuple[float, bool, float]:
         planned, size = pruner.at(share, pruner.aside)
-        return stand.error_of(planned.twin), planned.twin, size
+        return stand.error_of(planned.twin), bool(planned.twin.factors), size
 
     found = [(judged(pruner), pruner) for pruner in readings]
-    (error, twin, _), best = min(found, key=lambda one: one[0][0])
-    if not twin.factors:
+    (error, paired, _), best = min(found, key=lambda one: one[0][0])
+    if not paired:
         return best
     plain = best.without_pairs()
     less, _, size = judged(plain)

@@ -15,6 +15,7 @@ from onnx_condense.factoring.weights import Factorable
 from onnx_condense.goals import Unit
 from onnx_condense.merging.evidence import Evidence
 from onnx_condense.merging.twin import Twin
+from onnx_condense.model.held import let_go
 from onnx_condense.planning.allocation import Curve
 from onnx_condense.planning.curves import FELT, LEAST, LEAST_REAL, TRUST, Curves
 from onnx_condense.planning.selection import chosen_weights
@@ -38,10 +39,12 @@ class Ranked:
     def spectrum(self, twin: Twin) -> Spectrum:
         """What it loses at each rank in a twin, of what is still there of it."""
         rows, columns = self.weight.alive(twin)
-        matrix, moments = self.weight.matrix(twin)[np.ix_(rows, columns)], self.moments
+        matrix, moments = self.weight.matrix(twin), self.moments
+        if not (rows.all() and columns.all()):
+            matrix = matrix[np.ix_(rows, columns)]
         if moments is not None:
             moments = moments[columns] if moments.ndim == 1 else moments[np.ix_(columns, columns)]
-        found = spectrum(matrix, moments)
+        found = spectrum(matrix, moments, let_go)
         vectors = np.zeros((len(rows), found.vectors.shape[1]))
         vectors[rows] = found.vectors
         return Spectrum(vectors, found.lost)
@@ -134,12 +137,17 @@ class Ranks:
         for gone in steps[[len(steps) // 2, -1]].tolist():
             rank = ranked.weight.full - gone
             if known.lost[rank] > 0:
-                twin = Twin(self.planner.trace)
-                twin.factor(ranked.weight.factor(twin, known.vectors[:, :rank], ranked.source))
-                found = error(twin)
+                found = error(self._alone(ranked, known.vectors[:, :rank]))
                 if found > FELT:
                     return float(found**2 / known.lost[rank])
         return 0.0
+
+    def _alone(self, ranked: Ranked, basis: Floats) -> Twin:
+        """The twin in which nothing but one weight is a pair, of a basis [m, r]."""
+        twin = Twin(self.planner.trace)
+        twin.factor(ranked.weight.factor(twin, basis, ranked.source))
+        let_go()
+        return twin
 
 
 def _moments(

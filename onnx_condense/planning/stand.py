@@ -38,6 +38,9 @@ TINY = float(np.finfo(float).tiny)
 RECENT = 2
 """Choices that are remembered of each group: where it is, and where it may go next."""
 
+KEPT = 2**26
+"""Bytes of what a choice gives consumers up to which it is remembered."""
+
 
 @dataclass(frozen=True, eq=False)
 class Choice:
@@ -67,6 +70,11 @@ class Stand:
         self.aside = NOTHING
         self._fed = _fed(planner, feeds)
         self._expected = self._outputs(planner.original)
+
+    def close(self) -> None:
+        """Gives back what it takes, when all has been tried."""
+        self._fed = None
+        self._known = {}
 
     def lost(self, gone: Mapping[int, Ints]) -> float:
         """What the outputs lose without these channels of groups (index -> [k]); infinity where that cannot be."""
@@ -106,7 +114,10 @@ class Stand:
             except Disagreement as problem:
                 self.aside = self.aside.with_groups([group], problem)
                 raise
-            mine[len(channels)] = Choice(twin.folded, twin.shift)
+            choice = Choice(twin.folded, twin.shift)
+            if sum(weight.nbytes for weight in choice.folded.values()) > KEPT:
+                return choice
+            mine[len(channels)] = choice
             for old in list(mine)[:-RECENT]:
                 del mine[old]
         return mine[len(channels)]

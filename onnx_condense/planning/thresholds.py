@@ -139,11 +139,14 @@ class Planner:
         twin = Twin(self.trace)
         for group in self.groups:
             if group.index in gone:
+                judgement = self.judged(group)  # before anything is folded, which takes memory
                 if group.index in self.exact:
                     twin.apply(group, self.exact[group.index].of(gone[group.index]))
                 keep = np.setdiff1d(np.arange(len(group.units)), gone[group.index])
                 with costing(group):
-                    twin.apply(group, plan_keeping(_told(self.judged(group)), keep))
+                    plan = plan_keeping(_told(judgement), keep)
+                    let_go()  # of what was compared, before more is folded
+                    twin.apply(group, plan)
         check_shapes(twin)
         check_size(twin)
         return twin

@@ -144,9 +144,9 @@ def _held_alike(unit_of: Ints, is_free: Bools, holders: Holders) -> Ints:
         order = inside[np.argsort(units[inside], kind="stable")]
         if len(order):
             owners, through = units[order], sources[order]
-            starts = np.flatnonzero(np.r_[True, owners[1:] != owners[:-1]])
+            starts = np.flatnonzero(np.concatenate([[True], owners[1:] != owners[:-1]]))
             known, ways = result[owners[starts]], _ways(through, starts)
-            _, now = np.unique(known * (1 + ways.max()) + ways, return_inverse=True)
+            now = _numbered(known * (1 + ways.max()) + ways)
             result[owners[starts]] = count + now
             count += 1 + int(now.max())
     return result
@@ -155,10 +155,17 @@ def _held_alike(unit_of: Ints, is_free: Bools, holders: Holders) -> Ints:
 def _ways(through: Ints, starts: Ints) -> Ints:
     """[units] the same number for the same signals [places] of a unit, whose places begin at [units] `starts`."""
     if len(starts) == len(through):
-        return np.asarray(np.unique(through, return_inverse=True)[1])
+        return _numbered(through)
     numbers: dict[bytes, int] = {}
     parts = (part.tobytes() for part in np.split(through, starts[1:]))
     return np.array([numbers.setdefault(part, len(numbers)) for part in parts])
+
+
+def _numbered(keys: Ints) -> Ints:
+    """[n] -> [n]: the place of each key among the different ones, in order."""
+    if (keys == keys[0]).all():
+        return np.zeros(len(keys), dtype=np.int64)
+    return np.asarray(np.unique(keys, return_inverse=True)[1])
 
 
 def _cells(held: Ints) -> tuple[Ints, ...]:

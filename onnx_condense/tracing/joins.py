@@ -191,11 +191,11 @@ def united(join: Join, left: Labels, right: Labels) -> Labels:
     for row in (a, b):
         walk.pin(row[~both], place.because(Reason.MEETS_OTHERS))
     walk.sets.unite(x[both], y[both])
-    result = np.full(len(a), -1, dtype=np.int64)
-    pairs = np.stack([signals_of(a), signals_of(b)])
-    for key in np.unique(pairs[:, both], axis=1).T:
-        mask = both & (pairs == key[:, None]).all(0)
-        one, other = walk.signals[key[0]], walk.signals[key[1]]
+    result, count = np.full(len(a), -1, dtype=np.int64), len(walk.signals)
+    keys = np.where(both, signals_of(a) * count + signals_of(b), -1)
+    for key in np.unique(keys[both]).tolist():
+        mask = keys == key
+        one, other = walk.signals[key // count], walk.signals[key % count]
         if not np.array_equal(x[mask], y[mask]):
             one, other = Restricted(one, x[mask]), Restricted(other, y[mask])
         result[mask] = pack(x[mask], walk.signal(Combined(join.operation, one, other)))

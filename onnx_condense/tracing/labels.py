@@ -43,10 +43,10 @@ def occurrence(keys: Ints) -> Ints:
     """[n] -> [n]: for each place, how many earlier places hold the same key."""
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(keys) else order
-    rank = np.arange(len(keys)) - np.repeat(starts, np.diff(np.r_[starts, len(keys)]))
-    result = np.empty(len(keys), dtype=np.int64)
-    result[order] = rank
+    result, again = np.zeros(len(keys), dtype=np.int64), ordered[1:] == ordered[:-1]
+    if again.any():
+        starts = np.flatnonzero(np.concatenate([[True], ~again]))
+        result[order] = np.arange(len(keys)) - np.repeat(starts, np.diff(starts, append=len(keys)))
     return result
 
 

@@ -80,9 +80,10 @@ def split_signals(
     if rank.max(initial=0) >= MOST_OCCURRENCES:
         return None
     result = np.full(len(row), -1, dtype=np.int64)
-    for key in np.unique(np.stack([sources, rank])[:, atoms >= 0], axis=1).T:
-        places = np.flatnonzero((sources == key[0]) & (rank == key[1]) & (atoms >= 0))
-        result[places] = pack(atoms[places], walk.signal(make(walk.signals[key[0]], atoms[places], places)))
+    keys = np.where(atoms >= 0, sources * MOST_OCCURRENCES + rank, -1)
+    for key in np.unique(keys[keys >= 0]).tolist():
+        places, signal = np.flatnonzero(keys == key), walk.signals[key // MOST_OCCURRENCES]
+        result[places] = pack(atoms[places], walk.signal(make(signal, atoms[places], places)))
     return result
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 from support import builders
 
 from onnx_condense import InputError
-from onnx_condense.model.runtime import run, session
+from onnx_condense.model import files, held, wire
+from onnx_condense.model.files import load
+from onnx_condense.model.runtime import packs, run, session
 
 
 def test_a_model_that_onnxruntime_refuses() -> None:
@@ -44,3 +48,19 @@ def test_where_onnxruntime_found_it_is_left_out() -> None:
     model.opset_import[0].version = 99
     with pytest.raises(InputError, match=r"^onnxruntime cannot load the model: ONNX Runtime only .*Opset 99"):
         session(model)
+
+
+def test_weights_that_stay_in_files_are_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for room in ((files, "HELD_FROM"), (held, "LEAST"), (wire, "LEAST")):
+        monkeypatch.setattr(*room, 16)
+    model = builders.mlp((4, 8, 2))
+    assert packs(model)
+    onnx.save(model, tmp_path / "m.onnx")
+    source = load(tmp_path / "m.onnx")
+    large = source.proto
+    assert held.holds(large)
+    assert not packs(large)
+    feed = {model.graph.input[0].name: np.ones((3, 4), dtype=np.float32)}
+    np.testing.assert_allclose(*(run(session(one), None, feed)[0] for one in (model, large)), rtol=1e-6)
+    large.graph.node[0].domain = "com.microsoft"
+    assert packs(large)

@@ -99,6 +99,23 @@ def test_shapes_that_were_seen_are_those_that_are_asked() -> None:
     assert trial.shapes({"x": np.ones((3, 4), np.float32)}) is None, "a shape may follow from numbers"
 
 
+def test_shapes_are_asked_of_the_inputs_that_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs that stay the same have every manner of inputs tried: only those that are taken are looked into."""
+    seen, made = [], trial.run
+
+    def noted(active: runtime.Session, names: list[str] | None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        seen.append(names)
+        return made(active, names, feed)
+
+    monkeypatch.setattr(trial, "run", noted)
+    model = small()
+    model.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.zeros((4, 4), np.float32), "b"))
+    opened = open_model(model, Options())
+    assert seen.count(["y"]) > 3
+    assert seen.count(None) == 1 + len(opened.others)
+    assert opened.trace.facts.shapes["h"] == (len(opened.feeds[0]["x"]), 4)
+
+
 def test_what_cannot_be_measured_runs_all_the_same() -> None:
     model, broken = small(), small()
     broken.graph.node.add(op_type="Nothing", input=["h"], output=["z"])

@@ -82,6 +82,19 @@ def test_a_choice_loses_what_its_model_loses(run: Run) -> None:
     assert tried.lost({}) == pytest.approx(0.0, abs=1e-9)
 
 
+def test_large_choices_are_not_remembered(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run.planner.groups[0]
+    gone = {first.index: np.arange(0, len(first.units), 3)}
+    tried = Stand(run.planner, run.estimate, run.opened.feeds)
+    wanted = tried.lost(gone)
+    monkeypatch.setattr(stand, "KEPT", 0)
+    other = Stand(run.planner, run.estimate, run.opened.feeds)
+    assert other.lost(gone) == wanted
+    assert not any(other._known.values())
+    tried.close()
+    assert tried.lost(gone) == pytest.approx(wanted, rel=1e-3), "a model is written for it then"
+
+
 def test_samples_are_run_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnx_condense.refitting.samples.NUMBERS", 40)
     feed = {"x": np.arange(90.0).reshape(9, 10), "y": np.arange(9)}
