@@ -8,13 +8,13 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from support.apart import FORKS
 from support.cli import Cli, Save
 from support.networks import images, residual
 from support.proofs import merged
@@ -51,7 +51,7 @@ def condensed(given: Any, executor: Executor | None = None, **options: Any) -> b
 
 @contextmanager
 def processes(count: int) -> Iterator[ProcessPoolExecutor]:
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(count, mp_context=FORKS) as pool:
         yield pool
 
 

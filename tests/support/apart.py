@@ -7,6 +7,7 @@ program that was started (`support.cli.shell` starts one).
 from __future__ import annotations
 
 import os
+import runpy
 import signal
 import sys
 import tempfile
@@ -82,37 +83,44 @@ class _Surroundings:
             self.stop.listen()
 
 
-def _run(surroundings: _Surroundings, arguments: list[str]) -> None:
+def _run(surroundings: _Surroundings, script: Path | None, arguments: list[str]) -> None:
     surroundings.enter()
-    sys.exit(main(arguments))
+    if script is None:
+        sys.exit(main(arguments))
+    sys.argv, sys.path[:0] = [str(script), *arguments], [str(script.parent)]
+    runpy.run_path(str(script), run_name="__main__")
 
 
 def apart(
-    *arguments: Argument, cwd: Path, given: bytes = b"", to: str = "", stop: Stop | None = None, **environment: str
+    *arguments: Argument,
+    cwd: Path,
+    given: bytes = b"",
+    stop: Stop | None = None,
+    script: Path | None = None,
+    **environment: str,
 ) -> Outcome:
-    """One run of the command line, in a folder.
+    """One run of the command line, in a folder; bytes that are no text stay in what it printed (`surrogateescape`).
 
     Args:
         arguments: as words.
         cwd: the folder.
         given: what standard input holds.
-        to: a device that takes standard output; "" for none.
         stop: when it gets a signal.
+        script: a program in Python that runs in its place.
         environment: beside what there is.
     """
     before = snapshot(cwd)
     with tempfile.TemporaryDirectory() as name:
         source, out, errors = (Path(name, stream) for stream in ("in", "out", "errors"))
         source.write_bytes(given)
-        out.touch()
-        surroundings = _Surroundings(cwd, os.environ | environment, (str(source), to or str(out), str(errors)), stop)
-        process = FORKS.Process(target=_run, args=(surroundings, [str(a) for a in arguments]))
+        surroundings = _Surroundings(cwd, os.environ | environment, (str(source), str(out), str(errors)), stop)
+        process = FORKS.Process(target=_run, args=(surroundings, script, [str(a) for a in arguments]))
         process.start()
-        process.join(120)
+        process.join(300)
         if process.is_alive():
             process.kill()
             raise AssertionError(f"{arguments} did not end")
-        printed, said = (path.read_text(errors="replace") for path in (out, errors))
+        printed, said = (path.read_bytes().decode(errors="surrogateescape") for path in (out, errors))
     after = snapshot(cwd)
     written = frozenset(path for path, digest in after.items() if before.get(path) != digest)
     code = process.exitcode
