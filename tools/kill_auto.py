@@ -4,8 +4,8 @@
 
 Every other kill falls at a random time (mostly while the trainer runs), the others at a random file operation in the
 run's folder (opening, renaming or removing a file, starting the trainer). When a run is done, the next one begins,
-until there were enough kills. Exit 0 when every run ended with the same bytes in result.onnx, and nothing but what
-the rule of the store says was left in the folder.
+until there were enough kills. With --brief a run is shorter, and its trainer does no work twice. Exit 0 when every run
+ended with the same bytes in result.onnx, and nothing but what the rule of the store says was left in the folder.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--brief", action="store_true", help="a shorter run, whose trainer does no work twice")
+    parser.add_argument("--brief", action="store_true", help="a shorter run")
     parser.add_argument("--calibrated", action="store_true", help="with --calibration")
     given = parser.parse_args(arguments)
     generator = random.Random(given.seed)
