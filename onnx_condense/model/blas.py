@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 
 import onnx
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from onnx_condense.model.protos import tensors
 
@@ -23,5 +24,17 @@ compute, most of all where other programs want the cores.
 def threads_for(model: onnx.ModelProto) -> Iterator[None]:
     """BLAS has one thread meanwhile, unless a weight of the model is large."""
     large = any(min(t.dims[0], math.prod(t.dims[1:])) >= LARGE for t in tensors(model) if len(t.dims) > 1)
-    with threadpool_limits(None if large else 1, "blas"):
+    with limited(None if large else 1):
         yield
+
+
+def limited(threads: int | None) -> AbstractContextManager[object]:
+    """From now on BLAS has so many threads, None as many as before; as a context, until its end."""
+    limiter: AbstractContextManager[object] = _libraries().limit(limits=threads, user_api="blas")
+    return limiter
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """The libraries with threads in this process, numpy's among them: finding them takes longer than asking them."""
+    return ThreadpoolController()

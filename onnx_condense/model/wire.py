@@ -212,4 +212,9 @@ def _stated_size(tensor: onnx.TensorProto) -> int:
 
 
 def _whole(number: int, length: int) -> int:
-    return len(_head(number, length)) + length
+    return _digits(number << 3 | BYTES) + _digits(length) + length
+
+
+def _digits(value: int) -> int:
+    """Bytes that a number takes, as `_number` writes it."""
+    return max(1, -(-value.bit_length() // 7))

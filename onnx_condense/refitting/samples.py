@@ -13,12 +13,12 @@ from pickle import PicklingError
 from typing import Any, TypeVar
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from onnx_condense.data.reading import Given, parts
 from onnx_condense.data.sources import absolute
 from onnx_condense.errors import UsageError, WorkerError
 from onnx_condense.extras import need
+from onnx_condense.model.blas import limited
 from onnx_condense.model.inputs import Feed, Inputs, InputSpec, read_feeds
 
 T = TypeVar("T")
@@ -89,7 +89,7 @@ class Calibration:
         The job is pickled for other processes. BLAS has one thread meanwhile, since sums are rounded in another way
         with more: the results are the same with and without an executor.
         """
-        with threadpool_limits(1, "blas"):
+        with limited(1):
             yield from spread(self.executor, partial(_on_one_thread, job), self.shards)
 
 
@@ -109,7 +109,7 @@ def spread(executor: Executor | None, job: Callable[[Item], T], items: Sequence[
 
 
 def _on_one_thread(job: Callable[[Shard], T], shard: Shard) -> T:
-    threadpool_limits(1, "blas")  # for good in a worker: another of its threads may be at it
+    limited(1)  # for good in a worker: another of its threads may be at it
     return job(shard)
 
 

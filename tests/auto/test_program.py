@@ -17,7 +17,8 @@ import onnx
 import pytest
 from rich.console import Console
 from support import builders
-from support.cli import Cli, Save, listening, shell
+from support.apart import apart
+from support.cli import Cli, Save, listening
 from support.schemas import check_schema
 from support.scripted import Scripted
 
@@ -103,11 +104,14 @@ def test_the_digits_lose_most_parameters_and_little_accuracy(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize(("kills", "options"), [(5, ()), (2, ("--calibrated",))])
-def test_killed_runs_end_like_undisturbed_ones(tmp_path: Path, kills: int, options: tuple[str, ...]) -> None:
-    program = [sys.executable, str(TOOLS / "kill_auto.py"), "--kills", str(kills), "--brief", *options]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=600, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{kills} kills" in done.stdout
+def test_killed_runs_end_like_undisturbed_ones(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kills: int, options: tuple[str, ...]
+) -> None:
+    monkeypatch.syspath_prepend(str(TOOLS))
+    import kill_auto
+
+    kill_auto.main(["--kills", str(kills), "--brief", *options])
+    assert f"{kills} kills" in capsys.readouterr().out
 
 
 def test_calibration_inputs_from_a_file(tmp_path: Path, save: Save, idle: str) -> None:
@@ -115,10 +119,10 @@ def test_calibration_inputs_from_a_file(tmp_path: Path, save: Save, idle: str) -
     np.savez(tmp_path / "inputs.npz", x=builders.random(40, 4))
     np.savez(tmp_path / "other.npz", x=builders.random(40, 4, seed=1))
     run = ("auto", "m.onnx", "--trainer", idle, "--work", "w", "--align", "1", "--threshold-start=-1", *QUICK)
-    first = shell(*run, "--calibration", "inputs.npz", cwd=tmp_path)
+    first = apart(*run, "--calibration", "inputs.npz", cwd=tmp_path)
     assert (first.code, first.err) == (0, "")
     assert '"merge": "calibrated"' in (tmp_path / "w" / "journal.jsonl").read_text()
-    again = shell(*run, "--calibration", "inputs.npz", "--merge", "calibrated", cwd=tmp_path)
+    again = apart(*run, "--calibration", "inputs.npz", "--merge", "calibrated", cwd=tmp_path)
     assert again.code == 0
     assert again.written <= {"w/trainer.log"}
     for options, words in {
@@ -130,7 +134,7 @@ def test_calibration_inputs_from_a_file(tmp_path: Path, save: Save, idle: str) -
         ("--calibration", "none.npz"): "none.npz",
         ("--calibration", "m.onnx", "--work", "v"): "pass an .npz",
     }.items():
-        outcome = shell(*run, *options, cwd=tmp_path)
+        outcome = apart(*run, *options, cwd=tmp_path)
         assert outcome.code == 2
         assert words in outcome.error
 

@@ -6,7 +6,8 @@ import json
 
 import pytest
 from support import builders
-from support.cli import Cli, Save, shell
+from support.apart import apart
+from support.cli import Cli, Save
 
 LARGE = {"u": builders.random(8, 40000), "v": builders.random(40000, 3)}
 QUICK = ("--seconds", "0.2", "--threads", "1")
@@ -60,7 +61,7 @@ def test_a_model_named_like_a_subcommand_is_reached_by_its_path(cli: Cli, save: 
 
 def test_it_runs_as_a_program(cli: Cli, save: Save) -> None:
     save(builders.mlp((8, 16, 3)))
-    outcome = shell("bench", "m.onnx", *QUICK, cwd=cli.folder)
+    outcome = apart("bench", "m.onnx", *QUICK, cwd=cli.folder)
     assert outcome.code == 0
     assert "Latency" in outcome.out
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import onnx
 import pytest
 from support import builders
+from support.apart import apart
 from support.cli import OUT, PREFIX, Cli, Save, listening, read, shell, snapshot
 
 MODEL = builders.mlp((8, 16, 3), clusters=4)
@@ -33,7 +34,7 @@ def piped(folder: Path, *arguments: str, given: bytes = b"", **environment: str)
 
 def test_a_model_goes_through_a_pipe(tmp_path: Path, save: Save) -> None:
     path = save(MODEL)
-    assert shell("m.onnx", "--plan", "p.json", "--report", "r.json", cwd=tmp_path).code == 0
+    assert apart("m.onnx", "--plan", "p.json", "--report", "r.json", cwd=tmp_path).code == 0
     before = snapshot(tmp_path)
     through = piped(tmp_path, "-", given=path.read_bytes())
     assert through.returncode == 0, through.stderr
@@ -41,13 +42,13 @@ def test_a_model_goes_through_a_pipe(tmp_path: Path, save: Save) -> None:
     assert b"Dependency groups" in through.stderr
     assert b"Wrote standard output" in through.stderr
     assert snapshot(tmp_path) == before
-    again = piped(tmp_path, "-", "--replay", "p.json", "--quiet", given=path.read_bytes())
-    assert (again.returncode, again.stdout, again.stderr) == (0, through.stdout, b"")
-    report = piped(tmp_path, "-", "-o", "o.onnx", "--report", "-", given=path.read_bytes())
-    found = json.loads(report.stdout)
+    again = apart("-", "--replay", "p.json", "--quiet", cwd=tmp_path, given=path.read_bytes())
+    assert (again.code, again.out.encode(errors="surrogateescape"), again.err) == (0, through.stdout, "")
+    report = apart("-", "-o", "o.onnx", "--report", "-", cwd=tmp_path, given=path.read_bytes())
+    found = json.loads(report.out)
     assert found["output"]["sha256"] == read(tmp_path / "r.json")["output"]["sha256"]
     assert found["input"]["sha256"] == read(tmp_path / "r.json")["input"]["sha256"]
-    assert b"Dependency groups" in report.stderr
+    assert "Dependency groups" in report.err
 
 
 def test_a_model_that_stays_goes_through_byte_for_byte(tmp_path: Path, save: Save) -> None:
@@ -94,7 +95,7 @@ def test_a_file_called_dash_is_a_file(cli: Cli, save: Save) -> None:
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_a_pipe_of_few_characters(tmp_path: Path, save: Save, encoding: str) -> None:
     save(MODEL)
-    done = piped(tmp_path, "m.onnx", PYTHONIOENCODING=encoding)
+    done = piped(tmp_path, "m.onnx", "--lossless", PYTHONIOENCODING=encoding)
     assert done.returncode == 0, done.stderr
     assert b"16 -> 4" in done.stdout
     assert not [line for line in done.stdout.splitlines() if line != line.rstrip()], "no trailing blanks"
@@ -118,11 +119,11 @@ def closed_pipe() -> int:
 
 
 COMMANDS = {
-    "condense": (("m.onnx", "--force"), 0),
+    "condense": (("m.onnx", "--force", "--lossless"), 0),
     "inspect": (("inspect", "m.onnx"), 0),
     "verify": (("verify", "m.onnx", "other.onnx", "--json"), 1),
     "help": (("--help",), 0),
-    "report": (("m.onnx", "--report", "-", "--quiet", "--force"), 0),
+    "report": (("m.onnx", "--report", "-", "--quiet", "--force", "--lossless"), 0),
 }
 
 
@@ -137,14 +138,14 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path, save: Save, command: str) -> 
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
-@pytest.mark.parametrize("arguments", [("m.onnx",), ("m.onnx", "-o", "-"), ("--help",)])
+@pytest.mark.parametrize("arguments", [("m.onnx", "--lossless"), ("m.onnx", "-o", "-", "--lossless"), ("--help",)])
 def test_a_full_disk_behind_the_output(tmp_path: Path, save: Save, arguments: tuple[str, ...]) -> None:
     save(MODEL)
     code, errors = ended(tmp_path, *arguments, to="/dev/full")
     assert code == 2
     last = errors.splitlines()[-1]
     assert last.startswith(PREFIX + "cannot write to standard output (No space left on device)")
-    assert (f"{OUT} is written" in last) == (tmp_path / OUT).exists() == (arguments == ("m.onnx",))
+    assert (f"{OUT} is written" in last) == (tmp_path / OUT).exists() == (arguments == ("m.onnx", "--lossless"))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
@@ -165,7 +166,8 @@ def test_devices_and_pipes_are_written_to(tmp_path: Path, save: Save) -> None:
     heard: list[bytes] = []
     reader = threading.Thread(target=lambda: heard.append((tmp_path / "pipe").read_bytes()))
     reader.start()
-    done = shell("m.onnx", "-o", "pipe", "--report", "/dev/null", "--plan", "/dev/stderr", cwd=tmp_path)
+    places = ("-o", "pipe", "--report", "/dev/null", "--plan", "/dev/stderr")
+    done = shell("m.onnx", *places, "--lossless", cwd=tmp_path)
     reader.join(timeout=10)
     assert done.code == 0, done.err
     assert onnx.load_from_string(heard[0]).graph.node

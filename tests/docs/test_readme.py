@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.apart import apart
 
 from onnx_condense import Options, condense
 
@@ -91,10 +92,9 @@ def test_files_that_documents_name_are_there(name: str) -> None:
 
 
 @pytest.mark.parametrize("tool", ["architecture", "how_it_works", "options", "results", "schemas"])
-def test_what_tools_write_is_fresh(tool: str) -> None:
-    command = [sys.executable, ROOT / "tools" / f"{tool}.py", "--check"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_what_tools_write_is_fresh(tool: str, tmp_path: Path) -> None:
+    done = apart("--check", cwd=tmp_path, script=ROOT / "tools" / f"{tool}.py")
+    assert done.code == 0, done.out + done.err
 
 
 def test_extras_and_groups_that_are_named_are_there() -> None:

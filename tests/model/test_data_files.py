@@ -10,7 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto
 from support import builders, outside
-from support.cli import Cli, shell
+from support.apart import apart
+from support.cli import Cli
 from support.outside import KINDS, WEIGHT, saved
 
 import onnx_condense as oc
@@ -200,5 +201,5 @@ def test_a_process_reads_them_too(tmp_path: Path) -> None:
     (tmp_path / "away").mkdir()
     (tmp_path / "w.bin").write_bytes(bytes(WEIGHT.nbytes))
     saved("constant", tmp_path / "away" / "m.onnx", "weights/w.bin")
-    assert shell("away/m.onnx", "-o", "out.onnx", cwd=tmp_path).code == 0
+    assert apart("away/m.onnx", "-o", "out.onnx", cwd=tmp_path).code == 0
     np.testing.assert_allclose(result(tmp_path / "out.onnx"), X @ WEIGHT, rtol=1e-5, atol=1e-5)

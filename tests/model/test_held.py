@@ -231,10 +231,10 @@ def test_large_models_run_in_a_process_of_their_own(
     large: None, cli: Cli, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     saved(kind, Path("m.onnx"))
-    cli.ok("m.onnx", "-o", "here.onnx", "--align", "1", "--report", "here.json")
+    cli.ok("m.onnx", "-o", "here.onnx", "--lossless", "--report", "here.json")
     monkeypatch.setattr(apart, "APART_FROM", 64)
     monkeypatch.setattr(apart, "here", None)  # nothing runs in this process
-    cli.ok("m.onnx", "-o", "apart.onnx", "--align", "1", "--report", "apart.json")
+    cli.ok("m.onnx", "-o", "apart.onnx", "--lossless", "--report", "apart.json")
     here, there = read("here.json"), read("apart.json")
     assert here["verification"] == there["verification"]
     assert here["output"] | {"path": ""} == there["output"] | {"path": ""} or kind == "external"

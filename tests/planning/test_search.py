@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from support.cli import OUT, Cli, Save, gone, listening, read, shell
+from support.apart import apart
+from support.cli import OUT, Cli, Save, gone, listening, read
 from support.networks import half_redundant
 
 import onnx_condense as oc
@@ -180,7 +181,7 @@ def test_a_command_that_evaluates(tmp_path: Path, save: Save) -> None:
     (tmp_path / "score.py").write_text(SCORE.format(size=path.stat().st_size))
     command = f"{sys.executable} score.py {{model}} 'the log'"
     options = ["--evaluate", command, "--max-drop", "0.3", "--align", "1", "--trials", "7"]
-    outcome = shell("m.onnx", *options, "--plan", "p.json", "--report", "r.json", cwd=tmp_path)
+    outcome = apart("m.onnx", *options, "--plan", "p.json", "--report", "r.json", cwd=tmp_path)
     assert outcome.code == 0, outcome
     assert outcome.written == {"the log", "p.json", "r.json", "r.recipe.toml", OUT}
     lines = [line.split() for line in (tmp_path / "the log").read_text().splitlines()]
@@ -205,7 +206,7 @@ def test_a_command_that_evaluates(tmp_path: Path, save: Save) -> None:
     assert all(f"{size:,}" in outcome.out for size in sizes)
 
     (tmp_path / "score.py").unlink()
-    again = shell("m.onnx", "--replay", "p.json", "-o", "again.onnx", "--report", "again.json", cwd=tmp_path)
+    again = apart("m.onnx", "--replay", "p.json", "-o", "again.onnx", "--report", "again.json", cwd=tmp_path)
     assert again.code == 0
     assert (tmp_path / "again.onnx").read_bytes() == written
     replayed = read(tmp_path / "again.json")["options"] | {"input_shape": {}}

@@ -8,13 +8,15 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from support.apart import FORKS
 from support.cli import Cli, Save
 from support.networks import images, residual
 from support.proofs import merged
@@ -51,18 +53,24 @@ def condensed(given: Any, executor: Executor | None = None, **options: Any) -> b
 
 @contextmanager
 def processes(count: int) -> Iterator[ProcessPoolExecutor]:
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(count, mp_context=FORKS) as pool:
         yield pool
 
 
+@cache
+def alone(*counts: int) -> bytes:
+    """What comes of shards with so many samples without workers."""
+    with TemporaryDirectory() as name:
+        return condensed(files(Path(name), *counts))
+
+
 def test_any_number_of_workers_and_none_make_the_same_bytes(tmp_path: Path) -> None:
-    given = files(tmp_path, 30, 7, 70)
-    alone = condensed(given)
+    given = files(tmp_path, 30, 7, 40)
     for count in (1, 2):
         with processes(count) as pool:
-            assert condensed(given, pool) == alone
+            assert condensed(given, pool) == alone(30, 7, 40)
     with ThreadPoolExecutor(3) as threads:
-        assert condensed(given, threads) == alone
+        assert condensed(given, threads) == alone(30, 7, 40)
     with processes(2) as pool:
         assert condensed(given, pool, budget=None, threshold=0.8) == condensed(given, budget=None, threshold=0.8)
 
@@ -216,19 +224,21 @@ def _dies(shard: Shard) -> None:
 # ---------------------------------------------------------------------------------------------------- Dask
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A local cluster of two workers, in processes of their own."""
+    """A local cluster of two workers, in processes of their own, which begin with the package imported."""
     distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=None) as local:
+    with (
+        distributed.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
+        distributed.LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=None) as local,
+    ):
         yield local
 
 
 def test_dask(tmp_path: Path, cluster: Any, cli: Cli, save: Save) -> None:
     given = files(tmp_path, 30, 7, 40)
-    alone = condensed(given)
     with dask(cluster.scheduler_address) as executor:
-        assert condensed(given, executor) == alone
+        assert condensed(given, executor) == alone(30, 7, 40)
     save(residual())
     options = ["--budget", "params=0.7", "--align", "1"]
     options += [word for path in given for word in ("--calibration", str(path))]
@@ -239,7 +249,6 @@ def test_dask(tmp_path: Path, cluster: Any, cli: Cli, save: Save) -> None:
 
 def test_a_dask_worker_killed_midway_costs_time_not_the_result(tmp_path: Path, cluster: Any) -> None:
     given = files(tmp_path, 30, 7, 40)
-    alone = condensed(given)
     killed: list[int] = []
 
     def kill(stage: str) -> None:
@@ -251,7 +260,7 @@ def test_a_dask_worker_killed_midway_costs_time_not_the_result(tmp_path: Path, c
         options = oc.Options(budget=("params", 0.7), align=1, calibration=given)
         result = oc.condense(residual(), options, executor=executor, progress=kill)
     assert killed
-    assert serialize(result.model) == alone
+    assert serialize(result.model) == alone(30, 7, 40)
 
 
 def test_dask_says_what_is_wrong(cli: Cli, save: Save, cluster: Any) -> None:

@@ -15,6 +15,8 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from support.apart import apart
+from support.cli import Outcome
 
 from onnx_condense.operators.queries import count_parameters
 
@@ -137,9 +139,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def tool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "tools" / "compare_accuracy.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+def tool(*arguments: str | Path) -> Outcome:
+    return apart(*arguments, cwd=ROOT / "models", script=ROOT / "tools" / "compare_accuracy.py")
 
 
 def test_rows_are_kept_and_made_again_on_request(images: Path, tmp_path: Path) -> None:
@@ -148,7 +149,7 @@ def test_rows_are_kept_and_made_again_on_request(images: Path, tmp_path: Path) -
     model = ROOT / "models" / "digits_conv_bn.onnx"
     common = (model, "--data", images, "--mean", "0", "--std", "1", "--kept", "0.7", "--json", target)
     done = tool(*common, "--only", "delete,folding,ratio,calibrated-64")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     content = json.loads(target.read_text())
     assert [row["method"] for row in content["rows"]] == ["delete", "folding", "ratio", "moments", "calibrated-64"]
     for row in content["rows"]:
@@ -161,14 +162,14 @@ def test_rows_are_kept_and_made_again_on_request(images: Path, tmp_path: Path) -
 
     content["rows"] = [row | {"accuracy": 2.0} for row in content["rows"]]
     target.write_text(json.dumps(content))
-    assert tool(*common, "--only", "delete").returncode == 0
+    assert tool(*common, "--only", "delete").code == 0
     again = {row["method"]: row["accuracy"] for row in json.loads(target.read_text())["rows"]}
     assert again["delete"] <= 1
     assert again["ratio"] == 2
 
     other = tool(*common, "--seed", "1")
-    assert other.returncode == 2
-    assert "of another model or of other images" in other.stderr
+    assert other.code == 2
+    assert "of another model or of other images" in other.err
 
 
 def test_missing_peers_are_skipped_with_what_to_install(images: Path, tmp_path: Path) -> None:
@@ -203,6 +204,6 @@ def test_bad_usage(images: Path, tmp_path: Path, change: Callable[[Path], dict[s
     options = {"--data": images, "--json": tmp_path / "out.json"} | change(tmp_path)
     given = [str(part) for pair in options.items() for part in pair]
     done = tool(ROOT / "models" / "digits_conv_bn.onnx", *given)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.code == 2
+    assert said in done.err
+    assert "Traceback" not in done.err

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.compose
 import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -181,6 +182,21 @@ def run(
     return [np.asarray(value) for value in session.run(None if names is None else list(names), dict(feed))]
 
 
+def joined(models: Mapping[str, onnx.ModelProto]) -> onnx.ModelProto:
+    """Models of the same inputs, side by side in one; all other names begin with their key and a slash."""
+    whole = onnx.ModelProto()
+    for key, model in models.items():
+        part = onnx.compose.add_prefix(model, f"{key}/", rename_inputs=False, rename_functions=False)
+        if not whole.graph.node:
+            whole.CopyFrom(part)
+            continue
+        assert list(part.graph.input) == list(whole.graph.input)
+        assert (list(part.opset_import), list(part.functions)) == (list(whole.opset_import), list(whole.functions))
+        for name in ("node", "initializer", "output"):
+            getattr(whole.graph, name).extend(getattr(part.graph, name))
+    return whole
+
+
 def signed_feed(model: onnx.ModelProto, seed: int = 5, batch: int = 8) -> dict[str, Array]:
     """Standard normal inputs, symbolic dimensions of size `batch`."""
     rng = np.random.default_rng(seed)
@@ -206,16 +222,21 @@ def traced(model: onnx.ModelProto) -> Trace:
     return trace_unshuffled(Facts(model, import_graph(model), signed_feed(model)))
 
 
-def channel_values(twin: Twin, path: Path, model: onnx.ModelProto) -> NDArray[np.float64]:
-    """[channels at the path's places, values]: what a consumer reads along a path, in onnxruntime."""
+def read_along(twin: Twin, path: Path) -> str:
+    """The tensor that a consumer reads along a path; of a state its own Y, of the step before."""
     action, node = twin.trace.actions[path.slot.node], twin.trace.facts.nodes[path.slot.node]
     assert isinstance(action, Contraction | Reader | Recurrent)
-    name = node.inputs[action.data].name
-    if isinstance(action, Recurrent) and path.slot.input == 2:  # what it reads is its own Y, of the step before
-        (values,) = run(model, signed_feed(model), [node.outputs[0].name])
+    state = isinstance(action, Recurrent) and path.slot.input == 2
+    return str((node.outputs[0] if state else node.inputs[action.data]).name)
+
+
+def channel_values(twin: Twin, path: Path, values: NDArray[Any]) -> NDArray[np.float64]:
+    """[channels at the path's places, values] of the tensor that a consumer reads along a path."""
+    action = twin.trace.actions[path.slot.node]
+    assert isinstance(action, Contraction | Reader | Recurrent)
+    if isinstance(action, Recurrent) and path.slot.input == 2:
         return values.astype(np.float64).transpose(1, 3, 0, 2).reshape(-1, values[:, 0, :, 0].size)[path.places]
     axis = action.data_axes.index(action.inner) if isinstance(action, Contraction) else action.data_axis
-    (values,) = run(model, signed_feed(model), [name])
     moved = np.moveaxis(values.astype(np.float64), axis, 0)
     return moved.reshape(len(moved), -1)[path.places]
 
