@@ -68,6 +68,12 @@ class Factorable:
         moved = np.moveaxis(twin.weight(*self.place), self.produced, 0)
         return moved.reshape(len(moved), -1)
 
+    def within(self, basis: Floats, value: Array) -> Array:
+        """What is left of the weight, whatever it holds, where its outputs lie in a basis [m, r]."""
+        moved = np.moveaxis(value, self.produced, 0)
+        inside = basis @ (basis.T @ moved.reshape(len(moved), -1))
+        return np.asarray(np.moveaxis(inside.reshape(moved.shape), 0, self.produced).astype(value.dtype))
+
     def alive(self, twin: Twin) -> tuple[Bools, Bools]:
         """[m] and [n] which of its outputs and of what it reads are still there in a twin."""
         rows, columns = np.ones(self.outputs, dtype=bool), np.ones(self.inputs, dtype=bool)

@@ -111,25 +111,24 @@ class Pruner:
         """Measures the curves, one for each reading; on real inputs also as groups are narrowed together to a share."""
         before = counts.size(planner.original)
         planner = planner.with_exact()
-        stand = Stand(planner, known.estimate, known.feeds)
+        together = known.estimate.real is not None and share is not None
+        ranks = Ranks.of(planner, counts.pairs, known.estimate, known.calibration)
+        tried = [ranks.ranked[key].weight for key in ranks.narrowed()] if together else []
+        stand = Stand(planner, known.estimate, known.feeds, tried)
         plain, found, aside = curves_of(planner, stand, known.estimate, progress)
         curves, readings = counts.stepped(plain), [counts.stepped(reading) for reading in found]
-        ranks = Ranks.of(planner, counts.pairs, known.estimate, known.calibration)
         weights = counts.weights(planner, {key: one.weight for key, one in ranks.ranked.items()})
-        if known.estimate.real is not None and share is not None:
-            progress("plan: all groups together")
-            widths = {group.index: len(group.units) for group in planner.groups}
-
-            def lose(removed: Mapping[int, int]) -> float:
-                return stand.lost({g: curves[g].order[:count] for g, count in removed.items() if count})
-
-            limit = share * before - (before - cost(weights, {}))
-            readings.append(narrowed_together(curves, widths, weights, lose, limit))
-        aside = aside.also(stand.aside)
-        stand.close()
+        if not together:
+            stand.close()
         pairs = ranks.curves(known.error(planner), known.estimate.real is not None, progress)
-        pairs += pairs[:1] * (len(readings) - len(pairs))
         both = [{**reading, **more} for reading, more in zip(readings, pairs, strict=True)]
+        if together:
+            assert share is not None
+            progress("plan: all groups together")
+            limit = share * before - (before - cost(weights, {}))
+            both.append({**pairs[0], **_together(stand, {**pairs[0], **curves}, ranks, weights, limit)})
+            stand.close()
+        aside = aside.also(stand.aside)
         return [Pruner(planner, counts, before, weights, curves, aside, ranks) for curves in both]
 
     def refined_by(self, refine: Refine) -> Pruner:
@@ -217,6 +216,22 @@ class Pruner:
         self.planner.refine(twin)
         self.ranks.factored(twin, removed)
         return twin
+
+
+def _together(
+    stand: Stand, curves: Mapping[int, Curve], ranks: Ranks, weights: Sequence[Priced], limit: float
+) -> dict[int, Curve]:
+    """The curves of groups and of pairs of factors as the outputs mind them where all are narrowed."""
+    widths = {group.index: len(group.units) for group in ranks.planner.groups}
+    pairs = [key for key in ranks.narrowed() if key in curves]
+    widths |= {key: ranks.ranked[key].weight.full for key in pairs}
+
+    def lose(removed: Mapping[int, int]) -> float:
+        gone = {g: curves[g].order[:count] for g, count in removed.items() if count and g not in ranks.ranked}
+        return stand.lost(gone, [ranks.basis(key, removed[key]) for key in pairs if removed.get(key, 0)])
+
+    tried = {key: curve for key, curve in curves.items() if key in widths}
+    return narrowed_together(tried, widths, weights, lose, limit)
 
 
 class Narrows(Protocol):

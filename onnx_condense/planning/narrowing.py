@@ -18,11 +18,12 @@ from onnx_condense.planning.planned import Multiples, Planned
 from onnx_condense.planning.run import Run
 from onnx_condense.planning.search import Criterion, Trials, search
 from onnx_condense.planning.stand import Stand
-from onnx_condense.planning.thresholds import Planner, untouched
+from onnx_condense.planning.thresholds import Planner, Refine, untouched
 from onnx_condense.planning.units import Units
 from onnx_condense.prepare import Opened
 from onnx_condense.proving.scorers import Scorer
 from onnx_condense.refitting.estimate import Estimate
+from onnx_condense.refitting.refit import refit_by
 from onnx_condense.refitting.samples import HELD_BACK, cut, divisible
 from onnx_condense.refitting.summing import measured
 from onnx_condense.refitting.synthetic import synthetic
@@ -57,7 +58,8 @@ class ToShare:
     """A share of the original's size.
 
     finish: completes a twin before it is measured. error: of a twin's outputs, where it is known and refits
-    are not trusted.
+    are not trusted. fitted: refits by moments of calibration inputs, another way than `finish`, and what a twin's
+    outputs lose.
     """
 
     planner: Planner
@@ -65,10 +67,15 @@ class ToShare:
     share: float
     finish: Callable[[Twin], None]
     error: Callable[[Twin], float] | None = None
+    fitted: tuple[Refine, Callable[[Twin], float]] | None = None
 
     def twin(self) -> Planned:
         """Raises VerificationError where widths do not get that narrow."""
         refitted = keep_share(self.pruner, self.share, self.finish)
+        if self.fitted is not None:
+            refine, loss = self.fitted
+            fitted = keep_share(self.pruner.refined_by(refine), self.share, untouched)
+            return fitted if loss(fitted.twin) < loss(refitted.twin) else refitted
         if self.error is None or not (lost := self.error(refitted.twin)) > BLOWN_UP:
             return refitted
         merged = keep_share(self.pruner.refined_by(untouched), self.share, self.finish)
@@ -113,9 +120,8 @@ def narrowed(run: Run, goal: Goal, score: Scorer | None) -> ToShare | Searched:
         case Share(unit, share):
             blind = MANNERS[run.options.method].cautious and run.opened.calibration.samples < ENOUGH
             error = run.error if blind and run.measure.told else None
-            return ToShare(
-                run.planner, pruner_of(run, Units(unit), share), share, partial(calibrated_where_better, run), error
-            )
+            pruner, finish = pruner_of(run, Units(unit), share), partial(calibrated_where_better, run)
+            return ToShare(run.planner, pruner, share, finish, error, _fitted(run))
         case Latency():
             raise AssertionError("a latency has a strategy of its own")
         case ErrorBound(bound):
@@ -144,10 +150,22 @@ def calibrated_where_better(run: Run, twin: Twin) -> None:
         return
     if samples < HELD_BACK and run.options.data is None:
         return
-    saved, before = twin.folds(), run.error(twin)
+    lost, most = (run.lost, 1.0) if samples >= ENOUGH else (run.error, CLEAR)
+    saved, before = twin.folds(), lost(twin)
     run.calibrate(twin)
-    if not run.error(twin) <= before * (1.0 if samples >= ENOUGH else CLEAR):
+    if not lost(twin) <= before * most:
         twin.refold(saved)
+
+
+def _fitted(run: Run) -> tuple[Refine, Callable[[Twin], float]] | None:
+    """Refits by what all calibration inputs are like, and what outputs lose; None where they are few."""
+    opened = run.opened
+    if opened.calibration.samples < ENOUGH or not (run.measure.told and MANNERS[run.options.method].calibrates):
+        return None
+    real = measured(opened.trace, opened.calibration, run.options.seed)
+    return partial(
+        refit_by, estimate=Estimate(opened.trace, opened.feeds[0], run.options.seed, real, run.estimate)
+    ), run.lost
 
 
 def pruner_of(run: Run, counts: Counts, share: float | None) -> Pruner:
@@ -160,6 +178,7 @@ def pruner_of(run: Run, counts: Counts, share: float | None) -> Pruner:
     feeds = list(opened.generated) or opened.feeds
     without = Known(run.estimate, _few(run, feeds), feeds, opened.calibration)
     blind = partial(Pruner.each, run.planner, counts, without, run.clock.note)
+    refine: Refine | None = None
     judging, rest = opened.calibration.split(min(JUDGES, opened.calibration.samples // 2))
     if opened.calibration.samples < ENOUGH or not rest.samples:
         readings = blind()
@@ -167,6 +186,7 @@ def pruner_of(run: Run, counts: Counts, share: float | None) -> Pruner:
     else:
         real, tried = measured(opened.trace, rest, options.seed), _few(run, judging)
         estimate = Estimate(opened.trace, opened.feeds[0], options.seed, real, run.estimate)
+        refine = partial(refit_by, estimate=estimate)
         known = Known(estimate, tried, opened.calibration.split(FEW)[0], rest)
         judging = cut(judging, divisible(opened.specs), sum(map(_samples, tried)))[1] or judging
         readings = Pruner.each(run.planner, counts, known, run.clock.note, share)
@@ -175,23 +195,26 @@ def pruner_of(run: Run, counts: Counts, share: float | None) -> Pruner:
     if share is None or len(readings) < 2:
         return readings[0]
     stand = Stand(run.planner, run.estimate, judging)
-    return _least(readings, share, stand)
+    if refine is None:
+        return _least(readings, share, stand.error_of)
+    fitted = [replace(reading.refined_by(refine), aside=reading.aside) for reading in readings]
+    return replace(_least(fitted, share, stand.lost_by), planner=readings[0].planner, biases={})
 
 
-def _least(readings: Sequence[Pruner], share: float, stand: Stand) -> Pruner:
+def _least(readings: Sequence[Pruner], share: float, lost: Callable[[Twin], float]) -> Pruner:
     """The reading whose model loses least; without pairs of factors, where that reaches the share and loses less."""
 
     def judged(pruner: Pruner) -> tuple[float, bool, float]:
         planned, size = pruner.at(share, pruner.aside)
-        return stand.error_of(planned.twin), bool(planned.twin.factors), size
+        return lost(planned.twin), bool(planned.twin.factors), size
 
     found = [(judged(pruner), pruner) for pruner in readings]
-    (error, paired, _), best = min(found, key=lambda one: one[0][0])
+    (least, paired, _), best = min(found, key=lambda one: one[0][0])
     if not paired:
         return best
     plain = best.without_pairs()
     less, _, size = judged(plain)
-    return plain if less < error and size <= share * plain.before else best
+    return plain if less < least and size <= share * plain.before else best
 
 
 def _few(run: Run, feeds: Sequence[Feed]) -> list[Feed]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from onnx_condense.model.held import let_go
 from onnx_condense.planning.allocation import Curve
 from onnx_condense.planning.curves import FELT, LEAST, LEAST_REAL, TRUST, Curves
 from onnx_condense.planning.selection import chosen_weights
+from onnx_condense.planning.stand import Basis
 from onnx_condense.planning.thresholds import Planner
 from onnx_condense.refitting.consumer import Consumer, consumer_of
 from onnx_condense.refitting.estimate import Estimate
@@ -78,6 +79,7 @@ class Ranks:
 
     planner: Planner
     ranked: Mapping[int, Ranked]
+    _spectra: dict[int, Spectrum] = field(default_factory=dict)
 
     @staticmethod
     def of(planner: Planner, unit: Unit | None, estimate: Estimate, calibration: Calibration) -> Ranks:
@@ -92,6 +94,17 @@ class Ranks:
         known = _moments(planner, weights, estimate, calibration)
         first = max((group.index for group in planner.trace.groups), default=-1) + 1
         return Ranks(planner, dict(enumerate(known, first)))
+
+    def narrowed(self) -> list[int]:
+        """The keys of those that may be narrowed together with groups: tables are too large to be tried that often."""
+        return [key for key, ranked in self.ranked.items() if not ranked.weight.lookup]
+
+    def basis(self, key: int, gone: int) -> Basis:
+        """That of a weight with so many ranks fewer."""
+        ranked = self.ranked[key]
+        if key not in self._spectra:
+            self._spectra[key] = ranked.spectrum(self.planner.original)
+        return Basis(ranked.weight, self._spectra[key].vectors[:, : ranked.weight.full - gone])
 
     def factored(self, twin: Twin, removed: Mapping[int, int]) -> None:
         """Makes pairs of weights of a twin, where they still become smaller by it. removed: key -> ranks that go."""

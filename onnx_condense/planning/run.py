@@ -15,6 +15,7 @@ from onnx_condense.planning.selection import chosen_groups
 from onnx_condense.planning.thresholds import Planner, untouched
 from onnx_condense.prepare import Clock, Opened
 from onnx_condense.proving.compare import Results, is_told, results
+from onnx_condense.proving.losses import lost, scores_in
 from onnx_condense.proving.scorers import ApproximationError
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.refit import refit_where_better
@@ -82,6 +83,12 @@ class Run:
     def error(self, twin: Twin) -> float:
         """The approximation error of a twin."""
         return _error(self.measure, twin)
+
+    def lost(self, twin: Twin) -> float:
+        """What the outputs of a twin lose on the verification inputs (see `proving.losses`)."""
+        written = write(twin, {})
+        scores = scores_in(self.opened.trace.facts.model, self.expected)
+        return lost(self.expected, results(written.model, self.opened.feeds), scores)
 
     def calibrate(self, twin: Twin) -> None:
         """Refits a twin on the calibration inputs, where there are any."""

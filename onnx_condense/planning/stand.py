@@ -11,21 +11,22 @@ from onnx import helper
 
 from onnx_condense.arrays import Array, Floats, Ints
 from onnx_condense.errors import InputError
+from onnx_condense.factoring.weights import Factorable
 from onnx_condense.merging.paths import paths
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model import wire
 from onnx_condense.model.apart import APART_FROM
 from onnx_condense.model.inputs import Feed
 from onnx_condense.model.names import Names
-from onnx_condense.model.outputs import LABELS, arrays
+from onnx_condense.model.outputs import arrays
 from onnx_condense.model.runtime import Session, run, session
 from onnx_condense.operators.nodes import added
 from onnx_condense.planning.planned import NOTHING
 from onnx_condense.planning.thresholds import Planner, costing
 from onnx_condense.proving.compare import Results, compare, results
+from onnx_condense.proving.losses import lost, scores_in
 from onnx_condense.refitting.estimate import Estimate
-from onnx_condense.refitting.pairs import refit_pairs
-from onnx_condense.refitting.refit import refit_by_moments
+from onnx_condense.refitting.refit import refit_by
 from onnx_condense.refitting.synthetic import unbatched
 from onnx_condense.rewriting.kept import Disagreement
 from onnx_condense.rewriting.writer import write
@@ -33,13 +34,19 @@ from onnx_condense.rewriting.writer import write
 Place = tuple[int, int]
 """A node and one of its inputs."""
 
-TINY = float(np.finfo(float).tiny)
-
 RECENT = 2
 """Choices that are remembered of each group: where it is, and where it may go next."""
 
 KEPT = 2**26
 """Bytes of what a choice gives consumers up to which it is remembered."""
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """A weight whose outputs [m] lie in a basis [m, r]."""
+
+    weight: Factorable
+    vectors: Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,26 +69,36 @@ class Stand:
         aside: groups that could not be narrowed when that was tried.
     """
 
-    def __init__(self, planner: Planner, estimate: Estimate, feeds: Sequence[Feed]) -> None:
-        """`estimate`: by its moments consumers are refitted."""
+    def __init__(
+        self, planner: Planner, estimate: Estimate, feeds: Sequence[Feed], pairs: Sequence[Factorable] = ()
+    ) -> None:
+        """`estimate`: by its moments consumers are refitted. pairs: weights that may become pairs of factors."""
         self._planner, self._estimate, self._feeds = planner, estimate, feeds
         self._known: dict[int, dict[int, Choice]] = {}
         self._by_index = {group.index: group for group in planner.groups}
         self.aside = NOTHING
-        self._fed = _fed(planner, feeds)
+        self._fed = _fed(planner, feeds, pairs)
         self._expected = self._outputs(planner.original)
+        self._scores = scores_in(planner.trace.facts.model, self._expected)
 
     def close(self) -> None:
         """Gives back what it takes, when all has been tried."""
         self._fed = None
         self._known = {}
 
-    def lost(self, gone: Mapping[int, Ints]) -> float:
-        """What the outputs lose without these channels of groups (index -> [k]); infinity where that cannot be."""
+    def lost(self, gone: Mapping[int, Ints], bases: Sequence[Basis] = ()) -> float:
+        """What the outputs lose without these channels of groups (index -> [k]) and with weights in these bases.
+
+        Infinity where that cannot be.
+        """
         try:
-            return lost(self._expected, self._without(gone))
+            return lost(self._expected, self._without(gone, bases), self._scores)
         except Disagreement:
             return np.inf
+
+    def lost_by(self, twin: Twin) -> float:
+        """What the outputs of a twin lose."""
+        return lost(self._expected, self._outputs(twin), self._scores)
 
     def error(self, gone: Mapping[int, Ints]) -> float:
         """The relative error of the outputs without these channels of groups (index -> [k]). Raises Disagreement."""
@@ -91,9 +108,12 @@ class Stand:
         """The same of a twin."""
         return compare(self._expected, self._outputs(twin)).error
 
-    def _without(self, gone: Mapping[int, Ints]) -> Results:
+    def _without(self, gone: Mapping[int, Ints], bases: Sequence[Basis] = ()) -> Results:
         if self._fed is None:
-            return self._outputs(self._refitted(gone))
+            twin = self._refitted(gone)
+            for basis in bases:
+                twin.factor(basis.weight.factor(twin, basis.vectors, None))
+            return self._outputs(twin)
         folded, shift = dict[Place, Array](), dict[int, Floats]()
         for group, channels in gone.items():
             choice = self._choice(group, channels)
@@ -102,6 +122,10 @@ class Stand:
                 folded[place] = folded[place] + (weight - self._planner.original.weight(*place)) if known else weight
             for node, added_ in choice.shift.items():
                 shift[node] = shift.get(node, 0.0) + added_
+        for basis in bases:
+            place = basis.weight.place
+            whole = folded[place] if place in folded else self._planner.original.weight(*place)
+            folded[place] = basis.weight.within(basis.vectors, whole)
         return self._outputs(Choice(folded, shift))
 
     def _choice(self, group: int, channels: Ints) -> Choice:
@@ -125,8 +149,7 @@ class Stand:
     def _refitted(self, gone: Mapping[int, Ints]) -> Twin:
         twin = self._planner.without(gone)
         if any(self._planner.manner(g).refits for g in self._planner.groups if g.index in gone):
-            refit_by_moments(twin, self._estimate)
-            refit_pairs(twin, self._estimate)
+            refit_by(twin, self._estimate)
         return twin
 
     def _outputs(self, choice: Choice | Twin) -> Results:
@@ -160,7 +183,7 @@ class _Fed:
         return [arrays(names, run(self.active, names, {**feed, **fed})) for feed in feeds]
 
 
-def _fed(planner: Planner, feeds: Sequence[Feed]) -> _Fed | None:
+def _fed(planner: Planner, feeds: Sequence[Feed], pairs: Sequence[Factorable]) -> _Fed | None:
     """The session of a planner's model, None where there can be none."""
     trace = planner.trace
     facts = trace.facts
@@ -179,6 +202,8 @@ def _fed(planner: Planner, feeds: Sequence[Feed]) -> _Fed | None:
                 return None
             sizes = [size if axis == action.output_axis else 1 for axis, size in enumerate(shape)]
             shifts[place[0]] = f"{stem}s{place[0]}", np.zeros(sizes, weights[place][1].dtype)
+    for place in (pair.place for pair in pairs if pair.place not in weights):
+        weights[place] = f"{stem}w{len(weights)}", planner.original.weight(*place)
     _feed(model, weights, shifts, stem)
     try:
         found = _Fed(session(_with_sums(model, shifts, stem)), weights, shifts)
@@ -219,26 +244,3 @@ def _with_sums(model: onnx.ModelProto, shifts: Mapping[int, tuple[str, Array]], 
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
     return model
-
-
-def lost(expected: Results, found: Results) -> float:
-    """What outputs lose: the mean over them of the squared relative error; of labels the share that differs."""
-    names = [name for name in expected[0] if expected[0][name].size] if expected else []
-    return float(np.mean([_lost(*(_row(part, name) for part in (expected, found))) for name in names] or [0.0]))
-
-
-def _row(outputs: Results, name: str) -> Array:
-    """[n] an output of all feeds."""
-    return np.concatenate([feed[name].reshape(-1) for feed in outputs])
-
-
-def _lost(a: Array, b: Array) -> float:
-    """Of one output [n] and of another, as it should be and as it is."""
-    if a.shape != b.shape:
-        return np.inf
-    if a.dtype.kind in LABELS:
-        return float(np.mean(a != b))
-    x, y = a.astype(np.float64), b.astype(np.float64)
-    whole = np.isfinite(x)
-    gap, size = x[whole] - y[whole], float(x[whole] @ x[whole])
-    return float(gap @ gap) / max(size, TINY) if gap.any() else 0.0

@@ -45,6 +45,12 @@ def refit_by_moments(twin: Twin, estimate: Estimate) -> None:
     _refit_all(lost(twin), estimate)
 
 
+def refit_by(twin: Twin, estimate: Estimate) -> None:
+    """The same, and products of data."""
+    refit_by_moments(twin, estimate)
+    refit_pairs(twin, estimate)
+
+
 def _refit_all(consumers: Sequence[TwinConsumer], estimate: Estimate) -> int:
     """Refits consumers, and says how many."""
     refitted = 0

@@ -198,7 +198,7 @@ def _batch(
         progress(Step(f"batch {batch}: latency, block", block, blocks, at_most))
 
     load = instruments.load()
-    measured = instruments.race(files, feeds, threads, Pace(setup.seconds, setup.seed, told), provider)
+    measured = instruments.race(files, feeds, threads, Pace(setup.seconds, setup.seed, told=told), provider)
     busy = load.others()
     if setup.with_profile:
         progress(f"batch {batch}: profile")

@@ -18,6 +18,7 @@ from onnx_condense.planning.joint import narrowed_together
 from onnx_condense.planning.run import Run
 from onnx_condense.planning.stand import Stand
 from onnx_condense.prepare import Clock, open_model
+from onnx_condense.proving import losses
 from onnx_condense.proving.compare import results
 from onnx_condense.refitting.refit import refit_by_moments
 from onnx_condense.refitting.samples import pieces
@@ -76,7 +77,7 @@ def test_a_choice_loses_what_its_model_loses(run: Run) -> None:
     twin = run.planner.without(gone)
     refit_by_moments(twin, run.estimate)
     expected, found = (results(write(one, {}).model, feeds) for one in (run.planner.original, twin))
-    wanted = stand.lost(expected, found)
+    wanted = losses.lost(expected, found)
     tried = Stand(run.planner, run.estimate, feeds)
     assert tried.lost(gone) == pytest.approx(wanted, rel=1e-3)
     assert tried.lost({}) == pytest.approx(0.0, abs=1e-9)

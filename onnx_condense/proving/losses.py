@@ -1,0 +1,85 @@
+"""What outputs lose, as choices between candidates are made: by their numbers, and by the classes that they name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import onnx
+
+from onnx_condense.arrays import Array, Floats
+from onnx_condense.model.outputs import LABELS
+from onnx_condense.operators.classes import class_outputs
+from onnx_condense.proving.compare import Results
+
+TINY = float(np.finfo(float).tiny)
+
+SURE = 0.5
+"""Mean share of a row's softmax that its largest element has at least, where rows are taken for scores of classes."""
+
+FEWEST = 3
+"""Classes, at least, of rows that nothing but their numbers tells to be scores."""
+
+LEAST = 1e-7
+"""What a class is given at least by a model that rules it out."""
+
+
+def lost(expected: Results, found: Results, scores: Collection[str] = ()) -> float:
+    """What outputs lose: the mean over them.
+
+    Of numbers it is the squared relative error, of labels the share that differs; of scores of classes (names) half of
+    the former and half of what their distributions lose: the Kullback-Leibler divergence in nats.
+    """
+    names = [name for name in expected[0] if expected[0][name].size] if expected else []
+    return float(np.mean([_lost(expected, found, name, name in scores) for name in names] or [0.0]))
+
+
+def scores_in(model: onnx.ModelProto, outputs: Results) -> frozenset[str]:
+    """The outputs [n, classes] or [n, tokens, classes] that are scores of classes.
+
+    Operators, names or the numbers say so: different classes lead in different rows, and by far.
+    """
+    named = class_outputs(model)
+    floats = [name for name in outputs[0] if _may_be(outputs[0][name])] if outputs else []
+    return frozenset(name for name in floats if name in named or _decided(outputs, name))
+
+
+def _may_be(value: Array) -> bool:
+    return value.dtype.kind == "f" and value.ndim in (2, 3) and value.shape[-1] > 1
+
+
+def _decided(outputs: Results, name: str) -> bool:
+    values = [feed[name] for feed in outputs]
+    if values[0].ndim != 2 or values[0].shape[-1] < FEWEST or not all(np.isfinite(value).all() for value in values):
+        return False
+    shares = np.exp(np.concatenate([_logarithms(value) for value in values]))
+    return bool(shares.max(axis=-1).mean() >= SURE and len(np.unique(shares.argmax(axis=-1))) > 1)
+
+
+def _lost(expected: Results, found: Results, name: str, classes: bool) -> float:
+    a, b = (np.concatenate([feed[name].reshape(-1) for feed in part]) for part in (expected, found))
+    if a.shape != b.shape:
+        return np.inf
+    if a.dtype.kind in LABELS:
+        return float(np.mean(a != b))
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    whole = np.isfinite(x)
+    gap, size = x[whole] - y[whole], float(x[whole] @ x[whole])
+    squared = float(gap @ gap) / max(size, TINY) if gap.any() else 0.0
+    return (squared + _divergence(expected, found, name)) / 2 if classes else squared
+
+
+def _divergence(expected: Results, found: Results, name: str) -> float:
+    """The mean over rows of Σ p (log p - log q)."""
+    p, q = (np.concatenate([_logarithms(feed[name]) for feed in part]) for part in (expected, found))
+    least = float(np.log(LEAST))
+    return float(np.mean(np.sum(np.exp(p) * (np.maximum(p, least) - np.maximum(q, least)), axis=-1)))
+
+
+def _logarithms(scores: Array) -> Floats:
+    """[rows, classes] logarithms of shares: of scores [..., classes] that sum to one as they are, else of softmax."""
+    rows = scores.reshape(-1, scores.shape[-1]).astype(np.float64)
+    if (rows >= 0).all() and np.allclose(rows.sum(axis=-1), 1, atol=1e-3):
+        return np.asarray(np.log(np.maximum(rows, LEAST)))
+    shifted = rows - rows.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
