@@ -3,12 +3,11 @@
     python tools/compare_targets.py FOLDER [--only GLOB;...] [--threads 1] [--batch 1] [--repeats 3] [--seconds 4]
         [--data DATA] [--rivals] [--json OUT]
 
-FOLDER holds the trained networks; an MLP, a VGG-like network and a transformer block, of random weights, are made
-here. Each is condensed on this host with `--budget latency=F`, without data, and races the original anew, --repeats
-times. With one thread the clock of the thread is read, so that what others do counts little; how busy the machine was
-is written down. With --data, accuracy on its test images is taken; with --rivals too, of models by `params=F` and
-`macs=F` at several shares, which race as well: interpolated, they tell which is better at equal latency. Rows that
-are in OUT by then stay.
+FOLDER holds the trained networks; an MLP, a VGG-like network and a transformer block, of random weights, are made here.
+Each is condensed on this host with `--budget latency=F`, without data, and races the original anew, --repeats times.
+With one thread the clock of the thread is read, so that what others do counts little; how busy the machine was is
+written down. With --data, accuracy on its test images is taken; with --rivals too, of models by `params=F` and `macs=F`
+at several shares, which race as well: between them lies what is told at equal latency. Rows that are in OUT stay.
 """
 
 from __future__ import annotations

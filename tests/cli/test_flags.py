@@ -33,7 +33,10 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "include": (["a*", "b"], ("a*", "b")),
     "exclude": (["c"], ("c",)),
     "tolerance": (["0.1"], 0.1),
-    "budget": (["macs=0.5"], ("macs", 0.5)),
+    "budget": (["latency=0.5"], ("latency", 0.5)),
+    "latency_for": (["costs.json"], "costs.json"),
+    "threads": (["2"], 2),
+    "batch": (["8"], 8),
     "evaluate": (["score {model}"], "score {model}"),
     "max_drop": (["0.1"], 0.1),
     "trials": (["3"], 3),
@@ -48,7 +51,12 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
 }
 """Option -> texts on a command line, and what they mean."""
 
-TOGETHER = {"evaluate": ("max_drop",), "max_drop": ("evaluate",), "trials": ("evaluate", "max_drop")}
+TOGETHER = {
+    "evaluate": ("max_drop",),
+    "max_drop": ("evaluate",),
+    "trials": ("evaluate", "max_drop"),
+    **dict.fromkeys(("latency_for", "threads", "batch"), ("budget",)),
+}
 """Options that go with others."""
 
 
@@ -132,7 +140,11 @@ def test_names_are_members_of_enums_and_json_has_plain_strings() -> None:
             "argument --threshold: invalid float value: 'x' (see onnx-condense --help)",
         ),
         (CONDENSE, ["m", "--layer-threshold", "0.9"], "--layer-threshold wants GLOB=T, not 0.9"),
-        (CONDENSE, ["m", "--budget", "params=x"], "--budget wants params=F, macs=F or error=R, not params=x"),
+        (
+            CONDENSE,
+            ["m", "--budget", "params=x"],
+            "--budget wants params=F, macs=F, latency=F or error=R, not params=x",
+        ),
         (CONDENSE, ["m", "--input-shape", "x=a"], "--input-shape wants NAME=1x3x224x224, not x=a"),
         (CONDENSE, ["m", "--align", "x"], "--align is auto or a positive whole number, not x: --align 1 turns it off"),
         (CONDENSE, ["m", "--align", "0"], "--align is auto or a positive whole number, not 0: --align 1 turns it off"),
