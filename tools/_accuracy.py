@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from _marks import ROOT
+from _pictures import COLOURS, STYLE, save
 
 SHOWN = (0.9, 0.7, 0.5)
 """Shares kept, of the table."""
@@ -57,7 +58,7 @@ def draw(results: list[Row], target: Path) -> None:
     matplotlib.use("svg")
     from matplotlib import pyplot as plt
 
-    plt.rcParams.update({"svg.hashsalt": "onnx-condense", "font.size": 9})
+    plt.rcParams.update(STYLE | {"svg.hashsalt": "onnx-condense"})
     figure, panels = plt.subplots(
         len(results),
         2,
@@ -69,7 +70,7 @@ def draw(results: list[Row], target: Path) -> None:
     )
     for line, result in zip(panels, results, strict=True):
         for axis, wanted in zip(line, (False, True), strict=True):
-            axis.axhline(100 * result["accuracy"], color="0.6", linewidth=0.8, label="original")
+            axis.axhline(100 * result["accuracy"], color="black", linewidth=0.8, linestyle=":", label="original")
             for number, (method, label) in enumerate(METHODS.items()):
                 rows = [r for r in result["rows"] if r["method"] == method and "skipped" not in r]
                 if rows and ((method in CALIBRATED) is wanted or method == "moments"):
@@ -77,7 +78,7 @@ def draw(results: list[Row], target: Path) -> None:
                     axis.plot(
                         [100 * r["parameters"] for r in rows],
                         [100 * r["accuracy"] for r in rows],
-                        color=f"C{number % 10}",
+                        color=COLOURS[number],
                         marker="o" if mine else "x",
                         linestyle="-" if mine else "--",
                         linewidth=1.8 if mine else 1.1,
@@ -88,10 +89,13 @@ def draw(results: list[Row], target: Path) -> None:
             axis.set_xlabel("parameters kept, %")
             axis.xaxis.set_tick_params(labelbottom=True)
             axis.grid(color="0.92")
-            axis.legend(loc="lower left", fontsize=7.5)
         line[0].set_ylabel("accuracy, %")
     panels[0, 0].invert_xaxis()
-    figure.savefig(target, metadata={"Date": None})
+    shown = [axis.get_legend_handles_labels() for axis in panels.flat]
+    named = {label: curve for curves, labels in shown for curve, label in zip(curves, labels, strict=True)}
+    order = [label for label in ("original", *METHODS.values()) if label in named]
+    figure.legend([named[label] for label in order], order, loc="outside upper center", ncols=4)
+    save(figure, target, "Accuracy over the share of parameters kept")
     plt.close(figure)
 
 

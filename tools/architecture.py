@@ -16,11 +16,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 from _marks import ROOT
+from _pictures import themed
 
 PACKAGE = "onnx_condense"
 PICTURE = ROOT / "docs" / "architecture.svg"
 OUTSIDE = ("onnx", "onnx_graphsurgeon", "onnxruntime")
 """Libraries that are drawn below the lowest floor."""
+
+DARK = {
+    "#000000": "#e8ebf0",
+    "#ffffff": "#14171c",
+    "#f3f5f9": "#1e232b",
+    "#e8e8e8": "#3a414b",
+    "#dbe7fb": "#24405f",
+    "#555555": "#a9b3c1",
+    "#c5cddb": "#55606f",
+}
+"""What colours become where it is dark."""
 
 STEP, LINE = 30, 26
 """Pixels from box to box, to the right and down."""
@@ -70,20 +82,20 @@ def picture(storeys: Floors, arrows: Imports) -> str:
     place = {name: (LEFT + STEP * i, TOP + LINE * i) for i, name in enumerate(boxes)}
     width, height = LEFT + STEP * len(boxes) + 10, TOP + LINE * len(boxes) + 28
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
-        'font-size="11">',
         "<title>The floors of onnx-condense, from its imports</title>",
         '<defs><marker id="tip" viewBox="0 0 6 6" refX="6" refY="3" markerWidth="5" markerHeight="5" orient="auto">'
         '<path d="M0 0L6 3L0 6z" fill="#7a8aa0"/></marker></defs>',
-        f'<rect width="{width}" height="{height}" fill="#fff"/>',
+        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
     ]
     lines += [_band(place[storey[0]][1], len(storey), width) for storey in storeys[::2]]
     for paint in (_arrow, _count):
         lines += [paint(place[a], place[b], count) for (a, b), count in sorted(arrows.items())]
     lines += [_box(name, *place[name]) for name in boxes]
     text = "Numbers: how many files of a package import from the one below. Bands: floors. Grey boxes: libraries."
-    lines += [f'<text x="10" y="{height - 8}" fill="#555">{text}</text>', "</svg>"]
-    return "\n".join(lines) + "\n"
+    lines += [f'<text x="10" y="{height - 8}" fill="#555555">{text}</text>', "</svg>"]
+    style = 'font-family="sans-serif" font-size="11"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" {style}>'
+    return head + themed("\n".join(["", *lines]), DARK) + "\n"
 
 
 def _band(top: int, count: int, width: int) -> str:
@@ -114,7 +126,7 @@ def _arrow(start: tuple[int, int], end: tuple[int, int], count: int) -> str:
 def _count(start: tuple[int, int], end: tuple[int, int], count: int) -> str:
     """At the bend."""
     x, y = _bend(start, end)
-    circle = f'<circle cx="{x}" cy="{y}" r="8" fill="#fff" stroke="#7a8aa0"/>'
+    circle = f'<circle cx="{x}" cy="{y}" r="8" fill="#ffffff" stroke="#7a8aa0"/>'
     return f'{circle}<text x="{x}" y="{y + 4}" text-anchor="middle">{count}</text>'
 
 

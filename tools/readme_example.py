@@ -24,6 +24,7 @@ import matplotlib
 import onnx
 import onnxruntime
 from _marks import ROOT, fill
+from _pictures import COLOURS, STYLE, save
 
 from onnx_condense import Options, condense
 
@@ -33,6 +34,7 @@ from matplotlib import pyplot as plt
 MODELS = ("surrogate_h2", "digits_conv_bn", "digits_mobilenet")
 THRESHOLDS = (0.999, 0.99, 0.97, 0.95, 0.92, 0.88, 0.8, 0.7)
 SHOWN = (0.999, 0.95, 0.88)
+LOOKS = {"auto": ("o-", "auto, the default"), "ratio": ("s:", "ratio, the paper's"), "delete": ("x--", "delete")}
 
 
 def score(model: onnx.ModelProto | Path, data: Path) -> float:
@@ -70,19 +72,21 @@ def measure(stem: str) -> dict[str, Any]:
 
 def draw(results: list[dict[str, Any]], target: Path) -> None:
     """Score over the share of parameters kept."""
-    plt.rcParams.update({"svg.hashsalt": "onnx-condense", "font.size": 9})
-    figure, axes = plt.subplots(1, len(results), figsize=(11, 3.2), constrained_layout=True)
+    plt.rcParams.update(STYLE | {"svg.hashsalt": "onnx-condense"})
+    figure, axes = plt.subplots(1, len(results), figsize=(10, 3.2), constrained_layout=True)
     for axis, result in zip(axes, results, strict=True):
-        axis.axhline(result["score"], color="0.6", linewidth=0.8, label="original")
-        for merge, marker in (("auto", "o-"), ("ratio", "s:"), ("delete", "x--")):
+        axis.axhline(result["score"], color="black", linewidth=0.8, linestyle=":", label="original")
+        for number, (merge, (look, label)) in enumerate(LOOKS.items()):
             rows = [r for r in result["rows"] if r["merge"] == merge]
-            axis.plot([100 * r["parameters"] for r in rows], [max(r["score"], 0) for r in rows], marker, label=merge)
+            sizes, scores = [100 * r["parameters"] for r in rows], [max(r["score"], 0) for r in rows]
+            axis.plot(sizes, scores, look, color=COLOURS[number], label=label)
         axis.set_title(result["model"])
         axis.set_xlabel("parameters kept, %")
         axis.invert_xaxis()
     axes[0].set_ylabel("R² (surrogate), accuracy (digits)")
-    axes[-1].legend()
-    figure.savefig(target, metadata={"Date": None})
+    curves, labels = axes[0].get_legend_handles_labels()
+    figure.legend(curves, labels, loc="outside upper center", ncols=4)
+    save(figure, target, "Score over the share of parameters kept")
 
 
 def main() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from textwrap import fill
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from onnx_condense._version import __version__
@@ -146,7 +148,9 @@ class _Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         """The help, with a line for each other command."""
-        lines = [f"  {name:<24}{description}" for name, description in self.others.items()]
+        width, beside = shutil.get_terminal_size().columns - 2, " " * 26
+        told = self.others.items()
+        lines = [fill(text, width, initial_indent=f"  {name:<24}", subsequent_indent=beside) for name, text in told]
         return super().format_help() + ("\n".join(["\nother commands:", *lines, ""]) if lines else "")
 
     def error(self, message: str) -> NoReturn:

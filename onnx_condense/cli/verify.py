@@ -28,7 +28,8 @@ def execute(arguments: Arguments) -> int:
     elif not own.quiet:
         show_verification(terminal.output(tables(places)), found)
     if not found.worst <= own.tolerance:
-        raise VerificationError(f"the models differ by {found.worst:.3g}, more than --tolerance {own.tolerance:g}")
+        worst, limit = f"{found.worst:.3g}", f"--tolerance {own.tolerance:g}"
+        raise VerificationError(f"the models differ by {worst}, more than {limit}: a larger one allows more")
     if not found.told:
         raise VerificationError(NOTHING_TOLD)
     return 0

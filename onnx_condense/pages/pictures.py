@@ -281,6 +281,7 @@ def _svg(draw: Callable[[Figure], None], height: float, title: str) -> Markup:
         r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", found[found.index("<svg") :], flags=re.S
     )
     body = re.sub(r'<g id="[^"]*"', "<g", body[body.index(">") + 1 :])
+    body = body.replace(" font-family: 'DejaVu Sans';", "")  # the page has one, which is narrower
     for drawn, named in COLOURS.items():
         body = body.replace(f": {drawn}", f": var({named})")
     box = f"0 0 {72 * WIDTH:g} {72 * height:g}"

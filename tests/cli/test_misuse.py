@@ -76,10 +76,13 @@ def test_the_last_lines_say_what_came_of_it(cli: Cli, save: Save) -> None:
     assert "on given inputs" in cli.ok("m.onnx", "--threshold", "0.5", "--data", "x.npz", "--force").out
 
 
-def test_help_names_every_command(cli: Cli) -> None:
+@pytest.mark.parametrize("width", [80, 120])
+def test_help_names_every_command(cli: Cli, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
     with pytest.raises(SystemExit):
         cli.run("--help")
     shown = cli.capfd.readouterr().out
+    assert max(map(len, shown.splitlines())) <= width
     assert all(f"onnx-condense {name} " in shown for name in ("inspect", "verify", "diff", "bench", "auto"))
 
 

@@ -81,6 +81,7 @@ def check(read: Read, content: dict[str, Any], *pointers: str) -> None:
     assert len(identifiers) == len(set(identifiers))
     assert len(read.of("table")) == len(read.of("caption"))
     assert all(given.get("scope") in ("col", "row") for given in read.of("th"))
+    assert not any("font-family" in str(given.get("style")) for given in read.of("text"))
     assert all(given.get("aria-label") and given.get("role") == "img" for given in read.of("svg"))
     assert (len(read.of("h1")), len(read.of("main"))) == (1, 1)
 

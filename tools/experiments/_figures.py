@@ -9,6 +9,7 @@ import matplotlib
 matplotlib.use("svg")
 
 import numpy as np
+from _pictures import STYLE, save
 from _stages import HERE, Facts
 from matplotlib import pyplot
 
@@ -18,7 +19,7 @@ LOOKS |= {"svd-tuned": "C3^", "direct": "C4x", "long": "C2*", "direct-long": "C4
 
 def draw(combustion: Facts, cifar10: Facts) -> None:
     """All that there are numbers for."""
-    matplotlib.rcParams.update({"svg.hashsalt": "experiments", "font.size": 9, "axes.grid": True, "grid.alpha": 0.3})
+    matplotlib.rcParams.update(STYLE | {"svg.hashsalt": "experiments", "axes.grid": True, "grid.alpha": 0.3})
     if "original" in combustion["stages"]:
         _combustion(combustion)
     if "start" in cifar10["stages"]:
@@ -27,13 +28,13 @@ def draw(combustion: Facts, cifar10: Facts) -> None:
 
 def _save(figure: Any, name: str) -> None:
     figure.tight_layout()
-    figure.savefig(HERE / f"{name}.svg", metadata={"Date": None})
+    save(figure, HERE / f"{name}.svg", f"What the experiment {name} left")
     pyplot.close(figure)
 
 
 def _combustion(content: Facts) -> None:
     stages = content["stages"]
-    figure, ((losses, cosines), (errors, heat)) = pyplot.subplots(2, 2, figsize=(9, 7))
+    figure, ((losses, cosines), (errors, heat)) = pyplot.subplots(2, 2, figsize=(9, 7.6))
     begun = 0
     for name in ("original", "paper-1", "paper-2", "paper-3"):
         if name in stages:
@@ -46,6 +47,7 @@ def _combustion(content: Facts) -> None:
     for name, shares in stages.get("cosines", {"shares": {}})["shares"].items():
         cosines.plot(np.linspace(-1, 1, len(shares) + 1)[:-1] + 1 / len(shares), shares, label=name)
     cosines.set(xlabel="cosine", ylabel="share of pairs", title="Neurons of layer 2 (the paper's Figure 4)")
+    cosines.legend()
     _errors(errors, stages)
     _ignitions(heat, content)
     _save(figure, "combustion")
@@ -60,7 +62,7 @@ def _errors(axes: Any, stages: Facts) -> None:
             axes.plot(*np.array(points).T, look + ("" if len(points) == 1 else "-"), label=kind)
     axes.set(xlabel="share of the parameters", ylabel="mean error of delays", xscale="log", yscale="log")
     axes.set_title("Ignition delays")
-    axes.legend()
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
 
 
 def _ignitions(axes: Any, content: Facts) -> None:
@@ -76,7 +78,7 @@ def _ignitions(axes: Any, content: Facts) -> None:
     temperature, pressure, ratio = truth["conditions"][0]
     axes.set(xlabel="time (two delays in all)", ylabel="T [K]", ylim=(temperature - 100, 3500))
     axes.set_title(f"{temperature:g} K, {pressure:g} atm, ratio {ratio:g}")
-    axes.legend()
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
 
 
 def _training(content: Facts) -> None:
