@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from onnx_condense.arrays import Shape
@@ -47,6 +47,25 @@ class Attending(Action):
         return inputs[0][0] * self.heads[0] * inputs[0][places] * inputs[1][places] * (width + made)
 
 
+@dataclass(frozen=True)
+class Rotating(Action):
+    """Pairs of channels of each head of input 0 turned by angles of positions, the same in all heads.
+
+    heads, apart: as of `Attending`. tables: inputs of cosines and sines [positions, pairs].
+    interleaved: whether the two of a pair lie side by side; else in the two halves of a head.
+    counted: the attribute that states how wide a head is, if one does.
+    """
+
+    heads: int
+    apart: bool
+    tables: tuple[int, int]
+    interleaved: bool
+    counted: str = ""
+
+    def counts(self, inputs: Sequence[Shape], output: Shape) -> Mapping[str, int]:
+        return {self.counted: inputs[0][-1] // (1 if self.apart else self.heads)} if self.counted else {}
+
+
 def attention(view: NodeView) -> Action:
     """The Attention of onnxruntime: projects its input [batch, places, i] with [i, q + k + v].
 
@@ -86,6 +105,26 @@ def standard(view: NodeView) -> Action:
     width = view.shape(0)[-1] // (1 if apart else heads[0])
     bent = bool(view.attribute("softcap", 0.0))
     return Attending(heads, apart, view.attribute("scale") or width**-0.5, bent=bent)
+
+
+def rotary(view: NodeView) -> Action:
+    """RotaryEmbedding of onnxruntime and of operator set 23: whole heads, by rows of constant tables."""
+    ours = view.node.domain == "com.microsoft"
+    cosines, positions = (2, 1) if ours else (1, 3)
+    tables, shape = (cosines, cosines + 1), view.shape()
+    apart = len(shape) == 4
+    if not view.has(positions) or not all(view.is_weight(i) and len(view.shape(i)) == 2 for i in tables):
+        return Refused(Reason.ROTATES)
+    width, part = 2 * view.shape(cosines)[1], "rotary_embedding_dim"
+    if view.attribute(part, 0) not in (0, width) or view.attribute("scale", 1.0) != 1.0 or len(shape) not in (3, 4):
+        return Refused(Reason.ROTATES)
+    stated = view.attribute("num_heads", 0)
+    heads = shape[1] if apart else (stated or shape[2] // width)
+    if view.attribute("is_packed_batching", 0) or shape[-1] != width * (1 if apart else heads):
+        return Refused(Reason.ROTATES)
+    return Rotating(
+        heads, apart, tables, bool(view.attribute("interleaved", 0)), part if view.attribute(part, 0) else ""
+    )
 
 
 def grouped(view: NodeView) -> Action:

@@ -26,7 +26,7 @@ class Reason(Enum):
     HEADS = "has attention heads, which stay"
     CACHES = "keeps keys and values for later steps, which stay"
     ONE_WIDTH = "wants queries, keys and values of one width"
-    ROTATES = "rotates the same pairs of channels in all heads, by positions that are data"
+    ROTATES = "rotates channels otherwise than in whole heads by rows of constant tables"
     BATCH_FIRST = "has its batch in front of its steps"
     RECURRENT_FROM_DATA = "has recurrent weights that are computed from data"
     STATE_FROM_INPUT = "starts from a state that is an input of the model"

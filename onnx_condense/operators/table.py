@@ -112,7 +112,7 @@ TABLE: Mapping[tuple[str, str], Row] = {
         **between.OPERATORS,
         # heads
         "Attention": attention.standard,
-        "RotaryEmbedding": fixed(Refused(Reason.ROTATES)),
+        "RotaryEmbedding": attention.rotary,
         # windows
         "Pad": windows.pad,
         "MaxPool": windows.pool(linear=False),
@@ -162,7 +162,7 @@ TABLE: Mapping[tuple[str, str], Row] = {
         "Attention": attention.attention,
         "MultiHeadAttention": attention.multi_head,
         "GroupQueryAttention": attention.grouped,
-        "RotaryEmbedding": fixed(Refused(Reason.ROTATES)),
+        "RotaryEmbedding": attention.rotary,
         "SkipLayerNormalization": fixed(Refused(Reason.NORMALIZES_TOGETHER)),
         "SkipSimplifiedLayerNormalization": fixed(Refused(Reason.NORMALIZES_TOGETHER)),
         "EmbedLayerNormalization": fixed(Refused(Reason.NORMALIZES_TOGETHER)),

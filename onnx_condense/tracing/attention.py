@@ -7,10 +7,12 @@ import numpy as np
 from onnx_condense.algebra.signals import Mapped
 from onnx_condense.arrays import Floats, Labels
 from onnx_condense.operators.answers import Role
-from onnx_condense.operators.attention import Attending
+from onnx_condense.operators.attention import Attending, Rotating
+from onnx_condense.operators.between import Operation
 from onnx_condense.operators.reasons import Reason
+from onnx_condense.tracing.joins import Join, united
 from onnx_condense.tracing.labels import atoms_of, varying
-from onnx_condense.tracing.outcomes import Contracted, Declined, Outcome
+from onnx_condense.tracing.outcomes import Contracted, Declined, Outcome, Pinned
 from onnx_condense.tracing.parameters import affine
 from onnx_condense.tracing.products import restricted
 from onnx_condense.tracing.trace import Pairing, Slot
@@ -36,7 +38,41 @@ def attending(walk: Walk, place: Place, action: Attending) -> Outcome:
     return Contracted({place.output: made[None, :, None] if action.apart else made.reshape(1, 1, -1)})
 
 
-def _by_head(walk: Walk, place: Place, action: Attending, position: int, heads: int) -> Labels | None:
+def rotating(walk: Walk, place: Place, action: Rotating) -> Outcome:
+    """The two channels of a pair are one from here on, and so are those of all heads, which share the tables."""
+    labels = _by_head(walk, place, action, 0, action.heads)
+    if labels is None:
+        return Contracted()
+    if (labels < 0).any():
+        return Pinned(labels, place.because(Reason.MEETS_OTHERS))
+    half = labels.shape[1] // 2
+    pairs = (slice(0, None, 2), slice(1, None, 2)) if action.interleaved else (slice(0, half), slice(half, None))
+    one, other = (labels[:, side] for side in pairs)
+    first = np.broadcast_to(one[:1], one.shape)
+    for side in (one, other):
+        walk.sets.unite(atoms_of(first).reshape(-1), atoms_of(side).reshape(-1))
+    cosines, sines = (np.asarray(walk.facts.value(place.inputs[i]), dtype=np.float64).T for i in action.tables)
+    for position in action.tables:
+        walk.hold(Slot(place.index, position, Role.CARRIED, one[:1], 1))
+    made = np.empty_like(labels)
+    made[:, pairs[0]] = _sum(walk, place, Operation.SUB, (one, cosines), (other, sines))
+    made[:, pairs[1]] = _sum(walk, place, Operation.ADD, (other, cosines), (one, sines))
+    walk.fixed.append((labels, (0,)))
+    return Contracted({place.output: made[None, :, None] if action.apart else made.reshape(1, 1, -1)})
+
+
+def _sum(
+    walk: Walk, place: Place, operation: Operation, left: tuple[Labels, Floats], right: tuple[Labels, Floats]
+) -> Labels:
+    """[heads, pairs] labels of the sum or the difference of channels, each times numbers [pairs, positions]."""
+    scaled = []
+    for labels, table in (left, right):
+        scale = np.tile(table, (len(labels), 1))
+        scaled.append(affine(walk, place, labels, scale, np.zeros_like(scale)))
+    return united(Join(walk, place, operation), *scaled)
+
+
+def _by_head(walk: Walk, place: Place, action: Attending | Rotating, position: int, heads: int) -> Labels | None:
     """[heads, width] labels of queries, keys or values; None where there are none, or they stay."""
     labels = walk.at(place, position)
     if labels is None:

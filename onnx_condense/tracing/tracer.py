@@ -28,7 +28,7 @@ from onnx_condense.operators.actions import (
     Window,
 )
 from onnx_condense.operators.answers import ANYTHING, Action, Interval
-from onnx_condense.operators.attention import Attending
+from onnx_condense.operators.attention import Attending, Rotating
 from onnx_condense.operators.between import Chosen, Elementwise
 from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.moves import Concat, DepthToSpace, Move, SpaceToDepth
@@ -56,6 +56,7 @@ RULES: Mapping[type[Action], LabelRule] = {
     Recurrent: recurrent,
     Product: products.product,
     Attending: attention.attending,
+    Rotating: attention.rotating,
     Elementwise: joins.elementwise,
     Chosen: joins.chosen,
     Activation: windows.activation,

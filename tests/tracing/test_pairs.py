@@ -59,10 +59,13 @@ def fused(attention: Attention) -> onnx.ModelProto:
     bias = net.constant(np.concatenate([attention.bias[name] for name in "qkv"]))
     parts = (net.matmul(name, attention.x, attention.rows[name]) for name in "qkv")
     made = net.node("MultiHeadAttention", *parts, bias, num_heads=2, domain="com.microsoft")
-    model = attention.build(made)
-    model.graph.output[0].CopyFrom(
-        helper.make_tensor_value_info(model.graph.output[0].name, TensorProto.FLOAT, ["batch", PLACES, 4])
-    )
+    return shaped(attention.build(made))
+
+
+def shaped(model: onnx.ModelProto) -> onnx.ModelProto:
+    """With the shape of its output, which none is inferred of behind operators that ONNX does not know."""
+    made = model.graph.output[0]
+    made.CopyFrom(helper.make_tensor_value_info(made.name, TensorProto.FLOAT, ["batch", PLACES, 4]))
     return model
 
 
@@ -315,7 +318,7 @@ def test_pairs_that_data_rotate_stay() -> None:
 
 
 def pair(number: int, form: str) -> tuple[int, int]:
-    return (number, number + WIDTH // 2) if form == "halves" else (2 * number, 2 * number + 1)
+    return (number, number + WIDTH // 2) if form.endswith("halves") else (2 * number, 2 * number + 1)
 
 
 FAST, ALIKE = (1.0, 0.3, 0.1), (0.5, 0.5, 0.5)
@@ -382,6 +385,37 @@ def of_any_length(attention: Attention, form: str) -> onnx.ModelProto:
     summed = net.node("MatMul", net.node("Softmax", attention.scores(q, k), axis=-1), values)
     turned = net.node("Transpose", summed, perm=[0, 2, 1, 3])
     return attention.build(net.node("Reshape", turned, net.ints(0, -1, 2 * WIDTH)))
+
+
+def by_operators(attention: Attention, form: str) -> onnx.ModelProto:
+    """By RotaryEmbedding and an attention of onnxruntime, or of operator set 23."""
+    net, standard = attention.net, form.startswith("standard")
+    angles = np.arange(40)[:, None] * np.array(FAST)
+    tables = net.constant(np.cos(angles)), net.constant(np.sin(angles))
+    how = {"interleaved": int(not form.endswith("halves"))}
+    if standard:
+        net.opset = 23
+        net.inputs.append(helper.make_tensor_value_info("at", TensorProto.INT64, ["batch", PLACES]))
+    parts = [attention.made(name) for name in "qkv"]
+    for side in (0, 1):
+        if standard:
+            parts[side] = net.node("RotaryEmbedding", parts[side], *tables, "at", num_heads=2, **how)
+        else:
+            given = parts[side], net.ints(0), *tables
+            parts[side] = net.node("RotaryEmbedding", *given, domain="com.microsoft", **how)
+    if standard:
+        return attention.build(net.node("Attention", *parts, q_num_heads=2, kv_num_heads=2))
+    return shaped(attention.build(net.node("MultiHeadAttention", *parts, num_heads=2, domain="com.microsoft")))
+
+
+@pytest.mark.parametrize("form", ["fused halves", "fused sides", "standard halves"])
+@pytest.mark.parametrize(("dead", "left"), [((1, 1), 4), ((1, 2), 6)])
+def test_operators_that_rotate_keep_the_same_pairs_in_all_heads(form: str, dead: tuple[int, int], left: int) -> None:
+    attention = Attention()
+    for head, number in enumerate(dead):
+        for values in (attention.rows["k"], attention.bias["k"]):
+            values[[head * WIDTH + channel for channel in pair(number, form)]] = 0
+    condensed(by_operators(attention, form), {"q": 2 * left, "k": 2 * left})
 
 
 @pytest.mark.parametrize("form", ["halves", "steps"])
