@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx_condense.arrays import Array, Bools, Floats
+from onnx_condense.arrays import Array, Floats
 from onnx_condense.refitting.comparison import FOLDS, Comparison
 from onnx_condense.refitting.consumer import Consumer
 from onnx_condense.refitting.rows import CHUNK, Channels, FeatureRows
@@ -89,7 +89,7 @@ def _damped(matrix: Floats, share: float) -> Floats:
 class Piece:
     """Some samples. x: [samples, places, features] of the producer. derivative: [samples, places, channels] f'.
 
-    h: what the consumer reads. y: [samples, positions, outputs] its targets.
+    h: what the consumer reads. y: [samples, positions, alive outputs] its targets.
     """
 
     x: Floats
@@ -143,14 +143,13 @@ class Pieces:
 class Gradient:
     """Sums, over a shard, for the direction of a step.
 
-    weight, constant: [alive outputs, features] and [alive outputs] of the consumer. alive: [outputs].
+    weight, constant: [alive outputs, features] and [alive outputs] of the consumer.
     inputs: whether xxᵀ is asked for, too; it is the same for every step.
     """
 
     pieces: Pieces
     weight: Floats
     constant: Floats
-    alive: Bools
     inputs: bool
 
     def __call__(self, shard: Shard) -> Factors | None:
@@ -158,7 +157,7 @@ class Gradient:
         result = None
         for piece in self.pieces(shard):
             h, weight = piece.h.whole(), self.weight.astype(piece.x.dtype)
-            rest = piece.y[..., self.alive] - h @ weight.T - self.constant.astype(h.dtype)
+            rest = piece.y - h @ weight.T - self.constant.astype(h.dtype)
             delta = _flat(piece.h.adjoint(rest @ weight) * piece.derivative)
             x, derivative = _flat(piece.x), _flat(piece.derivative)
             found = Factors(delta.T @ x, x.T @ x if self.inputs else np.zeros(0), derivative.T @ derivative)

@@ -128,7 +128,7 @@ def test_the_gradient_is_that_of_the_loss(kind: str) -> None:
     (consumer,) = lost(twin)
     producer = producer_of(consumer)
     assert producer is not None
-    prior = consumer.matrix()
+    prior = consumer.matrix()[consumer.alive]
     summed: list[list[Sums]] = []
     gradients: list[Any] = []
 
@@ -143,7 +143,7 @@ def test_the_gradient_is_that_of_the_loss(kind: str) -> None:
     with SideBySide(twin, 0) as sides:
         job = sides.comparison(consumer, producer, 64)
         refine(Slope(consumer, producer, calibration), Summed(job, total(job)), strength, total, Descent(step, 1))
-    first = Learned.of(summed[0], prior, strength, consumer.alive)
+    first = Learned.of(summed[0], prior, strength)
     known = [Sums.joined(parts[:-1]).moments() for parts in summed]
     before, after = (m.loss(first.weight) + np.sum((m.constant(first.weight) - first.constant) ** 2) for m in known)
     assert (before - after) / short == pytest.approx(2 * np.linalg.norm(gradients[0]), rel=0.02)
