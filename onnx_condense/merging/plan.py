@@ -71,14 +71,14 @@ class Read:
 class Refit:
     """Explicit weights (W', b') of one consumer, which replace what the merges of its groups would fold into it.
 
-    Or of a producer: the rows of the channels that stay are others then.
+    Or of a producer: the rows of the channels that stay are others then. Or numbers that channels have alone.
 
     Attributes:
         node, input: index of the node in the graph, and of its weight among the node's inputs.
         layer: its name, for people.
         source: what the moments of its input follow from.
         weight: W' in the weight's own layout, its contracted axis without the channels that go; with all places where
-            other channels go in each of several lines.
+            other channels go in each of several lines. Numbers of each channel alone: of those that stay.
         shift: what is added to the bias, one number per row; empty for a consumer whose bias stays.
     """
 

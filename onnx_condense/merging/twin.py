@@ -21,7 +21,13 @@ from onnx_condense.operators.answers import Role
 from onnx_condense.tracing.labels import atoms_of
 from onnx_condense.tracing.trace import Group, Slot, Trace
 
-Folds = tuple[dict[tuple[int, int], Array], dict[int, Floats], dict[tuple[int, int], Refit], dict[int, Mixed]]
+Folds = tuple[
+    dict[tuple[int, int], Array],
+    dict[int, Floats],
+    dict[tuple[int, int], Refit],
+    dict[int, Mixed],
+    dict[tuple[int, int], Factor],
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +136,15 @@ class Twin:
         atoms = atoms_of(slot.labels.reshape(-1))
         return np.asarray((atoms < 0) | self.alive[self.trace.unit_of[atoms]])
 
+    def alive_at(self, node: int, position: int) -> Bools:
+        """[n] which channels are still there of an input that holds numbers of each alone."""
+        for slot in self.trace.slots_at(node):
+            if (slot.input, slot.role) == (position, Role.CARRIED):
+                return self.reads(slot)
+        value = self.trace.facts.value(self.trace.facts.nodes[node].inputs[position])
+        assert value is not None
+        return np.ones(len(value), dtype=bool)
+
     @property
     def widths(self) -> tuple[tuple[int, int], ...]:
         """(group, channels that stay) of every group that lost channels."""
@@ -147,13 +162,13 @@ class Twin:
 
     def folds(self) -> Folds:
         """What has been folded into consumers so far."""
-        return dict(self.folded), dict(self.shift), dict(self.refits), dict(self.mixes)
+        return dict(self.folded), dict(self.shift), dict(self.refits), dict(self.mixes), dict(self.factors)
 
     # ---- what is done to it
 
     def refold(self, folds: Folds) -> None:
         """Goes back to what `folds` gave."""
-        self.folded, self.shift, self.refits, self.mixes = folds
+        self.folded, self.shift, self.refits, self.mixes, self.factors = folds
 
     def apply(self, group: Group, plan: GroupPlan) -> None:
         """Folds a group's merges into its consumers."""
@@ -172,6 +187,10 @@ class Twin:
 
     def refit(self, refit: Refit) -> None:
         """Gives a consumer explicit weights. Raises ValueError where they do not fit it."""
+        action = self.trace.actions.get(refit.node)
+        if action is not None and refit.input in action.of_channels:
+            self._restate(refit)
+            return
         slot = self.trace.reading(refit.node, refit.input)
         if slot is None:
             raise ValueError(f"{refit.layer} reads no channels")
@@ -196,6 +215,18 @@ class Twin:
         whole, factor = np.moveaxis(columns, 0, slot.axis), self.factors.get(place)
         self.folded[place] = whole if factor is None else factor.product(whole, self.produced_axis(slot.node))
         self.refits[place] = refit
+
+    def _restate(self, refit: Refit) -> None:
+        """Gives channels that are still there numbers of their own."""
+        inputs = self.trace.facts.nodes[refit.node].inputs
+        if refit.input >= len(inputs) or self.trace.facts.value(inputs[refit.input]) is None or refit.shift.size:
+            raise ValueError(f"{refit.layer} has no such numbers")
+        value, alive = self.unturned(refit.node, refit.input).copy(), self.alive_at(refit.node, refit.input)
+        if refit.weight.shape != (int(alive.sum()), *value.shape[1:]):
+            raise ValueError(f"the numbers of {refit.layer} have another shape")
+        value[alive] = refit.weight
+        self.folded[refit.node, refit.input] = value
+        self.refits[refit.node, refit.input] = refit
 
     def factor(self, factor: Factor) -> None:
         """Makes a weight a pair of factors. Raises ValueError where they do not fit it.

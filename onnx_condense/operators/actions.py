@@ -238,6 +238,10 @@ class Filter(Action):
         return (1,)
 
     @property
+    def of_channels(self) -> tuple[int, ...]:
+        return 1, 2
+
+    @property
     def convolves(self) -> bool:
         return True
 
@@ -258,6 +262,7 @@ class Activation(Action):
 
     low, high: bounds of its output; flat: (from, to) outside of which it is constant (Relu: below 0).
     uniform_axes: it mixes the places along these axes (Softmax), on which channels may not lie: it `across`.
+    affine: of LayerNormalization and its kin (see `Action.affine`).
     """
 
     kind: Kind
@@ -267,6 +272,7 @@ class Activation(Action):
     slope: int | None = None
     uniform_axes: tuple[int, ...] = ()
     across: Reason = Reason.MIXES
+    affine: tuple[int, int, int | None] | None = None
 
     @property
     def pointwise(self) -> bool:
@@ -303,6 +309,10 @@ class Normalization(Action):
     @property
     def statistics(self) -> tuple[int, ...]:
         return () if self.mean is None or self.var is None else (self.mean, self.var)
+
+    @property
+    def affine(self) -> tuple[int, int, int | None] | None:
+        return 1, self.scale, self.shift
 
     @property
     def normalization(self) -> Normalization | None:

@@ -109,6 +109,23 @@ class Action:
         return None
 
     @property
+    def affine(self) -> tuple[int, int, int | None] | None:
+        """The axis of its channels, and the inputs that it multiplies each with, and adds to it, last of all."""
+        return None
+
+    @property
+    def of_channels(self) -> tuple[int, ...]:
+        """The inputs that hold numbers of each channel alone, which may be any."""
+        return (
+            () if self.affine is None else tuple(i for i in (*self.affine[1:], *self.statistics[:1]) if i is not None)
+        )
+
+    @property
+    def is_filter(self) -> bool:
+        """Whether each of its channels has kernels of its own: depthwise Conv."""
+        return self.convolves and bool(self.of_channels)
+
+    @property
     def states_statistics(self) -> bool:
         """Whether it states the mean and the variance of what it reads."""
         return bool(self.statistics)

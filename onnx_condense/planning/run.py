@@ -92,7 +92,7 @@ class Run:
 
     def calibrate(self, twin: Twin) -> None:
         """Refits a twin on the calibration inputs, where there are any."""
-        if self.opened.calibration.samples and MANNERS[self.options.method].calibrates and twin.plans:
+        if self.opened.calibration.samples and MANNERS[self.options.method].calibrates and twin.changed:
             from onnx_condense.refitting.calibrate import calibrate  # few runs have inputs to estimate from
 
             with self.clock("calibrate"):

@@ -11,12 +11,16 @@ from onnx_condense.errors import unforeseen
 from onnx_condense.merging.evidence import Evidence
 from onnx_condense.merging.twin import Twin
 from onnx_condense.progress import Step
-from onnx_condense.refitting.comparison import Comparison, SideBySide
-from onnx_condense.refitting.consumer import TwinConsumer, lost
+from onnx_condense.refitting.changed import Changed
+from onnx_condense.refitting.comparison import Comparison, SideBySide, importance
+from onnx_condense.refitting.consumer import TwinConsumer, lost, others
 from onnx_condense.refitting.estimate import Estimate
+from onnx_condense.refitting.filter import TwinFilter
+from onnx_condense.refitting.filters import filters, refit_filter
 from onnx_condense.refitting.moments import Solution, Sums, least_squares
 from onnx_condense.refitting.pairs import refit_pairs
 from onnx_condense.refitting.producers import Descent, Slope, Summed, producer_of, refine
+from onnx_condense.refitting.ranked import Pair
 from onnx_condense.refitting.recurrent import TwinCell, narrowed, refit_states
 from onnx_condense.refitting.refit import EXACT
 from onnx_condense.refitting.samples import Calibration
@@ -43,13 +47,16 @@ def calibrate(
 ) -> None:
     """Refits every consumer of a twin that lost channels, and the producer that it alone reads; and recurrent nodes.
 
+    Behind them, linear maps that lost nothing themselves, pairs of factors, and numbers that channels have alone.
+
     Inputs come from the condensed prefix, targets from the original model: the whole kernel and bias, drawn toward
     what the twin holds (the solution without data), as strongly as held-back samples ask for. Where the output is
     added to another tensor (a residual connection), what that tensor has lost is part of the target.
     """
     effort = effort or Effort()
-    readers: list[TwinConsumer | TwinCell] = [*lost(twin), *narrowed(twin)]
+    readers: list[TwinConsumer | TwinCell | TwinFilter] = [*lost(twin), *others(twin), *narrowed(twin), *filters(twin)]
     readers.sort(key=lambda reader: reader.node)
+    changed = Changed(twin)
     with SideBySide(twin, seed, effort.memory) as sides:
         for number, reader in enumerate(readers, 1):
             stage = Step("calibrate", number, len(readers), reader.fixed.layer)
@@ -57,8 +64,13 @@ def calibrate(
             try:
                 if isinstance(reader, TwinCell):
                     refit_states(reader, sides, calibration, seed)
+                elif not ((isinstance(reader, TwinConsumer) and reader.is_own) or changed.reads(reader.node)):
+                    continue
+                elif isinstance(reader, TwinFilter):
+                    changed.found(reader.node, refit_filter(reader, sides, calibration, seed, EXACT))
                 else:
-                    _calibrate_one(reader, sides, Totals(calibration, progress, stage), effort.descent)
+                    totals = Totals(calibration, progress, stage)
+                    changed.found(reader.node, _calibrate_one(reader, sides, totals, effort.descent))
             except Exception as error:  # it keeps the solution without data
                 unforeseen(error, reader.fixed.layer)
     if any(group.index in twin.plans and twin.trace.pairs_of(group) for group in twin.trace.groups):
@@ -67,15 +79,18 @@ def calibrate(
         refit_pairs(twin, Estimate(twin.trace, twin.trace.facts.feed, seed, real))
 
 
-def _calibrate_one(consumer: TwinConsumer, sides: SideBySide, totals: Totals, descent: Descent) -> None:
-    """Sums, least squares, better rows for its producer, and least squares again, on more positions if there are."""
-    calibration, producer = totals.calibration, producer_of(consumer)
+def _calibrate_one(consumer: TwinConsumer, sides: SideBySide, totals: Totals, descent: Descent) -> bool:
+    """Sums, least squares, better rows for its producer, and least squares again, on more positions if there are.
+
+    Whether it loses nothing as it is.
+    """
+    calibration, producer = totals.calibration, producer_of(consumer) if consumer.is_own else None
     most = few = max(1, ROWS // calibration.samples)
     if producer is not None:
         few = max(1, WORK // len(consumer.kept) ** 2 // calibration.samples)
     first = totals.of(sides.comparison(consumer, producer, min(few, most)))
     if first is None:
-        return
+        return False
     found = _solved(consumer, first.parts)
     refined = first
     if producer is not None and np.isfinite(found.strength):
@@ -84,19 +99,39 @@ def _calibrate_one(consumer: TwinConsumer, sides: SideBySide, totals: Totals, de
     if few < most and sum(part.count for part in first.parts) >= few * calibration.samples:
         last = totals.of(replace(refined.job, most=most))  # there are more positions
     if last is None:
-        return
+        return False
     found = found if last is first else _solved(consumer, last.parts)
     if not found.prior:
-        centred = consumer.fixed.layout.produced is not None
-        added = found.constant - consumer.original_constants() if centred else None
-        consumer.refit(found.weight, added, Evidence.CALIBRATION)
+        _give(consumer, found)
+    return found.exact
+
+
+def _give(consumer: TwinConsumer, found: Solution) -> None:
+    """Gives a consumer the weights that were found for its alive rows, and a pair of factors its basis."""
+    matrix, constant = consumer.matrix(), consumer.constants()
+    if consumer.fixed.makes is None:
+        matrix, constant = found.weight, found.constant
+    else:
+        matrix[consumer.alive], constant[consumer.alive] = found.weight, found.constant
+    if consumer.factor is not None:
+        matrix[~consumer.alive] = 0
+        consumer.turn(matrix, Evidence.CALIBRATION)
+    centred = consumer.fixed.layout.produced is not None
+    added = constant - consumer.original_constants() if centred else None
+    consumer.refit(matrix, added, Evidence.CALIBRATION)
 
 
 def _solved(consumer: TwinConsumer, parts: Sequence[Sums]) -> Solution:
     """The weights that held-back parts of the samples choose for a consumer."""
     centred = consumer.fixed.layout.produced is not None
-    through = consumer.original() if consumer.fixed.makes is None else None
-    return least_squares(parts, consumer.matrix(), consumer.constants(), centred, through, EXACT)
+    if consumer.fixed.makes is None:
+        return least_squares(parts, consumer.matrix(), consumer.constants(), centred, consumer.original(), EXACT)
+    alive, factor = consumer.alive, consumer.factor
+    current, constant = consumer.matrix()[alive], consumer.constants()[alive]
+    if factor is None:
+        return least_squares(parts, current, constant, centred, None, EXACT)
+    pair = Pair(current, consumer.unfactored()[alive], factor.rank, importance(consumer)[alive])
+    return pair.solved(parts, constant, centred, EXACT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +152,7 @@ class Totals:
             total = [Sums.joined(pair) for pair in pairs] or total or parts
             if len(self.calibration.shards) > 1:
                 self.progress(self.stage.followed(f", shard {number}/{len(self.calibration.shards)}"))
-        return total if total and all(np.isfinite(part.products).all() for part in total) else None
+        return total if total and all(part.is_finite for part in total) else None
 
     def of(self, job: Comparison) -> Summed | None:
         """The job with its sums."""

@@ -11,6 +11,7 @@ import onnx
 from onnx_condense.arrays import Array, Bools, Floats, Ints
 from onnx_condense.merging.twin import Twin
 from onnx_condense.refitting.consumer import Consumer, TwinConsumer
+from onnx_condense.refitting.filter import Filter, TwinFilter
 from onnx_condense.refitting.moments import Sums
 from onnx_condense.refitting.rows import CHUNK, Channels
 from onnx_condense.refitting.samples import Shard
@@ -52,7 +53,7 @@ class Addend:
 class View:
     """What there is to see of one feed. numbers: [samples] of the calibration. known: tensors of the condensed model.
 
-    targets: [samples, positions, outputs] of the original model.
+    targets: [samples, positions, alive outputs] of the original model.
     """
 
     numbers: Ints
@@ -68,6 +69,7 @@ class Comparison:
         before, after: the original and the condensed model, as far as needed.
         link: what is between `after` and the consumer, where that ends before.
         target: what of the original is to be made.
+        alive: [outputs] which of the targets count.
         most: positions that are taken per sample.
     """
 
@@ -77,6 +79,7 @@ class Comparison:
     link: Segment | None
     target: Channels
     beside: Addend | None
+    alive: Bools
     most: int
     seed: int
 
@@ -92,7 +95,7 @@ class Comparison:
             if self.link is not None:
                 active = active or self.link.open(after)
                 known = {**after, **self.link.run(active, after)}
-            yield View(np.arange(first, first + len(y)), known, y)
+            yield View(np.arange(first, first + len(y)), known, y if self.alive.all() else y[..., self.alive])
             first += len(y)
 
     def __call__(self, shard: Shard) -> list[Sums] | None:
@@ -102,7 +105,8 @@ class Comparison:
             x, y = self.consumer.rows(view.known[self.consumer.reads.tensor]), view.targets
             if (x.samples, x.positions) != y.shape[:2]:
                 return None
-            parts = parts or [Sums(x.features, y.shape[2]) for _ in range(FOLDS)]
+            crossed = self.consumer.makes is None
+            parts = parts or [Sums(x.features, y.shape[2], crossed) for _ in range(FOLDS)]
             drawn = self._drawn(view.numbers, x.positions)
             step = max(1, CHUNK // x.features)
             for fold, part in enumerate(parts):
@@ -131,7 +135,7 @@ class SideBySide:
         self._twin, self._seed = twin, seed
         self._original, self._condensed = (Cutter(facts.model, kept, memory) for _ in range(2))
 
-    def comparison(self, consumer: TwinConsumer, producer: TwinConsumer | None, most: int) -> Comparison:
+    def comparison(self, consumer: TwinConsumer, producer: TwinConsumer | TwinFilter | None, most: int) -> Comparison:
         """What is to be summed for a consumer; the condensed model reaches as far as it, or as its producer.
 
         `most`: positions that are taken per sample.
@@ -143,7 +147,7 @@ class SideBySide:
         traced = write(self._twin, {}, hold=False).traced
         after = self._condensed.reach(traced, [(producer or consumer).fixed.reads.tensor, *others])
         between_them = None if producer is None else link(traced, producer.fixed, fixed)
-        return Comparison(fixed, before, after, between_them, target, other, most, self._seed)
+        return Comparison(fixed, before, after, between_them, target, other, consumer.targets, most, self._seed)
 
     def reach(self, before: Sequence[str], after: Sequence[str]) -> tuple[Chain, Chain]:
         """The original model as far as some tensors, and the condensed one as far as others."""
@@ -160,7 +164,7 @@ class SideBySide:
             cutter.close()
 
 
-def link(model: onnx.ModelProto, producer: Consumer, consumer: Consumer) -> Segment:
+def link(model: onnx.ModelProto, producer: Consumer | Filter, consumer: Consumer) -> Segment:
     """What is in a condensed model between what a producer reads, what it makes and what the consumer reads."""
     assert producer.makes is not None
     return between(model, producer.reads.tensor, (producer.makes.tensor, consumer.reads.tensor))
@@ -189,6 +193,16 @@ def beside(consumer: TwinConsumer) -> Addend | None:
     faint = np.abs(scale) <= FAINT * np.abs(scale).max(initial=0)
     scale = np.where(faint, 0.0, 1 / np.where(faint, 1.0, scale))
     return Addend(Channels(other, makes.axis), scale, consumer.alive)
+
+
+def importance(consumer: TwinConsumer) -> Floats:
+    """[outputs] how much each output counts: what a normalization that alone reads it multiplies it with."""
+    trace, makes = consumer.twin.trace, consumer.fixed.makes
+    uses = [] if makes is None else trace.facts.consumers(makes.tensor)
+    gain = _gain(trace, uses[0][0]) if len(uses) == 1 else None
+    if gain is None or not np.abs(gain).max(initial=0) > 0:
+        return np.ones(len(consumer.alive))
+    return np.asarray(np.maximum(np.abs(gain), FAINT * np.abs(gain).max()))
 
 
 def _gain(trace: Trace, node: int) -> Floats | None:

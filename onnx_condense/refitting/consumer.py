@@ -10,6 +10,7 @@ import numpy as np
 
 from onnx_condense.arrays import Array, Bools, Floats, Ints
 from onnx_condense.merging.evidence import Evidence
+from onnx_condense.merging.factors import Factor
 from onnx_condense.merging.plan import Refit
 from onnx_condense.merging.twin import Twin
 from onnx_condense.merging.weights import TwinWeights
@@ -105,6 +106,11 @@ class TwinConsumer:
         """[outputs] which of its outputs are still there."""
         return np.asarray((self.made < 0) | self.twin.alive[self.twin.trace.unit_of[self.made]])
 
+    @cached_property
+    def targets(self) -> Bools:
+        """[rows]: which rows count; all where they make parts of outputs."""
+        return self.alive if self.fixed.makes is not None else np.ones(1, dtype=bool)
+
     def original(self) -> Floats:
         """[rows, features]: the matrix of the model as it was."""
         facts, slot = self.twin.trace.facts, self.fixed.slot
@@ -116,6 +122,32 @@ class TwinConsumer:
         """[rows, k]: the matrix of the kept features that the twin holds now."""
         slot = self.fixed.slot
         return self.fixed.layout.columns(self.twin.unturned(slot.node, slot.input), self.kept)
+
+    @property
+    def factor(self) -> Factor | None:
+        """Set where it is a pair of factors, whose rows are outputs."""
+        found = self.twin.factors.get((self.node, self.fixed.slot.input))
+        return found if self.fixed.makes is not None else None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is another because of channels, or a rank, that it lost itself."""
+        return self.factor is not None or not self.twin.reads(self.fixed.slot).all()
+
+    def turn(self, matrix: Floats, evidence: Evidence) -> None:
+        """Gives its pair of factors the basis of a matrix [rows, k] of its rank."""
+        factor = self.factor
+        assert factor is not None
+        vectors = np.linalg.svd(matrix, full_matrices=False)[0][:, : factor.rank]
+        basis = vectors.astype(factor.basis.dtype)
+        self.twin.factors[factor.node, factor.input] = replace(factor, source=evidence, basis=basis)
+
+    def unfactored(self) -> Floats:
+        """[rows, k]: the matrix that a pair of factors stands for; that of the original where that is not known."""
+        given = self.twin.refits.get((self.node, self.fixed.slot.input))
+        if given is None or given.weight.shape[self.fixed.slot.axis] * self.fixed.layout.taps != len(self.kept):
+            return self.original()[:, self.kept]
+        return self.fixed.layout.matrix(np.asarray(given.weight))
 
     def constants(self) -> Floats:
         """[rows]: the constant of each row that the twin holds now."""
@@ -227,3 +259,17 @@ def lost(twin: Twin) -> list[TwinConsumer]:
     slots = [s for s in slots if twin.trace.actions[s.node].recurrent is None]
     found = (consumer_of(twin.trace, slot) for slot in sorted(slots, key=lambda s: (s.node, s.input)))
     return [TwinConsumer(consumer, twin) for consumer in found if consumer is not None]
+
+
+def others(twin: Twin) -> list[TwinConsumer]:
+    """The linear maps that lost no channels, of which each row makes an output, in graph order."""
+    found = list[TwinConsumer]()
+    for node in sorted(twin.trace.actions):
+        action = twin.trace.linear_map(node)
+        slot = None if action is None or action.lookup else twin.trace.reading(node, action.weight)
+        if slot is None or not twin.reads(slot).all():
+            continue
+        consumer = consumer_of(twin.trace, slot) if slot.labels.size <= FEATURES else None
+        if consumer is not None and consumer.makes is not None:
+            found.append(TwinConsumer(consumer, twin))
+    return found

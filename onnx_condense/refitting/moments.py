@@ -10,45 +10,54 @@ import numpy as np
 from onnx_condense.arrays import Floats, Ints
 
 STRENGTHS = (1.0, 0.1, 1e-2, 1e-3, 1e-4)
-"""Ridge strengths tried on held-back samples, as shares of the mean variance of the features."""
+"""Ridge strengths tried on held-back samples, as shares of the mean variance of the features: until they lose more."""
 
 
 class Sums:
     """Streaming sums of features x [rows, f] and targets y [rows, t]; nothing else of the samples is kept."""
 
-    def __init__(self, features: int, targets: int) -> None:
+    def __init__(self, features: int, targets: int, crossed: bool = True) -> None:
+        """`crossed`: whether targets are multiplied with each other; else their squares alone are summed."""
         self.features = features
         self.count = 0
         self.total = np.zeros(features + targets)
-        self.products = np.zeros((features + targets, features + targets))
+        self.xx = np.zeros((features, features))
+        self.yx = np.zeros((targets, features))
+        self.yy = np.zeros((targets, targets) if crossed else targets)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all sums are."""
+        return all(np.isfinite(part).all() for part in (self.total, self.xx, self.yx, self.yy))
 
     def add(self, x: Floats, y: Floats) -> None:
         """Takes rows of samples: x [rows, f] and y [rows, t]."""
-        both = np.hstack([x, y]).astype(np.float64)
-        self.count += len(both)
-        self.total += both.sum(axis=0)
-        self.products += both.T @ both
+        x, y = x.astype(np.float64), y.astype(np.float64)
+        self.count += len(x)
+        self.total += np.concatenate([x.sum(axis=0), y.sum(axis=0)])
+        self.xx += x.T @ x
+        self.yx += y.T @ x
+        self.yy += y.T @ y if self.yy.ndim == 2 else np.einsum("rt,rt->t", y, y)
 
     @staticmethod
     def joined(parts: Sequence[Sums]) -> Sums:
         """The sums of all samples of several parts."""
-        whole = Sums(parts[0].features, len(parts[0].total) - parts[0].features)
+        first = parts[0]
+        whole = Sums(first.features, len(first.yx), first.yy.ndim == 2)
         for part in parts:
             whole.count += part.count
-            whole.total += part.total
-            whole.products += part.products
+            for name in ("total", "xx", "yx", "yy"):
+                setattr(whole, name, getattr(whole, name) + getattr(part, name))
         return whole
 
     def moments(self, centred: bool = True) -> Moments:
         """Means and covariances; second moments about zero where not centred."""
-        mean = self.total / max(1, self.count)
-        second = self.products / max(1, self.count)
-        if centred:
-            second = second - np.outer(mean, mean)
-        else:
-            mean = np.zeros_like(mean)
-        f = self.features
-        return Moments(mean[:f], mean[f:], second[:f, :f], second[f:, :f], second[f:, f:])
+        count, f = max(1, self.count), self.features
+        mean = self.total / count if centred else np.zeros_like(self.total)
+        x, y = mean[:f], mean[f:]
+        yy = self.yy / count - (np.outer(y, y) if self.yy.ndim == 2 else y**2)
+        seconds = self.xx / count - np.outer(x, x), self.yx / count - np.outer(y, x)
+        return Moments(x, y, *seconds, yy if yy.ndim == 2 else np.diag(yy))
 
 
 def solved(system: Floats, sides: Floats) -> Floats:
@@ -63,7 +72,7 @@ def solved(system: Floats, sides: Floats) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """E[x] [f], E[y] [t], Cov[x, x] [f, f], Cov[y, x] [t, f], Cov[y, y] [t, t]."""
+    """E[x] [f], E[y] [t], Cov[x, x] [f, f], Cov[y, x] [t, f], Cov[y, y] [t, t], whose diagonal alone may be known."""
 
     x: Floats
     y: Floats
@@ -112,16 +121,31 @@ class Moments:
 
 
 @dataclass(frozen=True, eq=False)
+class Fold:
+    """Samples that are known, and `count` that are held back."""
+
+    known: Moments
+    held: Moments
+    count: int
+
+    def lost(self, weight: Floats, constant: Floats, centred: bool) -> float:
+        """What those held back lose by a weight [t, f] and a constant [t]."""
+        missed = self.held.constant(weight) - constant if centred else np.zeros(1)
+        return self.count * (self.held.loss(weight) + float(missed @ missed))
+
+
+@dataclass(frozen=True, eq=False)
 class Solution:
     """y ≈ weight · x + constant [t, f] and [t], of ridge strength `strength`: infinity for the prior's weight.
 
-    prior: whether the constant is the prior's, too.
+    prior: whether the constant is the prior's, too. exact: whether it is because that loses nothing.
     """
 
     weight: Floats
     constant: Floats
     strength: float
     prior: bool = False
+    exact: bool = False
 
 
 def least_squares(
@@ -157,22 +181,20 @@ def least_squares(
     whole = moments(Sums.joined(filled))
     offset = whole.constant(prior) - constant if centred else np.zeros(1)
     if whole.loss(prior) + float(offset @ offset) <= exact * float(np.trace(whole.yy)):
-        return untouched
-    losses = np.zeros(2 + len(STRENGTHS))
-    for held in filled:
-        known = moments(Sums.joined([p for p in filled if p is not held]))
-        losses += held.count * _losses(known, moments(held), prior, constant, centred)
+        return replace(untouched, exact=True)
+    folds = [Fold(moments(Sums.joined([p for p in filled if p is not h])), moments(h), h.count) for h in filled]
+    losses = [
+        sum(fold.lost(prior, constant, centred) for fold in folds),
+        sum(fold.lost(prior, fold.known.constant(prior), centred) for fold in folds),
+    ]
+    for strength in STRENGTHS:
+        found = ((fold, fold.known.ridge(prior, strength)) for fold in folds)
+        losses.append(sum(fold.lost(weight, fold.known.constant(weight), centred) for fold, weight in found))
+        if not losses[-1] <= losses[-2]:
+            break
     best = int(np.argmin(losses))
     if best == 0:
         return untouched
     strength = np.inf if best == 1 else STRENGTHS[best - 2]
     weight = prior if best == 1 else whole.ridge(prior, strength)
     return Solution(weight, whole.constant(weight), strength)
-
-
-def _losses(known: Moments, held: Moments, prior: Floats, constant: Floats, centred: bool) -> Floats:
-    """[2 + strengths] what held-back samples lose by the prior, by it with another constant, and by each strength."""
-    candidates = [(prior, constant), (prior, known.constant(prior))]
-    candidates += [(w, known.constant(w)) for w in (known.ridge(prior, s) for s in STRENGTHS)]
-    missed = ((held.constant(weight) - shift if centred else np.zeros(1), weight) for weight, shift in candidates)
-    return np.array([held.loss(weight) + float(offset @ offset) for offset, weight in missed])

@@ -9,17 +9,19 @@ from functools import partial
 import numpy as np
 import onnx
 
-from onnx_condense.arrays import Bools, Floats
+from onnx_condense.arrays import Floats
 from onnx_condense.merging.evidence import Evidence
 from onnx_condense.merging.twin import Twin
 from onnx_condense.refitting.comparison import Comparison, link
 from onnx_condense.refitting.consumer import TwinConsumer, consumer_of
+from onnx_condense.refitting.filter import TwinFilter, filter_of
 from onnx_condense.refitting.gauss_newton import Change, Factors, Gradient, Pieces, Step, gauss_newton
-from onnx_condense.refitting.moments import Moments, Sums
+from onnx_condense.refitting.moments import Sums
 from onnx_condense.refitting.samples import Calibration
 from onnx_condense.refitting.staged import between
 from onnx_condense.rewriting.writer import write
 from onnx_condense.tracing.labels import atoms_of
+from onnx_condense.tracing.trace import Trace
 
 STEPS = 4
 """Most steps."""
@@ -39,12 +41,14 @@ class Descent:
     most: int = STEPS
 
 
-def producer_of(consumer: TwinConsumer) -> TwinConsumer | None:
-    """The linear map whose outputs reach a consumer alone, through functions of single elements; None of others."""
+def producer_of(consumer: TwinConsumer) -> TwinConsumer | TwinFilter | None:
+    """The layer whose outputs reach a consumer alone, through functions of single elements; None of others."""
     twin, reads, slot = consumer.twin, consumer.fixed.reads, consumer.fixed.slot
-    path = _path(twin, reads.tensor)
+    path = layer_behind(twin.trace, reads.tensor)
     if path is None or consumer.fixed.makes is None or reads.axis == 0 or not _is_private(twin, *path, slot.node):
         return None
+    if twin.trace.actions[path[0]].is_filter:
+        return _filter_of(twin, path[0], consumer)
     action = twin.trace.linear_map(path[0])
     read = twin.trace.reading(path[0], action.weight) if action is not None else None
     found = None if read is None else consumer_of(twin.trace, read)
@@ -56,6 +60,17 @@ def producer_of(consumer: TwinConsumer) -> TwinConsumer | None:
     return producer if np.array_equal(producer.made, atoms_of(slot.labels.reshape(-1))) else None
 
 
+def _filter_of(twin: Twin, node: int, consumer: TwinConsumer) -> TwinFilter | None:
+    """A depthwise convolution with a kernel for each channel that the consumer reads; None of another."""
+    found, slot = filter_of(twin.trace, node), consumer.fixed.slot
+    if found is None or consumer.fixed.reads.axis != 1 or slot.labels.size != len(twin.unturned(node, 1)):
+        return None
+    made = twin.trace.labels.get(found.makes.tensor)
+    row = None if made is None else atoms_of(made.reshape(-1))
+    filter_ = TwinFilter(found, twin)
+    return filter_ if row is not None and np.array_equal(row, atoms_of(slot.labels.reshape(-1))) else None
+
+
 def _is_private(twin: Twin, node: int, inner: set[int], reader: int) -> bool:
     """Whether what a node and those behind it make is of one shape, and reaches one reader alone."""
     facts = twin.trace.facts
@@ -65,9 +80,9 @@ def _is_private(twin: Twin, node: int, inner: set[int], reader: int) -> bool:
     return readers == inner | {reader} and not names & facts.read_outside and len(shapes) == 1
 
 
-def _path(twin: Twin, name: str) -> tuple[int, set[int]] | None:
-    """The one linear map that makes a tensor, and the nodes between: functions of single elements."""
-    facts, actions = twin.trace.facts, twin.trace.actions
+def layer_behind(trace: Trace, name: str) -> tuple[int, set[int]] | None:
+    """The one linear map, or depthwise convolution, that makes a tensor, and functions of single elements between."""
+    facts, actions = trace.facts, trace.actions
     makers, inner, waiting = set[int | None](), set[int](), [name]
     while waiting:
         index = facts.maker(waiting.pop())
@@ -77,7 +92,7 @@ def _path(twin: Twin, name: str) -> tuple[int, set[int]] | None:
             inner.add(index)
             waiting += [t.name for t in facts.nodes[index].inputs if t.name and t.name not in facts.static]
     first = makers.pop()
-    if first is None or makers or twin.trace.linear_map(first) is None:
+    if first is None or makers or first not in actions or not (actions[first].linear_map or actions[first].is_filter):
         return None
     return first, inner
 
@@ -94,18 +109,13 @@ class Learned:
     loss: float
 
     @staticmethod
-    def of(parts: Sequence[Sums], prior: Floats, strength: float, alive: Bools) -> Learned:
-        """From sums by fold; prior: [outputs, features] of the consumer. strength: of its ridge. alive: [outputs]."""
-        known, other = (_of_alive(s.moments(), alive) for s in (Sums.joined(parts[:-1]), parts[-1]))
-        weight = known.ridge(prior[alive], strength)
+    def of(parts: Sequence[Sums], prior: Floats, strength: float) -> Learned:
+        """From sums by fold; prior: [alive outputs, features] of the consumer. strength: of its ridge."""
+        known, other = (s.moments() for s in (Sums.joined(parts[:-1]), parts[-1]))
+        weight = known.ridge(prior, strength)
         constant = known.constant(weight)
         missed = other.constant(weight) - constant
         return Learned(weight, constant, other.loss(weight) + float(missed @ missed))
-
-
-def _of_alive(moments: Moments, alive: Bools) -> Moments:
-    """The moments of some of the targets [t]."""
-    return replace(moments, y=moments.y[alive], yx=moments.yx[alive], yy=moments.yy[np.ix_(alive, alive)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +123,7 @@ class Slope:
     """A producer, and the consumer that alone reads it, on calibration inputs."""
 
     consumer: TwinConsumer
-    producer: TwinConsumer
+    producer: TwinConsumer | TwinFilter
     calibration: Calibration
 
     def pieces(self, job: Comparison) -> Pieces:
@@ -125,7 +135,7 @@ class Slope:
 
     def factors(self, pieces: Pieces, learned: Learned, inputs: bool) -> Factors | None:
         """Those of the producer, for what the consumer has learned; None of nothing. inputs: whether with xxᵀ."""
-        gradient = Gradient(pieces, learned.weight, learned.constant, self.consumer.alive, inputs)
+        gradient = Gradient(pieces, learned.weight, learned.constant, inputs)
         return Factors.joined(list(self.calibration.each(gradient)))
 
     def length(self, pieces: Pieces, learned: Learned, direction: Floats) -> float:
@@ -134,6 +144,9 @@ class Slope:
 
     def go(self, step: Floats) -> None:
         """Adds a step [alive, features] to the rows of the channels that the producer still makes."""
+        if isinstance(self.producer, TwinFilter):
+            self.producer.add(step)
+            return
         rows = self.producer.matrix()
         rows[self.producer.alive] += step
         self.producer.refit(rows, None, Evidence.CALIBRATION)
@@ -162,7 +175,7 @@ def refine(slope: Slope, summed: Summed, strength: float, total: Total, descent:
     if not all(part.count for part in summed.parts):
         return summed
     consumer, twin = slope.consumer, slope.consumer.twin
-    learn = partial(Learned.of, prior=consumer.matrix(), strength=strength, alive=consumer.alive)
+    learn = partial(Learned.of, prior=consumer.matrix()[consumer.alive], strength=strength)
     best, inputs = learn(summed.parts), None
     for _ in range(descent.most):
         pieces = slope.pieces(summed.job)

@@ -35,7 +35,7 @@ def test_sources_and_verification() -> None:
     model = residual()
     result = condensed(model, calibration={"x": images(60, 1)})
     assert {r.source for r in result.plan.refits} == {"calibration"}
-    assert [r.layer for r in result.plan.refits] == ["a1", "a2", "b1", "b2"]
+    assert [r.layer for r in result.plan.refits] == ["a1", "a2", "b1", "b2", "head"]
     verification = result.report.verification
     assert verification is not None
     assert verification.samples == 12

@@ -1,0 +1,139 @@
+"""Numbers that each channel has alone, refitted on calibration inputs: depthwise kernels, scales of normalizations.
+
+Every channel is a least squares of its own: what its kernel reads in the condensed model, and what it made in the
+original one. A constant goes into the bias, or into the mean of the BatchNormalization that alone reads it. Scale and
+shift of a normalization multiply, and are added to, what it makes; one that follows a layer of its own needs none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from onnx_condense.arrays import Array, Bools, Floats
+from onnx_condense.merging.twin import Twin
+from onnx_condense.refitting.apart import Each, chosen, stated
+from onnx_condense.refitting.comparison import FOLDS, SideBySide
+from onnx_condense.refitting.filter import Filter, TwinFilter, filter_of, own
+from onnx_condense.refitting.producers import layer_behind
+from onnx_condense.refitting.rows import CHUNK, Channels, FeatureRows
+from onnx_condense.refitting.samples import Calibration, Shard
+from onnx_condense.refitting.staged import Chain, Segment, between
+from onnx_condense.rewriting.writer import write
+from onnx_condense.tracing.trace import Trace, layer_name
+
+ROWS = 2**13
+"""About so many rows of each channel are summed."""
+
+
+def filters(twin: Twin) -> list[TwinFilter]:
+    """What multiplies each channel alone, with floats of its own, in graph order."""
+    trace = twin.trace
+    found = (filter_of(trace, node) or _scale(trace, node) for node in sorted(trace.actions))
+    return [TwinFilter(each, twin) for each in found if each is not None]
+
+
+def _scale(trace: Trace, node: int) -> Filter | None:
+    """A normalization with a scale of its own, behind something else than a layer that it alone reads."""
+    facts, affine = trace.facts, trace.actions[node].affine
+    if affine is None or _follows(trace, node):
+        return None
+    axis, scale, shift = affine
+    weight, added = own(trace, node, scale), None if shift is None else own(trace, node, shift)
+    data, made = facts.nodes[node].inputs[0].name, facts.nodes[node].outputs[0].name
+    if weight is None or axis < 1 or weight.shape != facts.shapes.get(made, ())[axis : axis + 1]:
+        return None
+    takes = None if shift is None or added is None or added.shape != weight.shape else (node, shift, 1.0)
+    if shift is not None and takes is None:
+        return None
+    ends = Channels(made, axis), Channels(made, axis)
+    return Filter(node, layer_name(facts.nodes[node], node), data, *ends, scale, takes, None)
+
+
+def _follows(trace: Trace, node: int) -> bool:
+    """Whether it reads a layer, directly or through functions of single elements, which is refitted itself."""
+    data = trace.facts.nodes[node].inputs[0].name
+    return layer_behind(trace, data) is not None
+
+
+@dataclass(frozen=True, eq=False)
+class Summing:
+    """Sums, over a shard, of what is multiplied in the condensed model, and of what it made in the original one.
+
+    link: from the data to what a normalization makes. alive: [outputs]. most: positions that are taken per sample.
+    """
+
+    fixed: Filter
+    before: Chain
+    after: Chain
+    link: Segment | None
+    alive: Bools
+    most: int
+    seed: int
+
+    def __call__(self, shard: Shard) -> list[Each] | None:
+        """Sums per fold of the samples, none of no samples; None where positions do not fit."""
+        fixed, first, active = self.fixed, shard.first, None
+        feeds, parts = shard.feeds(), list[Each]()
+        for before, after in zip(self.before(first, feeds), self.after(first, feeds), strict=True):
+            known = after
+            if self.link is not None:
+                active = active or self.link.open(after)
+                known = self.link.run(active, after)
+            data, y = known[fixed.reads.tensor], fixed.makes.of(before[fixed.makes.tensor])[..., self.alive]
+            x = fixed.rows(data)
+            if (x.samples, x.positions) != y.shape[:2]:
+                return None
+            numbers = np.arange(first, first + len(y))
+            first += len(y)
+            found = [self._sums(x, y, np.flatnonzero(numbers % FOLDS == fold)) for fold in range(FOLDS)]
+            parts = [Each.joined(pair) for pair in zip(parts, found, strict=True)] if parts else found
+        return parts
+
+    def _sums(self, x: FeatureRows, y: Floats, mine: Array) -> Each:
+        """Of some samples of a feed."""
+        positions, outputs = min(self.most, x.positions), y.shape[2]
+        taps = 1 if x.taps is None else x.taps.shape[1]
+        drawn = np.sort(np.random.default_rng([self.seed, x.positions]).choice(x.positions, positions, replace=False))
+        samples, places = np.repeat(mine, positions), np.tile(drawn, len(mine))
+        result, step = np.zeros((outputs, taps + 2, taps + 2)), max(1, CHUNK // (outputs * (taps + 2)))
+        for start in range(0, len(samples), step):
+            rows = samples[start : start + step], places[start : start + step]
+            lines = x.at(*rows).reshape(len(rows[0]), -1, taps)
+            both = np.ones((outputs, taps + 2, len(rows[0])))
+            both[:, :taps] = np.repeat(lines, outputs // lines.shape[1], axis=1).transpose(1, 2, 0)
+            both[:, -1] = y[rows].T
+            result += both @ both.swapaxes(1, 2)
+        return Each(len(samples), result)
+
+
+def refit_filter(filter_: TwinFilter, sides: SideBySide, calibration: Calibration, seed: int, exact: float) -> bool:
+    """Gives each channel the kernel and the constant that held-back samples choose for it.
+
+    Whether it stays because it loses at most the share `exact` of the variance.
+    """
+    fixed, alive = filter_.fixed, filter_.alive
+    before, after = sides.reach([fixed.makes.tensor], [fixed.data])
+    link = None
+    if fixed.windows is None:  # the node itself changes
+        traced: onnx.ModelProto = write(filter_.twin, {}, hold=False).traced
+        link = between(traced, fixed.data, (fixed.reads.tensor,))
+    most = max(1, ROWS // calibration.samples)
+    total: list[Each] = []
+    for parts in calibration.each(Summing(fixed, before, after, link, alive, most, seed)):
+        if parts is None:
+            return False
+        pairs = zip(total, parts, strict=True) if total and parts else ()
+        total = [Each.joined(pair) for pair in pairs] or total or parts
+    filled = [part for part in total if part.count]
+    if len(filled) < 2 or not all(np.isfinite(part.products).all() for part in filled):
+        return False
+    whole, kernels, constant = Each.joined(filled), filter_.kernels(), filter_.constant()
+    if whole.loss(stated(kernels, constant)).sum() <= exact * whole.variance().sum():
+        return True
+    found = chosen(filled, kernels, constant)
+    if np.isfinite(found).all():
+        filter_.give(found)
+    return False
