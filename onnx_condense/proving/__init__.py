@@ -1,3 +1,3 @@
-"""Proving: two models side by side in onnxruntime, and scores."""
+"""Proving: two models side by side in onnxruntime, what outputs lose, and scores."""
 
-__all__ = ["compare", "scorers", "surgery"]
+__all__ = ["compare", "losses", "scorers", "surgery"]

@@ -27,7 +27,7 @@ from onnx_condense.planning.latencies import TargetReport
 from onnx_condense.timing.costs import Costs
 from onnx_condense.timing.kept import PLACE, Kept
 from onnx_condense.timing.kernels import Moves, Small, Taken
-from onnx_condense.timing.race import MedianInterval
+from onnx_condense.timing.race import MedianInterval, Told
 
 BLOCK = 8
 FREE = 40
@@ -54,7 +54,9 @@ class Ruled(ThisMachine):
     def run_seconds(self, models: Sequence[Small], threads: int) -> list[float]:
         return [1e-5 + self._of(onnx.ModelProto.FromString(one.model)) for one in models]
 
-    def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> MedianInterval:
+    def ratio(
+        self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int, told: Told | None = None
+    ) -> MedianInterval:
         before, after = (1e-5 + self._of(onnx.load(path)) for path in pair)
         found = 1 - self.saves * (1 - after / before)
         return MedianInterval(found, found - 0.01, found + 0.01)
@@ -70,7 +72,9 @@ class Silent(ThisMachine):
     def kernel_seconds(self, models: Sequence[Small], threads: int) -> list[Taken]:
         raise AssertionError("nothing is timed")
 
-    def ratio(self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int) -> MedianInterval:
+    def ratio(
+        self, pair: Sequence[Path], feeds: Sequence[Feed], threads: int, told: Told | None = None
+    ) -> MedianInterval:
         raise AssertionError("nothing races")
 
 
