@@ -114,7 +114,7 @@ def filter_of(trace: Trace, node: int) -> ChannelFilter | None:
 
 
 def own(trace: Trace, node: int, position: int) -> Array | None:
-    """Floats of the file that a node alone reads; None of others."""
+    """Floats of the file, of any shape, that a node alone reads; None of others."""
     facts, inputs = trace.facts, trace.facts.nodes[node].inputs
     if position >= len(inputs) or not inputs[position].name or facts.is_inside(facts.nodes[node].outputs[0].name):
         return None

@@ -20,7 +20,7 @@ from onnx_condense.planning.stand import Stand
 from onnx_condense.prepare import Clock, open_model
 from onnx_condense.proving import losses
 from onnx_condense.proving.compare import results
-from onnx_condense.refitting.refit import refit_by_moments
+from onnx_condense.refitting.refit import refit_by, refit_by_moments
 from onnx_condense.refitting.samples import pieces
 from onnx_condense.rewriting.writer import write
 
@@ -90,7 +90,7 @@ def test_large_choices_are_not_remembered(run: Run, monkeypatch: pytest.MonkeyPa
     wanted = tried.lost(gone)
     refitted = []
     monkeypatch.setattr(stand, "KEPT", 0)
-    monkeypatch.setattr(stand, "refit_by_moments", lambda *given: refitted.append(refit_by_moments(*given)))
+    monkeypatch.setattr(stand, "refit_by", lambda *given: refitted.append(refit_by(*given)))
     other = Stand(run.planner, run.estimate, run.opened.feeds)
     assert [other.lost(gone), other.lost(gone)] == [wanted, wanted]
     assert len(refitted) == 2
