@@ -11,6 +11,7 @@ from support import builders
 from support.networks import half_redundant
 
 import onnx_condense as oc
+from onnx_condense.factoring.weights import factorable
 from onnx_condense.options import Options
 from onnx_condense.planning import stand
 from onnx_condense.planning.allocation import Curve, PricedWeight, allocate
@@ -81,6 +82,20 @@ def test_a_choice_loses_what_its_model_loses(run: Run) -> None:
     tried = Stand(run.planner, run.estimate, feeds)
     assert tried.lost(gone) == pytest.approx(wanted, rel=1e-3)
     assert tried.lost({}) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_weights_in_a_basis_lose_what_their_pair_loses(run: Run) -> None:
+    weights = list(factorable(run.opened.trace))
+    bases = [stand.Basis(one, np.linalg.svd(one.matrix(run.planner.original))[0][:, :3]) for one in weights]
+    gone = {group.index: np.arange(0, len(group.units), 3) for group in run.planner.groups}
+    twin = run.planner.without(gone)
+    refit_by(twin, run.estimate)
+    for basis in bases:
+        twin.factor(basis.weight.factor(twin, basis.vectors, None))
+    tried = Stand(run.planner, run.estimate, run.opened.feeds, weights)
+    wanted = tried.lost_by(twin)
+    assert wanted > 2 * tried.lost(gone)
+    assert tried.lost(gone, bases) == pytest.approx(wanted, rel=1e-3)
 
 
 def test_large_choices_are_not_remembered(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
