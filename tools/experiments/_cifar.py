@@ -36,6 +36,8 @@ class Recipe:
         small: the first epochs, on crops of `crop` pixels.
         descent: epochs of stochastic gradient descent, those among them; one cosine.
         adam: epochs after.
+        again: epochs of descent after those, along a second cosine (a warm restart, Loshchilov and Hutter 2017).
+        again_rate: where that begins.
         batch: images of a step.
         rate: of the descent, reached in the first epoch.
         crop: pixels.
@@ -45,6 +47,8 @@ class Recipe:
     small: int = 8
     descent: int = 20
     adam: int = 3
+    again: int = 12
+    again_rate: float = 0.05
     batch: int = 128
     rate: float = 0.1
     crop: int = 24
@@ -57,7 +61,18 @@ class Recipe:
             return self.rate * min(1, at) * 0.5 * (1 + math.cos(math.pi * at / self.descent))
         if epoch < self.descent + 1:
             return 3e-4
-        return 3e-4 * (1 - (at - self.descent - 1) / (self.adam - 1))
+        if epoch < self.descent + self.adam:
+            return 3e-4 * (1 - (at - self.descent - 1) / (self.adam - 1))
+        return self.again_rate * 0.5 * (1 + math.cos(math.pi * (at - self.descent - self.adam) / self.again))
+
+    @property
+    def epochs(self) -> int:
+        """In all."""
+        return self.descent + self.adam + self.again
+
+    def descends(self, epoch: int) -> bool:
+        """Whether an epoch is one of stochastic gradient descent."""
+        return not self.descent <= epoch < self.descent + self.adam
 
 
 class Data:
@@ -127,9 +142,11 @@ def first_training(network: nn.Module, data: Data, recipe: Recipe, checkpoint: P
         for part, name in ((network, "net"), (sgd, "sgd"), (adam, "adam")):
             part.load_state_dict(held[name])
         log = held["log"]
-    for epoch in range(len(log), recipe.descent + recipe.adam):
+    for epoch in range(len(log), recipe.epochs):
         wall, cpu = time.time(), time.process_time()
-        loss = _epoch(network, data, recipe, sgd if epoch < recipe.descent else adam, epoch)
+        if epoch == recipe.descent + recipe.adam:
+            sgd = torch.optim.SGD(given(), recipe.rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
+        loss = _epoch(network, data, recipe, sgd if recipe.descends(epoch) else adam, epoch)
         log.append(_row(epoch, loss, _right(network, data), wall, cpu))
         states = {"net": network.state_dict(), "sgd": sgd.state_dict(), "adam": adam.state_dict(), "log": log}
         _replace(checkpoint, states)
@@ -188,7 +205,7 @@ def _replace(path: Path, content: Facts) -> None:
 class Tuning:
     """How a smaller network is trained on: epochs of the paper's strategy, the last fifth of them with Adam."""
 
-    epochs: int = 5
+    epochs: int = 2
     rate: float = 0.02
     decay: float = 5e-4
     batch: int = 128
