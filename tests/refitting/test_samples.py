@@ -227,9 +227,9 @@ def _dies(shard: Shard) -> None:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A local cluster of two workers, in processes of their own, which begin with the package imported."""
-    distributed = pytest.importorskip("distributed")
+    distributed, config = pytest.importorskip("distributed"), pytest.importorskip("dask").config
     with (
-        distributed.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
+        config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
         distributed.LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=None) as local,
     ):
         yield local
