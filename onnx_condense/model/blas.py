@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import cache
+from functools import lru_cache
 
 import onnx
 from threadpoolctl import ThreadpoolController
@@ -30,11 +31,11 @@ def threads_for(model: onnx.ModelProto) -> Iterator[None]:
 
 def limited(threads: int | None) -> AbstractContextManager[object]:
     """From now on BLAS has so many threads, None as many as before; as a context, until its end."""
-    limiter: AbstractContextManager[object] = _libraries().limit(limits=threads, user_api="blas")
+    limiter: AbstractContextManager[object] = _libraries(len(sys.modules)).limit(limits=threads, user_api="blas")
     return limiter
 
 
-@cache
-def _libraries() -> ThreadpoolController:
-    """The libraries with threads in this process, numpy's among them: finding them takes longer than asking them."""
+@lru_cache(maxsize=1)
+def _libraries(modules: int) -> ThreadpoolController:
+    """The libraries with threads in this process, which come with its modules; finding them takes most of a limit."""
     return ThreadpoolController()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from support.apart import apart
 
 import onnx_condense as oc
 from onnx_condense.errors import InputError
@@ -147,13 +147,7 @@ def test_the_loop_runs_with_the_trainer(digits: Path) -> None:
     original = ROOT / "models" / "digits_conv_bn.onnx"
     words = "--work run --rounds 1 --include /conv3/* --criterion 0.5:0.5 --layer-criterion 0.2:0.2"
     last = ["--last-layer-threshold", "off", "--align", "1"]
-    ran = subprocess.run(
-        [sys.executable, "-m", "onnx_condense", "auto", original, "--trainer", command, *words.split(), *last],
-        cwd=digits,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
+    ran = apart("auto", original, "--trainer", command, *words.split(), *last, cwd=digits)
+    assert ran.code == 0, ran.err
     result = onnx.load(digits / "run" / "result.onnx")
     assert next(t for t in result.graph.initializer if t.name == "conv3.weight").dims[0] < 64

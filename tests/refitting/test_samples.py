@@ -224,14 +224,11 @@ def _dies(shard: Shard) -> None:
 # ---------------------------------------------------------------------------------------------------- Dask
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cluster() -> Iterator[Any]:
-    """A local cluster of two workers, in processes of their own, which begin with the package imported."""
+    """A local cluster of two workers, in processes of their own."""
     distributed = pytest.importorskip("distributed")
-    with (
-        distributed.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
-        distributed.LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=None) as local,
-    ):
+    with distributed.LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=None) as local:
         yield local
 
 
