@@ -50,6 +50,7 @@ STATUS = {
     "phase": {"type": "string"},
     "running": {"type": "boolean"},
     "reason": {"type": ["string", "null"]},
+    "ended": {"type": ["string", "null"]},
     "start": POINT,
     "now": POINT,
     "result": POINT,

@@ -55,6 +55,7 @@ def _status(folder: Folder, events: list[dict[str, Any]], state: State) -> dict[
         "phase": state.phase,
         "running": folder.busy(),
         "reason": state.reason or None,
+        "ended": REASONS.get(state.reason, state.reason) or None,
         "start": _point(state.start),
         "now": _point(state.now),
         "result": _point(state.result) | {"path": str(folder.path / RESULT)} if state.result else None,

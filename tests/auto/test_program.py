@@ -353,5 +353,6 @@ def test_the_status_as_a_page(done: Cli) -> None:
     for number in (content["result"]["parameters"], content["rounds"][0]["criterion"]):
         assert f'<data value="{number}"' in text
     assert "Score and parameters over training steps" in text
+    assert f"it ended because {content['ended']}" in text
     assert "--force" in done.fails(2, *given)
     assert "--status" in done.fails(2, "auto", "m.onnx", "--trainer", "t", "--work", "v", "--report", "r.html")
