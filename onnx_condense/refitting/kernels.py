@@ -16,7 +16,7 @@ from onnx_condense.tracing.trace import Trace, layer_name
 
 
 @dataclass(frozen=True, eq=False)
-class Filter:
+class Kernels:
     """What multiplies each channel alone: a depthwise convolution, or the scale of a normalization.
 
     Attributes:
@@ -46,7 +46,7 @@ class Filter:
 class TwinFilter:
     """The same in a twin."""
 
-    fixed: Filter
+    fixed: Kernels
     twin: Twin
 
     @property
@@ -101,7 +101,7 @@ class TwinFilter:
         self.twin.refit(Refit(node, position, layer, Evidence.CALIBRATION, numbers, np.zeros(0)))
 
 
-def filter_of(trace: Trace, node: int) -> Filter | None:
+def filter_of(trace: Trace, node: int) -> Kernels | None:
     """The depthwise convolution that a node is, with kernels of its own; None of another."""
     facts, inputs = trace.facts, trace.facts.nodes[node].inputs
     weight = own(trace, node, 1) if trace.actions[node].is_filter else None
@@ -110,11 +110,11 @@ def filter_of(trace: Trace, node: int) -> Filter | None:
     data, made = inputs[0].name, facts.nodes[node].outputs[0].name
     windows = Windows(facts.model, node, weight.shape[2:])
     ends = Channels(data, 1), Channels(made, 1)
-    return Filter(node, layer_name(facts.nodes[node], node), data, *ends, 1, _shift(trace, node), windows)
+    return Kernels(node, layer_name(facts.nodes[node], node), data, *ends, 1, _shift(trace, node), windows)
 
 
 def own(trace: Trace, node: int, position: int) -> Array | None:
-    """Floats of the file that a node alone reads; None of others."""
+    """Floats of the file, of any shape, that a node alone reads; None of others."""
     facts, inputs = trace.facts, trace.facts.nodes[node].inputs
     if position >= len(inputs) or not inputs[position].name or facts.is_inside(facts.nodes[node].outputs[0].name):
         return None
