@@ -19,7 +19,8 @@ class Changed:
 
     def reads(self, node: int) -> bool:
         """Whether what a node reads may be another."""
-        return any(tensor.name in self._tensors(node) for tensor in self._twin.trace.facts.nodes[node].inputs)
+        names = {tensor.name for tensor in self._twin.trace.facts.nodes[node].inputs}
+        return not names.isdisjoint(self._tensors(node))
 
     def _tensors(self, until: int) -> set[str]:
         """Names of what nodes before one make that may be other than it was."""

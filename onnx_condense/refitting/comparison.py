@@ -11,7 +11,7 @@ import onnx
 from onnx_condense.arrays import Array, Bools, Floats, Ints
 from onnx_condense.merging.twin import Twin
 from onnx_condense.refitting.consumer import Consumer, TwinConsumer
-from onnx_condense.refitting.filter import ChannelFilter, TwinFilter
+from onnx_condense.refitting.kernels import Kernels, TwinFilter
 from onnx_condense.refitting.moments import Sums
 from onnx_condense.refitting.rows import CHUNK, Channels
 from onnx_condense.refitting.samples import Shard
@@ -164,7 +164,7 @@ class SideBySide:
             cutter.close()
 
 
-def link(model: onnx.ModelProto, producer: Consumer | ChannelFilter, consumer: Consumer) -> Segment:
+def link(model: onnx.ModelProto, producer: Consumer | Kernels, consumer: Consumer) -> Segment:
     """What is in a condensed model between what a producer reads, what it makes and what the consumer reads."""
     assert producer.makes is not None
     return between(model, producer.reads.tensor, (producer.makes.tensor, consumer.reads.tensor))

@@ -16,7 +16,7 @@ from onnx_condense.arrays import Array, Bools, Floats
 from onnx_condense.merging.twin import Twin
 from onnx_condense.refitting.apart import Each, chosen, stated
 from onnx_condense.refitting.comparison import FOLDS, SideBySide
-from onnx_condense.refitting.filter import ChannelFilter, TwinFilter, filter_of, own
+from onnx_condense.refitting.kernels import Kernels, TwinFilter, filter_of, own
 from onnx_condense.refitting.producers import layer_behind
 from onnx_condense.refitting.rows import CHUNK, Channels, FeatureRows
 from onnx_condense.refitting.samples import Calibration, Shard
@@ -35,7 +35,7 @@ def filters(twin: Twin) -> list[TwinFilter]:
     return [TwinFilter(each, twin) for each in found if each is not None]
 
 
-def _scale(trace: Trace, node: int) -> ChannelFilter | None:
+def _scale(trace: Trace, node: int) -> Kernels | None:
     """A normalization with a scale of its own, behind something else than a layer that it alone reads."""
     facts, affine = trace.facts, trace.actions[node].affine
     if affine is None or _follows(trace, node):
@@ -49,7 +49,7 @@ def _scale(trace: Trace, node: int) -> ChannelFilter | None:
     if shift is not None and takes is None:
         return None
     ends = Channels(made, axis), Channels(made, axis)
-    return ChannelFilter(node, layer_name(facts.nodes[node], node), data, *ends, scale, takes, None)
+    return Kernels(node, layer_name(facts.nodes[node], node), data, *ends, scale, takes, None)
 
 
 def _follows(trace: Trace, node: int) -> bool:
@@ -65,7 +65,7 @@ class Summing:
     link: from the data to what a normalization makes. alive: [outputs]. most: positions that are taken per sample.
     """
 
-    fixed: ChannelFilter
+    fixed: Kernels
     before: Chain
     after: Chain
     link: Segment | None

@@ -17,7 +17,7 @@ import numpy as np
 from onnx_condense.arrays import Array, Floats
 from onnx_condense.refitting.comparison import FOLDS, Comparison
 from onnx_condense.refitting.consumer import Consumer
-from onnx_condense.refitting.filter import ChannelFilter
+from onnx_condense.refitting.kernels import Kernels
 from onnx_condense.refitting.rows import CHUNK, Channels, FeatureRows
 from onnx_condense.refitting.samples import Shard
 from onnx_condense.refitting.staged import Segment
@@ -128,7 +128,7 @@ class Pieces:
     """
 
     job: Comparison
-    producer: Consumer | ChannelFilter
+    producer: Consumer | Kernels
     made: Channels
     middle: Segment
     samples: int
@@ -147,7 +147,7 @@ class Pieces:
             step = max(1, CHUNK // max(x.positions * x.features, h.positions * h.features))
             for start in range(0, len(mine), step):
                 few = mine[start : start + step]
-                whole, apart = x.of_samples(few).whole(), isinstance(self.producer, ChannelFilter)
+                whole, apart = x.of_samples(few).whole(), isinstance(self.producer, Kernels)
                 yield Piece(whole, derivative[few], h.of_samples(few), view.targets[few], apart)
 
     @np.errstate(divide="ignore", invalid="ignore", over="ignore")  # there is no step along what is not finite

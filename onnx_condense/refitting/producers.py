@@ -14,8 +14,8 @@ from onnx_condense.merging.evidence import Evidence
 from onnx_condense.merging.twin import Twin
 from onnx_condense.refitting.comparison import Comparison, link
 from onnx_condense.refitting.consumer import TwinConsumer, consumer_of
-from onnx_condense.refitting.filter import TwinFilter, filter_of
 from onnx_condense.refitting.gauss_newton import Change, Factors, Gradient, Pieces, Step, gauss_newton
+from onnx_condense.refitting.kernels import TwinFilter, filter_of
 from onnx_condense.refitting.moments import Sums
 from onnx_condense.refitting.samples import Calibration
 from onnx_condense.refitting.staged import between

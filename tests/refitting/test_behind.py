@@ -91,7 +91,11 @@ def test_pairs_of_factors_are_refitted_in_a_basis_of_their_own(tmp_path: Path) -
     assert twin.factors[node, 1].source is Evidence.CALIBRATION
     assert twin.factors[node, 1].rank == 2
     assert error(model, write(twin, {}).model) < 0.8 * before
+    again = Twin(twin.trace)  # as a plan is replayed
+    again.refit(twin.refits[node, 1])
+    again.factor(twin.factors[node, 1])
     held = twin.weight(node, 1)[:, :, 0, 0]
+    np.testing.assert_array_equal(again.weight(node, 1)[:, :, 0, 0], held)
     assert np.linalg.svd(held)[1][2] < 1e-5 * np.linalg.svd(held)[1][0]
 
 

@@ -16,7 +16,7 @@ from onnx_condense.tracing.trace import Trace, layer_name
 
 
 @dataclass(frozen=True, eq=False)
-class ChannelFilter:
+class Kernels:
     """What multiplies each channel alone: a depthwise convolution, or the scale of a normalization.
 
     Attributes:
@@ -46,7 +46,7 @@ class ChannelFilter:
 class TwinFilter:
     """The same in a twin."""
 
-    fixed: ChannelFilter
+    fixed: Kernels
     twin: Twin
 
     @property
@@ -101,7 +101,7 @@ class TwinFilter:
         self.twin.refit(Refit(node, position, layer, Evidence.CALIBRATION, numbers, np.zeros(0)))
 
 
-def filter_of(trace: Trace, node: int) -> ChannelFilter | None:
+def filter_of(trace: Trace, node: int) -> Kernels | None:
     """The depthwise convolution that a node is, with kernels of its own; None of another."""
     facts, inputs = trace.facts, trace.facts.nodes[node].inputs
     weight = own(trace, node, 1) if trace.actions[node].is_filter else None
@@ -110,7 +110,7 @@ def filter_of(trace: Trace, node: int) -> ChannelFilter | None:
     data, made = inputs[0].name, facts.nodes[node].outputs[0].name
     windows = Windows(facts.model, node, weight.shape[2:])
     ends = Channels(data, 1), Channels(made, 1)
-    return ChannelFilter(node, layer_name(facts.nodes[node], node), data, *ends, 1, _shift(trace, node), windows)
+    return Kernels(node, layer_name(facts.nodes[node], node), data, *ends, 1, _shift(trace, node), windows)
 
 
 def own(trace: Trace, node: int, position: int) -> Array | None:
