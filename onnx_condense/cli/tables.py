@@ -18,6 +18,7 @@ from onnx_condense.report.values import Analysis, GroupReport, ModelFacts, PairR
 
 if TYPE_CHECKING:  # other commands start without what measures
     from onnx_condense.timing.benchmark import BatchLatency, Benchmark, ModelLatency
+    from onnx_condense.timing.fusions import Fusion
     from onnx_condense.timing.profile import Profile
 
 LISTED = 3
@@ -76,6 +77,7 @@ def _latency(console: Console, latency: LatencyReport) -> None:
             console.print(f"{done}, because it made the model slower: {', '.join(layers)}.")
     for setup in latency.setups:
         console.print(f"Latency {_measured(setup)}.")
+    _fusions(console, latency.fusions)
 
 
 def _measured(setup: SetupLatency) -> str:
@@ -88,6 +90,13 @@ def _threads(count: int) -> str:
     return f"{count} thread{'s' * (count > 1)}" if count else "all cores"
 
 
+def _fusions(console: Console, fusions: Sequence[Fusion]) -> None:
+    """What onnxruntime no longer fuses."""
+    if fusions:
+        each = ", ".join(f"{one.operator} {one.before} → {one.after}" for one in fusions)
+        console.print(f"onnxruntime fuses less than in the original: {each}.")
+
+
 def _target(console: Console, target: TargetReport) -> None:
     """What was aimed at, and reached."""
     said = f"{target.predicted:.3f} by the cost table of {target.table}"
@@ -98,6 +107,7 @@ def _target(console: Console, target: TargetReport) -> None:
         )
     else:
         console.print(f"Latency {_measured(target.measured)}; {target.share:g} was asked for, {said}.")
+    _fusions(console, target.fusions)
 
 
 def _search(console: Console, search: SearchReport) -> None:

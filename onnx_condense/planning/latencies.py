@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from onnx_condense.timing.fusions import Fusion
 from onnx_condense.timing.race import MedianInterval
 
 
@@ -33,12 +34,14 @@ class LatencyReport:
         widened: first layers of the groups that keep more channels than planned.
         rolled_back: first layers of the groups that stay as they were.
         candidates: how many were measured.
+        fusions: operators of onnxruntime's optimized graphs, where some fusions were lost.
     """
 
     setups: tuple[SetupLatency, ...]
     widened: tuple[str, ...]
     rolled_back: tuple[str, ...]
     candidates: int
+    fusions: tuple[Fusion, ...] = ()
 
     @property
     def stable(self) -> bool:
@@ -63,6 +66,7 @@ class TargetReport:
         fixed: share of the original's time in what no width changes.
         threads, batch, table, machine: how, of which model and where the table was measured.
         gain: what is saved for each second that the table says.
+        fusions: operators of onnxruntime's optimized graphs, where some fusions were lost.
     """
 
     share: float
@@ -76,6 +80,7 @@ class TargetReport:
     table: str
     machine: Mapping[str, str]
     gain: float
+    fusions: tuple[Fusion, ...] = ()
 
     @property
     def missed(self) -> bool:

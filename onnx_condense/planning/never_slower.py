@@ -21,6 +21,7 @@ from onnx_condense.planning.thresholds import STAYS
 from onnx_condense.prepare import Opened
 from onnx_condense.rewriting.writer import write
 from onnx_condense.timing.benchmark import batch_of, latency_feeds
+from onnx_condense.timing.fusions import Fusion, lost, optimized
 from onnx_condense.timing.race import MARGIN
 
 BATCHES = (1, 8)
@@ -65,7 +66,17 @@ def ensure_faster(
     widened = tuple(names[index] for index in raised if index in found.twin.plans)
     rolled_back = tuple(names[index] for index in raised if index not in found.twin.plans)
     measured = candidates.known.get(found.twin.widths, ())
-    return found, LatencyReport(measured, widened, rolled_back, candidates.count)
+    return found, LatencyReport(
+        measured, widened, rolled_back, candidates.count, fusions_lost(opened.source, found.twin)
+    )
+
+
+def fusions_lost(source: Source, twin: Twin) -> tuple[Fusion, ...]:
+    """The operators that onnxruntime makes of a model and of its twin, where it fuses less."""
+    if not twin.changed:
+        return ()
+    written = write(twin, {})
+    return lost(optimized(source.path or source.proto), optimized(written.model))
 
 
 def settle(groups: Sequence[int], rungs: int, passes: Callable[[Choice], bool]) -> dict[int, int]:

@@ -19,6 +19,7 @@ from onnx_condense.planning.costing import measured_costs
 from onnx_condense.planning.hardware import Hardware, Noted
 from onnx_condense.planning.latencies import SetupLatency, TargetReport
 from onnx_condense.planning.narrowing import calibrated_where_better, pruner_of
+from onnx_condense.planning.never_slower import fusions_lost
 from onnx_condense.planning.planned import Multiples, Planned
 from onnx_condense.planning.predicting import Seconds
 from onnx_condense.planning.run import Run
@@ -83,7 +84,7 @@ def to_latency(run: Run, share: float, hardware: Hardware) -> ToLatency:
         race = partial(_raced, source, feeds, options.threads, noted)
     seconds = Seconds.of(costs, run.opened.trace)
     pruner = pruner_of(run, seconds, share)
-    return ToLatency(run.planner, pruner, seconds, costs, share, partial(calibrated_where_better, run), race)
+    return ToLatency(source, run.planner, pruner, seconds, costs, share, partial(calibrated_where_better, run), race)
 
 
 def _raced(source: Source, feeds: Sequence[Feed], threads: int, hardware: Hardware, twin: Twin) -> SetupLatency:
@@ -125,6 +126,7 @@ class ToLatency:
     """A share of the original's latency.
 
     Attributes:
+        source: the original.
         planner, pruner: make the twins.
         seconds: what the table says.
         costs: the table.
@@ -133,6 +135,7 @@ class ToLatency:
         race: measures a twin against the original; None where the table is another machine's.
     """
 
+    source: Source
     planner: Planner
     pruner: Pruner
     seconds: Seconds
@@ -174,6 +177,7 @@ class ToLatency:
             table=costs.model,
             machine=costs.machine,
             gain=costs.gain,
+            fusions=fusions_lost(self.source, best.planned.twin) if races else (),
         )
         return replace(best.planned, target=report, costs=costs)
 
