@@ -63,6 +63,21 @@ def _raced(options: str, rows: Sequence[Mapping[str, Any]]) -> tuple[object, ...
     return options, models, len(measured), *verdicts, f"{max(row['low'] for row in measured):.3f}", wide
 
 
+def targets() -> list[str]:
+    """Budgets of latency, and others beside them: what was kept, what a race said, accuracy where there are images."""
+    rows = []
+    for network in content("compare_targets")["networks"]:
+        setup = f"{network['model']}, batch {network['batch']}, {network['threads']} thread"
+        for row in network["rows"]:
+            ratio = f"{row['ratio']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
+            known = [found.get("accuracy") for found in (network["original"], row)]
+            accuracy = " → ".join(f"{100 * one:.1f} %" for one in known if one is not None)
+            left = (f"{100 * row[key]:.1f} %" for key in ("parameters", "macs"))
+            rows.append((setup, f"`{row['budget']}`", ratio, *left, accuracy, f"{row['load']:.0f}"))
+    heads = ("network", "budget", "latency (95 %)", "parameters", "MACs", "accuracy", "load of the machine")
+    return lines_of(heads, rows)
+
+
 def trials() -> list[str]:
     """How often the benchmark tells a model from one with more work, and not from its copy."""
     found = content("benchmark_trials")["trials"]
@@ -163,6 +178,7 @@ TABLES: Mapping[str, Callable[[], list[str]]] = {
     "accuracy": lambda: accuracy(stored()),
     "labelled": labelled,
     "races": races,
+    "targets": targets,
     "trials": trials,
     "merges": lambda: merges(content("auto_merges")["runs"]),
     "seconds": seconds,

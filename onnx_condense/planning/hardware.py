@@ -36,7 +36,7 @@ class Hardware(Protocol):
         """The latency of the second model over that of the first. Raises InputError where one does not run."""
 
     def kernel_seconds(self, models: Sequence[Small], threads: int) -> list[Taken]:
-        """Seconds per run in the kernels of each model. Raises InputError where one does not run."""
+        """Seconds per run in the kernels of each model; nothing of one that does not run by itself."""
 
     def run_seconds(self, models: Sequence[Small], threads: int) -> list[float]:
         """Seconds per run of each model. Raises InputError where one does not run."""
@@ -72,7 +72,7 @@ class Noted:
         return self.machine.ratio(pair, feeds, threads, told or tell)
 
     def kernel_seconds(self, models: Sequence[Small], threads: int) -> list[Taken]:
-        """Seconds per run in the kernels of each model. Raises InputError where one does not run."""
+        """Seconds per run in the kernels of each model; nothing of one that does not run by itself."""
         return self.machine.kernel_seconds(models, threads)
 
     def run_seconds(self, models: Sequence[Small], threads: int) -> list[float]:

@@ -14,6 +14,7 @@ from onnx_condense.arrays import Array, Ints
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model.held import numbers
 from onnx_condense.model.parts import observe, prefix
+from onnx_condense.model.protos import read_by
 from onnx_condense.model.runtime import to_bytes
 from onnx_condense.operators.facts import Facts
 from onnx_condense.rewriting.drafting import drafted
@@ -129,6 +130,9 @@ class At:
         """A piece of it as a model of its own."""
         feed = {name: self._value(name) for name in piece.reads}
         part = prefix(self.model, piece.makes, piece.reads)
+        inside = read_by(part.graph.node)  # bodies read what their nodes do not
+        given = [v.name for v in part.graph.input if v.name in inside and v.name in self.seen]
+        feed |= {name: self.seen[name] for name in given if name not in feed}
         del part.graph.input[:]
         for name, value in feed.items():
             kind = helper.np_dtype_to_tensor_dtype(value.dtype)
