@@ -15,8 +15,7 @@ from onnx_condense.refitting.changed import Changed
 from onnx_condense.refitting.comparison import Comparison, SideBySide, importance
 from onnx_condense.refitting.consumer import TwinConsumer, lost, others
 from onnx_condense.refitting.estimate import Estimate
-from onnx_condense.refitting.filters import filters, refit_filter
-from onnx_condense.refitting.kernels import TwinFilter
+from onnx_condense.refitting.filters import TwinFilter, filters, refit_filter
 from onnx_condense.refitting.moments import Solution, Sums, least_squares
 from onnx_condense.refitting.pairs import refit_pairs
 from onnx_condense.refitting.producers import Descent, Slope, Summed, producer_of, refine

@@ -11,7 +11,6 @@ import onnx
 from onnx_condense.arrays import Array, Bools, Floats, Ints
 from onnx_condense.merging.twin import Twin
 from onnx_condense.refitting.consumer import Consumer, TwinConsumer
-from onnx_condense.refitting.kernels import Kernels, TwinFilter
 from onnx_condense.refitting.moments import Sums
 from onnx_condense.refitting.rows import CHUNK, Channels
 from onnx_condense.refitting.samples import Shard
@@ -135,7 +134,7 @@ class SideBySide:
         self._twin, self._seed = twin, seed
         self._original, self._condensed = (Cutter(facts.model, kept, memory) for _ in range(2))
 
-    def comparison(self, consumer: TwinConsumer, producer: TwinConsumer | TwinFilter | None, most: int) -> Comparison:
+    def comparison(self, consumer: TwinConsumer, producer: TwinConsumer | None, most: int) -> Comparison:
         """What is to be summed for a consumer; the condensed model reaches as far as it, or as its producer.
 
         `most`: positions that are taken per sample.
@@ -164,7 +163,7 @@ class SideBySide:
             cutter.close()
 
 
-def link(model: onnx.ModelProto, producer: Consumer | Kernels, consumer: Consumer) -> Segment:
+def link(model: onnx.ModelProto, producer: Consumer, consumer: Consumer) -> Segment:
     """What is in a condensed model between what a producer reads, what it makes and what the consumer reads."""
     assert producer.makes is not None
     return between(model, producer.reads.tensor, (producer.makes.tensor, consumer.reads.tensor))

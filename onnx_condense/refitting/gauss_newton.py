@@ -17,7 +17,6 @@ import numpy as np
 from onnx_condense.arrays import Array, Floats
 from onnx_condense.refitting.comparison import FOLDS, Comparison
 from onnx_condense.refitting.consumer import Consumer
-from onnx_condense.refitting.kernels import Kernels
 from onnx_condense.refitting.rows import CHUNK, Channels, FeatureRows
 from onnx_condense.refitting.samples import Shard
 from onnx_condense.refitting.staged import Segment
@@ -91,33 +90,12 @@ class Piece:
     """Some samples. x: [samples, places, features] of the producer. derivative: [samples, places, channels] f'.
 
     h: what the consumer reads. y: [samples, positions, alive outputs] its targets.
-    apart: whether each channel has features of its own, one channel's behind the other's.
     """
 
     x: Floats
     derivative: Floats
     h: FeatureRows
     y: Floats
-    apart: bool
-
-    def factors(self, delta: Floats, inputs: bool) -> Factors:
-        """Of δ [samples, places, channels]; `inputs`: with xxᵀ."""
-        delta, derivative = _flat(delta), _flat(self.derivative)
-        outer = derivative.T @ derivative
-        if not self.apart:
-            x = _flat(self.x)
-            return Factors(delta.T @ x, x.T @ x if inputs else np.zeros(0), outer)
-        x = self.x.reshape(*delta.shape, -1)
-        gradient = np.einsum("rc,rct->ct", delta, x)
-        each = x.reshape(-1, x.shape[2])
-        return Factors(gradient, each.T @ each if inputs else np.zeros(0), outer)
-
-    def moved(self, direction: Floats) -> Floats:
-        """[samples, places, channels] what a direction [channels, features] adds to what the producer makes."""
-        if not self.apart:
-            return self.x @ direction.T
-        x = self.x.reshape(*self.derivative.shape, -1)
-        return np.asarray(np.einsum("spct,ct->spc", x, direction))
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +106,7 @@ class Pieces:
     """
 
     job: Comparison
-    producer: Consumer | Kernels
+    producer: Consumer
     made: Channels
     middle: Segment
     samples: int
@@ -147,8 +125,7 @@ class Pieces:
             step = max(1, CHUNK // max(x.positions * x.features, h.positions * h.features))
             for start in range(0, len(mine), step):
                 few = mine[start : start + step]
-                whole, apart = x.of_samples(few).whole(), isinstance(self.producer, Kernels)
-                yield Piece(whole, derivative[few], h.of_samples(few), view.targets[few], apart)
+                yield Piece(x.of_samples(few).whole(), derivative[few], h.of_samples(few), view.targets[few])
 
     @np.errstate(divide="ignore", invalid="ignore", over="ignore")  # there is no step along what is not finite
     def _derivative(self, active: Any, made: Array) -> Floats:
@@ -181,7 +158,9 @@ class Gradient:
         for piece in self.pieces(shard):
             h, weight = piece.h.whole(), self.weight.astype(piece.x.dtype)
             rest = piece.y - h @ weight.T - self.constant.astype(h.dtype)
-            found = piece.factors(piece.h.adjoint(rest @ weight) * piece.derivative, self.inputs)
+            delta = _flat(piece.h.adjoint(rest @ weight) * piece.derivative)
+            x, derivative = _flat(piece.x), _flat(piece.derivative)
+            found = Factors(delta.T @ x, x.T @ x if self.inputs else np.zeros(0), derivative.T @ derivative)
             result = found if result is None else Factors.joined([result, found])
         return result
 
@@ -202,7 +181,7 @@ class Change:
         result = 0.0
         for piece in self.pieces(shard):
             direction, weight = (part.astype(piece.x.dtype) for part in (self.direction, self.weight))
-            change = piece.h.other(piece.moved(direction) * piece.derivative).whole() @ weight.T
+            change = piece.h.other(piece.x @ direction.T * piece.derivative).whole() @ weight.T
             result += float(np.sum(change.astype(np.float64) ** 2))
         return result
 

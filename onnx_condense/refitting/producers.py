@@ -15,7 +15,6 @@ from onnx_condense.merging.twin import Twin
 from onnx_condense.refitting.comparison import Comparison, link
 from onnx_condense.refitting.consumer import TwinConsumer, consumer_of
 from onnx_condense.refitting.gauss_newton import Change, Factors, Gradient, Pieces, Step, gauss_newton
-from onnx_condense.refitting.kernels import TwinFilter, filter_of
 from onnx_condense.refitting.moments import Sums
 from onnx_condense.refitting.samples import Calibration
 from onnx_condense.refitting.staged import between
@@ -41,14 +40,12 @@ class Descent:
     most: int = STEPS
 
 
-def producer_of(consumer: TwinConsumer) -> TwinConsumer | TwinFilter | None:
-    """The layer whose outputs reach a consumer alone, through functions of single elements; None of others."""
+def producer_of(consumer: TwinConsumer) -> TwinConsumer | None:
+    """The linear map whose outputs reach a consumer alone, through functions of single elements; None of others."""
     twin, reads, slot = consumer.twin, consumer.fixed.reads, consumer.fixed.slot
     path = layer_behind(twin.trace, reads.tensor)
     if path is None or consumer.fixed.makes is None or reads.axis == 0 or not _is_private(twin, *path, slot.node):
         return None
-    if twin.trace.actions[path[0]].is_filter:
-        return _filter_of(twin, path[0], consumer)
     action = twin.trace.linear_map(path[0])
     read = twin.trace.reading(path[0], action.weight) if action is not None else None
     found = None if read is None else consumer_of(twin.trace, read)
@@ -58,17 +55,6 @@ def producer_of(consumer: TwinConsumer) -> TwinConsumer | TwinFilter | None:
     if found.layout.dtype not in (np.float32, np.float64):
         return None
     return producer if np.array_equal(producer.made, atoms_of(slot.labels.reshape(-1))) else None
-
-
-def _filter_of(twin: Twin, node: int, consumer: TwinConsumer) -> TwinFilter | None:
-    """A depthwise convolution with a kernel for each channel that the consumer reads; None of another."""
-    found, slot = filter_of(twin.trace, node), consumer.fixed.slot
-    if found is None or consumer.fixed.reads.axis != 1 or slot.labels.size != len(twin.unturned(node, 1)):
-        return None
-    made = twin.trace.labels.get(found.makes.tensor)
-    row = None if made is None else atoms_of(made.reshape(-1))
-    filter_ = TwinFilter(found, twin)
-    return filter_ if row is not None and np.array_equal(row, atoms_of(slot.labels.reshape(-1))) else None
 
 
 def _is_private(twin: Twin, node: int, inner: set[int], reader: int) -> bool:
@@ -81,7 +67,7 @@ def _is_private(twin: Twin, node: int, inner: set[int], reader: int) -> bool:
 
 
 def layer_behind(trace: Trace, name: str) -> tuple[int, set[int]] | None:
-    """The one linear map, or depthwise convolution, that makes a tensor, and functions of single elements between."""
+    """The one linear map that makes a tensor, and the nodes between: functions of single elements."""
     facts, actions = trace.facts, trace.actions
     makers, inner, waiting = set[int | None](), set[int](), [name]
     while waiting:
@@ -92,7 +78,7 @@ def layer_behind(trace: Trace, name: str) -> tuple[int, set[int]] | None:
             inner.add(index)
             waiting += [t.name for t in facts.nodes[index].inputs if t.name and t.name not in facts.static]
     first = makers.pop()
-    if first is None or makers or first not in actions or not (actions[first].linear_map or actions[first].is_filter):
+    if first is None or makers or trace.linear_map(first) is None:
         return None
     return first, inner
 
@@ -123,7 +109,7 @@ class Slope:
     """A producer, and the consumer that alone reads it, on calibration inputs."""
 
     consumer: TwinConsumer
-    producer: TwinConsumer | TwinFilter
+    producer: TwinConsumer
     calibration: Calibration
 
     def pieces(self, job: Comparison) -> Pieces:
@@ -144,9 +130,6 @@ class Slope:
 
     def go(self, step: Floats) -> None:
         """Adds a step [alive, features] to the rows of the channels that the producer still makes."""
-        if isinstance(self.producer, TwinFilter):
-            self.producer.add(step)
-            return
         rows = self.producer.matrix()
         rows[self.producer.alive] += step
         self.producer.refit(rows, None, Evidence.CALIBRATION)

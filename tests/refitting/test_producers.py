@@ -51,10 +51,6 @@ def between(kind: str) -> onnx.ModelProto:
             )
         case "silu":
             hidden = net.node("Mul", made, net.node("Sigmoid", made))
-        case "depthwise":
-            kernels = np.tile(net.normal(6, 1, 3, 3), (2, 1, 1, 1)) + 0.1 * net.normal(12, 1, 3, 3)
-            hidden = net.node("Relu", net.conv("depth", net.node("Relu", made), kernels, group=12, **pads))
-            return net.build(net.conv("second", hidden, net.normal(4, 12, 1, 1), net.normal(4)))
         case "pooled":
             hidden = net.node("MaxPool", net.node("Relu", made), kernel_shape=[2, 2])
         case "softmax":
@@ -91,13 +87,13 @@ def layers(twin: Twin) -> list[str]:
     return [refit.layer for _, refit in sorted(twin.refits.items())]
 
 
-@pytest.mark.parametrize("kind", ["relu", "linear", "normalized", "silu", "single", "gemm", "depthwise"])
+@pytest.mark.parametrize("kind", ["relu", "linear", "normalized", "silu", "single", "gemm"])
 def test_rows_that_only_one_consumer_reads_lose_less(kind: str, tmp_path: Path) -> None:
     model = between(kind)
     changed = condensed(model)
     changed.plan.save(tmp_path / "p.json")
     assert serialize(oc.rewrite(model, oc.Plan.load(tmp_path / "p.json"))) == serialize(changed.model)
-    assert [r.layer for r in changed.plan.refits] == ["depth" if kind == "depthwise" else "first", "second"]
+    assert [r.layer for r in changed.plan.refits] == ["first", "second"]
     fixed = refitted(model, changed.plan, Descent(most=0))
     assert layers(fixed) == ["second"]
     assert error(model, changed.model) < 0.97 * error(model, write(fixed, {}).model)
@@ -123,7 +119,7 @@ def test_steps_that_held_back_samples_do_not_confirm_are_taken_back() -> None:
     assert layers(twin) == ["second"]
 
 
-@pytest.mark.parametrize("kind", ["relu", "silu", "normalized", "depthwise"])
+@pytest.mark.parametrize("kind", ["relu", "silu", "normalized"])
 def test_the_gradient_is_that_of_the_loss(kind: str) -> None:
     """While the consumer stays, a short step along it changes the loss by as much as its length says."""
     short, strength, rows = 1e-3, 1e-2, 150 * 64  # three folds of 200 samples, 64 places each
