@@ -124,9 +124,10 @@ def test_no_message_is_made_to_be_measured() -> None:
 
 ASKED = {
     "ByteSize": {"wire", "inference"},
-    "SerializeToString": {"wire", "protos", "runtime", "functions", "rebuilt", "trainer", "checking"},
+    "SerializeToString": {"wire", "protos", "runtime", "functions", "rebuilt", "trainer", "checking", "pieces"},
 }
-"""Modules that ask messages so. functions, rebuilt, checking and trainer: single nodes, types and ports."""
+"""Modules that ask messages so. functions, rebuilt, checking, trainer and pieces: single nodes, attributes,
+types and ports."""
 
 
 @pytest.mark.parametrize("kind", ["external", "plain"])
