@@ -43,6 +43,7 @@ KINDS = {
 
 WAYS = {
     "start": "the start",
+    "merged-1024": "ours, 1,024 images, not trained",
     "tuned": "ours, trained on labels",
     "taught": "ours, distilled",
     "torch-pruning": "Torch-Pruning",
@@ -52,6 +53,8 @@ WAYS = {
     "auto": "`auto`, calibrated",
 }
 """Of CIFAR-10: the same."""
+
+PEERS = ("torch-pruning", "onnxsim")
 
 
 def lines_of(heads: tuple[str, ...], rows: list[Any]) -> Lines:
@@ -191,15 +194,16 @@ def others() -> Lines:
 
 
 def trainings() -> Lines:
-    """All networks that were trained on."""
+    """All networks that may be trained on, as they were before and are after."""
     stages = content("cifar10")["stages"]
     rows = []
     for name, facts in stages.items():
         kind = next((kind for kind in WAYS if name == kind or name.startswith(f"{kind}-")), None)
-        if kind is not None and (kind not in ("torch-pruning", "onnxsim") or name.endswith("-tuned")):
-            spent = len(facts.get("log", [])) or facts.get("steps")
+        if kind is not None:
+            spent = len(facts.get("log", [])) or facts.get("steps", 0)
+            way = WAYS[kind] if spent or kind not in PEERS else f"{WAYS[kind]}, not trained"
             test = _percent(stages.get(f"tested-{name}"), "test")
-            rows.append((WAYS[kind], f"{facts['share']:.1%}", spent, _percent(facts, "held"), test))
+            rows.append((way, f"{facts['share']:.1%}", spent, _percent(facts, "held"), test))
     return lines_of(("network", "parameters", "epochs (steps)", "accuracy, %, that validate", "test"), rows)
 
 
