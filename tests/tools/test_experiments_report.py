@@ -29,7 +29,10 @@ def test_what_has_not_run_has_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
         "merged-64-0.2": {"share": 0.2, "held": 0.4},
     }
     monkeypatch.setattr(report, "content", lambda name: {"stages": stages})
-    assert report.trainings()[2:] == ["| ours, trained on labels | 11.5% | 2 | 80.0 |  |"]
+    assert report.trainings()[2:] == [
+        "| ours, trained on labels | 11.5% | 2 | 80.0 |  |",
+        "| Torch-Pruning, not trained | 11.5% | 0 | 10.0 |  |",
+    ]
     assert report.merges() == [
         "| parameters | no data | 64 images |",
         "| --- | --- | --- |",
