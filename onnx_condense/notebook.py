@@ -40,9 +40,10 @@ class Progress:
         self._show(f"<small>{'ended' if kind else 'done'} after {self._watch.times}</small>")
 
     def _show(self, text: str) -> None:
-        from IPython.display import HTML, display
+        from IPython import display
 
+        shown: Any = display  # its functions state no types
         if self._handle is None:
-            self._handle = display(HTML(text), display_id=True)
+            self._handle = shown.display(shown.HTML(text), display_id=True)
         elif self._handle:
-            self._handle.update(HTML(text))
+            self._handle.update(shown.HTML(text))
