@@ -95,6 +95,13 @@ def _training(content: Facts) -> None:
         points = sorted((f["share"], 100 * f["held"]) for n, f in stages.items() if n.startswith(f"{kind}-"))
         if points:
             right.plot(*np.array(points).T, "x-", label=kind)
-    right.set(xlabel="share of the parameters", xscale="log", title="What is left")
-    right.legend()
+    peer = [(f["share"], 100 * f["held"]) for n, f in stages.items() if n.startswith("torch-pruning-")]
+    if peer:
+        right.plot(*np.array(sorted(peer)).T, "s", label="Torch-Pruning")
+    ticks = sorted({1.0, *(round(f["share"], 3) for n, f in stages.items() if n.startswith("merged-"))})
+    right.set(xlabel="parameters", xscale="log", title="What is left", ylim=(0, 100), xlim=(0.9 * ticks[0], 1.1))
+    right.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+    right.minorticks_off()
+    right.axhline(100 * stages["start"]["held"], color="gray", linestyle=":", label="the start")
+    right.legend(loc="lower right")
     _save(figure, "cifar10")
