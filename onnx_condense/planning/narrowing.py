@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 
+from onnx_condense.errors import VerificationError
 from onnx_condense.goals import ErrorBound, Goal, Latency, ScoreDrop, Share, Unit
 from onnx_condense.merging.methods import MANNERS
 from onnx_condense.merging.twin import Twin
@@ -74,7 +75,10 @@ class ToShare:
         refitted = keep_share(self.pruner, self.share, self.finish)
         if self.fitted is not None:
             refine, loss = self.fitted
-            fitted = keep_share(self.pruner.refined_by(refine), self.share, untouched)
+            try:
+                fitted = keep_share(self.pruner.refined_by(refine), self.share, untouched)
+            except VerificationError:  # constants that these refits add leave no room
+                return refitted
             return fitted if loss(fitted.twin) < loss(refitted.twin) else refitted
         if self.error is None or not (lost := self.error(refitted.twin)) > BLOWN_UP:
             return refitted
@@ -162,10 +166,9 @@ def _fitted(run: Run) -> tuple[Refine, Callable[[Twin], float]] | None:
     opened = run.opened
     if opened.calibration.samples < ENOUGH or not (run.measure.told and MANNERS[run.options.method].calibrates):
         return None
-    real = measured(opened.trace, opened.calibration, run.options.seed)
-    return partial(
-        refit_by, estimate=Estimate(opened.trace, opened.feeds[0], run.options.seed, real, run.estimate)
-    ), run.lost
+    seed, real = run.options.seed, measured(opened.trace, opened.calibration, run.options.seed)
+    estimate = Estimate(opened.trace, opened.feeds[0], seed, real, run.estimate)
+    return partial(refit_by, estimate=estimate), run.lost
 
 
 def pruner_of(run: Run, counts: Counts, share: float | None) -> Pruner:
@@ -197,7 +200,7 @@ def pruner_of(run: Run, counts: Counts, share: float | None) -> Pruner:
     stand = Stand(run.planner, run.estimate, judging)
     if refine is None:
         return _least(readings, share, stand.error_of)
-    fitted = [replace(reading.refined_by(refine), aside=reading.aside) for reading in readings]
+    fitted = [reading.refined_by(refine) for reading in readings]
     return replace(_least(fitted, share, stand.lost_by), planner=readings[0].planner, biases={})
 
 
