@@ -20,6 +20,9 @@ SURE = 0.5
 FEWEST = 3
 """Classes, at least, of rows that nothing but their numbers tells to be scores."""
 
+WHOLE = 1e-3
+"""How far from one the shares of a row may sum up to be shares: a Softmax in 16 bits rounds so."""
+
 LEAST = 1e-7
 """What a class is given at least by a model that rules it out."""
 
@@ -79,7 +82,7 @@ def _divergence(expected: Results, found: Results, name: str) -> float:
 def _logarithms(scores: Array) -> Floats:
     """[rows, classes] logarithms of shares: of scores [..., classes] that sum to one as they are, else of softmax."""
     rows = scores.reshape(-1, scores.shape[-1]).astype(np.float64)
-    if (rows >= 0).all() and np.allclose(rows.sum(axis=-1), 1, atol=1e-3):
+    if (rows >= 0).all() and (abs(rows.sum(axis=-1) - 1) <= WHOLE).all():
         return np.asarray(np.log(np.maximum(rows, LEAST)))
     shifted = rows - rows.max(axis=-1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
