@@ -232,6 +232,6 @@ def _samples(feed: Feed) -> int:
 
 def _synthetic(opened: Opened, feed: Feed) -> list[Feed]:
     """Feeds like one, of about `SYNTHETIC` samples in all: images with the spectrum of natural ones."""
-    samples, seed = _samples(feed), opened.options.seed + 1
-    made = [synthetic(feed, samples, seed + number, opened.span) for number in range(-(-SYNTHETIC // samples))]
+    seed = opened.options.seed + 1
+    made = [synthetic(feed, None, seed + n, opened.span) for n in range(-(-SYNTHETIC // _samples(feed)))]
     return [{name: found if feed[name].ndim else feed[name] for name, found in one.items()} for one in made]

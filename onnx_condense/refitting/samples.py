@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor
 from contextlib import contextmanager
@@ -149,15 +150,17 @@ def opened(
         rest, out = held_back(feeds, divisible(specs), first) if holds_back else (feeds, [])
         shards.append(Shard(absolute(part), tuple(specs), first, sum(map(_samples, rest)), holds_back))
         held += pieces(out, divisible(specs))
-        first += sum(map(_samples, feeds)) if divisible(specs) else len(feeds)
+        first += sum(_parts(feed, divisible(specs)) for feed in feeds)
     if holds_back and not held:
         held = [feed for shard in shards for feed in shard.feeds()]
     return tuple(shards), held
 
 
 def divisible(specs: Sequence[InputSpec]) -> bool:
-    """Whether feeds may be cut along the first axis."""
-    return all(spec.dims and isinstance(spec.dims[0], str) for spec in specs)
+    """Whether feeds may be cut along the first axis: of symbols that no other axis is as long as."""
+    firsts = {str(spec.dims[0]) for spec in specs if spec.dims and isinstance(spec.dims[0], str)}
+    others = {word for spec in specs for dim in spec.dims[1:] for word in re.findall(r"\w+", str(dim))}
+    return all(spec.dims and isinstance(spec.dims[0], str) for spec in specs) and not firsts & others
 
 
 def cut(feeds: Sequence[Feed], divisible: bool, samples: int) -> tuple[list[Feed], list[Feed]]:
@@ -166,7 +169,7 @@ def cut(feeds: Sequence[Feed], divisible: bool, samples: int) -> tuple[list[Feed
     rest: list[Feed] = []
     for feed in feeds:
         size = _samples(feed)
-        wanted = min(size, samples) if divisible else size * (samples > 0)
+        wanted = min(size, samples) if _parts(feed, divisible) == size else size * (samples > 0)
         samples -= wanted
         for start, end, into in ((0, wanted, first), (wanted, size, rest)):
             if (start, end) == (0, size):
@@ -182,7 +185,7 @@ def pieces(feeds: Sequence[Feed], divisible: bool) -> list[Feed]:
     for feed in feeds:
         samples = _samples(feed)
         most = max(1, NUMBERS * samples // max(1, sum(value.size for value in feed.values())))
-        if not divisible or samples <= most:
+        if _parts(feed, divisible) < samples or samples <= most:
             found.append(feed)
             continue
         count = -(-samples // most)
@@ -199,7 +202,7 @@ def held_back(feeds: Sequence[Feed], divisible: bool, first: int = 0) -> tuple[l
     rest: list[Feed] = []
     held: list[Feed] = []
     for feed in feeds:
-        size = _samples(feed) if divisible else 1
+        size = _parts(feed, divisible)
         out = np.arange(first, first + size) % HELD_BACK == HELD_BACK - 1
         first += size
         for chosen, into in ((~out, rest), (out, held)):
@@ -208,6 +211,12 @@ def held_back(feeds: Sequence[Feed], divisible: bool, first: int = 0) -> tuple[l
             elif chosen.any():
                 into.append({name: value[chosen] for name, value in feed.items()})
     return rest, held
+
+
+def _parts(feed: Feed, divisible: bool) -> int:
+    """How many parts a feed may be cut into: as many as samples, where all inputs have as many, else one."""
+    even = len({len(value) for value in feed.values() if value.ndim}) < 2
+    return _samples(feed) if divisible and even else 1
 
 
 def _samples(feed: Feed) -> int:

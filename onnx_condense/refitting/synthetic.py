@@ -110,15 +110,16 @@ def unbatched(model: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
-def synthetic(feed: Feed, samples: int, seed: int, span: Span | None = None) -> Feed:
-    """Inputs like a feed, with so many samples: pink noise for images (rank 4, at least 8x8), else normal numbers.
+def synthetic(feed: Feed, samples: int | None, seed: int, span: Span | None = None) -> Feed:
+    """Inputs like a feed, with so many samples or as many as each has.
 
-    Integers and what else is no float are the feed's, repeated. span: between which numbers floats lie.
+    Pink noise stands for images (rank 4, at least 8x8), normal numbers for other floats. Integers and what else is no
+    float are the feed's, repeated. span: between which numbers floats lie.
     """
     generator = np.random.default_rng(seed)
     made: Feed = {}
     for name, value in feed.items():
-        shape = (samples, *value.shape[1:]) if value.ndim else ()
+        shape = value.shape if samples is None or not value.ndim else (samples, *value.shape[1:])
         if value.dtype.kind != "f":
             made[name] = np.resize(value, shape)
         elif value.ndim == 4 and min(value.shape[2:]) >= 8:

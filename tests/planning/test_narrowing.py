@@ -1,11 +1,14 @@
-"""Budgets without data: weights that were refitted by what is assumed stay only where they do not blow up."""
+"""Budgets without data: weights refitted by what is assumed must not blow up; inputs that judge fit the model."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from support import builders
+from support.cli import Cli, Save
+from support.planted.net import Net
 
 from onnx_condense import Options
 from onnx_condense.merging.twin import Twin
@@ -42,3 +45,19 @@ def test_other_multiples_keep_the_choice() -> None:
     strategy = replace(to_share(), error=lambda twin: 5.0 if twin.refits else 0.1)
     planned = strategy.twin()
     assert not strategy.again(planned, {0: 4}).twin.refits
+
+
+@pytest.mark.parametrize("second", [("batch", "batch"), ("batch + 1", 12), (1, 12)])
+def test_inputs_of_other_sizes_than_the_first_are_judged_as_they_are(
+    second: tuple[int | str, int | str], cli: Cli, save: Save
+) -> None:
+    """A graph's adjacency matrix, places with one for the class, a row that all samples share."""
+    net = Net(seed=2)
+    x, other = net.input("batch", 6), net.input(*second, name="other")
+    hidden = net.node("Relu", net.dense("first", x, np.repeat(net.normal(5, 6), 4, 0)))
+    y = net.dense("second", hidden, net.normal(12, 20))
+    if second[0] == "batch + 1":
+        y = net.node("Concat", y, net.constant(net.normal(1, 12), "class"), axis=0)
+    save(net.build(net.node("MatMul", other, y) if second[1] == "batch" else net.node("Add", y, other)))
+    cli.ok("m.onnx", "--budget", "params=0.7", "--align", "1")
+    cli.ok("verify", "m.onnx", "m.condensed.onnx")

@@ -29,7 +29,7 @@ from onnx_condense.refitting import staged
 from onnx_condense.refitting.calibrate import Effort, calibrate
 from onnx_condense.refitting.comparison import SideBySide
 from onnx_condense.refitting.consumer import lost
-from onnx_condense.refitting.samples import Calibration, Shard, dask, held_back, opened
+from onnx_condense.refitting.samples import Calibration, Shard, cut, dask, divisible, held_back, opened
 from onnx_condense.rewriting.writer import write
 
 SPECS = [InputSpec("x", np.dtype(np.float32), ("batch", 3, 8, 8))]
@@ -281,3 +281,15 @@ def test_the_first_samples_and_the_others(batch: int | str, tmp_path: Path) -> N
         assert taken == min(95, samples if batch == "batch" else -(-samples // 5) * 5)
         assert rest.samples == 95 - taken == sum(len(feed["x"]) for feed in others)
         np.testing.assert_array_equal(np.concatenate([feed["x"] for feed in (*first, *others)]), everything)
+
+
+def test_feeds_whose_inputs_are_tied_are_taken_whole() -> None:
+    def specs(*second: int | str) -> list[InputSpec]:
+        return [InputSpec("x", np.dtype(np.float32), ("n", 3)), InputSpec("y", np.dtype(np.float32), second)]
+
+    assert divisible(specs("n", 4))
+    assert not divisible(specs("n", "n"))
+    assert not divisible(specs("m", "n + 1"))
+    feed = {"x": np.zeros((4, 3), np.float32), "y": np.zeros((5, 2), np.float32)}
+    assert cut([feed], divisible(specs("edges", 2)), 2) == ([feed], [])
+    assert held_back([feed], divisible(specs("edges", 2)), first=4) == ([], [feed])
