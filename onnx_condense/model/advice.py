@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 def advice(runner: Trial, specs: Sequence[InputSpec], tried: Sequence[Mapping[str, int]]) -> str:
     """A line that writes an .npz of inputs, which run where any plain ones do. tried: sizes of symbolic dims."""
+    if not specs:
+        return "it has no inputs that could be others, so it is damaged"
     tried = [symbols for symbols in tried if all(prod(spec.shape(symbols)) <= INPUTS for spec in specs)]
     if not tried:
         return "give the sizes with --input-shape, or inputs with --data"
@@ -26,9 +28,9 @@ def advice(runner: Trial, specs: Sequence[InputSpec], tried: Sequence[Mapping[st
     line = f"python -c \"import numpy as n; n.savez('inputs.npz', **{{{made}}})\""
     if runs is not None:
         return f"give inputs with --data inputs.npz; {line} writes plain ones that run: put yours in their place"
-    first = next(spec for spec in specs if spec.dims)
-    sizes = f"--input-shape {first.name}={'x'.join(map(str, first.shape(tried[0])))}"
-    return f"give sizes that fit, as {sizes}, or inputs with --data inputs.npz, written as {line} does"
+    sized = next((f"{s.name}={'x'.join(map(str, s.shape(tried[0])))}" for s in specs if s.dims), None)
+    option = f"give sizes that fit, as --input-shape {sized}, or inputs" if sized else "give inputs that fit"
+    return f"{option} with --data inputs.npz, written as {line} does"
 
 
 def _runs(runner: Trial, specs: Sequence[InputSpec], symbols: Mapping[str, int]) -> bool:

@@ -259,3 +259,12 @@ def test_lengths_that_are_tied_get_the_option_and_the_line() -> None:
     arrays = "'a': n.ones((16, 64), 'float32'), 'b': n.ones((16, 64), 'float32')"
     line = f"python -c \"import numpy as n; n.savez('inputs.npz', **{{{arrays}}})\""
     assert f"as --input-shape a=16x64, or inputs with --data inputs.npz, written as {line} does" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"), [("float x", r"give inputs that fit with --data.*'x': n.ones\(\(\)"), ("", "damaged")]
+)
+def test_where_no_size_is_to_be_found_none_is_asked_for(inputs: str, said: str) -> None:
+    text = f"g ({inputs}) => (float[N, 3] y) {{ g = Gather(w, far) y = Add(g, {'x' if inputs else 'w'}) }}"
+    with pytest.raises(oc.InputError, match=said):
+        feeds(builders.build(text, {"w": builders.random(2, 3), "far": np.array([104])}, check=False))
