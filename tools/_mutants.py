@@ -50,6 +50,7 @@ def mutant(data: bytes, draw: random.Random) -> tuple[bytes, str]:
             ValueError,
             TypeError,
             StopIteration,
+            onnx.checker.ValidationError,
         ):  # nothing of that kind is there to be damaged
             continue
         done.append(name)
