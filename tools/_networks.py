@@ -69,18 +69,18 @@ class Net:
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def mlp() -> onnx.ModelProto:
-    """23-3200-1600-800-400-23."""
-    net, x, widths = Net(("n", 23)), "x", (23, 3200, 1600, 800, 400, 23)
+def mlp(hidden: Sequence[int] = (3200, 1600, 800, 400)) -> onnx.ModelProto:
+    """From 23 numbers to 23."""
+    net, x, widths = Net(("n", 23)), "x", (23, *hidden, 23)
     for ins, outs in pairwise(widths):
         x = net.gemm(x, ins, outs)
         x = net.node("Relu", x) if outs != 23 else x
     return net.model(23)
 
 
-def mobilenet() -> onnx.ModelProto:
-    """MobileNetV2 at 224."""
-    net = Net(("n", 3, 224, 224))
+def mobilenet(size: int = 224) -> onnx.ModelProto:
+    """MobileNetV2 for images of a size."""
+    net = Net(("n", 3, size, size))
     x, ins = net.conv("x", (3, 32), (3, 2), act="Clip"), 32
     stages = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
     for factor, outs, count, first in stages:

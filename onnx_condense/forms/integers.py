@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
+from math import prod
 
 import numpy as np
 import onnx
@@ -210,7 +211,7 @@ class _Opening:
 
     def _dequantize(self, name: str, scale: str, zero: str, axis: int) -> onnx.NodeProto | None:
         known = scale in self._constants and (not zero or zero in self._constants)
-        if not known or (int(np.prod(self._constants[scale].dims)) != 1 and self._opset < 13):
+        if not known or (prod(self._constants[scale].dims) != 1 and self._opset < 13):
             return None
         inputs = [name, scale, zero] if zero else [name, scale]
         made = helper.make_node("DequantizeLinear", inputs, [self._name()])

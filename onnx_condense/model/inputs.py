@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -207,8 +208,8 @@ def _check_finite(spec: InputSpec, array: Array, source: str) -> None:
 
 
 def _split(specs: Sequence[InputSpec], arrays: dict[str, Array]) -> list[Feed]:
-    """Cuts samples on axis 0 into feeds of the batch size that the model wants."""
-    counts = set()
+    """Cuts samples on axis 0 into feeds of the batch size that the model wants, where it is tied to no other size."""
+    counts, whole = set(), tied(specs) or _uneven(specs, arrays)
     for spec in specs:
         array, rank = arrays[spec.name], len(spec.dims)
         if array.ndim == rank + 1 or (rank and array.ndim == rank):
@@ -216,7 +217,7 @@ def _split(specs: Sequence[InputSpec], arrays: dict[str, Array]) -> list[Feed]:
                 array.shape[array.ndim - rank + (array.ndim == rank) :], spec.dims[(array.ndim == rank) :], strict=True
             )
             if all(isinstance(dim, str) or dim == size for size, dim in fits):
-                counts.add(_samples(spec, array))
+                counts.add(_samples(spec, array, whole))
                 continue
         raise InputError(
             f"data for {spec.name} has shape {'x'.join(map(str, array.shape))}, "
@@ -230,26 +231,40 @@ def _split(specs: Sequence[InputSpec], arrays: dict[str, Array]) -> list[Feed]:
         raise InputError(f"the arrays for {_names(specs)} hold different numbers of samples: make them equal")
     feeds = []
     for index in range(counts.pop()):
-        feeds.append({spec.name: _chunk(spec, arrays[spec.name], index) for spec in specs})
+        feeds.append({spec.name: _chunk(spec, arrays[spec.name], index, whole) for spec in specs})
     return feeds
 
 
-def _batch(spec: InputSpec) -> int:
-    return spec.dims[0] if isinstance(spec.dims[0], int) else 4 * SAMPLES
+def tied(specs: Sequence[InputSpec]) -> bool:
+    """Whether another axis is as long as the first one of an input: no samples lie on that."""
+    firsts = {spec.dims[0] for spec in specs if spec.dims}
+    others = {word for spec in specs for dim in spec.dims[1:] for word in re.findall(r"\w+", str(dim))}
+    return bool(firsts & others)
 
 
-def _samples(spec: InputSpec, array: Array) -> int:
+def _uneven(specs: Sequence[InputSpec], arrays: Mapping[str, Array]) -> bool:
+    """Whether symbols on first axes are of several sizes."""
+    firsts = {s.dims[0]: len(arrays[s.name]) for s in specs if s.dims and arrays[s.name].ndim == len(s.dims)}
+    return len({size for symbol, size in firsts.items() if isinstance(symbol, str)}) > 1
+
+
+def _batch(spec: InputSpec, array: Array, whole: bool) -> int:
+    return spec.dims[0] if isinstance(spec.dims[0], int) else len(array) if whole else 4 * SAMPLES
+
+
+def _samples(spec: InputSpec, array: Array, whole: bool) -> int:
     """How many feeds an array makes; a last one that is too short for a fixed batch is left out."""
-    if array.ndim > len(spec.dims):
+    if array.ndim > len(spec.dims) or not len(array):
         return len(array)
-    fixed = isinstance(spec.dims[0], int)
-    return len(array) // _batch(spec) if fixed else -(-len(array) // _batch(spec))
+    fixed, size = isinstance(spec.dims[0], int), _batch(spec, array, whole)
+    return len(array) // size if fixed else -(-len(array) // size)
 
 
-def _chunk(spec: InputSpec, array: Array, index: int) -> Array:
+def _chunk(spec: InputSpec, array: Array, index: int, whole: bool) -> Array:
     if array.ndim > len(spec.dims):
         return np.asarray(array[index])
-    return array[index * _batch(spec) : (index + 1) * _batch(spec)]
+    size = _batch(spec, array, whole)
+    return array[index * size : (index + 1) * size]
 
 
 def _generate(runner: Trial, specs: list[InputSpec], seed: int, draws: Sequence[Draw]) -> Drawn:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 import onnx
 
@@ -65,7 +67,7 @@ def _interval(mean: float | None, scale: float) -> tuple[float, float] | None:
 
 def _other(model: onnx.ModelProto, node: onnx.NodeProto) -> Array | None:
     """The constant that a node of two inputs reads as its second one, or as either of a sum or product."""
-    found = {t.name: t for t in model.graph.initializer if t.name in node.input and np.prod(t.dims) <= FEW}
+    found = {t.name: t for t in model.graph.initializer if t.name in node.input and prod(t.dims) <= FEW}
     for maker in model.graph.node:
         if maker.op_type == "Constant" and maker.output[0] in node.input and maker.attribute[0].HasField("t"):
             found[maker.output[0]] = maker.attribute[0].t

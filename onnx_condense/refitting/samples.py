@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from onnx_condense.data.sources import absolute
 from onnx_condense.errors import UsageError, WorkerError
 from onnx_condense.extras import need
 from onnx_condense.model.blas import limited
-from onnx_condense.model.inputs import Feed, Inputs, InputSpec, read_feeds
+from onnx_condense.model.inputs import Feed, Inputs, InputSpec, read_feeds, tied
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -157,10 +156,8 @@ def opened(
 
 
 def divisible(specs: Sequence[InputSpec]) -> bool:
-    """Whether feeds may be cut along the first axis: of symbols that no other axis is as long as."""
-    firsts = {str(spec.dims[0]) for spec in specs if spec.dims and isinstance(spec.dims[0], str)}
-    others = {word for spec in specs for dim in spec.dims[1:] for word in re.findall(r"\w+", str(dim))}
-    return all(spec.dims and isinstance(spec.dims[0], str) for spec in specs) and not firsts & others
+    """Whether feeds may be cut along the first axis."""
+    return all(spec.dims and isinstance(spec.dims[0], str) for spec in specs) and not tied(specs)
 
 
 def cut(feeds: Sequence[Feed], divisible: bool, samples: int) -> tuple[list[Feed], list[Feed]]:

@@ -184,6 +184,17 @@ def test_several_inputs_are_cut_alike() -> None:
 
 
 @pytest.mark.parametrize(
+    ("dims", "shape"), [(["N", "N"], (70, 70)), (["N + 1", 4], (71, 4)), (["edges", 2], (99, 2)), (["N", 4], (70, 4))]
+)
+def test_what_is_tied_to_other_sizes_is_one_feed(dims: list[int | str], shape: tuple[int, ...]) -> None:
+    model = builders.build("g (float[N, 3] a) => (float[N, 3] y) { y = Identity(a) }", {})
+    model.graph.input.append(onnx.helper.make_tensor_value_info("b", onnx.TensorProto.FLOAT, dims))
+    made = feeds(model, {"a": builders.random(70, 3), "b": builders.random(*shape)})
+    assert [len(feed["a"]) for feed in made] == ([64, 6] if dims == ["N", 4] else [70])
+    assert sum(len(feed["b"]) for feed in made) == shape[0]
+
+
+@pytest.mark.parametrize(
     ("data", "said"),
     [
         ({"a": (3, 4)}, "lacks input b"),

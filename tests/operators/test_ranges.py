@@ -54,3 +54,10 @@ def test_generated_inputs_lie_in_the_range() -> None:
 def test_a_range_is_two_numbers(given: object) -> None:
     with pytest.raises(UsageError, match=r"input.range"):
         Options(**{"input_range": given})
+
+
+def test_a_constant_whose_size_overflows_states_nothing() -> None:
+    model = scaled(("Mul", 1 / 255))
+    constant = next(t for t in model.graph.initializer if t.name in model.graph.node[0].input)
+    constant.dims[:] = [2**62, 2, 2]
+    assert range_stated(model) is None
