@@ -2,10 +2,10 @@
 
     pip install '.[plot]' && python tools/benchmark_scaling.py [--sweeps NAME,...] [--json OUT] [--fill]
 
-CPU seconds of whole runs at T = 0.88, start-up included, every run in a process of its own: chains of layers of 32
-neurons (nodes); two hidden layers of so many neurons (channels); four convolutions with 32 channels that are calibrated
-on images of 32 x 32 (samples); MobileNetV2 on images of so many pixels a side (pixels). --fill draws
-tools/benchmark_scaling.svg. Rows of other sweeps in OUT stay.
+CPU seconds of whole runs, start-up included, every run in a process of its own, at T = 0.88: chains of layers of 32
+neurons (nodes); two hidden layers of so many neurons (channels); MobileNetV2 on images of so many pixels a side
+(pixels). And to half of the parameters: four convolutions with 32 channels, calibrated on images of 32 x 32 (samples).
+--fill draws tools/benchmark_scaling.svg. Rows of other sweeps in OUT stay.
 """
 
 from __future__ import annotations
@@ -31,17 +31,19 @@ from _networks import Net, chain, mlp, mobilenet
 from _pictures import COLOURS, STYLE, save
 from benchmark_large import measured
 
-OPTIONS = ("--threshold", "0.88", "--align", "1", "--force", "--quiet")
+PAPERS = ("--threshold", "0.88")
+HALF = ("--budget", "params=0.5")
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What grows. title: of its axis. model: of one value; samples: calibration samples of one value."""
+    """What grows. title: of its axis. model: of one value. samples: calibration samples of one value."""
 
     title: str
     values: Sequence[int]
     model: Callable[[int], onnx.ModelProto]
     samples: Callable[[int], int] = lambda value: 0
+    options: Sequence[str] = PAPERS
 
 
 def convolutions() -> onnx.ModelProto:
@@ -57,7 +59,7 @@ def convolutions() -> onnx.ModelProto:
 SWEEPS: Mapping[str, Sweep] = {
     "nodes": Sweep("nodes", (999, 1998, 3999, 7998), lambda nodes: chain(nodes // 3)),
     "channels": Sweep("neurons of each of two layers", (256, 512, 1024, 2048, 4096), lambda n: mlp((n, n))),
-    "samples": Sweep("calibration samples", (64, 256, 1024, 4096), lambda n: convolutions(), lambda n: n),
+    "samples": Sweep("calibration samples", (64, 256, 1024, 4096), lambda n: convolutions(), lambda n: n, HALF),
     "pixels": Sweep("side of the images, pixels", (64, 128, 224, 320), mobilenet),
 }
 
@@ -68,7 +70,8 @@ def row(name: str, value: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         model, inputs = Path(folder) / "model.onnx", Path(folder) / "inputs.npz"
         onnx.save(sweep.model(value), model)
-        words = ["onnx-condense", str(model), "-o", str(Path(folder) / "out.onnx"), *OPTIONS]
+        words = ["onnx-condense", str(model), "-o", str(Path(folder) / "out.onnx"), *sweep.options]
+        words += ["--align", "1", "--force", "--quiet"]
         if sweep.samples(value):
             images = np.random.default_rng(0).standard_normal((sweep.samples(value), 3, 32, 32), dtype=np.float32)
             np.savez(inputs, x=images)
@@ -99,6 +102,8 @@ def draw(rows: Sequence[Mapping[str, Any]], target: Path) -> None:
         axis.set_ylim(0.5 * seconds.min(), 2 * seconds.max())
         axis.set_xticks(values, [f"{value:,.0f}" for value in values], minor=False)
         axis.set_xticks([], minor=True)
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("{x:g}")
         axis.grid(color="0.92")
     save(figure, target, "CPU seconds of whole runs over what grows")
     plt.close(figure)

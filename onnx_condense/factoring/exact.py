@@ -16,8 +16,9 @@ from onnx_condense.merging.twin import Twin
 BLOCK = 1024
 """Rows and columns of a weight, drawn at random, that show whether it may be of a low rank, at most."""
 
-SINGULAR = 1e4
-"""Condition from which on such a block may be singular."""
+SINGULAR, SHORT = 2e5, 1e4
+"""Conditions from which on such a block may be singular; of a short type, whose rounding hides more. A block of normal
+numbers is above 1e4 now and then, and all of a weight would be looked at for nothing."""
 
 
 def factor_exactly(twin: Twin, weights: Iterable[Factorable]) -> None:
@@ -39,14 +40,15 @@ def exact_factor(twin: Twin, weight: Factorable) -> Factor | None:
         return None
     rows, columns = weight.alive(twin)
     whole = weight.matrix(twin)
-    if not _may_be_low(whole, (np.flatnonzero(rows), np.flatnonzero(columns)), most + 1):
+    kind = FLOATS.get(whole.dtype.name, FLOAT32)
+    alive, condition = (np.flatnonzero(rows), np.flatnonzero(columns)), SHORT if kind.coarse else SINGULAR
+    if not _may_be_low(whole, alive, most + 1, condition):
         return None
     matrix = whole[np.ix_(rows, columns)]
     if not matrix.any():
         return None
-    rounding = FLOATS.get(matrix.dtype.name, FLOAT32).rounding
     vectors = spectrum(matrix, None).vectors
-    rank = _rank(matrix, vectors, most, rounding)
+    rank = _rank(matrix, vectors, most, kind.rounding)
     if rank is None:
         return None
     basis = np.zeros((len(rows), rank))
@@ -54,8 +56,8 @@ def exact_factor(twin: Twin, weight: Factorable) -> Factor | None:
     return weight.factor(twin, basis, None)
 
 
-def _may_be_low(matrix: Floats, alive: tuple[Ints, Ints], size: int) -> bool:
-    """Whether a block of what is alive of a matrix, of so many rows and columns or of BLOCK, is near a singular one."""
+def _may_be_low(matrix: Floats, alive: tuple[Ints, Ints], size: int, condition: float) -> bool:
+    """Whether a block of what is alive of a matrix, of so many rows and columns or of BLOCK, has such a condition."""
     generator, size = np.random.default_rng(0), min(size, BLOCK, *map(len, alive))
     places = [np.sort(generator.choice(there, size, replace=False)) for there in alive]
     block = matrix[np.ix_(*places)].astype(np.float64)
@@ -64,7 +66,7 @@ def _may_be_low(matrix: Floats, alive: tuple[Ints, Ints], size: int) -> bool:
         found = np.linalg.solve(block, probe)
     except np.linalg.LinAlgError:
         return True
-    return bool(np.linalg.norm(block) * np.linalg.norm(found) > SINGULAR * np.linalg.norm(probe))
+    return bool(np.linalg.norm(block) * np.linalg.norm(found) > condition * np.linalg.norm(probe))
 
 
 def _rank(matrix: Floats, vectors: Floats, most: int, rounding: float) -> int | None:
