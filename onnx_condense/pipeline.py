@@ -25,6 +25,7 @@ from onnx_condense.options import INSPECT_THRESHOLDS, Options
 from onnx_condense.planning.alignment import width_multiple
 from onnx_condense.planning.blame import blamed
 from onnx_condense.planning.hardware import Hardware, Noted, ThisMachine
+from onnx_condense.planning.heads import exact_heads, recut, without_heads
 from onnx_condense.planning.no_larger import no_larger
 from onnx_condense.planning.replay import check_error, replayed
 from onnx_condense.planning.rotating import turned
@@ -38,7 +39,7 @@ from onnx_condense.proving.scorers import Scorer, scorer
 from onnx_condense.proving.surgery import Case, prove, unchanged
 from onnx_condense.report.cosines import cosines_of
 from onnx_condense.report.making import Ended, facts_before, pair_analysis, refusal_reports, report_of, warns
-from onnx_condense.report.values import Analysis, GroupAnalysis, Result
+from onnx_condense.report.values import Analysis, GroupAnalysis, HeadReport, Result
 from onnx_condense.rewriting.kept import Failed
 from onnx_condense.rewriting.writer import write
 from onnx_condense.tracing.trace import Group, Refusal
@@ -109,6 +110,7 @@ def condense_in(
         _condense, hardware=surroundings.hardware, clock=clock, score=score, replay=replay, dry_run=dry_run
     )
     with threads_for(opened.source.proto):
+        opened = without_heads(opened, clock) if replay is None else recut(opened, replay, clock)
         other = turned(opened, clock) if replay is None else opened
         if other is not opened:
             try:
@@ -145,7 +147,7 @@ def _condense(
         planned = no_larger(planned)
     plan = replay or _plan(run, planned.twin)
     ended = Ended(planned, said, latency)
-    if dry_run or not (planned.twin.changed or opened.folded):
+    if dry_run or not (planned.twin.changed or opened.folded or opened.cut):
         verification = None if dry_run else unchanged(opened.source.proto, run.expected, options)
         report = report_of(run, replace(ended, verification=verification))
         cosines = cosines_of(run.planner, planned)
@@ -156,7 +158,8 @@ def _condense(
     with clock("verify"):
         feeds, others, told = opened.feeds, opened.others, run.measure.told
         case = Case(opened.source.proto, run.expected, feeds, others, told, opened.unoptimized)
-        proof = prove(case, opened.trace, small, expanded, options)
+        earlier = opened.cut.proof if opened.cut else None
+        proof = prove(case, opened.trace, small, expanded, options).beside(earlier)
         error = proof.approximation_error
         measured = Measured(error if math.isfinite(error) else None, digest(opened.feeds[:1]))
         blame = blamed(run.planner, planned, run.error) if judged and warns(options, proof) else ()
@@ -175,9 +178,9 @@ def rewrite(model: Model, plan: Plan) -> onnx.ModelProto:
         InputError: the model cannot be used.
         PlanError: the plan belongs to another model.
     """
-    opened = open_model(model, Options(), replay=plan)
+    opened = recut(open_model(model, Options(), replay=plan), plan, Clock(None), proved=False)
     twin = replayed(opened.trace, plan)
-    if not (twin.changed or opened.folded):
+    if not (twin.changed or opened.folded or opened.cut):
         return filled(opened.source.proto)
     written = write(twin, files.provenance(opened.source, plan.options))
     return filled(written.model)
@@ -212,7 +215,18 @@ def analyze(model: Model, options: Options | None = None, progress: Progress | N
     large = [Refusal(w.layer, Because(Reason.NO_SMALLER), w.outputs * w.inputs) for w in chosen if w not in pairs]
     stay = refusal_reports([*whole(opened.trace), *large])
     share = opened.trace.reached()
-    return Analysis(facts_before(opened), groups, refusals, share, opened.axes, looks, with_pairs, stay)
+    with clock("judge"):
+        heads = _heads(opened)
+    return Analysis(facts_before(opened), groups, refusals, share, opened.axes, looks, with_pairs, stay, heads)
+
+
+def _heads(opened: Opened) -> tuple[HeadReport, ...]:
+    """How many whole heads there are, and how many are left without loss."""
+    planner = exact_heads(opened)
+    if planner is None:
+        return ()
+    kept = dict(planner.build().twin.widths)
+    return tuple(HeadReport(g.layers, len(g.units), kept.get(g.index, len(g.units))) for g in planner.groups)
 
 
 def _looked_at(planner: Planner, group: Group) -> GroupAnalysis | list[Refusal]:
@@ -257,4 +271,5 @@ def _plan(run: Run, twin: Twin) -> Plan:
         factors=tuple(twin.factors[place] for place in sorted(twin.factors)),
         rotations=run.opened.rotations if twin.changed else (),
         mixes=mixes,
+        heads=run.opened.cut.heads if run.opened.cut else None,
     )

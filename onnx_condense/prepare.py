@@ -17,7 +17,7 @@ from onnx_condense.expected import shown
 from onnx_condense.forms import bases, batchnorm, blocks, bodies, branches, functions, fused, integers, members, slopes
 from onnx_condense.forms.bases import Rotation
 from onnx_condense.forms.stack import Entered
-from onnx_condense.merging.plan import Plan
+from onnx_condense.merging.plan import Heads, Plan
 from onnx_condense.model import files
 from onnx_condense.model.blame import blamed
 from onnx_condense.model.draws import DRAWS, Draw
@@ -32,9 +32,11 @@ from onnx_condense.operators.reasons import Because
 from onnx_condense.operators.specs import model_specs
 from onnx_condense.options import Options
 from onnx_condense.progress import Progress
+from onnx_condense.proving.surgery import VerificationReport
 from onnx_condense.refitting.samples import Calibration
 from onnx_condense.refitting.samples import opened as open_shards
 from onnx_condense.refitting.synthetic import Span
+from onnx_condense.rewriting.writer import Written
 from onnx_condense.tracing.shuffles import trace_unshuffled
 from onnx_condense.tracing.trace import Refusal, Trace
 from onnx_condense.trust import has_run
@@ -69,6 +71,20 @@ class Clock:
         _log.debug("%s took %.3f s", stage, took)
 
 
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A model that whole heads have left before it was opened.
+
+    heads: which ones. whole: the trace of the model as it came. written: the model without them. proof: of that, None
+    where none was asked for.
+    """
+
+    heads: Heads
+    whole: Trace
+    written: Written
+    proof: VerificationReport | None
+
+
 @dataclass(frozen=True)
 class Opened:
     """A model that is loaded and traced, with its verification inputs.
@@ -76,6 +92,7 @@ class Opened:
     others: feeds with other sizes on symbolic axes. axes: what these are.
     told: whether generated feeds move the outputs (see `Drawn`). batch: size of a symbolic batch axis in the feeds.
     folded: whether a BatchNormalization became part of the weights before it. rotations: of streams, likewise.
+    cut: the whole heads that left before it.
     held: calibration inputs that verify.
     span: between which numbers its inputs lie, where that is known.
     calibration: the inputs to estimate from; the feeds are a part of what was given where there are no others.
@@ -102,6 +119,12 @@ class Opened:
     specs: tuple[InputSpec, ...] = ()
     generated: tuple[Feed, ...] = ()
     span: Span | None = None
+    cut: Cut | None = None
+
+    @property
+    def whole(self) -> Trace:
+        """The trace of the model as it came."""
+        return self.trace if self.cut is None else self.cut.whole
 
 
 def open_model(
@@ -111,7 +134,10 @@ def open_model(
     replay: Plan | None = None,
     executor: Executor | None = None,
 ) -> Opened:
-    """Loads and traces a model. Raises InputError, UsageError and PlanError as `condense` does."""
+    """Loads and traces a model. Raises InputError, UsageError and PlanError as `condense` does.
+
+    Of a plan that lets heads go, all that comes before them.
+    """
     clock = clock or Clock(None)
     with clock("load"):
         source = files.load(model)
@@ -121,15 +147,16 @@ def open_model(
             if replay.model_sha256 != source.sha256:
                 raise PlanError(f"the plan belongs to another model (sha256 {replay.model_sha256[:12]}): plan this one")
             options = _replayed(options, replay)
-    rotations = () if replay is None else replay.rotations
+    rotations = () if replay is None or replay.heads is not None else replay.rotations
     with blamed(source.proto, str(source.path or "the model")):
         return _opened(source, options, clock, rotations, partial(_calibration, options, executor=executor))
 
 
-def reopened(opened: Opened, clock: Clock, rotations: tuple[Rotation, ...]) -> Opened:
-    """The same model with streams in other bases. Raises PlanError where they are not the model's."""
+def reopened(opened: Opened, clock: Clock, rotations: tuple[Rotation, ...], cut: Cut | None = None) -> Opened:
+    """The same model with streams in other bases, or cut. Raises PlanError where bases are not the model's."""
     known = opened.calibration, [*opened.held]
-    return _opened(opened.source, opened.options, clock, rotations, lambda specs: known)
+    found = _opened(opened.source, opened.options, clock, rotations, lambda specs: known, cut or opened.cut)
+    return replace(found, asked=opened.asked)
 
 
 def _opened(
@@ -138,9 +165,11 @@ def _opened(
     clock: Clock,
     rotations: tuple[Rotation, ...],
     calibrated: Callable[[Sequence[InputSpec]], tuple[Calibration, list[Feed]]],
+    cut: Cut | None = None,
 ) -> Opened:
     with clock("load"):
-        plain = Entered(source.proto).into(functions.enter, fused.enter, blocks.enter, slopes.enter)
+        base = source.proto if cut is None else cut.written.model
+        plain = Entered(base).into(functions.enter, fused.enter, blocks.enter, slopes.enter)
         entered = plain.into(batchnorm.enter) if options.fold_batchnorm else plain
         folded = entered.model is not plain.model
         if rotations:
@@ -172,7 +201,7 @@ def _opened(
     batches = [len(feeds[0][s.name]) for s in specs if s.dims and isinstance(s.dims[0], str)]
     batch, told, known = max([1, *batches]), drawn.told, (calibration, unoptimized)
     opened = Opened(source, options, traced, feeds, others, axes, told, batch, folded, *known, rotations, held)
-    return replace(opened, specs=tuple(specs), generated=generated, span=span)
+    return replace(opened, specs=tuple(specs), generated=generated, span=span, cut=cut)
 
 
 def _turned(entered: Entered, rotations: tuple[Rotation, ...]) -> Entered:

@@ -5,6 +5,7 @@ __all__ = [
     "blame",
     "candidates",
     "hardware",
+    "heads",
     "latencies",
     "never_slower",
     "no_larger",

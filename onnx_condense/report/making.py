@@ -36,6 +36,7 @@ from onnx_condense.report.values import (
     WARN_ABOVE,
     AlignmentReport,
     GroupReport,
+    HeadReport,
     ModelFacts,
     PairAnalysis,
     PairReport,
@@ -106,13 +107,14 @@ def report_of(run: Run, ended: Ended) -> Report:
         alternatives(ended.planned.search) if run.by_default and ended.planned.search else (),
         by_operator(run.opened.source.proto, written.model if written else None),
         ended.planned.target,
+        head_reports(run.opened),
     )
 
 
 def facts_before(opened: Opened) -> ModelFacts:
     """Size of the model that was opened."""
     source = opened.source
-    macs = count_macs(Twin(opened.trace)) // opened.batch
+    macs = count_macs(Twin(opened.whole)) // opened.batch
     return model_facts(source.proto, macs, sha256=source.sha256, size=source.size, path=source.path)
 
 
@@ -162,6 +164,12 @@ def _group_report(planner: Planner, planned: Planned, group: Group) -> GroupRepo
         sources=tuple(sorted(sources if mixed is None else sources | {mixed.mix.source})),
         removed=_removed(plan, planner.judged(group)) if plan else {},
     )
+
+
+def head_reports(opened: Opened) -> tuple[HeadReport, ...]:
+    """One row per attention that whole heads left."""
+    plans = opened.cut.heads.groups if opened.cut else ()
+    return tuple(HeadReport(plan.layers, plan.width, len(plan.keep)) for plan in plans)
 
 
 def pair_reports(trace: Trace, twin: Twin) -> tuple[PairReport, ...]:

@@ -95,6 +95,18 @@ class PairReport:
 
 
 @dataclass(frozen=True)
+class HeadReport:
+    """Attention that whole heads left, or may leave: of queries, keys and values (layers) how many before, and after.
+
+    Heads that share keys count as one.
+    """
+
+    layers: tuple[str, ...]
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
 class RefusalReport:
     """Layers that stay as they are for one reason, and the parameters of their weights."""
 
@@ -120,6 +132,7 @@ class Report:
     axes: the symbolic axes of the inputs, and the sizes that each was seen to take. pairs: of factors.
     alternatives: what a stated threshold or budget would do, where none was.
     operators: the model by types of operators, before and after. target: of a budget of latency.
+    heads: attention that lost whole heads; widths of its groups are those of the heads that are left.
     """
 
     input: ModelFacts
@@ -138,11 +151,12 @@ class Report:
     alternatives: tuple[Alternative, ...] = ()
     operators: tuple[OperatorReport, ...] = ()
     target: TargetReport | None = None
+    heads: tuple[HeadReport, ...] = ()
 
     @property
     def changed(self) -> bool:
         """Whether anything was condensed."""
-        return bool(self.pairs) or any(g.width_after < g.width_before for g in self.groups)
+        return bool(self.pairs or self.heads) or any(g.width_after < g.width_before for g in self.groups)
 
     @property
     def sentence(self) -> str:
@@ -259,6 +273,7 @@ class Analysis:
     axes: the symbolic axes of the inputs, and the sizes that each was seen to take.
     pairs: weights that may become pairs of factors. with_pairs: as `share`, with those among the parameters.
     whole: weights that may not, and why.
+    heads: attention that may lose whole heads, and how many are left without loss.
     """
 
     model: ModelFacts
@@ -269,6 +284,7 @@ class Analysis:
     pairs: tuple[PairAnalysis, ...] = ()
     with_pairs: float = math.nan
     whole: tuple[RefusalReport, ...] = ()
+    heads: tuple[HeadReport, ...] = ()
 
     def __repr__(self) -> str:
         """One line."""
