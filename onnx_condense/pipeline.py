@@ -13,7 +13,8 @@ import onnx
 from onnx_condense.errors import UsageError, VerificationError
 from onnx_condense.expected import shown
 from onnx_condense.factoring.weights import whole
-from onnx_condense.merging.plan import Measured, Plan
+from onnx_condense.merging.measured import Measured
+from onnx_condense.merging.plan import Plan
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model import files
 from onnx_condense.model.blas import threads_for
@@ -25,7 +26,7 @@ from onnx_condense.options import INSPECT_THRESHOLDS, Options
 from onnx_condense.planning.alignment import width_multiple
 from onnx_condense.planning.blame import blamed
 from onnx_condense.planning.hardware import Hardware, Noted, ThisMachine
-from onnx_condense.planning.heads import exact_heads, recut, without_heads
+from onnx_condense.planning.heads import again, exact_heads, without_heads
 from onnx_condense.planning.no_larger import no_larger
 from onnx_condense.planning.replay import check_error, replayed
 from onnx_condense.planning.rotating import turned
@@ -33,12 +34,21 @@ from onnx_condense.planning.run import Run
 from onnx_condense.planning.selection import chosen_groups, chosen_weights
 from onnx_condense.planning.strategies import AtThresholds, WithinTolerance, strategy_of
 from onnx_condense.planning.thresholds import Planner
+from onnx_condense.planning.tying import held_once, ties_of
 from onnx_condense.prepare import Clock, Opened, open_model
 from onnx_condense.progress import Progress
 from onnx_condense.proving.scorers import Scorer, scorer
 from onnx_condense.proving.surgery import Case, prove, unchanged
 from onnx_condense.report.cosines import cosines_of
-from onnx_condense.report.making import Ended, facts_before, pair_analysis, refusal_reports, report_of, warns
+from onnx_condense.report.making import (
+    Ended,
+    facts_before,
+    pair_analysis,
+    refusal_reports,
+    report_of,
+    tie_reports,
+    warns,
+)
 from onnx_condense.report.values import Analysis, GroupAnalysis, HeadReport, Result
 from onnx_condense.rewriting.kept import Failed
 from onnx_condense.rewriting.writer import write
@@ -110,7 +120,7 @@ def condense_in(
         _condense, hardware=surroundings.hardware, clock=clock, score=score, replay=replay, dry_run=dry_run
     )
     with threads_for(opened.source.proto):
-        opened = without_heads(opened, clock) if replay is None else recut(opened, replay, clock)
+        opened = _prepared(opened, clock) if replay is None else again(opened, replay, clock)
         other = turned(opened, clock) if replay is None else opened
         if other is not opened:
             try:
@@ -118,6 +128,11 @@ def condense_in(
             except VerificationError as error:  # the channels as they are may do
                 _log.warning("streams in another basis are left alone: %s", error)
         return finish(opened)
+
+
+def _prepared(opened: Opened, clock: Clock) -> Opened:
+    """A model without whole heads that need not be there, whose tables are held once."""
+    return held_once(without_heads(opened, clock), clock)
 
 
 def _condense(
@@ -147,7 +162,7 @@ def _condense(
         planned = no_larger(planned)
     plan = replay or _plan(run, planned.twin)
     ended = Ended(planned, said, latency)
-    if dry_run or not (planned.twin.changed or opened.folded or opened.cut):
+    if dry_run or not (planned.twin.changed or opened.folded or opened.before.counts):
         verification = None if dry_run else unchanged(opened.source.proto, run.expected, options)
         report = report_of(run, replace(ended, verification=verification))
         cosines = cosines_of(run.planner, planned)
@@ -158,7 +173,7 @@ def _condense(
     with clock("verify"):
         feeds, others, told = opened.feeds, opened.others, run.measure.told
         case = Case(opened.source.proto, run.expected, feeds, others, told, opened.unoptimized)
-        earlier = opened.cut.proof if opened.cut else None
+        earlier = opened.before.cut.proof if opened.before.cut else None
         proof = prove(case, opened.trace, small, expanded, options).beside(earlier)
         error = proof.approximation_error
         measured = Measured(error if math.isfinite(error) else None, digest(opened.feeds[:1]))
@@ -178,9 +193,9 @@ def rewrite(model: Model, plan: Plan) -> onnx.ModelProto:
         InputError: the model cannot be used.
         PlanError: the plan belongs to another model.
     """
-    opened = recut(open_model(model, Options(), replay=plan), plan, Clock(None), proved=False)
+    opened = again(open_model(model, Options(), replay=plan), plan, Clock(None), proved=False)
     twin = replayed(opened.trace, plan)
-    if not (twin.changed or opened.folded or opened.cut):
+    if not (twin.changed or opened.folded or opened.before.counts):
         return filled(opened.source.proto)
     written = write(twin, files.provenance(opened.source, plan.options))
     return filled(written.model)
@@ -216,8 +231,8 @@ def analyze(model: Model, options: Options | None = None, progress: Progress | N
     stay = refusal_reports([*whole(opened.trace), *large])
     share = opened.trace.reached()
     with clock("judge"):
-        heads = _heads(opened)
-    return Analysis(facts_before(opened), groups, refusals, share, opened.axes, looks, with_pairs, stay, heads)
+        heads, ties = _heads(opened), tie_reports(() if opened.options.widths_only else ties_of(opened))
+    return Analysis(facts_before(opened), groups, refusals, share, opened.axes, looks, with_pairs, stay, heads, ties)
 
 
 def _heads(opened: Opened) -> tuple[HeadReport, ...]:
@@ -254,7 +269,7 @@ def _stated(plan: Plan) -> tuple[int, str]:
 
 def _plan(run: Run, twin: Twin) -> Plan:
     """What was decided, as a plan to be replayed."""
-    source, options = run.opened.source, run.options
+    source, options, before = run.opened.source, run.options, run.opened.before
     shapes = {name: tuple(array.shape) for name, array in run.opened.feeds[0].items()}
     groups = tuple(twin.plans[index] for index in sorted(twin.plans))
     refits = tuple(twin.refits[place] for place in sorted(twin.refits))
@@ -269,7 +284,8 @@ def _plan(run: Run, twin: Twin) -> Plan:
         groups,
         refits,
         factors=tuple(twin.factors[place] for place in sorted(twin.factors)),
-        rotations=run.opened.rotations if twin.changed else (),
+        rotations=before.rotations if twin.changed else (),
         mixes=mixes,
-        heads=run.opened.cut.heads if run.opened.cut else None,
+        heads=before.cut.heads if before.cut else None,
+        ties=before.ties,
     )

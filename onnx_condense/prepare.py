@@ -14,9 +14,22 @@ import onnx_graphsurgeon as gs
 
 from onnx_condense.errors import PlanError
 from onnx_condense.expected import shown
-from onnx_condense.forms import bases, batchnorm, blocks, bodies, branches, functions, fused, integers, members, slopes
+from onnx_condense.forms import (
+    bases,
+    batchnorm,
+    blocks,
+    bodies,
+    branches,
+    functions,
+    fused,
+    integers,
+    members,
+    slopes,
+    tied,
+)
 from onnx_condense.forms.bases import Rotation
 from onnx_condense.forms.stack import Entered
+from onnx_condense.forms.tied import Tie
 from onnx_condense.merging.plan import Heads, Plan
 from onnx_condense.model import files
 from onnx_condense.model.blame import blamed
@@ -75,14 +88,31 @@ class Clock:
 class Cut:
     """A model that whole heads have left before it was opened.
 
-    heads: which ones. whole: the trace of the model as it came. written: the model without them. proof: of that, None
-    where none was asked for.
+    heads: which ones. written: the model without them. proof: of that, None where none was asked for.
     """
 
     heads: Heads
-    whole: Trace
     written: Written
     proof: VerificationReport | None
+
+
+@dataclass(frozen=True, eq=False)
+class Before:
+    """What is done to a model before it is traced.
+
+    cut: the whole heads that left. ties: tables that are held once. rotations: streams in other bases.
+    whole: the trace of the model as it came, None where that is the one that is used.
+    """
+
+    rotations: tuple[Rotation, ...] = ()
+    cut: Cut | None = None
+    ties: tuple[Tie, ...] = ()
+    whole: Trace | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether the model is a smaller one by it alone."""
+        return bool(self.cut or self.ties)
 
 
 @dataclass(frozen=True)
@@ -91,8 +121,7 @@ class Opened:
 
     others: feeds with other sizes on symbolic axes. axes: what these are.
     told: whether generated feeds move the outputs (see `Drawn`). batch: size of a symbolic batch axis in the feeds.
-    folded: whether a BatchNormalization became part of the weights before it. rotations: of streams, likewise.
-    cut: the whole heads that left before it.
+    folded: whether a BatchNormalization became part of the weights before it. before: what else was done, likewise.
     held: calibration inputs that verify.
     span: between which numbers its inputs lie, where that is known.
     calibration: the inputs to estimate from; the feeds are a part of what was given where there are no others.
@@ -113,18 +142,17 @@ class Opened:
     folded: bool
     calibration: Calibration
     unoptimized: Sequence[Outputs | None]
-    rotations: tuple[Rotation, ...] = ()
+    before: Before = Before()
     held: Sequence[Feed] = ()
     asked: Options | None = None
     specs: tuple[InputSpec, ...] = ()
     generated: tuple[Feed, ...] = ()
     span: Span | None = None
-    cut: Cut | None = None
 
     @property
     def whole(self) -> Trace:
         """The trace of the model as it came."""
-        return self.trace if self.cut is None else self.cut.whole
+        return self.before.whole or self.trace
 
 
 def open_model(
@@ -147,33 +175,30 @@ def open_model(
             if replay.model_sha256 != source.sha256:
                 raise PlanError(f"the plan belongs to another model (sha256 {replay.model_sha256[:12]}): plan this one")
             options = _replayed(options, replay)
-    rotations = () if replay is None or replay.heads is not None else replay.rotations
+    before = Before() if replay is None or replay.heads or replay.ties else Before(replay.rotations)
     with blamed(source.proto, str(source.path or "the model")):
-        return _opened(source, options, clock, rotations, partial(_calibration, options, executor=executor))
+        return _opened(source, options, clock, before, partial(_calibration, options, executor=executor))
 
 
-def reopened(opened: Opened, clock: Clock, rotations: tuple[Rotation, ...], cut: Cut | None = None) -> Opened:
-    """The same model with streams in other bases, or cut. Raises PlanError where bases are not the model's."""
-    known = opened.calibration, [*opened.held]
-    found = _opened(opened.source, opened.options, clock, rotations, lambda specs: known, cut or opened.cut)
-    return replace(found, asked=opened.asked)
+def reopened(opened: Opened, clock: Clock, before: Before) -> Opened:
+    """The same model after other steps. Raises PlanError where they are not the model's."""
+    known, before = (opened.calibration, [*opened.held]), replace(before, whole=opened.whole)
+    return replace(_opened(opened.source, opened.options, clock, before, lambda specs: known), asked=opened.asked)
 
 
 def _opened(
     source: Source,
     options: Options,
     clock: Clock,
-    rotations: tuple[Rotation, ...],
+    before: Before,
     calibrated: Callable[[Sequence[InputSpec]], tuple[Calibration, list[Feed]]],
-    cut: Cut | None = None,
 ) -> Opened:
     with clock("load"):
-        base = source.proto if cut is None else cut.written.model
+        base = source.proto if before.cut is None else before.cut.written.model
         plain = Entered(base).into(functions.enter, fused.enter, blocks.enter, slopes.enter)
         entered = plain.into(batchnorm.enter) if options.fold_batchnorm else plain
         folded = entered.model is not plain.model
-        if rotations:
-            entered = _turned(entered, rotations)
+        entered = _entered(entered, before)
         working = entered.model
         graph = import_graph(working)
         specs = model_specs(working, graph)
@@ -200,14 +225,15 @@ def _opened(
     has_run()
     batches = [len(feeds[0][s.name]) for s in specs if s.dims and isinstance(s.dims[0], str)]
     batch, told, known = max([1, *batches]), drawn.told, (calibration, unoptimized)
-    opened = Opened(source, options, traced, feeds, others, axes, told, batch, folded, *known, rotations, held)
-    return replace(opened, specs=tuple(specs), generated=generated, span=span, cut=cut)
+    opened = Opened(source, options, traced, feeds, others, axes, told, batch, folded, *known, before, held)
+    return replace(opened, specs=tuple(specs), generated=generated, span=span)
 
 
-def _turned(entered: Entered, rotations: tuple[Rotation, ...]) -> Entered:
-    """A model whose streams are in these bases. Raises PlanError where they are not the model's."""
+def _entered(entered: Entered, before: Before) -> Entered:
+    """A model whose tables are held once and whose streams are in other bases. Raises PlanError as `reopened` does."""
     try:
-        return entered.into(bases.form(rotations))
+        entered = entered.into(tied.form(before.ties)) if before.ties else entered
+        return entered.into(bases.form(before.rotations)) if before.rotations else entered
     except ValueError as error:
         raise PlanError(f"the plan does not fit the model ({error}): plan it again") from error
 

@@ -17,4 +17,5 @@ __all__ = [
     "strategies",
     "target",
     "thresholds",
+    "tying",
 ]

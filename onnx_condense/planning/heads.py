@@ -10,13 +10,14 @@ import logging
 from dataclasses import replace
 
 from onnx_condense.errors import PlanError, VerificationError
+from onnx_condense.goals import Share
 from onnx_condense.merging.plan import Heads, Plan
 from onnx_condense.merging.twin import Twin
 from onnx_condense.options import Options
 from onnx_condense.planning.replay import replayed
 from onnx_condense.planning.selection import chosen_groups
 from onnx_condense.planning.thresholds import Planner
-from onnx_condense.prepare import Clock, Cut, Opened, reopened
+from onnx_condense.prepare import Before, Clock, Cut, Opened, reopened
 from onnx_condense.proving.compare import is_told, results
 from onnx_condense.proving.surgery import Case, prove
 from onnx_condense.rewriting.writer import write
@@ -46,8 +47,8 @@ def exact_heads(opened: Opened) -> Planner | None:
 
 
 def without_heads(opened: Opened, clock: Clock) -> Opened:
-    """A model without the heads that need not be there; as it was where all stay."""
-    if not opened.options.lossless:
+    """A model without the heads that need not be there, for runs without loss and to a share; else as it was."""
+    if not (opened.options.lossless or isinstance(opened.options.goal, Share)):
         return opened
     with clock("plan"):
         planner = exact_heads(opened)
@@ -79,16 +80,21 @@ def cut(opened: Opened, twin: Twin, clock: Clock, proved: bool = True) -> Opened
             proof = prove(case, twin.trace, written, write(twin, {}, expanded=True), promised)
     groups = tuple(twin.plans[index] for index in sorted(twin.plans))
     refits = tuple(twin.refits[place] for place in sorted(twin.refits))
-    return reopened(opened, clock, (), Cut(Heads(groups, refits), opened.trace, written, proof))
+    return reopened(opened, clock, Before(cut=Cut(Heads(groups, refits), written, proof)))
 
 
-def recut(opened: Opened, plan: Plan, clock: Clock, proved: bool = True) -> Opened:
-    """The model without the heads that a plan lets go. Raises PlanError where they are not the model's."""
-    if plan.heads is None:
+def again(opened: Opened, plan: Plan, clock: Clock, proved: bool = True) -> Opened:
+    """The model after what a plan says is done before anything else. Raises PlanError where that is not the model's."""
+    if plan.heads is None and not plan.ties:
         return opened
+    headless = opened if plan.heads is None else _recut(opened, plan, plan.heads, clock, proved)
+    before = replace(headless.before, rotations=plan.rotations, ties=plan.ties)
+    return reopened(headless, clock, before) if plan.rotations or plan.ties else headless
+
+
+def _recut(opened: Opened, plan: Plan, heads: Heads, clock: Clock, proved: bool) -> Opened:
     whole = traced_by_heads(opened)
     if whole is None:
         raise PlanError("the plan lets heads go that the model does not have: plan it again")
-    alone = replace(plan, groups=plan.heads.groups, refits=plan.heads.refits, factors=(), rotations=(), mixes=())
-    headless = cut(opened, replayed(whole, alone), clock, proved)
-    return reopened(headless, clock, plan.rotations) if plan.rotations else headless
+    alone = replace(plan, groups=heads.groups, refits=heads.refits, factors=(), rotations=(), mixes=(), ties=())
+    return cut(opened, replayed(whole, alone), clock, proved)

@@ -13,6 +13,7 @@ import onnx
 
 from onnx_condense.factoring.spectrum import spectrum
 from onnx_condense.factoring.weights import Factorable, factorable
+from onnx_condense.forms.tied import Tie
 from onnx_condense.goals import ScoreDrop
 from onnx_condense.merging.judging import Judgement
 from onnx_condense.merging.plan import GroupPlan
@@ -42,6 +43,7 @@ from onnx_condense.report.values import (
     PairReport,
     RefusalReport,
     Report,
+    TieReport,
 )
 from onnx_condense.rewriting.sizes import count_macs
 from onnx_condense.rewriting.writer import Written
@@ -108,6 +110,7 @@ def report_of(run: Run, ended: Ended) -> Report:
         by_operator(run.opened.source.proto, written.model if written else None),
         ended.planned.target,
         head_reports(run.opened),
+        tie_reports(run.opened.before.ties),
     )
 
 
@@ -168,8 +171,13 @@ def _group_report(planner: Planner, planned: Planned, group: Group) -> GroupRepo
 
 def head_reports(opened: Opened) -> tuple[HeadReport, ...]:
     """One row per attention that whole heads left."""
-    plans = opened.cut.heads.groups if opened.cut else ()
+    plans = opened.before.cut.heads.groups if opened.before.cut else ()
     return tuple(HeadReport(plan.layers, plan.width, len(plan.keep)) for plan in plans)
+
+
+def tie_reports(ties: Sequence[Tie]) -> tuple[TieReport, ...]:
+    """One row per table that is held once."""
+    return tuple(TieReport(t.table, t.copies, None if t.basis is None else t.basis.shape[1]) for t in ties)
 
 
 def pair_reports(trace: Trace, twin: Twin) -> tuple[PairReport, ...]:

@@ -107,6 +107,18 @@ class HeadReport:
 
 
 @dataclass(frozen=True)
+class TieReport:
+    """A table of embeddings that is held once: the names of other constants that its transpose makes then.
+
+    rank: of the pair of factors that all its readers share, None where it is no pair.
+    """
+
+    table: str
+    copies: tuple[str, ...]
+    rank: int | None
+
+
+@dataclass(frozen=True)
 class RefusalReport:
     """Layers that stay as they are for one reason, and the parameters of their weights."""
 
@@ -133,6 +145,7 @@ class Report:
     alternatives: what a stated threshold or budget would do, where none was.
     operators: the model by types of operators, before and after. target: of a budget of latency.
     heads: attention that lost whole heads; widths of its groups are those of the heads that are left.
+    ties: tables of embeddings that are held once.
     """
 
     input: ModelFacts
@@ -152,11 +165,12 @@ class Report:
     operators: tuple[OperatorReport, ...] = ()
     target: TargetReport | None = None
     heads: tuple[HeadReport, ...] = ()
+    ties: tuple[TieReport, ...] = ()
 
     @property
     def changed(self) -> bool:
         """Whether anything was condensed."""
-        return bool(self.pairs or self.heads) or any(g.width_after < g.width_before for g in self.groups)
+        return bool(self.pairs or self.heads or self.ties) or any(g.width_after < g.width_before for g in self.groups)
 
     @property
     def sentence(self) -> str:
@@ -273,7 +287,7 @@ class Analysis:
     axes: the symbolic axes of the inputs, and the sizes that each was seen to take.
     pairs: weights that may become pairs of factors. with_pairs: as `share`, with those among the parameters.
     whole: weights that may not, and why.
-    heads: attention that may lose whole heads, and how many are left without loss.
+    heads: attention that may lose whole heads, and how many are left without loss. ties: tables that may be held once.
     """
 
     model: ModelFacts
@@ -285,6 +299,7 @@ class Analysis:
     with_pairs: float = math.nan
     whole: tuple[RefusalReport, ...] = ()
     heads: tuple[HeadReport, ...] = ()
+    ties: tuple[TieReport, ...] = ()
 
     def __repr__(self) -> str:
         """One line."""
