@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,7 +27,7 @@ from onnx_condense.options import INSPECT_THRESHOLDS, Options
 from onnx_condense.planning.alignment import width_multiple
 from onnx_condense.planning.blame import blamed
 from onnx_condense.planning.hardware import Hardware, Noted, ThisMachine
-from onnx_condense.planning.heads import again, exact_heads, without_heads
+from onnx_condense.planning.heads import again, exact_heads, may_spare, without_heads
 from onnx_condense.planning.no_larger import no_larger
 from onnx_condense.planning.replay import check_error, replayed
 from onnx_condense.planning.rotating import turned
@@ -120,19 +121,37 @@ def condense_in(
         _condense, hardware=surroundings.hardware, clock=clock, score=score, replay=replay, dry_run=dry_run
     )
     with threads_for(opened.source.proto):
-        opened = _prepared(opened, clock) if replay is None else again(opened, replay, clock)
-        other = turned(opened, clock) if replay is None else opened
-        if other is not opened:
-            try:
-                return finish(replace(other, asked=opened.asked))
-            except VerificationError as error:  # the channels as they are may do
-                _log.warning("streams in another basis are left alone: %s", error)
-        return finish(opened)
+        if replay is not None:
+            return finish(again(opened, replay, clock))
+        found = _in_bases(held_once(without_heads(opened, clock), clock), clock, finish)
+        return found if dry_run or not may_spare(opened) else _with_fewer_heads(opened, clock, finish, found)
 
 
-def _prepared(opened: Opened, clock: Clock) -> Opened:
-    """A model without whole heads that need not be there, whose tables are held once."""
-    return held_once(without_heads(opened, clock), clock)
+def _in_bases(opened: Opened, clock: Clock, finish: Callable[[Opened], Result]) -> Result:
+    """A model with its streams in other bases, where those do."""
+    other = turned(opened, clock)
+    if other is not opened:
+        try:
+            return finish(other)
+        except VerificationError as error:  # the channels as they are may do
+            _log.warning("streams in another basis are left alone: %s", error)
+    return finish(opened)
+
+
+def _with_fewer_heads(opened: Opened, clock: Clock, finish: Callable[[Opened], Result], found: Result) -> Result:
+    """The same run after whole heads left, where there are cheap ones and the outputs lose less by it."""
+    from onnx_condense.planning.fewer_heads import fewer_heads, lost_by  # few runs have budgets
+
+    loss, kept = lost_by(opened, found.outline), found.report.share_of(opened.options.goal)
+    other = fewer_heads(opened, clock, kept, loss)
+    if other is None:
+        return found
+    try:
+        fewer = _in_bases(held_once(other, clock), clock, finish)
+    except VerificationError as error:  # the heads may do
+        _log.warning("whole heads are left alone: %s", error)
+        return found
+    return fewer if lost_by(opened, fewer.outline) < loss else found
 
 
 def _condense(

@@ -4,6 +4,7 @@ __all__ = [
     "alignment",
     "blame",
     "candidates",
+    "fewer_heads",
     "hardware",
     "heads",
     "latencies",

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from onnx_condense.errors import PlanError, VerificationError
 from onnx_condense.goals import Share
+from onnx_condense.merging.methods import MANNERS
 from onnx_condense.merging.plan import Heads, Plan
 from onnx_condense.merging.twin import Twin
 from onnx_condense.options import Options
@@ -25,6 +26,9 @@ from onnx_condense.tracing.trace import Trace
 from onnx_condense.tracing.tracer import trace
 
 _log = logging.getLogger(__name__)
+
+ENOUGH = 32
+"""Calibration samples from which on they say which heads a budget takes."""
 
 
 def traced_by_heads(opened: Opened) -> Trace | None:
@@ -60,6 +64,14 @@ def without_heads(opened: Opened, clock: Clock) -> Opened:
     except VerificationError as error:
         _log.warning("whole heads are left alone: %s", error)
         return opened
+
+
+def may_spare(opened: Opened) -> bool:
+    """Whether a run asks which heads cost least: one to a share, with enough calibration inputs."""
+    options = opened.options
+    narrows = isinstance(options.goal, Share) and MANNERS[options.method].calibrates
+    plain = not (options.widths_only or options.ensure_faster)
+    return narrows and plain and opened.calibration.samples >= ENOUGH and opened.trace.has_heads
 
 
 def cut(opened: Opened, twin: Twin, clock: Clock, proved: bool = True) -> Opened:

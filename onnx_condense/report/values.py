@@ -14,6 +14,7 @@ import onnx
 
 from onnx_condense.documents import finite, head
 from onnx_condense.errors import UsageError
+from onnx_condense.goals import Goal, Share, Unit
 from onnx_condense.merging.plan import Plan
 from onnx_condense.model import files
 from onnx_condense.model.files import Source
@@ -171,6 +172,12 @@ class Report:
     def changed(self) -> bool:
         """Whether anything was condensed."""
         return bool(self.pairs or self.heads or self.ties) or any(g.width_after < g.width_before for g in self.groups)
+
+    def share_of(self, goal: Goal | None) -> float:
+        """What is left of the model, as a share counts it."""
+        counts = isinstance(goal, Share) and goal.unit is Unit.MACS
+        before, after = (one.macs if counts else one.parameters for one in (self.input, self.output or self.input))
+        return after / before if before else 1.0
 
     @property
     def sentence(self) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from support.attention import PLACES, WIDTH, Attention
+from support.attention import INPUTS, PLACES, WIDTH, Attention
 from support.fused_bert import HEADS, FusedBert
 from support.fused_bert import WIDTH as HIDDEN
 from support.lossless import LOSSLESS, condensed
@@ -221,3 +221,20 @@ def test_heads_that_differ_in_one_number_stay(build: Build) -> None:
 def test_widths_only_keeps_heads() -> None:
     small = condense(unread(Attention(FOUR).model(), 2), Options(lossless=True, align=1, widths_only=True)).model
     assert heads_in(small) == 4
+
+
+def test_a_budget_takes_the_head_that_is_hardly_missed(tmp_path: Path) -> None:
+    """Beside fewer channels of each head; where all are missed, all stay."""
+    inputs = tmp_path / "x.npz"
+    np.savez(inputs, x=np.random.default_rng(5).standard_normal((64, PLACES, INPUTS)).astype(np.float32))
+    for scale, left in ((1e-3, 3), (1.0, 4)):
+        model = Attention(FOUR, seed=2).model()
+        (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == "o.weight")
+        value = numpy_helper.to_array(weight).copy()
+        value[WIDTH : 2 * WIDTH] *= scale
+        weight.CopyFrom(numpy_helper.from_array(value, weight.name))
+        result = condense(model, Options(budget=("params", 0.75), align=1, calibration=inputs))
+        assert [one.after for one in result.report.heads] == ([left] if left < 4 else [])
+        assert result.report.share_of(Options(budget=("params", 0.75)).goal) <= 0.75
+        again = condense(model, replay=result.plan)
+        assert again.model.SerializeToString() == result.model.SerializeToString()
