@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,7 +14,8 @@ import onnx
 from onnx_condense.errors import UsageError, VerificationError
 from onnx_condense.expected import shown
 from onnx_condense.factoring.weights import whole
-from onnx_condense.merging.plan import Measured, Plan
+from onnx_condense.merging.measured import Measured
+from onnx_condense.merging.plan import Plan
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model import files
 from onnx_condense.model.blas import threads_for
@@ -25,6 +27,7 @@ from onnx_condense.options import INSPECT_THRESHOLDS, Options
 from onnx_condense.planning.alignment import width_multiple
 from onnx_condense.planning.blame import blamed
 from onnx_condense.planning.hardware import Hardware, Noted, ThisMachine
+from onnx_condense.planning.heads import again, exact_heads, may_spare, without_heads
 from onnx_condense.planning.no_larger import no_larger
 from onnx_condense.planning.replay import check_error, replayed
 from onnx_condense.planning.rotating import turned
@@ -32,13 +35,22 @@ from onnx_condense.planning.run import Run
 from onnx_condense.planning.selection import chosen_groups, chosen_weights
 from onnx_condense.planning.strategies import AtThresholds, WithinTolerance, strategy_of
 from onnx_condense.planning.thresholds import Planner
+from onnx_condense.planning.tying import held_once, ties_of
 from onnx_condense.prepare import Clock, Opened, open_model
 from onnx_condense.progress import Progress
 from onnx_condense.proving.scorers import Scorer, scorer
 from onnx_condense.proving.surgery import Case, prove, unchanged
 from onnx_condense.report.cosines import cosines_of
-from onnx_condense.report.making import Ended, facts_before, pair_analysis, refusal_reports, report_of, warns
-from onnx_condense.report.values import Analysis, GroupAnalysis, Result
+from onnx_condense.report.making import (
+    Ended,
+    facts_before,
+    pair_analysis,
+    refusal_reports,
+    report_of,
+    tie_reports,
+    warns,
+)
+from onnx_condense.report.values import Analysis, GroupAnalysis, HeadReport, Result
 from onnx_condense.rewriting.kept import Failed
 from onnx_condense.rewriting.writer import write
 from onnx_condense.tracing.trace import Group, Refusal
@@ -109,13 +121,37 @@ def condense_in(
         _condense, hardware=surroundings.hardware, clock=clock, score=score, replay=replay, dry_run=dry_run
     )
     with threads_for(opened.source.proto):
-        other = turned(opened, clock) if replay is None else opened
-        if other is not opened:
-            try:
-                return finish(replace(other, asked=opened.asked))
-            except VerificationError as error:  # the channels as they are may do
-                _log.warning("streams in another basis are left alone: %s", error)
-        return finish(opened)
+        if replay is not None:
+            return finish(again(opened, replay, clock))
+        found = _in_bases(held_once(without_heads(opened, clock), clock), clock, finish)
+        return found if dry_run or not may_spare(opened) else _with_fewer_heads(opened, clock, finish, found)
+
+
+def _in_bases(opened: Opened, clock: Clock, finish: Callable[[Opened], Result]) -> Result:
+    """A model with its streams in other bases, where those do."""
+    other = turned(opened, clock)
+    if other is not opened:
+        try:
+            return finish(other)
+        except VerificationError as error:  # the channels as they are may do
+            _log.warning("streams in another basis are left alone: %s", error)
+    return finish(opened)
+
+
+def _with_fewer_heads(opened: Opened, clock: Clock, finish: Callable[[Opened], Result], found: Result) -> Result:
+    """The same run after whole heads left, where there are cheap ones and the outputs lose less by it."""
+    from onnx_condense.planning.fewer_heads import fewer_heads, lost_by  # few runs have budgets
+
+    loss, kept = lost_by(opened, found.outline), found.report.share_of(opened.options.goal)
+    other = fewer_heads(opened, clock, kept, loss)
+    if other is None:
+        return found
+    try:
+        fewer = _in_bases(held_once(other, clock), clock, finish)
+    except VerificationError as error:  # the heads may do
+        _log.warning("whole heads are left alone: %s", error)
+        return found
+    return fewer if lost_by(opened, fewer.outline) < loss else found
 
 
 def _condense(
@@ -145,7 +181,7 @@ def _condense(
         planned = no_larger(planned)
     plan = replay or _plan(run, planned.twin)
     ended = Ended(planned, said, latency)
-    if dry_run or not (planned.twin.changed or opened.folded):
+    if dry_run or not (planned.twin.changed or opened.folded or opened.before.counts):
         verification = None if dry_run else unchanged(opened.source.proto, run.expected, options)
         report = report_of(run, replace(ended, verification=verification))
         cosines = cosines_of(run.planner, planned)
@@ -156,7 +192,8 @@ def _condense(
     with clock("verify"):
         feeds, others, told = opened.feeds, opened.others, run.measure.told
         case = Case(opened.source.proto, run.expected, feeds, others, told, opened.unoptimized)
-        proof = prove(case, opened.trace, small, expanded, options)
+        earlier = opened.before.cut.proof if opened.before.cut else None
+        proof = prove(case, opened.trace, small, expanded, options).beside(earlier)
         error = proof.approximation_error
         measured = Measured(error if math.isfinite(error) else None, digest(opened.feeds[:1]))
         blame = blamed(run.planner, planned, run.error) if judged and warns(options, proof) else ()
@@ -175,9 +212,9 @@ def rewrite(model: Model, plan: Plan) -> onnx.ModelProto:
         InputError: the model cannot be used.
         PlanError: the plan belongs to another model.
     """
-    opened = open_model(model, Options(), replay=plan)
+    opened = again(open_model(model, Options(), replay=plan), plan, Clock(None), proved=False)
     twin = replayed(opened.trace, plan)
-    if not (twin.changed or opened.folded):
+    if not (twin.changed or opened.folded or opened.before.counts):
         return filled(opened.source.proto)
     written = write(twin, files.provenance(opened.source, plan.options))
     return filled(written.model)
@@ -212,7 +249,18 @@ def analyze(model: Model, options: Options | None = None, progress: Progress | N
     large = [Refusal(w.layer, Because(Reason.NO_SMALLER), w.outputs * w.inputs) for w in chosen if w not in pairs]
     stay = refusal_reports([*whole(opened.trace), *large])
     share = opened.trace.reached()
-    return Analysis(facts_before(opened), groups, refusals, share, opened.axes, looks, with_pairs, stay)
+    with clock("judge"):
+        heads, ties = _heads(opened), tie_reports(() if opened.options.widths_only else ties_of(opened))
+    return Analysis(facts_before(opened), groups, refusals, share, opened.axes, looks, with_pairs, stay, heads, ties)
+
+
+def _heads(opened: Opened) -> tuple[HeadReport, ...]:
+    """How many whole heads there are, and how many are left without loss."""
+    planner = exact_heads(opened)
+    if planner is None:
+        return ()
+    kept = dict(planner.build().twin.widths)
+    return tuple(HeadReport(g.layers, len(g.units), kept.get(g.index, len(g.units))) for g in planner.groups)
 
 
 def _looked_at(planner: Planner, group: Group) -> GroupAnalysis | list[Refusal]:
@@ -240,7 +288,7 @@ def _stated(plan: Plan) -> tuple[int, str]:
 
 def _plan(run: Run, twin: Twin) -> Plan:
     """What was decided, as a plan to be replayed."""
-    source, options = run.opened.source, run.options
+    source, options, before = run.opened.source, run.options, run.opened.before
     shapes = {name: tuple(array.shape) for name, array in run.opened.feeds[0].items()}
     groups = tuple(twin.plans[index] for index in sorted(twin.plans))
     refits = tuple(twin.refits[place] for place in sorted(twin.refits))
@@ -255,6 +303,8 @@ def _plan(run: Run, twin: Twin) -> Plan:
         groups,
         refits,
         factors=tuple(twin.factors[place] for place in sorted(twin.factors)),
-        rotations=run.opened.rotations if twin.changed else (),
+        rotations=before.rotations if twin.changed else (),
         mixes=mixes,
+        heads=before.cut.heads if before.cut else None,
+        ties=before.ties,
     )

@@ -14,10 +14,23 @@ import onnx_graphsurgeon as gs
 
 from onnx_condense.errors import PlanError
 from onnx_condense.expected import shown
-from onnx_condense.forms import bases, batchnorm, blocks, bodies, branches, functions, fused, integers, members, slopes
+from onnx_condense.forms import (
+    bases,
+    batchnorm,
+    blocks,
+    bodies,
+    branches,
+    functions,
+    fused,
+    integers,
+    members,
+    slopes,
+    tied,
+)
 from onnx_condense.forms.bases import Rotation
 from onnx_condense.forms.stack import Entered
-from onnx_condense.merging.plan import Plan
+from onnx_condense.forms.tied import Tie
+from onnx_condense.merging.plan import Heads, Plan
 from onnx_condense.model import files
 from onnx_condense.model.blame import blamed
 from onnx_condense.model.draws import DRAWS, Draw
@@ -32,9 +45,11 @@ from onnx_condense.operators.reasons import Because
 from onnx_condense.operators.specs import model_specs
 from onnx_condense.options import Options
 from onnx_condense.progress import Progress
+from onnx_condense.proving.surgery import VerificationReport
 from onnx_condense.refitting.samples import Calibration
 from onnx_condense.refitting.samples import opened as open_shards
 from onnx_condense.refitting.synthetic import Span
+from onnx_condense.rewriting.writer import Written
 from onnx_condense.tracing.shuffles import trace_unshuffled
 from onnx_condense.tracing.trace import Refusal, Trace
 from onnx_condense.trust import has_run
@@ -69,13 +84,44 @@ class Clock:
         _log.debug("%s took %.3f s", stage, took)
 
 
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A model that whole heads have left before it was opened.
+
+    heads: which ones. written: the model without them. proof: of that, None where none was asked for.
+    """
+
+    heads: Heads
+    written: Written
+    proof: VerificationReport | None
+
+
+@dataclass(frozen=True, eq=False)
+class Before:
+    """What is done to a model before it is traced.
+
+    cut: the whole heads that left. ties: tables that are held once. rotations: streams in other bases.
+    whole: the trace of the model as it came, None where that is the one that is used.
+    """
+
+    rotations: tuple[Rotation, ...] = ()
+    cut: Cut | None = None
+    ties: tuple[Tie, ...] = ()
+    whole: Trace | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether the model is a smaller one by it alone."""
+        return bool(self.cut or self.ties)
+
+
 @dataclass(frozen=True)
 class Opened:
     """A model that is loaded and traced, with its verification inputs.
 
     others: feeds with other sizes on symbolic axes. axes: what these are.
     told: whether generated feeds move the outputs (see `Drawn`). batch: size of a symbolic batch axis in the feeds.
-    folded: whether a BatchNormalization became part of the weights before it. rotations: of streams, likewise.
+    folded: whether a BatchNormalization became part of the weights before it. before: what else was done, likewise.
     held: calibration inputs that verify.
     span: between which numbers its inputs lie, where that is known.
     calibration: the inputs to estimate from; the feeds are a part of what was given where there are no others.
@@ -96,12 +142,17 @@ class Opened:
     folded: bool
     calibration: Calibration
     unoptimized: Sequence[Outputs | None]
-    rotations: tuple[Rotation, ...] = ()
+    before: Before = Before()
     held: Sequence[Feed] = ()
     asked: Options | None = None
     specs: tuple[InputSpec, ...] = ()
     generated: tuple[Feed, ...] = ()
     span: Span | None = None
+
+    @property
+    def whole(self) -> Trace:
+        """The trace of the model as it came."""
+        return self.before.whole or self.trace
 
 
 def open_model(
@@ -111,7 +162,10 @@ def open_model(
     replay: Plan | None = None,
     executor: Executor | None = None,
 ) -> Opened:
-    """Loads and traces a model. Raises InputError, UsageError and PlanError as `condense` does."""
+    """Loads and traces a model. Raises InputError, UsageError and PlanError as `condense` does.
+
+    Of a plan that lets heads go, all that comes before them.
+    """
     clock = clock or Clock(None)
     with clock("load"):
         source = files.load(model)
@@ -121,30 +175,30 @@ def open_model(
             if replay.model_sha256 != source.sha256:
                 raise PlanError(f"the plan belongs to another model (sha256 {replay.model_sha256[:12]}): plan this one")
             options = _replayed(options, replay)
-    rotations = () if replay is None else replay.rotations
+    before = Before() if replay is None or replay.heads or replay.ties else Before(replay.rotations)
     with blamed(source.proto, str(source.path or "the model")):
-        return _opened(source, options, clock, rotations, partial(_calibration, options, executor=executor))
+        return _opened(source, options, clock, before, partial(_calibration, options, executor=executor))
 
 
-def reopened(opened: Opened, clock: Clock, rotations: tuple[Rotation, ...]) -> Opened:
-    """The same model with streams in other bases. Raises PlanError where they are not the model's."""
-    known = opened.calibration, [*opened.held]
-    return _opened(opened.source, opened.options, clock, rotations, lambda specs: known)
+def reopened(opened: Opened, clock: Clock, before: Before) -> Opened:
+    """The same model after other steps. Raises PlanError where they are not the model's."""
+    known, before = (opened.calibration, [*opened.held]), replace(before, whole=opened.whole)
+    return replace(_opened(opened.source, opened.options, clock, before, lambda specs: known), asked=opened.asked)
 
 
 def _opened(
     source: Source,
     options: Options,
     clock: Clock,
-    rotations: tuple[Rotation, ...],
+    before: Before,
     calibrated: Callable[[Sequence[InputSpec]], tuple[Calibration, list[Feed]]],
 ) -> Opened:
     with clock("load"):
-        plain = Entered(source.proto).into(functions.enter, fused.enter, blocks.enter, slopes.enter)
+        base = source.proto if before.cut is None else before.cut.written.model
+        plain = Entered(base).into(functions.enter, fused.enter, blocks.enter, slopes.enter)
         entered = plain.into(batchnorm.enter) if options.fold_batchnorm else plain
         folded = entered.model is not plain.model
-        if rotations:
-            entered = _turned(entered, rotations)
+        entered = _entered(entered, before)
         working = entered.model
         graph = import_graph(working)
         specs = model_specs(working, graph)
@@ -171,14 +225,15 @@ def _opened(
     has_run()
     batches = [len(feeds[0][s.name]) for s in specs if s.dims and isinstance(s.dims[0], str)]
     batch, told, known = max([1, *batches]), drawn.told, (calibration, unoptimized)
-    opened = Opened(source, options, traced, feeds, others, axes, told, batch, folded, *known, rotations, held)
+    opened = Opened(source, options, traced, feeds, others, axes, told, batch, folded, *known, before, held)
     return replace(opened, specs=tuple(specs), generated=generated, span=span)
 
 
-def _turned(entered: Entered, rotations: tuple[Rotation, ...]) -> Entered:
-    """A model whose streams are in these bases. Raises PlanError where they are not the model's."""
+def _entered(entered: Entered, before: Before) -> Entered:
+    """A model whose tables are held once and whose streams are in other bases. Raises PlanError as `reopened` does."""
     try:
-        return entered.into(bases.form(rotations))
+        entered = entered.into(tied.form(before.ties)) if before.ties else entered
+        return entered.into(bases.form(before.rotations)) if before.rotations else entered
     except ValueError as error:
         raise PlanError(f"the plan does not fit the model ({error}): plan it again") from error
 

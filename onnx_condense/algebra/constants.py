@@ -86,7 +86,9 @@ def _(signal: Activated, numbers: Numbers) -> Floats:
     inner = np.where((high <= floor) & np.isnan(inner), floor, inner)
     inner = np.where((low >= ceiling) & np.isnan(inner), ceiling, inner)
     if signal.slope is not None:
-        return np.where(inner < 0, inner * numbers.slopes(signal), inner)
+        slopes = numbers.slopes(signal)
+        below = np.where(np.ptp(slopes, axis=1) == 0, inner * slopes[:, 0], np.nan)
+        return np.where(inner < 0, below, inner)
     if np.isnan(inner).all():
         return inner
     known = ~np.isnan(inner)

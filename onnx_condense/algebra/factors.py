@@ -100,7 +100,7 @@ def _(signal: Activated, numbers: Numbers) -> list[Factor]:
     found = activate(factors(signal.child, numbers), signal.action.kind)
     if signal.slope is None or np.ptp(numbers.slopes(signal)) == 0:
         return found
-    rows = np.stack([np.ones(len(numbers.units)), numbers.slopes(signal)], 1)
+    rows = np.hstack([np.ones((len(numbers.units), 1)), numbers.slopes(signal)])
     slopes = Factor(Vectors.of(rows), np.zeros((len(rows), 1)), frozenset({id(signal)}), Rule.EQUAL, open=False)
     return [*found, slopes]
 

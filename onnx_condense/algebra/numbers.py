@@ -150,9 +150,12 @@ class Numbers:
         return result
 
     def parameters(self, signal: Affine) -> tuple[Floats, Floats, Floats]:
-        """[n, q] each: scale, shift and magnitude of an affine."""
-        first = self.positions(signal.atoms)[:, 0]
-        return signal.scale[first], signal.shift[first], signal.magnitude[first]
+        """[n, q] each, or [n, 1]: scale, shift and magnitude of an affine, side by side for the atoms of a unit."""
+        where, values = self.positions(signal.atoms), (signal.scale, signal.shift, signal.magnitude)
+        apart = [_of_units(value, where) for value in values]
+        if signal.scale.shape[1] > 1 and len({one.shape for one in apart}) > 1:
+            apart = [value[where].reshape(len(where), -1) for value in values]
+        return apart[0], apart[1], apart[2]
 
     def stated(self, signal: Affine) -> tuple[Floats, Floats] | None:
         """[n] each: the mean and the deviation that a BatchNormalization states; None of another affine."""
@@ -167,10 +170,10 @@ class Numbers:
         return np.full(len(self.units), np.nan) if stated is None else np.where(self._idle, stated[0], np.nan)
 
     def slopes(self, signal: Activated) -> Floats:
-        """[n]: the slopes of a PRelu."""
+        """[n, q]: the slopes of a PRelu, side by side for the atoms of a unit where they differ."""
         assert signal.atoms is not None
         assert signal.slope is not None
-        return signal.slope[self.positions(signal.atoms)[:, 0]]
+        return _of_units(signal.slope[:, None], self.positions(signal.atoms))
 
     def leaf(self, signal: Rows) -> tuple[Floats, Floats]:
         """Vectors [n, k·p] and biases [n, k] of a producer."""
@@ -203,6 +206,13 @@ class Numbers:
     def clean(self, constant: Floats, scale: Floats) -> Floats:
         """[n], [n] -> [n]: constants among values of a size; rounding error counts as zero."""
         return np.where(np.abs(constant) <= self.tolerance * scale, 0.0, constant)
+
+
+def _of_units(values: Floats, where: Ints) -> Floats:
+    """[n, k · q] from [atoms, q] and the places [n, k] of the atoms of each unit; [n, q] where those are all alike."""
+    found = values[where]
+    alike = where.shape[1] == 1 or (found == found[:, :1]).all()
+    return found[:, 0] if alike else found.reshape(len(where), -1)
 
 
 def _leaf(signal: Rows, numbers: Numbers) -> tuple[Floats, Floats]:

@@ -117,7 +117,7 @@ def _(signal: Activated, numbers: Numbers, pairs: Relations) -> Relation:
     if signal.slope is None:
         return result
     slope = numbers.slopes(signal)
-    return replace(result, exact=result.exact & numbers.same(slope[j], slope[m]))
+    return replace(result, exact=result.exact & numbers.same(slope[j], slope[m]).all(axis=1))
 
 
 @_related.register(Pooled)

@@ -14,7 +14,16 @@ from onnx_condense.planning.candidates import SearchReport
 from onnx_condense.planning.latencies import LatencyReport, SetupLatency, TargetReport
 from onnx_condense.proving.compare import Verification
 from onnx_condense.report.operators import OperatorReport
-from onnx_condense.report.values import Analysis, GroupReport, ModelFacts, PairReport, RefusalReport, Report
+from onnx_condense.report.values import (
+    Analysis,
+    GroupReport,
+    HeadReport,
+    ModelFacts,
+    PairReport,
+    RefusalReport,
+    Report,
+    TieReport,
+)
 
 if TYPE_CHECKING:  # other commands start without what measures
     from onnx_condense.timing.benchmark import BatchLatency, Benchmark, ModelLatency
@@ -43,6 +52,8 @@ def show_report(console: Console, report: Report) -> None:
         removed = ", ".join(f"{count} {reason}" for reason, count in group.removed.items())
         table.add_row(names(group.layers), _widths(group), removed, _cosine(group.highest_cosine), _method(group))
     console.print(table)
+    _heads(console, report.heads, "left")
+    _ties(console, report.ties, "Tables that are held once")
     _pairs(console, report.pairs)
     _totals(console, report.input, report.output)
     _operators(console, report.operators)
@@ -148,6 +159,26 @@ def _method(group: GroupReport) -> str:
     return ", ".join(parts)
 
 
+def _heads(console: Console, heads: Sequence[HeadReport], after: str) -> None:
+    """Attention that whole heads left, or may leave."""
+    if not heads:
+        return
+    table = Table("layers", "heads", after, title="Whole heads of attention", title_justify="left")
+    for one in heads:
+        table.add_row(names(one.layers), str(one.before), str(one.after))
+    console.print(table)
+
+
+def _ties(console: Console, ties: Sequence[TieReport], title: str) -> None:
+    """Tables of embeddings that make logits, too."""
+    if not ties:
+        return
+    table = Table("table", "makes", "rank", title=title, title_justify="left")
+    for one in ties:
+        table.add_row(one.table, names(one.copies) or "-", "-" if one.rank is None else str(one.rank))
+    console.print(table)
+
+
 def _pairs(console: Console, pairs: tuple[PairReport, ...]) -> None:
     """The weights that became pairs of factors."""
     if not pairs:
@@ -225,6 +256,8 @@ def show_analysis(console: Console, analysis: Analysis) -> None:
         widths = [str(group.widths[t]) for t in thresholds]
         table.add_row(names(group.layers), str(group.width), *widths, _cosine(group.highest_cosine))
     console.print(table)
+    _heads(console, analysis.heads, "left by --lossless")
+    _ties(console, analysis.ties, "Tables that --lossless holds once")
     if analysis.pairs:
         _ranks(console, analysis, thresholds)
         _refusals(console, analysis.whole, "No pairs of factors", "weights that stay whole")

@@ -39,21 +39,25 @@ def exact_factor(twin: Twin, weight: Factorable) -> Factor | None:
     if most < 1:
         return None
     rows, columns = weight.alive(twin)
-    whole = weight.matrix(twin)
-    kind = FLOATS.get(whole.dtype.name, FLOAT32)
-    alive, condition = (np.flatnonzero(rows), np.flatnonzero(columns)), SHORT if kind.coarse else SINGULAR
-    if not _may_be_low(whole, alive, most + 1, condition):
+    found = low_rank(weight.matrix(twin), (np.flatnonzero(rows), np.flatnonzero(columns)), most)
+    if found is None:
         return None
-    matrix = whole[np.ix_(rows, columns)]
+    basis = np.zeros((len(rows), found.shape[1]))
+    basis[rows] = found
+    return weight.factor(twin, basis, None)
+
+
+def low_rank(whole: Floats, alive: tuple[Ints, Ints], most: int) -> Floats | None:
+    """[rows, rank] the basis in which what is alive of a matrix is what it was to float rounding, of most ranks."""
+    kind = FLOATS.get(whole.dtype.name, FLOAT32)
+    if not _may_be_low(whole, alive, most + 1, SHORT if kind.coarse else SINGULAR):
+        return None
+    matrix = whole[np.ix_(*alive)]
     if not matrix.any():
         return None
     vectors = spectrum(matrix, None).vectors
     rank = _rank(matrix, vectors, most, kind.rounding)
-    if rank is None:
-        return None
-    basis = np.zeros((len(rows), rank))
-    basis[rows] = vectors[:, :rank]
-    return weight.factor(twin, basis, None)
+    return None if rank is None else vectors[:, :rank]
 
 
 def _may_be_low(matrix: Floats, alive: tuple[Ints, Ints], size: int, condition: float) -> bool:

@@ -13,4 +13,5 @@ __all__ = [
     "shuffles",
     "slopes",
     "stack",
+    "tied",
 ]

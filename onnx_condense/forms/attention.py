@@ -67,7 +67,8 @@ def together(pieces: Pieces) -> onnx.NodeProto | None:
     sizes, beside = _parts(pieces, split, projected.input[1]), [*attending.input[4:6], "", ""]
     if sizes is None or (bias and list(pieces.weights[bias].dims) != [sum(sizes)]):
         return None
-    changed = [a for a in attending.attribute if a.name == "scale"]
+    before = {a.name: a for a in pieces.node.attribute}
+    changed = [a for a in attending.attribute if a.name == "scale" or (a.name == "num_heads" and a != before[a.name])]
     if len(set(sizes)) > 1 or any(a.name == "qkv_hidden_sizes" for a in pieces.node.attribute):
         changed.append(helper.make_attribute("qkv_hidden_sizes", sizes))
     return pieces.again([projected.input[0], projected.input[1], bias, beside[0], "", beside[1]], changed)

@@ -5,6 +5,7 @@ __all__ = [
     "evidence",
     "factors",
     "judging",
+    "measured",
     "methods",
     "mixing",
     "paths",

@@ -69,15 +69,20 @@ class Factor:
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> Factor:
         """The inverse of `to_json`. Raises ValueError for what no run gives."""
-        basis, source = np.asarray(take(content["basis"])), content["source"]
-        if basis.ndim != 2 or not 0 < basis.shape[1] <= basis.shape[0] or basis.dtype.kind != "f":
-            raise ValueError("a basis is no matrix")
-        wide = basis.astype(np.float64)
-        gram = wide.T @ wide
-        if not np.abs(gram - np.eye(len(gram))).max() <= ORTHONORMAL:
-            raise ValueError("the columns of a basis are not orthonormal")
+        basis, source = orthonormal(np.asarray(take(content["basis"]))), content["source"]
         evidence = None if source is None else Evidence(source)
         return Factor(content["node"], content["input"], content["layer"], evidence, basis)
+
+
+def orthonormal(basis: AnyArray) -> AnyArray:
+    """A basis [n, rank] that is one. Raises ValueError where it is none."""
+    if basis.ndim != 2 or not 0 < basis.shape[1] <= basis.shape[0] or basis.dtype.kind != "f":
+        raise ValueError("a basis is no matrix")
+    wide = basis.astype(np.float64)
+    gram = wide.T @ wide
+    if not np.abs(gram - np.eye(len(gram))).max() <= ORTHONORMAL:
+        raise ValueError("the columns of a basis are not orthonormal")
+    return basis
 
 
 def rotated(matrix: AnyArray, weight: Array, axis: int) -> Floats:

@@ -15,16 +15,19 @@ import numpy as np
 from onnx_condense.documents import check_regular, written
 from onnx_condense.errors import PlanError
 from onnx_condense.forms.bases import Rotation
+from onnx_condense.forms.tied import Tie
 from onnx_condense.merging.evidence import Evidence
 from onnx_condense.merging.factors import Factor
 from onnx_condense.merging.long_arrays import AnyArray, beside, filled, packed, put, row, take
+from onnx_condense.merging.measured import Measured
 from onnx_condense.merging.mixing import Mix
 from onnx_condense.merging.rotations import rotation_from_json, rotation_to_json
+from onnx_condense.merging.ties import tie_from_json, tie_to_json
 from onnx_condense.options import Method
 
 FORMAT = "onnx-condense-plan"
-PLAIN, VERSION = 2, 3
-"""Of what is written: 3 with pairs of factors or bases of streams, which programs that know 2 alone would leave out.
+PLAIN, BASES, VERSION = 2, 3, 4
+"""Of what is written: 3 with pairs of factors or bases of streams, 4 with whole heads and ties.
 
 Plans of format 1, with long arrays in a file beside them, are read too."""
 
@@ -207,24 +210,24 @@ class GroupPlan:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What the run that made a plan found.
+class Heads:
+    """Whole heads of attention that go before anything else: groups of heads, and consumers with explicit weights."""
 
-    error: its approximation error, None where that was no finite number. inputs: sha256 of the first feed that it was
-    measured on.
-    """
+    groups: tuple[GroupPlan, ...]
+    refits: tuple[Refit, ...] = ()
 
-    error: float | None
-    inputs: str
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object; long arrays stand in it as they are."""
+        return {"groups": [one.to_json() for one in self.groups], "refits": [one.to_json() for one in self.refits]}
 
     @staticmethod
-    def from_json(content: Mapping[str, Any] | None) -> Measured | None:
-        """From what a plan states. Raises ValueError for what no run gives."""
+    def from_json(content: Mapping[str, Any] | None) -> Heads | None:
+        """The inverse of `to_json`, None of nothing. Raises ValueError for what no run gives."""
         if content is None:
             return None
-        error = content["error"]
-        _expect(error is None or (type(error) in (int, float) and 0 <= error < math.inf), "its error is no number")
-        return Measured(error, content["inputs"])
+        groups = tuple(GroupPlan.from_json(group) for group in content["groups"])
+        _expect(0 < len(groups) == len({g.index for g in groups}), "heads come twice, or none")
+        return Heads(groups, tuple(map(Refit.from_json, content["refits"])))
 
 
 @dataclass(frozen=True)
@@ -244,6 +247,8 @@ class Plan:
         factors: weights that become pairs of factors, in graph order.
         rotations: streams that are in other bases in the file before.
         mixes: what products of data take up of channels that go, by group; stated where there are any.
+        heads: whole heads that are gone in the model that everything else is said of; stated where there are any.
+        ties: tables that are held once in that model; stated where there are any.
     """
 
     model_sha256: str
@@ -258,6 +263,8 @@ class Plan:
     factors: tuple[Factor, ...] = ()
     rotations: tuple[Rotation, ...] = ()
     mixes: tuple[Mix, ...] = ()
+    heads: Heads | None = None
+    ties: tuple[Tie, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The plan as a JSON object; long arrays stand in it as they are (see `packed`)."""
@@ -265,7 +272,7 @@ class Plan:
         rotations = {"rotations": [rotation_to_json(r) for r in self.rotations]} if self.rotations else {}
         return {
             "format": FORMAT,
-            "version": VERSION if factors or rotations else PLAIN,
+            "version": VERSION if self.heads or self.ties else BASES if factors or rotations else PLAIN,
             "model_sha256": self.model_sha256,
             "method": self.method,
             "options": dict(self.options),
@@ -276,6 +283,8 @@ class Plan:
             "refits": [refit.to_json() for refit in self.refits],
             "measured": None if self.measured is None else asdict(self.measured),
             **({"mixes": [mix.to_json() for mix in self.mixes]} if self.mixes else {}),
+            **({"heads": self.heads.to_json()} if self.heads else {}),
+            **({"ties": [tie_to_json(tie) for tie in self.ties]} if self.ties else {}),
         } | (factors | rotations)
 
     @staticmethod
@@ -300,6 +309,8 @@ class Plan:
             tuple(Factor.from_json(factor) for factor in content.get("factors", ())),
             tuple(rotation_from_json(rotation) for rotation in content.get("rotations", ())),
             tuple(Mix.from_json(mix) for mix in content.get("mixes", ())),
+            Heads.from_json(content.get("heads")),
+            tuple(tie_from_json(tie) for tie in content.get("ties", ())),
         )
 
     def chunks(self) -> Iterator[bytes]:

@@ -20,6 +20,7 @@ class Attending(Action):
     apart: whether they lie on an axis of their own, [batch, heads, places, width]; else [batch, places, heads · width].
     scale: of the sums of products. bias: input of [queries, keys, values] that is added to all of them.
     bent: whether something else than a scale stands between those sums and the softmax over the keys.
+    stated: the attributes that say how many heads there are, of queries first.
     """
 
     heads: tuple[int, int]
@@ -27,6 +28,7 @@ class Attending(Action):
     scale: float
     bias: int | None = None
     bent: bool = False
+    stated: tuple[str, ...] = ()
 
     @property
     def shifts(self) -> bool:
@@ -41,6 +43,10 @@ class Attending(Action):
         parts = 1 if self.apart else self.heads[0], 1 if self.apart else self.heads[1]
         return inputs[0][-1] // parts[0], inputs[1][-1] // parts[1], inputs[2][-1] // parts[1]
 
+    def heads_of(self, inputs: Sequence[Shape], before: Sequence[Shape]) -> dict[str, int]:
+        """The attributes that say how many heads there are, of inputs that lost whole ones, given their shapes."""
+        return {name: self.heads[part] * inputs[part][2] // before[part][2] for part, name in enumerate(self.stated)}
+
     def products(self, inputs: Sequence[Shape], output: Shape) -> int:
         places = -2 if self.apart else 1
         _, width, made = self.widths(inputs)
@@ -53,7 +59,7 @@ class Rotating(Action):
 
     heads, apart: as of `Attending`. tables: inputs of cosines and sines [positions, pairs].
     interleaved: whether the two of a pair lie side by side; else in the two halves of a head.
-    counted: the attribute that states how wide a head is, if one does.
+    counted: the attribute that states how wide a head is, if one does. stated: the one that states how many there are.
     """
 
     heads: int
@@ -61,9 +67,14 @@ class Rotating(Action):
     tables: tuple[int, int]
     interleaved: bool
     counted: str = ""
+    stated: tuple[str, ...] = ()
 
     def counts(self, inputs: Sequence[Shape], output: Shape) -> Mapping[str, int]:
         return {self.counted: inputs[0][-1] // (1 if self.apart else self.heads)} if self.counted else {}
+
+    def heads_of(self, inputs: Sequence[Shape], before: Sequence[Shape]) -> dict[str, int]:
+        """As of `Attending`."""
+        return {name: self.heads * inputs[0][2] // before[0][2] for name in self.stated}
 
 
 def attention(view: NodeView) -> Action:
@@ -86,7 +97,8 @@ def multi_head(view: NodeView) -> Action:
     if view.has(3) and not view.is_weight(3):
         return Refused(Reason.BIAS_FROM_DATA)
     width = view.shape(0)[2] // heads
-    return Attending((heads, heads), False, view.attribute("scale", 0.0) or width**-0.5, view.optional(3))
+    scale = view.attribute("scale", 0.0) or width**-0.5
+    return Attending((heads, heads), False, scale, view.optional(3), stated=("num_heads",))
 
 
 def standard(view: NodeView) -> Action:
@@ -104,7 +116,8 @@ def standard(view: NodeView) -> Action:
     )
     width = view.shape(0)[-1] // (1 if apart else heads[0])
     bent = bool(view.attribute("softcap", 0.0))
-    return Attending(heads, apart, view.attribute("scale") or width**-0.5, bent=bent)
+    stated = () if apart else ("q_num_heads", "kv_num_heads")
+    return Attending(heads, apart, view.attribute("scale") or width**-0.5, bent=bent, stated=stated)
 
 
 def rotary(view: NodeView) -> Action:
@@ -122,9 +135,9 @@ def rotary(view: NodeView) -> Action:
     heads = shape[1] if apart else (stated or shape[2] // width)
     if view.attribute("is_packed_batching", 0) or shape[-1] != width * (1 if apart else heads):
         return Refused(Reason.ROTATES)
-    return Rotating(
-        heads, apart, tables, bool(view.attribute("interleaved", 0)), part if view.attribute(part, 0) else ""
-    )
+    named = ("num_heads",) if stated and not apart else ()
+    interleaved = bool(view.attribute("interleaved", 0))
+    return Rotating(heads, apart, tables, interleaved, part if view.attribute(part, 0) else "", named)
 
 
 def grouped(view: NodeView) -> Action:

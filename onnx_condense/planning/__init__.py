@@ -4,7 +4,9 @@ __all__ = [
     "alignment",
     "blame",
     "candidates",
+    "fewer_heads",
     "hardware",
+    "heads",
     "latencies",
     "never_slower",
     "no_larger",
@@ -16,4 +18,5 @@ __all__ = [
     "strategies",
     "target",
     "thresholds",
+    "tying",
 ]

@@ -92,6 +92,21 @@ class ToShare:
 
 
 @dataclass(frozen=True, eq=False)
+class Reached:
+    """A share that is reached before anything is narrowed."""
+
+    planner: Planner
+
+    def twin(self) -> Planned:
+        """Nothing goes."""
+        return self.planner.unchanged()
+
+    def again(self, planned: Planned, multiples: Multiples) -> Planned:
+        """The same."""
+        return planned
+
+
+@dataclass(frozen=True, eq=False)
 class Searched:
     """The smallest model found that a criterion accepts.
 
@@ -118,10 +133,13 @@ class Searched:
         return self.pruner.loosened(planned, multiples)
 
 
-def narrowed(run: Run, goal: Goal, score: Scorer | None) -> ToShare | Searched:
+def narrowed(run: Run, goal: Goal, score: Scorer | None) -> ToShare | Reached | Searched:
     """The strategy for a goal; `score`: what scores candidates, the original here. Raises EvaluationError."""
     match goal:
-        case Share(unit, share):
+        case Share(unit, asked):
+            share = asked * _shrunk(run, unit)
+            if share >= 1:
+                return Reached(run.planner)
             blind = MANNERS[run.options.method].cautious and run.opened.calibration.samples < ENOUGH
             error = run.error if blind and run.measure.told else None
             pruner, finish = pruner_of(run, Units(unit), share), partial(calibrated_where_better, run)
@@ -135,6 +153,14 @@ def narrowed(run: Run, goal: Goal, score: Scorer | None) -> ToShare | Searched:
             assert score is not None
             run.clock.note("evaluate the original")
             return _searched(run, Criterion.of_score(score, most, run.opened.source.proto))
+
+
+def _shrunk(run: Run, unit: Unit) -> float:
+    """How many times as large the model was as it came, before heads left it and tables were held once."""
+    if run.opened.before.whole is None:
+        return 1.0
+    now = Units(unit).size(run.planner.original)
+    return Units(unit).size(Twin(run.opened.whole)) / now if now else 1.0
 
 
 def _searched(run: Run, criterion: Criterion) -> Searched:

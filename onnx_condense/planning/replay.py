@@ -7,8 +7,9 @@ import math
 import numpy as np
 
 from onnx_condense.errors import PlanError, VerificationError
+from onnx_condense.merging.measured import Measured
 from onnx_condense.merging.paths import paths
-from onnx_condense.merging.plan import Measured, Plan
+from onnx_condense.merging.plan import Plan
 from onnx_condense.merging.twin import Twin
 from onnx_condense.rewriting.checks import check_shapes
 from onnx_condense.rewriting.kept import Disagreement

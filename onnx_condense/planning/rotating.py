@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 
 from onnx_condense.errors import PlanError, unforeseen
@@ -33,7 +34,7 @@ def turned(opened: Opened, clock: Clock) -> Opened:
     with clock("plan"):
         rotations = rotations_of(opened)
     try:
-        return reopened(opened, clock, rotations) if rotations else opened
+        return reopened(opened, clock, replace(opened.before, rotations=rotations)) if rotations else opened
     except PlanError:
         return opened
 

@@ -55,14 +55,15 @@ def chosen_weights(trace: Trace, options: Options) -> tuple[Factorable, ...]:
     """The weights that may become pairs of factors and that --include and --exclude leave, in graph order."""
     if options.widths_only:
         return ()
-    return tuple(weight for weight in factorable(trace) if _is_left([weight.layer, weight.name], options))
+    return tuple(weight for weight in factorable(trace) if is_left([weight.layer, weight.name], options))
 
 
 def _is_chosen(trace: Trace, group: Group, options: Options) -> bool:
-    return not (options.include or options.exclude) or _is_left(_names(trace, group), options)
+    return not (options.include or options.exclude) or is_left(_names(trace, group), options)
 
 
-def _is_left(names: Sequence[str], options: Options) -> bool:
+def is_left(names: Sequence[str], options: Options) -> bool:
+    """Whether --include and --exclude leave what has these names."""
     included = not options.include or any(_matches(names, p) for p in options.include)
     return included and not any(_matches(names, p) for p in options.exclude)
 

@@ -18,7 +18,7 @@ from onnx_condense.planning.tolerance import smallest_within
 from onnx_condense.proving.scorers import Scorer
 
 if TYPE_CHECKING:  # runs at thresholds start without it
-    from onnx_condense.planning.narrowing import Searched, ToShare
+    from onnx_condense.planning.narrowing import Reached, Searched, ToShare
     from onnx_condense.planning.target import ToLatency
 
 
@@ -73,7 +73,7 @@ class WithinTolerance:
         return smallest_within(planner, self.error, self.tolerance, aside)
 
 
-Strategy: TypeAlias = "Replayed | AtThresholds | WithinTolerance | ToShare | ToLatency | Searched"
+Strategy: TypeAlias = "Replayed | AtThresholds | WithinTolerance | ToShare | Reached | ToLatency | Searched"
 """`twin()`: what is decided. `again(planned, multiples)`: the same with other multiples for the widths of groups."""
 
 

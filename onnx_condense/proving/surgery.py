@@ -74,6 +74,13 @@ class VerificationReport:
     samples: int
     generated: bool
 
+    def beside(self, before: VerificationReport | None) -> VerificationReport:
+        """With the surgery errors of a rewrite that came before, where they are larger."""
+        if before is None:
+            return self
+        worst = max(self.surgery_error, before.surgery_error), max(self.inner_error, before.inner_error)
+        return replace(self, surgery_error=worst[0], inner_error=worst[1])
+
     @property
     def measure(self) -> str:
         """What the approximation error is."""

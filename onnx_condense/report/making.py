@@ -13,6 +13,7 @@ import onnx
 
 from onnx_condense.factoring.spectrum import spectrum
 from onnx_condense.factoring.weights import Factorable, factorable
+from onnx_condense.forms.tied import Tie
 from onnx_condense.goals import ScoreDrop
 from onnx_condense.merging.judging import Judgement
 from onnx_condense.merging.plan import GroupPlan
@@ -36,11 +37,13 @@ from onnx_condense.report.values import (
     WARN_ABOVE,
     AlignmentReport,
     GroupReport,
+    HeadReport,
     ModelFacts,
     PairAnalysis,
     PairReport,
     RefusalReport,
     Report,
+    TieReport,
 )
 from onnx_condense.rewriting.sizes import count_macs
 from onnx_condense.rewriting.writer import Written
@@ -106,13 +109,15 @@ def report_of(run: Run, ended: Ended) -> Report:
         alternatives(ended.planned.search) if run.by_default and ended.planned.search else (),
         by_operator(run.opened.source.proto, written.model if written else None),
         ended.planned.target,
+        head_reports(run.opened),
+        tie_reports(run.opened.before.ties),
     )
 
 
 def facts_before(opened: Opened) -> ModelFacts:
     """Size of the model that was opened."""
     source = opened.source
-    macs = count_macs(Twin(opened.trace)) // opened.batch
+    macs = count_macs(Twin(opened.whole)) // opened.batch
     return model_facts(source.proto, macs, sha256=source.sha256, size=source.size, path=source.path)
 
 
@@ -162,6 +167,17 @@ def _group_report(planner: Planner, planned: Planned, group: Group) -> GroupRepo
         sources=tuple(sorted(sources if mixed is None else sources | {mixed.mix.source})),
         removed=_removed(plan, planner.judged(group)) if plan else {},
     )
+
+
+def head_reports(opened: Opened) -> tuple[HeadReport, ...]:
+    """One row per attention that whole heads left."""
+    plans = opened.before.cut.heads.groups if opened.before.cut else ()
+    return tuple(HeadReport(plan.layers, plan.width, len(plan.keep)) for plan in plans)
+
+
+def tie_reports(ties: Sequence[Tie]) -> tuple[TieReport, ...]:
+    """One row per table that is held once."""
+    return tuple(TieReport(t.table, t.copies, None if t.basis is None else t.basis.shape[1]) for t in ties)
 
 
 def pair_reports(trace: Trace, twin: Twin) -> tuple[PairReport, ...]:

@@ -14,6 +14,7 @@ import onnx
 
 from onnx_condense.documents import finite, head
 from onnx_condense.errors import UsageError
+from onnx_condense.goals import Goal, Share, Unit
 from onnx_condense.merging.plan import Plan
 from onnx_condense.model import files
 from onnx_condense.model.files import Source
@@ -95,6 +96,30 @@ class PairReport:
 
 
 @dataclass(frozen=True)
+class HeadReport:
+    """Attention that whole heads left, or may leave: of queries, keys and values (layers) how many before, and after.
+
+    Heads that share keys count as one.
+    """
+
+    layers: tuple[str, ...]
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class TieReport:
+    """A table of embeddings that is held once: the names of other constants that its transpose makes then.
+
+    rank: of the pair of factors that all its readers share, None where it is no pair.
+    """
+
+    table: str
+    copies: tuple[str, ...]
+    rank: int | None
+
+
+@dataclass(frozen=True)
 class RefusalReport:
     """Layers that stay as they are for one reason, and the parameters of their weights."""
 
@@ -120,6 +145,8 @@ class Report:
     axes: the symbolic axes of the inputs, and the sizes that each was seen to take. pairs: of factors.
     alternatives: what a stated threshold or budget would do, where none was.
     operators: the model by types of operators, before and after. target: of a budget of latency.
+    heads: attention that lost whole heads; widths of its groups are those of the heads that are left.
+    ties: tables of embeddings that are held once.
     """
 
     input: ModelFacts
@@ -138,11 +165,19 @@ class Report:
     alternatives: tuple[Alternative, ...] = ()
     operators: tuple[OperatorReport, ...] = ()
     target: TargetReport | None = None
+    heads: tuple[HeadReport, ...] = ()
+    ties: tuple[TieReport, ...] = ()
 
     @property
     def changed(self) -> bool:
         """Whether anything was condensed."""
-        return bool(self.pairs) or any(g.width_after < g.width_before for g in self.groups)
+        return bool(self.pairs or self.heads or self.ties) or any(g.width_after < g.width_before for g in self.groups)
+
+    def share_of(self, goal: Goal | None) -> float:
+        """What is left of the model, as a share counts it."""
+        counts = isinstance(goal, Share) and goal.unit is Unit.MACS
+        before, after = (one.macs if counts else one.parameters for one in (self.input, self.output or self.input))
+        return after / before if before else 1.0
 
     @property
     def sentence(self) -> str:
@@ -259,6 +294,7 @@ class Analysis:
     axes: the symbolic axes of the inputs, and the sizes that each was seen to take.
     pairs: weights that may become pairs of factors. with_pairs: as `share`, with those among the parameters.
     whole: weights that may not, and why.
+    heads: attention that may lose whole heads, and how many are left without loss. ties: tables that may be held once.
     """
 
     model: ModelFacts
@@ -269,6 +305,8 @@ class Analysis:
     pairs: tuple[PairAnalysis, ...] = ()
     with_pairs: float = math.nan
     whole: tuple[RefusalReport, ...] = ()
+    heads: tuple[HeadReport, ...] = ()
+    ties: tuple[TieReport, ...] = ()
 
     def __repr__(self) -> str:
         """One line."""

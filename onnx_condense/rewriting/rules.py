@@ -16,7 +16,7 @@ import numpy as np
 from onnx_condense.errors import unforeseen
 from onnx_condense.operators.actions import Padding, Product, Recurrent, Window
 from onnx_condense.operators.answers import Action
-from onnx_condense.operators.attention import Attending
+from onnx_condense.operators.attention import Attending, Rotating
 from onnx_condense.operators.between import Chosen, Elementwise
 from onnx_condense.operators.moves import Concat, Expand, Regroup, Reshape, Squeeze
 from onnx_condense.rewriting.edits import Attribute, Edit, Input, Number, Picked, broadcast, stated, told
@@ -201,10 +201,21 @@ def _product(shapes: Shapes, index: int, action: Product) -> list[Edit]:
 def _attending(shapes: Shapes, index: int, action: Attending) -> list[Edit]:
     """The scale of scores does not follow the width of a head: it is stated."""
     (inputs, _), (before, _) = shapes.at(index), shapes.trace.shapes_at(index)
+    if shapes.trace.heads is not None:
+        return _fewer_heads(shapes, index, action)
     width, other, _ = action.widths(inputs)
     if width != other:
         raise shapes.disagreement(shapes.facts.nodes[index].inputs[0].name)
     return [] if width == action.widths(before)[0] else [Attribute(index, "scale", float(action.scale))]
+
+
+def _fewer_heads(shapes: Shapes, index: int, action: Attending | Rotating) -> list[Edit]:
+    """Attributes that count heads, where whole ones are channels."""
+    if shapes.trace.heads is None:
+        return []
+    (inputs, _), (before, _) = shapes.at(index), shapes.trace.shapes_at(index)
+    counts, whole = action.heads_of(inputs, before), action.heads_of(before, before)
+    return [Attribute(index, name, count) for name, count in counts.items() if count != whole[name]]
 
 
 def _padding(shapes: Shapes, index: int, action: Padding) -> list[Edit]:
@@ -287,6 +298,7 @@ RULES: Mapping[type[Action], EditRule] = {
     Recurrent: _recurrent,
     Product: _product,
     Attending: _attending,
+    Rotating: _fewer_heads,
     Padding: _padding,
     Window: _window,
     Expand: _expand,

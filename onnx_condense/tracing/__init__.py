@@ -1,3 +1,3 @@
 """Tracing: from a graph to its dependency groups."""
 
-__all__ = ["balance", "labels", "shuffles", "trace"]
+__all__ = ["balance", "labels", "shuffles", "trace", "tracer"]

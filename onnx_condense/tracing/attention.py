@@ -10,12 +10,13 @@ from onnx_condense.operators.answers import Role
 from onnx_condense.operators.attention import Attending, Rotating
 from onnx_condense.operators.between import Operation
 from onnx_condense.operators.reasons import Reason
+from onnx_condense.tracing import heads as whole
 from onnx_condense.tracing.joins import Join, united
 from onnx_condense.tracing.labels import atoms_of, varying
-from onnx_condense.tracing.outcomes import Contracted, Declined, Outcome, Pinned
+from onnx_condense.tracing.outcomes import Contracted, Declined, Outcome, Pinned, Stay
 from onnx_condense.tracing.parameters import affine
-from onnx_condense.tracing.products import restricted
 from onnx_condense.tracing.trace import Pairing, Slot
+from onnx_condense.tracing.uniting import restricted
 from onnx_condense.tracing.walk import Place, Walk
 
 
@@ -29,17 +30,44 @@ def attending(walk: Walk, place: Place, action: Attending) -> Outcome:
     heads = action.heads[0], *action.heads[1:] * 2
     queries, keys, values = (_by_head(walk, place, action, i, heads[i]) for i in range(3))
     queries, keys, values = _shifted(walk, place, action, [queries, keys, values])
-    _pair(walk, place, action, queries, keys)
-    if values is None:
+    walk.has_heads = True
+    if walk.whole_heads:
+        _check_even(walk, place, action)
+        made = whole.attended(walk, place, queries, keys, values)
+    else:
+        _pair(walk, place, action, queries, keys)
+        made = _summed(walk, action, values)
+    if made is None:
         return Contracted()
-    walk.fixed.append((values, (0,)))
-    made = walk.mapped(values, lambda child: Mapped(child, False))
-    made = np.repeat(made, action.heads[0] // action.heads[1], axis=0)
     return Contracted({place.output: made[None, :, None] if action.apart else made.reshape(1, 1, -1)})
 
 
+def _summed(walk: Walk, action: Attending, values: Labels | None) -> Labels | None:
+    """[heads, width] labels of what values [heads, width] become."""
+    if values is None:
+        return None
+    walk.fixed.append((values, (0,)))
+    made = walk.mapped(values, lambda child: Mapped(child, False))
+    return np.repeat(made, action.heads[0] // action.heads[1], axis=0)
+
+
+def _check_even(walk: Walk, place: Place, action: Attending) -> None:
+    """Raises Stay where another input than queries, keys, values and their bias has numbers for each head."""
+    for position, tensor in list(enumerate(place.inputs))[3:]:
+        if not tensor.name or position == action.bias:
+            continue
+        shape = walk.shape(tensor)
+        if len(shape) > 2 and shape[-3] > 1:
+            labels = [walk.at(place, i) for i in range(3)]
+            known = np.concatenate([one.reshape(-1) for one in labels if one is not None] or [np.zeros(0, np.int64)])
+            raise Stay(known, place.because(Reason.MEETS_OTHERS))
+
+
 def rotating(walk: Walk, place: Place, action: Rotating) -> Outcome:
-    """The two channels of a pair are one from here on, and so are those of all heads, which share the tables."""
+    """The two channels of a pair are one from here on, and so are those of all heads, which share the tables.
+
+    But where whole heads may leave: the tables stay then.
+    """
     labels = _by_head(walk, place, action, 0, action.heads)
     if labels is None:
         return Contracted()
@@ -48,11 +76,11 @@ def rotating(walk: Walk, place: Place, action: Rotating) -> Outcome:
     half = labels.shape[1] // 2
     pairs = (slice(0, None, 2), slice(1, None, 2)) if action.interleaved else (slice(0, half), slice(half, None))
     one, other = (labels[:, side] for side in pairs)
-    first = np.broadcast_to(one[:1], one.shape)
+    first = one if walk.whole_heads else np.broadcast_to(one[:1], one.shape)
     for side in (one, other):
         walk.sets.unite(atoms_of(first).reshape(-1), atoms_of(side).reshape(-1))
     cosines, sines = (np.asarray(walk.facts.value(place.inputs[i]), dtype=np.float64).T for i in action.tables)
-    for position in action.tables:
+    for position in () if walk.whole_heads else action.tables:
         walk.hold(Slot(place.index, position, Role.CARRIED, one[:1], 1))
     made = np.empty_like(labels)
     made[:, pairs[0]] = _sum(walk, place, Operation.SUB, (one, cosines), (other, sines))

@@ -132,9 +132,12 @@ def _table(join: Join, labels: Labels, other: Side) -> Array | None:
 
 
 def _with_table(join: Join, labels: Labels, other: Side, table: Array) -> Labels:
-    """All lines keep the same channels: rows of a table are taken once for all of them. Raises Stay."""
+    """All lines keep the same channels: rows of a table are taken once for all of them. Raises Stay.
+
+    Where whole heads may leave, all rows stay.
+    """
     walk = join.walk
-    for axis in (a for a in varying(labels) if other.shape[a] == 1):
+    for axis in (a for a in varying(labels) if other.shape[a] == 1 and not walk.whole_heads):
         first, rest = np.broadcast_arrays(labels.take([0], axis), labels)
         both = (first >= 0) & (rest >= 0)
         walk.pin(rest[~both], join.place.because(Reason.MEETS_OTHERS))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_condense.algebra.signals import Mapped, Restricted
+from onnx_condense.algebra.signals import Mapped
 from onnx_condense.arrays import Ints, Labels, Shape
 from onnx_condense.operators.actions import Product
 from onnx_condense.operators.reasons import Reason
-from onnx_condense.tracing.labels import atoms_of, pack, signals_of, varying
+from onnx_condense.tracing import heads
+from onnx_condense.tracing.labels import atoms_of, varying
 from onnx_condense.tracing.outcomes import Carried, Contracted, Outcome, Stay
 from onnx_condense.tracing.trace import Pairing
-from onnx_condense.tracing.uniting import uniform
+from onnx_condense.tracing.uniting import restricted, uniform
 from onnx_condense.tracing.walk import Place, Walk
 
 
@@ -21,6 +22,9 @@ def product(walk: Walk, place: Place, action: Product) -> Outcome:
     Of a single factor they stay, or are one where others lie beside them along an axis of their own that is kept (a sum
     over experts).
     """
+    walk.has_heads |= bool(lines := heads.lines_of(walk, place, action))
+    if walk.whole_heads and lines:
+        return heads.by_lines(walk, place, action, lines)
     if _paired(walk, place, action):
         return Contracted()
     because = place.because(Reason.READ, Reason.PRODUCT_OF_DATA)
@@ -96,15 +100,6 @@ def _lines(order: list[str], shape: Shape, summed: set[str]) -> Ints:
     """The number of the line of each place, of a shape that broadcasts; places differ along `summed` within it."""
     sizes = [1 if letter in summed else size for letter, size in zip(order, shape, strict=True)]
     return np.arange(int(np.prod(sizes))).reshape(sizes)
-
-
-def restricted(walk: Walk, row: Labels) -> Labels:
-    """[n] labels of one side of a product, their signals at the atoms of that side alone."""
-    atoms, sources, result = atoms_of(row), signals_of(row), np.empty_like(row)
-    for key in np.unique(sources):
-        mask = sources == key
-        result[mask] = pack(atoms[mask], walk.signal(Restricted(walk.signals[key], np.unique(atoms[mask]))))
-    return result
 
 
 def _summed(walk: Walk, place: Place, action: Product, letters: str, labels: Labels) -> Labels | None:

@@ -102,6 +102,8 @@ class Trace:
 
     unit_of: atom -> unit id. labels: tensor name -> labels. actions: what each node does, by index.
     pairs: slots of partners in products of data, which lie in `slots` too, as what they are there. pairings: those.
+    heads: [k] atoms of whole heads, where these are channels (see tracing/heads.py); None where they are not.
+    has_heads: whether there are channels along a batch axis of products of data.
     untraced: parameters of linear maps in bodies that are no part of it. leave: from a model that was written in the
     form that was traced, and as it was traced, to the model as it came. plain: whether both hold the same weights, and
     compute the same from them.
@@ -118,6 +120,8 @@ class Trace:
     balance: Balance
     pairs: tuple[Slot, ...] = ()
     pairings: tuple[Pairing, ...] = ()
+    heads: Ints | None = None
+    has_heads: bool = False
     untraced: int = 0
     leave: Leave = lambda written, traced: written
     plain: bool = True
@@ -162,6 +166,12 @@ class Trace:
         for group in self.groups:
             result[group.units] = np.arange(len(group.units))
         return result
+
+    @property
+    def headed(self) -> tuple[Group, ...]:
+        """The groups whose channels are whole heads."""
+        units = self.unit_of[self.heads] if self.heads is not None else np.zeros(0, dtype=np.int64)
+        return tuple(group for group in self.groups if np.isin(group.units, units).any())
 
     @cached_property
     def _slots_of(self) -> Mapping[int, tuple[Slot, ...]]:

@@ -35,6 +35,15 @@ def uniform(walk: Walk, place: Place, labels: Labels, axes: Iterable[int]) -> La
     return labels
 
 
+def restricted(walk: Walk, row: Labels) -> Labels:
+    """[n] labels of one side of a product, their signals at the atoms of that side alone."""
+    atoms, sources, result = atoms_of(row), signals_of(row), np.empty_like(row)
+    for key in np.unique(sources):
+        mask = sources == key
+        result[mask] = pack(atoms[mask], walk.signal(Restricted(walk.signals[key], np.unique(atoms[mask]))))
+    return result
+
+
 def _chosen_from(walk: Walk, parts: list[Labels], axis: int) -> Labels:
     """Labels of parts that lie beside each other along an axis, as one: a relation must hold in each of them."""
     result = parts[0].take([0], axis)

@@ -64,10 +64,13 @@ class Walk:
     blocks: [groups, channels per group] that grouped convolutions read and make.
     fixed: labels of tensors, and axes that may not shrink.
     pairings: of channels that products of data add up.
+    whole_heads: whether lines of a batch that products of data share are channels, instead of what they add up.
+    heads: atoms of those. has_heads: whether there are such lines.
     """
 
     facts: Facts
     tied: frozenset[str] = frozenset()
+    whole_heads: bool = False
     sets: UnionFind = field(default_factory=UnionFind)
     labels: dict[str, Labels] = field(default_factory=dict)
     intervals: dict[str, Interval] = field(default_factory=dict)
@@ -82,6 +85,8 @@ class Walk:
     blocks: list[Labels] = field(default_factory=list)
     fixed: list[tuple[Labels, tuple[int, ...]]] = field(default_factory=list)
     pairings: list[Pairing] = field(default_factory=list)
+    heads: list[Ints] = field(default_factory=list)
+    has_heads: bool = False
     _pinned: set[int] = field(default_factory=set)
 
     # ---- what a rule asks
@@ -167,7 +172,7 @@ class Walk:
 
     @property
     def _collected(self) -> tuple[list[Any], ...]:
-        return self.slots, self.producers, self.refused, self.blocks, self.fixed, self.pairings
+        return self.slots, self.producers, self.refused, self.blocks, self.fixed, self.pairings, self.heads
 
     # ---- what becomes of a rule's outcome
 
