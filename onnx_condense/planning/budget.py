@@ -252,8 +252,8 @@ class Narrows(Protocol):
         """The twin that keeps at most this share, and how large it is."""
 
 
-def keep_share(narrows: Narrows, share: float, finish: Callable[[Twin], None]) -> Planned:
-    """The twin that keeps at most this share after `finish`.
+def keep_share(narrows: Narrows, share: float, finish: Callable[[Twin], float | None]) -> Planned:
+    """The twin that keeps at most this share after `finish`, which says what the outputs lose, where it knows.
 
     Raises VerificationError where widths do not get that narrow, naming what can be reached.
     """
@@ -265,10 +265,10 @@ def keep_share(narrows: Narrows, share: float, finish: Callable[[Twin], None]) -
         found, aside = narrow, planned.aside
         if narrow > target:
             break
-        finish(planned.twin)
+        lost = finish(planned.twin)
         found = narrows.size(planned.twin)
         if found <= target:
-            return replace(planned, calibrated=True)
+            return replace(planned, calibrated=True, lost=lost)
         spare = max(found - narrow, spare + found - target)  # biases that `finish` gave to consumers without one
     if found == narrows.before:
         advice = "onnx-condense inspect says why"
