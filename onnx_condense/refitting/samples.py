@@ -30,7 +30,7 @@ TOO_LITTLE = ", perhaps of too little memory: start fewer of them, or cut the in
 CONNECT = 10
 """Seconds to wait for a Dask scheduler."""
 
-NUMBERS = 2**22
+NUMBERS = 2**21
 """Numbers of inputs that are run at once at most; what layers make of them is many times as much."""
 
 REMEMBERED = 2**28
@@ -213,12 +213,16 @@ def cut(feeds: Sequence[Feed], divisible: bool, samples: int) -> tuple[list[Feed
     return first, rest
 
 
-def pieces(feeds: Sequence[Feed], divisible: bool) -> list[Feed]:
-    """The same samples in feeds of at most `NUMBERS` numbers, where they are divisible: what runs must fit memory."""
+def pieces(feeds: Sequence[Feed], divisible: bool, largest: int | None = None) -> list[Feed]:
+    """The same samples in feeds of at most `NUMBERS` numbers, where they are divisible: what runs must fit memory.
+
+    largest: samples of a feed at most.
+    """
     found: list[Feed] = []
     for feed in feeds:
         samples = _samples(feed)
         most = max(1, NUMBERS * samples // max(1, sum(value.size for value in feed.values())))
+        most = most if largest is None else min(most, largest)
         if not divisible or samples <= most:
             found.append(feed)
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 from numpy.random import Generator
@@ -15,11 +16,14 @@ from onnx_condense.refitting.consumer import Consumer, Key, consumer_of
 from onnx_condense.refitting.moments import Sums
 from onnx_condense.refitting.reading import Source
 from onnx_condense.refitting.rows import CHUNK, FeatureRows
-from onnx_condense.refitting.samples import Calibration, Shard
+from onnx_condense.refitting.samples import Calibration, Shard, divisible, pieces
 from onnx_condense.tracing.trace import Trace
 
 ENOUGH = 2**14
 """About so many rows of each consumer are summed."""
+
+READ = 2**25
+"""Numbers that all consumers read of the samples of one run at most."""
 
 Summing = Callable[[Sequence[Source]], Sequence[Sums | None]]
 """Sums of all features of consumers; None where they are not finite."""
@@ -84,7 +88,8 @@ def _summed(trace: Trace, calibration: Calibration, wanted: Mapping[Key, Source]
     consumers = tuple(first.values())
     probe = Probe.of(trace.facts.model, [consumer.reads.tensor for consumer in consumers])
     total: list[Sums | None] = []
-    for parts in calibration.each(_Reading(probe, consumers, ENOUGH / calibration.samples, seed)):
+    reading = _Reading(probe, consumers, ENOUGH / calibration.samples, seed, max(1, READ // _per_sample(trace, probe)))
+    for parts in calibration.each(reading):
         pairs = zip(total or parts, parts, strict=True)
         total = [a and b and Sums.joined([a, b]) for a, b in pairs] if total else parts
     found = dict(zip([consumer.key for consumer in consumers], total, strict=True))
@@ -97,17 +102,27 @@ def _what(source: Source) -> object:
     return (source.reads, source.features) if plain else source.key
 
 
+def _per_sample(trace: Trace, probe: Probe) -> int:
+    """How many numbers of all that is read belong to a sample."""
+    shapes, batch = trace.facts.shapes, max([1, *(len(v) for v in trace.facts.feed.values() if v.ndim)])
+    return max(1, sum(prod(shapes[name]) for name in probe.names if name in shapes) // batch)
+
+
 @dataclass(frozen=True, eq=False)
 class _Reading:
-    """Sums, over a shard, of what consumers read in the original model: `each` rows per sample."""
+    """Sums, over a shard, of what consumers read in the original model: `each` rows per sample.
+
+    largest: samples that are run at a time at most.
+    """
 
     probe: Probe
     consumers: tuple[Source, ...]
     each: float
     seed: int
+    largest: int
 
     def __call__(self, shard: Shard) -> list[Sums | None]:
-        feeds = shard.feeds()
+        feeds = pieces(shard.feeds(), divisible(shard.specs), self.largest)
         most = max(1, round(self.each * shard.kept / max(1, len(feeds))))
         generators = [np.random.default_rng([self.seed, shard.first]) for _ in self.consumers]
         return sums_of(self.probe(feeds), self.consumers, most, generators)

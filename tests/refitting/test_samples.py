@@ -35,7 +35,6 @@ from onnx_condense.refitting.samples import Calibration, Shard, dask, held_back,
 from onnx_condense.refitting.summing import measured, readers_of
 from onnx_condense.rewriting.writer import write
 
-summed = summing._summed
 READ = "onnx_condense.refitting.samples"
 
 SPECS = [InputSpec("x", np.dtype(np.float32), ("batch", 3, 8, 8))]
@@ -308,8 +307,8 @@ def test_a_file_is_read_once_more_at_most(tmp_path: Path, monkeypatch: pytest.Mo
 def test_all_that_is_asked_ahead_is_summed_at_once_and_nobody_else_changes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(summing, "ENOUGH", 200)
     found = open_model(residual(), Options(calibration={"x": images(50, 0)}), Clock(None))
-    runs: list[Any] = []
-    monkeypatch.setattr(summing, "_summed", lambda *given: runs.append(given) or summed(*given))
+    runs, each = list[Any](), Calibration.each
+    monkeypatch.setattr(Calibration, "each", lambda self, job: runs.append(job) or each(self, job))
     readers = readers_of(found.trace, ())
     together = measured(found.trace, found.calibration, 0, readers)
     (last,) = together(readers[-1:])
