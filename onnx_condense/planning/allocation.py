@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from typing import Protocol
 
@@ -75,6 +76,10 @@ class PricedWeight:
         """With one more slice, where it is not known."""
         return self if piece in self.slices else replace(self, slices=(*self.slices, piece))
 
+    @cached_property
+    def _sizes(self) -> list[float]:
+        return [float(size) for size in self.sizes]
+
     @property
     def keys(self) -> set[int]:
         """What makes it cheaper: groups, and its rank."""
@@ -82,9 +87,11 @@ class PricedWeight:
 
     def cost(self, removed: Mapping[int, int]) -> float:
         """What it costs when so many channels of each group are gone."""
-        sizes = [float(size) for size in self.sizes]
+        sizes = self._sizes.copy()
         for axis, group, places in self.slices:
-            sizes[axis] -= places * removed.get(group, 0)
+            gone = removed.get(group)
+            if gone:
+                sizes[axis] -= places * gone
         whole, pair = prod(sizes), self.pair
         if pair is None:
             return self.price * whole
@@ -169,6 +176,7 @@ class _Descent:
         self._pairs = [pair.key for pair in pairs if pair is not None]
         self._curves, self._limit = curves, limit
         self._mine = {g: [w for w in weights if g in w.keys] for g in curves}
+        self._near = dict[int, set[int]]()
         self.total = cost(weights, self.removed)
         self._descend()
         while found := [back for group in curves if (back := self._returned(group)) is not None]:
@@ -206,11 +214,16 @@ class _Descent:
 
     def _neighbours(self, group: int) -> set[int]:
         """The groups whose steps save something else by now, itself included."""
-        return {key for weight in self._mine[group] for key in weight.keys} & set(self._curves)
+        if group not in self._near:
+            self._near[group] = {key for weight in self._mine[group] for key in weight.keys} & set(self._curves)
+        return self._near[group]
 
     def _cost(self, group: int, gone: int) -> float:
         """What the group's weights cost when so many of its channels are gone."""
-        return cost(self._mine[group], self.removed | {group: gone})
+        now, self.removed[group] = self.removed[group], gone
+        found = cost(self._mine[group], self.removed)
+        self.removed[group] = now
+        return found
 
     def _offer(self, group: int) -> tuple[float, int, float] | None:
         """(loss per unit saved, channels gone after the step, units saved) of the best next step."""
@@ -218,7 +231,8 @@ class _Descent:
         before = curve.lost(now)
         best = None
         base = self._cost(group, now)
-        for step in curve.steps[curve.steps > now][:LOOK_AHEAD].tolist():
+        first = int(curve.steps.searchsorted(now, "right"))
+        for step in curve.steps[first : first + LOOK_AHEAD].tolist():
             saved = base - self._cost(group, step)
             if saved > 0:
                 price = (curve.lost(step) - before) / saved

@@ -14,6 +14,7 @@ from onnx_condense.factoring.weights import Factorable
 from onnx_condense.goals import Unit
 from onnx_condense.merging.twin import Twin
 from onnx_condense.merging.widths import widths_allowed
+from onnx_condense.model import wire
 from onnx_condense.model.inputs import Feed
 from onnx_condense.planning.allocation import Curve, Priced, allocate, cost
 from onnx_condense.planning.curves import curves_of
@@ -21,12 +22,11 @@ from onnx_condense.planning.joint import narrowed_together
 from onnx_condense.planning.planned import Aside, Planned
 from onnx_condense.planning.ranks import Ranks
 from onnx_condense.planning.stand import Stand
+from onnx_condense.planning.stretches import DIVIDED
 from onnx_condense.planning.thresholds import STAYS, Planner, Refine
-from onnx_condense.proving.compare import compare, results
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.samples import Calibration
 from onnx_condense.rewriting.kept import Disagreement
-from onnx_condense.rewriting.writer import write
 
 CORRECTIONS = 8
 """Times that the limit is corrected by what the parts do not count: constants that no slot holds, biases that come."""
@@ -49,18 +49,6 @@ class Known:
     feeds: Sequence[Feed]
     few: Sequence[Feed]
     calibration: Calibration
-
-    def error(self, planner: Planner) -> Callable[[Twin], float]:
-        """What tells the relative error of the outputs of a twin on a few feeds."""
-        original = write(planner.original, {})
-        expected = results(original.model, self.few)
-
-        def found(twin: Twin) -> float:
-            written = write(twin, {})
-            del twin  # its weights take as much as those that run
-            return compare(expected, results(written.model, self.few)).error
-
-        return found
 
 
 class Counts(Protocol):
@@ -113,21 +101,22 @@ class Pruner:
         planner = planner.with_exact()
         together = known.estimate.real is not None and share is not None
         ranks = Ranks.of(planner, counts.pairs, known.estimate, known.calibration)
-        tried = [ranks.ranked[key].weight for key in ranks.narrowed()] if together else []
+        fed = together or wire.size(planner.trace.facts.model) <= DIVIDED
+        tried = [ranks.ranked[key].weight for key in ranks.narrowed()] if fed else []
         stand = Stand(planner, known.estimate, known.feeds, tried)
         plain, found, aside = curves_of(planner, stand, known.estimate, progress)
         curves, readings = counts.stepped(plain), [counts.stepped(reading) for reading in found]
         weights = counts.weights(planner, {key: one.weight for key, one in ranks.ranked.items()})
-        if not together:
-            stand.close()
-        pairs = ranks.curves(known.error(planner), known.estimate.real is not None, progress)
+        pairs = (
+            ranks.curves(stand.on(known.few), known.estimate.real is not None, progress) if ranks.ranked else [{}, {}]
+        )
         both = [{**reading, **more} for reading, more in zip(readings, pairs, strict=True)]
         if together:
             assert share is not None
             progress("plan: all groups together")
             limit = share * before - (before - cost(weights, {}))
             both.append({**pairs[0], **_together(stand, {**pairs[0], **curves}, ranks, weights, limit)})
-            stand.close()
+        stand.close()
         aside = aside.also(stand.aside)
         return [Pruner(planner, counts, before, weights, curves, aside, ranks) for curves in both]
 
@@ -252,8 +241,8 @@ class Narrows(Protocol):
         """The twin that keeps at most this share, and how large it is."""
 
 
-def keep_share(narrows: Narrows, share: float, finish: Callable[[Twin], None]) -> Planned:
-    """The twin that keeps at most this share after `finish`.
+def keep_share(narrows: Narrows, share: float, finish: Callable[[Twin], float | None]) -> Planned:
+    """The twin that keeps at most this share after `finish`, which says what the outputs lose, where it knows.
 
     Raises VerificationError where widths do not get that narrow, naming what can be reached.
     """
@@ -265,10 +254,10 @@ def keep_share(narrows: Narrows, share: float, finish: Callable[[Twin], None]) -
         found, aside = narrow, planned.aside
         if narrow > target:
             break
-        finish(planned.twin)
+        lost = finish(planned.twin)
         found = narrows.size(planned.twin)
         if found <= target:
-            return replace(planned, calibrated=True)
+            return replace(planned, calibrated=True, lost=lost)
         spare = max(found - narrow, spare + found - target)  # biases that `finish` gave to consumers without one
     if found == narrows.before:
         advice = "onnx-condense inspect says why"

@@ -18,6 +18,7 @@ from onnx_condense.planning.budget import Counts, Known, Pruner, keep_share
 from onnx_condense.planning.planned import Multiples, Planned
 from onnx_condense.planning.run import Run
 from onnx_condense.planning.search import Criterion, Trials, search
+from onnx_condense.planning.selection import chosen_weights
 from onnx_condense.planning.stand import Stand
 from onnx_condense.planning.thresholds import Planner, Refine, untouched
 from onnx_condense.planning.units import Units
@@ -26,7 +27,7 @@ from onnx_condense.proving.scorers import Scorer
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.refit import refit_by
 from onnx_condense.refitting.samples import HELD_BACK, cut, divisible
-from onnx_condense.refitting.summing import measured
+from onnx_condense.refitting.summing import measured, readers_of
 from onnx_condense.refitting.synthetic import synthetic
 
 ENOUGH = 32
@@ -58,15 +59,15 @@ BLOWN_UP = 1.0
 class ToShare:
     """A share of the original's size.
 
-    finish: completes a twin before it is measured. error: of a twin's outputs, where it is known and refits
-    are not trusted. fitted: refits by moments of calibration inputs, another way than `finish`, and what a twin's
-    outputs lose.
+    finish: completes a twin before it is measured, and says what it loses then, where that was asked.
+    error: of a twin's outputs, where it is known and refits are not trusted. fitted: refits by moments of calibration
+    inputs, another way than `finish`, and what a twin's outputs lose.
     """
 
     planner: Planner
     pruner: Pruner
     share: float
-    finish: Callable[[Twin], None]
+    finish: Callable[[Twin], float | None]
     error: Callable[[Twin], float] | None = None
     fitted: tuple[Refine, Callable[[Twin], float]] | None = None
 
@@ -79,7 +80,8 @@ class ToShare:
                 fitted = keep_share(self.pruner.refined_by(refine), self.share, untouched)
             except VerificationError:  # constants that these refits add leave no room
                 return refitted
-            return fitted if loss(fitted.twin) < loss(refitted.twin) else refitted
+            before = loss(refitted.twin) if refitted.lost is None else refitted.lost
+            return fitted if loss(fitted.twin) < before else refitted
         if self.error is None or not (lost := self.error(refitted.twin)) > BLOWN_UP:
             return refitted
         merged = keep_share(self.pruner.refined_by(untouched), self.share, self.finish)
@@ -169,22 +171,26 @@ def _searched(run: Run, criterion: Criterion) -> Searched:
     return Searched(run.planner, pruner_of(run, Units(Unit.PARAMS), None), trials)
 
 
-def calibrated_where_better(run: Run, twin: Twin) -> None:
+def calibrated_where_better(run: Run, twin: Twin) -> float | None:
     """Refits a twin on calibration inputs; it stays as it was without them where that fits held-back ones better.
 
-    Where they are few, it stays unless that is far better; where none are held back, in any case.
+    Where they are few, it stays unless that is far better; where none are held back, in any case. What its outputs
+    lose then (see `Run.lost`), where that was asked.
     """
     samples = run.opened.calibration.samples
     if not (samples and run.measure.told):
         run.calibrate(twin)
-        return
+        return None
     if samples < HELD_BACK and run.options.data is None:
-        return
+        return None
     lost, most = (run.lost, 1.0) if samples >= ENOUGH else (run.error, CLEAR)
     saved, before = twin.folds(), lost(twin)
     run.calibrate(twin)
-    if not lost(twin) <= before * most:
+    found = lost(twin)
+    if not found <= before * most:
         twin.refold(saved)
+        found = before
+    return found if samples >= ENOUGH else None
 
 
 def _fitted(run: Run) -> tuple[Refine, Callable[[Twin], float]] | None:
@@ -213,7 +219,8 @@ def pruner_of(run: Run, counts: Counts, share: float | None) -> Pruner:
         readings = blind()
         judging = _synthetic(opened, feeds[0]) if options.data is None else feeds
     else:
-        real, tried = measured(opened.trace, rest, options.seed), _few(run, judging)
+        ahead = readers_of(opened.trace, [w.place for w in chosen_weights(opened.trace, options) if not w.lookup])
+        real, tried = measured(opened.trace, rest, options.seed, ahead), _few(run, judging)
         estimate = Estimate(opened.trace, opened.feeds[0], options.seed, real, run.estimate)
         refine = partial(refit_by, estimate=estimate)
         known = Known(estimate, tried, opened.calibration.split(FEW)[0], rest)

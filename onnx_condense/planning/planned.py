@@ -74,6 +74,7 @@ class Planned:
         held: group index -> channels whose merges alignment undid.
         aside: the groups that could not be narrowed.
         calibrated: whether the twin is refitted on the calibration inputs, where there are any.
+        lost: what its outputs lose, where that was asked when it was calibrated (see `Run.lost`).
         search: what was tried, where models were evaluated.
         target: what was aimed at, and costs: the table by which, where that was a latency.
     """
@@ -82,6 +83,7 @@ class Planned:
     held: Mapping[int, tuple[int, ...]]
     aside: Aside
     calibrated: bool = False
+    lost: float | None = None
     search: SearchReport | None = None
     target: TargetReport | None = None
     costs: Costs | None = None

@@ -19,7 +19,7 @@ from onnx_condense.model.held import let_go
 from onnx_condense.planning.allocation import Curve
 from onnx_condense.planning.curves import FELT, LEAST, LEAST_REAL, TRUST, Curves
 from onnx_condense.planning.selection import chosen_weights
-from onnx_condense.planning.stand import Basis
+from onnx_condense.planning.stand import Basis, Stand
 from onnx_condense.planning.thresholds import Planner
 from onnx_condense.refitting.consumer import Consumer, consumer_of
 from onnx_condense.refitting.estimate import Estimate
@@ -120,13 +120,13 @@ class Ranks:
             basis = ranked.spectrum(twin).vectors[:, :rank]
             twin.factor(ranked.weight.factor(twin, basis, ranked.source))
 
-    def curves(self, error: Callable[[Twin], float], real: bool, note: Callable[[str], None]) -> list[Curves]:
-        """What the outputs lose, in the two readings that groups have. error: of the outputs of a twin."""
+    def curves(self, stand: Stand, real: bool, note: Callable[[str], None]) -> list[Curves]:
+        """What the outputs lose on a stand, in the two readings that groups have."""
         found: list[Curves] = [{}, {}]
         for number, (key, ranked) in enumerate(self.ranked.items(), 1):
             note(f"plan pair {number}/{len(self.ranked)}: {ranked.weight.layer}")
             try:
-                curves = self._curves(ranked, error, real)
+                curves = self._curves(ranked, stand, real)
             except Exception as problem:  # the same
                 unforeseen(problem, ranked.weight.layer)
                 continue
@@ -134,33 +134,35 @@ class Ranks:
                 reading[key] = curve
         return found
 
-    def _curves(self, ranked: Ranked, error: Callable[[Twin], float], real: bool) -> list[Curve]:
+    def _curves(self, ranked: Ranked, stand: Stand, real: bool) -> list[Curve]:
         known = ranked.spectrum(self.planner.original)
         steps, full = ranked.steps(self.planner.original, known.lost), ranked.weight.full
         if not len(steps):
             return []
         lost = known.lost[full - np.arange(1, full)] if full > 1 else np.zeros(0)
-        slope = max(self._slope(ranked, known, steps, error), LEAST_REAL if real else LEAST)
+        slope = max(self._slope(ranked, known, steps, stand), LEAST_REAL if real else LEAST)
         left = full / (full - np.arange(1, full))
         readings = (lost * slope, lost * slope**TRUST * left)
         return [Curve(np.arange(full - 1), np.maximum.accumulate(losses), steps) for losses in readings]
 
-    def _slope(self, ranked: Ranked, known: Spectrum, steps: Ints, error: Callable[[Twin], float]) -> float:
+    def _slope(self, ranked: Ranked, known: Spectrum, steps: Ints, stand: Stand) -> float:
         """Squared relative error of the outputs per share that is lost, where that is felt."""
         for gone in steps[[len(steps) // 2, -1]].tolist():
             rank = ranked.weight.full - gone
             if known.lost[rank] > 0:
-                found = error(self._alone(ranked, known.vectors[:, :rank]))
+                found = self._error(ranked, known.vectors[:, :rank], stand)
                 if found > FELT:
                     return float(found**2 / known.lost[rank])
         return 0.0
 
-    def _alone(self, ranked: Ranked, basis: Floats) -> Twin:
-        """The twin in which nothing but one weight is a pair, of a basis [m, r]."""
+    def _error(self, ranked: Ranked, basis: Floats, stand: Stand) -> float:
+        """The relative error of the outputs where nothing but one weight is a pair, of a basis [m, r]."""
+        if stand.takes(ranked.weight):
+            return stand.error({}, [Basis(ranked.weight, basis)])
         twin = Twin(self.planner.trace)
         twin.factor(ranked.weight.factor(twin, basis, ranked.source))
         let_go()
-        return twin
+        return stand.error_of(twin)
 
 
 def _moments(

@@ -16,6 +16,7 @@ from onnx_condense.merging.twin import Twin
 from onnx_condense.planning.selection import chosen_groups
 from onnx_condense.planning.thresholds import Planner
 from onnx_condense.prepare import Clock, Opened, reopened
+from onnx_condense.refitting.consumer import consumer_of
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.summing import measured
 
@@ -52,7 +53,9 @@ def rotations_of(opened: Opened) -> tuple[Rotation, ...]:
     twin = Twin(trace)
     choose: Choose = partial(deficient, twin=twin)
     if narrows:
-        real = measured(trace, opened.calibration, options.seed)
+        readers = [consumer_of(trace, slot) for stream in found for slot in stream.slots]
+        ahead = [reader for reader in readers if reader is not None]
+        real = measured(trace, opened.calibration, options.seed, ahead)
         prior = Estimate(trace, opened.feeds[0], options.seed)
         choose = partial(balanced, twin=twin, estimate=Estimate(trace, opened.feeds[0], options.seed, real, prior))
     chosen = {stream: rotation for stream in found if (rotation := _chosen(stream, choose)) is not None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from onnx_condense.merging.methods import MANNERS
@@ -87,8 +87,11 @@ class Run:
     def lost(self, twin: Twin) -> float:
         """What the outputs of a twin lose on the verification inputs (see `proving.losses`)."""
         written = write(twin, {})
-        scores = scores_in(self.opened.trace.facts.model, self.expected)
-        return lost(self.expected, results(written.model, self.opened.feeds), scores)
+        return lost(self.expected, results(written.model, self.opened.feeds), self._scores)
+
+    @cached_property
+    def _scores(self) -> frozenset[str]:
+        return scores_in(self.opened.trace.facts.model, self.expected)
 
     def calibrate(self, twin: Twin) -> None:
         """Refits a twin on the calibration inputs, where there are any."""

@@ -1,13 +1,12 @@
-"""Where choices of widths are tried: one session of the original, whose consumers' weights are fed."""
+"""Where choices of widths are tried: the original, whose consumers' weights are fed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
-from onnx import helper
 
 from onnx_condense.arrays import Array, Floats, Ints
 from onnx_condense.errors import InputError
@@ -18,10 +17,8 @@ from onnx_condense.model import wire
 from onnx_condense.model.apart import APART_FROM
 from onnx_condense.model.inputs import Feed
 from onnx_condense.model.names import Names
-from onnx_condense.model.outputs import arrays
-from onnx_condense.model.runtime import Session, run, session
-from onnx_condense.operators.nodes import added
 from onnx_condense.planning.planned import NOTHING
+from onnx_condense.planning.stretches import Choice, Fed, Place, Stretches, divided
 from onnx_condense.planning.thresholds import Planner, costing
 from onnx_condense.proving.compare import Results, compare, results
 from onnx_condense.proving.losses import lost, scores_in
@@ -30,9 +27,6 @@ from onnx_condense.refitting.refit import refit_by
 from onnx_condense.refitting.synthetic import unbatched
 from onnx_condense.rewriting.kept import Disagreement
 from onnx_condense.rewriting.writer import write
-
-Place = tuple[int, int]
-"""A node and one of its inputs."""
 
 RECENT = 2
 """Choices that are remembered of each group: where it is, and where it may go next."""
@@ -47,17 +41,6 @@ class Basis:
 
     weight: Factorable
     vectors: Floats
-
-
-@dataclass(frozen=True, eq=False)
-class Choice:
-    """What consumers are given: weights in their original shapes, and what is added to outputs [outputs]."""
-
-    folded: Mapping[Place, Array]
-    shift: Mapping[int, Floats]
-
-
-NOTHING_GONE = Choice({}, {})
 
 
 class Stand:
@@ -81,6 +64,18 @@ class Stand:
         self._expected = self._outputs(planner.original)
         self._scores = scores_in(planner.trace.facts.model, self._expected)
 
+    def on(self, feeds: Sequence[Feed]) -> Stand:
+        """The same on other inputs."""
+        other = copy(self)
+        other._feeds = feeds
+        other._expected = other._outputs(self._planner.original)
+        other._scores = scores_in(self._planner.trace.facts.model, other._expected)
+        return other
+
+    def takes(self, weight: Factorable) -> bool:
+        """Whether nothing need be written where this weight lies in a basis."""
+        return self._fed is not None and weight.place in self._fed.weights
+
     def close(self) -> None:
         """Gives back what it takes, when all has been tried."""
         self._fed = None
@@ -100,9 +95,12 @@ class Stand:
         """What the outputs of a twin lose."""
         return lost(self._expected, self._outputs(twin), self._scores)
 
-    def error(self, gone: Mapping[int, Ints]) -> float:
-        """The relative error of the outputs without these channels of groups (index -> [k]). Raises Disagreement."""
-        return compare(self._expected, self._without(gone)).error
+    def error(self, gone: Mapping[int, Ints], bases: Sequence[Basis] = ()) -> float:
+        """The relative error of the outputs without these channels of groups (index -> [k]) and with these bases.
+
+        Raises Disagreement.
+        """
+        return compare(self._expected, self._without(gone, bases)).error
 
     def error_of(self, twin: Twin) -> float:
         """The same of a twin."""
@@ -114,9 +112,9 @@ class Stand:
             for basis in bases:
                 twin.factor(basis.weight.factor(twin, basis.vectors, None))
             return self._outputs(twin)
+        parts: dict[Hashable, Choice] = {(g, len(channels)): self._choice(g, channels) for g, channels in gone.items()}
         folded, shift = dict[Place, Array](), dict[int, Floats]()
-        for group, channels in gone.items():
-            choice = self._choice(group, channels)
+        for choice in parts.values():
             for place, weight in choice.folded.items():
                 known = place in folded
                 folded[place] = folded[place] + (weight - self._planner.original.weight(*place)) if known else weight
@@ -126,7 +124,8 @@ class Stand:
             place = basis.weight.place
             whole = folded[place] if place in folded else self._planner.original.weight(*place)
             folded[place] = basis.weight.within(basis.vectors, whole)
-        return self._outputs(Choice(folded, shift))
+            parts[place, basis.vectors.shape[1]] = Choice({place: folded[place]}, {})
+        return self._fed.model(Choice(folded, shift), parts, self._feeds)
 
     def _choice(self, group: int, channels: Ints) -> Choice:
         """What the consumers of one group are given where it alone is narrowed. Raises Disagreement."""
@@ -152,39 +151,28 @@ class Stand:
             refit_by(twin, self._estimate)
         return twin
 
-    def _outputs(self, choice: Choice | Twin) -> Results:
-        if self._fed is not None and self._fed.takes(choice):
-            return self._fed(choice, self._feeds)
-        assert isinstance(choice, Twin)
-        written = write(choice, {})  # its weights may lie in a file as long as it is there
+    def _outputs(self, twin: Twin) -> Results:
+        if self._fed is not None and self._fed.takes(twin):
+            whole = Choice(twin.folded, twin.shift)
+            return self._fed.model(whole, None if twin.folded or twin.shift else {}, self._feeds)
+        written = write(twin, {})  # its weights may lie in a file as long as it is there
         return results(written.model, self._feeds)
 
 
 @dataclass(frozen=True, eq=False)
 class _Fed:
-    """A session, and which weights and shifts it is fed: by place and by node, the name and what it is by itself."""
+    """A model, and the places and nodes where it is fed."""
 
-    active: Session
+    model: Stretches
     weights: Mapping[Place, tuple[str, Array]]
-    shifts: Mapping[int, tuple[str, Array]]
 
-    def takes(self, choice: Choice | Twin) -> bool:
-        """Whether all that a choice changes is fed; pairs of factors elsewhere, and rows of products, are not."""
-        if isinstance(choice, Twin):
-            return not choice.turns and choice.folded.keys() <= self.weights.keys()
-        return True
-
-    def __call__(self, choice: Choice | Twin, feeds: Iterable[Feed]) -> Results:
-        fed = {name: choice.folded.get(place, value) for place, (name, value) in self.weights.items()}
-        for node, (name, value) in self.shifts.items():
-            shift = choice.shift.get(node)
-            fed[name] = value if shift is None else np.asarray(shift).astype(value.dtype).reshape(value.shape)
-        names = [output.name for output in self.active.get_outputs()]
-        return [arrays(names, run(self.active, names, {**feed, **fed})) for feed in feeds]
+    def takes(self, twin: Twin) -> bool:
+        """Whether all that a twin changes is fed; pairs of factors elsewhere, and rows of products, are not."""
+        return not twin.turns and twin.folded.keys() <= self.weights.keys()
 
 
 def _fed(planner: Planner, feeds: Sequence[Feed], pairs: Sequence[Factorable]) -> _Fed | None:
-    """The session of a planner's model, None where there can be none."""
+    """A planner's model in stretches, None where it cannot be fed."""
     trace = planner.trace
     facts = trace.facts
     if wire.size(facts.model) >= APART_FROM or not trace.plain:
@@ -204,43 +192,10 @@ def _fed(planner: Planner, feeds: Sequence[Feed], pairs: Sequence[Factorable]) -
             shifts[place[0]] = f"{stem}s{place[0]}", np.zeros(sizes, weights[place][1].dtype)
     for place in (pair.place for pair in pairs if pair.place not in weights):
         weights[place] = f"{stem}w{len(weights)}", planner.original.weight(*place)
-    _feed(model, weights, shifts, stem)
+    samples = max(len(value) if value.ndim else 1 for feed in feeds for value in feed.values())
     try:
-        found = _Fed(session(_with_sums(model, shifts, stem)), weights, shifts)
-        found(NOTHING_GONE, feeds[:1])
+        found = divided(trace, model, Fed(weights, shifts), samples * len(feeds))
+        found(Choice({}, {}), {}, feeds[:1])
     except InputError:
         return None
-    return found
-
-
-def _feed(
-    model: onnx.ModelProto,
-    weights: Mapping[Place, tuple[str, Array]],
-    shifts: Mapping[int, tuple[str, Array]],
-    stem: str,
-) -> None:
-    """Lets nodes read weights that are fed."""
-    for (index, position), (name, _) in weights.items():
-        model.graph.node[index].input[position] = name
-    for name, value in (*weights.values(), *shifts.values()):
-        kind = helper.np_dtype_to_tensor_dtype(value.dtype)
-        model.graph.input.append(helper.make_tensor_value_info(name, kind, value.shape))
-
-
-def _with_sums(model: onnx.ModelProto, shifts: Mapping[int, tuple[str, Array]], stem: str) -> onnx.ModelProto:
-    """The model, shifts added to what their nodes make; weights that nobody reads any more are gone."""
-    nodes: list[onnx.NodeProto] = []
-    for index, node in enumerate(model.graph.node):
-        nodes.append(node)
-        if index in shifts:
-            whole = node.output[0]
-            node.output[0] = f"{stem}r{index}"
-            nodes.append(added(node.output[0], shifts[index][0], whole, ""))
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    read = {name for node in nodes for name in node.input}
-    bodies = any(a.HasField("g") for node in nodes for a in node.attribute)
-    kept = [t for t in model.graph.initializer if t.name in read or bodies]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
-    return model
+    return _Fed(found, weights)

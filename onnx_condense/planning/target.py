@@ -141,7 +141,7 @@ class ToLatency:
     seconds: Seconds
     costs: Costs
     share: float
-    finish: Callable[[Twin], None]
+    finish: Callable[[Twin], float | None]
     race: Callable[[Twin], SetupLatency] | None
 
     def twin(self) -> Planned:

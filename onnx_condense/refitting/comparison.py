@@ -15,7 +15,7 @@ from onnx_condense.refitting.moments import Sums
 from onnx_condense.refitting.rows import CHUNK, Channels
 from onnx_condense.refitting.samples import Shard
 from onnx_condense.refitting.staged import MEMORY, Chain, Cutter, Segment, between
-from onnx_condense.rewriting.writer import write
+from onnx_condense.rewriting.writer import traced
 from onnx_condense.tracing.trace import Trace
 
 FOLDS = 4
@@ -143,15 +143,15 @@ class SideBySide:
         target = fixed.makes or fixed.reads
         others = [] if other is None else [other.channels.tensor]
         before = self._original.reach(self._twin.trace.facts.model, [target.tensor, *others])
-        traced = write(self._twin, {}, hold=False).traced
-        after = self._condensed.reach(traced, [(producer or consumer).fixed.reads.tensor, *others])
-        between_them = None if producer is None else link(traced, producer.fixed, fixed)
+        model = traced(self._twin)
+        after = self._condensed.reach(model, [(producer or consumer).fixed.reads.tensor, *others])
+        between_them = None if producer is None else link(model, producer.fixed, fixed)
         return Comparison(fixed, before, after, between_them, target, other, consumer.targets, most, self._seed)
 
     def reach(self, before: Sequence[str], after: Sequence[str]) -> tuple[Chain, Chain]:
         """The original model as far as some tensors, and the condensed one as far as others."""
         original = self._original.reach(self._twin.trace.facts.model, before)
-        return original, self._condensed.reach(write(self._twin, {}, hold=False).traced, after)
+        return original, self._condensed.reach(traced(self._twin), after)
 
     def __enter__(self) -> SideBySide:
         """Itself."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 
 from onnx_condense.arrays import Array, Bools, Floats
 from onnx_condense.merging.evidence import Evidence
@@ -23,7 +22,7 @@ from onnx_condense.refitting.rows import CHUNK, Channels, FeatureRows
 from onnx_condense.refitting.samples import Calibration, Shard
 from onnx_condense.refitting.staged import Chain, Segment, between
 from onnx_condense.refitting.windows import Windows
-from onnx_condense.rewriting.writer import write
+from onnx_condense.rewriting.writer import traced
 from onnx_condense.tracing.trace import Trace, layer_name
 
 ROWS = 2**13
@@ -234,8 +233,7 @@ def refit_filter(filter_: TwinFilter, sides: SideBySide, calibration: Calibratio
     before, after = sides.reach([fixed.makes.tensor], [fixed.data])
     link = None
     if fixed.windows is None:  # the node itself changes
-        traced: onnx.ModelProto = write(filter_.twin, {}, hold=False).traced
-        link = between(traced, fixed.data, (fixed.reads.tensor,))
+        link = between(traced(filter_.twin), fixed.data, (fixed.reads.tensor,))
     most = max(1, ROWS // calibration.samples)
     total: list[Each] = []
     for parts in calibration.each(Summing(fixed, before, after, link, alive, most, seed)):

@@ -55,7 +55,8 @@ class Noise:
         behind = self._behind_others()
         centred = {index: found for index, found in self.unstated.items() if index in behind}
         model = standardized(self._facts.model, {**centred, **self._normalized})
-        return sums_of(self._observed(model, consumers), consumers, ENOUGH, self._seed)
+        drawn = [np.random.default_rng(self._seed)] * len(consumers)
+        return sums_of(self._observed(model, consumers), consumers, ENOUGH, drawn)
 
     def _observed(self, model: onnx.ModelProto, consumers: Sequence[Source]) -> Iterator[Mapping[str, Array]]:
         """What consumers read on synthetic inputs, else on the feed that was traced; nothing where neither runs."""

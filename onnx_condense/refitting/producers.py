@@ -18,7 +18,7 @@ from onnx_condense.refitting.gauss_newton import Change, Factors, Gradient, Piec
 from onnx_condense.refitting.moments import Sums
 from onnx_condense.refitting.samples import Calibration
 from onnx_condense.refitting.staged import between
-from onnx_condense.rewriting.writer import write
+from onnx_condense.rewriting.writer import traced
 from onnx_condense.tracing.labels import atoms_of
 from onnx_condense.tracing.trace import Trace
 
@@ -171,7 +171,7 @@ def refine(slope: Slope, summed: Summed, strength: float, total: Total, descent:
             break
         saved = twin.folds()
         slope.go(step)
-        trial = replace(summed.job, link=link(write(twin, {}, hold=False).traced, slope.producer.fixed, consumer.fixed))
+        trial = replace(summed.job, link=link(traced(twin), slope.producer.fixed, consumer.fixed))
         sums = total(trial)
         after = None if sums is None else learn(sums)
         if sums is None or after is None or not after.loss < best.loss:

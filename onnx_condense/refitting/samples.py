@@ -6,11 +6,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import pairwise
 from pickle import PicklingError
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import numpy as np
 
@@ -29,11 +30,43 @@ TOO_LITTLE = ", perhaps of too little memory: start fewer of them, or cut the in
 CONNECT = 10
 """Seconds to wait for a Dask scheduler."""
 
-NUMBERS = 2**22
+NUMBERS = 2**21
 """Numbers of inputs that are run at once at most; what layers make of them is many times as much."""
+
+REMEMBERED = 2**28
+"""Bytes of samples that are remembered at most, instead of being read again."""
 
 HELD_BACK = 5
 """One in so many calibration samples verifies, where there are no inputs for that."""
+
+
+@dataclass(eq=False)
+class Memory:
+    """What was read of a shard; workers are not sent it."""
+
+    feeds: list[Feed] = field(default_factory=list)
+
+    def keep(self, feeds: list[Feed]) -> None:
+        """Remembers samples, where they are not too large; others are forgotten where all would be."""
+        size = _bytes(feeds)
+        if size + sum(_bytes(other.feeds) for other in _REMEMBERED) > REMEMBERED:
+            for other in list(_REMEMBERED):
+                other.feeds = []
+            _REMEMBERED.clear()
+        if size <= REMEMBERED:
+            self.feeds = feeds
+            _REMEMBERED.add(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As it is before anything was read."""
+        return Memory, ()
+
+
+_REMEMBERED: WeakSet[Memory] = WeakSet()
+
+
+def _bytes(feeds: Sequence[Feed]) -> int:
+    return sum(value.nbytes for feed in feeds for value in feed.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +75,7 @@ class Shard:
 
     source: a path, or arrays. first: number of its first sample among those of all shards.
     kept: samples to estimate from. holds_back: whether the others verify. skipped: samples at the beginning that are
-    used elsewhere.
+    used elsewhere. memory: of those to estimate from, shared with shards that skip more or fewer.
     """
 
     source: Given
@@ -51,11 +84,15 @@ class Shard:
     kept: int
     holds_back: bool
     skipped: int = 0
+    memory: Memory = field(default_factory=Memory, repr=False)
 
     def feeds(self) -> list[Feed]:
         """The samples to estimate from; those of a file are read from it. Raises InputError."""
-        feeds = read_feeds(self.specs, self.source)
-        kept = held_back(feeds, divisible(self.specs), self.first)[0] if self.holds_back else feeds
+        kept = self.memory.feeds
+        if not kept:
+            feeds = read_feeds(self.specs, self.source)
+            kept = held_back(feeds, divisible(self.specs), self.first)[0] if self.holds_back else feeds
+            self.memory.keep(kept)
         return pieces(cut(kept, divisible(self.specs), self.skipped)[1], divisible(self.specs))
 
 
@@ -176,12 +213,16 @@ def cut(feeds: Sequence[Feed], divisible: bool, samples: int) -> tuple[list[Feed
     return first, rest
 
 
-def pieces(feeds: Sequence[Feed], divisible: bool) -> list[Feed]:
-    """The same samples in feeds of at most `NUMBERS` numbers, where they are divisible: what runs must fit memory."""
+def pieces(feeds: Sequence[Feed], divisible: bool, largest: int | None = None) -> list[Feed]:
+    """The same samples in feeds of at most `NUMBERS` numbers, where they are divisible: what runs must fit memory.
+
+    largest: samples of a feed at most.
+    """
     found: list[Feed] = []
     for feed in feeds:
         samples = _samples(feed)
         most = max(1, NUMBERS * samples // max(1, sum(value.size for value in feed.values())))
+        most = most if largest is None else min(most, largest)
         if _parts(feed, divisible) < samples or samples <= most:
             found.append(feed)
             continue

@@ -4,45 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
+from numpy.random import Generator
 
 from onnx_condense.arrays import Array, Floats
 from onnx_condense.model.parts import Probe
+from onnx_condense.operators.answers import Role
+from onnx_condense.refitting.consumer import Consumer, Key, consumer_of
 from onnx_condense.refitting.moments import Sums
 from onnx_condense.refitting.reading import Source
 from onnx_condense.refitting.rows import CHUNK, FeatureRows
-from onnx_condense.refitting.samples import Calibration, Shard
+from onnx_condense.refitting.samples import Calibration, Shard, divisible, pieces
 from onnx_condense.tracing.trace import Trace
 
 ENOUGH = 2**14
 """About so many rows of each consumer are summed."""
+
+READ = 2**25
+"""Numbers that all consumers read of the samples of one run at most."""
 
 Summing = Callable[[Sequence[Source]], Sequence[Sums | None]]
 """Sums of all features of consumers; None where they are not finite."""
 
 
 def sums_of(
-    values: Iterable[Mapping[str, Array]], consumers: Sequence[Source], most: int, seed: int | Sequence[int]
+    values: Iterable[Mapping[str, Array]], consumers: Sequence[Source], most: int, generators: Sequence[Generator]
 ) -> list[Sums | None]:
     """Sums of what each consumer reads, at most about so many rows of each item; None where something is not finite.
 
-    values: tensors [samples, ...] by name, item by item.
+    values: tensors [samples, ...] by name, item by item. generators: by which rows of each consumer are drawn.
     """
     result: list[Sums | None] = [Sums(consumer.features, 0) for consumer in consumers]
-    generator = np.random.default_rng(seed)
     for known in values:
         for number, (consumer, sums) in enumerate(zip(consumers, result, strict=True)):
             name = consumer.reads.tensor
             if name not in known or not np.isfinite(known[name]).all():
                 result[number] = None
             elif sums is not None:
-                for rows in _chunks(consumer.rows(known[name]), most, generator):
+                for rows in _chunks(consumer.rows(known[name]), most, generators[number]):
                     sums.add(rows, rows[:, :0])
     return result
 
 
-def _chunks(rows: FeatureRows, most: int, generator: np.random.Generator) -> Iterator[Floats]:
+def _chunks(rows: FeatureRows, most: int, generator: Generator) -> Iterator[Floats]:
     """[n, features] of rows, a few at a time; no more than `most` are drawn."""
     total = rows.samples * rows.positions
     drawn = np.arange(total) if total <= most else np.sort(generator.choice(total, most, replace=False))
@@ -51,30 +57,72 @@ def _chunks(rows: FeatureRows, most: int, generator: np.random.Generator) -> Ite
         yield rows.at(*np.divmod(drawn[start : start + step], rows.positions))
 
 
-def measured(trace: Trace, calibration: Calibration, seed: int) -> Summing:
-    """What sums the original model's own tensors on calibration inputs."""
+def measured(trace: Trace, calibration: Calibration, seed: int, ahead: Sequence[Source] = ()) -> Summing:
+    """What sums the original model's own tensors on calibration inputs.
+
+    ahead: what is summed the first time that it is asked, besides: all inputs are run each time.
+    """
+    known: dict[Key, Sums | None] = {}
 
     def measure(consumers: Sequence[Source]) -> list[Sums | None]:
-        probe = Probe.of(trace.facts.model, [consumer.reads.tensor for consumer in consumers])
-        total: list[Sums | None] = []
-        for parts in calibration.each(_Reading(probe, tuple(consumers), ENOUGH / calibration.samples, seed)):
-            pairs = zip(total or parts, parts, strict=True)
-            total = [a and b and Sums.joined([a, b]) for a, b in pairs] if total else parts
-        return total
+        wanted = {one.key: one for one in (*consumers, *(() if known else ahead)) if one.key not in known}
+        if wanted:
+            known.update(_summed(trace, calibration, wanted, seed))
+        return [known[consumer.key] for consumer in consumers]
 
     return measure
 
 
+def readers_of(trace: Trace, places: Iterable[tuple[int, int]]) -> list[Source]:
+    """The consumers whose weights contract channels of groups, and those of weights elsewhere (node, input)."""
+    slots = [slot for slot in trace.slots if slot.role is Role.CONTRACTED and not trace.actions[slot.node].recurrent]
+    others = (trace.reading(*place) for place in places)
+    found = (consumer_of(trace, slot) for slot in (*slots, *others) if slot is not None)
+    return [consumer for consumer in found if consumer is not None]
+
+
+def _summed(trace: Trace, calibration: Calibration, wanted: Mapping[Key, Source], seed: int) -> dict[Key, Sums | None]:
+    """Sums over all calibration inputs, once for all that read the same tensor in the same way."""
+    first: dict[object, Source] = {}
+    one_of = {key: first.setdefault(_what(one), one).key for key, one in wanted.items()}
+    consumers = tuple(first.values())
+    probe = Probe.of(trace.facts.model, [consumer.reads.tensor for consumer in consumers])
+    total: list[Sums | None] = []
+    reading = _Reading(probe, consumers, ENOUGH / calibration.samples, seed, max(1, READ // _per_sample(trace, probe)))
+    for parts in calibration.each(reading):
+        pairs = zip(total or parts, parts, strict=True)
+        total = [a and b and Sums.joined([a, b]) for a, b in pairs] if total else parts
+    found = dict(zip([consumer.key for consumer in consumers], total, strict=True))
+    return {key: found[one] for key, one in one_of.items()}
+
+
+def _what(source: Source) -> object:
+    """What is read, where another consumer may read the same; else the consumer."""
+    plain = isinstance(source, Consumer) and source.windows is None
+    return (source.reads, source.features) if plain else source.key
+
+
+def _per_sample(trace: Trace, probe: Probe) -> int:
+    """How many numbers of all that is read belong to a sample."""
+    shapes, batch = trace.facts.shapes, max([1, *(len(v) for v in trace.facts.feed.values() if v.ndim)])
+    return max(1, sum(prod(shapes[name]) for name in probe.names if name in shapes) // batch)
+
+
 @dataclass(frozen=True, eq=False)
 class _Reading:
-    """Sums, over a shard, of what consumers read in the original model: `each` rows per sample."""
+    """Sums, over a shard, of what consumers read in the original model: `each` rows per sample.
+
+    largest: samples that are run at a time at most.
+    """
 
     probe: Probe
     consumers: tuple[Source, ...]
     each: float
     seed: int
+    largest: int
 
     def __call__(self, shard: Shard) -> list[Sums | None]:
-        feeds = shard.feeds()
+        feeds = pieces(shard.feeds(), divisible(shard.specs), self.largest)
         most = max(1, round(self.each * shard.kept / max(1, len(feeds))))
-        return sums_of(self.probe(feeds), self.consumers, most, [self.seed, shard.first])
+        generators = [np.random.default_rng([self.seed, shard.first]) for _ in self.consumers]
+        return sums_of(self.probe(feeds), self.consumers, most, generators)

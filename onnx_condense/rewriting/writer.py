@@ -40,14 +40,19 @@ class Written:
     factored: frozenset[int] = frozenset()
 
 
-def write(twin: Twin, provenance: Mapping[str, Any], expanded: bool = False, hold: bool = True) -> Written:
+def traced(twin: Twin) -> onnx.ModelProto:
+    """The model that a twin describes, in the form that was traced; new weights are in it. Raises Disagreement."""
+    return drafted(twin, shapes_of(twin)).message({})
+
+
+def write(twin: Twin, provenance: Mapping[str, Any], expanded: bool = False) -> Written:
     """The model that a twin describes. Raises Disagreement where the small model has no shape.
 
-    `hold`: whether large weights that are new may lie in a temporary file, as those of a large original do.
+    Large weights that are new may lie in a temporary file, as those of a large original do.
     """
     shapes = shapes_of(twin, expanded)
-    spill = Spill() if hold and holds(twin.trace.facts.model) else None
-    traced = drafted(twin, shapes, factored=not expanded).message(provenance, spill)
+    spill = Spill() if holds(twin.trace.facts.model) else None
+    message = drafted(twin, shapes, factored=not expanded).message(provenance, spill)
     alive = {name: shapes.kept[name] for name in shapes.smaller}
-    model, factored = twin.trace.leave(traced, twin.trace.facts.model), frozenset(node for node, _ in twin.factors)
-    return Written(model, traced, macs_of(twin, shapes), alive, spill, factored)
+    model, factored = twin.trace.leave(message, twin.trace.facts.model), frozenset(node for node, _ in twin.factors)
+    return Written(model, message, macs_of(twin, shapes), alive, spill, factored)

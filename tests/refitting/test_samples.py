@@ -23,14 +23,19 @@ from support.proofs import merged
 
 import onnx_condense as oc
 from onnx_condense.merging.twin import Twin
-from onnx_condense.model.inputs import InputSpec
+from onnx_condense.model.inputs import InputSpec, read_feeds
 from onnx_condense.model.protos import serialize
-from onnx_condense.refitting import staged
+from onnx_condense.options import Options
+from onnx_condense.prepare import Clock, open_model
+from onnx_condense.refitting import staged, summing
 from onnx_condense.refitting.calibrate import Effort, calibrate
 from onnx_condense.refitting.comparison import SideBySide
 from onnx_condense.refitting.consumer import lost
 from onnx_condense.refitting.samples import Calibration, Shard, cut, dask, divisible, held_back, opened
+from onnx_condense.refitting.summing import measured, readers_of
 from onnx_condense.rewriting.writer import write
+
+READ = "onnx_condense.refitting.samples"
 
 SPECS = [InputSpec("x", np.dtype(np.float32), ("batch", 3, 8, 8))]
 
@@ -293,3 +298,36 @@ def test_feeds_whose_inputs_are_tied_are_taken_whole() -> None:
     feed = {"x": np.zeros((4, 3), np.float32), "y": np.zeros((5, 2), np.float32)}
     assert cut([feed], divisible(specs("edges", 2)), 2) == ([feed], [])
     assert held_back([feed], divisible(specs("edges", 2)), first=4) == ([], [feed])
+
+
+def test_a_file_is_read_once_more_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (path,) = files(tmp_path, 50)
+    calls: list[Any] = []
+    monkeypatch.setattr(f"{READ}.read_feeds", lambda *given: calls.append(given) or read_feeds(*given))
+    (shard,), _ = opened(SPECS, [path], True)
+    first, rest = Calibration((shard,)).split(10)
+    (whole,), (others,) = shard.feeds(), rest.shards[0].feeds()
+    assert len(calls) == 2
+    np.testing.assert_array_equal(whole["x"], np.concatenate([first[0]["x"], others["x"]]))
+    assert not pickle.loads(pickle.dumps(shard)).memory.feeds, "workers read it themselves"
+    monkeypatch.setattr(f"{READ}.REMEMBERED", 10)
+    small = opened(SPECS, [path], True)[0][0]
+    assert len(small.feeds()[0]["x"]) == len(small.feeds()[0]["x"]) == 40
+    assert len(calls) == 5
+
+
+def test_all_that_is_asked_ahead_is_summed_at_once_and_nobody_else_changes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(summing, "ENOUGH", 200)
+    found = open_model(residual(), Options(calibration={"x": images(50, 0)}), Clock(None))
+    runs, each = list[Any](), Calibration.each
+    monkeypatch.setattr(Calibration, "each", lambda self, job: runs.append(job) or each(self, job))
+    readers = readers_of(found.trace, ())
+    together = measured(found.trace, found.calibration, 0, readers)
+    (last,) = together(readers[-1:])
+    assert len(runs) == 1
+    assert together(readers)[-1] is last
+    assert len(runs) == 1
+    (alone,) = measured(found.trace, found.calibration, 0)(readers[-1:])
+    assert last is not None
+    assert alone is not None
+    np.testing.assert_array_equal(last.xx, alone.xx)

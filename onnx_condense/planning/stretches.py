@@ -1,0 +1,258 @@
+"""A model that is run stretch by stretch: what comes before all that a choice changes is not run again for it.
+
+A stretch in which a choice changes weights is fed them; the others are as they were, which onnxruntime runs faster.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from math import prod
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from onnx_condense.arrays import Array, Floats
+from onnx_condense.model import wire
+from onnx_condense.model.inputs import Feed
+from onnx_condense.model.outputs import arrays
+from onnx_condense.model.protos import read_by
+from onnx_condense.model.runtime import Session, run, session
+from onnx_condense.operators.nodes import added
+from onnx_condense.proving.compare import Results
+from onnx_condense.tracing.trace import Trace
+
+Place = tuple[int, int]
+"""A node and one of its inputs."""
+
+Known = Mapping[str, Array]
+"""Tensors by name."""
+
+STRETCHES = 12
+"""Most stretches of a model."""
+
+LAYERS = 4
+"""Layers whose weights are fed that there are at least, in each of several stretches."""
+
+DIVIDED = 2**27
+"""Bytes of a model that is divided at most: its weights are in memory once more."""
+
+KEPT = 2**27
+"""Bytes of what is known between stretches that are remembered at most."""
+
+
+UNKNOWN = 2.0**60
+"""Numbers of a tensor of which nobody knows how many they are."""
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What consumers are given: weights in their original shapes, and what is added to outputs [outputs]."""
+
+    folded: Mapping[Place, Array]
+    shift: Mapping[int, Floats]
+
+
+@dataclass(frozen=True, eq=False)
+class Fed:
+    """What nodes may be fed: by place and by node, its name and what it is by itself."""
+
+    weights: Mapping[Place, tuple[str, Array]]
+    shifts: Mapping[int, tuple[str, Array]]
+
+    def among(self, nodes: range) -> Fed:
+        """That of some nodes."""
+        weights = {place: found for place, found in self.weights.items() if place[0] in nodes}
+        return Fed(weights, {node: found for node, found in self.shifts.items() if node in nodes})
+
+    def changes(self, choice: Choice) -> bool:
+        """Whether a choice changes any of it."""
+        return not (choice.folded.keys().isdisjoint(self.weights) and choice.shift.keys().isdisjoint(self.shifts))
+
+    def values(self, choice: Choice) -> Feed:
+        """What is fed for a choice."""
+        found = {name: choice.folded.get(place, value) for place, (name, value) in self.weights.items()}
+        for node, (name, value) in self.shifts.items():
+            shift = choice.shift.get(node)
+            found[name] = value if shift is None else np.asarray(shift).astype(value.dtype).reshape(value.shape)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Stretch:
+    """Nodes that follow each other.
+
+    nodes: their indices. fed: what they may be fed. reads, makes: tensors. leaves: what is known behind it.
+    """
+
+    model: onnx.ModelProto
+    nodes: range
+    fed: Fed
+    reads: tuple[str, ...]
+    makes: tuple[str, ...]
+    leaves: tuple[str, ...]
+    _sessions: dict[bool, Session] = field(default_factory=dict)
+
+    def run(self, known: Known, choice: Choice) -> Known:
+        """What is known behind it. Raises InputError."""
+        fed = self.fed.changes(choice)
+        if fed not in self._sessions:
+            self._sessions[fed] = session(self._part(known, fed))
+        read = {name: known[name] for name in self.reads} | (self.fed.values(choice) if fed else {})
+        made = run(self._sessions[fed], self.makes, read) if self.makes else []
+        found = dict(zip(self.makes, made, strict=True))
+        return {name: found[name] if name in found else known[name] for name in self.leaves}
+
+    def _part(self, known: Known, fed: bool) -> onnx.ModelProto:
+        """The model of these nodes, fed or not; tensors have the types of known ones, and any shape."""
+        given = {name: known[name] for name in self.reads}
+        nodes = list(self._fed_nodes() if fed else self.model.graph.node[self.nodes.start : self.nodes.stop])
+        if fed:
+            given |= dict([*self.fed.weights.values(), *self.fed.shifts.values()])
+        read, graph = read_by(nodes) | set(self.makes), self.model.graph
+        part = onnx.GraphProto(
+            name=graph.name,
+            node=nodes,
+            input=[_info(name, value, name in self.reads) for name, value in given.items()],
+            output=[onnx.ValueInfoProto(name=name) for name in self.makes],
+            initializer=[tensor for tensor in graph.initializer if tensor.name in read - given.keys()],
+            sparse_initializer=[t for t in graph.sparse_initializer if t.values.name in read],
+        )
+        opsets, functions = self.model.opset_import, self.model.functions
+        return onnx.ModelProto(ir_version=self.model.ir_version, opset_import=opsets, functions=functions, graph=part)
+
+    def _fed_nodes(self) -> Iterator[onnx.NodeProto]:
+        """The nodes, which read what they are fed; shifts are added to what they make."""
+        for index in self.nodes:
+            node = onnx.NodeProto()
+            node.CopyFrom(self.model.graph.node[index])
+            for (owner, position), (name, _) in self.fed.weights.items():
+                if owner == index:
+                    node.input[position] = name
+            if index in self.fed.shifts:
+                name, whole = self.fed.shifts[index][0], node.output[0]
+                node.output[0] = f"{name}r"
+                yield node
+                yield added(node.output[0], name, whole, "")
+            else:
+                yield node
+
+
+def _info(name: str, value: Array, free: bool) -> onnx.ValueInfoProto:
+    """What an input is like; free: of any sizes."""
+    shape = [None] * value.ndim if free else value.shape
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), shape)
+
+
+class Stretches:
+    """Runs a model for choices."""
+
+    def __init__(self, stretches: Sequence[Stretch], outputs: Sequence[str]) -> None:
+        """outputs: of the model."""
+        self._stretches, self._outputs = stretches, outputs
+        self._remembered: OrderedDict[Hashable, tuple[Feed, Known]] = OrderedDict()
+        self._bytes = 0
+
+    def __call__(self, choice: Choice, parts: Mapping[Hashable, Choice] | None, feeds: Sequence[Feed]) -> Results:
+        """The outputs for a choice, feed by feed.
+
+        parts: what it is made of, by what tells them apart; of None nothing is remembered.
+        """
+        before: list[frozenset[Hashable]] = []
+        touching: frozenset[Hashable] = frozenset()
+        for stretch in self._stretches[:-1] if parts is not None else ():
+            assert parts is not None
+            touching |= {name for name, part in parts.items() if stretch.fed.changes(part)}
+            before.append(touching)
+        return [self._run(choice, before, feed) for feed in feeds]
+
+    def _run(self, choice: Choice, before: Sequence[Hashable], feed: Feed) -> dict[str, Array]:
+        """The outputs for a feed; before: which parts of the choice have changed something as far as each stretch."""
+        known: Known = feed
+        keys = [(number, key, id(feed)) for number, key in enumerate(before)]
+        start = next((number + 1 for number, *_ in reversed(keys) if keys[number] in self._remembered), 0)
+        if start:
+            self._remembered.move_to_end(keys[start - 1])
+            known = self._remembered[keys[start - 1]][1]
+        for number, stretch in enumerate(self._stretches[start:], start):
+            known = stretch.run(known, choice)
+            if number < len(keys):
+                self._remember(keys[number], feed, known)
+        return arrays(self._outputs, [known[name] for name in self._outputs])
+
+    def _remember(self, key: Hashable, feed: Feed, known: Known) -> None:
+        self._remembered[key] = feed, known  # the feed, so that no other one is told by its place in memory
+        self._bytes += _bytes(known)
+        while self._bytes > KEPT:
+            _, (_, old) = self._remembered.popitem(last=False)
+            self._bytes -= _bytes(old)
+
+
+def _bytes(known: Known) -> int:
+    return sum(value.nbytes for value in known.values())
+
+
+def divided(trace: Trace, model: onnx.ModelProto, fed: Fed, samples: int) -> Stretches:
+    """A model in stretches, of about as much work; at most so many samples are run at a time."""
+    nodes, outputs = len(model.graph.node), [output.name for output in model.graph.output]
+    batch = max([1, *(len(value) for value in trace.facts.feed.values() if value.ndim)])
+    alive = _alive(trace, model) * (4 * samples / batch)
+    layers = len({node for node, _ in fed.weights})
+    count = 1 if wire.size(model) > DIVIDED else max(1, min(STRETCHES, layers // LAYERS))
+    ends = [0, *_cuts(_work(trace), alive, count), nodes]
+    if 2 * alive[ends[1:-1]].sum() > KEPT:
+        ends = [0, nodes]
+    constant = {tensor.name for tensor in model.graph.initializer} | {
+        t.values.name for t in model.graph.sparse_initializer
+    }
+    known = {value.name for value in model.graph.input} - constant
+    stretches = []
+    for start, end in pairwise(ends):
+        mine = model.graph.node[start:end]
+        read, later = read_by(mine), read_by(model.graph.node[end:]) | set(outputs)
+        made = {name for node in mine for name in node.output if name}
+        if end == nodes:
+            made |= set(outputs) - known  # constants among them
+        reads, makes = tuple(sorted(known & read)), tuple(sorted(made & later))
+        known = (known | made) & later
+        among = range(start, end)
+        stretches.append(Stretch(model, among, fed.among(among), reads, makes, tuple(sorted(known))))
+    return Stretches(stretches, outputs)
+
+
+def _work(trace: Trace) -> Floats:
+    """[nodes] multiplications of each node by its weights."""
+    result = np.ones(len(trace.facts.nodes))
+    for index, action in trace.actions.items():
+        if trace.linear_map(index) is None and action.reader is None:
+            continue
+        inputs, output = trace.shapes_at(index)
+        result[index] += sum(action.multiplications(p, inputs, output) * prod(inputs[p]) for p in action.weights)
+    return result
+
+
+def _alive(trace: Trace, model: onnx.ModelProto) -> Floats:
+    """[nodes + 1] how many numbers are known before each node and read by it or later; infinite where that is open."""
+    nodes, shapes = model.graph.node, trace.facts.shapes
+    last = {output.name: len(nodes) for output in model.graph.output}
+    for index in range(len(nodes) - 1, -1, -1):
+        for name in read_by([nodes[index]]):
+            last.setdefault(name, index)
+    change = np.zeros(len(nodes) + 2)
+    for index, node in enumerate(nodes):
+        for name in (name for name in node.output if name in last):
+            size = float(prod(shapes[name])) if name in shapes else UNKNOWN
+            change[index + 1] += size
+            change[last[name] + 1] -= size
+    return np.cumsum(change)[:-1]
+
+
+def _cuts(work: Floats, alive: Floats, count: int) -> list[int]:
+    """Before which nodes a model is cut: where least is alive, about where work is shared out evenly."""
+    done = np.cumsum(work) / work.sum()
+    bounds = np.searchsorted(done, (np.arange(1, 2 * count, 2)) / (2 * count)) + 1
+    found = [low + int(np.argmin(alive[low:high])) for low, high in pairwise(bounds.tolist()) if low < high]
+    return sorted(set(found))

@@ -1,0 +1,75 @@
+"""Models that are run stretch by stretch give what they give as a whole, and no stretch is run without need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from support.networks import images, residual
+
+from onnx_condense.options import Options
+from onnx_condense.planning import stretches
+from onnx_condense.planning.run import Run
+from onnx_condense.planning.stand import Stand
+from onnx_condense.planning.stretches import Stretch
+from onnx_condense.prepare import Clock, open_model
+from onnx_condense.proving import losses
+from onnx_condense.proving.compare import results
+from onnx_condense.refitting.refit import refit_by
+from onnx_condense.rewriting.writer import write
+
+FEEDS = [{"x": images(count, count)} for count in (4, 3)]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setattr(stretches, "LAYERS", 1)
+    return Run.of(open_model(residual(), Options(budget=("params", 0.6), align=1)), 1, Clock(None))
+
+
+def test_a_choice_loses_what_its_model_loses(run: Run) -> None:
+    tried, groups = Stand(run.planner, run.estimate, FEEDS), run.planner.groups
+    expected = results(run.opened.source.proto, FEEDS)
+    assert len(groups) > 1
+    for narrowed in ([groups[0]], groups, [groups[-1]], groups[:2], groups, [groups[0]]):
+        gone = {group.index: np.arange(0, len(group.units), 3) for group in narrowed}
+        twin = run.planner.without(gone)
+        refit_by(twin, run.estimate)
+        wanted = losses.lost(expected, results(write(twin, {}).model, FEEDS))
+        assert wanted > 0
+        assert tried.lost(gone) == pytest.approx(wanted, rel=1e-3)
+        assert tried.lost_by(twin) == pytest.approx(wanted, rel=1e-3)
+        other = tried.on(FEEDS[1:])
+        assert other.lost(gone) == pytest.approx(
+            losses.lost(expected[1:], results(write(twin, {}).model, FEEDS[1:])), rel=1e-3
+        )
+
+
+def test_only_what_follows_a_change_is_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried, runs = Stand(run.planner, run.estimate, FEEDS), list[Stretch]()
+    once = Stretch.run
+
+    def counted(self: Stretch, *given: Any) -> Any:
+        runs.append(self)
+        return once(self, *given)
+
+    monkeypatch.setattr(Stretch, "run", counted)
+    last = max(run.planner.groups, key=lambda group: min(slot.node for slot in run.opened.trace.slots_of(group)))
+    gone = {last.index: np.arange(0, len(last.units), 3)}
+    one = tried.lost(gone)
+    few = len(runs)
+    tried.lost({group.index: np.arange(0, len(group.units), 3) for group in run.planner.groups})
+    assert few < len(runs) - few, "what comes before it is known"
+    runs.clear()
+    assert tried.lost(gone) == one
+    assert len(runs) == len(FEEDS), "the last stretch alone"
+
+
+def test_what_would_take_too_much_memory_is_not_divided(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = {group.index: np.arange(0, len(group.units), 3) for group in run.planner.groups}
+    wanted = Stand(run.planner, run.estimate, FEEDS).lost(gone)
+    for limit in ("KEPT", "DIVIDED"):
+        with monkeypatch.context() as patched:
+            patched.setattr(stretches, limit, 0)
+            assert Stand(run.planner, run.estimate, FEEDS).lost(gone) == pytest.approx(wanted, rel=1e-3)
