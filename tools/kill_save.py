@@ -67,7 +67,8 @@ def begun(folder: Path, source: Path, least: int) -> int:
     process = os.fork()
     if not process:
         sys.addaudithook(_Watch(folder, write, least))
-        os._exit(program([str(source), "-o", str(folder / OUT), "--force", "--quiet", "--align", "1"]))
+        asked = ("--threshold", "0.9", "--force", "--quiet", "--align", "1")
+        os._exit(program([str(source), "-o", str(folder / OUT), *asked]))
     os.close(write)
     os.read(read, 1)
     os.close(read)
