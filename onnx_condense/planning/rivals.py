@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from onnx_condense.goals import Unit
 from onnx_condense.merging.twin import Twin
@@ -24,22 +25,26 @@ class Rival:
     Attributes:
         pruner: makes what is written. tries: the same, and makes what is judged.
         lost: what a twin's outputs lose. doubt: what that counts times.
+        known: by share of the seconds, what was judged.
     """
 
     pruner: Pruner
     tries: Pruner
     lost: Callable[[Twin], float]
     doubt: float
+    known: dict[float, tuple[float, float] | None] = field(default_factory=dict)
 
-    def at(self, share: float) -> tuple[Planned, float, float] | None:
-        """The twin that takes at most a share of the seconds, what it takes of them, and what it loses.
+    def judged(self, share: float) -> tuple[float, float] | None:
+        """What the twin for a share of the seconds takes of them, and what it loses; None where there is none."""
+        if share not in self.known:
+            planned, size = self.tries.at(share, self.tries.aside)
+            fits = share > 0 and size <= share * self.tries.before
+            self.known[share] = (size / self.tries.before, self.doubt * self.lost(planned.twin)) if fits else None
+        return self.known[share]
 
-        None where it cannot be so narrow.
-        """
-        planned, size = self.tries.at(share, self.tries.aside)
-        if share <= 0 or size > share * self.tries.before:
-            return None
-        return planned, size / self.tries.before, self.doubt * self.lost(planned.twin)
+    def at(self, share: float) -> Planned:
+        """That twin."""
+        return self.tries.at(share, self.tries.aside)[0]
 
 
 def rivals_of(ways: Ways, share: float, real: bool) -> list[Rival]:
@@ -54,13 +59,8 @@ def rivals_of(ways: Ways, share: float, real: bool) -> list[Rival]:
     for unit in Unit:
         other = replace(pruner, weights=_in_seconds(pruner, unit), biases={})
         found.append(Rival(other, ways.judged(other), lost, 1.0 if real else 1 / CLEAR))
-    losses = [one[2] if (one := rival.at(share)) is not None else None for rival in found]
-    least = min((loss for loss in losses if loss is not None), default=0.0)
-    return [
-        rival
-        for number, (rival, loss) in enumerate(zip(found, losses, strict=True))
-        if not number or (loss is not None and loss <= WORSE * least)
-    ]
+    losses = [one[1] if (one := rival.judged(share)) is not None else math.inf for rival in found]
+    return [found[0]] + [one for one, loss in zip(found[1:], losses[1:], strict=True) if loss <= WORSE * min(losses)]
 
 
 def _in_seconds(pruner: Pruner, unit: Unit) -> Sequence[Priced]:

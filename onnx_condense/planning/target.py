@@ -216,16 +216,17 @@ class ToLatency:
 
     def _made(self, tried: Sequence[Tried]) -> Tried | None:
         """The twin that loses least of those that are as fast as wanted, by what races said; None where none is."""
-        found = []
+        found: list[tuple[float, Rival, float, float, float]] = []
         for rival in self.rivals:
-            mine = [one for one in tried if one.rival is rival]
-            gain = self._corrected(mine or tried[-1:])
+            gain = self._corrected([one for one in tried if one.rival is rival] or tried[-1:])
             wanted = 1 - (1 - self.share) / gain
-            at = rival.at(wanted)
-            if at is not None:
-                planned, size, lost = at
-                found.append(Tried(rival, wanted, planned, lost, gain, 1 - gain * (1 - size)))
-        return min(found, key=lambda one: one.lost, default=None)
+            judged = rival.judged(wanted)
+            if judged is not None:
+                found.append((judged[1], rival, wanted, gain, 1 - gain * (1 - judged[0])))
+        if not found:
+            return None
+        lost, rival, wanted, gain, predicted = min(found, key=lambda one: one[0])
+        return Tried(rival, wanted, rival.at(wanted), lost, gain, predicted)
 
     def _corrected(self, tried: Sequence[Tried]) -> float:
         """The gain by which the table says what was measured: in proportion between races; its own where none was."""

@@ -316,7 +316,7 @@ def rivals_losing(asked: ToLatency, *losses: Callable[[Twin], float]) -> list[Ri
     """Ways by seconds, by parameters and by multiply-accumulates, which lose what they are told to."""
     ways = Ways([asked.rivals[0].pruner], lost=lambda twin: 1.0)
     found = rivals_of(ways, 0.7, real=True)
-    return [dataclasses.replace(rival, lost=lost) for rival, lost in zip(found, losses, strict=True)]
+    return [dataclasses.replace(rival, lost=lost, known={}) for rival, lost in zip(found, losses, strict=True)]
 
 
 def kept(planned: Planned) -> dict[int, int]:
@@ -328,27 +328,23 @@ def test_the_way_that_loses_least_at_the_target_is_taken(best: int) -> None:
     asked = strategy()
     rivals = rivals_losing(asked, *[lambda twin, n=number: abs(n - best) for number in range(3)])
     planned = dataclasses.replace(asked, rivals=rivals).twin()
-    expected = rivals[best].at(0.7)
+    assert kept(planned) == kept(rivals[best].at(0.7))
+    expected = rivals[best].judged(0.7)
     assert expected is not None
-    assert kept(planned) == kept(expected[0])
     assert planned.target is not None
-    assert planned.target.predicted == pytest.approx(expected[1])
+    assert planned.target.predicted == pytest.approx(expected[0])
 
 
 def test_ways_are_compared_again_where_a_race_corrects_the_table() -> None:
     """The first way loses nothing at what the table says is fast enough, and much at what the race asks for."""
     asked = strategy(Ruled(rule=lambda rows, columns: 1e-6 * rows * columns, saves=0.7))
-    first = asked.rivals[0].at(0.7)
-    assert first is not None
     size = asked.seconds.size
-    wide = size(first[0].twin)
+    wide = size(asked.rivals[0].at(0.7).twin)
     losses = (lambda twin: 3.0 * (size(twin) < wide), lambda twin: 4.0, lambda twin: 1.0)
     rivals = rivals_losing(asked, *losses)
     planned = dataclasses.replace(asked, rivals=rivals).twin()
     assert planned.target is not None
-    expected = rivals[2].at(1 - (1 - 0.7) / planned.target.gain)
-    assert expected is not None
-    assert kept(planned) == kept(expected[0])
+    assert kept(planned) == kept(rivals[2].at(1 - (1 - 0.7) / planned.target.gain))
     assert not planned.target.missed
 
 
