@@ -146,11 +146,15 @@ def measured(name: str, network: Network, given: argparse.Namespace, bench: Benc
 
 
 def at_equal(rows: Sequence[Mapping[str, Any]], unit: str) -> float | None:
-    """The accuracy of budgets of a unit at the first row's latency: in proportion between two, None beyond them."""
-    known = sorted((row["ratio"], row["accuracy"]) for row in rows if row["budget"].startswith(f"{unit}="))
-    ratios, accuracies = zip(*known, strict=True)
+    """The accuracy of budgets of a unit at the first row's latency, in proportion between two.
+
+    None beyond the intervals of the fastest and the slowest.
+    """
+    known = sorted((row for row in rows if row["budget"].startswith(f"{unit}=")), key=lambda row: row["ratio"])
     wanted = rows[0]["ratio"]
-    return float(np.interp(wanted, ratios, accuracies)) if ratios[0] <= wanted <= ratios[-1] else None
+    if not known[0]["low"] <= wanted <= known[-1]["high"]:
+        return None
+    return float(np.interp(wanted, [row["ratio"] for row in known], [row["accuracy"] for row in known]))
 
 
 def test_images(given: argparse.Namespace) -> Images | None:
