@@ -70,7 +70,8 @@ def targets() -> list[str]:
     """
     rows = []
     for network in content("compare_targets")["networks"]:
-        setup = f"{network['model']}, batch {network['batch']}, {network['threads']} thread"
+        threads = network["threads"]
+        setup = f"{network['model']}, batch {network['batch']}, {threads} thread{'s' * (threads > 1)}"
         setup += ", 256 images" if network.get("calibration") else ""
         for row in network["rows"]:
             ratio = f"{row['ratio']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
