@@ -1,13 +1,15 @@
 """Budgets of latency: what was asked for, what a race says, and accuracy beside budgets of parameters and MACs.
 
     python tools/compare_targets.py FOLDER [--only GLOB;...] [--threads 1] [--batch 1] [--repeats 3] [--seconds 4]
-        [--data DATA] [--rivals] [--json OUT]
+        [--data DATA] [--calibration IMAGES.npz] [--rivals] [--json OUT]
 
 FOLDER holds the trained networks; an MLP, a VGG-like network and a transformer block, of random weights, are made here.
-Each is condensed on this host with `--budget latency=F`, without data, and races the original anew, --repeats times.
-With one thread the clock of the thread is read, so that what others do counts little; how busy the machine was is
-written down. With --data, accuracy on its test images is taken; with --rivals too, of models by `params=F` and `macs=F`
-at several shares, which race as well: between them lies what is told at equal latency. Rows that are in OUT stay.
+Each is condensed on this host with `--budget latency=F`, and races the original anew, --repeats times. With one thread
+the clock of the thread is read, so that what others do counts little; how busy the machine was is written down. With
+--calibration, trained networks are condensed with these inputs. With --data, accuracy on its test images is taken; with
+--rivals too, of models by `params=F` and `macs=F` at several shares. All models of a network run in the same races, in
+turn; what the rivals give at the latency of the first model (`equal`) lies between those next to it. Rows of OUT of
+other networks and conditions stay.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -41,16 +43,17 @@ from onnx_condense.timing.race import interval
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]
 """Of the trained networks' images."""
 
-SHARES = {"params": (0.8, 0.6, 0.4), "macs": (0.9, 0.8, 0.65)}
-"""Of the rivals."""
-
 
 @dataclass(frozen=True)
 class Network:
-    """A network and the share of its latency that is asked for. trained: the name of its file."""
+    """A network and the share of its latency that is asked for.
+
+    trained: the name of its file. rivals: shares of units that take about as long.
+    """
 
     target: float
     trained: str = ""
+    rivals: Mapping[str, Sequence[float]] = field(default_factory=dict)
     make: Callable[[], onnx.ModelProto] | None = None
 
     def model(self, folder: Path) -> onnx.ModelProto:
@@ -62,8 +65,8 @@ NETWORKS: Mapping[str, Network] = {
     "MLP 23-3200-1600-800-400-23": Network(0.6, make=mlp),
     "VGG-like": Network(0.6, make=vgg),
     "transformer block": Network(0.6, make=lambda: vit(width=384, blocks=1, heads=6)),
-    "MobileNetV2": Network(0.6, "mobilenetv2_cifar10.onnx"),
-    "ResNet-56": Network(0.75, "resnet56_cifar10.onnx"),
+    "MobileNetV2": Network(0.6, "mobilenetv2_cifar10.onnx", {"macs": (0.6, 0.5, 0.4), "params": (0.4, 0.2)}),
+    "ResNet-56": Network(0.75, "resnet56_cifar10.onnx", {"macs": (0.8, 0.75, 0.7), "params": (0.7, 0.6, 0.5)}),
 }
 
 
@@ -77,8 +80,8 @@ class Bench:
     seconds: float
     test: Images | None
 
-    def row(self, model: onnx.ModelProto, options: Options) -> dict[str, Any]:
-        """A condensed model: its size, its error, its latency, its accuracy."""
+    def row(self, model: onnx.ModelProto, options: Options) -> tuple[dict[str, Any], onnx.ModelProto]:
+        """A condensed model: its size, its error, its accuracy."""
         start = time.process_time()
         result = condense(model, options)
         report, target = result.report, result.report.target
@@ -94,23 +97,26 @@ class Bench:
         }
         if target is not None:
             found |= {"predicted": target.predicted, "gain": target.gain, "races": target.races}
-        return found | self.latency(model, result.model) | self.accuracy(result.model)
+        return found | self.accuracy(result.model), result.model
 
-    def latency(self, model: onnx.ModelProto, small: onnx.ModelProto) -> dict[str, Any]:
-        """The ratio to the original, of several races."""
+    def latencies(self, model: onnx.ModelProto, small: Sequence[onnx.ModelProto]) -> list[dict[str, Any]]:
+        """The ratios of small models to the original, of several races of all."""
         feeds = latency_feeds(model, self.batch, None, {}, 0)
-        ratios = []
+        races = []
         with tempfile.TemporaryDirectory() as folder:
-            paths = [Path(folder) / name for name in ("a.onnx", "b.onnx")]
-            for one, path in zip((model, small), paths, strict=True):
+            paths = [Path(folder) / f"{number}.onnx" for number in range(len(small) + 1)]
+            for one, path in zip((model, *small), paths, strict=True):
                 onnx.save(one, path)
             for seed in range(self.repeats):
-                clock = clock_of(self.threads)
-                raced = compare_latency(paths, feeds, self.threads, Pace(self.seconds, seed, clock))
-                ratios.append(raced.ratios[1])
-        whole = interval(np.concatenate(ratios))
-        each = [float(np.median(one)) for one in ratios]
-        return {"ratio": whole.value, "low": whole.low, "high": whole.high, "each": each, "load": os.getloadavg()[0]}
+                pace = Pace(self.seconds * len(paths) / 2, seed, clock_of(self.threads))
+                races.append(compare_latency(paths, feeds, self.threads, pace).ratios)
+        found = []
+        for number in range(1, len(paths)):
+            whole = interval(np.concatenate([ratios[number] for ratios in races]))
+            each = [float(np.median(ratios[number])) for ratios in races]
+            row = {"ratio": whole.value, "low": whole.low, "high": whole.high, "each": each}
+            found.append(row | {"load": os.getloadavg()[0]})
+        return found
 
     def accuracy(self, model: onnx.ModelProto) -> dict[str, float]:
         """On test images."""
@@ -124,15 +130,31 @@ def measured(name: str, network: Network, given: argparse.Namespace, bench: Benc
     model = network.model(given.folder)
     at = f"{name}, batch {bench.batch}, {bench.threads or 'all'} thread(s)"
     print(at, flush=True)
-    options = Options(budget=("latency", network.target), threads=bench.threads, batch=bench.batch)
-    rows = [bench.row(model, options)]
-    if given.rivals and network.trained:
-        for unit, shares in SHARES.items():
-            rows += [bench.row(model, Options(budget=(unit, share))) for share in shares]
+    calibration = given.calibration if network.trained else None
+    setups = [Options(budget=("latency", network.target), threads=bench.threads, batch=bench.batch)]
+    if given.rivals:
+        setups += [Options(budget=(unit, share)) for unit, shares in network.rivals.items() for share in shares]
+    made = [bench.row(model, replace(options, calibration=calibration)) for options in setups]
+    raced = bench.latencies(model, [small for _, small in made])
+    rows = [row | latency for (row, _), latency in zip(made, raced, strict=True)]
+    if "accuracy" in rows[0]:
+        rows[0]["equal"] = {unit: at_equal(rows, unit) for unit in network.rivals if given.rivals}
     for row in rows:
         print({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}, flush=True)
-    found = {"model": name, "target": network.target, "threads": bench.threads, "batch": bench.batch, "rows": rows}
-    return found | {"original": bench.accuracy(model)}
+    found = {"model": name, "target": network.target, "threads": bench.threads, "batch": bench.batch}
+    return found | {"calibration": calibration is not None, "rows": rows, "original": bench.accuracy(model)}
+
+
+def at_equal(rows: Sequence[Mapping[str, Any]], unit: str) -> float | None:
+    """The accuracy of budgets of a unit at the first row's latency, in proportion between two.
+
+    None beyond the intervals of the fastest and the slowest.
+    """
+    known = sorted((row for row in rows if row["budget"].startswith(f"{unit}=")), key=lambda row: row["ratio"])
+    wanted = rows[0]["ratio"]
+    if not known[0]["low"] <= wanted <= known[-1]["high"]:
+        return None
+    return float(np.interp(wanted, [row["ratio"] for row in known], [row["accuracy"] for row in known]))
 
 
 def test_images(given: argparse.Namespace) -> Images | None:
@@ -153,6 +175,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--calibration", type=Path)
     parser.add_argument("--rivals", action="store_true")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -164,8 +187,8 @@ def main() -> None:
         images = test if network.trained else None
         bench = Bench(given.threads, given.batch, given.repeats, given.seconds, images)
         found = measured(name, network, given, bench)
-        same = ("model", "threads", "batch")
-        known = [one for one in known if any(one[key] != found[key] for key in same)] + [found]
+        same = ("model", "threads", "batch", "calibration")
+        known = [one for one in known if any(one.get(key, False) != found[key] for key in same)] + [found]
         if given.json:
             content = {"machine": machine(), "cores_busy": "see load of each row", "networks": known}
             given.json.write_text(json.dumps(content, indent=1) + "\n")

@@ -64,18 +64,28 @@ def _raced(options: str, rows: Sequence[Mapping[str, Any]]) -> tuple[object, ...
 
 
 def targets() -> list[str]:
-    """Budgets of latency, and others beside them: what was kept, what a race said, accuracy where there are images."""
+    """Budgets of latency, and others beside them: what was kept, what a race said, accuracy where there are images.
+
+    Equal: what budgets of a unit give at the first one's latency, between those that were measured.
+    """
     rows = []
     for network in content("compare_targets")["networks"]:
-        setup = f"{network['model']}, batch {network['batch']}, {network['threads']} thread"
+        threads = network["threads"]
+        setup = f"{network['model']}, batch {network['batch']}, {threads} thread{'s' * (threads > 1)}"
+        setup += ", 256 images" if network.get("calibration") else ""
         for row in network["rows"]:
             ratio = f"{row['ratio']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
             known = [found.get("accuracy") for found in (network["original"], row)]
             accuracy = " → ".join(f"{100 * one:.1f} %" for one in known if one is not None)
             left = (f"{100 * row[key]:.1f} %" for key in ("parameters", "macs"))
-            rows.append((setup, f"`{row['budget']}`", ratio, *left, accuracy, f"{row['load']:.0f}"))
-    heads = ("network", "budget", "latency (95 %)", "parameters", "MACs", "accuracy", "load of the machine")
+            equal = ", ".join(f"`{u}`: {_told(one)}" for u, one in row.get("equal", {}).items())
+            rows.append((setup, f"`{row['budget']}`", ratio, *left, accuracy, equal, f"{row['load']:.0f}"))
+    heads = ("network", "budget", "latency (95 %)", "parameters", "MACs", "accuracy", "others at equal latency", "load")
     return lines_of(heads, rows)
+
+
+def _told(accuracy: float | None) -> str:
+    return "not that fast or slow" if accuracy is None else f"{100 * accuracy:.1f} %"
 
 
 def trials() -> list[str]:

@@ -109,6 +109,31 @@ class Reached:
 
 
 @dataclass(frozen=True, eq=False)
+class Ways:
+    """Ways to read what consumers lose, and what tells which of them is the best.
+
+    refine: how twins are refitted that are judged; None: as in the end. lost: what a twin's outputs lose on inputs that
+    judge; None where there is nothing to choose.
+    """
+
+    readings: Sequence[Pruner]
+    refine: Refine | None = None
+    lost: Callable[[Twin], float] | None = None
+
+    def judged(self, pruner: Pruner) -> Pruner:
+        """It, making twins that are judged."""
+        return pruner if self.refine is None else pruner.refined_by(self.refine)
+
+    def least(self, share: float | None) -> Pruner:
+        """The one whose model loses least."""
+        first = self.readings[0]
+        if share is None or self.lost is None:
+            return first
+        best = _least([self.judged(reading) for reading in self.readings], share, self.lost)
+        return best if self.refine is None else replace(best, planner=first.planner, biases={})
+
+
+@dataclass(frozen=True, eq=False)
 class Searched:
     """The smallest model found that a criterion accepts.
 
@@ -142,10 +167,7 @@ def narrowed(run: Run, goal: Goal, score: Scorer | None) -> ToShare | Reached | 
             share = asked * _shrunk(run, unit)
             if share >= 1:
                 return Reached(run.planner)
-            blind = MANNERS[run.options.method].cautious and run.opened.calibration.samples < ENOUGH
-            error = run.error if blind and run.measure.told else None
-            pruner, finish = pruner_of(run, Units(unit), share), partial(calibrated_where_better, run)
-            return ToShare(run.planner, pruner, share, finish, error, _fitted(run))
+            return to_share(run, ways_of(run, Units(unit), share).least(share), share)
         case Latency():
             raise AssertionError("a latency has a strategy of its own")
         case ErrorBound(bound):
@@ -165,10 +187,17 @@ def _shrunk(run: Run, unit: Unit) -> float:
     return Units(unit).size(Twin(run.opened.whole)) / now if now else 1.0
 
 
+def to_share(run: Run, pruner: Pruner, share: float) -> ToShare:
+    """The strategy for a share."""
+    blind = MANNERS[run.options.method].cautious and run.opened.calibration.samples < ENOUGH
+    error = run.error if blind and run.measure.told else None
+    return ToShare(run.planner, pruner, share, partial(calibrated_where_better, run), error, _fitted(run))
+
+
 def _searched(run: Run, criterion: Criterion) -> Searched:
     most, executor = run.options.trials or DEFAULT_TRIALS, run.opened.calibration.executor
     trials = Trials(run.candidate, criterion, most, run.clock.note, executor)
-    return Searched(run.planner, pruner_of(run, Units(Unit.PARAMS), None), trials)
+    return Searched(run.planner, ways_of(run, Units(Unit.PARAMS), None).least(None), trials)
 
 
 def calibrated_where_better(run: Run, twin: Twin) -> float | None:
@@ -203,7 +232,7 @@ def _fitted(run: Run) -> tuple[Refine, Callable[[Twin], float]] | None:
     return partial(refit_by, estimate=estimate), run.lost
 
 
-def pruner_of(run: Run, counts: Counts, share: float | None) -> Pruner:
+def ways_of(run: Run, counts: Counts, share: float | None) -> Ways:
     """Measures on calibration inputs, where there are enough of them to judge and to estimate from.
 
     What can be read in several ways is read as the model that keeps a share loses least on the inputs that judge; with
@@ -229,12 +258,9 @@ def pruner_of(run: Run, counts: Counts, share: float | None) -> Pruner:
         if share is not None:
             readings += blind()
     if share is None or len(readings) < 2:
-        return readings[0]
+        return Ways(readings)
     stand = Stand(run.planner, run.estimate, judging)
-    if refine is None:
-        return _least(readings, share, stand.error_of)
-    fitted = [reading.refined_by(refine) for reading in readings]
-    return replace(_least(fitted, share, stand.lost_by), planner=readings[0].planner, biases={})
+    return Ways(readings, refine, stand.error_of if refine is None else stand.lost_by)
 
 
 def _least(readings: Sequence[Pruner], share: float, lost: Callable[[Twin], float]) -> Pruner:

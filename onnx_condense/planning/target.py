@@ -14,14 +14,14 @@ from onnx_condense.merging.twin import Twin
 from onnx_condense.model.files import Source, file_of, save
 from onnx_condense.model.inputs import Feed
 from onnx_condense.options import Options
-from onnx_condense.planning.budget import Pruner, keep_share
 from onnx_condense.planning.costing import measured_costs
 from onnx_condense.planning.hardware import Hardware, Noted
 from onnx_condense.planning.latencies import SetupLatency, TargetReport
-from onnx_condense.planning.narrowing import calibrated_where_better, pruner_of
+from onnx_condense.planning.narrowing import ENOUGH, ToShare, to_share, ways_of
 from onnx_condense.planning.never_slower import fusions_lost
 from onnx_condense.planning.planned import Multiples, Planned
 from onnx_condense.planning.predicting import Seconds
+from onnx_condense.planning.rivals import Rival, rivals_of
 from onnx_condense.planning.run import Run
 from onnx_condense.planning.thresholds import Planner
 from onnx_condense.prepare import Clock, open_model
@@ -29,8 +29,8 @@ from onnx_condense.rewriting.writer import write
 from onnx_condense.timing.benchmark import batch_of, latency_feeds
 from onnx_condense.timing.costs import Costs
 
-RACES = 3
-"""Models that are measured at most: the first, and two with a table that was corrected."""
+RACES = 4
+"""Models that are measured at most: the first, and those that a corrected table, or another way to choose, gives."""
 
 NEAR = 0.04
 """A result so close to the target needs no correction, as a share of it."""
@@ -83,8 +83,9 @@ def to_latency(run: Run, share: float, hardware: Hardware) -> ToLatency:
         feeds = latency_feeds(source.proto, options.batch, options.data, options.input_shape, options.seed)
         race = partial(_raced, source, feeds, options.threads, noted)
     seconds = Seconds.of(costs, run.opened.trace)
-    pruner = pruner_of(run, seconds, share)
-    return ToLatency(source, run.planner, pruner, seconds, costs, share, partial(calibrated_where_better, run), race)
+    real = run.opened.calibration.samples >= ENOUGH or options.data is not None
+    rivals = rivals_of(ways_of(run, seconds, share), share, real)
+    return ToLatency(source, rivals, to_share(run, rivals[0].pruner, share), seconds, costs, race)
 
 
 def _raced(source: Source, feeds: Sequence[Feed], threads: int, hardware: Hardware, twin: Twin) -> SetupLatency:
@@ -104,12 +105,22 @@ def _raced(source: Source, feeds: Sequence[Feed], threads: int, hardware: Hardwa
 
 @dataclass(frozen=True)
 class Tried:
-    """A twin. gain: of the table that it is from. predicted: its share by that. measured: where there was a race."""
+    """A twin.
 
+    Attributes:
+        rival: the way in which its widths were chosen. wanted: the share of the seconds that was asked of it.
+        planned, lost: what it made, and what that loses.
+        gain: of the table that it is from. predicted: its share by that.
+        measured: where there was a race.
+    """
+
+    rival: Rival
+    wanted: float
     planned: Planned
+    lost: float
     gain: float
     predicted: float
-    measured: SetupLatency | None
+    measured: SetupLatency | None = None
 
     @property
     def said(self) -> float:
@@ -120,6 +131,10 @@ class Tried:
         """How far from a share it was measured, as a factor's logarithm."""
         return abs(math.log(max(self.measured.ratio, 1e-9) / share)) if self.measured is not None else 0.0
 
+    def same(self, other: Tried) -> bool:
+        """Whether it was chosen in the same way, for the same time."""
+        return self.rival is other.rival and math.isclose(self.gain, other.gain, rel_tol=SAME)
+
 
 @dataclass(frozen=True, eq=False)
 class ToLatency:
@@ -127,42 +142,51 @@ class ToLatency:
 
     Attributes:
         source: the original.
-        planner, pruner: make the twins.
+        rivals: ways to choose widths.
+        sharing: refits what was chosen as a budget does.
         seconds: what the table says.
         costs: the table.
-        share: of the original's latency.
-        finish: completes a twin before it is measured.
         race: measures a twin against the original; None where the table is another machine's.
     """
 
     source: Source
-    planner: Planner
-    pruner: Pruner
+    rivals: Sequence[Rival]
+    sharing: ToShare
     seconds: Seconds
     costs: Costs
-    share: float
-    finish: Callable[[Twin], float | None]
     race: Callable[[Twin], SetupLatency] | None
 
+    @property
+    def planner(self) -> Planner:
+        """What makes twins."""
+        return self.sharing.planner
+
+    @property
+    def share(self) -> float:
+        """Of the original's latency."""
+        return self.sharing.share
+
     def twin(self) -> Planned:
-        """The twin that is nearest to the target. Raises VerificationError where the table has none so fast."""
+        """The twin that loses least of those near the target, or the nearest.
+
+        Raises VerificationError where the table has none so fast.
+        """
         tried: list[Tried] = []
-        gain, short = self.costs.gain, False
+        short = False
         while len(tried) < RACES:
-            try:
-                tried.append(self._try(gain))
-            except VerificationError:
-                if not tried:
-                    raise
-                short = True
+            made = self._made(tried)
+            if made is None and not tried:
+                raise self._unreachable(self.costs.gain)
+            if made is None or any(made.same(one) for one in tried):
+                short = made is None
                 break
-            found = tried[-1].measured
-            if found is None or tried[-1].off(self.share) <= NEAR:
+            if self.race is not None and made.planned.twin.plans:
+                made = replace(made, measured=self.race(made.planned.twin))
+            tried.append(made)
+            if made.off(self.share) <= NEAR:
                 break
-            gain = self._corrected(tried)
-            if any(math.isclose(gain, one.gain, rel_tol=SAME) for one in tried):
-                break
-        best = min(tried, key=lambda one: one.off(self.share))
+        best = min(tried, key=lambda one: (max(one.off(self.share), NEAR), one.lost))
+        planned = replace(self.sharing, pruner=best.rival.pruner, share=best.wanted).twin()
         races = sum(one.measured is not None for one in tried)
         costs = self.costs.corrected(best.gain)
         report = TargetReport(
@@ -177,9 +201,9 @@ class ToLatency:
             table=costs.model,
             machine=costs.machine,
             gain=costs.gain,
-            fusions=fusions_lost(self.source, best.planned.twin) if races else (),
+            fusions=fusions_lost(self.source, planned.twin) if races else (),
         )
-        return replace(best.planned, target=report, costs=costs)
+        return replace(planned, target=report, costs=costs)
 
     def again(self, planned: Planned, multiples: Multiples) -> Planned:
         """What was measured stands."""
@@ -190,18 +214,25 @@ class ToLatency:
         """Share of the original's time in what no width changes."""
         return max(0.0, self.seconds.rest) / self.seconds.before
 
-    def _try(self, gain: float) -> Tried:
-        wanted = 1 - (1 - self.share) / gain
-        if wanted <= 0 or self.pruner.at(wanted, self.pruner.aside)[1] > wanted * self.pruner.before:
-            raise self._unreachable(gain)
-        planned = keep_share(self.pruner, wanted, self.finish)
-        predicted = 1 - gain * (1 - self.pruner.size(planned.twin) / self.pruner.before)
-        found = self.race(planned.twin) if self.race is not None and planned.twin.plans else None
-        return Tried(planned, gain, predicted, found)
+    def _made(self, tried: Sequence[Tried]) -> Tried | None:
+        """The twin that loses least of those that are as fast as wanted, by what races said; None where none is."""
+        found: list[tuple[float, Rival, float, float, float]] = []
+        for rival in self.rivals:
+            gain = self._corrected([one for one in tried if one.rival is rival] or tried[-1:])
+            wanted = 1 - (1 - self.share) / gain
+            judged = rival.judged(wanted)
+            if judged is not None:
+                found.append((judged[1], rival, wanted, gain, 1 - gain * (1 - judged[0])))
+        if not found:
+            return None
+        lost, rival, wanted, gain, predicted = min(found, key=lambda one: one[0])
+        return Tried(rival, wanted, rival.at(wanted), lost, gain, predicted)
 
     def _corrected(self, tried: Sequence[Tried]) -> float:
-        """The gain by which the table says what was measured: in proportion between the races there were."""
+        """The gain by which the table says what was measured: in proportion between races; its own where none was."""
         known = sorted((one.said, 1 - one.measured.ratio) for one in tried if one.measured is not None)
+        if not known:
+            return self.costs.gain
         wanted, low = 1 - self.share, (0.0, 0.0)
         for said, saved in known:
             if saved >= wanted > low[1]:
@@ -212,7 +243,8 @@ class ToLatency:
         return _gain(saved, said)
 
     def _unreachable(self, gain: float) -> VerificationError:
-        narrowest = self.pruner.at(0.0, self.pruner.aside)[1] / self.pruner.before
+        pruner = self.rivals[0].pruner
+        narrowest = pruner.at(0.0, pruner.aside)[1] / pruner.before
         return VerificationError(
             f"--budget cannot be met: the fastest that can be reached is {1 - gain * (1 - narrowest):.3f} of the "
             f"latency ({self._fixed:.0%} of it depends on no width); nothing is written; ask for more"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from support import builders
@@ -18,12 +19,20 @@ from support.schemas import check_schema
 import onnx_condense as oc
 from onnx_condense.cli import bench
 from onnx_condense.errors import InputError, UsageError, VerificationError
+from onnx_condense.merging.twin import Twin
 from onnx_condense.model.inputs import Feed
 from onnx_condense.model.protos import serialize
 from onnx_condense.pipeline import Surroundings, condense_in
 from onnx_condense.planning.costing import worthwhile
 from onnx_condense.planning.hardware import ThisMachine
 from onnx_condense.planning.latencies import TargetReport
+from onnx_condense.planning.narrowing import Ways
+from onnx_condense.planning.planned import Planned
+from onnx_condense.planning.rivals import Rival, rivals_of
+from onnx_condense.planning.run import Run
+from onnx_condense.planning.strategies import strategy_of
+from onnx_condense.planning.target import ToLatency
+from onnx_condense.prepare import Clock, open_model
 from onnx_condense.timing.costs import Costs
 from onnx_condense.timing.kept import PLACE, Kept
 from onnx_condense.timing.kernels import Moves, Small, Taken
@@ -293,3 +302,60 @@ def test_a_table_is_of_one_model(cli: Cli, save: Save) -> None:
     assert "one model" in cli.fails(2, "bench", "m.onnx", "m.onnx", "--costs", "costs.json")
     assert "one model" in cli.fails(2, "bench", "m.onnx", "--costs", "costs.json", "--batch", "1,8")
     assert "in the place of a race" in cli.fails(2, "bench", "m.onnx", "--costs", "costs.json", "--profile")
+
+
+def strategy(machine: ThisMachine | None = None, **options: Any) -> ToLatency:
+    """The strategy for a latency on a machine."""
+    opened = open_model(network(), oc.Options(budget=("latency", 0.7), **options), Clock(None))
+    found = strategy_of(Run.of(opened, 1, Clock(None)), None, None, machine or Ruled())
+    assert isinstance(found, ToLatency)
+    return found
+
+
+def rivals_losing(asked: ToLatency, *losses: Callable[[Twin], float]) -> list[Rival]:
+    """Ways by seconds, by parameters and by multiply-accumulates, which lose what they are told to."""
+    ways = Ways([asked.rivals[0].pruner], lost=lambda twin: 1.0)
+    found = rivals_of(ways, 0.7, real=True)
+    return [dataclasses.replace(rival, lost=lost, known={}) for rival, lost in zip(found, losses, strict=True)]
+
+
+def kept(planned: Planned) -> dict[int, int]:
+    return {index: len(plan.keep) for index, plan in planned.twin.plans.items()}
+
+
+@pytest.mark.parametrize("best", range(3))
+def test_the_way_that_loses_least_at_the_target_is_taken(best: int) -> None:
+    asked = strategy()
+    rivals = rivals_losing(asked, *[lambda twin, n=number: abs(n - best) for number in range(3)])
+    planned = dataclasses.replace(asked, rivals=rivals).twin()
+    assert kept(planned) == kept(rivals[best].at(0.7))
+    expected = rivals[best].judged(0.7)
+    assert expected is not None
+    assert planned.target is not None
+    assert planned.target.predicted == pytest.approx(expected[0])
+
+
+def test_ways_are_compared_again_where_a_race_corrects_the_table() -> None:
+    """The first way loses nothing at what the table says is fast enough, and much at what the race asks for."""
+    asked = strategy(Ruled(rule=lambda rows, columns: 1e-6 * rows * columns, saves=0.7))
+    size = asked.seconds.size
+    wide = size(asked.rivals[0].at(0.7).twin)
+    losses = (lambda twin: 3.0 * (size(twin) < wide), lambda twin: 4.0, lambda twin: 1.0)
+    rivals = rivals_losing(asked, *losses)
+    planned = dataclasses.replace(asked, rivals=rivals).twin()
+    assert planned.target is not None
+    assert kept(planned) == kept(rivals[2].at(1 - (1 - 0.7) / planned.target.gain))
+    assert not planned.target.missed
+
+
+def test_other_ways_than_by_seconds_are_doubted_without_data_and_given_up_where_they_lose_much_more() -> None:
+    for real, losses, left in ((True, (1.0, 1.4, 1.6), 2), (False, (1.0, 1.4, 1.3), 2), (False, (2.0, 1.0, 1.0), 3)):
+        told = iter((0.0, *losses))  # the first reading is looked at before
+        ways = Ways([strategy().rivals[0].pruner], lost=lambda twin, told=told: next(told))
+        assert len(rivals_of(ways, 0.7, real)) == left
+
+
+def test_latencies_are_refitted_as_shares_are() -> None:
+    inputs = {"x": np.random.default_rng(0).normal(size=(40, 12)).astype(np.float32)}
+    assert strategy(calibration=inputs).sharing.fitted is not None
+    assert strategy().sharing.fitted is None
