@@ -38,6 +38,10 @@ SLOWEST = 15
 """Nodes listed of a profile."""
 
 
+ROWS = 100
+"""Groups that are shown; of more, those that lost channels."""
+
+
 def names(layers: tuple[str, ...]) -> str:
     """Layer names, the first few and how many more."""
     more = f" (+{len(layers) - LISTED} more)" if len(layers) > LISTED else ""
@@ -48,9 +52,14 @@ def show_report(console: Console, report: Report) -> None:
     """The groups, the totals, both errors, the refusals."""
     heads = ("layers", "channels", "removed", "highest cosine", "method")
     table = Table(*heads, title="Dependency groups", title_justify="left")
-    for group in report.groups:
+    listed = report.groups
+    if len(listed) > ROWS:
+        listed = tuple(group for group in report.groups if group.removed)[:ROWS]
+    for group in listed:
         removed = ", ".join(f"{count} {reason}" for reason, count in group.removed.items())
         table.add_row(names(group.layers), _widths(group), removed, _cosine(group.highest_cosine), _method(group))
+    if len(listed) < len(report.groups):
+        table.add_row(f"{len(report.groups) - len(listed)} more: --report FILE.json names all")
     console.print(table)
     _heads(console, report.heads, "left")
     _ties(console, report.ties, "Tables that are held once")

@@ -18,7 +18,7 @@ from onnx_condense.model.apart import APART_FROM
 from onnx_condense.model.inputs import Feed
 from onnx_condense.model.names import Names
 from onnx_condense.planning.planned import NOTHING
-from onnx_condense.planning.stretches import Choice, Fed, Place, Stretches, divided
+from onnx_condense.planning.stretches import STRETCHES, Choice, Fed, Place, Stretches, divided
 from onnx_condense.planning.thresholds import Planner, costing
 from onnx_condense.proving.compare import Results, compare, results
 from onnx_condense.proving.losses import lost, scores_in
@@ -33,6 +33,9 @@ RECENT = 2
 
 KEPT = 2**26
 """Bytes of what a choice gives consumers up to which it is remembered."""
+
+
+NOTHING_GONE = Choice({}, {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,10 +195,14 @@ def _fed(planner: Planner, feeds: Sequence[Feed], pairs: Sequence[Factorable]) -
             shifts[place[0]] = f"{stem}s{place[0]}", np.zeros(sizes, weights[place][1].dtype)
     for place in (pair.place for pair in pairs if pair.place not in weights):
         weights[place] = f"{stem}w{len(weights)}", planner.original.weight(*place)
-    samples = max(len(value) if value.ndim else 1 for feed in feeds for value in feed.values())
-    try:
-        found = divided(trace, model, Fed(weights, shifts), samples * len(feeds))
-        found(Choice({}, {}), {}, feeds[:1])
-    except InputError:
-        return None
-    return _Fed(found, weights)
+    fed, samples = Fed(weights, shifts), sum(max(len(v) if v.ndim else 1 for v in feed.values()) for feed in feeds)
+    everywhere = Choice({place: value for place, (_, value) in weights.items()}, {})
+    for most in (STRETCHES, 1):
+        found = divided(trace, model, fed, samples, most)
+        try:
+            found(NOTHING_GONE, {}, feeds[:1])
+            found(everywhere, None, feeds[:1])
+        except InputError:
+            continue
+        return _Fed(found, weights)
+    return None

@@ -195,13 +195,16 @@ def _bytes(known: Known) -> int:
     return sum(value.nbytes for value in known.values())
 
 
-def divided(trace: Trace, model: onnx.ModelProto, fed: Fed, samples: int) -> Stretches:
-    """A model in stretches, of about as much work; at most so many samples are run at a time."""
+def divided(trace: Trace, model: onnx.ModelProto, fed: Fed, samples: int, most: int) -> Stretches:
+    """A model in stretches, of about as much work.
+
+    samples: for which it is remembered what is known between stretches. most: stretches.
+    """
     nodes, outputs = len(model.graph.node), [output.name for output in model.graph.output]
     batch = max([1, *(len(value) for value in trace.facts.feed.values() if value.ndim)])
     alive = _alive(trace, model) * (4 * samples / batch)
     layers = len({node for node, _ in fed.weights})
-    count = 1 if wire.size(model) > DIVIDED else max(1, min(STRETCHES, layers // LAYERS))
+    count = 1 if wire.size(model) > DIVIDED else max(1, min(most, layers // LAYERS))
     ends = [0, *_cuts(_work(trace), alive, count), nodes]
     if 2 * alive[ends[1:-1]].sum() > KEPT:
         ends = [0, nodes]

@@ -13,7 +13,7 @@ from support import builders
 from onnx_condense import Options, condense
 from onnx_condense.cli.streams import Stream
 from onnx_condense.cli.summary import show_summary
-from onnx_condense.cli.tables import show_report
+from onnx_condense.cli.tables import ROWS, show_report
 from onnx_condense.cli.terminal import Shown
 from onnx_condense.report.values import Report
 
@@ -72,3 +72,13 @@ def test_colours_say_what_an_error_means(
 
 def test_a_terminal_of_ascii_is_sent_ascii(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
     shown(report, 80, monkeypatch, "ascii").encode("ascii")
+
+
+def test_of_many_groups_those_that_lost_channels_are_shown(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = next(group for group in report.groups if group.removed)
+    others = tuple(replace(first, layers=(f"other{number}",), removed={}) for number in range(ROWS))
+    lines = ESCAPES.sub("", shown(replace(report, groups=(*others, first)), 120, monkeypatch))
+    assert first.layers[0] in lines
+    assert "other1" not in lines
+    assert f"{ROWS} more: --report FILE.json names all" in lines
+    assert f"other{ROWS - 1}" in ESCAPES.sub("", shown(replace(report, groups=others), 120, monkeypatch))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from support.networks import images, residual
 
+from onnx_condense.errors import InputError
 from onnx_condense.options import Options
 from onnx_condense.planning import stretches
 from onnx_condense.planning.run import Run
@@ -73,3 +74,21 @@ def test_what_would_take_too_much_memory_is_not_divided(run: Run, monkeypatch: p
         with monkeypatch.context() as patched:
             patched.setattr(stretches, limit, 0)
             assert Stand(run.planner, run.estimate, FEEDS).lost(gone) == pytest.approx(wanted, rel=1e-3)
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_what_does_not_run_in_stretches_runs_as_a_whole(
+    refused: bool, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """onnxruntime may refuse a part of a model, or weights that are fed."""
+    gone = {group.index: np.arange(0, len(group.units), 3) for group in run.planner.groups}
+    wanted = Stand(run.planner, run.estimate, FEEDS).lost(gone)
+    once = Stretch.run
+
+    def picky(self: Stretch, known: Any, choice: Any) -> Any:
+        if self.nodes.start and (refused or self.fed.changes(choice)):
+            raise InputError("no kernel")
+        return once(self, known, choice)
+
+    monkeypatch.setattr(Stretch, "run", picky)
+    assert Stand(run.planner, run.estimate, FEEDS).lost(gone) == pytest.approx(wanted, rel=1e-3)
