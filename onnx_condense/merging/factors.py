@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from onnx_condense.arrays import Array, Floats
+from onnx_condense.merging.entries import whole, word
 from onnx_condense.merging.evidence import Evidence
 from onnx_condense.merging.long_arrays import AnyArray, put, take
 
@@ -77,7 +78,7 @@ class Factor:
         if not np.abs(gram - np.eye(len(gram))).max() <= ORTHONORMAL:
             raise ValueError("the columns of a basis are not orthonormal")
         evidence = None if source is None else Evidence(source)
-        return Factor(content["node"], content["input"], content["layer"], evidence, basis)
+        return Factor(whole(content["node"]), whole(content["input"]), word(content["layer"]), evidence, basis)
 
 
 def rotated(matrix: AnyArray, weight: Array, axis: int) -> Floats:
