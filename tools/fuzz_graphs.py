@@ -1,12 +1,12 @@
 """Condenses random graphs, and says which came out wrong.
 
-    python tools/fuzz_graphs.py [--count 10000] [--seed 0] [--tries 120] [--json FILE] [--keep FOLDER]
+    python tools/fuzz_graphs.py [--count 10000] [--seed 0] [--graphs NAME] [--tries 120] [--json FILE] [--keep FOLDER]
 
-Graph N is that of seed + N (tests/support/wider_graphs.py), with planted copies of channels. Each is condensed by the
-command line in a process of its own, without loss and with random options. Then, at three sizes and on extreme inputs,
-the condensed model must compute what its expanded twin computes, what the plan says when it is read and applied by
-other means (_replayed.py), and without loss what the original computes. What fails is made smaller by leaving out
-nodes, and kept. Exit code 0 where nothing was wrong.
+Graph N is that of seed + N (tests/support/wider_graphs.py, or attention_graphs.py), with planted copies of channels.
+Each is condensed by the command line in a process of its own, without loss and with random options. Then, at three
+sizes and on extreme inputs, the condensed model must compute what its expanded twin computes, what the plan says when
+it is read and applied by other means (_replayed.py), and without loss what the original computes. What fails is made
+smaller by leaving out nodes, and kept. Exit code 0 where nothing was wrong.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from _forked import forked
 from _fuzzed import checked, options_of, smaller
-from support.wider_graphs import graph
+from support import attention_graphs, wider_graphs
 
 import onnx_condense.cli.condense  # noqa: F401  once for all children
 
 MEGABYTES = 4096
+GRAPHS = {"wider": wider_graphs.graph, "attention": attention_graphs.graph}
 
 
 def tried(model: onnx.ModelProto, seed: int, seconds: float, options: tuple[str, ...]) -> dict[str, Any]:
@@ -61,6 +62,7 @@ def kept(model: onnx.ModelProto, seed: int, faults: dict[str, str], given: argpa
 def main() -> int:
     """Command line entry point."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--graphs", choices=GRAPHS, default="wider")
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=120, help="of computing, for one graph")
@@ -71,7 +73,7 @@ def main() -> int:
     counts: Counter[str] = Counter()
     failed = {}
     for seed in range(given.seed, given.seed + given.count):
-        model = graph(seed)
+        model = GRAPHS[given.graphs](seed)
         found = tried(model, seed, given.seconds, options_of(seed))
         counts["graphs"] += 1
         for name, outcome in found["outcomes"].items():

@@ -33,13 +33,14 @@ def apart(fused: Splitter) -> Sequence[onnx.NodeProto] | None:
 
 
 def _sizes(fused: Splitter, stated: Sequence[int] | None) -> list[int] | None:
-    """How many channels queries, keys and values have; None where more than constant weights makes them."""
+    """How many channels queries, keys and values have; None where more than constant weights of so many makes them."""
     if any(fused.has(place) for place in (PAST, 6)) or fused.is_read(1):
         return None
     weights = fused.weight(WEIGHTS)
     if weights is None or len(weights.dims) != 2 or (fused.has(BIAS) and fused.weight(BIAS) is None):
         return None
-    return list(stated) if stated else [weights.dims[1] // 3] * 3
+    sizes = list(stated) if stated else [weights.dims[1] // 3] * 3
+    return sizes if len(sizes) == 3 and sum(sizes) == weights.dims[1] else None
 
 
 def _mask_fits(fused: Splitter) -> bool:

@@ -108,7 +108,9 @@ def _restated(norm: Normalized, into: Floats, gained: Floats, values: Mapping[st
 
 
 def _times(matrix: Floats, value: Floats, axis: int) -> Floats:
-    """A matrix [n, n] times a value of any shape along an axis."""
+    """A matrix [n, n] times a value of any shape along an axis. Raises ValueError where they do not fit."""
+    if not -value.ndim <= axis < value.ndim:
+        raise ValueError("a weight has fewer axes")
     return np.moveaxis(np.tensordot(matrix, value, (1, axis)), 0, axis % value.ndim)
 
 
@@ -122,11 +124,20 @@ def rotated(rotations: Sequence[Rotation], model: onnx.ModelProto) -> onnx.Model
         if missing:
             raise ValueError(f"there is no weight {missing[0]}")
         held: dict[str, Array] = {name: numbers(result.graph.initializer[places[name]]) for name in rotation.names}
-        wide = {name: value.astype(np.float64) for name, value in held.items()}
-        for name, value in rotation.turned(wide).items():
-            changed = numpy_helper.from_array(np.ascontiguousarray(value.astype(held[name].dtype)), name)
+        for name, value in _turned(rotation, held).items():
+            changed = numpy_helper.from_array(np.ascontiguousarray(value), name)
             result.graph.initializer[places[name]].CopyFrom(changed)
     return result
+
+
+def _turned(rotation: Rotation, held: Mapping[str, Array]) -> dict[str, Array]:
+    """The new numbers of a stream's constants, of their shapes and types. Raises ValueError where they do not fit."""
+    wide = {name: value.astype(np.float64) for name, value in held.items()}
+    try:
+        with np.errstate(over="raise", invalid="raise"):
+            return {name: value.astype(held[name].dtype) for name, value in rotation.turned(wide).items()}
+    except FloatingPointError as error:
+        raise ValueError(f"a basis of {rotation.layer} gives weights beyond all numbers") from error
 
 
 def form(rotations: Sequence[Rotation]) -> Form:

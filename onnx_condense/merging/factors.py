@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from onnx_condense.arrays import Array, Floats
+from onnx_condense.merging.entries import whole, word
 from onnx_condense.merging.evidence import Evidence
 from onnx_condense.merging.long_arrays import AnyArray, put, take
 
@@ -71,7 +72,7 @@ class Factor:
         """The inverse of `to_json`. Raises ValueError for what no run gives."""
         basis, source = orthonormal(np.asarray(take(content["basis"]))), content["source"]
         evidence = None if source is None else Evidence(source)
-        return Factor(content["node"], content["input"], content["layer"], evidence, basis)
+        return Factor(whole(content["node"]), whole(content["input"]), word(content["layer"]), evidence, basis)
 
 
 def orthonormal(basis: AnyArray) -> AnyArray:

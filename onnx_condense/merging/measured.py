@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from onnx_condense.merging.entries import finite, word
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Measured:
         """From what a plan states. Raises ValueError for what no run gives."""
         if content is None:
             return None
-        error = content["error"]
-        if error is not None and not (type(error) in (int, float) and 0 <= error < math.inf):
+        error = None if content["error"] is None else finite(content["error"])
+        if error is not None and error < 0:
             raise ValueError("its error is no number")
-        return Measured(error, content["inputs"])
+        return Measured(error, word(content["inputs"]))

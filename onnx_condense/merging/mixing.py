@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnx_condense.arrays import Array, Ints
+from onnx_condense.merging.entries import whole
 from onnx_condense.merging.evidence import Evidence
 from onnx_condense.merging.long_arrays import AnyArray, put, take
 from onnx_condense.merging.paths import Path, by_channel, from_channels
@@ -51,7 +52,7 @@ class Mix:
         matrix = np.asarray(take(content["matrix"]))
         if matrix.dtype.kind != "f" or matrix.ndim != 2 or not np.isfinite(matrix).all():
             raise ValueError("what a product takes up is no matrix of numbers")
-        return Mix(content["group"], content["side"], Evidence(content["source"]), matrix)
+        return Mix(whole(content["group"]), whole(content["side"]), Evidence(content["source"]), matrix)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from onnx_condense.documents import check_regular, written
 from onnx_condense.errors import PlanError
 from onnx_condense.forms.bases import Rotation
 from onnx_condense.forms.tied import Tie
+from onnx_condense.merging.entries import whole, word
 from onnx_condense.merging.evidence import Evidence
 from onnx_condense.merging.factors import Factor
 from onnx_condense.merging.long_arrays import AnyArray, beside, filled, packed, put, row, take
@@ -67,7 +68,8 @@ class Read:
     def from_json(content: Mapping[str, Any]) -> Read:
         """The inverse of `to_json`."""
         ratio, constant = row(content["ratio"]), row(content["constant"])
-        return Read(content["node"], content["input"], content["path"], content["layer"], ratio, constant)
+        node, position, path = whole(content["node"]), whole(content["input"]), whole(content["path"], -math.inf)
+        return Read(node, position, path, word(content["layer"]), ratio, constant)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +116,7 @@ class Refit:
         """The inverse of `to_json`. Raises ValueError for numbers that are not finite."""
         weight, shift = _finite(take(content["weight"])), _finite(take(content["shift"]))
         source = Evidence(content["source"])
-        return Refit(content["node"], content["input"], content["layer"], source, weight, shift)
+        return Refit(whole(content["node"]), whole(content["input"]), word(content["layer"]), source, weight, shift)
 
 
 @dataclass(frozen=True)
@@ -197,8 +199,8 @@ class GroupPlan:
     def from_json(content: Mapping[str, Any]) -> GroupPlan:
         """The inverse of `to_json`. Raises ValueError for what no run gives."""
         group = GroupPlan(
-            content["index"],
-            tuple(content["layers"]),
+            whole(content["index"]),
+            tuple(map(word, content["layers"])),
             row(content["main"]),
             row(content["cosine"]),
             content["highest"],
@@ -297,7 +299,7 @@ class Plan:
         groups = tuple(GroupPlan.from_json(group) for group in content["groups"])
         _expect(len({g.index for g in groups}) == len(groups), "a group comes twice")
         return Plan(
-            content["model_sha256"],
+            word(content["model_sha256"]),
             Method(content["method"]),
             content["options"],
             content["align"],
@@ -376,7 +378,7 @@ def _sizes(shape: Any) -> tuple[int, ...]:
 def _validate(group: GroupPlan) -> None:
     """Raises ValueError where a group could not have come from a run."""
     n = group.width
-    _expect(type(group.index) is int, "a group's index is no number")
+    _expect(bool(group.layers), "a group has no layers")
     _expect(all(type(m) is int and -1 <= m < n for m in group.main), "a main channel is out of range")
     _expect(all(m == -1 or group.main[m] == m for m in group.main), "a main channel does not stay itself")
     _expect(bool(group.keep), "no channel stays")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from onnx_condense.arrays import Floats
 from onnx_condense.forms.bases import Along, Normalized, Rotation, Writer
+from onnx_condense.merging.entries import finite, whole, word
 from onnx_condense.merging.long_arrays import put, take
 
 INVERSE = 1e-6
@@ -37,13 +39,22 @@ def rotation_from_json(content: Mapping[str, Any]) -> Rotation:
     if type(rank) is not int or not 0 < rank <= len(into):
         raise ValueError("the rank of a basis is out of range")
     writers = tuple(_writer(writer) for writer in content["writers"])
-    readers, added = (tuple(Along(**one) for one in content[name]) for name in ("readers", "added"))
-    return Rotation(content["layer"], writers, readers, added, into, back, rank)
+    readers, added = (tuple(map(_along, content[name])) for name in ("readers", "added"))
+    return Rotation(word(content["layer"]), writers, readers, added, into, back, rank)
 
 
 def _writer(content: Mapping[str, Any]) -> Writer:
-    norm = content["normalized"]
-    return Writer(content["weight"], content["axis"], content["bias"], None if norm is None else Normalized(**norm))
+    norm = None if content["normalized"] is None else _normalized(content["normalized"])
+    return Writer(word(content["weight"]), whole(content["axis"], -math.inf), word(content["bias"]), norm)
+
+
+def _normalized(content: Mapping[str, Any]) -> Normalized:
+    scale, shift, mean, var = (word(content[name]) for name in ("scale", "shift", "mean", "var"))
+    return Normalized(scale, shift, mean, var, finite(content["epsilon"]))
+
+
+def _along(content: Mapping[str, Any]) -> Along:
+    return Along(word(content["name"]), whole(content["axis"], -math.inf))
 
 
 def _matrix(value: Any) -> Floats:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from onnx_condense.forms.tied import Tie
+from onnx_condense.merging.entries import word
 from onnx_condense.merging.factors import orthonormal
 from onnx_condense.merging.long_arrays import put, take
 
@@ -20,8 +21,6 @@ def tie_to_json(tie: Tie) -> dict[str, Any]:
 
 def tie_from_json(content: Mapping[str, Any]) -> Tie:
     """The inverse. Raises ValueError, KeyError or TypeError for what no run gives."""
-    names = content["table"], *content["copies"]
-    if not all(isinstance(name, str) for name in names):
-        raise ValueError("a table has no name")
+    copies = tuple(map(word, content["copies"]))
     basis = None if content["basis"] is None else orthonormal(np.asarray(take(content["basis"]), dtype=np.float64))
-    return Tie(names[0], names[1:], basis)
+    return Tie(word(content["table"]), copies, basis)

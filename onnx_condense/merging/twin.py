@@ -188,7 +188,9 @@ class Twin:
     def refit(self, refit: Refit) -> None:
         """Gives a consumer explicit weights. Raises ValueError where they do not fit it."""
         action = self.trace.actions.get(refit.node)
-        if action is not None and refit.input in action.of_channels:
+        if action is None or refit.input >= len(self.trace.facts.nodes[refit.node].inputs):
+            raise ValueError(f"{refit.layer} has no such weight")
+        if refit.input in action.of_channels:
             self._restate(refit)
             return
         slot = self.trace.reading(refit.node, refit.input)
@@ -219,7 +221,7 @@ class Twin:
     def _restate(self, refit: Refit) -> None:
         """Gives channels that are still there numbers of their own."""
         inputs = self.trace.facts.nodes[refit.node].inputs
-        if refit.input >= len(inputs) or self.trace.facts.value(inputs[refit.input]) is None or refit.shift.size:
+        if self.trace.facts.value(inputs[refit.input]) is None or refit.shift.size:
             raise ValueError(f"{refit.layer} has no such numbers")
         value, alive = self.unturned(refit.node, refit.input).copy(), self.alive_at(refit.node, refit.input)
         if refit.weight.shape != (int(alive.sum()), *value.shape[1:]):

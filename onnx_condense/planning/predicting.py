@@ -159,7 +159,7 @@ def _fitted(wholes: Sequence[WholeCost]) -> tuple[float, float]:
     first = wholes[0]
     x = np.array([first.layers - one.layers for one in wholes[1:]])
     y = np.array([first.seconds - one.seconds for one in wholes[1:]])
-    weight = np.array([one.seconds for one in wholes[1:]]) ** -2.0 if len(wholes) > 1 else np.zeros(0)
+    weight = np.array([max(one.seconds, TINY) for one in wholes[1:]]) ** -2.0 if len(wholes) > 1 else np.zeros(0)
     down = float((weight * x * x).sum())
     slope = float((weight * x * y).sum()) / down if down > 0 else 0.0
     if slope <= 0:

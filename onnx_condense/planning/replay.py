@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -45,6 +47,25 @@ def check_error(planned: Measured | None, found: Measured) -> None:
     raise VerificationError(f"the plan changes the outputs {by}{own}: {ALTERED}")
 
 
+@contextmanager
+def _fitting() -> Iterator[None]:
+    """Raises PlanError for a part of a plan that is another model's."""
+    try:
+        yield
+    except (ValueError, AssertionError) as problem:
+        raise PlanError(f"the plan does not fit the model ({problem}): plan it again") from problem
+
+
+@contextmanager
+def _numbers(of: str) -> Iterator[None]:
+    """Raises VerificationError where weights would leave their type."""
+    try:
+        with np.errstate(over="raise"):
+            yield
+    except FloatingPointError as problem:
+        raise VerificationError(f"the plan gives {of} weights beyond all numbers: {ALTERED}") from problem
+
+
 def replayed(trace: Trace, plan: Plan) -> Twin:
     """The twin that a plan describes.
 
@@ -60,29 +81,20 @@ def replayed(trace: Trace, plan: Plan) -> Twin:
         known = {(p.slot.node, p.slot.input, p.number) for p in paths(trace, group)}
         if known != {(r.node, r.input, r.path) for r in decided.reads}:
             raise PlanError(f"the plan's consumers of {group.layers[0]} are not the model's: plan it again")
-        try:
-            with np.errstate(over="raise"):
-                twin.apply(group, decided)
-        except FloatingPointError as problem:
-            at = decided.layers[0]
-            raise VerificationError(
-                f"the plan gives what reads {at} weights beyond all numbers: {ALTERED}"
-            ) from problem
+        with _numbers(f"what reads {decided.layers[0]}"):
+            twin.apply(group, decided)
     for refit in plan.refits:
-        try:
+        with _fitting(), _numbers(refit.layer):
             twin.refit(refit)
-        except (ValueError, AssertionError) as problem:
-            raise PlanError(f"the plan does not fit the model ({problem}): plan it again") from problem
+            refit.shift.astype(np.float32)
     for factor in plan.factors:
-        try:
+        with _fitting(), _numbers(factor.layer):
             twin.factor(factor)
-        except (ValueError, AssertionError) as problem:
-            raise PlanError(f"the plan does not fit the model ({problem}): plan it again") from problem
     for mix in plan.mixes:
-        try:
+        with _fitting(), _numbers("products of data"):
             twin.mix(mix)
-        except ValueError as problem:
-            raise PlanError(f"the plan does not fit the model ({problem}): plan it again") from problem
+            for place in twin.mixes[mix.group].blends:
+                twin.weight(*place)
     try:
         check_shapes(twin)
     except Disagreement as problem:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,6 +14,9 @@ from onnx_condense.expected import is_number
 
 FORMAT = "onnx-condense-costs"
 VERSION = 1
+
+LONGEST = 1e9
+"""Seconds: some 30 years."""
 
 MAKE = "make one with onnx-condense bench --costs FILE MODEL"
 
@@ -95,7 +97,7 @@ class Costs:
             raise InputError(f"the cost table {path} is of version {said}, this program reads {VERSION}: {MAKE}")
         try:
             return _read(content)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InputError(f"the cost table {path} is damaged ({error}): {MAKE}") from error
 
 
@@ -134,6 +136,6 @@ def _count(value: Any, least: int = 1) -> int:
 
 
 def _seconds(value: Any) -> float:
-    if not is_number(value) or not 0 <= value < math.inf:
+    if not is_number(value) or not 0 <= value <= LONGEST:
         raise ValueError(f"{value!r} is no number of seconds")
     return float(value)

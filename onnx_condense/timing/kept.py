@@ -80,7 +80,7 @@ class Kept:
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))["seconds"]
             return {str(key): tuple(map(float, row)) for key, row in found.items() if _is_row(row)}
-        except (OSError, ValueError, LookupError, AttributeError, TypeError):
+        except (OSError, ValueError, LookupError, AttributeError, TypeError, OverflowError, RecursionError):
             return {}
 
     def add(self, seconds: Mapping[str, Sequence[float]]) -> None:

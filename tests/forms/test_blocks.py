@@ -121,6 +121,15 @@ def test_masks_that_mean_something_else_and_caches_keep_a_block(
     assert (blocks.enter(entered) is not entered) == apart
 
 
+@pytest.mark.parametrize("sizes", [[8, 8, 4], [8, 16], [12, 12, 12, 0]])
+def test_hidden_sizes_that_are_not_the_weights_keep_a_block(sizes: list[int]) -> None:
+    """onnxruntime refuses the node then, by its own name."""
+    model = attended(("batch", PLACES))
+    model.graph.node[0].attribute.append(helper.make_attribute("qkv_hidden_sizes", sizes))
+    entered = Entered(model)
+    assert blocks.enter(entered) is entered
+
+
 def decoder(net: Net) -> onnx.ModelProto:
     """A layer as decoders are written: grouped queries, sums that go on, a gate whose channels repeat."""
     gamma = [net.constant(1 + 0.1 * net.normal(16)) for _ in range(3)]

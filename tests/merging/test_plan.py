@@ -209,6 +209,15 @@ def drop(*path: str | int) -> Damage:
 
 FIRST = ("groups", 0)
 READ = ("groups", 0, "reads", 0)
+REFIT = {"node": 0, "input": 1, "layer": "fc0", "source": "weights", "weight": [[1.0]], "shift": []}
+FACTOR = {"node": 0, "input": 1, "layer": "fc0", "source": None, "basis": [[1.0]]}
+MIX = {"group": 0, "side": 0, "source": "weights", "matrix": [[1.0]]}
+WRITER = {"weight": "w0", "axis": 0, "bias": "", "normalized": None}
+READER = {"name": "w1", "axis": 1}
+BASIS = {"layer": "fc0", "writers": [WRITER], "readers": [READER], "added": [], "rank": 1}
+BASIS |= {name: np.eye(16).tolist() for name in ("into", "back")}
+NORM = {"scale": "b0", "shift": "b0", "mean": "b0", "var": "b0", "epsilon": "x"}
+BEYOND = 10**400
 DAMAGES: dict[str, Damage] = {
     "other format": put("format", value="something"),
     "later version": put("version", value=7),
@@ -243,6 +252,22 @@ DAMAGES: dict[str, Damage] = {
     "options are a list": put("options", value=[1]),
     "align is text": put("align", value="auto"),
     "method is unknown": put("method", value="guess"),
+    "no layers": put(*FIRST, "layers", value=[]),
+    "read of a node that is a list": put(*READ, "node", value=[]),
+    "error beyond all numbers": put("measured", "error", value=BEYOND),
+    "refit of an unknown node": put("refits", value=[REFIT | {"node": 99}]),
+    "refit of an unknown input": put("refits", value=[REFIT | {"input": 99}]),
+    "refit of half a node": put("refits", value=[REFIT | {"node": 0.5}]),
+    "factor of a node that is a list": put("factors", value=[FACTOR | {"node": []}]),
+    "mix of a group that is a list": put("mixes", value=[MIX | {"group": []}]),
+    "basis along an unknown axis": put("rotations", value=[BASIS | {"writers": [WRITER | {"axis": 99}]}]),
+    "basis along a text": put("rotations", value=[BASIS | {"readers": [READER | {"axis": "x"}]}]),
+    "basis of a name that is a list": put("rotations", value=[BASIS | {"readers": [READER | {"name": []}]}]),
+    "epsilon that is text": put("rotations", value=[BASIS | {"writers": [WRITER | {"normalized": NORM}]}]),
+    "basis beyond all numbers": put(
+        "rotations",
+        value=[BASIS | {"into": (np.eye(16) * 1e200).tolist(), "back": (np.eye(16) * 1e-200).tolist()}],
+    ),
 }
 
 

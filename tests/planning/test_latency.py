@@ -34,7 +34,7 @@ from onnx_condense.planning.strategies import strategy_of
 from onnx_condense.planning.target import ToLatency
 from onnx_condense.prepare import Clock, open_model
 from onnx_condense.timing.costs import Costs
-from onnx_condense.timing.kept import PLACE, Kept
+from onnx_condense.timing.kept import NUMBERS, PLACE, Kept
 from onnx_condense.timing.kernels import Moves, Small, Taken
 from onnx_condense.timing.race import MedianInterval, Told
 
@@ -194,6 +194,8 @@ def damaged(**changes: Any) -> Callable[[dict[str, Any]], object]:
         (damaged(version=9), "is of version 9"),
         (damaged(threads=-1), "is damaged (-1 is no count)"),
         (damaged(gain=float("nan")), "is damaged"),
+        (damaged(gain=10**400), "is damaged"),
+        (damaged(wholes=[{"layers": 1.0, "seconds": 1e308}]), "is damaged"),
         (damaged(groups={"fc0": [8, 16]}), "is damaged"),
         (damaged(wholes=[]), "is damaged"),
         (damaged(layers=[{"layer": "fc0"}]), "is damaged"),
@@ -262,8 +264,9 @@ def test_what_was_timed_is_kept_where_a_variable_says(tmp_path: Path, monkeypatc
     machine = Ruled(rule=lambda rows, columns: 1.0)
     assert condensed(machine).costs != first.costs, "whole models are measured anew"
     assert condensed(Ruled()).costs == first.costs
-    file.write_text("{}")
-    assert Kept.of(0).read() == {}
+    for text in ("{}", "[" * 100_000, json.dumps({"seconds": {"x": [10**400] * NUMBERS}})):
+        file.write_text(text)
+        assert Kept.of(0).read() == {}
     assert condensed(Ruled()).costs == first.costs
     assert len(Kept.of(0).read()) > 50
 

@@ -373,12 +373,16 @@ def graph(seed: int) -> onnx.ModelProto:
     return Wider(Seeded(seed)).model()
 
 
-def feed(model: onnx.ModelProto, sizes: Mapping[str, int], seed: int) -> dict[str, NDArray[np.float32]]:
-    """Standard normal inputs of these sizes."""
+def feed(model: onnx.ModelProto, sizes: Mapping[str, int], seed: int) -> dict[str, NDArray[Any]]:
+    """Standard normal inputs of these sizes; integers are small, and only 0 and 1 in a mask."""
     generator = np.random.default_rng(seed)
     made = {}
     for port in model.graph.input:
         dims = port.type.tensor_type.shape.dim
         shape = [sum(sizes.get(t) or int(t) for t in (d.dim_param or str(d.dim_value)).split(" + ")) for d in dims]
-        made[port.name] = generator.standard_normal(shape).astype(np.float32)
+        kind = onnx.helper.tensor_dtype_to_np_dtype(port.type.tensor_type.elem_type)
+        if kind.kind == "f":
+            made[port.name] = generator.standard_normal(shape).astype(kind)
+        else:
+            made[port.name] = generator.integers(0, 2 if "mask" in port.name else 4, shape).astype(kind)
     return made

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from support import builders
+from support import attention_graphs, builders
 from support.wider_graphs import SIZES, feed, graph
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
@@ -22,6 +22,7 @@ replaying: Any = importlib.import_module("_replayed")
 
 SEEDS = (*range(6), *range(7, 11))
 """6 is a network of 1,029 nodes, which takes most of the time."""
+ATTENDING = range(4)
 
 
 @pytest.mark.parametrize("seeds", [SEEDS[i : i + 5] for i in range(0, len(SEEDS), 5)], ids=lambda r: str(r[0]))
@@ -34,6 +35,15 @@ def test_random_graphs(seeds: Sequence[int], tmp_path: Path) -> None:
         replayed += found.replayed == "yes"
     assert condensed > len(seeds)
     assert replayed > len(seeds) // 2
+
+
+def test_random_graphs_of_attention(tmp_path: Path) -> None:
+    condensed = 0
+    for seed in ATTENDING:
+        found = fuzzed.checked(attention_graphs.graph(seed), seed, tmp_path)
+        assert not found.faults, seed
+        condensed += [*found.outcomes.values()].count("condensed")
+    assert condensed > len(ATTENDING)
 
 
 def test_a_seed_gives_one_graph() -> None:
