@@ -14,6 +14,9 @@ from onnx_condense.planning.allocation import Curve, Priced, cost
 CHUNK = 0.015
 """Share of all that a step saves at least, as far as half of what is left of its group allows."""
 
+STEPS = 20
+"""But no more than one in so many parts of what is to be saved."""
+
 FINEST = 16
 """A step takes at least one in so many of a group's channels."""
 
@@ -52,6 +55,7 @@ class _Together:
     lose: Lose
     gone: dict[int, int] = field(default_factory=dict)
     now: float = 0.0
+    least: float = 0.0
     taken: list[Step] = field(default_factory=list)
     open: list[Step] = field(default_factory=list)
 
@@ -59,16 +63,17 @@ class _Together:
         """As far as this cost, or as the outputs still say something."""
         self.gone = {group: _free(curve) for group, curve in self.curves.items()}
         whole = cost(self.weights, {})
+        self.least = min(CHUNK * whole, (whole - limit) / STEPS)
         for group in self.curves:
-            self._offer(group, whole)
+            self._offer(group)
         while self.open and cost(self.weights, self.gone) > limit and self.now < LOST:
             step = heappop(self.open)
             if step.age == len(self.taken):
                 self.gone[step.group], self.now = step.end, step.after
                 self.taken.append(step)
-            self._offer(step.group, whole)
+            self._offer(step.group)
 
-    def _offer(self, group: int, whole: float) -> None:
+    def _offer(self, group: int) -> None:
         curve, start, width = self.curves[group], self.gone[group], self.widths[group]
         mine = [weight for weight in self.weights if group in weight.keys]
         before, left = cost(mine, self.gone), width - start
@@ -76,7 +81,7 @@ class _Together:
         large = ends[(ends - start) * FINEST >= width]
         for end in (large if len(large) else ends[-1:]).tolist():
             saved = before - cost(mine, self.gone | {group: end})
-            if saved >= CHUNK * whole or 2 * (end - start) >= left or end == ends[-1]:
+            if saved >= self.least or 2 * (end - start) >= left or end == ends[-1]:
                 break
         else:
             return

@@ -26,12 +26,19 @@ WHOLE = 1e-3
 LEAST = 1e-7
 """What a class is given at least by a model that rules it out."""
 
+SCALES = 0.5, 2.0
+"""Between which numbers scores may be multiplied before their distributions are compared: it names the same classes."""
+
+ROUNDS = 5
+"""Steps of Newton's method toward that number."""
+
 
 def lost(expected: Results, found: Results, scores: Collection[str] = ()) -> float:
     """What outputs lose: the mean over them.
 
     Of numbers it is the squared relative error, of labels the share that differs; of scores of classes (names) half of
-    the former and half of what their distributions lose: the Kullback-Leibler divergence in nats.
+    the former and half of what their distributions lose: the Kullback-Leibler divergence in nats, of scores that are
+    multiplied by the number at which it is least. What is missing of every score alike says nothing about classes.
     """
     names = [name for name in expected[0] if expected[0][name].size] if expected else []
     return float(np.mean([_lost(expected, found, name, name in scores) for name in names] or [0.0]))
@@ -73,10 +80,33 @@ def _lost(expected: Results, found: Results, name: str, classes: bool) -> float:
 
 
 def _divergence(expected: Results, found: Results, name: str) -> float:
-    """The mean over rows of Σ p (log p - log q)."""
+    """The mean over rows of Σ p (log p - log q), log q by the scale at which that is least."""
     p, q = (np.concatenate([_logarithms(feed[name]) for feed in part]) for part in (expected, found))
-    least = float(np.log(LEAST))
-    return float(np.mean(np.sum(np.exp(p) * (np.maximum(p, least) - np.maximum(q, least)), axis=-1)))
+    shares, least = np.exp(p), float(np.log(LEAST))
+    p = np.maximum(p, least)
+    scales = 1.0, _scale(shares, q)
+    return min(float(np.mean(np.sum(shares * (p - np.maximum(_scaled(q, t), least)), axis=-1))) for t in scales)
+
+
+def _scale(shares: Floats, logarithms: Floats) -> float:
+    """The number within `SCALES` by which logarithms of shares [rows, classes] come closest to other shares."""
+    centred, scale = logarithms - logarithms.max(axis=-1, keepdims=True), 1.0
+    wanted = np.sum(shares * centred, axis=-1)
+    for _ in range(ROUNDS):
+        made = np.exp(_scaled(centred, scale))
+        mean = np.sum(made * centred, axis=-1)
+        curvature = float(np.mean(np.sum(made * centred**2, axis=-1) - mean**2))
+        if not (np.isfinite(curvature) and curvature > TINY):
+            return 1.0
+        scale = float(np.clip(scale + np.mean(wanted - mean) / curvature, *SCALES))
+    return scale
+
+
+def _scaled(logarithms: Floats, scale: float) -> Floats:
+    """[rows, classes] logarithms of shares whose scores are multiplied by a number."""
+    scaled = scale * logarithms
+    shifted = scaled - scaled.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
 def _logarithms(scores: Array) -> Floats:
@@ -84,5 +114,4 @@ def _logarithms(scores: Array) -> Floats:
     rows = scores.reshape(-1, scores.shape[-1]).astype(np.float64)
     if (rows >= 0).all() and (abs(rows.sum(axis=-1) - 1) <= WHOLE).all():
         return np.asarray(np.log(np.maximum(rows, LEAST)))
-    shifted = rows - rows.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+    return _scaled(rows, 1.0)

@@ -51,6 +51,18 @@ def test_what_goes_unfelt_alone_is_not_taken_from_all() -> None:
     assert lose(removed) < lose({0: 15, 1: 15}) / 5
 
 
+def test_little_is_taken_from_many() -> None:
+    """Where little is to go, steps are small: losses rise faster than what they save."""
+    groups = range(10)
+    weights = [PricedWeight(1.0, (WIDTH, 10), ((0, group, 1.0),)) for group in groups]
+
+    def lose(gone: Mapping[int, int]) -> float:
+        return sum(count**2 for count in gone.values()) / 1e4
+
+    found = narrowed_together(dict.fromkeys(groups, curve()), dict.fromkeys(groups, WIDTH), weights, lose, 3040.0)
+    assert max(allocate(found, weights, 3040.0).values()) <= 2
+
+
 def test_a_dear_group_stays() -> None:
     curves, widths, weights = two()
     found = narrowed_together(curves, widths, weights, lambda gone: (gone[0] + 20 * gone[1]) / 1000, 400.0)

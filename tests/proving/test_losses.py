@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize_scalar
 from scipy.special import rel_entr, softmax
 from support.planted.net import Net
 
@@ -12,6 +13,15 @@ from onnx_condense.proving.losses import lost, scores_in
 
 def rows(seed: int, scale: float = 1.0) -> np.ndarray:
     return (scale * np.random.default_rng(seed).standard_normal((40, 5))).astype(np.float32)
+
+
+def divergence(a: np.ndarray, b: np.ndarray) -> float:
+    """Of softmax of scores: the least over what the second may be multiplied by."""
+
+    def at(scale: float) -> float:
+        return float(rel_entr(softmax(a.astype(float), 1), softmax(scale * b.astype(float), 1)).sum(1).mean())
+
+    return min(at(1.0), float(minimize_scalar(at, bounds=(0.5, 2.0), method="bounded").fun))
 
 
 def test_numbers_lose_their_squared_relative_error() -> None:
@@ -29,15 +39,26 @@ def test_labels_lose_the_share_that_differs() -> None:
 def test_scores_lose_what_their_distributions_lose() -> None:
     a, b = rows(0, 2), rows(1, 2)
     squared = float(((a - b) ** 2).sum() / (a**2).sum())
-    wanted = float(rel_entr(softmax(a.astype(float), 1), softmax(b.astype(float), 1)).sum(1).mean())
-    assert lost([{"y": a}], [{"y": b}], {"y"}) == pytest.approx((squared + wanted) / 2, rel=1e-4)
+    assert lost([{"y": a}], [{"y": b}], {"y"}) == pytest.approx((squared + divergence(a, b)) / 2, rel=1e-4)
 
 
 def test_shares_are_taken_as_they_are() -> None:
     a, b = (softmax(rows(seed, 2).astype(float), 1) for seed in (0, 1))
     squared = float(((a - b) ** 2).sum() / (a**2).sum())
-    wanted = float(rel_entr(a, b).sum(1).mean())
+    wanted = divergence(np.log(a), np.log(b))
     assert lost([{"y": a}], [{"y": b}], {"y"}) == pytest.approx((squared + wanted) / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("scale", [0.6, 1.5])
+def test_a_scale_of_all_scores_costs_their_distributions_nothing(scale: float) -> None:
+    """It names the same classes."""
+    a = rows(0, 2)
+    assert lost([{"y": a}], [{"y": a * np.float32(scale)}], {"y"}) == pytest.approx((1 - scale) ** 2 / 2, rel=1e-3)
+
+
+def test_a_distribution_is_not_scaled_without_end() -> None:
+    a = rows(0, 9)
+    assert lost([{"y": a}], [{"y": a / 1000}], {"y"}) > 0.9
 
 
 def test_an_attenuated_score_loses_less_than_another_class() -> None:
