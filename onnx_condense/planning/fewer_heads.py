@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Heads:
+class Sparing:
     """What is known of the heads of a model under a budget.
 
     planner: of the trace in which they are channels. units: what is counted. whole: how many the model has.
@@ -101,7 +101,7 @@ def _each(planner: Planner, gone: Mapping[int, Ints]) -> list[tuple[Group, Ints]
     return [(group, gone[group.index]) for group in planner.groups if group.index in gone]
 
 
-def _known(opened: Opened) -> Heads | None:
+def _known(opened: Opened) -> Sparing | None:
     """What is known of the heads of a model; None where none may go."""
     options, whole = opened.options, traced_by_heads(opened)
     groups = () if whole is None else tuple(g for g in whole.headed if g in chosen_groups(whole, options))
@@ -114,7 +114,7 @@ def _known(opened: Opened) -> Heads | None:
     real = measured(whole, rest, options.seed)
     estimate = Estimate(whole, opened.feeds[0], options.seed, real, prior)
     units = Units(goal.unit)
-    return Heads(planner, units, units.size(planner.original), Stand(planner, estimate, judging), estimate)
+    return Sparing(planner, units, units.size(planner.original), Stand(planner, estimate, judging), estimate)
 
 
 def lost_by(opened: Opened, model: onnx.ModelProto) -> float:
