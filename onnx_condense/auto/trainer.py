@@ -144,7 +144,7 @@ class CommandTrainer:
             content = json.loads(files["--metrics"].read_text())
         except FileNotFoundError as error:
             raise TrainerError('the trainer wrote no metrics: it must write {"score": …} to --metrics') from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise TrainerError(f"the trainer's metrics are no JSON ({first_line(error)})") from error
         return content if isinstance(content, Mapping) else {}
 
