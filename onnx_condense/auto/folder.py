@@ -206,7 +206,7 @@ class Folder:
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
         content = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) and isinstance(content.get("event"), str) else None
 

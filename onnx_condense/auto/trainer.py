@@ -144,7 +144,7 @@ class CommandTrainer:
             content = json.loads(files["--metrics"].read_text())
         except FileNotFoundError as error:
             raise TrainerError('the trainer wrote no metrics: it must write {"score": …} to --metrics') from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise TrainerError(f"the trainer's metrics are no JSON ({first_line(error)})") from error
         return content if isinstance(content, Mapping) else {}
 
@@ -202,9 +202,13 @@ def score_of(metrics: Any) -> float:
     score = metrics.get("score") if isinstance(metrics, Mapping) else None
     if isinstance(score, bool) or not isinstance(score, int | float | np.number):
         raise TrainerError(f'the trainer gave no score: its metrics must hold {{"score": number}}, not {score!r}')
-    if not math.isfinite(score):
-        raise TrainerError(f"the trainer's score is {score}: did training diverge? lower --learning-rate")
-    return float(score)
+    try:
+        found = float(score)
+    except OverflowError:  # of a whole number
+        found = math.inf
+    if not math.isfinite(found):
+        raise TrainerError(f"the trainer's score is {found}: did training diverge? lower --learning-rate")
+    return found
 
 
 def further(metrics: Metrics) -> dict[str, Any]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 OPTION = "--recipe"
 
 YAML = (".yaml", ".yml")
+YAML_LINE = "threshold: 0.9"
 
 SUFFIX = ".recipe.toml"
 """Of a recipe, in the place of its report's."""
@@ -55,22 +56,22 @@ def _flags(parts: Iterable[Fields]) -> Iterator[tuple[Fields, str, Flag]]:
 
 
 def _content(path: str) -> dict[str, Any]:
+    is_yaml = Path(path).suffix.lower() in YAML
     try:
         text = Path(path).read_text(encoding="utf-8")
-        return _of_yaml(path, text) if Path(path).suffix.lower() in YAML else tomllib.loads(text)
+        return _of_yaml(path, text) if is_yaml else tomllib.loads(text)
     except OSError as error:
         raise InputError(f"cannot read {OPTION} {path} ({error.strerror}): check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{OPTION} {path} is no TOML ({first_line(error)}): write lines like threshold = 0.9"
-        ) from error
+    except (ValueError, RecursionError) as error:  # no such text, nested too deep, a number or a date that is none
+        kind, line = ("YAML", YAML_LINE) if is_yaml else ("TOML", "threshold = 0.9")
+        raise InputError(f"{OPTION} {path} is no {kind} ({first_line(error)}): write lines like {line}") from error
 
 
 def _of_yaml(path: str, text: str) -> dict[str, Any]:
     need(f"{OPTION} {path}", "yaml", ["yaml"])
     import yaml
 
-    advice = "write lines like threshold: 0.9"
+    advice = f"write lines like {YAML_LINE}"
     try:
         found = yaml.safe_load(text)
     except yaml.YAMLError as error:

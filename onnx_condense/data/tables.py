@@ -28,10 +28,10 @@ def read(path: str | os.PathLike[str], wanted: Sequence[Wanted]) -> list[Batch]:
         with open(path, encoding=ENCODING, newline="") as file:
             takes_in(os.path.getsize(path))
             first = file.readline()
-    except (OSError, UnicodeDecodeError) as error:
+        delimiter = next((one for one in DELIMITERS if one in first), None)
+        words = _cells(first, delimiter)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"cannot read {source} ({first_line(error)}): pass a .csv in UTF-8") from error
-    delimiter = next((one for one in DELIMITERS if one in first), None)
-    words = _cells(first, delimiter)
     named = not all(map(_is_number, words))
     names = words if named else [f"column {number}" for number in range(1, len(words) + 1)]
     if not words:
@@ -78,7 +78,7 @@ def _culprit(source: str, delimiter: str | None, skipped: int, columns: list[int
                     if not _is_number(words[column]):
                         what = f"{words[column]!r}, which is no number" if words[column] else "nothing"
                         return f"{where} holds {what}, in {names[column]}: mend it, or leave it out"
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         return f"cannot read {source} ({first_line(error)}): pass a .csv in UTF-8"
     return f"cannot read {source}: pass a .csv with a row of numbers for each sample"
 

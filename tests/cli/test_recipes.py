@@ -45,6 +45,8 @@ def test_the_command_line_wins_over_a_recipe(cli: Cli, save: Save) -> None:
     [
         ("treshold = 0.9", "treshold"),
         ("threshold = ", "no TOML"),
+        ("align = " + "9" * 5000, "no TOML"),
+        ("data = " + "[" * 5000, "no TOML"),
         ("threshold = true", "threshold is a text"),
         ("lossless = 1", "lossless is true or false"),
         ("seed = [1, 2]", "one value"),
@@ -77,6 +79,9 @@ def test_a_recipe_in_yaml(cli: Cli, save: Save, suffix: str) -> None:
     ("text", "words"),
     [
         ("threshold: [", "no YAML"),
+        ("align: " + "9" * 5000, "no YAML"),
+        ("data: " + "[" * 5000, "no YAML"),
+        ("seed: 2026-99-99", "no YAML"),
         ("- threshold", "lines like threshold: 0.9"),
         ("threshold:", "threshold is a text"),
         ("1: 2", "says 1"),

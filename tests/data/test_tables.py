@@ -65,6 +65,8 @@ def test_a_row_takes_the_shape_of_a_sample(dims: tuple[int | str, ...]) -> None:
         ("a;b;c\n1;2,5;3\n", "line 2 of d.csv holds '2,5', which is no number, in b"),
         ("1,2,3\n1,2\n", "line 2 of d.csv has 2 columns, the first has 3"),
         ("\0\xff", "pass a .csv in UTF-8"),
+        (f'1,2,"{"x" * 200_000}"\n', "field larger than"),
+        (f'1,2,3\n1,2,"{"x" * 200_000}"\n', "field larger than"),
     ],
 )
 def test_what_is_no_table_of_the_model(text: str, says: str) -> None:

@@ -107,7 +107,8 @@ class Attending:
             inputs.append(self.port(f"past{head}", TensorProto.FLOAT, 2, "batch", n, "P", head))
         elif self.number(0, 3) == 0:
             inputs += ["", self.scores()]
-        made = net.multiple("Attention", *inputs, outputs=2 if past else self.pick([1, 1, 2]), **given)
+        kept = [1, 1, 2] if sizes[2] == self.width else [1]  # else onnxruntime leaves a part of what is kept unwritten
+        made = net.multiple("Attention", *inputs, outputs=2 if past else self.pick(kept), **given)
         return self.attended(made, sizes[2])
 
     def drawn(self, **attributes: Any) -> dict[str, Any]:
