@@ -258,5 +258,5 @@ def _parts(feed: Feed, divisible: bool) -> int:
 
 
 def _samples(feed: Feed) -> int:
-    value = next(iter(feed.values()))
-    return len(value) if value.ndim else 1
+    value = next(iter(feed.values()), None)
+    return len(value) if value is not None and value.ndim else 1

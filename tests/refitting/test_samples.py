@@ -31,7 +31,7 @@ from onnx_condense.refitting import staged, summing
 from onnx_condense.refitting.calibrate import Effort, calibrate
 from onnx_condense.refitting.comparison import SideBySide
 from onnx_condense.refitting.consumer import lost
-from onnx_condense.refitting.samples import Calibration, Shard, cut, dask, divisible, held_back, opened
+from onnx_condense.refitting.samples import Calibration, Shard, cut, dask, divisible, held_back, opened, pieces
 from onnx_condense.refitting.summing import measured, readers_of
 from onnx_condense.rewriting.writer import write
 
@@ -331,3 +331,8 @@ def test_all_that_is_asked_ahead_is_summed_at_once_and_nobody_else_changes_it(mo
     assert last is not None
     assert alone is not None
     np.testing.assert_array_equal(last.xx, alone.xx)
+
+
+def test_a_model_without_inputs_is_fed_nothing_once() -> None:
+    assert pieces([{}], divisible=True) == [{}]
+    assert cut([{}], divisible=True, samples=3) == ([{}], [])
