@@ -41,7 +41,8 @@ def test_the_report_and_the_analysis(cli: Cli, save: Save) -> None:
     assert begins(read("r.json"), "report")
     cli.ok("inspect", "m.onnx", "--report", "i.json")
     assert begins(read("i.json"), "analysis")
-    assert list(read("i.json"))[4:] == ["model", "groups", "refusals", "share", "axes", "pairs", "with_pairs", "whole"]
+    told = ["model", "groups", "refusals", "share", "axes", "pairs", "with_pairs", "whole", "heads", "ties"]
+    assert list(read("i.json"))[4:] == told
 
 
 def test_the_benchmark(cli: Cli, save: Save) -> None:

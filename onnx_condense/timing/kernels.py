@@ -147,11 +147,11 @@ class _Entered:
         """By the run in the middle."""
         events = json.loads(Path(self.active.end_profiling()).read_text())
         counts, seconds = _kernels(events, WARM + len(self.awake))
-        main, into, back = (_typical(some[WARM:], np.array(self.awake)) for some in seconds)
+        main, into, back = (typical(some[WARM:], np.array(self.awake)) for some in seconds)
         return Taken(main, Moves(counts[1], into), Moves(counts[2], back))
 
 
-def _typical(seconds: Floats, awake: Floats) -> float:
+def typical(seconds: Floats, awake: Floats) -> float:
     """The median of what runs took [runs] while they were awake, as a share of their time.
 
     Not the fastest ones: where a run was put to sleep outside its kernels, these look faster than they are.
