@@ -55,7 +55,7 @@ def mutant(data: bytes, draw: random.Random) -> tuple[bytes, str]:
             continue
         done.append(name)
     found = model.SerializeToString()
-    if draw.random() < 0.03:
+    if draw.random() < 0.03 and any(node.op_type for node in model.graph.node):
         return _unreadable(found, model, draw), "+".join((*done, "unreadable"))
     return found, "+".join(done) or "none"
 
