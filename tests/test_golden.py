@@ -18,7 +18,13 @@ import numpy as np
 import onnx
 import pytest
 from support.lossless import LOSSLESS
-from support.planted.net import COPIES, MAINS, Net, planted_columns, planted_rows
+from support.planted.cases import (
+    COPIES,
+    MAINS,
+    planted_columns,
+    planted_rows,
+)
+from support.planted.net import Net
 
 from onnx_condense import Options, condense
 

@@ -41,6 +41,7 @@ def test_no_private_names() -> None:
 
 def test_no_test_imports_a_test() -> None:
     for name, tree in TREES.items():
-        modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        parts = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        modules = {f"{node.module or ''}.{alias.name}" for node in parts for alias in node.names}
         modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         assert not [module for module in modules if "test_" in module], name

@@ -15,7 +15,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from support.drawing import examples
 from support.lossless import LOSSLESS
-from support.planted.net import run, signed_feed, traced, widths
+from support.planted.net import (
+    run,
+    signed_feed,
+    traced,
+    widths,
+)
 from support.random_graphs import models
 
 from onnx_condense import Options, condense

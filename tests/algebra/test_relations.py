@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from support.cases import CASES
+from support.planted.cases import RELATIONS, Case, planted_rows
 from support.planted.net import (
-    RELATIONS,
-    Case,
     Net,
     channel_values,
     joined,
-    planted_rows,
     read_along,
     run,
     signed_feed,

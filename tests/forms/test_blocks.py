@@ -8,7 +8,12 @@ import pytest
 from onnx import TensorProto, helper
 from support.fused_bert import HEADS, INNER, PLACES, TOKENS, WIDTH, FusedBert
 from support.lossless import LOSSLESS
-from support.planted.net import Array, Net, assert_close, run
+from support.planted.net import (
+    Array,
+    Net,
+    assert_close,
+    run,
+)
 
 from onnx_condense import condense
 from onnx_condense.forms import blocks

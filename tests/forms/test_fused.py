@@ -11,7 +11,14 @@ import onnxruntime as ort
 import pytest
 from support.cases import CASES
 from support.lossless import LOSSLESS
-from support.planted.net import Net, assert_close, planted_columns, planted_rows, run, signed_feed, widths
+from support.planted.cases import planted_columns, planted_rows
+from support.planted.net import (
+    Net,
+    assert_close,
+    run,
+    signed_feed,
+    widths,
+)
 
 from onnx_condense import analyze, condense
 from onnx_condense.forms.fused import DOMAIN, PARTS, unfuse

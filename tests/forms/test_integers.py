@@ -11,7 +11,8 @@ import pytest
 from onnx import TensorProto, numpy_helper
 from support.lossless import LOSSLESS
 from support.models import operators
-from support.planted.net import EXACT, FULL, Net, run, signed_feed
+from support.planted.cases import EXACT, FULL
+from support.planted.net import Net, run, signed_feed
 from support.planted.quantized import integer_columns, integer_rows, integers
 
 from onnx_condense import condense

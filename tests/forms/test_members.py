@@ -8,7 +8,14 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, TensorShapeProto, helper, numpy_helper
 from support.lossless import LOSSLESS
-from support.planted.net import COPIES, EXACT, FULL, Net, assert_close, copies, planted_columns
+from support.planted.cases import (
+    COPIES,
+    EXACT,
+    FULL,
+    copies,
+    planted_columns,
+)
+from support.planted.net import Net, assert_close
 
 from onnx_condense import Options, analyze, condense
 from onnx_condense.forms import stacked as found

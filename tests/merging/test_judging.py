@@ -12,7 +12,8 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from support.lossless import LOSSLESS
-from support.planted.net import EXACT, FULL, Net, planted_rows, traced, widths
+from support.planted.cases import EXACT, FULL, planted_rows
+from support.planted.net import Net, traced, widths
 
 from onnx_condense.merging.judging import judge
 from onnx_condense.merging.methods import MANNERS

@@ -12,7 +12,12 @@ import numpy as np
 import onnx
 import pytest
 from support import reference
-from support.planted.net import Net, run, signed_feed, widths
+from support.planted.net import (
+    Net,
+    run,
+    signed_feed,
+    widths,
+)
 from support.reference import Layer
 
 from onnx_condense import Options, condense

@@ -10,7 +10,13 @@ import onnx
 import pytest
 from support.cases import CASES
 from support.lossless import LOSSLESS
-from support.planted.net import Case, Net, assert_close, planted_rows, traced, widths
+from support.planted.cases import Case, planted_rows
+from support.planted.net import (
+    Net,
+    assert_close,
+    traced,
+    widths,
+)
 
 from onnx_condense import Options, Plan, condense, rewrite
 from onnx_condense.merging.deciding import plan_group

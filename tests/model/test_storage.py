@@ -16,7 +16,8 @@ from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
 from support.lossless import LOSSLESS
 from support.models import operators
-from support.planted.net import FULL, Net, run, traced
+from support.planted.cases import FULL
+from support.planted.net import Net, run, traced
 from support.planted.quantized import dense_integers, integers, rounded, stored
 
 from onnx_condense import Options, VerificationError, analyze, condense

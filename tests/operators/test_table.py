@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from support.cases import CASES
 from support.lossless import LOSSLESS
-from support.planted.net import RELATIONS, Case, assert_close, joined, run, signed_feed, widths
+from support.planted.cases import RELATIONS, Case
+from support.planted.net import (
+    assert_close,
+    joined,
+    run,
+    signed_feed,
+    widths,
+)
 
 from onnx_condense import VerificationError, condense
 from onnx_condense.operators.table import TABLE

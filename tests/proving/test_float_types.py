@@ -11,7 +11,15 @@ from hypothesis import given
 from onnx import TensorProto, numpy_helper
 from support.drawing import examples
 from support.lossless import LOSSLESS
-from support.planted.net import EXACT, FULL, MAINS, Net, copies, planted_columns, planted_rows
+from support.planted.cases import (
+    EXACT,
+    FULL,
+    MAINS,
+    copies,
+    planted_columns,
+    planted_rows,
+)
+from support.planted.net import Net
 from support.proofs import condensed, disturbed, proof
 from support.random_graphs import models
 from support.retyped import narrowed, retyped

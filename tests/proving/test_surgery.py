@@ -9,7 +9,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 from support import builders
-from support.planted.net import Net, planted_columns, planted_rows
+from support.planted.cases import planted_columns, planted_rows
+from support.planted.net import Net
 from support.proofs import condensed, disturbed, proof
 
 from onnx_condense import Options, VerificationError

@@ -10,7 +10,8 @@ import onnx
 import pytest
 from support.cli import Cli, Save
 from support.networks import error, images, residual
-from support.planted.net import Net, planted_columns, planted_rows
+from support.planted.cases import planted_columns, planted_rows
+from support.planted.net import Net
 
 import onnx_condense as oc
 from onnx_condense.model.protos import serialize

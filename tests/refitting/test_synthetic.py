@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from support.planted.net import Net, planted_columns, planted_rows
+from support.planted.cases import planted_columns, planted_rows
+from support.planted.net import Net
 
 import onnx_condense as oc
 from onnx_condense.model.protos import serialize

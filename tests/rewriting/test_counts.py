@@ -12,7 +12,8 @@ import pytest
 from support import vacuous
 from support.builders import build, clustered, random
 from support.cases import CASES
-from support.planted.net import Case, Net
+from support.planted.cases import Case
+from support.planted.net import Net
 from support.planted.quantized import integer_columns, integer_rows
 
 from onnx_condense import Options, condense

@@ -6,13 +6,8 @@ import onnx
 from onnx import helper
 from support.lossless import LOSSLESS, condensed
 from support.models import weights
-from support.planted.net import (
-    EXACT,
-    Net,
-    planted_columns,
-    planted_rows,
-    traced,
-)
+from support.planted.cases import EXACT, planted_columns, planted_rows
+from support.planted.net import Net, traced
 
 from onnx_condense import condense
 from onnx_condense.merging.deciding import plan_group

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 from support.lossless import LOSSLESS, condensed
 from support.models import attributes, node, weights
-from support.planted.net import (
+from support.planted.cases import (
     EXACT,
     FULL,
-    Net,
-    assert_close,
     planted_columns,
     planted_rows,
 )
+from support.planted.net import Net, assert_close
 
 from onnx_condense import condense
 

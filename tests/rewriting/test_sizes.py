@@ -11,7 +11,13 @@ import numpy as np
 import onnx
 import pytest
 from support.lossless import LOSSLESS
-from support.planted.net import EXACT, FULL, Net, assert_close, planted_columns, planted_rows, widths
+from support.planted.cases import (
+    EXACT,
+    FULL,
+    planted_columns,
+    planted_rows,
+)
+from support.planted.net import Net, assert_close, widths
 
 from onnx_condense import Result, condense
 from onnx_condense.model.runtime import run, session

@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 import pytest
 from support.lossless import LOSSLESS
-from support.planted.net import EXACT, FULL, Net, planted_rows, widths
+from support.planted.cases import EXACT, FULL, planted_rows
+from support.planted.net import Net, widths
 
 from onnx_condense import Result, condense
 from onnx_condense.model.runtime import run, session

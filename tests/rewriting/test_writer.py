@@ -9,15 +9,17 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from support.lossless import LOSSLESS, condensed
 from support.models import attributes, node, operators, weights
-from support.planted.net import (
+from support.planted.cases import (
     COPIES,
     EXACT,
     FULL,
     MAINS,
-    Net,
-    assert_close,
     planted_columns,
     planted_rows,
+)
+from support.planted.net import (
+    Net,
+    assert_close,
     traced,
     widths,
 )

@@ -15,7 +15,7 @@ from support.planted import (
     recurrent,
     windows,
 )
-from support.planted.net import CASES
+from support.planted.cases import CASES
 
 FAMILIES = (balance, compounds, constants, functions, fused, joins, more, products, quantized, recurrent, windows)
 

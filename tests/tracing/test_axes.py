@@ -7,13 +7,15 @@ from collections.abc import Callable
 import onnx
 import pytest
 from support.lossless import LOSSLESS
-from support.planted.net import (
+from support.planted.cases import (
     EXACT,
     FULL,
-    Net,
-    assert_close,
     planted_columns,
     planted_rows,
+)
+from support.planted.net import (
+    Net,
+    assert_close,
     run,
     signed_feed,
     traced,

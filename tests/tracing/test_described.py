@@ -7,7 +7,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 from support.lossless import LOSSLESS
-from support.planted.net import Net, assert_close, planted_columns, planted_rows, traced, widths
+from support.planted.cases import planted_columns, planted_rows
+from support.planted.net import (
+    Net,
+    assert_close,
+    traced,
+    widths,
+)
 
 from onnx_condense import condense
 

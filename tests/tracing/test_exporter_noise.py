@@ -11,7 +11,19 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from support.lossless import LOSSLESS
-from support.planted.net import EXACT, FULL, Net, assert_close, planted_columns, planted_rows, run, signed_feed, widths
+from support.planted.cases import (
+    EXACT,
+    FULL,
+    planted_columns,
+    planted_rows,
+)
+from support.planted.net import (
+    Net,
+    assert_close,
+    run,
+    signed_feed,
+    widths,
+)
 
 from onnx_condense import condense
 from onnx_condense.operators.reasons import Reason

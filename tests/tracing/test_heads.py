@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from support import attention_forms as forms
 from support.attention import INPUTS, PLACES, WIDTH, Attention
+from support.attention_forms import Build
 from support.fused_bert import HEADS, FusedBert
 from support.fused_bert import WIDTH as HIDDEN
 from support.lossless import LOSSLESS, condensed
 from support.planted.net import widths
-from tracing import test_pairs as forms
 
 from onnx_condense import Options, analyze, condense
 from onnx_condense.merging.plan import Plan
-
-Build = Callable[[Attention], onnx.ModelProto]
 
 TWO, FOUR = {"q": 2, "k": 2, "v": 2}, {"q": 4, "k": 4, "v": 4}
 GROUPED, ONE_KEY = {"q": 6, "k": 3, "v": 3}, {"q": 4, "k": 1, "v": 1}

@@ -6,7 +6,14 @@ import numpy as np
 import onnx
 import pytest
 from support.lossless import condensed
-from support.planted.net import EXACT, FULL, Net, copies, planted_columns, planted_rows
+from support.planted.cases import (
+    EXACT,
+    FULL,
+    copies,
+    planted_columns,
+    planted_rows,
+)
+from support.planted.net import Net
 
 from onnx_condense import Options, condense
 

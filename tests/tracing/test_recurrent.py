@@ -8,7 +8,18 @@ import numpy as np
 import onnx
 import pytest
 from support.lossless import LOSSLESS
-from support.planted.net import COPIES, EXACT, FULL, Net, assert_close, planted_columns, traced, widths
+from support.planted.cases import (
+    COPIES,
+    EXACT,
+    FULL,
+    planted_columns,
+)
+from support.planted.net import (
+    Net,
+    assert_close,
+    traced,
+    widths,
+)
 from support.planted.recurrent import GATES, SIZE, Form, build, planted_node
 
 from onnx_condense import Options, Plan, condense, rewrite

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 
-from support.planted.net import (
+from support.planted.cases import (
     ALWAYS,
     COPIES,
     EXACT,
@@ -16,11 +16,11 @@ from support.planted.net import (
     LINEAR,
     MAINS,
     UNSHIFTED,
-    Net,
     case,
     planted_columns,
     planted_rows,
 )
+from support.planted.net import Net
 
 HALVED = {"producer": (FULL, 6)}
 """Channels 0 to 3 and 4 to 7 are two lines; each holds one copy of a channel of its own, so each loses one."""

@@ -7,19 +7,19 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 
-from support.planted.joins import PAIR
-from support.planted.net import (
+from support.planted.cases import (
     ALWAYS,
     COPIES,
     FULL,
     HOMOGENEOUS,
     UNSHIFTED,
-    Net,
     case,
     copies,
     planted_columns,
     planted_rows,
 )
+from support.planted.joins import PAIR
+from support.planted.net import Net
 
 
 @case("Mul", UNSHIFTED, "squeeze-excite", layers={"producer": (8, 5), "excite": (8, 5)})

@@ -7,13 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 
-from support.planted.net import (
+from support.planted.cases import (
     ALWAYS,
     EXACT,
     FULL,
     LINEAR,
     UNSHIFTED,
-    Net,
     apply,
     case,
     conv_case,
@@ -21,6 +20,7 @@ from support.planted.net import (
     planted_columns,
     planted_rows,
 )
+from support.planted.net import Net
 
 # ------------------------------------------------------------------------------------------ beside constants
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto
 
-from support.planted.net import (
+from support.planted.cases import (
     ABSOLUTE,
     ALWAYS,
     HOMOGENEOUS,
     LINEAR,
     ODD,
     UNSHIFTED,
-    Net,
     PlantedMiddle,
     apply,
     conv_case,
     dense_case,
     then,
 )
+from support.planted.net import Net
 
 
 def _calm(net: Net, data: str, relation: str) -> str:

@@ -6,18 +6,18 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from support.planted.net import (
+from support.planted.cases import (
     ALWAYS,
     FULL,
     LINEAR,
     UNSHIFTED,
-    Net,
     apply,
     case,
     dense_case,
     planted_columns,
     planted_rows,
 )
+from support.planted.net import Net
 
 MICROSOFT = "com.microsoft"
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 
-from support.planted.net import (
+from support.planted.cases import (
     ALWAYS,
     EXACT,
     FULL,
@@ -15,8 +15,6 @@ from support.planted.net import (
     LINEAR,
     ODD,
     UNSHIFTED,
-    Array,
-    Net,
     PlantedMiddle,
     apply,
     case,
@@ -27,6 +25,7 @@ from support.planted.net import (
     planted_rows,
     then,
 )
+from support.planted.net import Array, Net
 
 
 def _constants(op: str, *, scaled: bool) -> PlantedMiddle:

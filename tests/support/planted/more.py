@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from support.planted.net import (
+from support.planted.cases import (
     ABSOLUTE,
     ALWAYS,
     EXACT,
@@ -16,7 +16,6 @@ from support.planted.net import (
     HOMOGENEOUS,
     LINEAR,
     UNSHIFTED,
-    Net,
     PlantedMiddle,
     apply,
     case,
@@ -26,6 +25,7 @@ from support.planted.net import (
     planted_rows,
     spatial_case,
 )
+from support.planted.net import Net
 
 # --------------------------------------------------------------------------------------------- transposed
 

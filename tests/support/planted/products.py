@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from support.planted.net import LINEAR, UNSHIFTED, Net, case, conv_case, planted_columns, planted_rows
+from support.planted.cases import (
+    LINEAR,
+    UNSHIFTED,
+    case,
+    conv_case,
+    planted_columns,
+    planted_rows,
+)
+from support.planted.net import Net
 
 
 def _vector(side: str) -> None:

@@ -9,7 +9,16 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from support.planted.net import ALWAYS, COPIES, FULL, MAINS, RATIOS, Net, case, dense_case
+from support.planted.cases import (
+    ALWAYS,
+    COPIES,
+    FULL,
+    MAINS,
+    RATIOS,
+    case,
+    dense_case,
+)
+from support.planted.net import Net
 
 Integers = NDArray[np.signedinteger[Any]]
 

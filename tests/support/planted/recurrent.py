@@ -9,20 +9,19 @@ from typing import Any
 import numpy as np
 import onnx
 
-from support.planted.net import (
+from support.planted.cases import (
     ALWAYS,
     COPIES,
     FULL,
     HOMOGENEOUS,
     LINEAR,
     ODD,
-    Array,
-    Net,
     case,
     copies,
     planted_columns,
     planted_rows,
 )
+from support.planted.net import Array, Net
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 CANDIDATE = {"LSTM": 3, "GRU": 2, "RNN": 0}

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from support.planted.joins import PAIR
-from support.planted.net import (
+from support.planted.cases import (
     ABSOLUTE,
     ALWAYS,
     EXACT,
@@ -15,9 +14,7 @@ from support.planted.net import (
     LINEAR,
     MONOTONE,
     UNSHIFTED,
-    Array,
     Middle,
-    Net,
     apply,
     case,
     conv_case,
@@ -25,6 +22,8 @@ from support.planted.net import (
     planted_rows,
     spatial_case,
 )
+from support.planted.joins import PAIR
+from support.planted.net import Array, Net
 
 
 def _reduced(op: str, *, by_input: bool) -> Middle:
