@@ -140,9 +140,10 @@ def _in_bases(opened: Opened, clock: Clock, finish: Callable[[Opened], Result]) 
 
 def _with_fewer_heads(opened: Opened, clock: Clock, finish: Callable[[Opened], Result], found: Result) -> Result:
     """The same run after whole heads left, where there are cheap ones and the outputs lose less by it."""
-    from onnx_condense.planning.fewer_heads import fewer_heads, lost_by  # few runs have budgets
+    from onnx_condense.planning.fewer_heads import fewer_heads, losses  # few runs have budgets
 
-    loss, kept = lost_by(opened, found.outline), found.report.share_of(opened.options.goal)
+    lost, kept = losses(opened), found.report.share_of(opened.options.goal)
+    loss = lost(found.outline)
     other = fewer_heads(opened, clock, kept, loss)
     if other is None:
         return found
@@ -151,7 +152,7 @@ def _with_fewer_heads(opened: Opened, clock: Clock, finish: Callable[[Opened], R
     except VerificationError as error:  # the heads may do
         _log.warning("whole heads are left alone: %s", error)
         return found
-    return fewer if lost_by(opened, fewer.outline) < loss else found
+    return fewer if lost(fewer.outline) < loss else found
 
 
 def _condense(

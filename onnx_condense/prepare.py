@@ -186,6 +186,14 @@ def reopened(opened: Opened, clock: Clock, before: Before) -> Opened:
     return replace(_opened(opened.source, opened.options, clock, before, lambda specs: known), asked=opened.asked)
 
 
+def reopened_where_it_fits(opened: Opened, clock: Clock, before: Before) -> Opened:
+    """The same; as it was where the steps are not for what the file holds (weights that a form only made)."""
+    try:
+        return reopened(opened, clock, before)
+    except PlanError:
+        return opened
+
+
 def _opened(
     source: Source,
     options: Options,

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,9 @@ def made(method: str, model: onnx.ModelProto, share: float, inputs: Feed) -> Ite
     if method == "ours":
         yield "", condense(model, options).model
     elif method == "ours-calibrated":
-        yield "", condense(model, Options(budget=("params", share), align=1, calibration=inputs)).model
+        yield "", condense(model, replace(options, calibration=inputs)).model
     elif method == "ratio":
-        yield "", condense(model, Options(budget=("params", share), align=1, merge="ratio")).model
+        yield "", condense(model, replace(options, merge="ratio")).model
     elif method == "onnxsim":
         yield from by_onnxsim(model, target, None)
     elif method == "wanda":
@@ -72,10 +73,10 @@ def made(method: str, model: onnx.ModelProto, share: float, inputs: Feed) -> Ite
             yield "one share", found
 
 
-def apart(model: onnx.ModelProto, other: onnx.ModelProto, inputs: Feed) -> float:
-    """The relative error of the first output of a model on some inputs."""
-    expected, found = (_outputs(one, inputs) for one in (model, other))
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+def nearest(model: onnx.ModelProto, settings: Sequence[Made], inputs: Feed) -> Made:
+    """The setting whose first output has the least error on some inputs."""
+    expected = _outputs(model, inputs)
+    return min(settings, key=lambda made: float(np.linalg.norm(_outputs(made[1], inputs) - expected)))
 
 
 def _outputs(model: onnx.ModelProto, inputs: Feed) -> np.ndarray[Any, Any]:
@@ -100,8 +101,7 @@ def alone(method: str, model: Path, share: float, inputs: Path, out: Path) -> in
         print("does not get so small")
         return 1
     few = {name: value[:WANDA] for name, value in given.items()}
-    errors = [apart(original, one, few) for _, one in settings] if len(settings) > 1 else [0.0]
-    setting, best = settings[int(np.argmin(errors))]
+    setting, best = nearest(original, settings, few) if len(settings) > 1 else settings[0]
     onnx.save(best, out)
     print(setting)
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +12,7 @@ import onnx
 from onnx_condense.arrays import Ints
 from onnx_condense.errors import VerificationError
 from onnx_condense.goals import Share
+from onnx_condense.model.inputs import Feed
 from onnx_condense.planning.heads import cut, traced_by_heads
 from onnx_condense.planning.narrowing import JUDGES
 from onnx_condense.planning.readers import Orders
@@ -24,6 +25,7 @@ from onnx_condense.proving.compare import results
 from onnx_condense.proving.losses import lost, scores_in
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.refit import refit_by
+from onnx_condense.refitting.samples import Calibration
 from onnx_condense.refitting.summing import measured
 from onnx_condense.rewriting.kept import Disagreement
 from onnx_condense.tracing.trace import Group
@@ -108,7 +110,7 @@ def _known(opened: Opened) -> Sparing | None:
     goal = options.goal
     if whole is None or not groups or not isinstance(goal, Share):
         return None
-    judging, rest = opened.calibration.split(min(JUDGES, opened.calibration.samples // 2))
+    judging, rest = _judging(opened)
     planner = Planner(whole, replace(options, align=1), 1, groups).with_exact()
     prior = Estimate(whole, opened.feeds[0], options.seed, span=opened.span)
     real = measured(whole, rest, options.seed)
@@ -117,8 +119,14 @@ def _known(opened: Opened) -> Sparing | None:
     return Sparing(planner, units, units.size(planner.original), Stand(planner, estimate, judging), estimate)
 
 
-def lost_by(opened: Opened, model: onnx.ModelProto) -> float:
-    """What the outputs of a smaller model lose on the calibration inputs that judge."""
-    judging, _ = opened.calibration.split(min(JUDGES, opened.calibration.samples // 2))
+def losses(opened: Opened) -> Callable[[onnx.ModelProto], float]:
+    """What tells what the outputs of a smaller model lose on the calibration inputs that judge."""
+    judging, _ = _judging(opened)
     expected = results(opened.source.proto, judging)
-    return lost(expected, results(model, judging), scores_in(opened.trace.facts.model, expected))
+    scores = scores_in(opened.trace.facts.model, expected)
+    return lambda model: lost(expected, results(model, judging), scores)
+
+
+def _judging(opened: Opened) -> tuple[list[Feed], Calibration]:
+    """The calibration inputs that judge, and the others."""
+    return opened.calibration.split(min(JUDGES, opened.calibration.samples // 2))

@@ -27,9 +27,6 @@ from onnx_condense.tracing.tracer import trace
 
 _log = logging.getLogger(__name__)
 
-ENOUGH = 32
-"""Calibration samples from which on they say which heads a budget takes."""
-
 
 def traced_by_heads(opened: Opened) -> Trace | None:
     """The trace in which whole heads are channels; None where no products of data have any."""
@@ -71,7 +68,7 @@ def may_spare(opened: Opened) -> bool:
     options = opened.options
     narrows = isinstance(options.goal, Share) and MANNERS[options.method].calibrates
     plain = not (options.widths_only or options.ensure_faster)
-    return narrows and plain and opened.calibration.samples >= ENOUGH and opened.trace.has_heads
+    return narrows and plain and opened.calibration.chooses and opened.trace.has_heads
 
 
 def cut(opened: Opened, twin: Twin, clock: Clock, proved: bool = True) -> Opened:

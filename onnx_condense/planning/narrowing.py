@@ -30,9 +30,6 @@ from onnx_condense.refitting.samples import HELD_BACK, cut, divisible
 from onnx_condense.refitting.summing import measured, readers_of
 from onnx_condense.refitting.synthetic import synthetic
 
-ENOUGH = 32
-"""Calibration samples from which on they choose a budget's channels, too."""
-
 JUDGES = 64
 """Most of them that measure what the outputs lose, and at most half of them all."""
 
@@ -189,7 +186,7 @@ def _shrunk(run: Run, unit: Unit) -> float:
 
 def to_share(run: Run, pruner: Pruner, share: float) -> ToShare:
     """The strategy for a share."""
-    blind = MANNERS[run.options.method].cautious and run.opened.calibration.samples < ENOUGH
+    blind = MANNERS[run.options.method].cautious and not run.opened.calibration.chooses
     error = run.error if blind and run.measure.told else None
     return ToShare(run.planner, pruner, share, partial(calibrated_where_better, run), error, _fitted(run))
 
@@ -206,26 +203,26 @@ def calibrated_where_better(run: Run, twin: Twin) -> float | None:
     Where they are few, it stays unless that is far better; where none are held back, in any case. What its outputs
     lose then (see `Run.lost`), where that was asked.
     """
-    samples = run.opened.calibration.samples
-    if not (samples and run.measure.told):
+    calibration = run.opened.calibration
+    if not (calibration.samples and run.measure.told):
         run.calibrate(twin)
         return None
-    if samples < HELD_BACK and run.options.data is None:
+    if calibration.samples < HELD_BACK and run.options.data is None:
         return None
-    lost, most = (run.lost, 1.0) if samples >= ENOUGH else (run.error, CLEAR)
+    lost, most = (run.lost, 1.0) if calibration.chooses else (run.error, CLEAR)
     saved, before = twin.folds(), lost(twin)
     run.calibrate(twin)
     found = lost(twin)
     if not found <= before * most:
         twin.refold(saved)
         found = before
-    return found if samples >= ENOUGH else None
+    return found if calibration.chooses else None
 
 
 def _fitted(run: Run) -> tuple[Refine, Callable[[Twin], float]] | None:
     """Refits by what all calibration inputs are like, and what outputs lose; None where they are few."""
     opened = run.opened
-    if opened.calibration.samples < ENOUGH or not (run.measure.told and MANNERS[run.options.method].calibrates):
+    if not (opened.calibration.chooses and run.measure.told and MANNERS[run.options.method].calibrates):
         return None
     seed, real = run.options.seed, measured(opened.trace, opened.calibration, run.options.seed)
     estimate = Estimate(opened.trace, opened.feeds[0], seed, real, run.estimate)
@@ -233,10 +230,10 @@ def _fitted(run: Run) -> tuple[Refine, Callable[[Twin], float]] | None:
 
 
 def ways_of(run: Run, counts: Counts, share: float | None) -> Ways:
-    """Measures on calibration inputs, where there are enough of them to judge and to estimate from.
+    """Ways to read what consumers lose, measured on calibration inputs where there are enough of them.
 
-    What can be read in several ways is read as the model that keeps a share loses least on the inputs that judge; with
-    real ones, the readings without data are among them.
+    What tells the best of them is what the model that keeps a share loses on inputs that judge; with real ones, the
+    readings without data are among them.
     """
     opened, options = run.opened, run.options
     feeds = list(opened.generated) or opened.feeds
@@ -244,7 +241,7 @@ def ways_of(run: Run, counts: Counts, share: float | None) -> Ways:
     blind = partial(Pruner.each, run.planner, counts, without, run.clock.note)
     refine: Refine | None = None
     judging, rest = opened.calibration.split(min(JUDGES, opened.calibration.samples // 2))
-    if opened.calibration.samples < ENOUGH or not rest.samples:
+    if not (opened.calibration.chooses and rest.samples):
         readings = blind()
         judging = _synthetic(opened, feeds[0]) if options.data is None else feeds
     else:

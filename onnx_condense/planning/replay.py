@@ -86,7 +86,7 @@ def replayed(trace: Trace, plan: Plan) -> Twin:
     for refit in plan.refits:
         with _fitting(), _numbers(refit.layer):
             twin.refit(refit)
-            refit.shift.astype(np.float32)
+            refit.shift.astype(np.float32)  # as it is written
     for factor in plan.factors:
         with _fitting(), _numbers(factor.layer):
             twin.factor(factor)
@@ -94,7 +94,7 @@ def replayed(trace: Trace, plan: Plan) -> Twin:
         with _fitting(), _numbers("products of data"):
             twin.mix(mix)
             for place in twin.mixes[mix.group].blends:
-                twin.weight(*place)
+                twin.weight(*place)  # made when it is asked for
     try:
         check_shapes(twin)
     except Disagreement as problem:

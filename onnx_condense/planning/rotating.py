@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
-from onnx_condense.errors import PlanError, unforeseen
+from onnx_condense.errors import unforeseen
 from onnx_condense.factoring.rotation import balanced, deficient
 from onnx_condense.factoring.streams import Stream, streams
 from onnx_condense.forms.bases import Rotation
@@ -15,14 +15,10 @@ from onnx_condense.merging.methods import MANNERS
 from onnx_condense.merging.twin import Twin
 from onnx_condense.planning.selection import chosen_groups
 from onnx_condense.planning.thresholds import Planner
-from onnx_condense.prepare import Clock, Opened, reopened
+from onnx_condense.prepare import Clock, Opened, reopened_where_it_fits
 from onnx_condense.refitting.consumer import consumer_of
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.summing import measured
-
-ENOUGH = 32
-"""Calibration samples from which on they say how the channels of a stream vary together."""
-
 
 Choose = Callable[[Stream], Rotation | None]
 
@@ -34,17 +30,14 @@ def turned(opened: Opened, clock: Clock) -> Opened:
     """
     with clock("plan"):
         rotations = rotations_of(opened)
-    try:
-        return reopened(opened, clock, replace(opened.before, rotations=rotations)) if rotations else opened
-    except PlanError:
-        return opened
+    return reopened_where_it_fits(opened, clock, replace(opened.before, rotations=rotations)) if rotations else opened
 
 
 def rotations_of(opened: Opened) -> tuple[Rotation, ...]:
     """The bases that a run asks for: exact ones with --lossless, balanced ones for shares with calibration inputs."""
     options, trace = opened.options, opened.trace
     manner = MANNERS[options.method]
-    narrows = isinstance(options.goal, Share) and manner.calibrates and opened.calibration.samples >= ENOUGH
+    narrows = isinstance(options.goal, Share) and manner.calibrates and opened.calibration.chooses
     if options.widths_only or not (options.lossless or narrows):
         return ()
     found = list(streams(trace, chosen_groups(trace, options)))

@@ -17,7 +17,7 @@ from onnx_condense.options import Options
 from onnx_condense.planning.costing import measured_costs
 from onnx_condense.planning.hardware import Hardware, Noted
 from onnx_condense.planning.latencies import SetupLatency, TargetReport
-from onnx_condense.planning.narrowing import ENOUGH, ToShare, to_share, ways_of
+from onnx_condense.planning.narrowing import ToShare, to_share, ways_of
 from onnx_condense.planning.never_slower import fusions_lost
 from onnx_condense.planning.planned import Multiples, Planned
 from onnx_condense.planning.predicting import Seconds
@@ -83,7 +83,7 @@ def to_latency(run: Run, share: float, hardware: Hardware) -> ToLatency:
         feeds = latency_feeds(source.proto, options.batch, options.data, options.input_shape, options.seed)
         race = partial(_raced, source, feeds, options.threads, noted)
     seconds = Seconds.of(costs, run.opened.trace)
-    real = run.opened.calibration.samples >= ENOUGH or options.data is not None
+    real = run.opened.calibration.chooses or options.data is not None
     rivals = rivals_of(ways_of(run, seconds, share), share, real)
     return ToLatency(source, rivals, to_share(run, rivals[0].pruner, share), seconds, costs, race)
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 
 from onnx_condense.arrays import Floats
-from onnx_condense.errors import PlanError, unforeseen
+from onnx_condense.errors import unforeseen
 from onnx_condense.factoring.exact import low_rank
 from onnx_condense.factoring.weights import OVERHEAD, is_wide
 from onnx_condense.forms.tied import Tie, may_be_pair, ties_in
 from onnx_condense.goals import Share, Unit
 from onnx_condense.planning.selection import is_left
-from onnx_condense.prepare import Clock, Opened, reopened
+from onnx_condense.prepare import Clock, Opened, reopened_where_it_fits
 from onnx_condense.rewriting.shapes import name_of
 from onnx_condense.tracing.trace import Trace
 
@@ -29,10 +29,7 @@ def held_once(opened: Opened, clock: Clock) -> Opened:
         return opened
     with clock("plan"):
         ties = ties_of(opened)
-    try:
-        return reopened(opened, clock, replace(opened.before, ties=ties)) if ties else opened
-    except PlanError:
-        return opened
+    return reopened_where_it_fits(opened, clock, replace(opened.before, ties=ties)) if ties else opened
 
 
 def ties_of(opened: Opened) -> tuple[Tie, ...]:

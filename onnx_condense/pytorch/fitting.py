@@ -98,10 +98,10 @@ def fit(
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     part = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
     source = samples.batches(strategy.batch, seed_of(module) + done, part)
-    trained = torch.nn.parallel.DistributedDataParallel(module) if distributed else module
-    trained.train()
     layout = torch.channels_last if samples.inputs.ndim == 4 else torch.contiguous_format
     module.to(memory_format=layout)
+    trained = torch.nn.parallel.DistributedDataParallel(module) if distributed else module
+    trained.train()
     losses, optimizer = [], strategy.optimizer(module, done)
     for step in range(done, done + steps):
         if strategy.has_phase_from(step):

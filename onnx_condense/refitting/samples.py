@@ -36,6 +36,9 @@ NUMBERS = 2**21
 REMEMBERED = 2**28
 """Bytes of samples that are remembered at most, instead of being read again."""
 
+CHOOSING = 32
+"""Samples from which on they choose which channels, bases and heads a budget takes."""
+
 HELD_BACK = 5
 """One in so many calibration samples verifies, where there are no inputs for that."""
 
@@ -107,6 +110,11 @@ class Calibration:
     def samples(self) -> int:
         """How many there are to estimate from."""
         return sum(shard.kept for shard in self.shards)
+
+    @property
+    def chooses(self) -> bool:
+        """Whether there are enough to choose what a budget takes."""
+        return self.samples >= CHOOSING
 
     def split(self, samples: int) -> tuple[list[Feed], Calibration]:
         """The first so many samples, or all where there are fewer, in whole feeds of a fixed batch; and the others."""

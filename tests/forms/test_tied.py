@@ -9,10 +9,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from support.lossless import LOSSLESS
-from support.planted.net import Array, Net, run
+from support.planted.net import Array, Net, assert_close, run
 
 from onnx_condense import Options, analyze, condense
 from onnx_condense.merging.plan import Plan
+from onnx_condense.planning import tying
 
 WORDS, WIDTH, RANK, PLACES = 60, 16, 5, 4
 
@@ -55,10 +56,21 @@ def test_a_table_of_low_rank_is_one_pair_for_both_readers(form: str, last: str, 
     onnx.checker.check_model(result.model, full_check=True)
     assert size(result.model) == (WORDS + WIDTH) * RANK
     assert [tie.rank for tie in result.report.ties] == [RANK]
-    np.testing.assert_allclose(logits(result.model), logits(model), atol=2e-5)
+    assert_close(model, result.model, 2e-6)
     result.plan.save(tmp_path / "plan.json")
     again = condense(model, replay=Plan.load(tmp_path / "plan.json"))
     assert again.model.SerializeToString() == result.model.SerializeToString()
+
+
+def test_an_error_of_ours_costs_the_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*given: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(tying, "low_rank", broken)
+    model = language("copied", RANK)
+    result = condense(model, LOSSLESS)
+    assert [tie.rank for tie in result.report.ties] == [None]
+    assert (logits(result.model) == logits(model)).all()
 
 
 def test_a_transposed_copy_is_made_of_the_table() -> None:

@@ -28,6 +28,7 @@ from onnx_condense.planning.strategies import strategy_of
 from onnx_condense.planning.units import COUNTINGS, Units
 from onnx_condense.prepare import Clock, open_model
 from onnx_condense.refitting.elimination import eliminate
+from onnx_condense.refitting.samples import Calibration, Shard
 
 
 def pruner(model: onnx.ModelProto, options: oc.Options) -> Pruner:
@@ -205,7 +206,7 @@ def test_calibration_that_fits_held_back_samples_worse_is_undone(samples: int, a
     errors = iter([0.1, after])
     done: list[str] = []
     twin: Any = SimpleNamespace(folds=lambda: "before", refold=done.append)
-    opened = SimpleNamespace(calibration=SimpleNamespace(samples=samples))
+    opened = SimpleNamespace(calibration=Calibration((Shard({}, (), 0, samples, True),)))
     run: Any = SimpleNamespace(opened=opened, measure=SimpleNamespace(told=True), options=SimpleNamespace(data=None))
     run.error = run.lost = lambda twin: next(errors)
     run.calibrate = lambda twin: None

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 from support import attention_forms as forms
-from support.attention import INPUTS, PLACES, WIDTH, Attention
+from support.attention import COPIES, INPUTS, PLACES, WIDTH, Attention
 from support.attention_forms import Build
 from support.fused_bert import HEADS, FusedBert
 from support.fused_bert import WIDTH as HIDDEN
@@ -141,7 +141,7 @@ def test_nothing_reads_a_head() -> None:
 
 def test_a_plan_lets_the_same_heads_go(tmp_path: Path) -> None:
     """And what is left of them goes on: a head goes, then a channel of each of the others."""
-    attention = Attention(FOUR).copy("k", [*forms.COPIES[:3], forms.COPIES[0]])
+    attention = Attention(FOUR).copy("k", [*COPIES[:3], COPIES[0]])
     model = unread(attention.model(), 2)
     result = condense(model, LOSSLESS)
     assert widths(result.model)["q"] == 3 * (WIDTH - 1)
