@@ -6,7 +6,8 @@ Graph N is that of seed + N (tests/support/wider_graphs.py, or attention_graphs.
 Each is condensed by the command line in a process of its own, without loss and with random options. Then, at three
 sizes and on extreme inputs, the condensed model must compute what its expanded twin computes, what the plan says when
 it is read and applied by other means (_replayed.py), and without loss what the original computes. What fails is made
-smaller by leaving out nodes, and kept. Exit code 0 where nothing was wrong.
+smaller by leaving out nodes, and kept. Exit code 0 where nothing was wrong. A run with the --json of one that was
+stopped goes on after its last graphs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,17 @@ def kept(model: onnx.ModelProto, seed: int, faults: dict[str, str], given: argpa
     (given.keep / f"{seed}.json").write_text(json.dumps(told, indent=1) + "\n")
 
 
-def main() -> int:
+def begun(given: argparse.Namespace) -> tuple[Counter[str], dict[int, Any]]:
+    """Counts and faults of a run that was stopped. Raises SystemExit where it was one on other graphs."""
+    if not (given.json and given.json.exists()):
+        return Counter(), {}
+    told = json.loads(given.json.read_text())
+    if (told["graphs"], told["seed"]) != (given.graphs, given.seed):
+        raise SystemExit(f"{given.json} is of other graphs: give another --json, or remove it")
+    return Counter(told["counts"]), {int(seed): faults for seed, faults in told["failed"].items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Command line entry point."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--graphs", choices=GRAPHS, default="wider")
@@ -69,10 +81,9 @@ def main() -> int:
     parser.add_argument("--tries", type=int, default=120, help="to make a failing graph smaller")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--keep", type=Path, help="a folder for graphs that failed")
-    given = parser.parse_args()
-    counts: Counter[str] = Counter()
-    failed = {}
-    for seed in range(given.seed, given.seed + given.count):
+    given = parser.parse_args(arguments)
+    counts, failed = begun(given)
+    for seed in range(given.seed + counts["graphs"], given.seed + given.count):
         model = GRAPHS[given.graphs](seed)
         found = tried(model, seed, given.seconds, options_of(seed))
         counts["graphs"] += 1
@@ -86,7 +97,7 @@ def main() -> int:
             if given.keep:
                 kept(model, seed, found["faults"], given)
         if given.json and (counts["graphs"] % 50 == 0 or counts["graphs"] == given.count):
-            told = {"seed": given.seed, "onnxruntime": onnxruntime.__version__}
+            told = {"graphs": given.graphs, "seed": given.seed, "onnxruntime": onnxruntime.__version__}
             told |= {"counts": dict(counts), "failed": failed}
             given.json.write_text(json.dumps(told, indent=1) + "\n")
     print(json.dumps(counts, indent=1))

@@ -19,6 +19,7 @@ from support.wider_graphs import SIZES, feed, graph
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 fuzzed: Any = importlib.import_module("_fuzzed")
 replaying: Any = importlib.import_module("_replayed")
+tool: Any = importlib.import_module("fuzz_graphs")
 
 SEEDS = (*range(6), *range(7, 11))
 """6 is a network of 1,029 nodes, which takes most of the time."""
@@ -101,3 +102,22 @@ def test_what_an_infinity_reaches_is_not_compared(tmp_path: Path) -> None:
 def test_options_are_those_of_the_seed() -> None:
     assert [fuzzed.options_of(seed) for seed in range(20)] == [fuzzed.options_of(seed) for seed in range(20)]
     assert len({json.dumps(fuzzed.options_of(seed)) for seed in range(20)}) > 10
+
+
+def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[int] = []
+
+    def tried(model: onnx.ModelProto, seed: int, *given: object) -> dict[str, Any]:
+        done.append(seed)
+        faults = {"lossless, twin": "apart"} if seed == 8 else {}
+        return {"outcomes": {"lossless": "kept"}, "faults": faults, "replayed": ""}
+
+    monkeypatch.setattr(tool, "tried", tried)
+    told = tmp_path / "told.json"
+    for count in ("2", "4"):
+        assert tool.main(["--seed", "7", "--count", count, "--json", str(told)]) == 1
+    assert done == [7, 8, 9, 10]
+    found = json.loads(told.read_text())
+    assert (found["counts"]["graphs"], list(found["failed"])) == (4, ["8"])
+    with pytest.raises(SystemExit, match="other graphs"):
+        tool.main(["--seed", "0", "--json", str(told)])
