@@ -36,8 +36,9 @@ class Recipe:
         small: the first epochs, on crops of `crop` pixels.
         descent: epochs of stochastic gradient descent, those among them; one cosine.
         adam: epochs after.
-        again: epochs of descent after those, along a second cosine (a warm restart, Loshchilov and Hutter 2017).
-        again_rate: where that begins.
+        again: epochs of descent after those, along a further cosine each (warm restarts, Loshchilov and Hutter 2017).
+        again_rate: where those begin.
+        mixed: the first epoch whose products are of bfloat16 (sums and weights stay float32).
         batch: images of a step.
         rate: of the descent, reached in the first epoch.
         crop: pixels.
@@ -47,8 +48,9 @@ class Recipe:
     small: int = 8
     descent: int = 20
     adam: int = 3
-    again: int = 12
+    again: tuple[int, ...] = (12, 24)
     again_rate: float = 0.05
+    mixed: int = 35
     batch: int = 128
     rate: float = 0.1
     crop: int = 24
@@ -63,12 +65,19 @@ class Recipe:
             return 3e-4
         if epoch < self.descent + self.adam:
             return 3e-4 * (1 - (at - self.descent - 1) / (self.adam - 1))
-        return self.again_rate * 0.5 * (1 + math.cos(math.pi * (at - self.descent - self.adam) / self.again))
+        begun = max(start for start in self.restarts if start <= epoch)
+        length = self.again[self.restarts.index(begun)]
+        return self.again_rate * 0.5 * (1 + math.cos(math.pi * (at - begun) / length))
+
+    @property
+    def restarts(self) -> list[int]:
+        """Where each further cosine begins."""
+        return [self.descent + self.adam + sum(self.again[:number]) for number in range(len(self.again))]
 
     @property
     def epochs(self) -> int:
         """In all."""
-        return self.descent + self.adam + self.again
+        return self.descent + self.adam + sum(self.again)
 
     def descends(self, epoch: int) -> bool:
         """Whether an epoch is one of stochastic gradient descent."""
@@ -144,7 +153,7 @@ def first_training(network: nn.Module, data: Data, recipe: Recipe, checkpoint: P
         log = held["log"]
     for epoch in range(len(log), recipe.epochs):
         wall, cpu = time.time(), time.process_time()
-        if epoch == recipe.descent + recipe.adam:
+        if epoch in recipe.restarts:
             sgd = torch.optim.SGD(given(), recipe.rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
         loss = _epoch(network, data, recipe, sgd if recipe.descends(epoch) else adam, epoch)
         log.append(_row(epoch, loss, _right(network, data), wall, cpu))
@@ -175,7 +184,9 @@ def _epoch(network: nn.Module, data: Data, recipe: Recipe, optimizer: torch.opti
         x = data.crops(rows, generator, recipe.crop if epoch < recipe.small else data.images.shape[-1])
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate(epoch, step / steps)
-        loss = nn.functional.cross_entropy(network(x), data.labels[rows])
+        with torch.autocast("cpu", torch.bfloat16, enabled=epoch >= recipe.mixed):
+            logits = network(x)
+        loss = nn.functional.cross_entropy(logits.float(), data.labels[rows])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

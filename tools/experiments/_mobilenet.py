@@ -34,8 +34,18 @@ class Shape:
     blocks: tuple[Block, ...] = BLOCKS
 
 
+class Depthwise(nn.Conv2d):
+    """In float32 under autocast: with a stride, and on the smallest maps, its backward pass is slow in bfloat16."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
+
+
 def _step(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    convolution = nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
+    slow = groups > 1 and (stride > 1 or inputs >= 960)
+    kind = Depthwise if slow else nn.Conv2d
+    convolution = kind(inputs, outputs, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU6())
 
 

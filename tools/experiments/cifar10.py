@@ -6,7 +6,7 @@
 DATA is an .npz with train_x, train_y, test_x, test_y, or a folder with a load.py whose load() returns them. The stages:
 
 * start: MobileNetV2 (2,236,682 parameters) from small Gaussian weights: stochastic gradient descent with cosine
-  annealing, the first epochs on crops of 24 pixels, then Adam, then a second cosine. 2,000 training images validate;
+  annealing, the first epochs on crops of 24 pixels, then Adam, then further cosines. 2,000 training images validate;
 * merged-IMAGES-SHARE: calibrated merging to a share with so many unlabelled images (0: without data), no training;
 * other-SHARE: the same of --other with 256 images;
 * tuned-SHARE and taught-SHARE: merged with 1,024 images, then trained on with labels, or by distillation;
@@ -88,7 +88,7 @@ class Plan:
         return replace(
             self,
             shape=Shape(8, 24, ((1, 8, 1, 1), (2, 12, 2, 2))),
-            recipe=Recipe(1, 1, 2, 1, batch=16, crop=6, held=16),
+            recipe=Recipe(1, 1, 2, (1,), batch=16, crop=6, held=16),
             tuning=Tuning(2, batch=16),
             images=(0, 16),
             shares=(0.6,),
@@ -170,7 +170,7 @@ class Experiment:
         """The same widths from small weights."""
         torch.manual_seed(self.plan.seed)
         network = small(shrink(MobileNetV2(self.plan.shape), self.work.model(self.ours(share))))
-        recipe = replace(self.plan.recipe, again=self.plan.recipe.again + self.plan.tuning.epochs)
+        recipe = replace(self.plan.recipe, again=(*self.plan.recipe.again, self.plan.tuning.epochs))
         name = f"scratch-{share}"
         log = first_training(network, self.data, recipe, self.work.path(f"{name}.pt"))
         exported(network, self.work.model(name), self.side)
