@@ -19,6 +19,9 @@ from onnx_condense.tracing.labels import UnionFind, atoms_of, pack, signals_of
 from onnx_condense.tracing.outcomes import Carried, Contracted, Declined, Outcome, Pinned
 from onnx_condense.tracing.trace import Pairing, Refusal, Slot, layer_name
 
+MASKED = 1 << 22
+"""Elements whose mask is made at once."""
+
 
 @dataclass(frozen=True, eq=False)
 class Place:
@@ -111,7 +114,7 @@ class Walk:
 
     def is_finite(self, place: Place) -> bool:
         """Whether all parameters of a node are."""
-        return all(np.isfinite(v).all() for v in self.parameters(place))
+        return all(_all_finite(v) for v in self.parameters(place))
 
     def function(self, place: Place) -> Callable[[Floats], Floats]:
         """[n] -> [n]: what a node, whose other inputs are constant, makes of numbers."""
@@ -219,3 +222,8 @@ def unknown(values: Floats) -> Floats:
 def along(row: Labels, rank: int, axis: int) -> Labels:
     """[n] labels on one axis of an array of that rank."""
     return row.reshape([-1 if a == axis else 1 for a in range(rank)])
+
+
+def _all_finite(value: Array) -> bool:
+    """Whether all elements of an array of any shape are; in parts: a mask is a quarter of what it is made from."""
+    return all(np.isfinite(part).all() for part in np.array_split(np.atleast_1d(value), 1 + value.size // MASKED))

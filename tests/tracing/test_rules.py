@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from support.planted.net import Net, signed_feed
 
+import onnx_condense.tracing.walk
 from onnx_condense.algebra.signals import Shared
 from onnx_condense.model.surgeon import import_graph
 from onnx_condense.operators.answers import Action
@@ -57,6 +59,19 @@ def test_contracted() -> None:
     assert isinstance(found, Contracted)
     assert atoms_of(found.labels[place.output]).tolist() == [[6, 7, 8]]
     assert [slot.role for slot in walk.slots] == ["contracted", "produced"]
+
+
+def test_a_large_weight_is_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask of the whole would be a quarter of it: of a table of 3 GB, 0.7 GB."""
+    monkeypatch.setattr(onnx_condense.tracing.walk, "MASKED", 1000)
+    walk, place, _ = said("MatMul", (6, 20_000))
+    walk.parameters(place)
+    tracemalloc.start()
+    try:
+        assert walk.is_finite(place)
+        assert tracemalloc.get_traced_memory()[1] < 60_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
