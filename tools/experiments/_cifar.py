@@ -225,7 +225,7 @@ class Tuning:
         """For so many steps an epoch: one cosine, then Adam at two rates."""
         whole = self.epochs * steps
         descent = whole * 4 // 5
-        pair = (3e-4, 3e-5)
+        pair = (self.rate * 0.015, self.rate * 0.0015)
         return Strategy(self.rate, descent, descent, pair, max((whole - descent) // 2, 1), 0.9, self.decay, self.batch)
 
 

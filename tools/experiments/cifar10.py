@@ -59,6 +59,7 @@ class Plan:
         shape: of the network.
         recipe: of the start.
         tuning: of every training after.
+        gentle: its learning rate where the network to be trained still classifies.
         seed: of the weights, and of which images calibrate.
         images: that calibrate.
         shares: reached without training.
@@ -68,11 +69,13 @@ class Plan:
         rounds: at most, of them.
         limits: steps after a layer, after the last of a round, and before a round; the first two are the paper's.
         batches: in a step of theirs.
+        between: steps between two tests before a round.
     """
 
     shape: Shape = field(default_factory=Shape)
     recipe: Recipe = field(default_factory=Recipe)
     tuning: Tuning = field(default_factory=Tuning)
+    gentle: float = 0.002
     seed: int = 0
     images: tuple[int, ...] = (0, 64, 256, 1024)
     shares: tuple[float, ...] = (0.7, 0.5, 0.407, 0.3, 0.2, 0.115, 0.05)
@@ -80,8 +83,9 @@ class Plan:
     tuned: tuple[float, ...] = (0.115, 0.05)
     until: float = 0.115
     rounds: int = 6
-    limits: tuple[int, int, int] = (20, 200, 10000)
-    batches: int = 1
+    limits: tuple[int, int, int] = (20, 200, 200)
+    batches: int = 5
+    between: int = 5
 
     def toy(self) -> Plan:
         """The same, to be done in seconds."""
@@ -97,6 +101,7 @@ class Plan:
             until=0.9,
             rounds=1,
             limits=(1, 1, 1),
+            batches=1,
         )
 
 
@@ -157,9 +162,10 @@ class Experiment:
         scores = {"held": accuracy(after, self.data.chosen), "start": accuracy(before, self.data.chosen)}
         return facts | scores
 
-    def _trained_on(self, source: str, target: str, teacher: str | None = None) -> Facts:
+    def _trained_on(self, source: str, target: str, gentle: bool = False, teacher: str | None = None) -> Facts:
         taught_by = None if teacher is None else self.work.model(teacher)
-        log = tuned(self.work.model(source), self.work.model(target), self.data, self.plan.tuning, taught_by)
+        tuning = replace(self.plan.tuning, rate=self.plan.gentle) if gentle else self.plan.tuning
+        log = tuned(self.work.model(source), self.work.model(target), self.data, tuning, taught_by)
         return self._described(target) | {"log": log}
 
     def ours(self, share: float) -> str:
@@ -202,6 +208,7 @@ class Experiment:
             step_limit=layer,
             last_step_limit=last,
             main_step_limit=main,
+            main_test_every=self.plan.between,
         )
         trainer = Loop(self.data, self.plan.batches, self.plan.tuning.batch)
         state = reduce(self.work.model("start"), trainer, self.work.path(name), settings, options)
@@ -240,8 +247,8 @@ class Experiment:
         made |= {f"merged-{n}-{share}": partial(self.merged, n, share) for n in plan.images for share in plan.shares}
         for share in plan.tuned:
             source = self.ours(share)
-            made[f"tuned-{share}"] = partial(self._trained_on, source, f"tuned-{share}")
-            made[f"taught-{share}"] = partial(self._trained_on, source, f"taught-{share}", "start")
+            made[f"tuned-{share}"] = partial(self._trained_on, source, f"tuned-{share}", True)
+            made[f"taught-{share}"] = partial(self._trained_on, source, f"taught-{share}", True, "start")
             for name, peer in (("torch-pruning", self.torch_pruning), ("onnxsim", self.onnxsim)):
                 made[f"{name}-{share}"] = partial(peer, share)
                 made[f"{name}-{share}-tuned"] = partial(self._trained_on, f"{name}-{share}", f"{name}-{share}-tuned")
