@@ -34,13 +34,12 @@ def spectrum(matrix: Floats, moments: Floats | None, read: Callable[[], object] 
     been, before what takes most memory.
     """
     m, n = matrix.shape
-    if moments is None or moments.ndim == 1 or m <= n:
+    if m <= n:
         gram = _gram(matrix, moments)
         read()
         values, vectors = np.linalg.eigh(gram)
     else:
-        half = np.linalg.cholesky(_floored(moments))
-        made = np.ascontiguousarray(matrix, dtype=np.float64) @ half
+        made = _spread(np.ascontiguousarray(matrix, dtype=np.float64), moments)
         read()
         values, right = np.linalg.eigh(made.T @ made)
         vectors, _ = np.linalg.qr(made @ right[:, ::-1])
@@ -56,6 +55,14 @@ def _floored(moments: Floats) -> Floats:
         return np.asarray(moments + FLOOR * moments.mean())
     size = len(moments)
     return np.asarray(moments + FLOOR * np.trace(moments) / size * np.eye(size) + np.finfo(float).tiny * np.eye(size))
+
+
+def _spread(wide: Floats, moments: Floats | None) -> Floats:
+    """[m, n] whose rows have as products the second moments of W x."""
+    if moments is None:
+        return wide
+    floored = _floored(moments)
+    return np.asarray(wide * np.sqrt(floored) if moments.ndim == 1 else wide @ np.linalg.cholesky(floored))
 
 
 def _gram(matrix: Floats, moments: Floats | None) -> Floats:

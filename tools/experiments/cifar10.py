@@ -78,7 +78,7 @@ class Plan:
     gentle: float = 0.002
     seed: int = 0
     images: tuple[int, ...] = (0, 64, 256, 1024)
-    shares: tuple[float, ...] = (0.7, 0.5, 0.407, 0.3, 0.2, 0.115, 0.05)
+    shares: tuple[float, ...] = (0.7, 0.5, 0.407, 0.3, 0.2, 0.115, 0.05, 0.02, 0.01)
     others: tuple[float, ...] = (0.3, 0.2, 0.12, 0.063, 0.032)
     tuned: tuple[float, ...] = (0.115, 0.05)
     until: float = 0.115
