@@ -18,6 +18,7 @@ from support.cli import OUT, Cli, Save, snapshot
 
 import onnx_condense as oc
 from onnx_condense.model.protos import serialize
+from onnx_condense.report.values import HeadReport, TieReport
 
 PUBLIC = [
     "Analysis",
@@ -288,3 +289,18 @@ def test_a_notebook_shows_tables_and_bars() -> None:
     assert "4 of 16 channels stay" in shown
     assert "12 merged" in shown
     assert "<script>" not in shown
+
+
+def test_a_notebook_tells_of_pairs_heads_and_tables() -> None:
+    pytest.importorskip("jinja2")
+    low = builders.random(40, 2) @ builders.random(2, 30, seed=1)
+    model = builders.build("g (float[N, 40] x) => (float[N, 30] y) { [low] y = MatMul(x, w) }", {"w": low})
+    result = oc.condense(model, oc.Options(lossless=True))
+    shown = result._repr_html_()
+    assert shown is not None
+    assert "Pair of factors: low, rank 30 → 2." in shown
+    heads, ties = (HeadReport(("q", "k", "v"), 4, 3),), (TieReport("words", ("copy",), 5),)
+    shown = dataclasses.replace(result, report=dataclasses.replace(result.report, heads=heads, ties=ties))._repr_html_()
+    assert shown is not None
+    assert "Whole heads: 4 → 3 of q, k, v." in shown
+    assert "Held once: words, which also makes copy, as a pair of rank 5." in shown

@@ -20,7 +20,7 @@ from _network import Network, Widths, plan, shares
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.cluster.vq import kmeans2
 
-from onnx_condense.algebra.factors import approximate
+from onnx_condense.algebra.directions import approximate
 from onnx_condense.arrays import Floats, Ints
 from onnx_condense.merging.judging import judge
 from onnx_condense.merging.methods import MANNERS, stages

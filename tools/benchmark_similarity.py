@@ -20,7 +20,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_condense.algebra.stages import Factor, Rule
+from onnx_condense.algebra.stages import Rule, Stage
 from onnx_condense.algebra.vectors import Vectors
 from onnx_condense.merging.similarity import condensation_groups, similarity
 
@@ -39,8 +39,8 @@ def layer(neurons: int, weights: int, seed: int) -> NDArray[np.float32]:
 def ours(rows: NDArray[np.float32]) -> NDArray[np.int64]:
     """Similarity and grouping of one layer."""
     bias = np.zeros((len(rows), 1), dtype=np.float32)
-    factor = Factor(Vectors.of(rows), bias, frozenset({0}), Rule.POSITIVE)
-    return condensation_groups(similarity([factor], len(rows)), THRESHOLD)
+    stage = Stage(Vectors.of(rows), bias, frozenset({0}), Rule.POSITIVE)
+    return condensation_groups(similarity([stage], len(rows)), THRESHOLD)
 
 
 def bare(rows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from onnx_condense.algebra.numbers import Numbers, Relation
 from onnx_condense.algebra.signals import Activated, Combined, Modulated, Signal
-from onnx_condense.algebra.stages import Factor, Rule, add, multiply
+from onnx_condense.algebra.stages import Rule, Stage, add, multiply
 from onnx_condense.arrays import Floats
 from onnx_condense.operators.actions import Activation
 from onnx_condense.operators.answers import Kind
@@ -59,7 +59,7 @@ class Binary:
     Attributes:
         value: [n] the value of each channel that is constant, else NaN, given what tells it of an operand.
         relate: the relation between channels of the result, from those of the operands.
-        factors: the stages of the result, from those of the operands.
+        stages: those of the result, from those of the operands.
         bounds: from the bounds of both operands; None where nothing is known.
         passes_constants: whether a constant that two channels differ by stays one.
         beside_constant: (scale, shift) of the affine that it is where one operand is constant, the left one where
@@ -71,7 +71,7 @@ class Binary:
 
     value: Callable[[Callable[[Signal], Floats], Signal, Signal], Floats]
     relate: Callable[[Numbers, Operand, Operand], Relation]
-    factors: Callable[[list[Factor], list[Factor]], list[Factor]]
+    stages: Callable[[list[Stage], list[Stage]], list[Stage]]
     bounds: Callable[[Ends, Ends], Ends] | None = None
     passes_constants: bool = False
     beside_constant: Callable[[Floats, bool], tuple[Floats, Floats] | None] = _no_affine
@@ -166,20 +166,20 @@ def _relate_condition(numbers: Numbers, condition: Operand, choices: Operand) ->
 # ---- stages
 
 
-def _difference(left: list[Factor], right: list[Factor]) -> list[Factor]:
+def _difference(left: list[Stage], right: list[Stage]) -> list[Stage]:
     negative = [replace(f, vectors=f.vectors.scaled(-np.ones((len(f.bias), 1))), bias=-f.bias) for f in right[-1:]]
     return add(left, [*right[:-1], *negative])
 
 
-def _choice(left: list[Factor], right: list[Factor]) -> list[Factor]:
+def _choice(left: list[Stage], right: list[Stage]) -> list[Stage]:
     return [replace(f, open=False) for f in add(left, right)]
 
 
-def _comparison(left: list[Factor], right: list[Factor]) -> list[Factor]:
+def _comparison(left: list[Stage], right: list[Stage]) -> list[Stage]:
     return [replace(f, rule=Rule.EQUAL, open=False, virtual=False) for f in add(left, right)]
 
 
-def _extreme(left: list[Factor], right: list[Factor]) -> list[Factor]:
+def _extreme(left: list[Stage], right: list[Stage]) -> list[Stage]:
     return [replace(f, rule=f.rule.meet(Rule.POSITIVE), open=False) for f in add(left, right)]
 
 
@@ -225,7 +225,7 @@ OPERATIONS: Mapping[Operation, Binary] = {
     Operation.ADD: Binary(
         value=_of(np.add),
         relate=_sum(1.0),
-        factors=add,
+        stages=add,
         bounds=lambda a, b: (a[0] + b[0], a[1] + b[1]),
         passes_constants=True,
         beside_constant=_shifted(1.0),
@@ -233,37 +233,37 @@ OPERATIONS: Mapping[Operation, Binary] = {
     Operation.SUB: Binary(
         value=_of(np.subtract),
         relate=_sum(-1.0),
-        factors=_difference,
+        stages=_difference,
         passes_constants=True,
         beside_constant=_shifted(-1.0),
     ),
     Operation.MUL: Binary(
         value=_of(_product),
         relate=_relate_product,
-        factors=multiply,
+        stages=multiply,
         beside_constant=_scaled,
         modulates=(False, True),
     ),
     Operation.DIV: Binary(
         value=_of(_quotient),
         relate=_relate_quotient,
-        factors=multiply,
+        stages=multiply,
         beside_constant=_divided,
         modulates=(False,),
     ),
     Operation.MAX: Binary(
-        value=_of(np.maximum), relate=_relate_extreme, factors=_extreme, beside_number=_clipped(below=True)
+        value=_of(np.maximum), relate=_relate_extreme, stages=_extreme, beside_number=_clipped(below=True)
     ),
     Operation.MIN: Binary(
-        value=_of(np.minimum), relate=_relate_extreme, factors=_extreme, beside_number=_clipped(below=False)
+        value=_of(np.minimum), relate=_relate_extreme, stages=_extreme, beside_number=_clipped(below=False)
     ),
-    Operation.COMPARE: Binary(value=_unknown, relate=_relate_comparison, factors=_comparison),
+    Operation.COMPARE: Binary(value=_unknown, relate=_relate_comparison, stages=_comparison),
     Operation.CHOOSE: Binary(
         value=_of(lambda a, b: np.where(a == b, a, np.nan)),
         relate=_relate_choice,
-        factors=_choice,
+        stages=_choice,
         bounds=lambda a, b: (np.minimum(a[0], b[0]), np.maximum(a[1], b[1])),
         beside_number=_choice_beside,
     ),
-    Operation.WHERE: Binary(value=_chosen, relate=_relate_condition, factors=multiply),
+    Operation.WHERE: Binary(value=_chosen, relate=_relate_condition, stages=multiply),
 }

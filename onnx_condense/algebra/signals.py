@@ -5,7 +5,7 @@ A signal is a small expression, shared by all channels of a tensor that are comp
 
 * constants.py: which channels are constant, and between which bounds the others lie;
 * relations.py: the exact affine relation x_j = ratio · x_m + constant between two channels, where there is one;
-* factors.py: which vectors must point the same way for two channels to condense, how strictly, and the relation that
+* directions.py: which vectors must point the same way for two channels to condense, how strictly, and the relation that
   follows from the paper's norm ratios, where rows are only similar.
 
 A question is a function of a signal and the `Numbers` behind it, with a rule for every kind of signal; what it means

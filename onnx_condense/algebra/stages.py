@@ -35,7 +35,7 @@ class Rule(IntEnum):
 
 
 @dataclass(frozen=True, eq=False)
-class Factor:
+class Stage:
     """One stage of a channel: vectors [n, p] with bias [n, q], of one product of stages.
 
     leaves: the producers it comes from. bent: a non-homogeneous function has been applied to it. open: no function has
@@ -60,23 +60,23 @@ class Factor:
         rows = self.vectors.array()
         return np.hstack([rows, self.bias.astype(rows.dtype)])
 
-    def under(self, rule: Rule, bent: bool = False) -> Factor:
+    def under(self, rule: Rule, bent: bool = False) -> Stage:
         """Behind a function: the stage itself where it is under that rule already."""
         if rule is self.rule and self.bent >= bent and not self.open and not self.virtual:
             return self
         return replace(self, rule=self.rule.meet(rule), bent=self.bent or bent, open=False, virtual=False)
 
 
-def final_rules(factors: list[Factor]) -> list[Factor]:
+def final_rules(stages: list[Stage]) -> list[Stage]:
     """Stages in series or multiplied: one that passed a non-homogeneous function must be equal."""
-    if len(factors) > 1:
-        factors = [replace(f, rule=Rule.EQUAL) if f.bent else f for f in factors]
-    free = {f.leaves: f for f in _free(factors)}
+    if len(stages) > 1:
+        stages = [replace(f, rule=Rule.EQUAL) if f.bent else f for f in stages]
+    free = {f.leaves: f for f in _free(stages)}
     norms: dict[frozenset[int], Floats] = {}
     known, scale = tuple[frozenset[int], ...](), np.ones(1)
     result = []
-    for factor in factors:
-        prefix = factor.prefix
+    for stage in stages:
+        prefix = stage.prefix
         if prefix[: len(known)] != known:
             known, scale = (), np.ones(1)
         for key in prefix[len(known) :]:
@@ -85,16 +85,16 @@ def final_rules(factors: list[Factor]) -> list[Factor]:
                     norms[key] = np.linalg.norm(free[key].with_bias(), axis=1)
                 scale = scale * norms[key]
         known = prefix
-        scaled = factor.bias / np.where(scale == 0, 1, scale)[:, None] if prefix else factor.bias
-        result.append(replace(factor, bias=scaled, prefix=()))
+        scaled = stage.bias / np.where(scale == 0, 1, scale)[:, None] if prefix else stage.bias
+        result.append(replace(stage, bias=scaled, prefix=()))
     return result
 
 
-def activate(factors: list[Factor], kind: Kind) -> list[Factor]:
+def activate(stages: list[Stage], kind: Kind) -> list[Stage]:
     """The stages behind an elementwise function of a kind."""
     if kind is Kind.LINEAR:
-        return factors
-    single = len(factors) == 1
+        return stages
+    single = len(stages) == 1
     rules = {
         Kind.HOMOGENEOUS: Rule.POSITIVE,
         Kind.ABSOLUTE: Rule.POSITIVE,
@@ -103,10 +103,10 @@ def activate(factors: list[Factor], kind: Kind) -> list[Factor]:
         Kind.BOUNDED: Rule.EQUAL,
     }
     bent = kind not in (Kind.HOMOGENEOUS, Kind.ABSOLUTE)
-    return [f.under(rules[kind], bent) for f in factors]
+    return [f.under(rules[kind], bent) for f in stages]
 
 
-def add(left: list[Factor], right: list[Factor]) -> list[Factor]:
+def add(left: list[Stage], right: list[Stage]) -> list[Stage]:
     """Producers that are added form one concatenated vector with one ratio."""
     if _producers(left) == _producers(right):
         return _of_the_same(_distinct(left), _distinct(right))
@@ -120,29 +120,29 @@ def add(left: list[Factor], right: list[Factor]) -> list[Factor]:
     return [replace(f, rule=Rule.EQUAL, open=False) for f in together]
 
 
-def _producers(factors: list[Factor]) -> set[frozenset[int]]:
+def _producers(stages: list[Stage]) -> set[frozenset[int]]:
     """The producers of each stage."""
-    return {f.leaves for f in factors}
+    return {f.leaves for f in stages}
 
 
-def _real(factors: list[Factor]) -> list[Factor]:
+def _real(stages: list[Stage]) -> list[Stage]:
     """The stages that are more than the affine after the last function."""
-    return [f for f in factors if not f.virtual]
+    return [f for f in stages if not f.virtual]
 
 
-def _free(factors: list[Factor]) -> list[Factor]:
+def _free(stages: list[Stage]) -> list[Stage]:
     """The stages whose merge may take a ratio."""
-    return [f for f in factors if f.rule is not Rule.EQUAL]
+    return [f for f in stages if f.rule is not Rule.EQUAL]
 
 
-def _of_the_same(left: list[Factor], right: list[Factor]) -> list[Factor]:
+def _of_the_same(left: list[Stage], right: list[Stage]) -> list[Stage]:
     """What comes from the same producers is as it was, under the rules of both."""
-    same = {factor.leaves: factor for factor in right}
-    pairs = ((factor, same[factor.leaves]) for factor in left)
+    same = {stage.leaves: stage for stage in right}
+    pairs = ((stage, same[stage.leaves]) for stage in left)
     return [a.under(b.rule, b.bent) for a, b in pairs]
 
 
-def _concatenated(a: Factor, b: Factor) -> Factor:
+def _concatenated(a: Stage, b: Stage) -> Stage:
     """One vector of two that no function has been applied to; biases add up where they do not vary in space."""
     if a.bias.shape[1] == b.bias.shape[1] == 1 or a.bias.shape == b.bias.shape:
         bias = a.bias + b.bias
@@ -150,16 +150,16 @@ def _concatenated(a: Factor, b: Factor) -> Factor:
         bias = np.hstack([a.bias, b.bias])
     vectors = a.vectors.beside(b.vectors)
     rule = a.rule.meet(b.rule)
-    return Factor(vectors, bias, a.leaves | b.leaves, rule, a.bent or b.bent, folds=a.folds or b.folds)
+    return Stage(vectors, bias, a.leaves | b.leaves, rule, a.bent or b.bent, folds=a.folds or b.folds)
 
 
-def _joined(free: list[Factor]) -> Factor:
+def _joined(free: list[Stage]) -> Stage:
     """One vector of the stages whose ratio is free, one from each side at most; alone, one must be equal."""
     vectors = [v for f in free for v in (f.vectors, Vectors.of(f.bias.astype(f.vectors.dtype)))]
     leaves = frozenset().union(*(f.leaves for f in free))
     rule = reduce(Rule.meet, (f.rule for f in free)) if len(free) > 1 else Rule.EQUAL
     bent = any(f.bent for f in free)
-    return Factor(
+    return Stage(
         vectors[0].beside(*vectors[1:]),
         np.zeros((len(free[0].bias), 1)),
         leaves,
@@ -169,7 +169,7 @@ def _joined(free: list[Factor]) -> Factor:
     )
 
 
-def multiply(left: list[Factor], right: list[Factor]) -> list[Factor]:
+def multiply(left: list[Stage], right: list[Stage]) -> list[Stage]:
     """Stages that are multiplied are judged one by one; a function of one signal (x · sigmoid(x)) is one stage."""
     left = [replace(f, open=False, virtual=False) for f in left]
     right = [replace(f, open=False, virtual=False) for f in right]
@@ -180,9 +180,9 @@ def multiply(left: list[Factor], right: list[Factor]) -> list[Factor]:
     return _distinct(left + right)
 
 
-def _distinct(factors: list[Factor]) -> list[Factor]:
-    found: dict[frozenset[int], Factor] = {}
-    for factor in factors:
-        other = found.get(factor.leaves)
-        found[factor.leaves] = factor if other is None else replace(other, rule=Rule.EQUAL)
+def _distinct(stages: list[Stage]) -> list[Stage]:
+    found: dict[frozenset[int], Stage] = {}
+    for stage in stages:
+        other = found.get(stage.leaves)
+        found[stage.leaves] = stage if other is None else replace(other, rule=Rule.EQUAL)
     return list(found.values())

@@ -11,9 +11,9 @@ from functools import cached_property
 
 import numpy as np
 
-from onnx_condense.algebra.stages import Factor
+from onnx_condense.algebra.stages import Stage
 from onnx_condense.arrays import Floats, Ints
-from onnx_condense.merging.similarity import BLOCK, Confirm, Stage, condensation_groups, precise, similarity
+from onnx_condense.merging.similarity import BLOCK, Compared, Confirm, condensation_groups, precise, similarity
 
 SPARSE_FROM = 2**11
 """Channels from which only pairs are kept that are alike."""
@@ -51,17 +51,17 @@ class Near:
 class Alike:
     """How alike n channels are by some stages, pair by pair (see `similarity`)."""
 
-    def __init__(self, factors: Sequence[Factor], n: int, sparse_from: int = SPARSE_FROM) -> None:
+    def __init__(self, stages: Sequence[Stage], n: int, sparse_from: int = SPARSE_FROM) -> None:
         """`sparse_from`: so many channels and more are kept as pairs."""
-        self._factors, self._n = factors, n
-        self._near = _near(factors, n) if n >= sparse_from and factors else None
+        self._stages, self._n = stages, n
+        self._near = _near(stages, n) if n >= sparse_from and stages else None
         if self._near is None:
-            self.table = similarity(factors, n)
+            self.table = similarity(stages, n)
 
     @cached_property
     def table(self) -> Floats:
         """[n, n]: all of it."""
-        return similarity(self._factors, self._n)
+        return similarity(self._stages, self._n)
 
     @property
     def highest(self) -> float:
@@ -123,16 +123,16 @@ class Alike:
         return found
 
 
-def _near(factors: Sequence[Factor], n: int) -> Near | None:
+def _near(stages: Sequence[Stage], n: int) -> Near | None:
     """The pairs that are alike, None where they are too many to be kept as such."""
-    kind = np.float64 if precise(factors, n) else np.float32
-    stages = [Stage.of(factor, kind) for factor in factors]
+    kind = np.float64 if precise(stages, n) else np.float32
+    compared = [Compared.of(stage, kind) for stage in stages]
     rows, columns, values, count, highest = [], [], [], 0, -1.0
     with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, n, BLOCK):
-            found = stages[0].products(start)
-            for stage in stages[1:]:
-                np.minimum(found, stage.products(start), out=found)
+            found = compared[0].products(start)
+            for other in compared[1:]:
+                np.minimum(found, other.products(start), out=found)
             found[np.tril_indices(len(found))] = -1
             highest = max(highest, float(found.max(initial=-1)))
             i, j = np.nonzero(found > FLOOR)

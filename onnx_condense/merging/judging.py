@@ -10,7 +10,7 @@ import numpy as np
 from onnx_condense.algebra.constants import constants as constants_of
 from onnx_condense.algebra.constants import deviations
 from onnx_condense.algebra.numbers import Numbers
-from onnx_condense.algebra.stages import Factor
+from onnx_condense.algebra.stages import Stage
 from onnx_condense.arrays import FLOAT32, Bools, Floats, Ints
 from onnx_condense.merging.alike import Alike
 from onnx_condense.merging.methods import Manner
@@ -108,8 +108,8 @@ def unjudged(twin: Twin, group: Group, manner: Manner, error: str) -> Judgement:
 def _alike(found: Numbers, trace: Trace, mine: Sequence[Path], cell: Ints, manner: Manner, side: int) -> Alike:
     """How alike the channels of a cell are on the paths of those that read them, and of one side of products."""
     signals = _signals([path for path in mine if path.side in (-1, side)], cell) if len(cell) > 1 else []
-    factors = [factor for signal in signals for factor in manner.stages(found, trace.signals[signal])]
-    return Alike(_unique(factors), len(cell))
+    stages = [stage for signal in signals for stage in manner.stages(found, trace.signals[signal])]
+    return Alike(_unique(stages), len(cell))
 
 
 def unread(twin: Twin, group: Group, mine: Sequence[Path]) -> Bools:
@@ -195,9 +195,9 @@ def _signals(mine: Sequence[Path], cell: Ints) -> list[int]:
     return list(dict.fromkeys(p.signal for p in mine if p.reads(cell)))
 
 
-def _unique(factors: Iterable[Factor]) -> list[Factor]:
+def _unique(stages: Iterable[Stage]) -> list[Stage]:
     """Stages that several paths share, once."""
-    return list({(id(f.vectors), id(f.bias), f.rule): f for f in factors}.values())
+    return list({(id(f.vectors), id(f.bias), f.rule): f for f in stages}.values())
 
 
 def _idle(numbers: Numbers, twin: Twin, mine: Sequence[Path], cell: Ints) -> Bools:

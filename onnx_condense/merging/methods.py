@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnx_condense.algebra.factors import approximate, passes_constants
-from onnx_condense.algebra.factors import factors as factors_of
+from onnx_condense.algebra.directions import approximate, passes_constants, stages_of
 from onnx_condense.algebra.numbers import Numbers
 from onnx_condense.algebra.relations import Relations
 from onnx_condense.algebra.signals import Signal
-from onnx_condense.algebra.stages import Factor, Rule, final_rules
+from onnx_condense.algebra.stages import Rule, Stage, final_rules
 from onnx_condense.arrays import Floats, Ints
 from onnx_condense.merging.similarity import ratios
 from onnx_condense.options import Depthwise, Method, Options
@@ -69,7 +68,7 @@ class Manner:
     bare: bool = False
     depthwise: Depthwise = Depthwise.JOINT
 
-    def stages(self, numbers: Numbers, signal: Signal) -> list[Factor]:
+    def stages(self, numbers: Numbers, signal: Signal) -> list[Stage]:
         """The stages that decide whether channels condense on a path, with their final rules."""
         if self.exact:
             return candidates(numbers, signal)
@@ -82,21 +81,21 @@ def manner_of(options: Options, method: Method | None = None) -> Manner:
     return replace(MANNERS[method or options.method], depthwise=Depthwise(options.depthwise))
 
 
-def stages(numbers: Numbers, signal: Signal, depthwise: Depthwise) -> list[Factor]:
+def stages(numbers: Numbers, signal: Signal, depthwise: Depthwise) -> list[Stage]:
     """The stages whose vectors must be alike, with their final rules."""
-    factors = _real(numbers, signal)
-    if depthwise is Depthwise.KERNEL and any(f.taps for f in factors):
-        factors = [replace(f, bias=f.bias[:, :0]) for f in factors if f.taps]
-    return final_rules(factors)
+    found = _real(numbers, signal)
+    if depthwise is Depthwise.KERNEL and any(f.taps for f in found):
+        found = [replace(f, bias=f.bias[:, :0]) for f in found if f.taps]
+    return final_rules(found)
 
 
-def candidates(numbers: Numbers, signal: Signal) -> list[Factor]:
+def candidates(numbers: Numbers, signal: Signal) -> list[Stage]:
     """The stages as a superset of what can be exact: any collinear pair.
 
     The bias counts only where it must follow the rows: not where a constant passes, nor behind other stages.
     """
     linear = passes_constants(signal, numbers)
-    return [_candidate(factor, linear) for factor in _real(numbers, signal)]
+    return [_candidate(stage, linear) for stage in _real(numbers, signal)]
 
 
 def relation(pairs: Pairs) -> tuple[Floats, Floats]:
@@ -108,8 +107,8 @@ def relation(pairs: Pairs) -> tuple[Floats, Floats]:
 def ratio_product(pairs: Pairs) -> tuple[Floats, Floats]:
     """([k], [k]): the product of the ratios of all stages (paper, section 2.1.4)."""
     ratio = np.ones(len(pairs.j))
-    for factor in stages(pairs.numbers, pairs.signal, pairs.depthwise):
-        ratio = ratio * ratios(factor, pairs.j, pairs.m)
+    for stage in stages(pairs.numbers, pairs.signal, pairs.depthwise):
+        ratio = ratio * ratios(stage, pairs.j, pairs.m)
     return approximate(pairs.signal, pairs.numbers, ratio, pairs.j, pairs.m)
 
 
@@ -118,21 +117,21 @@ def nothing(pairs: Pairs) -> tuple[Floats, Floats]:
     return np.zeros(len(pairs.j)), np.zeros(len(pairs.j))
 
 
-def _bare(factor: Factor) -> Factor:
+def _bare(stage: Stage) -> Stage:
     """A stage without its biases, where they may dwarf its rows; else as it is."""
-    if not factor.folds or not factor.vectors.any().any() or not factor.bias.any():
-        return factor
-    return replace(factor, bias=np.zeros_like(factor.bias))
+    if not stage.folds or not stage.vectors.any().any() or not stage.bias.any():
+        return stage
+    return replace(stage, bias=np.zeros_like(stage.bias))
 
 
-def _real(numbers: Numbers, signal: Signal) -> list[Factor]:
-    return [factor for factor in factors_of(signal, numbers) if not factor.virtual]
+def _real(numbers: Numbers, signal: Signal) -> list[Stage]:
+    return [stage for stage in stages_of(signal, numbers) if not stage.virtual]
 
 
-def _candidate(factor: Factor, linear: bool) -> Factor:
-    bias = np.zeros_like(factor.bias) if linear or factor.prefix else factor.bias
-    empty = ~(factor.vectors.any() | bias.any(axis=1))
-    return replace(factor, vectors=factor.vectors.filled(empty), bias=bias, rule=Rule.ANY)
+def _candidate(stage: Stage, linear: bool) -> Stage:
+    bias = np.zeros_like(stage.bias) if linear or stage.prefix else stage.bias
+    empty = ~(stage.vectors.any() | bias.any(axis=1))
+    return replace(stage, vectors=stage.vectors.filled(empty), bias=bias, rule=Rule.ANY)
 
 
 REFITTED = Manner(exact=False, frees=True, becomes=ratio_product, refits=True, bare=True)

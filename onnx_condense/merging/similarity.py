@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx_condense.algebra.stages import Factor, Rule
+from onnx_condense.algebra.stages import Rule, Stage
 from onnx_condense.arrays import Bools, Floats, Ints
 
 BLOCK = 512
@@ -22,34 +22,34 @@ AT_ONCE = 2**20
 """Weights of channels that are compared in float64 at once."""
 
 
-def similarity(factors: Sequence[Factor], n: int, block: int = BLOCK, small: int = SMALL) -> Floats:
+def similarity(stages: Sequence[Stage], n: int, block: int = BLOCK, small: int = SMALL) -> Floats:
     """[n, n]: the minimum over all stages of how alike two channels are, clipped to [-1, 1]; -1 without any stage.
 
     The diagonal is -1: a neuron is not its own neighbour.
 
     Args:
-        factors: the stages.
+        stages: of the channels.
         n: how many channels.
         block: rows whose products are taken at once.
         small: up to this many weights the result is in float64.
     """
-    result = np.empty((n, n), dtype=np.float64 if precise(factors, n, small) else np.float32)
-    if not factors:
+    result = np.empty((n, n), dtype=np.float64 if precise(stages, n, small) else np.float32)
+    if not stages:
         result.fill(-1)
     with np.errstate(over="ignore", invalid="ignore"):
-        for number, factor in enumerate(factors):
-            _lower(result, factor, number == 0, block)
+        for number, stage in enumerate(stages):
+            _lower(result, stage, number == 0, block)
     np.fill_diagonal(result, -1)
     return result
 
 
-def precise(factors: Sequence[Factor], n: int, small: int = SMALL) -> bool:
+def precise(stages: Sequence[Stage], n: int, small: int = SMALL) -> bool:
     """Whether n channels are judged in float64."""
-    return n * max((f.vectors.shape[1] for f in factors), default=0) <= small
+    return n * max((f.vectors.shape[1] for f in stages), default=0) <= small
 
 
 @dataclass(frozen=True, eq=False)
-class Stage:
+class Compared:
     """One stage, ready to be compared: vectors [n, p], of length 1 where only their direction counts.
 
     squares: [n] of their lengths before.
@@ -60,14 +60,14 @@ class Stage:
     squares: Floats
 
     @staticmethod
-    def of(factor: Factor, kind: type[np.floating[Any]]) -> Stage:
+    def of(stage: Stage, kind: type[np.floating[Any]]) -> Compared:
         """A stage in a type of floats."""
-        vectors = factor.with_bias().astype(kind, copy=False)
+        vectors = stage.with_bias().astype(kind, copy=False)
         squares = np.einsum("ij,ij->i", vectors, vectors)
-        if factor.rule in (Rule.ANY, Rule.POSITIVE):
+        if stage.rule in (Rule.ANY, Rule.POSITIVE):
             lengths = np.sqrt(squares)
             vectors /= np.where(lengths == 0, 1, lengths)[:, None]
-        return Stage(factor.rule, vectors, squares)
+        return Compared(stage.rule, vectors, squares)
 
     def products(self, start: int, block: int = BLOCK) -> Floats:
         """[block, n - start]: how alike channels from `start` on are to all from there on."""
@@ -83,12 +83,12 @@ class Stage:
         return gram
 
 
-def _lower(result: Floats, factor: Factor, first: bool, block: int) -> None:
+def _lower(result: Floats, stage: Stage, first: bool, block: int) -> None:
     """Takes the minimum with one stage (or stores the first), upper triangle by blocks of rows, mirrored."""
-    stage, n = Stage.of(factor, result.dtype.type), len(result)
+    compared, n = Compared.of(stage, result.dtype.type), len(result)
     for start in range(0, n, block):
         rows = slice(start, start + block)
-        gram = stage.products(start, block)
+        gram = compared.products(start, block)
         part = result[rows, start:]
         np.copyto(part, gram if first else np.minimum(part, gram))
         for column in range(start, n, block):
@@ -96,28 +96,28 @@ def _lower(result: Floats, factor: Factor, first: bool, block: int) -> None:
             result[columns, rows] = result[rows, columns].T
 
 
-def ratios(factor: Factor, j: Ints, m: Ints) -> Floats:
+def ratios(stage: Stage, j: Ints, m: Ints) -> Floats:
     """[k] what channels j [k] are of m [k] by one stage: ||v_j|| / ||v_m||, signed where the path is linear.
 
     Paper, section 2.1.4, with the sign and the bounded activations of `Rule`.
     """
-    if factor.rule is Rule.EQUAL:
+    if stage.rule is Rule.EQUAL:
         return np.ones(len(j))
-    rows = factor.vectors.array()
+    rows = stage.vectors.array()
     sections = 1 + len(j) * rows.shape[1] // AT_ONCE
     pairs = zip(np.array_split(j, sections), np.array_split(m, sections), strict=True)
-    return np.concatenate([_ratios(factor, rows, *pair) for pair in pairs])
+    return np.concatenate([_ratios(stage, rows, *pair) for pair in pairs])
 
 
-def _ratios(factor: Factor, rows: Floats, j: Ints, m: Ints) -> Floats:
-    """As `ratios`, [k] of few channels j [k] and m [k]; rows: [n, p] of the factor."""
-    left, right = (np.hstack([rows[i], factor.bias[i]]).astype(np.float64) for i in (j, m))
+def _ratios(stage: Stage, rows: Floats, j: Ints, m: Ints) -> Floats:
+    """As `ratios`, [k] of few channels j [k] and m [k]; rows: [n, p] of the stage."""
+    left, right = (np.hstack([rows[i], stage.bias[i]]).astype(np.float64) for i in (j, m))
     below = np.linalg.norm(right, axis=1)
     ratio = np.linalg.norm(left, axis=1) / np.where(below == 0, 1, below)
-    if factor.rule is Rule.POSITIVE:
+    if stage.rule is Rule.POSITIVE:
         return np.asarray(ratio)
     sign = np.where(np.einsum("ij,ij->i", left, right) < 0, -1.0, 1.0)
-    return sign if factor.rule is Rule.ODD else sign * ratio
+    return sign if stage.rule is Rule.ODD else sign * ratio
 
 
 Confirm = Callable[[Ints, int], Bools]

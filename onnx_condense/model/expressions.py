@@ -11,6 +11,9 @@ from dataclasses import dataclass
 LONGEST = 200
 """Characters of a name that is read as an expression."""
 
+UNSAID = {"none", "null", "unknown", "unk"}
+"""Names, in small letters, that programs give to axes of which nothing is known: two of one name say nothing either."""
+
 TOKEN = re.compile(r"[A-Za-z_]\w*|\d+(?!\w)|//|[-+*()]")
 
 OPERATORS: Mapping[type[ast.operator], Callable[[int, int], int]] = {

@@ -18,7 +18,7 @@ from onnx_condense.data.reading import Given, read
 from onnx_condense.errors import InputError, UsageError
 from onnx_condense.model.advice import advice
 from onnx_condense.model.draws import DRAWS, NORMAL, Draw
-from onnx_condense.model.expressions import Expression, expressions
+from onnx_condense.model.expressions import UNSAID, Expression, expressions
 from onnx_condense.model.outputs import LABELS, Outputs, arrays, finite, share_told
 from onnx_condense.model.trial import Trial
 from onnx_condense.trust import INPUTS, takes_in
@@ -237,7 +237,7 @@ def _split(specs: Sequence[InputSpec], arrays: dict[str, Array]) -> list[Feed]:
 
 def tied(specs: Sequence[InputSpec]) -> bool:
     """Whether another axis is as long as the first one of an input: no samples lie on that."""
-    firsts = {spec.dims[0] for spec in specs if spec.dims}
+    firsts = {spec.dims[0] for spec in specs if spec.dims and str(spec.dims[0]).lower() not in UNSAID}
     others = {word for spec in specs for dim in spec.dims[1:] for word in re.findall(r"\w+", str(dim))}
     return bool(firsts & others)
 

@@ -52,6 +52,13 @@ ADVICE = {
 }
 """What can be done about a reason."""
 
+OTHERS = {
+    "heads": "whole heads would leave attention",
+    "ties": "tables would be held once",
+    "pairs": "weights would become pairs of factors",
+}
+"""What a run does besides, by the list of a report that names where."""
+
 STAYS = "it stays exactly as it is: nothing to do"
 
 
@@ -150,8 +157,9 @@ def of_report(document: Mapping[str, Any]) -> Told:
     fewer = [g for g in document["groups"] if g["width_after"] < g["width_before"]]
     title = f"{name}, condensed"
     if after is None:
-        groups = f"{len(fewer)} of {len(document['groups'])} groups of layers"
-        return Told(title, f"{name} was looked at, and no model was written: {groups} would become narrower.")
+        groups = f"{len(fewer)} of {len(document['groups'])} groups of layers would become narrower"
+        others = "".join(f"; {what}" for key, what in OTHERS.items() if document[key])
+        return Told(title, f"{name} was looked at, and no model was written: {groups}{others}.")
     if before["sha256"] == after["sha256"]:
         return Told(title, f"Nothing in {name} could be condensed: the model stays as it is.")
     times = before["parameters"] / max(1, after["parameters"])

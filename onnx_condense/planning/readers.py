@@ -14,7 +14,7 @@ from onnx_condense.planning.thresholds import Planner
 from onnx_condense.refitting.consumer import FEATURES, Consumer, consumer_of
 from onnx_condense.refitting.elimination import Reader, eliminate
 from onnx_condense.refitting.estimate import Estimate
-from onnx_condense.refitting.pairs import Bilinear, bilinears, factors
+from onnx_condense.refitting.pairs import Bilinear, bilinears, sides
 from onnx_condense.refitting.reading import Source, reading_of
 from onnx_condense.refitting.refit import STRENGTH
 from onnx_condense.tracing.trace import Group
@@ -44,7 +44,7 @@ class Orders:
     def prepare(self, groups: Sequence[Group]) -> None:
         """Measures what all of them ask for at once."""
         found = [source for group in groups for part in self._parts(group) for _, source in part.sources]
-        found += [factor for group in groups for factor in factors(self.planner.trace, group)]
+        found += [side for group in groups for side in sides(self.planner.trace, group)]
         self.estimate.moments(list({source.key: source for source in found if source is not None}.values()))
 
     def of(self, group: Group) -> tuple[Ints, Floats]:

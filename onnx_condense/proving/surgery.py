@@ -30,6 +30,7 @@ from onnx_condense.proving.compare import (
     surgery_limits,
     worse,
 )
+from onnx_condense.proving.rounding import shaken
 from onnx_condense.rewriting.writer import Written
 from onnx_condense.tracing.trace import Trace
 
@@ -88,6 +89,10 @@ class VerificationReport:
         return "relative L2" if worst is None or worst.is_float else f"share of {worst.name} that changed"
 
 
+Sided = tuple[Results, Results]
+"""What a model makes of the feeds, and of those with other sizes."""
+
+
 @dataclass(frozen=True, eq=False)
 class Case:
     """What a rewrite is proved on.
@@ -108,7 +113,7 @@ class Case:
     told: bool = True
     unoptimized: Sequence[Outputs | None] = ()
 
-    def plain(self) -> tuple[Results, Results]:
+    def plain(self) -> Sided:
         """What the original makes of the feeds, and of the others, without optimizations. Raises InputError."""
         every = [*self.feeds, *self.others]
         known = list(self.unoptimized) or [None] * len(every)
@@ -117,7 +122,7 @@ class Case:
         found = [next(asked) if outputs is None else outputs for outputs in known]
         return found[: len(self.feeds)], found[len(self.feeds) :]
 
-    def outputs(self, model: onnx.ModelProto) -> tuple[Results, Results]:
+    def outputs(self, model: onnx.ModelProto) -> Sided:
         """What a model makes of the feeds, and of the others. Raises InputError."""
         found = results(model, [*self.feeds, *self.others])
         return found[: len(self.feeds)], found[len(self.feeds) :]
@@ -159,7 +164,11 @@ def prove(
     found = _found(case, small, twin)
     bounded = bounded_outputs(traced)
     allowed = limits(_settled(found.noise, bounded))  # noise of tails says nothing of what is before them
-    worst, limit = nearest(_settled(found.surgery, bounded), allowed)
+    surgery = _settled(found.surgery, bounded)
+    worst, limit = nearest(surgery, allowed)
+    if worst > limit:
+        rounding = _settled(worse(found.noise, _rounding(case, twin)), bounded)
+        worst, limit = nearest(surgery, limits(rounding))
     inside = _inner(traced, small, twin)
     inner = inside.error
     if not worst <= limit or not inner <= _inner_limit(traced, found.noise, allowed):
@@ -190,13 +199,12 @@ def _found(case: Case, small: Written, twin: Written) -> _Found:
     """Every comparison of outputs. Raises VerificationError where what was written does not run."""
     original, expected, others = case.original, case.expected, case.others
     try:
-        (expanded, expanded_others), (condensed, condensed_others) = (case.outputs(w.model) for w in (twin, small))
-        surgery = compare(expanded, condensed, reference=expected)
-        approximation = promised = compare(expected, condensed).of_classes(class_outputs(original))
+        expanded, condensed = (case.outputs(w.model) for w in (twin, small))
+        approximation = promised = compare(expected, condensed[0]).of_classes(class_outputs(original))
         there = results(original, others) if others else []
-        for a, b, c in zip(expanded_others, condensed_others, there, strict=True):
-            surgery = worse(surgery, compare([a], [b], reference=[c]))
-            promised = worse(promised, compare([c], [b]))
+        surgery = _between(expanded, condensed, (expected, there))
+        for one, other in zip(there, condensed[1], strict=True):
+            promised = worse(promised, compare([one], [other]))
     except InputError as error:
         raise VerificationError(f"the rewritten model does not run ({error}): please report this model") from error
     plain, plain_others = case.plain()
@@ -204,6 +212,26 @@ def _found(case: Case, small: Written, twin: Written) -> _Found:
     for a, b in zip(plain_others, there, strict=True):
         noise = worse(noise, compare([a], [b]))
     return _Found(surgery, approximation, promised, noise)
+
+
+def _between(one: Sided, other: Sided, original: Sided) -> Verification:
+    """The larger of what two models differ by on the feeds, and on the others; the original's outputs give the size."""
+    found = compare(one[0], other[0], reference=original[0])
+    for left, right, there in zip(one[1], other[1], original[1], strict=True):
+        found = worse(found, compare([left], [right], reference=[there]))
+    return found
+
+
+def _rounding(case: Case, twin: Written) -> Verification:
+    """What the twin's outputs change by where each of its weights does by a unit of rounding."""
+    original, plain = case.outputs(case.original), case.outputs(twin.model)
+    found = _between(plain, plain, original)
+    for model in shaken(twin.model):
+        try:
+            found = worse(found, _between(plain, case.outputs(model), original))
+        except InputError:  # a size follows from weights
+            continue
+    return found
 
 
 def _check_promises(options: Options, lost: tuple[float, float], approximation: Verification) -> None:

@@ -13,7 +13,7 @@ from onnx_condense.merging.twin import Twin
 from onnx_condense.progress import Step
 from onnx_condense.refitting.changed import Changed
 from onnx_condense.refitting.comparison import Comparison, SideBySide, importance
-from onnx_condense.refitting.consumer import TwinConsumer, lost, others
+from onnx_condense.refitting.consumer import TwinConsumer, others, reading_fewer
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.filters import TwinFilter, filters, refit_filter
 from onnx_condense.refitting.moments import Solution, Sums, least_squares
@@ -53,7 +53,12 @@ def calibrate(
     added to another tensor (a residual connection), what that tensor has lost is part of the target.
     """
     effort = effort or Effort()
-    readers: list[TwinConsumer | TwinCell | TwinFilter] = [*lost(twin), *others(twin), *narrowed(twin), *filters(twin)]
+    readers: list[TwinConsumer | TwinCell | TwinFilter] = [
+        *reading_fewer(twin),
+        *others(twin),
+        *narrowed(twin),
+        *filters(twin),
+    ]
     readers.sort(key=lambda reader: reader.node)
     changed = Changed(twin)
     with SideBySide(twin, seed, effort.memory) as sides:

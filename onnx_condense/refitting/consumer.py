@@ -253,7 +253,7 @@ def _has_windows(trace: Trace, index: int, action: Contraction, taps: int) -> bo
     return (taps > 1 or moved) and "." in action.weight_axes and not action.scattered
 
 
-def lost(twin: Twin) -> list[TwinConsumer]:
+def reading_fewer(twin: Twin) -> list[TwinConsumer]:
     """The consumers that lost channels, in graph order; recurrent nodes are others (see `recurrent`)."""
     slots = [s for s in twin.trace.slots if s.role is Role.CONTRACTED and not twin.reads(s).all()]
     slots = [s for s in slots if twin.trace.actions[s.node].recurrent is None]

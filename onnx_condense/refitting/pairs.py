@@ -1,7 +1,7 @@
 """Channels of products of data: what their sums lose without some of them, and what the others can take up.
 
 A product adds up Σ q_j k_j over the channels of a line. Without the channels R, k_R ≈ B k_K leaves q_R · (k_R - B k_K)
-missing, whose square, for factors that vary apart, is tr(E[q_R q_Rᵀ] E[r rᵀ]). The rows that make q take up the rest:
+missing, whose square, for sides that vary apart, is tr(E[q_R q_Rᵀ] E[r rᵀ]). The rows that make q take up the rest:
 q_K + Bᵀ q_R. Either side may be the one that is followed; channels of other lines say nothing.
 """
 
@@ -22,7 +22,7 @@ from onnx_condense.merging.twin import Twin
 from onnx_condense.operators.queries import mixed_axes
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.moments import Moments
-from onnx_condense.refitting.reading import Factor, factors_of
+from onnx_condense.refitting.reading import Side, sides_of
 from onnx_condense.tracing.labels import atoms_of
 from onnx_condense.tracing.trace import Group, Trace
 
@@ -46,15 +46,15 @@ class Bilinear:
     gram: Floats
 
 
-def factors(trace: Trace, group: Group) -> list[Factor]:
+def sides(trace: Trace, group: Group) -> list[Side]:
     """Both sides of every product that adds up channels of a group."""
     mine = (p for p in trace.pairings if (trace.group_of[trace.unit_of[atoms_of(p.left)]] == group.index).any())
-    return [factor for pairing in mine for factor in factors_of(trace, pairing)]
+    return [one for pairing in mine for one in sides_of(trace, pairing)]
 
 
 def bilinears(trace: Trace, group: Group, estimate: Estimate) -> list[Bilinear]:
     """One for each side that may take up any channel of a group; none where nothing is known of them."""
-    found, both = [], factors(trace, group)
+    found, both = [], sides(trace, group)
     moments = estimate.moments(both)
     if not all(slot.even for slot in trace.pairs_of(group)):
         return _apart(trace, group, both, moments)
@@ -66,15 +66,15 @@ def bilinears(trace: Trace, group: Group, estimate: Estimate) -> list[Bilinear]:
     return [one for one in found if one is not None]
 
 
-def _apart(trace: Trace, group: Group, both: Sequence[Factor], moments: Sequence[Moments | None]) -> list[Bilinear]:
+def _apart(trace: Trace, group: Group, both: Sequence[Side], moments: Sequence[Moments | None]) -> list[Bilinear]:
     """Of channels that cannot take up others, what goes with each of them; side -1."""
     weights = np.zeros(len(group.units))
-    for factor, left, right in zip(both[::2], moments[::2], moments[1::2], strict=True):
+    for one, left, right in zip(both[::2], moments[::2], moments[1::2], strict=True):
         if left is None or right is None:
             return []
-        units = trace.unit_of[atoms_of(factor.slot.labels)]
+        units = trace.unit_of[atoms_of(one.slot.labels)]
         mine = trace.group_of[units] == group.index
-        keys = units * (1 + int(factor.pairing.lines.max())) + factor.pairing.lines
+        keys = units * (1 + int(one.pairing.lines.max())) + one.pairing.lines
         seconds = [known.xx + np.outer(known.x, known.x) for known in (left, right)]
         for key in np.unique(keys[mine]).tolist():
             here = np.flatnonzero(keys == key)
@@ -84,19 +84,19 @@ def _apart(trace: Trace, group: Group, both: Sequence[Factor], moments: Sequence
 
 
 def _bilinear(
-    trace: Trace, group: Group, both: Sequence[Factor], moments: Sequence[Moments | None], side: int
+    trace: Trace, group: Group, both: Sequence[Side], moments: Sequence[Moments | None], side: int
 ) -> Bilinear | None:
     n = len(group.units)
     covariance, gram, times = np.zeros((n, n)), np.zeros((n, n)), np.zeros(n)
     made = np.unique(np.concatenate([atoms_of(s.labels.reshape(-1)) for s in trace.pairs_of(group) if s.side == side]))
-    for factor, known in zip(both, moments, strict=True):
+    for one, known in zip(both, moments, strict=True):
         if known is None:
             return None
-        atoms = atoms_of(factor.slot.labels)
-        takes, lines = np.isin(atoms, made), factor.pairing.lines
+        atoms = atoms_of(one.slot.labels)
+        takes, lines = np.isin(atoms, made), one.pairing.lines
         places = trace.place_of[trace.unit_of[atoms]]
         mine = trace.group_of[trace.unit_of[atoms]] == group.index
-        second = known.xx if _is_shifted_freely(trace, factor) else known.xx + np.outer(known.x, known.x)
+        second = known.xx if _is_shifted_freely(trace, one) else known.xx + np.outer(known.x, known.x)
         for line in np.unique(lines[mine]).tolist():
             here = np.flatnonzero(mine & (lines == line))
             total = gram if takes[here].all() else covariance
@@ -106,16 +106,16 @@ def _bilinear(
     return Bilinear(side, covariance, gram / np.maximum(1, times)[:, None])
 
 
-def _is_shifted_freely(trace: Trace, factor: Factor) -> bool:
+def _is_shifted_freely(trace: Trace, one: Side) -> bool:
     """Whether a constant in a channel does not count: a function behind takes off what all places have in common."""
-    pairing, facts = factor.pairing, trace.facts
-    if trace.actions[pairing.node].unmoved == factor.slot.input:
+    pairing, facts = one.pairing, trace.facts
+    if trace.actions[pairing.node].unmoved == one.slot.input:
         return True
-    shape = facts.shapes[factor.reads.tensor]
-    places = [axis for axis in range(1, len(shape)) if axis not in pairing.axes[factor.slot.input]]
+    shape = facts.shapes[one.reads.tensor]
+    places = [axis for axis in range(1, len(shape)) if axis not in pairing.axes[one.slot.input]]
     name = facts.nodes[pairing.node].outputs[0].name
     last = len(facts.shapes[name]) - 1
-    if factor.slot.input != 1 or len(places) != 1:
+    if one.slot.input != 1 or len(places) != 1:
         return False
     while len(uses := facts.consumers(name)) == 1 and uses[0][0] in trace.actions:
         action = trace.actions[uses[0][0]]
@@ -131,8 +131,8 @@ def refit_pairs(twin: Twin, estimate: Estimate, chosen: Callable[[Evidence], boo
     """Lets products of data that lost channels take up what loses least, and says how many. `chosen`: by evidence."""
     groups = [g for g in twin.trace.groups if g.index in twin.plans and twin.trace.pairs_of(g)]
     groups = [g for g in groups if not any((s.node, s.input) in twin.factors for s in twin.trace.pairs_of(g))]
-    groups = [g for g in groups if chosen(estimate.evidence(factors(twin.trace, g)[0]))]
-    estimate.moments([factor for group in groups for factor in factors(twin.trace, group)])
+    groups = [g for g in groups if chosen(estimate.evidence(sides(twin.trace, g)[0]))]
+    estimate.moments([one for group in groups for one in sides(twin.trace, group)])
     refitted = 0
     for group in groups:
         try:
@@ -147,7 +147,7 @@ def _refit(twin: Twin, group: Group, estimate: Estimate) -> bool:
     keep = np.array(twin.plans[group.index].keep)
     gone = np.setdiff1d(np.arange(len(group.units)), keep)
     lines = lines_of(twin.trace, group)
-    evidence = estimate.evidence(factors(twin.trace, group)[0])
+    evidence = estimate.evidence(sides(twin.trace, group)[0])
     best: tuple[float, Mix] | None = None
     for one in (one for one in bilinears(twin.trace, group, estimate) if one.side >= 0):
         whole = float(np.einsum("ij,ji->", one.covariance, one.gram))

@@ -47,7 +47,7 @@ class Reading:
 
 
 @dataclass(frozen=True, eq=False)
-class Factor:
+class Side:
     """One side of a product of data: the channels that it multiplies with those of the other; only sums are asked for.
 
     slot: their labels at that input of the product. pairing: which places they are.
@@ -84,11 +84,11 @@ class Factor:
         return FeatureRows(whole[..., self.pairing.places[self.slot.input]], None)
 
 
-def factors_of(trace: Trace, pairing: Pairing) -> tuple[Factor, Factor]:
+def sides_of(trace: Trace, pairing: Pairing) -> tuple[Side, Side]:
     """Both sides of a product."""
     inputs = trace.facts.nodes[pairing.node].inputs
     left, right = (
-        Factor(
+        Side(
             Slot(pairing.node, side, Role.PAIRED, row, side=side),
             Channels(inputs[side].name, max(pairing.axes[side])),
             pairing,
@@ -98,7 +98,7 @@ def factors_of(trace: Trace, pairing: Pairing) -> tuple[Factor, Factor]:
     return left, right
 
 
-Source: TypeAlias = Consumer | Reading | Factor
+Source: TypeAlias = Consumer | Reading | Side
 """What says how channels vary."""
 
 

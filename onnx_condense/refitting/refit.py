@@ -9,7 +9,7 @@ import numpy as np
 from onnx_condense.errors import unforeseen
 from onnx_condense.merging.evidence import Evidence
 from onnx_condense.merging.twin import Twin
-from onnx_condense.refitting.consumer import TwinConsumer, lost
+from onnx_condense.refitting.consumer import TwinConsumer, reading_fewer
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.moments import Moments
 from onnx_condense.refitting.pairs import refit_pairs
@@ -26,7 +26,7 @@ def refit_where_better(twin: Twin, estimate: Estimate, error: Callable[[Twin], f
 
     A folded file lost the means and deviations of its channels: what is assumed of them is far off for some models.
     """
-    consumers = lost(twin)
+    consumers = reading_fewer(twin)
     guessed = [c for c in consumers if estimate.evidence(c.fixed) is Evidence.WEIGHTS]
     _refit_all([c for c in consumers if c not in guessed], estimate)
     refit_pairs(twin, estimate, lambda evidence: evidence is not Evidence.WEIGHTS)
@@ -42,7 +42,7 @@ def refit_where_better(twin: Twin, estimate: Estimate, error: Callable[[Twin], f
 
 def refit_by_moments(twin: Twin, estimate: Estimate) -> None:
     """Refits consumers of a twin that lost channels, without data."""
-    _refit_all(lost(twin), estimate)
+    _refit_all(reading_fewer(twin), estimate)
 
 
 def refit_by(twin: Twin, estimate: Estimate) -> None:

@@ -1,19 +1,19 @@
-"""The algebra of stages: how factors join, which rules they end with."""
+"""The algebra of stages: how they join, which rules they end with."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from onnx_condense.algebra.stages import Factor, Rule, activate, add, final_rules, multiply
+from onnx_condense.algebra.stages import Rule, Stage, activate, add, final_rules, multiply
 from onnx_condense.algebra.vectors import Vectors
 from onnx_condense.operators.answers import Kind
 
 RNG = np.random.default_rng(0)
 
 
-def leaf(key: int, width: int = 3, n: int = 4) -> Factor:
-    return Factor(Vectors.of(RNG.standard_normal((n, width))), RNG.standard_normal((n, 1)), frozenset({key}))
+def leaf(key: int, width: int = 3, n: int = 4) -> Stage:
+    return Stage(Vectors.of(RNG.standard_normal((n, width))), RNG.standard_normal((n, 1)), frozenset({key}))
 
 
 @pytest.mark.parametrize(
@@ -49,11 +49,11 @@ def test_meet(one: Rule, other: Rule, result: Rule) -> None:
     ],
 )
 def test_rules_of_a_single_stage(kinds: tuple[Kind, ...], rule: Rule) -> None:
-    factors = [leaf(0)]
+    stages = [leaf(0)]
     for kind in kinds:
-        factors = activate(factors, kind)
-    (factor,) = final_rules(factors)
-    assert factor.rule is rule
+        stages = activate(stages, kind)
+    (stage,) = final_rules(stages)
+    assert stage.rule is rule
 
 
 @pytest.mark.parametrize(
@@ -67,8 +67,8 @@ def test_rules_of_a_single_stage(kinds: tuple[Kind, ...], rule: Rule) -> None:
 )
 def test_stages_in_series_must_be_equal_behind_what_is_not_homogeneous(kind: Kind, rule: Rule) -> None:
     """Of two multiplied stages the one that passed a function is bound by it, the other stays free."""
-    factors = final_rules(multiply([leaf(0)], activate([leaf(1)], kind)))
-    rules = {next(iter(f.leaves)): f.rule for f in factors}
+    stages = final_rules(multiply([leaf(0)], activate([leaf(1)], kind)))
+    rules = {next(iter(f.leaves)): f.rule for f in stages}
     assert rules == {0: Rule.ANY, 1: rule}
 
 
@@ -117,7 +117,7 @@ def test_a_gate_of_its_own_signal_is_one_unbounded_stage() -> None:
 def test_bias_of_a_later_stage_is_measured_by_the_norms_before_it() -> None:
     """taps · x + bias is s · (taps · x / s + bias / s): a scaled channel needs a scaled bias."""
     first = leaf(0)
-    taps = Factor(
+    taps = Stage(
         Vectors.of(RNG.standard_normal((4, 9))),
         RNG.standard_normal((4, 1)),
         frozenset({1}),
@@ -130,5 +130,5 @@ def test_bias_of_a_later_stage_is_measured_by_the_norms_before_it() -> None:
 
 
 def test_with_bias() -> None:
-    factor = leaf(0)
-    np.testing.assert_array_equal(factor.with_bias(), np.hstack([factor.vectors.array(), factor.bias]))
+    stage = leaf(0)
+    np.testing.assert_array_equal(stage.with_bias(), np.hstack([stage.vectors.array(), stage.bias]))

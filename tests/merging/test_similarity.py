@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from onnx_condense.algebra.stages import Factor, Rule
+from onnx_condense.algebra.stages import Rule, Stage
 from onnx_condense.algebra.vectors import Vectors
 from onnx_condense.merging.similarity import condensation_groups, ratios, similarity
 
 Doubles = NDArray[np.float64]
 
 
-def factor(rows: NDArray[np.floating], bias: NDArray[np.floating], rule: Rule, key: int = 0) -> Factor:
-    return Factor(Vectors.of(rows), bias, frozenset({key}), rule)
+def stage(rows: NDArray[np.floating], bias: NDArray[np.floating], rule: Rule, key: int = 0) -> Stage:
+    return Stage(Vectors.of(rows), bias, frozenset({key}), rule)
 
 
 def vectors(seed: int, n: int = 11, p: int = 5, kind: type[np.floating] = np.float32) -> tuple[Doubles, Doubles]:
@@ -40,15 +40,15 @@ def naive(u: Doubles, v: Doubles, rule: Rule) -> float:
     return float(np.clip(value, -1, 1))
 
 
-def naive_matrix(factors: list[Factor]) -> Doubles:
-    n = len(factors[0].bias)
+def naive_matrix(stages: list[Stage]) -> Doubles:
+    n = len(stages[0].bias)
     result = np.full((n, n), -1.0)
     for i in range(n):
         for j in range(n):
             if i != j:
                 pairs = [
                     (np.hstack([f.vectors.array()[i], f.bias[i]]), np.hstack([f.vectors.array()[j], f.bias[j]]), f.rule)
-                    for f in factors
+                    for f in stages
                 ]
                 result[i, j] = min(naive(u.astype(float), v.astype(float), rule) for u, v, rule in pairs)
     return result
@@ -57,33 +57,33 @@ def naive_matrix(factors: list[Factor]) -> Doubles:
 @pytest.mark.parametrize("block", [1, 3, 1024])
 @pytest.mark.parametrize("rule", list(Rule))
 def test_similarity(rule: Rule, block: int) -> None:
-    factors = [factor(*vectors(1), rule)]
-    found = similarity(factors, 11, block)
+    stages = [stage(*vectors(1), rule)]
+    found = similarity(stages, 11, block)
     assert found.dtype == np.float64
-    np.testing.assert_allclose(found, naive_matrix(factors), atol=1e-12)
+    np.testing.assert_allclose(found, naive_matrix(stages), atol=1e-12)
 
 
 @pytest.mark.parametrize("rule", list(Rule))
 def test_similarity_of_large_layers_is_in_single_precision(rule: Rule) -> None:
-    factors = [factor(*vectors(2), rule)]
-    found = similarity(factors, 11, block=4, small=0)
+    stages = [stage(*vectors(2), rule)]
+    found = similarity(stages, 11, block=4, small=0)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, naive_matrix(factors), atol=2e-6)
+    np.testing.assert_allclose(found, naive_matrix(stages), atol=2e-6)
 
 
 @pytest.mark.parametrize("block", [2, 1024])
 def test_similarity_of_stages_is_their_minimum(block: int) -> None:
-    factors = [
-        factor(*vectors(3), Rule.POSITIVE),
-        factor(*vectors(4), Rule.EQUAL, 1),
-        factor(*vectors(5), Rule.ODD, 2),
+    stages = [
+        stage(*vectors(3), Rule.POSITIVE),
+        stage(*vectors(4), Rule.EQUAL, 1),
+        stage(*vectors(5), Rule.ODD, 2),
     ]
-    np.testing.assert_allclose(similarity(factors, 11, block), naive_matrix(factors), atol=1e-12)
+    np.testing.assert_allclose(similarity(stages, 11, block), naive_matrix(stages), atol=1e-12)
 
 
 def test_similarity_is_clipped_and_symmetric() -> None:
     rows = np.full((6, 7), 0.1, dtype=np.float32) * np.arange(1, 7, dtype=np.float32)[:, None]
-    found = similarity([factor(rows, np.zeros((6, 1)), Rule.POSITIVE)], 6)
+    found = similarity([stage(rows, np.zeros((6, 1)), Rule.POSITIVE)], 6)
     assert found.max() <= 1
     np.testing.assert_array_equal(found, found.T)
     assert (np.diag(found) == -1).all()
@@ -97,7 +97,7 @@ def test_without_stages_nothing_is_alike() -> None:
 def test_ratios(rule: Rule) -> None:
     rows, bias = vectors(6, kind=np.float64)
     j, m = np.array([1, 3, 5, 6, 8, 7]), np.array([0, 2, 4, 4, 9, 8])
-    found = ratios(factor(rows, bias, rule), j, m)
+    found = ratios(stage(rows, bias, rule), j, m)
     full = np.hstack([rows, bias])
     for position, (a, b) in enumerate(zip(full[j], full[m], strict=True)):
         sign = -1.0 if a @ b < 0 else 1.0
@@ -109,7 +109,7 @@ def test_ratios(rule: Rule) -> None:
 def test_a_zero_main_has_a_finite_ratio() -> None:
     rows = np.array([[1.0, 2.0], [0.0, 0.0]])
     for rule in Rule:
-        assert np.isfinite(ratios(factor(rows, np.zeros((2, 1)), rule), np.array([0]), np.array([1]))).all()
+        assert np.isfinite(ratios(stage(rows, np.zeros((2, 1)), rule), np.array([0]), np.array([1]))).all()
 
 
 def greedy(alike: Doubles, threshold: float) -> list[int]:

@@ -14,6 +14,7 @@ from support import builders
 
 import onnx_condense as oc
 from onnx_condense.model.inputs import Feed, input_specs, make_feeds
+from onnx_condense.refitting.samples import divisible
 
 
 def feeds(
@@ -192,6 +193,15 @@ def test_what_is_tied_to_other_sizes_is_one_feed(dims: list[int | str], shape: t
     made = feeds(model, {"a": builders.random(70, 3), "b": builders.random(*shape)})
     assert [len(feed["a"]) for feed in made] == ([64, 6] if dims == ["N", 4] else [70])
     assert sum(len(feed["b"]) for feed in made) == shape[0]
+
+
+@pytest.mark.parametrize("name", ["None", "unknown", "?", ""])
+def test_names_that_say_nothing_tie_nothing(name: str) -> None:
+    model = builders.build("g (float[N, 3] a) => (float[N, 3] y) { y = Identity(a) }", {})
+    shape = onnx.helper.make_tensor_value_info("a", onnx.TensorProto.FLOAT, [name, name, 3])
+    model.graph.input[0].CopyFrom(shape)
+    assert [feed["a"].shape for feed in feeds(model, {"a": builders.random(70, 9, 3)})] == [(64, 9, 3), (6, 9, 3)]
+    assert divisible(input_specs(model))
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from support import builders
+from support.attention import WIDTH, Attention
 from support.cli import Cli, Save
 
 from onnx_condense import Options, condense, extras
@@ -117,11 +119,52 @@ def test_what_else_could_be_asked_for(cli: Cli, save: Save) -> None:
 
 def test_pairs_of_factors(cli: Cli, save: Save) -> None:
     low = builders.random(40, 2) @ builders.random(2, 30, seed=1)
-    save(builders.build("g (float[N, 40] x) => (float[N, 30] y) { [low] y = MatMul(x, w) }", {"w": low}))
+    text = "g (float[N, 40] x) => (float[N, 30] y, float[N, 3] z) { [low] y = MatMul(x, w) [small] z = MatMul(x, v) }"
+    save(builders.build(text, {"w": low, "v": builders.random(40, 3)}))
     read, content = both(cli, "m.onnx", "--lossless")
     check(read, content, "/pairs/0/rank", "/pairs/0/full")
     read, content = both(cli, "inspect", "m.onnx", "--force")
-    check(read, content, "/pairs/0/pays", "/pairs/0/ranks/0.95", "/with_pairs")
+    check(read, content, "/pairs/0/pays", "/pairs/0/ranks/0.95", "/with_pairs", "/whole/0/parameters")
+    assert content["whole"][0]["reason"] in read.text
+
+
+def test_whole_heads(cli: Cli, save: Save) -> None:
+    attention = Attention({"q": 4, "k": 4, "v": 4})
+    for values in (attention.rows["v"], attention.bias["v"]):
+        values[WIDTH : 2 * WIDTH] = 0
+    save(attention.model())
+    read, content = both(cli, "inspect", "m.onnx")
+    check(read, content, "/heads/0/before", "/heads/0/after")
+    assert "left by --lossless" in read.text
+    read, content = both(cli, "m.onnx", "--lossless", "--dry-run", "--force")
+    assert "whole heads would leave attention" in read.text
+    read, content = both(cli, "m.onnx", "--lossless", "--force")
+    check(read, content, "/heads/0/before", "/heads/0/after")
+    assert (read.numbers["/heads/0/before"][1], read.numbers["/heads/0/after"][1]) == ("4", "3")
+
+
+def tied(rank: int) -> onnx.ModelProto:
+    """A table of words, and its transpose, which makes logits."""
+    words = builders.random(60, rank) @ builders.random(rank, 16, seed=1)
+    text = """g (int64[N, 4] ids) => (float[N, 4, 60] y) {
+        e = Gather(words, ids)
+        h = LayerNormalization(e, scale, bias)
+        y = MatMul(h, copy)
+    }"""
+    weights = {"words": words, "copy": words.T.copy(), "scale": np.ones(16), "bias": np.zeros(16)}
+    return builders.build(text, {name: value.astype(np.float32) for name, value in weights.items()})
+
+
+def test_tables_that_are_held_once(cli: Cli, save: Save) -> None:
+    save(tied(16))
+    for arguments in (("inspect", "m.onnx"), ("m.onnx", "--lossless", "--force")):
+        read, content = both(cli, *arguments)
+        check(read, content)
+        assert content["ties"] == [{"table": "words", "copies": ["copy"], "rank": None}]
+        assert "the constants that they also make" in read.text
+    save(tied(5), "m.onnx")
+    read, content = both(cli, "m.onnx", "--lossless", "--force")
+    check(read, content, "/ties/0/rank")
 
 
 def test_a_search(cli: Cli, save: Save) -> None:

@@ -104,3 +104,23 @@ def test_the_tails_of_a_bounded_function_have_an_absolute_error(function: str, o
     else:
         with pytest.raises(VerificationError, match="surgery"):
             proof(opened, wrong, twin, options)
+
+
+def test_rounding_that_no_optimization_shows() -> None:
+    """Nothing is fused, so the original is the same with optimizations and without; yet its last digits say nothing."""
+    options = Options(threshold=0.99)
+    opened, small, twin = condensed(builders.cancelling(), options)
+    report = proof(opened, small, twin, options)
+    assert report.noise < 1e-6
+    assert 1e-5 < report.surgery_error < report.surgery_limit < 0.1
+    wrong = disturbed(small, "w2", 1e-5)
+    with pytest.raises(VerificationError, match="please report"):
+        proof(opened, wrong, twin, options)
+
+
+def test_rounding_breaks_no_promise() -> None:
+    """What --lossless promises is not measured by what a unit in every weight would do."""
+    options = Options(lossless=True)
+    opened, small, twin = condensed(builders.cancelling(), options)
+    with pytest.raises(VerificationError, match="--lossless changed the outputs"):
+        proof(opened, small, twin, options)

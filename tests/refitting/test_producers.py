@@ -20,7 +20,7 @@ from onnx_condense.model.protos import serialize
 from onnx_condense.prepare import open_model
 from onnx_condense.refitting.calibrate import Effort, Totals, calibrate
 from onnx_condense.refitting.comparison import SideBySide
-from onnx_condense.refitting.consumer import TwinConsumer, consumer_of, lost
+from onnx_condense.refitting.consumer import TwinConsumer, consumer_of, reading_fewer
 from onnx_condense.refitting.gauss_newton import Factors, Length
 from onnx_condense.refitting.moments import Sums
 from onnx_condense.refitting.producers import Descent, Learned, Slope, Summed, producer_of, refine
@@ -125,7 +125,7 @@ def test_the_gradient_is_that_of_the_loss(kind: str) -> None:
     short, strength, rows = 1e-3, 1e-2, 150 * 64  # three folds of 200 samples, 64 places each
     model = between(kind)
     twin, calibration = merged(model, condensed(model).plan, OPTIONS)
-    (consumer,) = lost(twin)
+    (consumer,) = reading_fewer(twin)
     producer = producer_of(consumer)
     assert producer is not None
     prior = consumer.matrix()[consumer.alive]

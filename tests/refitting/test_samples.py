@@ -30,7 +30,7 @@ from onnx_condense.prepare import Clock, open_model
 from onnx_condense.refitting import staged, summing
 from onnx_condense.refitting.calibrate import Effort, calibrate
 from onnx_condense.refitting.comparison import SideBySide
-from onnx_condense.refitting.consumer import lost
+from onnx_condense.refitting.consumer import reading_fewer
 from onnx_condense.refitting.samples import Calibration, Shard, cut, dask, divisible, held_back, opened, pieces
 from onnx_condense.refitting.summing import measured, readers_of
 from onnx_condense.rewriting.writer import write
@@ -114,7 +114,7 @@ def test_no_node_runs_twice() -> None:
     """The segments of a chain are disjoint, and hold only the weights that they use."""
     twin, _ = merges({"x": images(20, 1)})
     with SideBySide(twin, 0) as sides:
-        jobs = [sides.comparison(consumer, None, 1) for consumer in lost(twin)]
+        jobs = [sides.comparison(consumer, None, 1) for consumer in reading_fewer(twin)]
     model = residual()
     for chain in (jobs[-1].before, jobs[-1].after):
         graphs = [onnx.ModelProto.FromString(segment.model).graph for segment in chain.segments if segment.model]

@@ -257,6 +257,22 @@ def noisy() -> onnx.ModelProto:
     return mlp((8, 24, 24, 4), clusters=(6, 5), noise=0.2)
 
 
+def cancelling() -> onnx.ModelProto:
+    """The difference of two layers that are nearly the same: what is left is to a good part their rounding.
+
+    What they read has ten copies of each channel.
+    """
+    hidden, columns = np.repeat(random(6, 40), 10, axis=1), random(400, 5, seed=1)
+    text = """g (float[batch, 6] x) => (float[batch, 5] y) {
+        h = MatMul(x, w0)
+        r = Relu(h)
+        a = MatMul(r, w1)
+        b = MatMul(r, w2)
+        y = Sub(a, b)
+    }"""
+    return build(text, {"w0": hidden, "w1": columns, "w2": columns + np.float32(1e-4) * random(400, 5, seed=2)})
+
+
 def custom_operator() -> onnx.ModelProto:
     return build(
         "g (float[N, 8] x) => (float[N, 3] y) { h = mine.NoSuchOperator(x) y = MatMul(h, w) }",

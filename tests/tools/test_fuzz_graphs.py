@@ -99,6 +99,36 @@ def test_what_an_infinity_reaches_is_not_compared(tmp_path: Path) -> None:
     assert np.isnan(fuzzed.runner(model)({"x": inputs})).sum() >= np.isnan(small({"x": inputs})).sum()
 
 
+def test_graphs_that_ask_for_an_infinity_get_none() -> None:
+    for op, names in (("Relu", {"infinity", "no number"}), ("IsNaN", set())):
+        model = builders.build(f"g (float[batch, 2] x) => (float[batch, 2] y) {{ a = {op}(x) y = Cast<to = 1>(a) }}")
+        drawn = {name for name, _, plain in fuzzed.feeds(model, 0) if plain is not None}
+        assert drawn == names
+
+
+def test_rounding_is_measured_on_the_inputs_of_the_command_line(tmp_path: Path) -> None:
+    """With 512 samples these outputs are 0; with as many as it draws they are rounding alone."""
+    text = """g (float[batch, 2] x) => (float[batch, 2] y) {
+        length = Shape<end = 1>(x)
+        count = Cast<to = 1>(length)
+        less = Sub(most, count)
+        far = Mul(x, less)
+        much = Mul(far, most)
+        y = Sin(much)
+    }"""
+    onnx.save(builders.build(text, {"most": np.float32([512])}), tmp_path / "m.onnx")
+    assert fuzzed.is_rounding(tmp_path / "m.onnx", 0.5)
+    onnx.save(builders.mlp((5, 8, 3)), tmp_path / "m.onnx")
+    assert fuzzed.is_rounding(tmp_path / "m.onnx", 1e-4)
+    assert not fuzzed.is_rounding(tmp_path / "m.onnx", 1e-2)
+
+
+def test_rounding_beside_an_infinity(tmp_path: Path) -> None:
+    found = fuzzed.checked(builders.cancelling(), 0, tmp_path, ("--threshold", "0.99", "--align", "1"))
+    assert not found.faults
+    assert found.outcomes["lossy"] == "condensed"
+
+
 def test_options_are_those_of_the_seed() -> None:
     assert [fuzzed.options_of(seed) for seed in range(20)] == [fuzzed.options_of(seed) for seed in range(20)]
     assert len({json.dumps(fuzzed.options_of(seed)) for seed in range(20)}) > 10

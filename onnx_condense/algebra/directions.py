@@ -24,55 +24,55 @@ from onnx_condense.algebra.signals import (
     Shared,
     Signal,
 )
-from onnx_condense.algebra.stages import Factor, Rule, activate
+from onnx_condense.algebra.stages import Rule, Stage, activate
 from onnx_condense.algebra.vectors import Vectors
 from onnx_condense.arrays import Floats, Ints
 from onnx_condense.operators.answers import Kind
 
 
-def factors(signal: Signal, numbers: Numbers) -> list[Factor]:
+def stages_of(signal: Signal, numbers: Numbers) -> list[Stage]:
     """The stages whose vectors are judged, before `final_rules`."""
-    return numbers.once(_factors, signal)
+    return numbers.once(_stages_of, signal)
 
 
 @singledispatch
-def _factors(signal: Signal, numbers: Numbers) -> list[Factor]:
+def _stages_of(signal: Signal, numbers: Numbers) -> list[Stage]:
     raise TypeError(type(signal))
 
 
-@_factors.register(Rows)
-def _(signal: Rows, numbers: Numbers) -> list[Factor]:
+@_stages_of.register(Rows)
+def _(signal: Rows, numbers: Numbers) -> list[Stage]:
     rows, bias = numbers.leaf(signal)
     folds = numbers.weights.convolves(signal.node)
-    return [Factor(Vectors.of(rows), bias, frozenset({id(signal)}), folds=folds)]
+    return [Stage(Vectors.of(rows), bias, frozenset({id(signal)}), folds=folds)]
 
 
-@_factors.register(Recurrence)
-def _(signal: Recurrence, numbers: Numbers) -> list[Factor]:
+@_stages_of.register(Recurrence)
+def _(signal: Recurrence, numbers: Numbers) -> list[Stage]:
     gates, candidates = numbers.gates(signal)
     none = np.zeros((len(gates), 1))
-    candidate = activate([Factor(Vectors.of(candidates), none, frozenset({id(signal)}))], signal.kind)
+    candidate = activate([Stage(Vectors.of(candidates), none, frozenset({id(signal)}))], signal.kind)
     if not gates.shape[1]:
         return candidate
     leaves = frozenset({hash((id(signal), "gates"))})
-    return [Factor(Vectors.of(gates), none, leaves, Rule.EQUAL, bent=True, open=False), *candidate]
+    return [Stage(Vectors.of(gates), none, leaves, Rule.EQUAL, bent=True, open=False), *candidate]
 
 
-@_factors.register(Shared)
-def _(signal: Shared, numbers: Numbers) -> list[Factor]:
+@_stages_of.register(Shared)
+def _(signal: Shared, numbers: Numbers) -> list[Stage]:
     n = len(numbers.units)
-    return [Factor(Vectors.of(np.ones((n, 1))), np.zeros((n, 1)), frozenset({id(signal)}))]
+    return [Stage(Vectors.of(np.ones((n, 1))), np.zeros((n, 1)), frozenset({id(signal)}))]
 
 
-@_factors.register(Restricted)
-def _(signal: Restricted, numbers: Numbers) -> list[Factor]:
-    inner = factors(signal.child, numbers.restricted(signal))
+@_stages_of.register(Restricted)
+def _(signal: Restricted, numbers: Numbers) -> list[Stage]:
+    inner = stages_of(signal.child, numbers.restricted(signal))
     return [replace(f, leaves=frozenset({hash((f.leaves, id(signal)))})) for f in inner]
 
 
-@_factors.register(Affine)
-def _(signal: Affine, numbers: Numbers) -> list[Factor]:
-    found = factors(signal.child, numbers)
+@_stages_of.register(Affine)
+def _(signal: Affine, numbers: Numbers) -> list[Stage]:
+    found = stages_of(signal.child, numbers)
     scale, shift, _ = numbers.parameters(signal)
     if found and found[-1].open:
         last, used = found[-1], np.flatnonzero(scale.any(axis=0))
@@ -84,49 +84,49 @@ def _(signal: Affine, numbers: Numbers) -> list[Factor]:
     if np.ptp(scale, axis=0).max(initial=0) == 0 and np.ptp(shift, axis=0).max(initial=0) == 0:
         return found
     prefix = tuple(f.leaves for f in found)
-    return [*found, Factor(Vectors.of(scale), shift, frozenset({id(signal)}), virtual=True, prefix=prefix)]
+    return [*found, Stage(Vectors.of(scale), shift, frozenset({id(signal)}), virtual=True, prefix=prefix)]
 
 
-@_factors.register(Filtered)
-def _(signal: Filtered, numbers: Numbers) -> list[Factor]:
-    before = [replace(f, open=False) if f.open else f for f in factors(signal.child, numbers) if not f.virtual]
+@_stages_of.register(Filtered)
+def _(signal: Filtered, numbers: Numbers) -> list[Stage]:
+    before = [replace(f, open=False) if f.open else f for f in stages_of(signal.child, numbers) if not f.virtual]
     prefix = tuple(f.leaves for f in before)
     taps, bias = numbers.kernels(signal)
-    return [*before, Factor(Vectors.of(taps), bias, frozenset({id(signal)}), taps=True, folds=True, prefix=prefix)]
+    return [*before, Stage(Vectors.of(taps), bias, frozenset({id(signal)}), taps=True, folds=True, prefix=prefix)]
 
 
-@_factors.register(Activated)
-def _(signal: Activated, numbers: Numbers) -> list[Factor]:
-    found = activate(factors(signal.child, numbers), signal.action.kind)
+@_stages_of.register(Activated)
+def _(signal: Activated, numbers: Numbers) -> list[Stage]:
+    found = activate(stages_of(signal.child, numbers), signal.action.kind)
     if signal.slope is None or np.ptp(numbers.slopes(signal)) == 0:
         return found
     rows = np.hstack([np.ones((len(numbers.units), 1)), numbers.slopes(signal)])
-    slopes = Factor(Vectors.of(rows), np.zeros((len(rows), 1)), frozenset({id(signal)}), Rule.EQUAL, open=False)
+    slopes = Stage(Vectors.of(rows), np.zeros((len(rows), 1)), frozenset({id(signal)}), Rule.EQUAL, open=False)
     return [*found, slopes]
 
 
-@_factors.register(Centred)
-def _(signal: Centred, numbers: Numbers) -> list[Factor]:
-    found = [replace(f, bias=f.bias * 0) if f.open else f for f in factors(signal.child, numbers)]
+@_stages_of.register(Centred)
+def _(signal: Centred, numbers: Numbers) -> list[Stage]:
+    found = [replace(f, bias=f.bias * 0) if f.open else f for f in stages_of(signal.child, numbers)]
     return activate(found, Kind.BOUNDED)
 
 
-@_factors.register(Pooled)
-def _(signal: Pooled, numbers: Numbers) -> list[Factor]:
-    found = factors(signal.child, numbers)
+@_stages_of.register(Pooled)
+def _(signal: Pooled, numbers: Numbers) -> list[Stage]:
+    found = stages_of(signal.child, numbers)
     return found if signal.linear else activate(found, Kind.HOMOGENEOUS)
 
 
-@_factors.register(Mapped)
-@_factors.register(Modulated)
-def _(signal: Mapped | Modulated, numbers: Numbers) -> list[Factor]:
-    return factors(signal.child, numbers)
+@_stages_of.register(Mapped)
+@_stages_of.register(Modulated)
+def _(signal: Mapped | Modulated, numbers: Numbers) -> list[Stage]:
+    return stages_of(signal.child, numbers)
 
 
-@_factors.register(Combined)
-def _(signal: Combined, numbers: Numbers) -> list[Factor]:
-    left, right = factors(signal.left, numbers), factors(signal.right, numbers)
-    return OPERATIONS[signal.operation].factors(left, right)
+@_stages_of.register(Combined)
+def _(signal: Combined, numbers: Numbers) -> list[Stage]:
+    left, right = stages_of(signal.left, numbers), stages_of(signal.right, numbers)
+    return OPERATIONS[signal.operation].stages(left, right)
 
 
 def passes_constants(signal: Signal, numbers: Numbers) -> bool:
@@ -192,7 +192,7 @@ def _is_apart(signal: Affine, numbers: Numbers) -> bool:
 
 def _absorbs(signal: Affine, numbers: Numbers) -> bool:
     """Whether an affine is part of the neuron vector: nothing but linear steps came before it."""
-    found = factors(signal.child, numbers)
+    found = stages_of(signal.child, numbers)
     return bool(found) and found[-1].open and not found[-1].virtual
 
 
