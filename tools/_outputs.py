@@ -18,12 +18,13 @@ SHARE = 0.02
 Feed = Mapping[str, NDArray[Any]]
 
 
-def runner(model: onnx.ModelProto) -> Callable[[Feed], list[Any]]:
-    """Gives the outputs of a model: one thread, no optimizations. Raises what onnxruntime raises."""
+def runner(model: onnx.ModelProto, optimized: bool = False) -> Callable[[Feed], list[Any]]:
+    """Gives the outputs of a model: one thread, no optimizations by default. Raises what onnxruntime raises."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if not optimized:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = {port.name for port in session.get_inputs()}
 
