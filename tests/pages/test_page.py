@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from onnx_condense import Options, condense, extras
 from onnx_condense.errors import UsageError
 from onnx_condense.pages.page import LARGEST, check_installed, page
 from onnx_condense.pages.words import at, command
+from onnx_condense.planning.latencies import SetupLatency, TargetReport
 from onnx_condense.report.formats import encoded
+from onnx_condense.timing.fusions import Fusion
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
@@ -174,6 +177,20 @@ def test_a_search(cli: Cli, save: Save) -> None:
     assert "the Pareto front" in read.text
     assert "--budget error=0.2 --trials 3" in read.text
     assert read.text.count("error=0.2") == 2  # and among the options
+
+
+def test_a_latency_that_was_asked_for(cli: Cli, save: Save) -> None:
+    save(builders.mlp((4, 8, 8, 3), clusters=(5, 4)))
+    _, content = both(cli, "m.onnx", "--dry-run")
+    raced, fused = SetupLatency(1, 4, 0.58, 0.55, 0.61), (Fusion("FusedConv", 3, 2),)
+    target = TargetReport(0.6, 0.62, raced, 2, False, 0.1, 1, 4, "m.onnx", {}, 1.0, fused)
+    found = content | {"target": asdict(target)}
+    read = Read(page(found))
+    check(read, found, "/target/share", "/target/predicted", "/target/measured/high")
+    assert "at batch 4 on 1 thread" in read.text
+    assert "FusedConv 3 → 2" in read.text
+    found = content | {"target": asdict(replace(target, measured=None, threads=0))}
+    assert "not measured here" in Read(page(found)).text
 
 
 def test_a_dry_run(cli: Cli, save: Save) -> None:
