@@ -22,7 +22,7 @@ from onnx_condense.merging.twin import Twin
 from onnx_condense.operators.queries import mixed_axes
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.moments import Moments
-from onnx_condense.refitting.reading import Side, sides_of
+from onnx_condense.refitting.reading import Side, both_sides
 from onnx_condense.tracing.labels import atoms_of
 from onnx_condense.tracing.trace import Group, Trace
 
@@ -49,7 +49,7 @@ class Bilinear:
 def sides(trace: Trace, group: Group) -> list[Side]:
     """Both sides of every product that adds up channels of a group."""
     mine = (p for p in trace.pairings if (trace.group_of[trace.unit_of[atoms_of(p.left)]] == group.index).any())
-    return [one for pairing in mine for one in sides_of(trace, pairing)]
+    return [one for pairing in mine for one in both_sides(trace, pairing)]
 
 
 def bilinears(trace: Trace, group: Group, estimate: Estimate) -> list[Bilinear]:

@@ -84,7 +84,7 @@ class Side:
         return FeatureRows(whole[..., self.pairing.places[self.slot.input]], None)
 
 
-def sides_of(trace: Trace, pairing: Pairing) -> tuple[Side, Side]:
+def both_sides(trace: Trace, pairing: Pairing) -> tuple[Side, Side]:
     """Both sides of a product."""
     inputs = trace.facts.nodes[pairing.node].inputs
     left, right = (
