@@ -17,6 +17,9 @@ from onnx_condense.merging.entries import whole, word
 from onnx_condense.merging.evidence import Evidence
 from onnx_condense.merging.long_arrays import AnyArray, put, take
 
+PANEL = 1 << 24
+"""Numbers of a weight that are multiplied at once."""
+
 ORTHONORMAL = 1e-4
 """How far products of a basis' columns may be from 0 and 1: it is stored in the type of the weight."""
 
@@ -50,8 +53,17 @@ class Factor:
         return int(self.basis.shape[1])
 
     def product(self, weight: Array, axis: int) -> Array:
-        """A weight of any shape as the pair multiplies, its produced axis given; of its type."""
-        return rotated(self.basis, rotated(self.basis.T, weight, axis), axis).astype(weight.dtype, copy=False)
+        """A weight of any shape as the pair multiplies, its produced axis given; of its type.
+
+        Made in panels, so that of a large table there is no more than the result.
+        """
+        result = np.empty_like(weight)
+        read, made = np.moveaxis(weight, axis, 0), np.moveaxis(result, axis, 0)
+        step = max(1, PANEL * read.shape[1] // max(1, weight.size))
+        for start in range(0, read.shape[1], step):
+            panel = slice(start, start + step)
+            made[:, panel] = rotated(self.basis, rotated(self.basis.T, read[:, panel], 0), 0)
+        return result
 
     def first(self, weight: Array, axis: int) -> Array:
         """A weight of any shape as its layer holds it, which makes `rank` numbers then; its produced axis given."""
