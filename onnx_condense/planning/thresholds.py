@@ -141,7 +141,7 @@ class Planner:
             if group.index in gone:
                 judgement = self.judged(group)  # before anything is folded, which takes memory
                 if group.index in self.exact:
-                    twin.apply(group, self.exact[group.index].of(gone[group.index]))
+                    twin.apply_exactly(group, self.exact[group.index].of(gone[group.index]))
                     let_go()
                 keep = np.setdiff1d(np.arange(len(group.units)), gone[group.index])
                 with costing(group):
