@@ -82,7 +82,7 @@ def _checked(
     if found.outcomes.get(name) not in ("condensed", "kept"):
         return
     out = source.with_name(f"{name}.onnx")
-    problem = _promised(json.loads(report.read_text()), options) or _larger(model, onnx.load(out))
+    problem = promised(json.loads(report.read_text()), options) or _larger(model, onnx.load(out))
     if problem:
         found.faults[f"{name}, promise"] = problem
     if problem := _not_finite(model, out, seed):
@@ -98,7 +98,7 @@ def _checked(
             found.faults[f"{name}, again"] = f"the same model: {same[0]}, the same plan: {same[1]}"
 
 
-def _promised(report: dict[str, Any], options: tuple[str, ...]) -> str:
+def promised(report: dict[str, Any], options: tuple[str, ...]) -> str:
     """What a report says beyond the budget of the options, or beyond the original."""
     before, after = report["input"], report["output"]
     goal = re.search(r"--budget (\w+)=(\S+)", " ".join(options))
