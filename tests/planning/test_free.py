@@ -49,6 +49,24 @@ def tied() -> onnx.ModelProto:
     return net.build(net.dense("head", gated, net.normal(3, 6), net.normal(3)))
 
 
+def cancelling() -> onnx.ModelProto:
+    """Two copies that are read with opposite weights: neither is read only after one has merged into the other."""
+    net = Net(seed=1)
+    rows, bias, weight = net.normal(10, 5), net.normal(10), net.normal(6, 10)
+    rows[5], bias[5], weight[:, 5] = rows[2], bias[2], -weight[:, 2]
+    x = net.node("Relu", net.dense("first", net.input("batch", 5), rows, bias))
+    x = net.node("Tanh", net.dense("second", x, weight, net.normal(6)))
+    return net.build(net.dense("head", x, net.normal(3, 6), net.normal(3)))
+
+
+@pytest.mark.parametrize(("share", "width"), [(0.95, 9), (0.91, 8)])
+def test_what_goes_exactly_after_something_else_goes_after_it(share: float, width: int) -> None:
+    report = oc.condense(cancelling(), oc.Options(budget=("params", share), align=1)).report
+    assert report.groups[0].width_after == width
+    assert report.verification is not None
+    assert report.verification.approximation_error < 1e-5
+
+
 @pytest.mark.parametrize("samples", [0, 60])
 @pytest.mark.parametrize("made", [constants, integers, tied])
 def test_what_goes_exactly_goes_first_and_loses_nothing(made: Callable[[], onnx.ModelProto], samples: int) -> None:
