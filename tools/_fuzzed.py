@@ -20,8 +20,9 @@ from support.wider_graphs import SIZES, feed
 
 from onnx_condense.merging.plan import Plan
 from onnx_condense.options import Options
+from onnx_condense.planning.heads import again
 from onnx_condense.planning.replay import replayed as own_twin
-from onnx_condense.prepare import open_model
+from onnx_condense.prepare import Clock, open_model
 from onnx_condense.rewriting.writer import write
 
 Feed = dict[str, NDArray[np.float32]]
@@ -71,14 +72,14 @@ def options_of(seed: int) -> tuple[str, ...]:
 def checked(model: onnx.ModelProto, seed: int, folder: Path, options: tuple[str, ...] | None = None) -> Found:
     """Runs a graph without loss, and with other options, and checks all that must hold."""
     found = Found()
-    if not _runs_at_all_sizes(model):
+    if not runs_at_all_sizes(model):
         return found
     source = folder / "model.onnx"
     source.write_bytes(model.SerializeToString())
-    _checked(found, "lossless", model, source, LOSSLESS, seed)
+    compared(found, "lossless", model, source, LOSSLESS, seed)
     if options is None:
         options = options_of(seed)
-    _checked(found, "lossy", model, source, options, seed)
+    compared(found, "lossy", model, source, options, seed)
     return found
 
 
@@ -97,7 +98,7 @@ def is_rounding(source: Path, lost: float) -> bool:
     return lost <= UNSTEADY * max(shaken)
 
 
-def _runs_at_all_sizes(model: onnx.ModelProto) -> bool:
+def runs_at_all_sizes(model: onnx.ModelProto) -> bool:
     """Whether onnxruntime runs a graph; where the generator drew what it refuses, there is nothing to check.
 
     Its optimizations can break a graph (1.32 moves a Mul by a number into one of the MatMuls that read it).
@@ -112,7 +113,7 @@ def _runs_at_all_sizes(model: onnx.ModelProto) -> bool:
     return True
 
 
-def _checked(
+def compared(
     found: Found, name: str, model: onnx.ModelProto, source: Path, options: tuple[str, ...], seed: int
 ) -> None:
     out, plan = (source.with_name(f"{name}{end}") for end in (".onnx", ".json"))
@@ -130,8 +131,9 @@ def _checked(
     if not changed:
         return
     small = runner(onnx.load(out))
-    opened = open_model(source, Options(), replay=Plan.load(plan))
-    others = {"twin": write(own_twin(opened.trace, Plan.load(plan)), {}, expanded=True).model}
+    said = Plan.load(plan)
+    opened = again(open_model(source, Options(), replay=said), said, Clock(None), proved=False)
+    others = {"twin": write(own_twin(opened.trace, said), {}, expanded=True).model}
     try:
         others["plan"] = replayed(opened.trace, stated(plan))
         found.replayed = "yes"

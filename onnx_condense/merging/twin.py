@@ -6,7 +6,7 @@ the small model is its slice. Removed columns are zero in it, removed rows stay 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -64,6 +64,7 @@ class Twin:
         refits: (node, input) -> the explicit weights given.
         factors: (node, input) -> the basis in which what the weight makes is rebuilt.
         mixes: group index -> what products of data take up of its channels, in the place of `turns`.
+        exact: merges among those applied that lose nothing.
     """
 
     def __init__(self, trace: Trace) -> None:
@@ -77,6 +78,7 @@ class Twin:
         self.refits: dict[tuple[int, int], Refit] = {}
         self.factors: dict[tuple[int, int], Factor] = {}
         self.mixes: dict[int, Mixed] = {}
+        self.exact: list[tuple[Group, GroupPlan]] = []
 
     # ---- what there is
 
@@ -160,6 +162,15 @@ class Twin:
         """Whether it is another than the original."""
         return bool(self.plans or self.factors)
 
+    def exactly(self, node: int, position: int) -> Twin:
+        """The twin of the exact merges alone, as far as one weight reads their channels."""
+        twin = Twin(self.trace)
+        for group, plan in self.exact:
+            reads = tuple(read for read in plan.reads if (read.node, read.input) == (node, position))
+            if reads:
+                twin.apply(group, replace(plan, reads=reads))
+        return twin
+
     def folds(self) -> Folds:
         """What has been folded into consumers so far."""
         return dict(self.folded), dict(self.shift), dict(self.refits), dict(self.mixes), dict(self.factors)
@@ -184,6 +195,11 @@ class Twin:
         self.alive[group.units[gone]] = False
         earlier = self.plans.get(group.index)
         self.plans[group.index] = plan if earlier is None else earlier.then(plan)
+
+    def apply_exactly(self, group: Group, plan: GroupPlan) -> None:
+        """As `apply`, of merges that lose nothing: refits make up for others."""
+        self.apply(group, plan)
+        self.exact.append((group, plan))
 
     def refit(self, refit: Refit) -> None:
         """Gives a consumer explicit weights. Raises ValueError where they do not fit it."""

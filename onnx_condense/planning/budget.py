@@ -165,12 +165,24 @@ class Pruner:
         spare = self.biases.get(0, 0.0)
         for _ in range(CORRECTIONS):
             removed, narrow = self._fitting(curves, target - spare)
+            if any(curves[key].lost(count) for key, count in removed.items()):
+                removed, narrow = self._freely(curves, target - spare) or (removed, narrow)
             twin = self._refined(self._gone(curves, removed), removed)
             found = self.size(twin)
             if found <= target or narrow > target - spare:
                 break
             spare = self.biases[0] = spare + found - target
         return twin, found
+
+    def _freely(self, curves: dict[int, Curve], target: float) -> tuple[dict[int, int], float] | None:
+        """As `_fitting`, where what loses nothing is enough; prices are of channels on average, and might ask more."""
+        steps = {g: curve.steps[curve.steps <= (curve.losses <= 0).sum()] for g, curve in curves.items()}
+        removed = {g: int(some.max()) for g, some in steps.items() if len(some) and g not in self.ranks.ranked}
+        try:
+            found = self.size(self.planner.without(self._gone(curves, removed)))
+        except Disagreement:  # another choice may do
+            return None
+        return (removed, found) if removed and found <= target else None
 
     def _fitting(self, curves: dict[int, Curve], target: float) -> tuple[dict[int, int], float]:
         """How many channels of each group go so that a twin is within the target, before refits; and its size then."""

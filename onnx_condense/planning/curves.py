@@ -16,7 +16,7 @@ from onnx_condense.planning.stand import Stand
 from onnx_condense.planning.thresholds import Planner, costing
 from onnx_condense.progress import Step
 from onnx_condense.refitting.estimate import Estimate
-from onnx_condense.rewriting.kept import Disagreement
+from onnx_condense.rewriting.kept import Disagreement, Failed
 from onnx_condense.tracing.labels import occurrence
 from onnx_condense.tracing.trace import Group
 
@@ -57,33 +57,61 @@ def curves_of(
         progress: called with the name of each stage.
     """
     sensitivity = _Sensitivity(stand, estimate.real is not None)
-    groups = [group for group in planner.groups if group.index not in planner.quantized]
+    groups = [g for g in planner.groups if g.index not in planner.quantized or len(planner.freely(g))]
     orders = Orders(planner, estimate)
-    orders.prepare(groups)
+    orders.prepare([group for group in groups if group.index not in planner.quantized])
     plain: Curves = {}
     found: list[Curves] = [{}, {}]
     aside = NOTHING
     for number, group in enumerate(groups, 1):
         progress(Step("plan", number, len(groups), group.layers[0]))
+        before = stand.aside
         try:
             with costing(group):
                 curve = _curve(planner, orders, group)
                 readings = sensitivity.weighed(group, curve) if len(curve.steps) else []
-            for curves, reading in zip(found, readings, strict=False):
-                curves[group.index] = reading
-            if readings:
-                plain[group.index] = curve
         except Disagreement as problem:
-            aside = aside.with_groups([group.index], problem)
+            stand.aside = before
+            curve = _free(planner, group)
+            stands = not isinstance(problem, Failed) and _stands(planner, group, curve)
+            readings = [curve] * len(found) if stands else []
+            if not stands:
+                aside = aside.with_groups([group.index], problem)
+        for curves, reading in zip(found, readings, strict=False):
+            curves[group.index] = reading
+        if readings:
+            plain[group.index] = curve
     return plain, found, aside
 
 
 def _curve(planner: Planner, orders: Orders, group: Group) -> Curve:
     """What a group's consumers lose as it narrows."""
+    if group.index in planner.quantized:
+        return _free(planner, group)
     order, losses = orders.of(group)
     last = _last(group, order)
     order, losses = _evened(group, order[~last], losses[~last])
     return Curve(order, losses, widths_allowed(planner.trace, group, planner.align, len(order)))
+
+
+def _free(planner: Planner, group: Group) -> Curve:
+    """The curve of a group of which only goes what goes exactly: weights are stored as integers, or tied."""
+    exact = planner.freely(group)
+    order = np.concatenate([exact, np.setdiff1d(np.arange(len(group.units)), exact)])
+    losses = np.repeat([0.0, np.inf], [len(exact), len(order) - len(exact)])
+    last = _last(group, order)
+    order, losses = _evened(group, order[~last], losses[~last])
+    order = order[losses == 0]
+    return Curve(order, np.zeros(len(order)), widths_allowed(planner.trace, group, planner.align, len(order)))
+
+
+def _stands(planner: Planner, group: Group, curve: Curve) -> bool:
+    """Whether a group can be narrowed as far as its curve says."""
+    try:
+        planner.without({group.index: curve.order})
+    except Disagreement:
+        return False
+    return len(curve.steps) > 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +140,9 @@ class _Sensitivity:
         return [Curve(curve.order, np.where(free, 0.0, losses), curve.steps) for losses in readings]
 
     def _probes(self, group: Group, curve: Curve) -> Iterator[tuple[int, float]]:
-        """(channels gone, squared relative error of the outputs) of every probe."""
+        """(channels gone, squared relative error of the outputs) of every probe; none where all goes exactly."""
+        if not curve.losses[-1]:
+            return
         for probe in PROBES:
             at = int(np.searchsorted(curve.steps, probe * len(group.units)))
             count = int(curve.steps[min(len(curve.steps) - 1, at)])

@@ -26,7 +26,7 @@ from onnx_condense.prepare import Opened
 from onnx_condense.proving.scorers import Scorer
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.refit import refit_by
-from onnx_condense.refitting.samples import HELD_BACK, cut, divisible
+from onnx_condense.refitting.samples import cut, divisible
 from onnx_condense.refitting.summing import measured, readers_of
 from onnx_condense.refitting.synthetic import synthetic
 
@@ -207,7 +207,7 @@ def calibrated_where_better(run: Run, twin: Twin) -> float | None:
     if not (calibration.samples and run.measure.told):
         run.calibrate(twin)
         return None
-    if calibration.samples < HELD_BACK and run.options.data is None:
+    if not calibration.holds_back and run.options.data is None:
         return None
     lost, most = (run.lost, 1.0) if calibration.chooses else (run.error, CLEAR)
     saved, before = twin.folds(), lost(twin)

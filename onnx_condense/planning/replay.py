@@ -43,6 +43,8 @@ def check_error(planned: Measured | None, found: Measured) -> None:
     if found.error is not None and found.error <= most:
         return
     own = f", where its own run had {planned.error:.3g}" if planned is not None else ""
+    if planned is not None and planned.inputs != found.inputs:
+        own += " on other inputs (give those with --data)"
     by = "beyond all numbers" if found.error is None else f"by {found.error:.3g}"
     raise VerificationError(f"the plan changes the outputs {by}{own}: {ALTERED}")
 

@@ -13,8 +13,10 @@ from onnx_condense.forms.bases import Rotation
 from onnx_condense.goals import Share
 from onnx_condense.merging.methods import MANNERS
 from onnx_condense.merging.twin import Twin
+from onnx_condense.options import Options
 from onnx_condense.planning.selection import chosen_groups
 from onnx_condense.planning.thresholds import Planner
+from onnx_condense.planning.units import Units
 from onnx_condense.prepare import Clock, Opened, reopened_where_it_fits
 from onnx_condense.refitting.consumer import consumer_of
 from onnx_condense.refitting.estimate import Estimate
@@ -52,7 +54,16 @@ def rotations_of(opened: Opened) -> tuple[Rotation, ...]:
         prior = Estimate(trace, opened.feeds[0], options.seed)
         choose = partial(balanced, twin=twin, estimate=Estimate(trace, opened.feeds[0], options.seed, real, prior))
     chosen = {stream: rotation for stream in found if (rotation := _chosen(stream, choose)) is not None}
-    return tuple(chosen.values()) if narrows or not chosen else tuple(_needed(opened, chosen))
+    if not chosen or (isinstance(options.goal, Share) and _is_reached(opened, options.goal)):
+        return ()
+    return tuple(chosen.values()) if narrows else tuple(_needed(opened, chosen))
+
+
+def _is_reached(opened: Opened, goal: Share) -> bool:
+    """Whether merges of the channels as they are reach a share without loss."""
+    exact, size = Options(lossless=True, depthwise=opened.options.depthwise), Units(goal.unit).size
+    groups = chosen_groups(opened.trace, opened.options)
+    return size(Planner(opened.trace, exact, 1, groups).build().twin) <= goal.share * size(Twin(opened.whole))
 
 
 def _needed(opened: Opened, chosen: Mapping[Stream, Rotation]) -> Iterator[Rotation]:

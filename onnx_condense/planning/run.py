@@ -93,9 +93,16 @@ class Run:
     def _scores(self) -> frozenset[str]:
         return scores_in(self.opened.trace.facts.model, self.expected)
 
+    @property
+    def judges_itself(self) -> bool:
+        """Whether calibration inputs are too few to hold some back: what was fitted to them is verified on them."""
+        calibration = self.opened.calibration
+        return calibration.samples > 0 and not calibration.holds_back and self.options.data is None
+
     def calibrate(self, twin: Twin) -> None:
-        """Refits a twin on the calibration inputs, where there are any."""
-        if self.opened.calibration.samples and MANNERS[self.options.method].calibrates and twin.changed:
+        """Refits a twin on the calibration inputs, where there are any; where their error is bounded, on enough."""
+        calibrates = MANNERS[self.options.method].calibrates and not (self.options.bounded and self.judges_itself)
+        if self.opened.calibration.samples and calibrates and twin.changed:
             from onnx_condense.refitting.calibrate import calibrate  # few runs have inputs to estimate from
 
             with self.clock("calibrate"):

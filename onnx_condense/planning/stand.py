@@ -115,7 +115,8 @@ class Stand:
             for basis in bases:
                 twin.factor(basis.weight.factor(twin, basis.vectors, None))
             return self._outputs(twin)
-        parts: dict[Hashable, Choice] = {(g, len(channels)): self._choice(g, channels) for g, channels in gone.items()}
+        felt = {g: channels for g, channels in gone.items() if g not in self._planner.quantized}
+        parts: dict[Hashable, Choice] = {(g, len(channels)): self._choice(g, channels) for g, channels in felt.items()}
         folded, shift = dict[Place, Array](), dict[int, Floats]()
         for choice in parts.values():
             for place, weight in choice.folded.items():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,8 @@ class Planner:
         groups: those that the options choose, in topological order.
         refine: what is done to every twin that is built.
         multiples: group index -> its multiple where that is not `align`; STAYS keeps all channels.
-        exact: group index -> merges that are exact, whatever is asked for; for budgets, which make them first.
+        exact: group index -> merges that are exact, whatever is asked for; for budgets, which make them first. steps:
+            the same one after the other: some are exact only after others.
         judgements: group index -> how its channels compare on the original weights, as far as anyone asked.
     """
 
@@ -58,6 +60,7 @@ class Planner:
     refine: Refine = untouched
     multiples: Mapping[int, int] = field(default_factory=dict)
     exact: Mapping[int, GroupPlan] = field(default_factory=dict, repr=False)
+    steps: Mapping[int, Sequence[GroupPlan]] = field(default_factory=dict, repr=False)
     judgements: dict[int, Judgement] = field(default_factory=dict, repr=False)
 
     def widened(self, multiples: Mapping[int, int]) -> Planner:
@@ -67,8 +70,12 @@ class Planner:
     def with_exact(self) -> Planner:
         """The same, knowing which merges are exact."""
         options = Options(lossless=True, depthwise=self.options.depthwise)
-        alone = replace(self, options=options, align=1, refine=untouched, multiples={}, exact={}, judgements={})
-        return replace(self, exact=alone.build().twin.plans)
+        cleared: dict[str, Any] = {"multiples": {}, "exact": {}, "steps": {}, "judgements": {}}
+        twin = replace(self, options=options, align=1, refine=untouched, **cleared).build().twin
+        steps: dict[int, list[GroupPlan]] = {}
+        for group, plan in twin.exact:
+            steps.setdefault(group.index, []).append(plan)
+        return replace(self, exact=twin.plans, steps=steps)
 
     @cached_property
     def original(self) -> Twin:
@@ -140,8 +147,8 @@ class Planner:
         for group in self.groups:
             if group.index in gone:
                 judgement = self.judged(group)  # before anything is folded, which takes memory
-                if group.index in self.exact:
-                    twin.apply(group, self.exact[group.index].of(gone[group.index]))
+                for step in self.steps.get(group.index, ()):
+                    twin.apply_exactly(group, step.of(gone[group.index]))
                     let_go()
                 keep = np.setdiff1d(np.arange(len(group.units)), gone[group.index])
                 with costing(group):
@@ -171,7 +178,7 @@ class Planner:
                 with costing(group):
                     plan = _decide(_told(judgement), wanted[group.index], self.multiple(group))
                     if plan.shrinks:
-                        twin.apply(group, plan)
+                        (twin.apply_exactly if repeats else twin.apply)(group, plan)
                         changed = repeats
                 held[group.index] = plan.held
         return twin, held
@@ -179,9 +186,12 @@ class Planner:
     # ---- groups
 
     def freely(self, group: Group) -> Ints:
-        """[k] the channels that merge exactly, or go so."""
-        plan = self.exact.get(group.index)
-        return np.setdiff1d(np.arange(len(group.units)), plan.keep) if plan else np.zeros(0, dtype=np.int64)
+        """[k] the channels that merge exactly, or go so, in an order in which they may."""
+        found = [np.zeros(0, dtype=np.int64)]
+        for step in self.steps.get(group.index, ()):
+            going = np.setdiff1d(np.arange(step.width), step.keep)
+            found.append(np.setdiff1d(going, np.concatenate(found)))
+        return np.concatenate(found)
 
     def judged(self, group: Group) -> Judgement:
         """How the group's channels compare on the original weights."""

@@ -118,6 +118,16 @@ class TwinConsumer:
         assert value is not None
         return self.fixed.layout.matrix(value)
 
+    def exact(self) -> tuple[Floats, Floats]:
+        """[rows, features], [rows]: a matrix that makes of what is left of exact merges what the original makes of all.
+
+        And what its constants are more than those of the original.
+        """
+        slot = self.fixed.slot
+        other = replace(self, twin=self.twin.exactly(slot.node, slot.input))
+        matrix = self.fixed.layout.matrix(other.twin.unturned(slot.node, slot.input))
+        return matrix, other.constants() - other.original_constants()
+
     def matrix(self) -> Floats:
         """[rows, k]: the matrix of the kept features that the twin holds now."""
         slot = self.fixed.slot

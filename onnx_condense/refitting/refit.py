@@ -64,7 +64,7 @@ def _refit_all(consumers: Sequence[TwinConsumer], estimate: Estimate) -> int:
 
 def _refit(consumer: TwinConsumer, known: Moments, estimate: Estimate) -> bool:
     """Whether a consumer lost something, and was refitted."""
-    whole = consumer.original()
+    whole, shift = consumer.exact()
     moments = known.of(consumer.kept, whole, estimate.crossed(consumer.fixed, whole))
     priors = consumer.matrix(), whole[:, consumer.kept]
     losses = [moments.loss(prior) for prior in priors]
@@ -73,5 +73,5 @@ def _refit(consumer: TwinConsumer, known: Moments, estimate: Estimate) -> bool:
         return False
     matrix, evidence = moments.ridge(prior, STRENGTH), estimate.evidence(consumer.fixed)
     stated = evidence is not Evidence.WEIGHTS and consumer.fixed.layout.produced is not None
-    consumer.refit(matrix, moments.constant(matrix) if stated else None, evidence)
+    consumer.refit(matrix, moments.constant(matrix) + shift if stated else None, evidence)
     return True

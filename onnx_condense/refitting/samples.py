@@ -116,6 +116,11 @@ class Calibration:
         """Whether there are enough to choose what a budget takes."""
         return self.samples >= CHOOSING
 
+    @property
+    def holds_back(self) -> bool:
+        """Whether some verify that nothing is estimated from."""
+        return any(shard.holds_back for shard in self.shards)
+
     def split(self, samples: int) -> tuple[list[Feed], Calibration]:
         """The first so many samples, or all where there are fewer, in whole feeds of a fixed batch; and the others."""
         found: list[Feed] = []
@@ -196,6 +201,7 @@ def opened(
         held += pieces(out, divisible(specs))
         first += sum(_parts(feed, divisible(specs)) for feed in feeds)
     if holds_back and not held:
+        shards = [replace(shard, holds_back=False) for shard in shards]
         held = [feed for shard in shards for feed in shard.feeds()]
     return tuple(shards), held
 

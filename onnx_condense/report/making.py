@@ -54,6 +54,8 @@ _log = logging.getLogger(__name__)
 LOOK = 2**33
 """Multiplications that a look at the ranks of one weight may cost."""
 
+FEW = "no calibration inputs are left to verify on, which says little of others: give more of them, or --data"
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -88,6 +90,8 @@ def report_of(run: Run, ended: Ended) -> Report:
         *_planning_warnings(planner, ended.planned.aside),
     )
     warnings += _output_warnings(run.options, ended.verification, ended.blame)
+    if run.judges_itself and ended.verification is not None:
+        warnings += (FEW,)
     if written is not None:
         warnings += _dropped(run.opened.source.proto)
     for warning in warnings:

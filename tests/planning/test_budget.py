@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from support import builders
 from support.cli import Cli, Save
 from support.networks import half_redundant
 from support.planted.net import Net
 
 import onnx_condense as oc
 from onnx_condense.goals import Unit
+from onnx_condense.merging.evidence import Evidence
 from onnx_condense.model.protos import serialize
 from onnx_condense.planning import narrowing
 from onnx_condense.planning.allocation import Curve, PricedWeight, allocate, cost
@@ -212,6 +214,16 @@ def test_calibration_that_fits_held_back_samples_worse_is_undone(samples: int, a
     run.calibrate = lambda twin: None
     narrowing.calibrated_where_better(run, twin)
     assert done == ["before"] * undone
+
+
+@pytest.mark.parametrize("batch", ["batch", 4])
+def test_a_bound_is_not_judged_on_what_was_fitted(batch: str | int) -> None:
+    """Four samples, all that there are, leave no error in what was fitted to them."""
+    data = {"x": builders.random(4, 5)}
+    model = builders.mlp((5, 12, 10, 3), batch=batch)
+    result = oc.condense(model, oc.Options(budget=("error", 0.05), align=1, calibration=data))
+    assert Evidence.CALIBRATION not in {refit.source for refit in result.plan.refits}
+    assert any("no calibration inputs are left to verify on" in warning for warning in result.report.warnings)
 
 
 def test_calibration_samples_do_not_judge_what_was_fitted_to_them() -> None:

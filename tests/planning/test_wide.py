@@ -91,6 +91,20 @@ def test_wide_consumers_are_refitted_by_channel(build: Callable[[Net], str]) -> 
     assert errors["moments"] < errors["ratio"]
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_wide_consumers_become_pairs_of_factors(last: bool) -> None:
+    """What their places vary is known by channel, in the order in which places lie."""
+    net = Net(seed=5)
+    net.input("batch", 3, SIDE + 2, SIDE + 2)
+    made = images(net, "first")
+    features = net.node("Flatten", net.node("Transpose", made, perm=[0, 2, 3, 1]) if last else made)
+    low = net.normal(30, 3) @ net.normal(3, WIDTH * SIDE * SIDE) / WIDTH
+    low += 1e-4 * net.normal(*low.shape)
+    model = net.build(net.dense("end", net.node("Tanh", net.dense("head", features, low)), net.normal(4, 30)))
+    report = oc.condense(model, oc.Options(budget=("params", 0.12), align=1)).report
+    assert [pair.layer for pair in report.pairs] == ["head"]
+
+
 def test_places_of_channels_lie_in_lines() -> None:
     assert repeats(np.repeat([3, 1, 4], 4)) == (1, 4)
     assert repeats(np.tile([3, 1, 4], 5)) == (5, 1)

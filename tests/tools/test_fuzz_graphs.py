@@ -18,6 +18,7 @@ from support.wider_graphs import SIZES, feed, graph
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 fuzzed: Any = importlib.import_module("_fuzzed")
+budgets: Any = importlib.import_module("_fuzzed_budgets")
 replaying: Any = importlib.import_module("_replayed")
 tool: Any = importlib.import_module("fuzz_graphs")
 
@@ -45,6 +46,23 @@ def test_random_graphs_of_attention(tmp_path: Path) -> None:
         assert not found.faults, seed
         condensed += [*found.outcomes.values()].count("condensed")
     assert condensed > len(ATTENDING)
+
+
+@pytest.mark.parametrize(("by", "seed"), [("budget", 1), ("budget", 67), ("calibration", 4)])
+def test_random_graphs_to_budgets_and_with_calibration(by: str, seed: int, tmp_path: Path) -> None:
+    """67 has channels that nobody reads beside others that are read more than once."""
+    options, check = tool.WAYS[by]
+    found = check(graph(seed), seed, tmp_path, options(seed))
+    assert not found.faults
+    assert set(found.outcomes.values()) == {"condensed"}
+
+
+def test_a_budget_that_is_not_kept_is_seen() -> None:
+    sizes = {"parameters": 100, "macs": 100}
+    report = {"input": sizes, "output": {"parameters": 60, "macs": 70}, "verification": None}
+    assert not budgets.promised(report, ("--budget", "params=0.6"))
+    assert "70 of 100 macs" in budgets.promised(report, ("--budget", "macs=0.6"))
+    assert "101 parameters" in budgets.promised({**report, "output": {"parameters": 101, "macs": 70}}, ())
 
 
 def test_a_seed_gives_one_graph() -> None:
