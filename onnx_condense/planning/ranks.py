@@ -95,9 +95,13 @@ class Ranks:
         first = max((group.index for group in planner.trace.groups), default=-1) + 1
         return Ranks(planner, dict(enumerate(known, first)))
 
-    def narrowed(self) -> list[int]:
-        """The keys of those that may be narrowed together with groups: tables are too large to be tried that often."""
+    def layers(self) -> list[int]:
+        """The keys of those that are no tables."""
         return [key for key, ranked in self.ranked.items() if not ranked.weight.lookup]
+
+    def narrowed(self, stand: Stand) -> list[int]:
+        """The keys of those that are narrowed together with groups: tables are too large to be written that often."""
+        return [key for key, one in self.ranked.items() if not one.weight.lookup or stand.takes(one.weight)]
 
     def basis(self, key: int, gone: int) -> Basis:
         """That of a weight with so many ranks fewer."""

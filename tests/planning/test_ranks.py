@@ -14,8 +14,12 @@ from support.models import weights
 import onnx_condense as oc
 from onnx_condense import Options
 from onnx_condense.arrays import Array
+from onnx_condense.factoring.weights import factorable
 from onnx_condense.model.protos import serialize
 from onnx_condense.planning.allocation import Curve, PricedPair, PricedWeight, allocate
+from onnx_condense.planning.run import Run
+from onnx_condense.planning.stand import Basis, Stand
+from onnx_condense.prepare import Clock, open_model
 
 TOKENS = 300
 
@@ -76,6 +80,20 @@ def test_replayed_it_is_the_same(tmp_path: Path) -> None:
     result = oc.condense(MODEL, replace(TABLE, calibration=sentences(128)))
     result.plan.save(tmp_path / "p.json")
     assert serialize(oc.rewrite(MODEL, oc.Plan.load(tmp_path / "p.json"))) == serialize(result.model)
+
+
+def test_a_table_in_a_basis_loses_what_its_pair_loses() -> None:
+    """Nothing is written for it, and rows that no input asks for are left alone."""
+    run = Run.of(open_model(MODEL, TABLE), 1, Clock(None))
+    feeds, (table,) = [sentences(20, 3), sentences(12, 4)], [w for w in factorable(run.opened.trace) if w.lookup]
+    bases = [Basis(table, np.linalg.svd(table.matrix(run.planner.original))[0][:, :5])]
+    twin = run.planner.without({})
+    twin.factor(table.factor(twin, bases[0].vectors, None))
+    tried = Stand(run.planner, run.estimate, feeds, [table])
+    assert tried.takes(table)
+    assert tried.lost({}, bases) == pytest.approx(tried.lost_by(twin), rel=1e-3) != 0
+    other = tried.on(feeds[:1])
+    assert other.lost({}, bases) == pytest.approx(Stand(run.planner, run.estimate, feeds[:1]).lost_by(twin), rel=1e-3)
 
 
 def test_looking_up_costs_no_macs() -> None:
