@@ -23,6 +23,9 @@ from onnx_condense.tracing.trace import Group, Slot, Trace
 RIDGE = 1e-3
 """Share of the mean by which every direction counts at least: it bounds how far a basis stretches."""
 
+WIDEST = 4096
+"""Places on an axis at most: a basis takes their square."""
+
 
 @dataclass(frozen=True, eq=False)
 class Held:
@@ -94,7 +97,7 @@ def _held(trace: Trace, slot: Slot, blocks: tuple[tuple[int, Ints], ...]) -> Hel
     """Raises Bound."""
     name, size = name_of(trace, slot), slot.labels.size
     value = trace.facts.value_by_name(name)
-    if len(slot.axes) != 1 or slot.groups > 1 or value is None:
+    if len(slot.axes) != 1 or slot.groups > 1 or value is None or size > WIDEST:
         raise Bound
     axis = slot.axes[0] - slot.labels.ndim
     if -axis > value.ndim or value.shape[axis] != size:
