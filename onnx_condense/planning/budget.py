@@ -128,6 +128,10 @@ class Pruner:
         """The same where no weight becomes a pair of factors."""
         return replace(self, curves={key: one for key, one in self.curves.items() if key not in self.ranks.ranked})
 
+    def counted(self, calibration: Calibration) -> Pruner:
+        """The same ranks, of tables whose rows count as often as these inputs ask for them."""
+        return replace(self, ranks=self.ranks.counted(calibration))
+
     def size(self, twin: Twin) -> float:
         """How many a twin has of what is counted."""
         return self.counts.size(twin)

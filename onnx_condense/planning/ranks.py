@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -94,6 +94,13 @@ class Ranks:
         known = _moments(planner, weights, estimate, calibration)
         first = max((group.index for group in planner.trace.groups), default=-1) + 1
         return Ranks(planner, dict(enumerate(known, first)))
+
+    def counted(self, calibration: Calibration) -> Ranks:
+        """The same, where rows of tables count as often as these inputs ask for them."""
+        tables = {key: ranked for key, ranked in self.ranked.items() if ranked.weight.lookup}
+        found = frequencies(self.planner.trace, [ranked.weight for ranked in tables.values()], calibration)
+        again = {key: replace(one, moments=counts) for (key, one), counts in zip(tables.items(), found, strict=True)}
+        return Ranks(self.planner, {**self.ranked, **again})
 
     def layers(self) -> list[int]:
         """The keys of those that are no tables."""

@@ -14,11 +14,15 @@ from support.models import weights
 import onnx_condense as oc
 from onnx_condense import Options
 from onnx_condense.arrays import Array
+from onnx_condense.factoring.tokens import frequencies
 from onnx_condense.factoring.weights import factorable
+from onnx_condense.goals import Unit
 from onnx_condense.model.protos import serialize
 from onnx_condense.planning.allocation import Curve, PricedPair, PricedWeight, allocate
+from onnx_condense.planning.narrowing import ways_of
 from onnx_condense.planning.run import Run
 from onnx_condense.planning.stand import Basis, Stand
+from onnx_condense.planning.units import Units
 from onnx_condense.prepare import Clock, open_model
 
 TOKENS = 300
@@ -74,6 +78,18 @@ def test_calibration_counts_tokens() -> None:
     counted = oc.condense(MODEL, replace(TABLE, calibration=sentences(128)))
     assert counted.plan.factors[0].source == "calibration"
     assert error(counted.model) < 0.8 * error(blind.model)
+
+
+def test_rows_count_by_inputs_that_do_not_judge_and_in_the_end_by_all() -> None:
+    run = Run.of(open_model(MODEL, replace(TABLE, calibration=sentences(128))), 1, Clock(None))
+    calibration, (table,) = run.opened.calibration, [w for w in factorable(run.opened.trace) if w.lookup]
+    _, rest = calibration.split(calibration.samples // 2)
+    fewer, every = (frequencies(run.opened.trace, [table], part)[0] for part in (rest, calibration))
+    ways = ways_of(run, Units(Unit.PARAMS), 0.5)
+    assert len(ways.readings) > 2
+    assert all(np.array_equal(reading.ranks.ranked[0].moments, fewer) for reading in ways.readings)
+    assert np.array_equal(ways.least(0.5).ranks.ranked[0].moments, every)
+    assert not np.array_equal(fewer, every)
 
 
 def test_replayed_it_is_the_same(tmp_path: Path) -> None:
