@@ -1,3 +1,3 @@
-"""Other bases: weights that become pairs of factors, streams that are turned, and what neither loses."""
+"""Other bases: weights that become pairs of factors, streams and products of data that are turned."""
 
-__all__ = ["exact", "rotation", "spectrum", "streams", "tokens", "weights"]
+__all__ = ["exact", "products", "rotation", "spectrum", "streams", "tokens", "weights"]

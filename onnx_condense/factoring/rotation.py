@@ -26,14 +26,14 @@ WIDEST = 2048
 """Channels of a stream at most: a basis takes their square, and their cube in time."""
 
 
-def balanced(stream: Stream, twin: Twin, estimate: Estimate) -> Rotation | None:
+def balanced(stream: Stream, twin: Twin, estimate: Estimate) -> list[Rotation]:
     """The basis in which channels do not vary together, and readers count them all alike: those that vary least go.
 
     With C the covariance of the channels and G = WᵀW of all readers, E|W (y - y')|² is least for the first eigenvectors
-    of G^½ C G^½, whose channels are z = Uᵀ G^½ y. None where nothing is known of how they vary.
+    of G^½ C G^½, whose channels are z = Uᵀ G^½ y. Nothing where it is not known how they vary.
     """
     if stream.width > WIDEST:
-        return None
+        return []
     consumers = [consumer_of(twin.trace, slot) for slot in stream.slots]
     asked = [consumer for consumer in consumers if consumer is not None]
     known = dict(zip([one.key for one in asked], estimate.moments(asked), strict=True))
@@ -41,17 +41,17 @@ def balanced(stream: Stream, twin: Twin, estimate: Estimate) -> Rotation | None:
     for slot, consumer in zip(stream.slots, consumers, strict=True):
         moments = None if consumer is None else known[consumer.key]
         if consumer is None or moments is None:
-            return None
+            return []
         varies, reads = _by_channel(moments, consumer), _gram(twin, slot)
         size, felt = float(np.trace(varies)), float(np.sum(varies * reads))
         if size <= 0 or felt <= 0:
-            return None
+            return []
         covariance += varies / size
         gram += reads * size / felt
     root, inverse = _roots(gram)
     _, vectors = np.linalg.eigh(root @ covariance @ root)
     vectors = vectors[:, ::-1]
-    return _rotation(stream, vectors.T @ root, inverse @ vectors, stream.width)
+    return [_rotation(stream, vectors.T @ root, inverse @ vectors, stream.width)]
 
 
 def _by_channel(moments: Moments, consumer: Consumer) -> Floats:
@@ -77,20 +77,20 @@ def _rotation(stream: Stream, into: Floats, back: Floats, rank: int) -> Rotation
     return Rotation(stream.group.layers[0], stream.writers, stream.readers, stream.added, into, back, rank)
 
 
-def deficient(stream: Stream, twin: Twin) -> Rotation | None:
-    """An orthogonal basis whose last channels are never written to, or never read; None where there are none such."""
+def deficient(stream: Stream, twin: Twin) -> list[Rotation]:
+    """An orthogonal basis whose last channels are never written to, or never read; nothing where there are none."""
     if stream.width > WIDEST:
-        return None
+        return []
     written, read = written_to(stream, twin), [_columns(twin, slot) for slot in stream.slots]
     filled = _span(written)
     if filled is None:
-        return None
+        return []
     inner = _span([filled.T @ columns for columns in read])
     if inner is None or inner.shape[1] == stream.width:
-        return None
+        return []
     inside = filled @ inner
     basis, _ = np.linalg.qr(np.hstack([inside, np.eye(stream.width)]))
-    return _rotation(stream, basis.T, basis, inside.shape[1])
+    return [_rotation(stream, basis.T, basis, inside.shape[1])]
 
 
 def written_to(stream: Stream, twin: Twin) -> list[Floats]:

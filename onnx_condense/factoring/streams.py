@@ -33,7 +33,7 @@ class Stream:
         return len(self.group.units)
 
 
-class _Bound(Exception):
+class Bound(Exception):
     """The channels of a group are no basis of many."""
 
 
@@ -45,8 +45,20 @@ def streams(trace: Trace, groups: tuple[Group, ...]) -> Iterator[Stream]:
             continue
         try:
             yield _Walk(trace, group, nodes_of.get(group.index, [])).stream()
-        except _Bound:
+        except Bound:
             continue
+
+
+def name_of(trace: Trace, slot: Slot) -> str:
+    """Of a weight that is in the file, as it is used, and that nothing else reads. Raises Bound."""
+    facts = trace.facts
+    name = str(facts.nodes[slot.node].inputs[slot.input].name)
+    outside = name in facts.read_outside or facts.is_inside(facts.nodes[slot.node].outputs[0].name)
+    alone = not outside and len(facts.consumers(name)) == 1 and facts.stored(name) is None
+    value = facts.value_by_name(name) if alone and name in facts.initializers else None
+    if value is None or not is_wide(value):
+        raise Bound
+    return name
 
 
 def _nodes_of(trace: Trace) -> dict[int, list[int]]:
@@ -70,7 +82,7 @@ class _Walk:
         self._order: tuple[int, ...] | None = None
 
     def stream(self) -> Stream:
-        """Raises _Bound."""
+        """Raises Bound."""
         writers: dict[int, Writer] = {}
         readers: list[tuple[Slot, Along]] = []
         added: list[Along] = []
@@ -78,67 +90,53 @@ class _Walk:
         for slot in slots:
             self._check(slot)
             if slot.role is Role.PRODUCED:
-                writers[slot.node] = Writer(self._name(slot), slot.axis)
+                writers[slot.node] = Writer(name_of(self._trace, slot), slot.axis)
             elif slot.role is Role.CONTRACTED:
-                readers.append((slot, Along(self._name(slot), slot.axis)))
+                readers.append((slot, Along(name_of(self._trace, slot), slot.axis)))
         for slot in (slot for slot in slots if slot.role is Role.CARRIED):
             self._carry(slot, writers, added)
         self._passed(set(writers), {slot.node for slot, _ in readers}, {along.name for along in added})
         if not writers or not readers:
-            raise _Bound
+            raise Bound
         found = tuple(along for _, along in readers)
         return Stream(self._group, tuple(writers.values()), found, tuple(added), tuple(slot for slot, _ in readers))
 
-    def _name(self, slot: Slot) -> str:
-        """Of a weight that is in the file, as it is used, and that nothing else reads. Raises _Bound."""
-        name = str(self._facts.nodes[slot.node].inputs[slot.input].name)
-        tensor = self._facts.initializers.get(name)
-        outside = name in self._facts.read_outside or self._facts.is_inside(
-            self._facts.nodes[slot.node].outputs[0].name
-        )
-        if tensor is None or outside or len(self._facts.consumers(name)) > 1 or self._facts.stored(name) is not None:
-            raise _Bound
-        value = self._facts.value_by_name(name)
-        if value is None or not is_wide(value):
-            raise _Bound
-        return name
-
     def _check(self, slot: Slot) -> None:
-        """Whether all channels lie along one axis of a weight, each once and in one order everywhere. Raises _Bound."""
+        """Whether all channels lie along one axis of a weight, each once and in one order everywhere. Raises Bound."""
         atoms = atoms_of(slot.labels.reshape(-1))
         value = self._facts.value(self._facts.nodes[slot.node].inputs[slot.input])
         if slot.groups > 1 or (atoms < 0).any() or value is None or len(slot.axes) != 1:
-            raise _Bound
+            raise Bound
         places = self._trace.place_of[self._trace.unit_of[atoms]]
         mine = (self._trace.group_of[self._trace.unit_of[atoms]] == self._group.index).all()
         order = tuple(places.tolist())
         if not mine or sorted(order) != list(range(len(self._group.units))) or order != (self._order or order):
-            raise _Bound
+            raise Bound
         self._order = order
 
     def _carry(self, slot: Slot, writers: dict[int, Writer], added: list[Along]) -> None:
         """What holds a number per channel: a writer's bias, its BatchNormalization, a constant of an addition."""
         action, node = self._trace.actions[slot.node], self._facts.nodes[slot.node]
         if slot.node in writers:
-            writers[slot.node] = replace(writers[slot.node], bias=self._name(slot))
+            writers[slot.node] = replace(writers[slot.node], bias=name_of(self._trace, slot))
             return
         if action.adds:
-            added.append(Along(self._name(slot), slot.axes[0] - slot.labels.ndim))
+            added.append(Along(name_of(self._trace, slot), slot.axes[0] - slot.labels.ndim))
             return
         norm = action.normalization
         if norm is None or norm.mean is None or norm.var is None:
-            raise _Bound
+            raise Bound
         if slot.input != norm.scale:
             return
         maker = self._facts.maker(node.inputs[0].name)
         if maker not in writers or len(self._facts.consumers(node.inputs[0].name)) > 1:
-            raise _Bound
+            raise Bound
         inputs = norm.scale, norm.shift, norm.mean, norm.var
-        scale, shift, mean, var = (self._name(replace(slot, input=position)) for position in inputs)
+        scale, shift, mean, var = (name_of(self._trace, replace(slot, input=position)) for position in inputs)
         writers[maker] = replace(writers[maker], normalized=Normalized(scale, shift, mean, var, norm.epsilon))
 
     def _passed(self, writers: set[int], readers: set[int], added: set[str]) -> None:
-        """Whether everything else on the way adds channels up or leaves them as they are. Raises _Bound.
+        """Whether everything else on the way adds channels up or leaves them as they are. Raises Bound.
 
         What is added holds the channels of a stream, or is among the constants `added`: what is broadcast over
         channels lies in no basis but theirs.
@@ -151,7 +149,7 @@ class _Walk:
                 continue
             plain = action.adds or (action.pointwise and action.keeps_bounds and len(node.inputs) == 1)
             if not plain or not all(self._holds(tensor.name) or tensor.name in added for tensor in node.inputs):
-                raise _Bound
+                raise Bound
 
     def _holds(self, name: str) -> bool:
         """Whether a tensor has all channels of the group."""

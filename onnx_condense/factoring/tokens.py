@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_condense.arrays import Floats
+from onnx_condense.arrays import Floats, Ints
 from onnx_condense.factoring.weights import Factorable
+from onnx_condense.model.inputs import Feed
 from onnx_condense.model.parts import Probe
 from onnx_condense.refitting.samples import Calibration, Shard
 from onnx_condense.tracing.trace import Trace
@@ -47,12 +48,24 @@ def frequencies(trace: Trace, tables: Sequence[Factorable], calibration: Calibra
     laws = [zipf(table.inputs) for table in tables]
     if not calibration.samples:
         return laws
-    names = tuple(trace.facts.nodes[table.node].inputs[1 - table.input].name for table in tables)
+    names = tuple(_tokens(trace, table) for table in tables)
     counting = _Counting(Probe.of(trace.facts.model, names), names, tuple(table.inputs for table in tables))
     total: list[Floats] = [np.zeros(table.inputs) for table in tables]
     for part in calibration.each(counting):
         total = [one + other for one, other in zip(total, part, strict=True)]
     return [smoothed(counts, law) for counts, law in zip(total, laws, strict=True)]
+
+
+def rows_read(trace: Trace, table: Factorable, feeds: Sequence[Feed]) -> Ints:
+    """[k] the rows of a table that some inputs ask for."""
+    name = _tokens(trace, table)
+    asked = [values[name].reshape(-1) for values in Probe.of(trace.facts.model, (name,))(feeds)]
+    return np.unique(np.concatenate(asked).astype(np.int64) % table.inputs)
+
+
+def _tokens(trace: Trace, table: Factorable) -> str:
+    """The tensor that says which rows are read."""
+    return str(trace.facts.nodes[table.node].inputs[1 - table.input].name)
 
 
 def zipf(rows: int) -> Floats:

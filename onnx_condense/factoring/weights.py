@@ -8,7 +8,7 @@ from math import prod
 
 import numpy as np
 
-from onnx_condense.arrays import Array, Bools, Floats
+from onnx_condense.arrays import Array, Bools, Floats, Ints
 from onnx_condense.merging.evidence import Evidence
 from onnx_condense.merging.factors import Factor
 from onnx_condense.merging.twin import Twin
@@ -68,8 +68,15 @@ class Factorable:
         moved = np.moveaxis(twin.weight(*self.place), self.produced, 0)
         return moved.reshape(len(moved), -1)
 
-    def within(self, basis: Floats, value: Array) -> Array:
-        """What is left of the weight, whatever it holds, where its outputs lie in a basis [m, r]."""
+    def within(self, basis: Floats, value: Array, rows: Ints | None = None) -> Array:
+        """What is left of the weight, whatever it holds, where its outputs lie in a basis [m, r].
+
+        rows: [k] of a table that alone are asked for; the others stay as they are.
+        """
+        if rows is not None:
+            found = value.copy()
+            found[rows] = self.within(basis, value[rows])
+            return found
         moved = np.moveaxis(value, self.produced, 0)
         inside = basis @ (basis.T @ moved.reshape(len(moved), -1))
         return np.asarray(np.moveaxis(inside.reshape(moved.shape), 0, self.produced).astype(value.dtype))

@@ -2,7 +2,8 @@
 
 Where every way from writers to readers is linear and mixes no places, channels are one basis of many. With z = A y for
 an invertible A [n, n], writers make z, readers multiply with their weights times A⁻¹. A BatchNormalization behind a
-writer goes into its weights, and states the statistics of z from then on.
+writer goes into its weights, and states the statistics of z from then on. Of a product of data, Σ q k = Σ (A q)(A⁻ᵀ k),
+one side is among what is added, the other one among readers.
 """
 
 from __future__ import annotations

@@ -247,7 +247,7 @@ class Plan:
         refits: consumers and producers with explicit weights, in graph order.
         measured: what its run found; None where nothing was verified, and in plans of format 1.
         factors: weights that become pairs of factors, in graph order.
-        rotations: streams that are in other bases in the file before.
+        rotations: streams, and sides of products of data, that are in other bases in the file before.
         mixes: what products of data take up of channels that go, by group; stated where there are any.
         heads: whole heads that are gone in the model that everything else is said of; stated where there are any.
         ties: tables that are held once in that model; stated where there are any.

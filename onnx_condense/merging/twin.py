@@ -12,7 +12,7 @@ import numpy as np
 
 from onnx_condense.arrays import Array, Bools, Floats, Ints
 from onnx_condense.merging.factors import Factor
-from onnx_condense.merging.mixing import Mix, Mixed, lines_of, mixed
+from onnx_condense.merging.mixing import Blend, Mix, Mixed, lines_of, mixed
 from onnx_condense.merging.paths import Path, by_channel, from_channels, paths
 from onnx_condense.merging.plan import GroupPlan, Refit
 from onnx_condense.model.storage import Narrowed, Quantized
@@ -88,13 +88,14 @@ class Twin:
 
     def _turned(self, place: tuple[int, int], value: Array) -> Array:
         """A weight, or the shifts of its rows, as products of data have changed it."""
-        for turn in self.turns.get(place, ()):
-            if turn.group not in self.mixes:
-                value = turn.of(value)
-        for mix in self.mixes.values():
-            for blended in mix.blends.get(place, ()):
-                value = blended.of(value)
+        for change in self.turning(place):
+            value = change.of(value)
         return value
+
+    def turning(self, place: tuple[int, int]) -> list[Turn | Blend]:
+        """What products of data do to the rows of a weight at (node, input), and to what is added to what it makes."""
+        turns = [turn for turn in self.turns.get(place, ()) if turn.group not in self.mixes]
+        return [*turns, *(blend for mix in self.mixes.values() for blend in mix.blends.get(place, ()))]
 
     def is_turned(self, place: tuple[int, int]) -> bool:
         """Whether products of data have changed the rows of a weight at (node, input)."""

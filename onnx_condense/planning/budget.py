@@ -102,7 +102,7 @@ class Pruner:
         together = known.estimate.real is not None and share is not None
         ranks = Ranks.of(planner, counts.pairs, known.estimate, known.calibration)
         fed = together or wire.size(planner.trace.facts.model) <= DIVIDED
-        tried = [ranks.ranked[key].weight for key in ranks.narrowed()] if fed else []
+        tried = [ranks.ranked[key].weight for key in (ranks.ranked if together else ranks.layers())] if fed else []
         stand = Stand(planner, known.estimate, known.feeds, tried)
         plain, found, aside = curves_of(planner, stand, known.estimate, progress)
         curves, readings = counts.stepped(plain), [counts.stepped(reading) for reading in found]
@@ -127,6 +127,10 @@ class Pruner:
     def without_pairs(self) -> Pruner:
         """The same where no weight becomes a pair of factors."""
         return replace(self, curves={key: one for key, one in self.curves.items() if key not in self.ranks.ranked})
+
+    def counted(self, calibration: Calibration) -> Pruner:
+        """The same ranks, of tables whose rows count as often as these inputs ask for them."""
+        return replace(self, ranks=self.ranks.counted(calibration))
 
     def size(self, twin: Twin) -> float:
         """How many a twin has of what is counted."""
@@ -224,7 +228,7 @@ def _together(
 ) -> dict[int, Curve]:
     """The curves of groups and of pairs of factors as the outputs mind them where all are narrowed."""
     widths = {group.index: len(group.units) for group in ranks.planner.groups}
-    pairs = [key for key in ranks.narrowed() if key in curves]
+    pairs = [key for key in ranks.narrowed(stand) if key in curves]
     widths |= {key: ranks.ranked[key].weight.full for key in pairs}
 
     def lose(removed: Mapping[int, int]) -> float:

@@ -26,7 +26,7 @@ from onnx_condense.prepare import Opened
 from onnx_condense.proving.scorers import Scorer
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.refit import refit_by
-from onnx_condense.refitting.samples import cut, divisible
+from onnx_condense.refitting.samples import Calibration, cut, divisible
 from onnx_condense.refitting.summing import measured, readers_of
 from onnx_condense.refitting.synthetic import synthetic
 
@@ -110,12 +110,14 @@ class Ways:
     """Ways to read what consumers lose, and what tells which of them is the best.
 
     refine: how twins are refitted that are judged; None: as in the end. lost: what a twin's outputs lose on inputs that
-    judge; None where there is nothing to choose.
+    judge; None where there is nothing to choose. every: all inputs, by which rows of tables count in the end; None
+    where they did from the start.
     """
 
     readings: Sequence[Pruner]
     refine: Refine | None = None
     lost: Callable[[Twin], float] | None = None
+    every: Calibration | None = None
 
     def judged(self, pruner: Pruner) -> Pruner:
         """It, making twins that are judged."""
@@ -123,11 +125,11 @@ class Ways:
 
     def least(self, share: float | None) -> Pruner:
         """The one whose model loses least."""
-        first = self.readings[0]
-        if share is None or self.lost is None:
-            return first
-        best = _least([self.judged(reading) for reading in self.readings], share, self.lost)
-        return best if self.refine is None else replace(best, planner=first.planner, biases={})
+        best = first = self.readings[0]
+        if share is not None and self.lost is not None:
+            best = _least([self.judged(reading) for reading in self.readings], share, self.lost)
+            best = best if self.refine is None else replace(best, planner=first.planner, biases={})
+        return best if self.every is None else best.counted(self.every)
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,11 +239,13 @@ def ways_of(run: Run, counts: Counts, share: float | None) -> Ways:
     """
     opened, options = run.opened, run.options
     feeds = list(opened.generated) or opened.feeds
-    without = Known(run.estimate, _few(run, feeds), feeds, opened.calibration)
-    blind = partial(Pruner.each, run.planner, counts, without, run.clock.note)
     refine: Refine | None = None
     judging, rest = opened.calibration.split(min(JUDGES, opened.calibration.samples // 2))
-    if not (opened.calibration.chooses and rest.samples):
+    judged = opened.calibration.chooses and rest.samples
+    counted = rest if judged else opened.calibration  # not by inputs that judge
+    without = Known(run.estimate, _few(run, feeds), feeds, counted)
+    blind = partial(Pruner.each, run.planner, counts, without, run.clock.note)
+    if not judged:
         readings = blind()
         judging = _synthetic(opened, feeds[0]) if options.data is None else feeds
     else:
@@ -254,10 +258,11 @@ def ways_of(run: Run, counts: Counts, share: float | None) -> Ways:
         readings = Pruner.each(run.planner, counts, known, run.clock.note, share)
         if share is not None:
             readings += blind()
+    every = opened.calibration if judged else None
     if share is None or len(readings) < 2:
-        return Ways(readings)
+        return Ways(readings, every=every)
     stand = Stand(run.planner, run.estimate, judging)
-    return Ways(readings, refine, stand.error_of if refine is None else stand.lost_by)
+    return Ways(readings, refine, stand.error_of if refine is None else stand.lost_by, every)
 
 
 def _least(readings: Sequence[Pruner], share: float, lost: Callable[[Twin], float]) -> Pruner:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -98,9 +98,20 @@ class Ranks:
         first = max((group.index for group in planner.trace.groups), default=-1) + 1
         return Ranks(planner, dict(enumerate(known, first)))
 
-    def narrowed(self) -> list[int]:
-        """The keys of those that may be narrowed together with groups: tables are too large to be tried that often."""
+    def counted(self, calibration: Calibration) -> Ranks:
+        """The same, where rows of tables count as often as these inputs ask for them."""
+        tables = {key: ranked for key, ranked in self.ranked.items() if ranked.weight.lookup}
+        found = frequencies(self.planner.trace, [ranked.weight for ranked in tables.values()], calibration)
+        again = {key: replace(one, moments=counts) for (key, one), counts in zip(tables.items(), found, strict=True)}
+        return Ranks(self.planner, {**self.ranked, **again})
+
+    def layers(self) -> list[int]:
+        """The keys of those that are no tables."""
         return [key for key, ranked in self.ranked.items() if not ranked.weight.lookup]
+
+    def narrowed(self, stand: Stand) -> list[int]:
+        """The keys of those that are narrowed together with groups: tables are too large to be written that often."""
+        return [key for key, one in self.ranked.items() if not one.weight.lookup or stand.takes(one.weight)]
 
     def basis(self, key: int, gone: int) -> Basis:
         """That of a weight with so many ranks fewer."""

@@ -1,12 +1,13 @@
-"""Which streams are turned into another basis before anything is judged."""
+"""Which streams, and which channels of products of data, are turned into another basis before anything is judged."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 from onnx_condense.errors import unforeseen
+from onnx_condense.factoring.products import Product, apart, products
 from onnx_condense.factoring.rotation import balanced, deficient
 from onnx_condense.factoring.streams import Stream, streams
 from onnx_condense.forms.bases import Rotation
@@ -20,9 +21,10 @@ from onnx_condense.planning.units import Units
 from onnx_condense.prepare import Clock, Opened, reopened_where_it_fits
 from onnx_condense.refitting.consumer import consumer_of
 from onnx_condense.refitting.estimate import Estimate
+from onnx_condense.refitting.pairs import sides
+from onnx_condense.refitting.reading import Source
 from onnx_condense.refitting.summing import measured
-
-Choose = Callable[[Stream], Rotation | None]
+from onnx_condense.tracing.trace import Group
 
 
 def turned(opened: Opened, clock: Clock) -> Opened:
@@ -38,25 +40,32 @@ def turned(opened: Opened, clock: Clock) -> Opened:
 def rotations_of(opened: Opened) -> tuple[Rotation, ...]:
     """The bases that a run asks for: exact ones with --lossless, balanced ones for shares with calibration inputs."""
     options, trace = opened.options, opened.trace
-    manner = MANNERS[options.method]
-    narrows = isinstance(options.goal, Share) and manner.calibrates and opened.calibration.chooses
-    if options.widths_only or not (options.lossless or narrows):
+    goal, calibrates = options.goal, MANNERS[options.method].calibrates and opened.calibration.chooses
+    if options.widths_only or not (options.lossless or (isinstance(goal, Share) and calibrates)):
         return ()
-    found = list(streams(trace, chosen_groups(trace, options)))
-    if not found:
-        return ()
-    twin = Twin(trace)
-    choose: Choose = partial(deficient, twin=twin)
-    if narrows:
-        readers = [consumer_of(trace, slot) for stream in found for slot in stream.slots]
-        ahead = [reader for reader in readers if reader is not None]
-        real = measured(trace, opened.calibration, options.seed, ahead)
-        prior = Estimate(trace, opened.feeds[0], options.seed)
-        choose = partial(balanced, twin=twin, estimate=Estimate(trace, opened.feeds[0], options.seed, real, prior))
-    chosen = {stream: rotation for stream in found if (rotation := _chosen(stream, choose)) is not None}
-    if not chosen or (isinstance(options.goal, Share) and _is_reached(opened, options.goal)):
-        return ()
-    return tuple(chosen.values()) if narrows else tuple(_needed(opened, chosen))
+    groups = chosen_groups(trace, options)
+    found, twin = list(streams(trace, groups)), Twin(trace)
+    if isinstance(goal, Share) and calibrates:
+        kept = tuple(_balanced(opened, found, list(products(trace, groups))))
+        return () if not kept or _is_reached(opened, goal) else kept
+    chosen = {one: rotation for one in found for rotation in _chosen(one.group, partial(deficient, one, twin))}
+    return tuple(_needed(opened, chosen)) if chosen else ()
+
+
+def _balanced(opened: Opened, found: Sequence[Stream], pairs: Sequence[Product]) -> Iterator[Rotation]:
+    """The bases in which least is lost of streams and of products of data, as calibration inputs say."""
+    if not (found or pairs):
+        return
+    trace, seed = opened.trace, opened.options.seed
+    readers = [consumer_of(trace, slot) for stream in found for slot in stream.slots]
+    ahead: list[Source] = [reader for reader in readers if reader is not None]
+    ahead += [side for product in pairs for side in sides(trace, product.group)]
+    real, prior = measured(trace, opened.calibration, seed, ahead), Estimate(trace, opened.feeds[0], seed)
+    estimate, twin = Estimate(trace, opened.feeds[0], seed, real, prior), Twin(trace)
+    for stream in found:
+        yield from _chosen(stream.group, partial(balanced, stream, twin, estimate))
+    for product in pairs:
+        yield from _chosen(product.group, partial(apart, trace, product, estimate))
 
 
 def _is_reached(opened: Opened, goal: Share) -> bool:
@@ -76,9 +85,10 @@ def _needed(opened: Opened, chosen: Mapping[Stream, Rotation]) -> Iterator[Rotat
             yield rotation
 
 
-def _chosen(stream: Stream, choose: Choose) -> Rotation | None:
+def _chosen(group: Group, choose: Callable[[], Sequence[Rotation]]) -> Sequence[Rotation]:
+    """What is chosen for a group; nothing where that fails."""
     try:
-        return choose(stream)
-    except Exception as error:  # of ours, whatever it is: the stream stays in its basis
-        unforeseen(error, stream.group.layers[0])
-        return None
+        return choose()
+    except Exception as error:  # of ours, whatever it is: the channels stay in their basis
+        unforeseen(error, group.layers[0])
+        return []

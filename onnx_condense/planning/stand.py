@@ -10,9 +10,11 @@ import numpy as np
 
 from onnx_condense.arrays import Array, Floats, Ints
 from onnx_condense.errors import InputError
+from onnx_condense.factoring.tokens import rows_read
 from onnx_condense.factoring.weights import Factorable
+from onnx_condense.merging.mixing import Blend
 from onnx_condense.merging.paths import paths
-from onnx_condense.merging.twin import Twin
+from onnx_condense.merging.twin import Turn, Twin
 from onnx_condense.model import wire
 from onnx_condense.model.apart import APART_FROM
 from onnx_condense.model.inputs import Feed
@@ -61,6 +63,7 @@ class Stand:
         """`estimate`: by its moments consumers are refitted. pairs: weights that may become pairs of factors."""
         self._planner, self._estimate, self._feeds = planner, estimate, feeds
         self._known: dict[int, dict[int, Choice]] = {}
+        self._rows: dict[Place, Ints | None] = {}
         self._by_index = {group.index: group for group in planner.groups}
         self.aside = NOTHING
         self._fed = _fed(planner, feeds, pairs)
@@ -70,7 +73,7 @@ class Stand:
     def on(self, feeds: Sequence[Feed]) -> Stand:
         """The same on other inputs."""
         other = copy(self)
-        other._feeds = feeds
+        other._feeds, other._rows = feeds, {}
         other._expected = other._outputs(self._planner.original)
         other._scores = scores_in(self._planner.trace.facts.model, other._expected)
         return other
@@ -118,7 +121,10 @@ class Stand:
         felt = {g: channels for g, channels in gone.items() if g not in self._planner.quantized}
         parts: dict[Hashable, Choice] = {(g, len(channels)): self._choice(g, channels) for g, channels in felt.items()}
         folded, shift = dict[Place, Array](), dict[int, Floats]()
+        turning = dict[Place, list[Turn | Blend]]()
         for choice in parts.values():
+            for place, changes in choice.turning.items():
+                turning.setdefault(place, []).extend(changes)
             for place, weight in choice.folded.items():
                 known = place in folded
                 folded[place] = folded[place] + (weight - self._planner.original.weight(*place)) if known else weight
@@ -127,9 +133,31 @@ class Stand:
         for basis in bases:
             place = basis.weight.place
             whole = folded[place] if place in folded else self._planner.original.weight(*place)
-            folded[place] = basis.weight.within(basis.vectors, whole)
+            folded[place] = basis.weight.within(basis.vectors, whole, self._read(basis.weight))
             parts[place, basis.vectors.shape[1]] = Choice({place: folded[place]}, {})
-        return self._fed.model(Choice(folded, shift), parts, self._feeds)
+        return self._fed.model(self._turned(Choice(folded, shift, turning)), parts, self._feeds)
+
+    def _read(self, weight: Factorable) -> Ints | None:
+        """[k] the rows of a table that the inputs ask for; None of another weight."""
+        if weight.place not in self._rows:
+            rows = rows_read(self._planner.trace, weight, self._feeds) if weight.lookup else None
+            self._rows[weight.place] = rows
+        return self._rows[weight.place]
+
+    def _turned(self, choice: Choice) -> Choice:
+        """A choice with what is still to be done to rows of weights."""
+        folded, shift = dict(choice.folded), dict(choice.shift)
+        for place, changes in choice.turning.items():
+            weight = folded.get(place, self._planner.original.weight(*place))
+            action = self._planner.trace.linear_map(place[0])
+            added = shift.get(place[0]) if action is not None and place[1] == action.weight else None
+            for change in changes:
+                weight = change.of(weight)
+                added = None if added is None else change.of(added)
+            folded[place] = weight
+            if added is not None:
+                shift[place[0]] = added
+        return Choice(folded, shift)
 
     def _choice(self, group: int, channels: Ints) -> Choice:
         """What the consumers of one group are given where it alone is narrowed. Raises Disagreement."""
@@ -141,7 +169,8 @@ class Stand:
             except Disagreement as problem:
                 self.aside = self.aside.with_groups([group], problem)
                 raise
-            choice = Choice(twin.folded, twin.shift)
+            places = dict.fromkeys((*twin.turns, *(place for mix in twin.mixes.values() for place in mix.blends)))
+            choice = Choice(twin.folded, twin.shift, {place: twin.turning(place) for place in places})
             if sum(weight.nbytes for weight in choice.folded.values()) > KEPT:
                 return choice
             mine[len(channels)] = choice
@@ -157,8 +186,9 @@ class Stand:
 
     def _outputs(self, twin: Twin) -> Results:
         if self._fed is not None and self._fed.takes(twin):
-            whole = Choice(twin.folded, twin.shift)
-            return self._fed.model(whole, None if twin.folded or twin.shift else {}, self._feeds)
+            shift = {node: added for node in twin.shift if (added := twin.added(node)) is not None}
+            whole = Choice(twin.rewritten, shift)
+            return self._fed.model(whole, None if whole.folded or shift else {}, self._feeds)
         written = write(twin, {})  # its weights may lie in a file as long as it is there
         return results(written.model, self._feeds)
 
@@ -171,8 +201,8 @@ class _Fed:
     weights: Mapping[Place, tuple[str, Array]]
 
     def takes(self, twin: Twin) -> bool:
-        """Whether all that a twin changes is fed; pairs of factors elsewhere, and rows of products, are not."""
-        return not twin.turns and twin.folded.keys() <= self.weights.keys()
+        """Whether all that a twin changes is fed; pairs of factors elsewhere are not."""
+        return twin.rewritten.keys() <= self.weights.keys()
 
 
 def _fed(planner: Planner, feeds: Sequence[Feed], pairs: Sequence[Factorable]) -> _Fed | None:

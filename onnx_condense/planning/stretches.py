@@ -16,6 +16,8 @@ import onnx
 from onnx import helper
 
 from onnx_condense.arrays import Array, Floats
+from onnx_condense.merging.mixing import Blend
+from onnx_condense.merging.twin import Turn
 from onnx_condense.model import wire
 from onnx_condense.model.inputs import Feed
 from onnx_condense.model.outputs import arrays
@@ -50,10 +52,14 @@ UNKNOWN = 2.0**60
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """What consumers are given: weights in their original shapes, and what is added to outputs [outputs]."""
+    """What consumers are given: weights in their original shapes, and what is added to outputs [outputs].
+
+    turning: what is still to be done to rows of weights, and to what is added to what these make.
+    """
 
     folded: Mapping[Place, Array]
     shift: Mapping[int, Floats]
+    turning: Mapping[Place, Sequence[Turn | Blend]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +76,8 @@ class Fed:
 
     def changes(self, choice: Choice) -> bool:
         """Whether a choice changes any of it."""
-        return not (choice.folded.keys().isdisjoint(self.weights) and choice.shift.keys().isdisjoint(self.shifts))
+        weights = choice.folded.keys() | choice.turning.keys()
+        return not (weights.isdisjoint(self.weights) and choice.shift.keys().isdisjoint(self.shifts))
 
     def values(self, choice: Choice) -> Feed:
         """What is fed for a choice."""

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from support import builders
+from support.attention import INPUTS, Attention
 from support.networks import half_redundant
 
 import onnx_condense as oc
@@ -94,6 +95,24 @@ def test_a_choice_loses_what_its_model_loses(run: Run) -> None:
     tried = Stand(run.planner, run.estimate, feeds)
     assert tried.lost(gone) == pytest.approx(wanted, rel=1e-3)
     assert tried.lost({}) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_queries_and_keys_lose_what_their_model_loses() -> None:
+    """Nothing reads them but a product: what it takes up, and what goes, is in rows of their own weights."""
+    attention = Attention()
+    attention.x = attention.net.node("Relu", attention.net.matmul("d", attention.x, attention.normal(INPUTS, INPUTS)))
+    run = Run.of(open_model(attention.model(), Options(budget=("params", 0.6), align=1)), 1, Clock(None))
+    tried, expected = Stand(run.planner, run.estimate, run.opened.feeds), run.expected
+    groups = run.planner.groups
+    assert any(run.opened.trace.pairs_of(group) for group in groups)
+    for narrowed in (*([group] for group in groups), groups):
+        gone = {group.index: np.arange(0, len(group.units), 3) for group in narrowed}
+        twin = run.planner.without(gone)
+        refit_by(twin, run.estimate)
+        wanted = losses.lost(expected, results(write(twin, {}).model, run.opened.feeds))
+        assert wanted > 0.01
+        assert tried.lost(gone) == pytest.approx(wanted, rel=1e-3)
+        assert tried.lost_by(twin) == pytest.approx(wanted, rel=1e-3)
 
 
 def test_weights_in_a_basis_lose_what_their_pair_loses(run: Run) -> None:

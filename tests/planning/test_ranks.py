@@ -14,8 +14,16 @@ from support.models import weights
 import onnx_condense as oc
 from onnx_condense import Options
 from onnx_condense.arrays import Array
+from onnx_condense.factoring.tokens import frequencies
+from onnx_condense.factoring.weights import factorable
+from onnx_condense.goals import Unit
 from onnx_condense.model.protos import serialize
 from onnx_condense.planning.allocation import Curve, PricedPair, PricedWeight, allocate
+from onnx_condense.planning.narrowing import ways_of
+from onnx_condense.planning.run import Run
+from onnx_condense.planning.stand import Basis, Stand
+from onnx_condense.planning.units import Units
+from onnx_condense.prepare import Clock, open_model
 
 TOKENS = 300
 
@@ -72,10 +80,36 @@ def test_calibration_counts_tokens() -> None:
     assert error(counted.model) < 0.8 * error(blind.model)
 
 
+def test_rows_count_by_inputs_that_do_not_judge_and_in_the_end_by_all() -> None:
+    run = Run.of(open_model(MODEL, replace(TABLE, calibration=sentences(128))), 1, Clock(None))
+    calibration, (table,) = run.opened.calibration, [w for w in factorable(run.opened.trace) if w.lookup]
+    _, rest = calibration.split(calibration.samples // 2)
+    fewer, every = (frequencies(run.opened.trace, [table], part)[0] for part in (rest, calibration))
+    ways = ways_of(run, Units(Unit.PARAMS), 0.5)
+    assert len(ways.readings) > 2
+    assert all(np.array_equal(reading.ranks.ranked[0].moments, fewer) for reading in ways.readings)
+    assert np.array_equal(ways.least(0.5).ranks.ranked[0].moments, every)
+    assert not np.array_equal(fewer, every)
+
+
 def test_replayed_it_is_the_same(tmp_path: Path) -> None:
     result = oc.condense(MODEL, replace(TABLE, calibration=sentences(128)))
     result.plan.save(tmp_path / "p.json")
     assert serialize(oc.rewrite(MODEL, oc.Plan.load(tmp_path / "p.json"))) == serialize(result.model)
+
+
+def test_a_table_in_a_basis_loses_what_its_pair_loses() -> None:
+    """Nothing is written for it, and rows that no input asks for are left alone."""
+    run = Run.of(open_model(MODEL, TABLE), 1, Clock(None))
+    feeds, (table,) = [sentences(20, 3), sentences(12, 4)], [w for w in factorable(run.opened.trace) if w.lookup]
+    bases = [Basis(table, np.linalg.svd(table.matrix(run.planner.original))[0][:, :5])]
+    twin = run.planner.without({})
+    twin.factor(table.factor(twin, bases[0].vectors, None))
+    tried = Stand(run.planner, run.estimate, feeds, [table])
+    assert tried.takes(table)
+    assert tried.lost({}, bases) == pytest.approx(tried.lost_by(twin), rel=1e-3) != 0
+    other = tried.on(feeds[:1])
+    assert other.lost({}, bases) == pytest.approx(Stand(run.planner, run.estimate, feeds[:1]).lost_by(twin), rel=1e-3)
 
 
 def test_looking_up_costs_no_macs() -> None:
