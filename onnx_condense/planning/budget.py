@@ -196,7 +196,7 @@ class Pruner:
             limit = target - unpriced
             removed = allocate(curves, self.weights, limit, CLOSE * self.before)
             twin = self.planner.without(self._gone(curves, removed))
-            self.ranks.factored(twin, removed)
+            self.ranks.factored(twin, removed, counted=True)
             found, priced = self.size(twin), cost(self.weights, removed)
             del twin  # the next one takes as much
             if found <= target and (best is None or found > best[1]):

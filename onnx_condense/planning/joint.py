@@ -85,8 +85,8 @@ class _Together:
                 break
         else:
             return
-        after = self.lose(self.gone | {group: end})
-        if saved > 0 and np.isfinite(after):
+        after = self.lose(self.gone | {group: end}) if saved > 0 else np.inf
+        if np.isfinite(after):
             price = max(after - self.now, TINY) / saved
             heappush(self.open, Step(price, group, start, end, saved, after, len(self.taken)))
 

@@ -116,22 +116,29 @@ class Ranks:
     def basis(self, key: int, gone: int) -> Basis:
         """That of a weight with so many ranks fewer."""
         ranked = self.ranked[key]
-        if key not in self._spectra:
-            self._spectra[key] = ranked.spectrum(self.planner.original)
-        return Basis(ranked.weight, self._spectra[key].vectors[:, : ranked.weight.full - gone])
+        return Basis(ranked.weight, self._known(key).vectors[:, : ranked.weight.full - gone])
 
-    def factored(self, twin: Twin, removed: Mapping[int, int]) -> None:
-        """Makes pairs of weights of a twin, where they still become smaller by it. removed: key -> ranks that go."""
+    def _known(self, key: int) -> Spectrum:
+        """That of a weight of the original, which is remembered."""
+        if key not in self._spectra:
+            self._spectra[key] = self.ranked[key].spectrum(self.planner.original)
+        return self._spectra[key]
+
+    def factored(self, twin: Twin, removed: Mapping[int, int], counted: bool = False) -> None:
+        """Makes pairs of weights of a twin, where they still become smaller by it.
+
+        removed: key -> ranks that go. counted: nothing but sizes is asked of the twin: any basis will do.
+        """
         for key, ranked in self.ranked.items():
             if removed.get(key, 0):
                 try:
-                    self._factor(twin, ranked, ranked.weight.full - removed[key])
+                    self._factor(twin, ranked, ranked.weight.full - removed[key], counted)
                 except Exception as error:  # of ours, whatever it is: the weight stays as it is
                     unforeseen(error, ranked.weight.layer)
 
-    def _factor(self, twin: Twin, ranked: Ranked, rank: int) -> None:
+    def _factor(self, twin: Twin, ranked: Ranked, rank: int, counted: bool) -> None:
         if rank <= ranked.weight.pays(twin):
-            basis = ranked.spectrum(twin).vectors[:, :rank]
+            basis = np.eye(ranked.weight.outputs, rank) if counted else ranked.spectrum(twin).vectors[:, :rank]
             twin.factor(ranked.weight.factor(twin, basis, ranked.source))
 
     def curves(self, stand: Stand, real: bool, note: Callable[[str], None]) -> list[Curves]:
@@ -140,7 +147,9 @@ class Ranks:
         for number, (key, ranked) in enumerate(self.ranked.items(), 1):
             note(f"plan pair {number}/{len(self.ranked)}: {ranked.weight.layer}")
             try:
-                curves = self._curves(ranked, stand, real)
+                again = real and not ranked.weight.lookup  # where it is narrowed together with groups
+                known = self._known(key) if again else ranked.spectrum(self.planner.original)
+                curves = self._curves(ranked, known, stand, real)
             except Exception as problem:  # the same
                 unforeseen(problem, ranked.weight.layer)
                 continue
@@ -148,8 +157,7 @@ class Ranks:
                 reading[key] = curve
         return found
 
-    def _curves(self, ranked: Ranked, stand: Stand, real: bool) -> list[Curve]:
-        known = ranked.spectrum(self.planner.original)
+    def _curves(self, ranked: Ranked, known: Spectrum, stand: Stand, real: bool) -> list[Curve]:
         steps, full = ranked.steps(self.planner.original, known.lost), ranked.weight.full
         if not len(steps):
             return []

@@ -37,6 +37,9 @@ KEPT = 2**26
 """Bytes of what a choice gives consumers up to which it is remembered."""
 
 
+SMALL = 2**16
+"""Bytes of outputs up to which they are remembered: the first step of a group has often been a probe of it."""
+
 NOTHING_GONE = Choice({}, {})
 
 
@@ -64,6 +67,7 @@ class Stand:
         self._planner, self._estimate, self._feeds = planner, estimate, feeds
         self._known: dict[int, dict[int, Choice]] = {}
         self._rows: dict[Place, Ints | None] = {}
+        self._seen: dict[frozenset[tuple[int, bytes]], Results] = {}
         self._by_index = {group.index: group for group in planner.groups}
         self.aside = NOTHING
         self._fed = _fed(planner, feeds, pairs)
@@ -73,7 +77,7 @@ class Stand:
     def on(self, feeds: Sequence[Feed]) -> Stand:
         """The same on other inputs."""
         other = copy(self)
-        other._feeds, other._rows = feeds, {}
+        other._feeds, other._rows, other._seen = feeds, {}, {}
         other._expected = other._outputs(self._planner.original)
         other._scores = scores_in(self._planner.trace.facts.model, other._expected)
         return other
@@ -85,7 +89,7 @@ class Stand:
     def close(self) -> None:
         """Gives back what it takes, when all has been tried."""
         self._fed = None
-        self._known = {}
+        self._known, self._seen = {}, {}
 
     def lost(self, gone: Mapping[int, Ints], bases: Sequence[Basis] = ()) -> float:
         """What the outputs lose without these channels of groups (index -> [k]) and with weights in these bases.
@@ -113,6 +117,17 @@ class Stand:
         return compare(self._expected, self._outputs(twin)).error
 
     def _without(self, gone: Mapping[int, Ints], bases: Sequence[Basis] = ()) -> Results:
+        if bases:
+            return self._run(gone, bases)
+        key = frozenset((group, channels.tobytes()) for group, channels in gone.items())
+        if key in self._seen:
+            return self._seen[key]
+        found = self._run(gone, ())
+        if sum(value.nbytes for feed in found for value in feed.values()) <= SMALL:
+            self._seen[key] = found
+        return found
+
+    def _run(self, gone: Mapping[int, Ints], bases: Sequence[Basis]) -> Results:
         if self._fed is None:
             twin = self._refitted(gone)
             for basis in bases:

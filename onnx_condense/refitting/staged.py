@@ -20,7 +20,7 @@ from onnx_condense.model.parts import needed, prefix, with_inputs
 from onnx_condense.model.protos import read_by
 from onnx_condense.model.runtime import run, session, to_bytes
 
-MEMORY = 2**30
+MEMORY = 2**29
 """Bytes of tensors that one process keeps for chains to go on from."""
 
 
@@ -137,14 +137,17 @@ class Remains:
         return self._entries.get(key, default)
 
     def put(self, key: Key, entry: Entry, limit: int) -> None:
-        """Keeps tensors, as long as all of them have no more bytes than the limit."""
+        """Keeps tensors, as long as all of them have no more bytes than the limit; else what was left before them."""
         size = sum(value.nbytes for value in entry[1].values())
         with self._lock:
-            self._drop([key])
-            if size + sum(self._sizes.values()) > limit:
+            if self._with(key, size) > limit:
                 self._drop([other for other in self._entries if other[0] != key[0]])
-            if size + sum(self._sizes.values()) <= limit:
+            if self._with(key, size) <= limit:
                 self._entries[key], self._sizes[key] = entry, size
+
+    def _with(self, key: Key, size: int) -> int:
+        """Bytes of all, where so many are kept under a key."""
+        return size + sum(self._sizes.values()) - self._sizes.get(key, 0)
 
     def forget(self, chain: str) -> None:
         """Gives back what a chain has left."""

@@ -14,10 +14,12 @@ from support.models import weights
 import onnx_condense as oc
 from onnx_condense import Options
 from onnx_condense.arrays import Array
+from onnx_condense.factoring.spectrum import spectrum
 from onnx_condense.factoring.tokens import frequencies
 from onnx_condense.factoring.weights import factorable
 from onnx_condense.goals import Unit
 from onnx_condense.model.protos import serialize
+from onnx_condense.planning import ranks
 from onnx_condense.planning.allocation import Curve, PricedPair, PricedWeight, allocate
 from onnx_condense.planning.narrowing import ways_of
 from onnx_condense.planning.run import Run
@@ -130,6 +132,13 @@ def test_a_dense_layer_becomes_a_pair_where_slicing_loses_more(unit: str) -> Non
     verification = result.report.verification
     assert verification is not None
     assert verification.approximation_error < 0.2
+
+
+def test_sizes_ask_for_no_basis(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(ranks, "spectrum", lambda *given: asked.append(len(given)) or spectrum(*given))
+    oc.condense(MODEL, TABLE)
+    assert len(asked) == 4, "of the table as it was, of the twin of either reading, and of the last one"
 
 
 def test_never_slower_makes_no_pairs() -> None:

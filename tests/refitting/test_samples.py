@@ -105,6 +105,8 @@ def test_tensors_are_kept_up_to_a_limit_those_of_other_chains_go_first() -> None
     left.put(("new", 0, 0), (1, tensors), 100)
     assert len(left) == 1
     assert left.get(("new", 0, 0), (0, {}))[0] == 1
+    left.put(("new", 0, 0), (2, {"x": np.zeros(50, np.float64)}), 100)
+    assert left.get(("new", 0, 0), (0, {}))[0] == 1, "what does not fit leaves what was there to go on from"
     left.forget("new")
     assert not len(left)
     assert left.get(("new", 0, 0), (0, {})) == (0, {})
