@@ -14,8 +14,8 @@ from onnx_condense.errors import VerificationError
 from onnx_condense.goals import Share
 from onnx_condense.model.inputs import Feed
 from onnx_condense.planning.heads import cut, traced_by_heads
-from onnx_condense.planning.narrowing import JUDGES
 from onnx_condense.planning.readers import Orders
+from onnx_condense.planning.run import JUDGES
 from onnx_condense.planning.selection import chosen_groups
 from onnx_condense.planning.stand import Stand
 from onnx_condense.planning.thresholds import Planner

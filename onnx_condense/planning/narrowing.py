@@ -18,7 +18,6 @@ from onnx_condense.planning.budget import Counts, Known, Pruner, keep_share
 from onnx_condense.planning.planned import Multiples, Planned
 from onnx_condense.planning.run import Run
 from onnx_condense.planning.search import Criterion, Trials, search
-from onnx_condense.planning.selection import chosen_weights
 from onnx_condense.planning.stand import Stand
 from onnx_condense.planning.thresholds import Planner, Refine, untouched
 from onnx_condense.planning.units import Units
@@ -27,11 +26,7 @@ from onnx_condense.proving.scorers import Scorer
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.refit import refit_by
 from onnx_condense.refitting.samples import Calibration, cut, divisible
-from onnx_condense.refitting.summing import measured, readers_of
 from onnx_condense.refitting.synthetic import synthetic
-
-JUDGES = 64
-"""Most of them that measure what the outputs lose, and at most half of them all."""
 
 FEW = 16
 """How many of them judge pairs of factors, of which there may be many."""
@@ -226,8 +221,7 @@ def _fitted(run: Run) -> tuple[Refine, Callable[[Twin], float]] | None:
     opened = run.opened
     if not (opened.calibration.chooses and run.measure.told and MANNERS[run.options.method].calibrates):
         return None
-    seed, real = run.options.seed, measured(opened.trace, opened.calibration, run.options.seed)
-    estimate = Estimate(opened.trace, opened.feeds[0], seed, real, run.estimate)
+    estimate = Estimate(opened.trace, opened.feeds[0], run.options.seed, run.summing_all, run.estimate)
     return partial(refit_by, estimate=estimate), run.lost
 
 
@@ -240,7 +234,7 @@ def ways_of(run: Run, counts: Counts, share: float | None) -> Ways:
     opened, options = run.opened, run.options
     feeds = list(opened.generated) or opened.feeds
     refine: Refine | None = None
-    judging, rest = opened.calibration.split(min(JUDGES, opened.calibration.samples // 2))
+    judging, rest = run.judges
     judged = opened.calibration.chooses and rest.samples
     counted = rest if judged else opened.calibration  # not by inputs that judge
     without = Known(run.estimate, _few(run, feeds), feeds, counted)
@@ -249,9 +243,8 @@ def ways_of(run: Run, counts: Counts, share: float | None) -> Ways:
         readings = blind()
         judging = _synthetic(opened, feeds[0]) if options.data is None else feeds
     else:
-        ahead = readers_of(opened.trace, [w.place for w in chosen_weights(opened.trace, options) if not w.lookup])
-        real, tried = measured(opened.trace, rest, options.seed, ahead), _few(run, judging)
-        estimate = Estimate(opened.trace, opened.feeds[0], options.seed, real, run.estimate)
+        tried = _few(run, judging)
+        estimate = Estimate(opened.trace, opened.feeds[0], options.seed, run.summing, run.estimate)
         refine = partial(refit_by, estimate=estimate)
         known = Known(estimate, tried, opened.calibration.split(FEW)[0], rest)
         judging = cut(judging, divisible(opened.specs), sum(map(_samples, tried)))[1] or judging

@@ -9,9 +9,10 @@ from typing import Any
 from onnx_condense.merging.methods import MANNERS
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model import files
+from onnx_condense.model.inputs import Feed
 from onnx_condense.options import DEFAULT_THRESHOLD, Options
 from onnx_condense.planning.candidates import Candidate
-from onnx_condense.planning.selection import chosen_groups
+from onnx_condense.planning.selection import chosen_groups, chosen_weights
 from onnx_condense.planning.thresholds import Planner, untouched
 from onnx_condense.prepare import Clock, Opened
 from onnx_condense.proving.compare import Results, is_told, results
@@ -19,8 +20,13 @@ from onnx_condense.proving.losses import lost, scores_in
 from onnx_condense.proving.scorers import ApproximationError
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.refit import refit_where_better
+from onnx_condense.refitting.samples import Calibration
+from onnx_condense.refitting.summing import Summing, both, measured, readers_of
 from onnx_condense.rewriting.sizes import parameters_of
 from onnx_condense.rewriting.writer import write
+
+JUDGES = 64
+"""Most calibration inputs that judge what a budget takes, and at most half of them all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +104,28 @@ class Run:
         """Whether calibration inputs are too few to hold some back: what was fitted to them is verified on them."""
         calibration = self.opened.calibration
         return calibration.samples > 0 and not calibration.holds_back and self.options.data is None
+
+    @cached_property
+    def judges(self) -> tuple[list[Feed], Calibration]:
+        """The calibration inputs that judge what a budget takes, and the others."""
+        return self.opened.calibration.split(min(JUDGES, self.opened.calibration.samples // 2))
+
+    @cached_property
+    def summing(self) -> Summing:
+        """Sums of what consumers read of those that do not judge."""
+        trace = self.opened.trace
+        ahead = readers_of(trace, [w.place for w in chosen_weights(trace, self.options) if not w.lookup])
+        return measured(trace, self.judges[1], self.options.seed, ahead)
+
+    @cached_property
+    def summing_all(self) -> Summing:
+        """The same of all calibration inputs."""
+        judging, rest = self.judges
+        calibration, trace, seed = self.opened.calibration, self.opened.trace, self.options.seed
+        if not rest.samples:
+            return measured(trace, calibration, seed)
+        share = (calibration.samples - rest.samples) / rest.samples
+        return both(self.summing, measured(trace, calibration.of(judging), seed, share=share))
 
     def calibrate(self, twin: Twin) -> None:
         """Refits a twin on the calibration inputs, where there are any; where their error is bounded, on enough."""

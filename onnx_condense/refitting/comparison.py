@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from onnx_condense.arrays import Array, Bools, Floats, Ints
 from onnx_condense.merging.twin import Twin
+from onnx_condense.model.runtime import to_bytes
 from onnx_condense.refitting.consumer import Consumer, TwinConsumer
 from onnx_condense.refitting.moments import Sums
 from onnx_condense.refitting.rows import CHUNK, Channels
 from onnx_condense.refitting.samples import Shard
 from onnx_condense.refitting.staged import MEMORY, Chain, Cutter, Segment, between
-from onnx_condense.rewriting.writer import traced
+from onnx_condense.rewriting.writer import alive_weight, traced
 from onnx_condense.tracing.trace import Trace
 
 FOLDS = 4
@@ -167,6 +169,21 @@ def link(model: onnx.ModelProto, producer: Consumer, consumer: Consumer) -> Segm
     """What is in a condensed model between what a producer reads, what it makes and what the consumer reads."""
     assert producer.makes is not None
     return between(model, producer.reads.tensor, (producer.makes.tensor, consumer.reads.tensor))
+
+
+def relinked(known: Segment, producer: TwinConsumer, consumer: Consumer) -> Segment:
+    """The link where nothing but the rows of the producer is another than in one that is known."""
+    twin, place, made = producer.twin, (producer.node, producer.fixed.slot.input), producer.fixed.makes
+    assert made is not None
+    model = onnx.ModelProto.FromString(known.model)
+    weight = next(node.input[place[1]] for node in model.graph.node if made.tensor in node.output)
+    held = next((tensor for tensor in model.graph.initializer if tensor.name == weight), None)
+    if held is None or place in twin.factors:
+        return link(traced(twin), producer.fixed, consumer)
+    rows = numpy_helper.from_array(alive_weight(twin, *place), weight)
+    rows.doc_string = held.doc_string
+    held.CopyFrom(rows)
+    return replace(known, model=to_bytes(model))
 
 
 def beside(consumer: TwinConsumer) -> Addend | None:

@@ -12,13 +12,12 @@ import onnx
 from onnx_condense.arrays import Floats
 from onnx_condense.merging.evidence import Evidence
 from onnx_condense.merging.twin import Twin
-from onnx_condense.refitting.comparison import Comparison, link
+from onnx_condense.refitting.comparison import Comparison, relinked
 from onnx_condense.refitting.consumer import TwinConsumer, consumer_of
 from onnx_condense.refitting.gauss_newton import Change, Factors, Gradient, Pieces, Step, gauss_newton
 from onnx_condense.refitting.moments import Sums
 from onnx_condense.refitting.samples import Calibration
 from onnx_condense.refitting.staged import between
-from onnx_condense.rewriting.writer import traced
 from onnx_condense.tracing.labels import atoms_of
 from onnx_condense.tracing.trace import Trace
 
@@ -171,7 +170,8 @@ def refine(slope: Slope, summed: Summed, strength: float, total: Total, descent:
             break
         saved = twin.folds()
         slope.go(step)
-        trial = replace(summed.job, link=link(traced(twin), slope.producer.fixed, consumer.fixed))
+        assert summed.job.link is not None
+        trial = replace(summed.job, link=relinked(summed.job.link, slope.producer, consumer.fixed))
         sums = total(trial)
         after = None if sums is None else learn(sums)
         if sums is None or after is None or not after.loss < best.loss:

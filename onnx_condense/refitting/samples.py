@@ -133,6 +133,13 @@ class Calibration:
             rest.append(replace(shard, skipped=taken, kept=shard.kept - taken))
         return found, replace(self, shards=tuple(rest))
 
+    def of(self, feeds: Sequence[Feed]) -> Calibration:
+        """Some of them that are at hand, read by the same."""
+        specs, counts = self.shards[0].specs, list(map(_samples, feeds))
+        firsts = np.cumsum([0, *counts]).tolist()
+        parts = zip(feeds, firsts, counts, strict=False)
+        return Calibration(tuple(Shard(feed, specs, first, n, False) for feed, first, n in parts), self.executor)
+
     def each(self, job: Callable[[Shard], T]) -> Iterator[T]:
         """What a job makes of every shard, in their order. Raises WorkerError where workers die.
 

@@ -57,18 +57,31 @@ def _chunks(rows: FeatureRows, most: int, generator: Generator) -> Iterator[Floa
         yield rows.at(*np.divmod(drawn[start : start + step], rows.positions))
 
 
-def measured(trace: Trace, calibration: Calibration, seed: int, ahead: Sequence[Source] = ()) -> Summing:
+def measured(
+    trace: Trace, calibration: Calibration, seed: int, ahead: Sequence[Source] = (), share: float = 1.0
+) -> Summing:
     """What sums the original model's own tensors on calibration inputs.
 
-    ahead: what is summed the first time that it is asked, besides: all inputs are run each time.
+    ahead: what is summed the first time that it is asked, besides: all inputs are run each time. share: of `ENOUGH`
+    rows of each consumer that are summed.
     """
     known: dict[Key, Sums | None] = {}
 
     def measure(consumers: Sequence[Source]) -> list[Sums | None]:
         wanted = {one.key: one for one in (*consumers, *(() if known else ahead)) if one.key not in known}
         if wanted:
-            known.update(_summed(trace, calibration, wanted, seed))
+            known.update(_summed(trace, calibration, wanted, seed, share))
         return [known[consumer.key] for consumer in consumers]
+
+    return measure
+
+
+def both(some: Summing, others: Summing) -> Summing:
+    """What sums what two of them sum."""
+
+    def measure(consumers: Sequence[Source]) -> list[Sums | None]:
+        pairs = zip(some(consumers), others(consumers), strict=True)
+        return [a and b and Sums.joined([a, b]) for a, b in pairs]
 
     return measure
 
@@ -81,14 +94,17 @@ def readers_of(trace: Trace, places: Iterable[tuple[int, int]]) -> list[Source]:
     return [consumer for consumer in found if consumer is not None]
 
 
-def _summed(trace: Trace, calibration: Calibration, wanted: Mapping[Key, Source], seed: int) -> dict[Key, Sums | None]:
+def _summed(
+    trace: Trace, calibration: Calibration, wanted: Mapping[Key, Source], seed: int, share: float
+) -> dict[Key, Sums | None]:
     """Sums over all calibration inputs, once for all that read the same tensor in the same way."""
     first: dict[object, Source] = {}
     one_of = {key: first.setdefault(_what(one), one).key for key, one in wanted.items()}
     consumers = tuple(first.values())
     probe = Probe.of(trace.facts.model, [consumer.reads.tensor for consumer in consumers])
     total: list[Sums | None] = []
-    reading = _Reading(probe, consumers, ENOUGH / calibration.samples, seed, max(1, READ // _per_sample(trace, probe)))
+    each, largest = share * ENOUGH / calibration.samples, max(1, READ // _per_sample(trace, probe))
+    reading = _Reading(probe, consumers, each, seed, largest)
     for parts in calibration.each(reading):
         pairs = zip(total or parts, parts, strict=True)
         total = [a and b and Sums.joined([a, b]) for a, b in pairs] if total else parts

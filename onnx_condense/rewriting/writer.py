@@ -12,12 +12,14 @@ from typing import Any
 
 import onnx
 
+from onnx_condense.arrays import Array
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model.held import Spill, holds
 from onnx_condense.rewriting.drafting import drafted
 from onnx_condense.rewriting.kept import Kept
 from onnx_condense.rewriting.shapes import shapes_of
 from onnx_condense.rewriting.sizes import macs_of
+from onnx_condense.rewriting.values import Sliced, sliced_weights
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,12 @@ class Written:
 def traced(twin: Twin) -> onnx.ModelProto:
     """The model that a twin describes, in the form that was traced; new weights are in it. Raises Disagreement."""
     return drafted(twin, shapes_of(twin)).message({})
+
+
+def alive_weight(twin: Twin, node: int, position: int) -> Array:
+    """A weight input, of any shape, as the small model holds it: what is alive of the twin's. Raises Disagreement."""
+    whole = Sliced(twin.weight(node, position))
+    return sliced_weights(twin, shapes_of(twin), {}).get((node, position), whole).array
 
 
 def write(twin: Twin, provenance: Mapping[str, Any], expanded: bool = False) -> Written:

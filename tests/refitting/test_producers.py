@@ -15,16 +15,17 @@ from support.planted.net import Net
 from support.proofs import merged
 
 import onnx_condense as oc
+from onnx_condense.merging.evidence import Evidence
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model.protos import serialize
 from onnx_condense.prepare import open_model
 from onnx_condense.refitting.calibrate import Effort, Totals, calibrate
-from onnx_condense.refitting.comparison import SideBySide
+from onnx_condense.refitting.comparison import SideBySide, link, relinked
 from onnx_condense.refitting.consumer import TwinConsumer, consumer_of, reading_fewer
 from onnx_condense.refitting.gauss_newton import Factors, Length
 from onnx_condense.refitting.moments import Sums
 from onnx_condense.refitting.producers import Descent, Learned, Slope, Summed, producer_of, refine
-from onnx_condense.rewriting.writer import write
+from onnx_condense.rewriting.writer import traced, write
 
 
 def between(kind: str) -> onnx.ModelProto:
@@ -168,6 +169,20 @@ def test_the_adjoint_of_whole(seed: int, height: int, width: int, pad: int, stri
     everywhere = np.divmod(np.arange(rows.samples * rows.positions), rows.positions)
     np.testing.assert_array_equal(rows.at(*everywhere), whole.reshape(-1, rows.features))
     np.testing.assert_array_equal(rows.other(lines).whole(), whole)
+
+
+@pytest.mark.parametrize("kind", ["normalized", "gemm"])
+def test_behind_other_rows_is_what_would_be_written(kind: str) -> None:
+    twin, _ = merged(between(kind), condensed(between(kind)).plan, OPTIONS)
+    (consumer,) = reading_fewer(twin)
+    producer = producer_of(consumer)
+    assert producer is not None
+    with SideBySide(twin, 0) as sides:
+        known = sides.comparison(consumer, producer, 1).link
+    assert known is not None
+    producer.refit(2 * producer.matrix(), None, Evidence.CALIBRATION)
+    after = relinked(known, producer, consumer.fixed)
+    assert known.model != after.model == link(traced(twin), producer.fixed, consumer.fixed).model
 
 
 def test_the_producer_of_a_consumer() -> None:
