@@ -21,8 +21,10 @@ from onnx_condense.merging.twin import Turn
 from onnx_condense.model import wire
 from onnx_condense.model.inputs import Feed
 from onnx_condense.model.outputs import arrays
+from onnx_condense.model.parts import needed
 from onnx_condense.model.protos import read_by
 from onnx_condense.model.runtime import Session, run, session
+from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.nodes import added
 from onnx_condense.proving.compare import Results
 from onnx_condense.tracing.trace import Trace
@@ -92,11 +94,13 @@ class Fed:
 class Stretch:
     """Nodes that follow each other.
 
-    nodes: their indices. fed: what they may be fed. reads, makes: tensors. leaves: what is known behind it.
+    nodes: their indices. constants: nodes before them that make constants which they read. fed: what they may be fed.
+    reads, makes: tensors. leaves: what is known behind it.
     """
 
     model: onnx.ModelProto
     nodes: range
+    constants: Sequence[onnx.NodeProto]
     fed: Fed
     reads: tuple[str, ...]
     makes: tuple[str, ...]
@@ -116,7 +120,8 @@ class Stretch:
     def _part(self, known: Known, fed: bool) -> onnx.ModelProto:
         """The model of these nodes, fed or not; tensors have the types of known ones, and any shape."""
         given = {name: known[name] for name in self.reads}
-        nodes = list(self._fed_nodes() if fed else self.model.graph.node[self.nodes.start : self.nodes.stop])
+        mine = self._fed_nodes() if fed else self.model.graph.node[self.nodes.start : self.nodes.stop]
+        nodes = [*self.constants, *mine]
         if fed:
             given |= dict([*self.fed.weights.values(), *self.fed.shifts.values()])
         read, graph = read_by(nodes) | set(self.makes), self.model.graph
@@ -215,21 +220,22 @@ def divided(trace: Trace, model: onnx.ModelProto, fed: Fed, samples: int, most: 
     ends = [0, *_cuts(_work(trace), alive, count), nodes]
     if 2 * alive[ends[1:-1]].sum() > KEPT:
         ends = [0, nodes]
-    constant = {tensor.name for tensor in model.graph.initializer} | {
-        t.values.name for t in model.graph.sparse_initializer
-    }
-    known = {value.name for value in model.graph.input} - constant
+    static = trace.facts.static | {tensor.name for tensor in model.graph.initializer}
+    static |= {tensor.values.name for tensor in model.graph.sparse_initializer}
+    known = {value.name for value in model.graph.input} - static
     stretches = []
     for start, end in pairwise(ends):
         mine = model.graph.node[start:end]
         read, later = read_by(mine), read_by(model.graph.node[end:]) | set(outputs)
         made = {name for node in mine for name in node.output if name}
+        before = static & (read if end < nodes else read | set(outputs)) - made
+        made -= static
         if end == nodes:
             made |= set(outputs) - known  # constants among them
         reads, makes = tuple(sorted(known & read)), tuple(sorted(made & later))
         known = (known | made) & later
-        among = range(start, end)
-        stretches.append(Stretch(model, among, fed.among(among), reads, makes, tuple(sorted(known))))
+        among, fixed = range(start, end), needed(model, before)
+        stretches.append(Stretch(model, among, fixed, fed.among(among), reads, makes, tuple(sorted(known))))
     return Stretches(stretches, outputs)
 
 
@@ -245,19 +251,30 @@ def _work(trace: Trace) -> Floats:
 
 
 def _alive(trace: Trace, model: onnx.ModelProto) -> Floats:
-    """[nodes + 1] how many numbers are known before each node and read by it or later; infinite where that is open."""
-    nodes, shapes = model.graph.node, trace.facts.shapes
+    """[nodes + 1] how many numbers are known before each node and read by it or later; infinite where that is open.
+
+    Constants are made where they are read.
+    """
+    nodes, facts = model.graph.node, trace.facts
     last = {output.name: len(nodes) for output in model.graph.output}
     for index in range(len(nodes) - 1, -1, -1):
         for name in read_by([nodes[index]]):
             last.setdefault(name, index)
     change = np.zeros(len(nodes) + 2)
     for index, node in enumerate(nodes):
-        for name in (name for name in node.output if name in last):
-            size = float(prod(shapes[name])) if name in shapes else UNKNOWN
+        for name in (name for name in node.output if name in last and name not in facts.static):
+            size = _size(facts, name)
             change[index + 1] += size
             change[last[name] + 1] -= size
     return np.cumsum(change)[:-1]
+
+
+def _size(facts: Facts, name: str) -> float:
+    """How many numbers a tensor has."""
+    if name in facts.shapes:
+        return float(prod(facts.shapes[name]))
+    value = facts.value_by_name(name)
+    return UNKNOWN if value is None else float(value.size)
 
 
 def _cuts(work: Floats, alive: Floats, count: int) -> list[int]:

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import helper, numpy_helper
 from support.networks import images, residual
 
 from onnx_condense.errors import InputError
 from onnx_condense.options import Options
-from onnx_condense.planning import stretches
+from onnx_condense.planning import stand, stretches
 from onnx_condense.planning.run import Run
 from onnx_condense.planning.stand import Stand
 from onnx_condense.planning.stretches import Stretch
@@ -56,6 +57,7 @@ def test_only_what_follows_a_change_is_run(run: Run, monkeypatch: pytest.MonkeyP
         return once(self, *given)
 
     monkeypatch.setattr(Stretch, "run", counted)
+    monkeypatch.setattr(stand, "SMALL", 0)
     last = max(run.planner.groups, key=lambda group: min(slot.node for slot in run.opened.trace.slots_of(group)))
     gone = {last.index: np.arange(0, len(last.units), 3)}
     one = tried.lost(gone)
@@ -65,6 +67,30 @@ def test_only_what_follows_a_change_is_run(run: Run, monkeypatch: pytest.MonkeyP
     runs.clear()
     assert tried.lost(gone) == one
     assert len(runs) == len(FEEDS), "the last stretch alone"
+
+
+def test_constants_that_nodes_make_are_made_where_they_are_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exported models copy weights that are alike at their beginning, and read sizes there."""
+    model, runs = residual(), list[Stretch]()
+    nodes, last = model.graph.node, model.graph.node[-1]
+    sizes = ("Shape", ["x"], "all"), ("Gather", ["all", "zero"], "first"), ("Concat", ["first", "rest"], "flat")
+    nodes.insert(0, helper.make_node("Identity", [last.input[2]], ["copied"]))
+    for place, (kind, reads, makes) in enumerate(sizes, 1):
+        nodes.insert(place, helper.make_node(kind, reads, [makes], **({} if kind == "Shape" else {"axis": 0})))
+    last.input[2], whole = "copied", last.output[0]
+    last.output[0] = "made"
+    nodes.append(helper.make_node("Reshape", ["made", "flat"], [whole]))
+    for name, number in (("zero", 0), ("rest", -1)):
+        model.graph.initializer.append(numpy_helper.from_array(np.array([number], np.int64), name))
+    other = Run.of(open_model(model, run.options), 1, Clock(None))
+    tried = Stand(other.planner, other.estimate, FEEDS)
+    once = Stretch.run
+    monkeypatch.setattr(Stretch, "run", lambda self, *given: runs.append(self) or once(self, *given))
+    gone = {group.index: np.arange(0, len(group.units), 3) for group in run.planner.groups}
+    assert tried.lost(gone) == pytest.approx(Stand(run.planner, run.estimate, FEEDS).lost(gone), rel=1e-3)
+    stretched = list(dict.fromkeys(stretch for stretch in runs if stretch.model.graph.node[0].op_type == "Identity"))
+    assert len(stretched) > 2
+    assert not any("copied" in stretch.reads for stretch in stretched)
 
 
 def test_what_would_take_too_much_memory_is_not_divided(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
