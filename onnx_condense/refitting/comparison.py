@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,12 +54,27 @@ class Addend:
 class View:
     """What there is to see of one feed. numbers: [samples] of the calibration. known: tensors of the condensed model.
 
-    targets: [samples, positions, alive outputs] of the original model.
+    made: [samples, positions, outputs] of the original model. alive: [outputs] which of them are targets.
     """
 
     numbers: Ints
     known: Mapping[str, Array]
-    targets: Floats
+    made: Floats
+    alive: Bools
+
+    @property
+    def count(self) -> int:
+        """How many targets there are."""
+        return self.made.shape[2] if self.alive.all() else int(self.alive.sum())
+
+    def targets(self, *rows: Ints) -> Floats:
+        """[..., alive outputs] those of some samples, or of some positions of samples."""
+        found = self.made[rows]
+        return found if self.alive.all() else found[..., self.alive]
+
+
+Wanted = Callable[[Ints, Mapping[str, Array]], Ints]
+"""Which samples [k] of a feed are looked at, by their numbers [samples] and what is known of the condensed model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,30 +99,37 @@ class Comparison:
     most: int
     seed: int
 
-    def views(self, shard: Shard) -> Iterator[View]:
+    def views(self, shard: Shard, wanted: Wanted | None = None) -> Iterator[View]:
         """Feed by feed. Raises InputError."""
         feeds, first, active = shard.feeds(), shard.first, None
+        names = [self.target.tensor, *([] if self.beside is None else [self.beside.channels.tensor])]
         for before, after in zip(self.before(shard.first, feeds), self.after(shard.first, feeds), strict=True):
-            y = self.target.of(before[self.target.tensor])
+            count = len(self.target.of(before[self.target.tensor]))
+            numbers = np.arange(first, first + count)
+            first += count
+            made, known = {name: before[name] for name in names}, after
+            if wanted is not None:
+                few = wanted(numbers, after)
+                if not len(few):
+                    continue
+                numbers, made, known = numbers[few], _of(made, few, count), _of(after, few, count)
+            y = self.target.of(made[self.target.tensor])
             if self.beside is not None:
-                name = self.beside.channels.tensor
-                y = y + self.beside.lost(before[name], after[name])
-            known = after
+                y = y + self.beside.lost(made[names[1]], known[names[1]])
             if self.link is not None:
-                active = active or self.link.open(after)
-                known = {**after, **self.link.run(active, after)}
-            yield View(np.arange(first, first + len(y)), known, y if self.alive.all() else y[..., self.alive])
-            first += len(y)
+                active = active or self.link.open(known)
+                known = {**known, **self.link.run(active, known)}
+            yield View(numbers, known, y, self.alive)
 
     def __call__(self, shard: Shard) -> list[Sums] | None:
         """Sums per fold of the samples, none of no samples; None where positions do not fit."""
         parts: list[Sums] = []
         for view in self.views(shard):
-            x, y = self.consumer.rows(view.known[self.consumer.reads.tensor]), view.targets
-            if (x.samples, x.positions) != y.shape[:2]:
+            x = self.consumer.rows(view.known[self.consumer.reads.tensor])
+            if (x.samples, x.positions) != view.made.shape[:2]:
                 return None
             crossed = self.consumer.makes is None
-            parts = parts or [Sums(x.features, y.shape[2], crossed) for _ in range(FOLDS)]
+            parts = parts or [Sums(x.features, view.count, crossed) for _ in range(FOLDS)]
             drawn = self._drawn(view.numbers, x.positions)
             step = max(1, CHUNK // x.features)
             for fold, part in enumerate(parts):
@@ -115,7 +137,7 @@ class Comparison:
                 samples, positions = np.repeat(mine, drawn.shape[1]), drawn[mine].reshape(-1)
                 for start in range(0, len(samples), step):
                     rows = samples[start : start + step], positions[start : start + step]
-                    part.add(x.at(*rows), y[rows])
+                    part.add(x.at(*rows), view.targets(*rows))
         return parts
 
     def _drawn(self, numbers: Ints, positions: int) -> Ints:
@@ -124,6 +146,11 @@ class Comparison:
             return np.broadcast_to(np.arange(positions), (len(numbers), positions))
         draws = (np.random.default_rng([self.seed, n]).choice(positions, self.most, replace=False) for n in numbers)
         return np.sort(list(draws), axis=1)
+
+
+def _of(known: Mapping[str, Array], few: Ints, samples: int) -> dict[str, Array]:
+    """Some samples [k] of tensors; what holds other numbers of them stays whole."""
+    return {name: value[few] if value.ndim and len(value) == samples else value for name, value in known.items()}
 
 
 class SideBySide:

@@ -65,8 +65,15 @@ class Consumer:
 
     def rows(self, data: Array) -> FeatureRows:
         """The rows of features of what it reads, [samples, ...] with channels on their axis."""
-        taps = None if self.windows is None else self.windows.places(data.shape[2:])
-        return FeatureRows.through(self.reads.of(data), taps)
+        return FeatureRows.through(self.reads.of(data), self._taps(data))
+
+    def positions(self, data: Array) -> int:
+        """Rows of each sample of what it reads."""
+        taps = self._taps(data)
+        return int(self.reads.of(data).shape[1]) if taps is None else len(taps)
+
+    def _taps(self, data: Array) -> Ints | None:
+        return None if self.windows is None else self.windows.places(data.shape[2:])
 
 
 @dataclass(frozen=True, eq=False)

@@ -214,11 +214,12 @@ class Summing:
         drawn = np.sort(np.random.default_rng([self.seed, x.positions]).choice(x.positions, positions, replace=False))
         samples, places = np.repeat(mine, positions), np.tile(drawn, len(mine))
         result, step = np.zeros((outputs, taps + 2, taps + 2)), max(1, CHUNK // (outputs * (taps + 2)))
+        room = np.ones((outputs, taps + 2, min(step, len(samples))))
         for start in range(0, len(samples), step):
             rows = samples[start : start + step], places[start : start + step]
-            lines = x.at(*rows).reshape(len(rows[0]), -1, taps)
-            both = np.ones((outputs, taps + 2, len(rows[0])))
-            both[:, :taps] = np.repeat(lines, outputs // lines.shape[1], axis=1).transpose(1, 2, 0)
+            lines, both = x.at(*rows).reshape(len(rows[0]), -1, taps), room[:, :, : len(rows[0])]
+            times = outputs // lines.shape[1]
+            both[:, :taps] = (lines if times == 1 else np.repeat(lines, times, axis=1)).transpose(1, 2, 0)
             both[:, -1] = y[rows].T
             result += both @ both.swapaxes(1, 2)
         return Each(len(samples), result)

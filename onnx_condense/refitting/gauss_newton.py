@@ -8,13 +8,13 @@ W₂ᵀW₂ ∘ E[f'f'ᵀ] and E[xxᵀ] (K-FAC: Martens and Grosse, 2015). f' is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from onnx_condense.arrays import Array, Floats
+from onnx_condense.arrays import Array, Floats, Ints
 from onnx_condense.refitting.comparison import FOLDS, Comparison
 from onnx_condense.refitting.consumer import Consumer
 from onnx_condense.refitting.rows import CHUNK, Channels, FeatureRows
@@ -114,18 +114,21 @@ class Pieces:
     def __call__(self, shard: Shard) -> Iterator[Piece]:
         """A few samples at a time; none where places or positions do not fit."""
         consumer, active = self.job.consumer, None
-        for view in self.job.views(shard):
+        for view in self.job.views(shard, self._wanted):
             active = active or self.middle.open(view.known)
             derivative = self._derivative(active, view.known[self.made.tensor])
             x, h = (each.rows(view.known[each.reads.tensor]) for each in (self.producer, consumer))
-            if (x.samples, x.positions) != derivative.shape[:2] or (h.samples, h.positions) != view.targets.shape[:2]:
+            if (x.samples, x.positions) != derivative.shape[:2] or (h.samples, h.positions) != view.made.shape[:2]:
                 return
-            every = FOLDS * max(1, self.samples * x.positions // ROWS)
-            mine = np.flatnonzero((view.numbers % FOLDS < FOLDS - 1) & (view.numbers % every < FOLDS))
             step = max(1, CHUNK // max(x.positions * x.features, h.positions * h.features))
-            for start in range(0, len(mine), step):
-                few = mine[start : start + step]
-                yield Piece(x.of_samples(few).whole(), derivative[few], h.of_samples(few), view.targets[few])
+            for start in range(0, x.samples, step):
+                few = np.arange(start, min(start + step, x.samples))
+                yield Piece(x.of_samples(few).whole(), derivative[few], h.of_samples(few), view.targets(few))
+
+    def _wanted(self, numbers: Ints, known: Mapping[str, Array]) -> Ints:
+        """[k] samples of all folds but the last, as many as make about `ROWS` rows."""
+        every = FOLDS * max(1, self.samples * self.producer.positions(known[self.producer.reads.tensor]) // ROWS)
+        return np.flatnonzero((numbers % FOLDS < FOLDS - 1) & (numbers % every < FOLDS))
 
     @np.errstate(divide="ignore", invalid="ignore", over="ignore")  # there is no step along what is not finite
     def _derivative(self, active: Any, made: Array) -> Floats:

@@ -25,6 +25,7 @@ from onnx_condense.refitting.consumer import TwinConsumer, consumer_of, reading_
 from onnx_condense.refitting.gauss_newton import Factors, Length
 from onnx_condense.refitting.moments import Sums
 from onnx_condense.refitting.producers import Descent, Learned, Slope, Summed, producer_of, refine
+from onnx_condense.refitting.staged import Segment
 from onnx_condense.rewriting.writer import traced, write
 
 
@@ -169,6 +170,27 @@ def test_the_adjoint_of_whole(seed: int, height: int, width: int, pad: int, stri
     everywhere = np.divmod(np.arange(rows.samples * rows.positions), rows.positions)
     np.testing.assert_array_equal(rows.at(*everywhere), whole.reshape(-1, rows.features))
     np.testing.assert_array_equal(rows.other(lines).whole(), whole)
+
+
+def test_only_samples_that_are_looked_at_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnx_condense.refitting.gauss_newton.ROWS", 20 * 64)
+    twin, calibration = merged(between("relu"), condensed(between("relu")).plan, OPTIONS)
+    (consumer,) = lost(twin)
+    producer = producer_of(consumer)
+    assert producer is not None
+    sizes, run = list[int](), Segment.run
+
+    def counted(self: Segment, active: Any, known: Any) -> Any:
+        if self in (pieces.job.link, pieces.middle):
+            sizes.append(len(next(iter(known.values()))))
+        return run(self, active, known)
+
+    with SideBySide(twin, 0) as sides:
+        pieces = Slope(consumer, producer, calibration).pieces(sides.comparison(consumer, producer, 64))
+        monkeypatch.setattr(Segment, "run", counted)
+        seen = [len(piece.y) for shard in calibration.shards for piece in pieces(shard)]
+    assert seen == [6, 6, 3], "of 200, three of every forty"
+    assert sizes == [size for size in seen for _ in range(3)], "as far as the consumer, and twice for the slope"
 
 
 @pytest.mark.parametrize("kind", ["normalized", "gemm"])
