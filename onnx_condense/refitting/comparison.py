@@ -102,20 +102,24 @@ class Comparison:
     def views(self, shard: Shard, wanted: Wanted | None = None) -> Iterator[View]:
         """Feed by feed. Raises InputError."""
         feeds, first, active = shard.feeds(), shard.first, None
-        names = [self.target.tensor, *([] if self.beside is None else [self.beside.channels.tensor])]
+        beside = [] if self.beside is None else [self.beside.channels.tensor]
+        read = [self.consumer.reads.tensor] if self.link is None else self.link.reads
         for before, after in zip(self.before(shard.first, feeds), self.after(shard.first, feeds), strict=True):
-            count = len(self.target.of(before[self.target.tensor]))
+            made = {name: before[name] for name in (self.target.tensor, *beside)}
+            known = {name: after[name] for name in (*read, *beside)}
+            count = len(self.target.of(made[self.target.tensor]))
             numbers = np.arange(first, first + count)
             first += count
-            made, known = {name: before[name] for name in names}, after
-            if wanted is not None:
-                few = wanted(numbers, after)
+            if wanted is not None and all(v.ndim and len(v) == count for v in (*made.values(), *known.values())):
+                few = wanted(numbers, known)
                 if not len(few):
                     continue
-                numbers, made, known = numbers[few], _of(made, few, count), _of(after, few, count)
+                numbers = numbers[few]
+                made, known = ({name: value[few] for name, value in some.items()} for some in (made, known))
             y = self.target.of(made[self.target.tensor])
-            if self.beside is not None:
-                y = y + self.beside.lost(made[names[1]], known[names[1]])
+            for name in beside:
+                assert self.beside is not None
+                y = y + self.beside.lost(made[name], known[name])
             if self.link is not None:
                 active = active or self.link.open(known)
                 known = {**known, **self.link.run(active, known)}
@@ -146,11 +150,6 @@ class Comparison:
             return np.broadcast_to(np.arange(positions), (len(numbers), positions))
         draws = (np.random.default_rng([self.seed, n]).choice(positions, self.most, replace=False) for n in numbers)
         return np.sort(list(draws), axis=1)
-
-
-def _of(known: Mapping[str, Array], few: Ints, samples: int) -> dict[str, Array]:
-    """Some samples [k] of tensors; what holds other numbers of them stays whole."""
-    return {name: value[few] if value.ndim and len(value) == samples else value for name, value in known.items()}
 
 
 class SideBySide:

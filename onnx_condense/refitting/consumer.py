@@ -68,7 +68,7 @@ class Consumer:
         return FeatureRows.through(self.reads.of(data), self._taps(data))
 
     def positions(self, data: Array) -> int:
-        """Rows of each sample of what it reads."""
+        """Rows of each sample of what it reads, [samples, ...] with channels on their axis."""
         taps = self._taps(data)
         return int(self.reads.of(data).shape[1]) if taps is None else len(taps)
 
