@@ -175,7 +175,7 @@ def test_the_adjoint_of_whole(seed: int, height: int, width: int, pad: int, stri
 def test_only_samples_that_are_looked_at_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnx_condense.refitting.gauss_newton.ROWS", 20 * 64)
     twin, calibration = merged(between("relu"), condensed(between("relu")).plan, OPTIONS)
-    (consumer,) = lost(twin)
+    (consumer,) = reading_fewer(twin)
     producer = producer_of(consumer)
     assert producer is not None
     sizes, run = list[int](), Segment.run
