@@ -74,13 +74,18 @@ def kind_of(name: str) -> str:
     return name.rpartition("-")[0] or name
 
 
+def _spent(facts: Facts, key: str) -> float:
+    """Seconds of a stage; the epochs of one that was gone on with were longer than its end."""
+    epochs = sum(row[key] for row in facts.get("log", []) if key in row)
+    return float(max(facts["seconds"][key], epochs))
+
+
 def machine(name: str) -> Lines:
     """Where it ran, and for how long."""
     found = content(name)
     if not found["stages"]:
         return [UNDONE]
-    spent = [facts["seconds"] for facts in found["stages"].values()]
-    hours, cpu = (sum(part[key] for part in spent) / 3600 for key in ("wall", "cpu"))
+    hours, cpu = (sum(_spent(facts, key) for facts in found["stages"].values()) / 3600 for key in ("wall", "cpu"))
     versions = ", ".join(f"{package} {value}" for package, value in found["host"].items() if package not in HARDWARE)
     where = f"{found['host']['processor']}, {found['host']['cores']} cores, shared with other work"
     seed = found["settings"]["seed"]
