@@ -44,6 +44,7 @@ KINDS = {
 WAYS = {
     "start": "the start",
     "merged-1024": "ours, 1,024 images, not trained",
+    "aligned": "ours, 1,024 images, `--align auto`, not trained",
     "tuned": "ours, trained on labels",
     "taught": "ours, distilled",
     "torch-pruning": "Torch-Pruning",
@@ -184,7 +185,7 @@ def merges() -> Lines:
 
 
 def _percent(facts: Facts | None, key: str) -> str:
-    return "" if facts is None else f"{100 * facts[key]:.1f}"
+    return "" if facts is None or key not in facts else f"{100 * facts[key]:.1f}"
 
 
 def others() -> Lines:
@@ -204,7 +205,7 @@ def trainings() -> Lines:
     rows = []
     for name, facts in stages.items():
         kind = next((kind for kind in WAYS if name == kind or name.startswith(f"{kind}-")), None)
-        if kind is not None:
+        if kind is not None and "share" in facts:
             spent = len(facts.get("log", [])) or facts.get("steps", 0)
             way = WAYS[kind] if spent or kind not in PEERS else f"{WAYS[kind]}, not trained"
             test = _percent(stages.get(f"tested-{name}"), "test")
