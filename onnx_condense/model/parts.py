@@ -45,6 +45,15 @@ def prefix(model: onnx.ModelProto, names: Sequence[str], known: Collection[str] 
     return onnx.ModelProto(ir_version=model.ir_version, opset_import=opsets, functions=functions, graph=graph)
 
 
+def _without_unread(part: onnx.ModelProto) -> onnx.ModelProto:
+    """A part without inputs that nothing in it reads: onnxruntime asks for all of them."""
+    read = read_by(part.graph.node) | {value.name for value in part.graph.output}
+    inputs = [value for value in part.graph.input if value.name in read]
+    del part.graph.input[:]
+    part.graph.input.extend(inputs)
+    return part
+
+
 def with_inputs(part: bytes, known: Mapping[str, Array]) -> onnx.ModelProto:
     """A part of a model with inputs of these types, of any shape, and no others but those that have a default."""
     model = onnx.ModelProto.FromString(part)
@@ -76,7 +85,7 @@ class Probe:
         """Raises InputError where the part is larger than protobuf allows."""
         inputs = {value.name for value in model.graph.input}
         inner = [name for name in dict.fromkeys(names) if name not in inputs]
-        part = to_bytes(prefix(model, inner)) if inner else b""
+        part = to_bytes(_without_unread(prefix(model, inner))) if inner else b""
         return Probe(tuple(dict.fromkeys(names)), frozenset(inputs), part, optimize, packs(model))
 
     def __call__(self, feeds: Iterable[Feed]) -> Iterator[Mapping[str, Array]]:

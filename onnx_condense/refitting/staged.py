@@ -41,10 +41,14 @@ class Segment:
         return session(with_inputs(self.model, {name: known[name] for name in self.reads})) if self.model else None
 
     def run(self, active: Any, known: Mapping[str, Array]) -> Mapping[str, Array]:
-        """What is known after it, tensors of any shape. Raises InputError."""
+        """What is known after it, tensors of any shape: no inputs of copies of bodies, which nobody gives.
+
+        Raises InputError.
+        """
         fed = {name: known[name] for name in self.reads}
         found = dict(zip(self.makes, run(active, self.makes, fed), strict=True)) if active is not None else {}
-        return {name: found[name] if name in found else known[name] for name in self.leaves}
+        whole = {**known, **found}
+        return {name: whole[name] for name in self.leaves if name in whole}
 
 
 def between(model: onnx.ModelProto, reads: str, leaves: Sequence[str]) -> Segment:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.random import Generator
 
 from onnx_condense.arrays import Array, Floats
-from onnx_condense.model.parts import Probe
+from onnx_condense.model.parts import Probe, needed
+from onnx_condense.model.protos import read_by
 from onnx_condense.operators.answers import Role
 from onnx_condense.refitting.consumer import Consumer, Key, consumer_of
 from onnx_condense.refitting.moments import Sums
@@ -100,7 +101,9 @@ def _summed(
     """Sums over all calibration inputs, once for all that read the same tensor in the same way."""
     first: dict[object, Source] = {}
     one_of = {key: first.setdefault(_what(one), one).key for key, one in wanted.items()}
-    consumers = tuple(first.values())
+    consumers = _fed(trace, calibration, first.values())
+    if not consumers:
+        return dict.fromkeys(wanted)
     probe = Probe.of(trace.facts.model, [consumer.reads.tensor for consumer in consumers])
     total: list[Sums | None] = []
     each, largest = share * ENOUGH / calibration.samples, max(1, READ // _per_sample(trace, probe))
@@ -109,7 +112,19 @@ def _summed(
         pairs = zip(total or parts, parts, strict=True)
         total = [a and b and Sums.joined([a, b]) for a, b in pairs] if total else parts
     found = dict(zip([consumer.key for consumer in consumers], total, strict=True))
-    return {key: found[one] for key, one in one_of.items()}
+    return {key: found.get(one) for key, one in one_of.items()}
+
+
+def _fed(trace: Trace, calibration: Calibration, consumers: Iterable[Source]) -> tuple[Source, ...]:
+    """The consumers whose data follow from the model's own inputs; copies of bodies have inputs that nobody gives."""
+    model = trace.facts.model
+    given = {spec.name for shard in calibration.shards for spec in shard.specs} | trace.facts.initializers.keys()
+    missing = {value.name for value in model.graph.input} - given
+    found = tuple(consumers)
+    if not missing:
+        return found
+    reads = {name: {name} | read_by(needed(model, [name])) for name in {one.reads.tensor for one in found}}
+    return tuple(one for one in found if not reads[one.reads.tensor] & missing)
 
 
 def _what(source: Source) -> object:

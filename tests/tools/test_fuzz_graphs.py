@@ -57,6 +57,15 @@ def test_random_graphs_to_budgets_and_with_calibration(by: str, seed: int, tmp_p
     assert set(found.outcomes.values()) == {"condensed"}
 
 
+@pytest.mark.parametrize("seed", [5, 8])
+def test_calibration_of_graphs_with_bodies(seed: int, tmp_path: Path) -> None:
+    """Attention inside a Loop: copies of its body have inputs that no calibration inputs give."""
+    options, check = tool.WAYS["calibration"]
+    found = check(attention_graphs.graph(seed), seed, tmp_path, options(seed))
+    assert not found.faults
+    assert found.outcomes
+
+
 def test_a_budget_that_is_not_kept_is_seen() -> None:
     sizes = {"parameters": 100, "macs": 100}
     report = {"input": sizes, "output": {"parameters": 60, "macs": 70}, "verification": None}
