@@ -16,6 +16,7 @@ __all__ = [
     "consumer",
     "elimination",
     "estimate",
+    "layout",
     "moments",
     "pairs",
     "reading",
