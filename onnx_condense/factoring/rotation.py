@@ -82,10 +82,10 @@ def deficient(stream: Stream, twin: Twin) -> list[Rotation]:
     if stream.width > WIDEST:
         return []
     written, read = written_to(stream, twin), [_columns(twin, slot) for slot in stream.slots]
-    filled = _span(written)
+    filled = span(written)
     if filled is None:
         return []
-    inner = _span([filled.T @ columns for columns in read])
+    inner = span([filled.T @ columns for columns in read])
     if inner is None or inner.shape[1] == stream.width:
         return []
     inside = filled @ inner
@@ -121,13 +121,15 @@ def _columns(twin: Twin, slot: Slot) -> Floats:
     return columns.reshape(len(columns), -1).astype(np.float64)
 
 
-def _span(parts: Sequence[Floats]) -> Floats | None:
+def span(parts: Sequence[Floats]) -> Floats | None:
     """[n, r] an orthonormal basis of the columns of all parts [n, p], each equal to float rounding; None of zeros."""
     scaled = [part / np.linalg.norm(part) for part in parts if part.any()]
     if not scaled:
         return None
     values, vectors = np.linalg.eigh(sum(part @ part.T for part in scaled))
     basis = vectors[:, values > (VANISHING**2) * values[-1]]
+    if basis.shape[1] == len(basis):
+        return np.asarray(basis)
     for part in scaled:
         gap = part - basis @ (basis.T @ part)
         sizes = np.linalg.norm(part, axis=0), np.linalg.norm(part, axis=1)
