@@ -33,12 +33,14 @@ class State:
     """What a tensor has of a stream's channels, but for a number for each place that it may be multiplied with.
 
     centred: their mean is taken off. squared: they are. gain, shift: what each is multiplied with, what is added then.
+    fresh: what alone made them, where nothing else reads that.
     """
 
     centred: bool = False
     squared: bool = False
     gain: Slot | None = None
     shift: Slot | None = None
+    fresh: tuple[Slot, ...] = ()
 
     @property
     def plain(self) -> bool:
@@ -57,7 +59,8 @@ class Residual:
 
     trace: one through normalizations. order: [n] the channel at each place of its tensors.
     writers: what makes its channels, and is added to them. readers: what they end in, and what was made of them there.
-    parameters: gains and shifts on the way. centred: whether a normalization takes the mean off.
+    parameters: gains and shifts on the way. scaled: writer -> what its channels are multiplied with before all else.
+    centred: whether a normalization takes the mean off.
     """
 
     trace: Trace
@@ -66,6 +69,7 @@ class Residual:
     writers: tuple[Slot, ...]
     readers: tuple[tuple[Slot, State], ...]
     parameters: tuple[Slot, ...]
+    scaled: Mapping[Slot, Slot]
     centred: bool
 
     @property
@@ -81,7 +85,8 @@ class Residual:
     @property
     def convolved(self) -> bool:
         """Whether convolutions of images touch its channels."""
-        return any(self.trace.actions[slot.node].convolves for slot in self.slots)
+        actions = [self.trace.actions.get(slot.node) for slot in self.slots]
+        return any(action is not None and action.convolves for action in actions)
 
 
 class Bound(Exception):
@@ -129,6 +134,7 @@ class _Walk:
         self._writers: list[Slot] = []
         self._readers: list[tuple[Slot, State]] = []
         self._parameters: list[Slot] = []
+        self._scaled: dict[Slot, Slot] = {}
         self._centred = False
 
     def residual(self) -> Residual:
@@ -142,7 +148,7 @@ class _Walk:
         unknown = [slot for slot in trace.slots_of(group) if slot not in known]
         if unknown or self._order is None or len(group.cells) > 1:
             raise Bound(self._because(unknown[0].node if unknown else self._nodes[0], Reason.TAKES_APART))
-        parts = tuple(self._writers), tuple(self._readers), tuple(self._parameters)
+        parts = tuple(self._writers), tuple(self._readers), tuple(self._parameters), self._scaled
         return Residual(trace, group, self._order, *parts, self._centred)
 
     def _because(self, index: int, why: Reason) -> Because:
@@ -153,7 +159,7 @@ class _Walk:
     def _step(self, index: int) -> None:
         """What one node makes of the channels. Raises Bound."""
         action, node = self._trace.actions[index], self._facts.nodes[index]
-        slots = [slot for slot in self._trace.slots_at(index) if self._is_mine(slot.labels)]
+        slots = [slot for slot in self._slots_at(index) if self._is_mine(slot.labels)]
         for slot in slots:
             self._check(slot)
         if any(slot.role in (Role.PRODUCED, Role.CONTRACTED) for slot in slots):
@@ -168,7 +174,14 @@ class _Walk:
                 if made is None:
                     raise Bound(self._because(index, Reason.READ_UNKNOWN))
                 self._place(index, tensor)
-                self._states[tensor.name] = made
+                again = len(self._facts.consumers(tensor.name)) > 1 or tensor.name in self._facts.read_outside
+                self._states[tensor.name] = replace(made, fresh=()) if again else made
+
+    def _slots_at(self, index: int) -> list[Slot]:
+        """The weights of a node, and constants of which it reads as many rows as inputs say."""
+        names = [t.name for t in self._facts.nodes[index].inputs if t.name in self._trace.followed]
+        makers = [maker for name in names if (maker := self._facts.maker(name)) is not None]
+        return [slot for node in (index, *makers) for slot in self._trace.slots_at(node)]
 
     def _inputs(self, index: int) -> list[State]:
         """What a node reads of the channels."""
@@ -188,7 +201,7 @@ class _Walk:
         if action.linear_map is None or any(slot.groups > 1 for slot in writes):
             raise Bound(self._because(index, Reason.BY_ITSELF))
         self._writers += writes
-        return State()
+        return State(fresh=tuple(writes))
 
     def _between(self, index: int, action: Elementwise, slots: list[Slot]) -> State | None:
         """An operation between two tensors."""
@@ -204,7 +217,12 @@ class _Walk:
             raise Bound(self._because(index, Reason.BY_ITSELF))
         if not slots and all(self._is_same_for_all(index, name) for name in names if name not in self._states):
             return states[0]
-        return replace(states[0], gain=self._parameter(index, slots, states[0].unscaled))
+        (state,) = states
+        gain = self._parameter(index, slots, state.unscaled)
+        if not state.plain or not state.fresh or not self._scaled.keys().isdisjoint(state.fresh):
+            return replace(state, gain=gain)
+        self._scaled |= dict.fromkeys(state.fresh, gain)
+        return State()
 
     def _sum(self, index: int, operation: Operation, slots: list[Slot], states: list[State]) -> State | None:
         """Channels and channels, or channels and numbers of their own; or channels less their mean."""
@@ -217,7 +235,7 @@ class _Walk:
             if len(states) + len(slots) != len(inputs):
                 raise Bound(self._because(index, Reason.BY_ITSELF))
             self._writers += slots
-            return first
+            return State(fresh=(*first.fresh, *slots) if first.fresh and not others else ())
         if not first.centred:
             raise Bound(self._because(index, Reason.SHIFTED))
         fits = operation is Operation.ADD and first.shift is None and not first.squared
@@ -227,7 +245,7 @@ class _Walk:
         """The one constant that holds a number for each channel. Raises Bound where there are others."""
         if not fits or len(slots) != 1:
             raise Bound(self._because(index, Reason.BY_ITSELF))
-        value = self._facts.value(self._facts.nodes[index].inputs[slots[0].input])
+        value = self._facts.value(self._facts.nodes[slots[0].node].inputs[slots[0].input])
         if value is None or value.size != len(self._group.units):
             raise Bound(self._because(index, Reason.PARAMETERS_ALONG_OTHERS))
         self._parameters.append(slots[0])
@@ -277,9 +295,10 @@ class _Walk:
         states = self._inputs(index)
         if slots and not all(state.plain for state in states):
             raise Bound(self._because(index, Reason.BY_ITSELF))
+        states = [replace(state, fresh=()) for state in states] if len(states) > 1 or slots else states
         alike = all(vars(state) == vars(states[0]) for state in states)
         if not alike or self._brings_others(index):
-            raise Bound(self._because(index, Reason.READ_BESIDE))
+            raise Bound(Because(Reason.READ_BESIDE, with_article(self._facts.nodes[index].op)))
         self._writers += slots
         return states[0]
 
@@ -302,7 +321,7 @@ class _Walk:
         """Whether a node that joins tensors takes in numbers of channels that are in no slot."""
         node, held = self._facts.nodes[index], {slot.input for slot in self._trace.slots_at(index)}
         others = [t.name for i, t in enumerate(node.inputs) if t.name not in self._states and i not in held]
-        return any(name in self._facts.types and self._is_float(name) for name in others)
+        return any(self._is_float(name) for name in others if name not in self._trace.followed)
 
     def _is_float(self, name: str) -> bool:
         value = self._facts.value_by_name(name)

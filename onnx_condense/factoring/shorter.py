@@ -4,9 +4,12 @@ With B [n, m] of orthonormal columns that span what is written, y = B Bᵀ y. Wr
 with W diag(gain) B / s, and s = √(m/n) keeps the mean of squares: a normalization of z is that of y, its number against
 division by zero included. Where it takes the mean off, Bᵀ takes the direction of ones to that of ones: z has the mean
 of y. What is added then goes the direction of ones, which is free behind it: readers find their W · shift there.
+What multiplies single channels before they are added goes into their writer.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -22,7 +25,7 @@ def exact_basis(stream: Residual, twin: Twin) -> Floats | None:
     if stream.width > WIDEST:
         return None
     ones = [np.ones((stream.width, 1))] if stream.centred else []
-    filled = span([*written(stream, twin), *ones])
+    filled = span([*written(stream, twin), *ones], least=1.0)
     if filled is None or filled.shape[1] == stream.width:
         return None
     return basis_of(stream, filled)
@@ -54,7 +57,7 @@ def keeps_mean(basis: Floats) -> bool:
 
 def written(stream: Residual, twin: Twin) -> list[Floats]:
     """[n, p] of each writer: the directions in which it writes."""
-    return [_lines(_weight(twin, slot), axis_of(slot)) for slot in stream.writers]
+    return [_made(stream, twin, slot) for slot in stream.writers]
 
 
 def shorten(stream: Residual, basis: Floats, twin: Twin) -> None:
@@ -62,18 +65,30 @@ def shorten(stream: Residual, basis: Floats, twin: Twin) -> None:
     n, m = basis.shape
     scale = float(np.sqrt(m / n))
     for slot in stream.writers:
-        _put(twin, slot, scale * (basis.T @ _lines(_weight(twin, slot), axis_of(slot))))
+        _put(twin, slot, scale * (basis.T @ _made(stream, twin, slot)))
     for slot, state in stream.readers:
         _put(twin, slot, _read(twin, slot, state, basis) / scale)
-    for slot in stream.parameters:
-        twin.folded[slot.node, slot.input] = np.ones_like(twin.weight(slot.node, slot.input))
+    _take_away(twin, stream.parameters)
     twin.alive[stream.group.units[stream.order[m:]]] = False
 
 
 def projected(stream: Residual, basis: Floats, twin: Twin) -> None:
     """Gives a twin, in its shapes, writers that write within a basis [n, m] alone."""
     for slot in stream.writers:
-        _put(twin, slot, basis @ (basis.T @ _lines(_weight(twin, slot), axis_of(slot))))
+        _put(twin, slot, basis @ (basis.T @ _made(stream, twin, slot)))
+    _take_away(twin, stream.scaled.values())
+
+
+def _made(stream: Residual, twin: Twin, slot: Slot) -> Floats:
+    """[n, p] what a writer adds to the stream."""
+    gain, lines = stream.scaled.get(slot), _lines(_weight(twin, slot), axis_of(slot))
+    return lines if gain is None else np.asarray(_weight(twin, gain).reshape(-1, 1) * lines)
+
+
+def _take_away(twin: Twin, parameters: Iterable[Slot]) -> None:
+    """Lets numbers that channels are multiplied with, or that are added to them, be ones."""
+    for slot in parameters:
+        twin.folded[slot.node, slot.input] = np.ones_like(twin.weight(slot.node, slot.input))
 
 
 def axis_of(slot: Slot) -> int:

@@ -179,6 +179,7 @@ def _result(walk: Walk) -> Trace:
         tuple(walk.pairings),
         heads=np.concatenate([np.zeros(0, dtype=np.int64), *walk.heads]) if walk.whole_heads else None,
         has_heads=walk.has_heads,
+        followed=frozenset(walk.followed),
     )
     refusals = [*walk.refused, *(Refusal(names[n], because, traced.size(n)) for n, because in refused)]
     return replace(traced, refusals=tuple(refusals))

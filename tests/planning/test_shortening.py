@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from support.lossless import LOSSLESS
+from support.planted.net import run
 from support.streams import FORMS, HIDDEN, PLACES, WIDTH, WORDS, Stream, answers, sizes
 
 from onnx_condense import Options, PlanError, analyze, condense, rewrite
@@ -128,6 +129,46 @@ def test_normalized_sums_stay() -> None:
     assert "adds channels that were scaled one by one" in stays(
         stream, stream.net.matmul("head", again, stream.net.normal(3, WIDTH))
     )
+
+
+def as_torch_writes(scaled: bool) -> onnx.ModelProto:
+    """Any number of words behind a class token, as many positions, blocks that are scaled, heads by counted sizes."""
+    stream = Stream("layer in parts")
+    net = stream.net
+    net.inputs[0].type.tensor_type.shape.dim[1].dim_param = "places"
+    words = net.node("Gather", net.constant(stream.within(WORDS).T, "words"), "ids")
+    batch, places = (net.node("Gather", net.node("Shape", "ids"), net.ints(axis)) for axis in (0, 1))
+    first = net.constant(stream.within(1).T[None], "class")
+    copies = net.node("Expand", first, net.node("Concat", batch, net.ints(1, 1), axis=0))
+    stop = net.node("Squeeze", net.node("Add", places, net.ints(1)))
+    numbers = net.node("Range", net.constant(np.int64(0)), stop, net.constant(np.int64(1)))
+    rows = net.node("Gather", net.constant(stream.within(9).T, "places"), numbers)
+    embedded = net.node("Add", net.node("Concat", copies, words, axis=1), rows)
+    normal = stream.normalized(embedded)
+    counted = net.node("Shape", normal)
+    half = net.node("Div", net.node("Gather", counted, net.ints(2)), net.ints(2))
+    sizes = net.node("Concat", net.node("Slice", counted, net.ints(0), net.ints(2)), net.ints(2), half, axis=0)
+    heads = net.node("Reshape", net.matmul("heads", normal, net.normal(WIDTH, WIDTH), net.normal(WIDTH)), sizes)
+    summed = net.node("Reshape", net.node("Tanh", heads), counted)
+    scale = np.exp(net.normal(WIDTH)) if scaled else np.ones(WIDTH)
+    out, bias = stream.within(WIDTH), stream.within(1)[:, 0]
+    made = net.matmul("down1", summed, out / scale[:, None], bias / scale)
+    made = net.node("Mul", made, net.constant(scale)) if scaled else made
+    pooled = net.node("ReduceMean", stream.normalized(embedded, made), axes=[1], keepdims=0)
+    return stream.build(net.matmul("head", pooled, net.normal(3, WIDTH)))
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_tokens_places_and_scales_of_blocks_follow(scaled: bool) -> None:
+    model = as_torch_writes(scaled)
+    result = condense(model, LOSSLESS)
+    found = sizes(result.model)
+    assert (found["words"], found["class"], found["places"]) == ((WORDS, 6), (1, 1, 6), (9, 6))
+    assert found["heads.weight"][0] == found["down1.weight"][1] == 6
+    for places in (1, 7):
+        feed = {"ids": np.arange(2 * places).reshape(2, places)}
+        a, b = run(model, feed)[0], run(result.model, feed)[0]
+        np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(a).max())
 
 
 def test_runs_that_ask_for_widths_alone_let_streams_be() -> None:
