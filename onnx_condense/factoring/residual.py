@@ -261,9 +261,9 @@ class _Walk:
 
     def _is_mean(self, inputs: list[gs.Tensor]) -> bool:
         """Whether the second of two tensors is the mean of the channels that are the first."""
-        maker, channels = self._facts.maker(inputs[1].name), self._trace.labels[inputs[0].name]
+        maker, channels = self._facts.maker(inputs[1].name), self._trace.labels.get(inputs[0].name)
         action = None if maker is None else self._trace.actions.get(maker)
-        if maker is None or action is None or mean_axes(action) != varying(channels):
+        if maker is None or action is None or channels is None or mean_axes(action) != varying(channels):
             return False
         return bool(self._facts.nodes[maker].inputs[0].name == inputs[0].name)
 
@@ -359,6 +359,8 @@ class _Walk:
         value, places = self._facts.value_by_name(name), self._places(slot.labels)
         if places is None:
             raise Bound(self._because(slot.node, Reason.TAKES_APART))
+        if self._facts.is_inside(self._facts.nodes[slot.node].outputs[0].name):
+            raise Bound(Because(Reason.IN_BODY))
         if value is None or not is_wide(value) or self._facts.stored(name) is not None:
             raise Bound(Because(Reason.WEIGHTS_NARROW))
         axis = slot.axes[0] - slot.labels.ndim

@@ -60,16 +60,16 @@ def in_fewer_directions(opened: Opened, clock: Clock, hardware: Hardware) -> Ope
     whole = traced_through_norms(opened) if opened.options.lossless else None
     if whole is None:
         return opened
-    with clock("plan"):
-        found = [s for _, s, _ in streams_of(whole, opened) if isinstance(s, Residual)]
-        short = _that_fit(whole, [(s, b) for s in found if (b := _exact(s, opened, hardware)) is not None])
-    if not short:
-        return opened
     try:
-        return _opened_so(opened, whole, short, clock)
+        with clock("plan"):
+            found = [s for _, s, _ in streams_of(whole, opened) if isinstance(s, Residual)]
+            short = _that_fit(whole, [(s, b) for s in found if (b := _exact(s, opened, hardware)) is not None])
+        return _opened_so(opened, whole, short, clock) if short else opened
     except VerificationError as error:
         _log.warning("streams that normalizations read are left alone: %s", error)
-        return opened
+    except Exception as error:  # of ours, whatever it is: the streams stay as they are
+        unforeseen(error, "streams that normalizations read")
+    return opened
 
 
 def exact_rank(stream: Residual, twin: Twin) -> int:
