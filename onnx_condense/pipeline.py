@@ -29,13 +29,19 @@ from onnx_condense.planning.again import again
 from onnx_condense.planning.alignment import width_multiple
 from onnx_condense.planning.blame import blamed
 from onnx_condense.planning.hardware import Hardware, Noted, ThisMachine
-from onnx_condense.planning.heads import exact_heads, may_spare, without_heads
+from onnx_condense.planning.heads import exact_heads, may_plan_again, without_heads
 from onnx_condense.planning.no_larger import no_larger
 from onnx_condense.planning.replay import check_error, replayed
 from onnx_condense.planning.rotating import turned
 from onnx_condense.planning.run import Run
 from onnx_condense.planning.selection import chosen_groups, chosen_weights
-from onnx_condense.planning.shortening import exact_rank, in_fewer_directions, streams_of, traced_through_norms
+from onnx_condense.planning.shortening import (
+    exact_rank,
+    has_norms,
+    in_fewer_directions,
+    streams_of,
+    traced_through_norms,
+)
 from onnx_condense.planning.strategies import AtThresholds, WithinTolerance, strategy_of
 from onnx_condense.planning.thresholds import Planner
 from onnx_condense.planning.tying import held_once, ties_of
@@ -59,6 +65,16 @@ from onnx_condense.rewriting.writer import write
 from onnx_condense.tracing.trace import Group, Refusal
 
 _log = logging.getLogger(__name__)
+
+Finish = Callable[[Opened], Result]
+"""Condenses what was opened."""
+
+Lost = Callable[[onnx.ModelProto], float]
+"""What the outputs of a smaller model lose."""
+
+Smaller = Callable[[Opened, Clock, float, float, Lost], Opened | None]
+"""A smaller model in the place of what was opened, given the share of the model that is left otherwise and what its
+outputs lose then; None where that is no worse."""
 
 
 @dataclass(frozen=True)
@@ -128,10 +144,13 @@ def condense_in(
             return finish(again(opened, replay, clock))
         narrow = in_fewer_directions(without_heads(opened, clock), clock, surroundings.hardware)
         found = _in_bases(held_once(narrow, clock), clock, finish)
-        return found if dry_run or not may_spare(opened) else _with_fewer_heads(opened, clock, finish, found)
+        if dry_run or not may_plan_again(opened):
+            return found
+        found = _planned_again(narrow, clock, finish, found, _shorter_streams) if has_norms(opened) else found
+        return _planned_again(opened, clock, finish, found, _fewer_heads) if opened.trace.has_heads else found
 
 
-def _in_bases(opened: Opened, clock: Clock, finish: Callable[[Opened], Result]) -> Result:
+def _in_bases(opened: Opened, clock: Clock, finish: Finish) -> Result:
     """A model with its streams in other bases, where those do."""
     other = turned(opened, clock)
     if other is not opened:
@@ -142,21 +161,35 @@ def _in_bases(opened: Opened, clock: Clock, finish: Callable[[Opened], Result]) 
     return finish(opened)
 
 
-def _with_fewer_heads(opened: Opened, clock: Clock, finish: Callable[[Opened], Result], found: Result) -> Result:
-    """The same run after whole heads left, where there are cheap ones and the outputs lose less by it."""
-    from onnx_condense.planning.fewer_heads import fewer_heads, losses  # few runs have budgets
+def _fewer_heads(opened: Opened, clock: Clock, kept: float, loss: float, lost: Lost) -> Opened | None:
+    """The model after whole heads left, where there are cheap ones (see `Smaller`)."""
+    from onnx_condense.planning.fewer_heads import fewer_heads  # few runs have budgets
+
+    return fewer_heads(opened, clock, kept, loss)
+
+
+def _shorter_streams(opened: Opened, clock: Clock, kept: float, loss: float, lost: Lost) -> Opened | None:
+    """The model with streams in fewer directions, where there are cheap ones to leave out (see `Smaller`)."""
+    from onnx_condense.planning.shorter_streams import shorter_streams  # few runs have budgets
+
+    return shorter_streams(opened, clock, kept, loss, lost)
+
+
+def _planned_again(opened: Opened, clock: Clock, finish: Finish, found: Result, smaller: Smaller) -> Result:
+    """The same run on a model that is smaller in another way, where there is a cheap one and the outputs lose less."""
+    from onnx_condense.planning.fewer_heads import losses  # few runs have budgets
 
     lost, kept = losses(opened), found.report.share_of(opened.options.goal)
     loss = lost(found.outline)
-    other = fewer_heads(opened, clock, kept, loss)
+    other = smaller(opened, clock, kept, loss, lost)
     if other is None:
         return found
     try:
-        fewer = _in_bases(held_once(other, clock), clock, finish)
-    except VerificationError as error:  # the heads may do
-        _log.warning("whole heads are left alone: %s", error)
+        again = _in_bases(held_once(other, clock), clock, finish)
+    except VerificationError as error:  # the model as it was may do
+        _log.warning("the model that was planned first is taken: %s", error)
         return found
-    return fewer if lost(fewer.outline) < loss else found
+    return again if lost(again.outline) < loss else found
 
 
 def _condense(

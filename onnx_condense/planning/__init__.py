@@ -17,6 +17,7 @@ __all__ = [
     "run",
     "selection",
     "shortening",
+    "shorter_streams",
     "strategies",
     "target",
     "thresholds",

@@ -63,12 +63,12 @@ def without_heads(opened: Opened, clock: Clock) -> Opened:
         return opened
 
 
-def may_spare(opened: Opened) -> bool:
-    """Whether a run asks which heads cost least: one to a share, with enough calibration inputs."""
+def may_plan_again(opened: Opened) -> bool:
+    """Whether a run may be planned once more, on a smaller model: one to a share, with enough calibration inputs."""
     options = opened.options
     narrows = isinstance(options.goal, Share) and MANNERS[options.method].calibrates
     plain = not (options.widths_only or options.ensure_faster)
-    return narrows and plain and opened.calibration.chooses and opened.trace.has_heads
+    return narrows and plain and opened.calibration.chooses
 
 
 def cut(opened: Opened, twin: Twin, clock: Clock, proved: bool = True) -> Opened:

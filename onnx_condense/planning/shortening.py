@@ -17,6 +17,7 @@ from onnx_condense.errors import PlanError, VerificationError, unforeseen
 from onnx_condense.factoring.residual import Residual, residuals
 from onnx_condense.factoring.shorter import basis_of, exact_basis, keeps_mean, projected, shorten
 from onnx_condense.forms.tied import ties_in
+from onnx_condense.goals import Share
 from onnx_condense.merging.streams import ShortStream
 from onnx_condense.merging.twin import Twin
 from onnx_condense.operators.queries import normalizes
@@ -36,11 +37,19 @@ from onnx_condense.tracing.tracer import trace
 
 _log = logging.getLogger(__name__)
 
+Short = tuple[Residual, Floats]
+"""A stream, and the basis [width, rank] in which it is to lie."""
+
+
+def has_norms(opened: Opened) -> bool:
+    """Whether a model normalizes channels together."""
+    return any(map(normalizes, opened.trace.actions.values()))
+
 
 def traced_through_norms(opened: Opened) -> Trace | None:
     """The trace in which channels go on behind normalizations; None where there are none."""
     known = opened.trace
-    if opened.options.widths_only or not any(map(normalizes, known.actions.values())):
+    if opened.options.widths_only or not has_norms(opened):
         return None
     return replace(trace(known.facts, through_norms=True), leave=known.leave, plain=known.plain)
 
@@ -56,15 +65,16 @@ def streams_of(whole: Trace, opened: Opened) -> Iterator[tuple[Group, Residual |
 
 
 def in_fewer_directions(opened: Opened, clock: Clock, hardware: Hardware) -> Opened:
-    """A model whose streams lie in as many directions as are filled, for runs without loss; else as it was."""
-    whole = traced_through_norms(opened) if opened.options.lossless else None
+    """A model whose streams lie in as many directions as are filled, without loss and to a share; else as it was."""
+    asked = opened.options.lossless or isinstance(opened.options.goal, Share)
+    whole = traced_through_norms(opened) if asked else None
     if whole is None:
         return opened
     try:
         with clock("plan"):
             found = [s for _, s, _ in streams_of(whole, opened) if isinstance(s, Residual)]
             short = _that_fit(whole, [(s, b) for s in found if (b := _exact(s, opened, hardware)) is not None])
-        return _opened_so(opened, whole, short, clock) if short else opened
+        return opened_so(opened, whole, short, clock) if short else opened
     except VerificationError as error:
         _log.warning("streams that normalizations read are left alone: %s", error)
     except Exception as error:  # of ours, whatever it is: the streams stay as they are
@@ -92,12 +102,9 @@ def reshortened(opened: Opened, streams: Sequence[ShortStream], clock: Clock, pr
         short.append((stream, one.basis))
     assert whole is not None
     try:
-        return _opened_so(opened, whole, short, clock, proved)
+        return opened_so(opened, whole, short, clock, proved)
     except Disagreement as problem:
         raise PlanError(f"the plan leaves {problem.name} without a shape: plan the model again") from problem
-
-
-Short = tuple[Residual, Floats]
 
 
 def _exact(stream: Residual, opened: Opened, hardware: Hardware) -> Floats | None:
@@ -119,7 +126,7 @@ def _that_fit(whole: Trace, short: Sequence[Short]) -> list[Short]:
     """Those of the streams with whose bases the model has shapes, and is smaller."""
     chosen = list(short)
     while chosen:
-        twin = _twin(whole, chosen)
+        twin = shortened(whole, chosen)
         try:
             check_shapes(twin)
             smaller = parameters_of(twin) < parameters_of(Twin(whole))
@@ -131,20 +138,21 @@ def _that_fit(whole: Trace, short: Sequence[Short]) -> list[Short]:
     return []
 
 
-def _twin(whole: Trace, short: Sequence[Short]) -> Twin:
+def shortened(whole: Trace, short: Sequence[Short]) -> Twin:
+    """The twin of a model with streams in these bases."""
     twin = Twin(whole)
     for stream, basis in short:
         shorten(stream, basis, twin)
     return twin
 
 
-def _opened_so(opened: Opened, whole: Trace, short: Sequence[Short], clock: Clock, proved: bool = True) -> Opened:
+def opened_so(opened: Opened, whole: Trace, short: Sequence[Short], clock: Clock, proved: bool = True) -> Opened:
     """The model with streams in these bases, opened in the place of the model.
 
     Raises VerificationError where it is not what its twin, whose writers write in these bases alone, says it is.
     """
     with clock("rewrite"):
-        written = write(_twin(whole, short), {})
+        written = write(shortened(whole, short), {})
     proof = None
     if proved:
         with clock("verify"):

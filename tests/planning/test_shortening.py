@@ -187,3 +187,20 @@ def test_copies_of_a_table_are_held_once_where_that_is_less(rank: int, left: int
     result = condense(model, LOSSLESS)
     assert bool(result.plan.streams) == (left < WIDTH)
     assert_same(model, result.model)
+
+
+@pytest.mark.parametrize(("form", "faint", "shorter"), [("layer", 0.02, True), ("rms", 1.0, False)])
+def test_budgets_leave_out_faint_directions_where_that_is_cheap(form: str, faint: float, shorter: bool) -> None:
+    model = Stream(form, faint=faint).model()
+    ids = np.random.default_rng(3).integers(0, WORDS, (64, PLACES))
+    options = Options(budget=("params", 0.6), align=1, calibration={"ids": ids})
+    result = condense(model, options)
+    assert [one.rank < one.width for one in result.report.streams] == [True] * shorter
+    report, proof = result.report, result.report.verification
+    assert report.output is not None
+    assert report.output.parameters <= 0.6 * report.input.parameters
+    assert proof is not None
+    assert proof.surgery_error < 1e-6
+    if shorter:
+        assert proof.approximation_error < 0.25
+        assert condense(model, replay=result.plan).model.SerializeToString() == result.model.SerializeToString()

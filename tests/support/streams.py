@@ -24,12 +24,14 @@ FORMS = (*CENTRED, "rms", "standard rms", "rms in parts", "rms by power", "skip 
 class Stream:
     """A language model of dense blocks around which a sum goes; its tables and layers write in RANK directions.
 
-    form: of normalizations. last: [batch, PLACES, WIDTH] of the sum, once it is built.
+    form: of normalizations. faint: how much is written in other directions, too.
+    last: [batch, PLACES, WIDTH] of the sum, once it is built.
     """
 
     form: str
     seed: int = 0
     rank: int = RANK
+    faint: float = 0.0
     net: Net = field(init=False)
     last: str = ""
 
@@ -46,7 +48,8 @@ class Stream:
 
     def within(self, count: int) -> Array:
         """[WIDTH, count] columns within the directions of the stream."""
-        return np.asarray(self.turn @ self.net.normal(self.rank, count), dtype=np.float32)
+        found = self.turn @ self.net.normal(self.rank, count)
+        return np.asarray(found + (self.faint * self.net.normal(WIDTH, count) if self.faint else 0), dtype=np.float32)
 
     def embedded(self) -> str:
         net = self.net
