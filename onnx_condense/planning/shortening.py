@@ -16,20 +16,20 @@ from onnx_condense.arrays import Floats
 from onnx_condense.errors import PlanError, VerificationError, unforeseen
 from onnx_condense.factoring.residual import Residual, residuals
 from onnx_condense.factoring.shorter import basis_of, exact_basis, keeps_mean, projected, shorten
-from onnx_condense.forms.tied import ties_in
+from onnx_condense.forms.tied import tied
 from onnx_condense.goals import Share
 from onnx_condense.merging.streams import ShortStream
 from onnx_condense.merging.twin import Twin
-from onnx_condense.operators.queries import normalizes
+from onnx_condense.operators.queries import count_parameters, normalizes
 from onnx_condense.operators.reasons import Because
 from onnx_condense.planning.alignment import width_multiple
 from onnx_condense.planning.hardware import Hardware
 from onnx_condense.planning.heads import proof_of
 from onnx_condense.planning.selection import chosen_groups
+from onnx_condense.planning.tying import ties_of
 from onnx_condense.prepare import Clock, Opened, Shortened, reopened
 from onnx_condense.rewriting.checks import check_shapes
 from onnx_condense.rewriting.kept import Disagreement
-from onnx_condense.rewriting.shapes import name_of
 from onnx_condense.rewriting.sizes import parameters_of
 from onnx_condense.rewriting.writer import write
 from onnx_condense.tracing.trace import Group, Trace
@@ -74,12 +74,18 @@ def in_fewer_directions(opened: Opened, clock: Clock, hardware: Hardware) -> Ope
         with clock("plan"):
             found = [s for _, s, _ in streams_of(whole, opened) if isinstance(s, Residual)]
             short = _that_fit(whole, [(s, b) for s in found if (b := _exact(s, opened, hardware)) is not None])
-        return opened_so(opened, whole, short, clock) if short else opened
+        other = opened_so(opened, whole, short, clock) if short else opened
+        return other if short and _held_once(other) < _held_once(opened) else opened
     except VerificationError as error:
         _log.warning("streams that normalizations read are left alone: %s", error)
     except Exception as error:  # of ours, whatever it is: the streams stay as they are
         unforeseen(error, "streams that normalizations read")
     return opened
+
+
+def _held_once(opened: Opened) -> int:
+    """Parameters of a model whose tables are held once: copies of a table are none in another basis."""
+    return count_parameters(tied(ties_of(opened), opened.trace.facts.model).graph)[0]
 
 
 def exact_rank(stream: Residual, twin: Twin) -> int:
@@ -115,9 +121,7 @@ def _exact(stream: Residual, opened: Opened, hardware: Hardware) -> Floats | Non
         return None
     multiple = width_multiple(opened.options, hardware.block_width)[0] if stream.convolved else 1
     size = -(-basis.shape[1] // multiple) * multiple
-    names = {name for tie in ties_in(stream.trace.facts.model) if tie.copies for name in (tie.table, *tie.copies)}
-    apart = any(name_of(stream.trace, slot) in names for slot in stream.slots)
-    if size >= stream.width or (apart and 2 * size > stream.width):  # copies are no copies in another basis
+    if size >= stream.width:
         return None
     return basis if size == basis.shape[1] else basis_of(stream, basis, size)
 
