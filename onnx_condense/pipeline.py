@@ -13,6 +13,7 @@ import onnx
 
 from onnx_condense.errors import UsageError, VerificationError
 from onnx_condense.expected import shown
+from onnx_condense.factoring.residual import Residual
 from onnx_condense.factoring.weights import whole
 from onnx_condense.merging.measured import Measured
 from onnx_condense.merging.plan import Plan
@@ -24,15 +25,23 @@ from onnx_condense.model.held import filled
 from onnx_condense.model.trial import digest
 from onnx_condense.operators.reasons import Because, Reason
 from onnx_condense.options import INSPECT_THRESHOLDS, Options
+from onnx_condense.planning.again import again
 from onnx_condense.planning.alignment import width_multiple
 from onnx_condense.planning.blame import blamed
 from onnx_condense.planning.hardware import Hardware, Noted, ThisMachine
-from onnx_condense.planning.heads import again, exact_heads, may_spare, without_heads
+from onnx_condense.planning.heads import exact_heads, may_plan_again, without_heads
 from onnx_condense.planning.no_larger import no_larger
 from onnx_condense.planning.replay import check_error, replayed
 from onnx_condense.planning.rotating import turned
 from onnx_condense.planning.run import Run
 from onnx_condense.planning.selection import chosen_groups, chosen_weights
+from onnx_condense.planning.shortening import (
+    exact_rank,
+    has_norms,
+    in_fewer_directions,
+    streams_of,
+    traced_through_norms,
+)
 from onnx_condense.planning.strategies import AtThresholds, WithinTolerance, strategy_of
 from onnx_condense.planning.thresholds import Planner
 from onnx_condense.planning.tying import held_once, ties_of
@@ -50,12 +59,22 @@ from onnx_condense.report.making import (
     tie_reports,
     warns,
 )
-from onnx_condense.report.values import Analysis, GroupAnalysis, HeadReport, Result
+from onnx_condense.report.values import Analysis, GroupAnalysis, HeadReport, Result, StreamReport
 from onnx_condense.rewriting.kept import Failed
 from onnx_condense.rewriting.writer import write
 from onnx_condense.tracing.trace import Group, Refusal
 
 _log = logging.getLogger(__name__)
+
+Finish = Callable[[Opened], Result]
+"""Condenses what was opened."""
+
+Lost = Callable[[onnx.ModelProto], float]
+"""What the outputs of a smaller model lose."""
+
+Smaller = Callable[[Opened, Clock, float, float, Lost], Opened | None]
+"""A smaller model in the place of what was opened, given the share of the model that is left otherwise and what its
+outputs lose then; None where that is no worse."""
 
 
 @dataclass(frozen=True)
@@ -123,11 +142,15 @@ def condense_in(
     with threads_for(opened.source.proto):
         if replay is not None:
             return finish(again(opened, replay, clock))
-        found = _in_bases(held_once(without_heads(opened, clock), clock), clock, finish)
-        return found if dry_run or not may_spare(opened) else _with_fewer_heads(opened, clock, finish, found)
+        narrow = in_fewer_directions(without_heads(opened, clock), clock, surroundings.hardware)
+        found = _in_bases(held_once(narrow, clock), clock, finish)
+        if dry_run or not may_plan_again(opened):
+            return found
+        found = _planned_again(narrow, clock, finish, found, _shorter_streams) if has_norms(opened) else found
+        return _planned_again(opened, clock, finish, found, _fewer_heads) if opened.trace.has_heads else found
 
 
-def _in_bases(opened: Opened, clock: Clock, finish: Callable[[Opened], Result]) -> Result:
+def _in_bases(opened: Opened, clock: Clock, finish: Finish) -> Result:
     """A model with its streams in other bases, where those do."""
     other = turned(opened, clock)
     if other is not opened:
@@ -138,21 +161,35 @@ def _in_bases(opened: Opened, clock: Clock, finish: Callable[[Opened], Result]) 
     return finish(opened)
 
 
-def _with_fewer_heads(opened: Opened, clock: Clock, finish: Callable[[Opened], Result], found: Result) -> Result:
-    """The same run after whole heads left, where there are cheap ones and the outputs lose less by it."""
-    from onnx_condense.planning.fewer_heads import fewer_heads, losses  # few runs have budgets
+def _fewer_heads(opened: Opened, clock: Clock, kept: float, loss: float, lost: Lost) -> Opened | None:
+    """The model after whole heads left, where there are cheap ones (see `Smaller`)."""
+    from onnx_condense.planning.fewer_heads import fewer_heads  # few runs have budgets
+
+    return fewer_heads(opened, clock, kept, loss)
+
+
+def _shorter_streams(opened: Opened, clock: Clock, kept: float, loss: float, lost: Lost) -> Opened | None:
+    """The model with streams in fewer directions, where there are cheap ones to leave out (see `Smaller`)."""
+    from onnx_condense.planning.shorter_streams import shorter_streams  # few runs have budgets
+
+    return shorter_streams(opened, clock, kept, loss, lost)
+
+
+def _planned_again(opened: Opened, clock: Clock, finish: Finish, found: Result, smaller: Smaller) -> Result:
+    """The same run on a model that is smaller in another way, where there is a cheap one and the outputs lose less."""
+    from onnx_condense.planning.fewer_heads import losses  # few runs have budgets
 
     lost, kept = losses(opened), found.report.share_of(opened.options.goal)
     loss = lost(found.outline)
-    other = fewer_heads(opened, clock, kept, loss)
+    other = smaller(opened, clock, kept, loss, lost)
     if other is None:
         return found
     try:
-        fewer = _in_bases(held_once(other, clock), clock, finish)
-    except VerificationError as error:  # the heads may do
-        _log.warning("whole heads are left alone: %s", error)
+        again = _in_bases(held_once(other, clock), clock, finish)
+    except VerificationError as error:  # the model as it was may do
+        _log.warning("the model that was planned first is taken: %s", error)
         return found
-    return fewer if lost(fewer.outline) < loss else found
+    return again if lost(again.outline) < loss else found
 
 
 def _condense(
@@ -193,8 +230,7 @@ def _condense(
     with clock("verify"):
         feeds, others, told = opened.feeds, opened.others, run.measure.told
         case = Case(opened.source.proto, run.expected, feeds, others, told, opened.unoptimized)
-        earlier = opened.before.cut.proof if opened.before.cut else None
-        proof = prove(case, opened.trace, small, expanded, options).beside(earlier)
+        proof = prove(case, opened.trace, small, expanded, options).beside(opened.before.proof)
         error = proof.approximation_error
         measured = Measured(error if math.isfinite(error) else None, digest(opened.feeds[:1]))
         blame = blamed(run.planner, planned, run.error) if judged and warns(options, proof) else ()
@@ -252,7 +288,9 @@ def analyze(model: Model, options: Options | None = None, progress: Progress | N
     share = opened.trace.reached()
     with clock("judge"):
         heads, ties = _heads(opened), tie_reports(() if opened.options.widths_only else ties_of(opened))
-    return Analysis(facts_before(opened), groups, refusals, share, opened.axes, looks, with_pairs, stay, heads, ties)
+        streams = _streams(opened)
+    known = refusals, share, opened.axes, looks, with_pairs, stay, heads, ties, streams
+    return Analysis(facts_before(opened), groups, *known)
 
 
 def _heads(opened: Opened) -> tuple[HeadReport, ...]:
@@ -262,6 +300,16 @@ def _heads(opened: Opened) -> tuple[HeadReport, ...]:
         return ()
     kept = dict(planner.build().twin.widths)
     return tuple(HeadReport(g.layers, len(g.units), kept.get(g.index, len(g.units))) for g in planner.groups)
+
+
+def _streams(opened: Opened) -> tuple[StreamReport, ...]:
+    """The streams that normalizations read, and how many directions their writers fill."""
+    whole, reports = traced_through_norms(opened), list[StreamReport]()
+    for group, stream, twin in () if whole is None else streams_of(whole, opened):
+        width, because = len(group.units), None if isinstance(stream, Residual) else str(stream)
+        rank = exact_rank(stream, twin) if isinstance(stream, Residual) else width
+        reports.append(StreamReport(group.layers, width, rank, because))
+    return tuple(reports)
 
 
 def _looked_at(planner: Planner, group: Group) -> GroupAnalysis | list[Refusal]:
@@ -308,4 +356,5 @@ def _plan(run: Run, twin: Twin) -> Plan:
         mixes=mixes,
         heads=before.cut.heads if before.cut else None,
         ties=before.ties,
+        streams=before.short.streams if before.short else (),
     )

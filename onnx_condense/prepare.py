@@ -31,6 +31,7 @@ from onnx_condense.forms.bases import Rotation
 from onnx_condense.forms.stack import Entered
 from onnx_condense.forms.tied import Tie
 from onnx_condense.merging.plan import Heads, Plan
+from onnx_condense.merging.streams import ShortStream
 from onnx_condense.model import files
 from onnx_condense.model.blame import blamed
 from onnx_condense.model.draws import DRAWS, Draw
@@ -97,10 +98,23 @@ class Cut:
 
 
 @dataclass(frozen=True, eq=False)
+class Shortened:
+    """A model whose streams lie in fewer directions than before it was opened.
+
+    streams: which ones. written: the model with them. proof: of that, None where none was asked for.
+    """
+
+    streams: tuple[ShortStream, ...]
+    written: Written
+    proof: VerificationReport | None
+
+
+@dataclass(frozen=True, eq=False)
 class Before:
     """What is done to a model before it is traced.
 
-    cut: the whole heads that left. ties: tables that are held once. rotations: streams in other bases.
+    cut: the whole heads that left. short: streams that lie in fewer directions then. ties: tables that are held once.
+    rotations: streams in other bases.
     whole: the trace of the model as it came, None where that is the one that is used.
     """
 
@@ -108,11 +122,25 @@ class Before:
     cut: Cut | None = None
     ties: tuple[Tie, ...] = ()
     whole: Trace | None = None
+    short: Shortened | None = None
 
     @property
     def counts(self) -> bool:
         """Whether the model is a smaller one by it alone."""
-        return bool(self.cut or self.ties)
+        return bool(self.cut or self.short or self.ties)
+
+    @property
+    def proof(self) -> VerificationReport | None:
+        """That of all rewrites among them; None where there are none, or none was asked for."""
+        cut, short = (None if one is None else one.proof for one in (self.cut, self.short))
+        return cut if short is None else short.beside(cut)
+
+    @property
+    def written(self) -> Written | None:
+        """The model that stands for the one that came; None where that is read."""
+        if self.short is not None:
+            return self.short.written
+        return None if self.cut is None else self.cut.written
 
 
 @dataclass(frozen=True)
@@ -175,7 +203,7 @@ def open_model(
             if replay.model_sha256 != source.sha256:
                 raise PlanError(f"the plan belongs to another model (sha256 {replay.model_sha256[:12]}): plan this one")
             options = _replayed(options, replay)
-    before = Before() if replay is None or replay.heads or replay.ties else Before(replay.rotations)
+    before = Before() if replay is None or replay.done_before else Before(replay.rotations)
     with blamed(source.proto, str(source.path or "the model")):
         return _opened(source, options, clock, before, partial(_calibration, options, executor=executor))
 
@@ -202,7 +230,7 @@ def _opened(
     calibrated: Callable[[Sequence[InputSpec]], tuple[Calibration, list[Feed]]],
 ) -> Opened:
     with clock("load"):
-        base = source.proto if before.cut is None else before.cut.written.model
+        base = source.proto if before.written is None else before.written.model
         plain = Entered(base).into(functions.enter, fused.enter, blocks.enter, slopes.enter)
         entered = plain.into(batchnorm.enter) if options.fold_batchnorm else plain
         folded = entered.model is not plain.model

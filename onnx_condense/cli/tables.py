@@ -22,6 +22,7 @@ from onnx_condense.report.values import (
     PairReport,
     RefusalReport,
     Report,
+    StreamReport,
     TieReport,
 )
 
@@ -63,6 +64,7 @@ def show_report(console: Console, report: Report) -> None:
     console.print(table)
     _heads(console, report.heads, "left")
     _ties(console, report.ties, "Tables that are held once")
+    _streams(console, report.streams, "left")
     _pairs(console, report.pairs)
     _totals(console, report.input, report.output)
     _operators(console, report.operators)
@@ -188,6 +190,19 @@ def _ties(console: Console, ties: Sequence[TieReport], title: str) -> None:
     console.print(table)
 
 
+def _streams(console: Console, streams: Sequence[StreamReport], after: str) -> None:
+    """Streams that normalizations read."""
+    if not streams:
+        return
+    stays = any(one.reason for one in streams)
+    heads = ("layers that write", "channels", after, *(["stays because it"] if stays else []))
+    table = Table(*heads, title="Streams that normalizations read", title_justify="left")
+    for one in streams:
+        rank = "-" if one.reason else str(one.rank)
+        table.add_row(names(one.layers), str(one.width), rank, *([one.reason or ""] if stays else []))
+    console.print(table)
+
+
 def _pairs(console: Console, pairs: tuple[PairReport, ...]) -> None:
     """The weights that became pairs of factors."""
     if not pairs:
@@ -267,6 +282,7 @@ def show_analysis(console: Console, analysis: Analysis) -> None:
     console.print(table)
     _heads(console, analysis.heads, "left by --lossless")
     _ties(console, analysis.ties, "Tables that --lossless holds once")
+    _streams(console, analysis.streams, "filled")
     if analysis.pairs:
         _ranks(console, analysis, thresholds)
         _refusals(console, analysis.whole, "No pairs of factors", "weights that stay whole")

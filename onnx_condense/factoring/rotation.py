@@ -82,10 +82,10 @@ def deficient(stream: Stream, twin: Twin) -> list[Rotation]:
     if stream.width > WIDEST:
         return []
     written, read = written_to(stream, twin), [_columns(twin, slot) for slot in stream.slots]
-    filled = _span(written)
+    filled = span(written)
     if filled is None:
         return []
-    inner = _span([filled.T @ columns for columns in read])
+    inner = span([filled.T @ columns for columns in read])
     if inner is None or inner.shape[1] == stream.width:
         return []
     inside = filled @ inner
@@ -121,16 +121,22 @@ def _columns(twin: Twin, slot: Slot) -> Floats:
     return columns.reshape(len(columns), -1).astype(np.float64)
 
 
-def _span(parts: Sequence[Floats]) -> Floats | None:
-    """[n, r] an orthonormal basis of the columns of all parts [n, p], each equal to float rounding; None of zeros."""
+def span(parts: Sequence[Floats], least: float = 0.0) -> Floats | None:
+    """[n, r] an orthonormal basis of the columns of all parts [n, p], each equal to float rounding; None of zeros.
+
+    Rows are, too; one that is smaller than this share of the mean one of its part need not be so to its own rounding.
+    """
     scaled = [part / np.linalg.norm(part) for part in parts if part.any()]
     if not scaled:
         return None
     values, vectors = np.linalg.eigh(sum(part @ part.T for part in scaled))
     basis = vectors[:, values > (VANISHING**2) * values[-1]]
+    if basis.shape[1] == len(basis):
+        return np.asarray(basis)
     for part in scaled:
         gap = part - basis @ (basis.T @ part)
-        sizes = np.linalg.norm(part, axis=0), np.linalg.norm(part, axis=1)
+        rows = np.maximum(np.linalg.norm(part, axis=1), least * len(part) ** -0.5)
+        sizes = np.linalg.norm(part, axis=0), rows
         gaps = np.linalg.norm(gap, axis=0), np.linalg.norm(gap, axis=1)
         if any((one > FLOAT32.rounding * size).any() for one, size in zip(gaps, sizes, strict=True)):
             return np.eye(len(part))

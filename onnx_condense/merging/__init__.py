@@ -10,6 +10,7 @@ __all__ = [
     "mixing",
     "paths",
     "plan",
+    "streams",
     "twin",
     "weights",
     "widths",

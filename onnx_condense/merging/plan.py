@@ -23,12 +23,13 @@ from onnx_condense.merging.long_arrays import AnyArray, beside, filled, packed, 
 from onnx_condense.merging.measured import Measured
 from onnx_condense.merging.mixing import Mix
 from onnx_condense.merging.rotations import rotation_from_json, rotation_to_json
+from onnx_condense.merging.streams import ShortStream
 from onnx_condense.merging.ties import tie_from_json, tie_to_json
 from onnx_condense.options import Method
 
 FORMAT = "onnx-condense-plan"
 PLAIN, BASES, VERSION = 2, 3, 4
-"""Of what is written: 3 with pairs of factors or bases of streams, 4 with whole heads and ties.
+"""Of what is written: 3 with pairs of factors or bases of streams, 4 with whole heads, short streams and ties.
 
 Plans of format 1, with long arrays in a file beside them, are read too."""
 
@@ -251,6 +252,7 @@ class Plan:
         mixes: what products of data take up of channels that go, by group; stated where there are any.
         heads: whole heads that are gone in the model that everything else is said of; stated where there are any.
         ties: tables that are held once in that model; stated where there are any.
+        streams: those that lie in fewer directions in it; stated where there are any.
     """
 
     model_sha256: str
@@ -267,6 +269,12 @@ class Plan:
     mixes: tuple[Mix, ...] = ()
     heads: Heads | None = None
     ties: tuple[Tie, ...] = ()
+    streams: tuple[ShortStream, ...] = ()
+
+    @property
+    def done_before(self) -> bool:
+        """Whether anything else than turning streams is done before the model is traced."""
+        return bool(self.heads or self.ties or self.streams)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as a JSON object; long arrays stand in it as they are (see `packed`)."""
@@ -274,7 +282,7 @@ class Plan:
         rotations = {"rotations": [rotation_to_json(r) for r in self.rotations]} if self.rotations else {}
         return {
             "format": FORMAT,
-            "version": VERSION if self.heads or self.ties else BASES if factors or rotations else PLAIN,
+            "version": VERSION if self.done_before else BASES if factors or rotations else PLAIN,
             "model_sha256": self.model_sha256,
             "method": self.method,
             "options": dict(self.options),
@@ -287,6 +295,7 @@ class Plan:
             **({"mixes": [mix.to_json() for mix in self.mixes]} if self.mixes else {}),
             **({"heads": self.heads.to_json()} if self.heads else {}),
             **({"ties": [tie_to_json(tie) for tie in self.ties]} if self.ties else {}),
+            **({"streams": [stream.to_json() for stream in self.streams]} if self.streams else {}),
         } | (factors | rotations)
 
     @staticmethod
@@ -313,6 +322,7 @@ class Plan:
             tuple(Mix.from_json(mix) for mix in content.get("mixes", ())),
             Heads.from_json(content.get("heads")),
             tuple(tie_from_json(tie) for tie in content.get("ties", ())),
+            tuple(ShortStream.from_json(stream) for stream in content.get("streams", ())),
         )
 
     def chunks(self) -> Iterator[bytes]:

@@ -262,7 +262,7 @@ class Activation(Action):
 
     low, high: bounds of its output; flat: (from, to) outside of which it is constant (Relu: below 0).
     uniform_axes: it mixes the places along these axes (Softmax), on which channels may not lie: it `across`.
-    affine: of LayerNormalization and its kin (see `Action.affine`).
+    affine: of LayerNormalization and its kin (see `Action.affine`). centres: whether that takes the mean off, too.
     """
 
     kind: Kind
@@ -273,6 +273,7 @@ class Activation(Action):
     uniform_axes: tuple[int, ...] = ()
     across: Reason = Reason.MIXES
     affine: tuple[int, int, int | None] | None = None
+    centres: bool = False
 
     @property
     def pointwise(self) -> bool:

@@ -40,7 +40,9 @@ def layer_normalization(view: NodeView) -> Action:
         if view.has(position) and prod(view.shape(position)[: -len(axes)]) > 1:
             return Refused(Reason.PARAMETERS_ALONG_OTHERS)
     affine = (rank - 1, 1, 2 if view.has(2) else None) if view.has(1) and len(axes) == 1 else None
-    return Activation(Kind.BOUNDED, uniform_axes=axes, across=Reason.NORMALIZES_TOGETHER, affine=affine)
+    centres = view.node.op == "LayerNormalization"
+    across = Reason.NORMALIZES_TOGETHER
+    return Activation(Kind.BOUNDED, uniform_axes=axes, across=across, affine=affine, centres=centres)
 
 
 def normalization(axes: Callable[[NodeView], Sequence[int]]) -> Row:

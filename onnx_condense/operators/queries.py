@@ -11,8 +11,9 @@ import onnx_graphsurgeon as gs
 
 from onnx_condense.arrays import Array
 from onnx_condense.model.protos import FLOAT_TYPES, names_read
-from onnx_condense.operators.actions import Activation
+from onnx_condense.operators.actions import Activation, Window
 from onnx_condense.operators.answers import Action
+from onnx_condense.operators.reasons import Reason
 from onnx_condense.operators.shapes import SHAPE_OPS
 
 
@@ -156,6 +157,19 @@ def parameters_in(
                 inner = count_parameters(body)
                 without, whole = without + inner[0], whole + inner[1]
     return without, whole
+
+
+def normalizes(action: Action) -> bool:
+    """Whether it normalizes the channels of each place together, or takes a mean for that."""
+    if isinstance(action, Activation):
+        return action.affine is not None
+    return isinstance(action, Window) and action.across is Reason.NORMALIZES_TOGETHER
+
+
+def mean_axes(action: Action) -> tuple[int, ...]:
+    """The axes along which it takes a mean for a normalization, and keeps them; none of others."""
+    taken = isinstance(action, Window) and normalizes(action) and not action.dropped
+    return action.axes if taken and isinstance(action, Window) else ()
 
 
 def mixed_axes(action: Action) -> tuple[int, ...]:

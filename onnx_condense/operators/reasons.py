@@ -117,6 +117,13 @@ class Reason(Enum):
     REPEATS = "repeats too often at {at}"
     BROADCAST = "is broadcast as a single channel at {at}"
 
+    # of a stream that normalizations read, at the node that reads it
+    BY_ITSELF = "takes channels one by one"
+    MULTIPLIES = "multiplies channels with each other"
+    TAKES_APART = "takes some channels apart from others"
+    SCALED_IN_STREAM = "adds channels that were scaled one by one"
+    SHIFTED = "adds numbers to channels whose mean stays in them"
+
     # of channels, in the graph as a whole
     OUTPUT = "is an output of the model"
     OUTPUT_OF_BODY = "is an output of an If, Loop or Scan body"

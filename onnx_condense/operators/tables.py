@@ -36,6 +36,27 @@ def whole_table(facts: Facts, name: str, rank: int, axis: int) -> Array | None:
     return table
 
 
+def rows_of(facts: Facts, name: str) -> int | None:
+    """The node that makes a tensor of rows, or of copies, of its first input, a constant; None of no such tensor.
+
+    How many there are follows from shapes. The last axis is that of the constant.
+    """
+    index = facts.maker(name) if name in facts.derived and len(facts.consumers(name)) == 1 else None
+    if index is None or name in facts.read_outside:
+        return None
+    view = NodeView(facts.nodes[index], facts)
+    table = facts.value(view.node.inputs[0]) if view.node.inputs[0].name in facts.static else None
+    if table is None or table.dtype.kind != "f" or table.ndim < 2:
+        return None
+    op, last, axes = view.node.op, table.ndim - 1, _axes(view) if view.node.op == "Slice" else None
+    taken = op == "Gather" and view.attribute("axis", 0) % table.ndim != last
+    sliced = axes is not None and last not in [axis % table.ndim for axis in axes]
+    shape = view.node.inputs[1].name if op == "Expand" else ""
+    sizes = facts.value_by_name(shape)
+    copied = sizes is not None and sizes.size > 0 and sizes[-1] == 1 and not facts.changing(shape)[-1]
+    return index if taken or sliced or copied else None
+
+
 def _axes(view: NodeView) -> list[int] | None:
     """The axes that a Slice cuts or an Unsqueeze inserts; None of another node."""
     if view.node.op == "Unsqueeze":

@@ -55,6 +55,7 @@ ADVICE = {
 OTHERS = {
     "heads": "whole heads would leave attention",
     "ties": "tables would be held once",
+    "streams": "streams would lie in fewer directions",
     "pairs": "weights would become pairs of factors",
 }
 """What a run does besides, by the list of a report that names where."""

@@ -1,6 +1,7 @@
 """Planning: how wide each group is to be."""
 
 __all__ = [
+    "again",
     "alignment",
     "blame",
     "candidates",
@@ -15,6 +16,8 @@ __all__ = [
     "rotating",
     "run",
     "selection",
+    "shortening",
+    "shorter_streams",
     "strategies",
     "target",
     "thresholds",

@@ -20,8 +20,8 @@ from onnx_condense.planning.selection import chosen_groups
 from onnx_condense.planning.thresholds import Planner
 from onnx_condense.prepare import Before, Clock, Cut, Opened, reopened
 from onnx_condense.proving.compare import is_told, results
-from onnx_condense.proving.surgery import Case, prove
-from onnx_condense.rewriting.writer import write
+from onnx_condense.proving.surgery import Case, VerificationReport, prove
+from onnx_condense.rewriting.writer import Written, write
 from onnx_condense.tracing.trace import Trace
 from onnx_condense.tracing.tracer import trace
 
@@ -63,12 +63,12 @@ def without_heads(opened: Opened, clock: Clock) -> Opened:
         return opened
 
 
-def may_spare(opened: Opened) -> bool:
-    """Whether a run asks which heads cost least: one to a share, with enough calibration inputs."""
+def may_plan_again(opened: Opened) -> bool:
+    """Whether a run may be planned once more, on a smaller model: one to a share, with enough calibration inputs."""
     options = opened.options
     narrows = isinstance(options.goal, Share) and MANNERS[options.method].calibrates
     plain = not (options.widths_only or options.ensure_faster)
-    return narrows and plain and opened.calibration.chooses and opened.trace.has_heads
+    return narrows and plain and opened.calibration.chooses
 
 
 def cut(opened: Opened, twin: Twin, clock: Clock, proved: bool = True) -> Opened:
@@ -81,29 +81,28 @@ def cut(opened: Opened, twin: Twin, clock: Clock, proved: bool = True) -> Opened
     proof = None
     if proved:
         with clock("verify"):
-            original, feeds = opened.source.proto, opened.feeds
-            expected = results(original, feeds)
-            told = is_told(opened.told, expected, feeds)
-            case = Case(original, expected, feeds, opened.others, told, opened.unoptimized)
-            promised = replace(opened.options, tolerance=None)
-            proof = prove(case, twin.trace, written, write(twin, {}, expanded=True), promised)
+            proof = proof_of(opened, twin.trace, written, write(twin, {}, expanded=True))
     groups = tuple(twin.plans[index] for index in sorted(twin.plans))
     refits = tuple(twin.refits[place] for place in sorted(twin.refits))
     return reopened(opened, clock, Before(cut=Cut(Heads(groups, refits), written, proof)))
 
 
-def again(opened: Opened, plan: Plan, clock: Clock, proved: bool = True) -> Opened:
-    """The model after what a plan says is done before anything else. Raises PlanError where that is not the model's."""
-    if plan.heads is None and not plan.ties:
-        return opened
-    headless = opened if plan.heads is None else _recut(opened, plan, plan.heads, clock, proved)
-    before = replace(headless.before, rotations=plan.rotations, ties=plan.ties)
-    return reopened(headless, clock, before) if plan.rotations or plan.ties else headless
+def proof_of(opened: Opened, traced: Trace, written: Written, expanded: Written) -> VerificationReport:
+    """That a model which is to be opened in the place of another is what its expanded twin is.
+
+    Raises VerificationError.
+    """
+    original, feeds = opened.source.proto, opened.feeds
+    expected = results(original, feeds)
+    told = is_told(opened.told, expected, feeds)
+    case = Case(original, expected, feeds, opened.others, told, opened.unoptimized)
+    return prove(case, traced, written, expanded, replace(opened.options, tolerance=None))
 
 
-def _recut(opened: Opened, plan: Plan, heads: Heads, clock: Clock, proved: bool) -> Opened:
+def recut(opened: Opened, plan: Plan, heads: Heads, clock: Clock, proved: bool = True) -> Opened:
+    """The model without the heads that a plan lets go. Raises PlanError where they are not the model's."""
     whole = traced_by_heads(opened)
     if whole is None:
         raise PlanError("the plan lets heads go that the model does not have: plan it again")
-    alone = replace(plan, groups=heads.groups, refits=heads.refits, factors=(), rotations=(), mixes=(), ties=())
+    alone = replace(plan, groups=heads.groups, refits=heads.refits, factors=(), mixes=())
     return cut(opened, replayed(whole, alone), clock, proved)

@@ -43,6 +43,7 @@ from onnx_condense.report.values import (
     PairReport,
     RefusalReport,
     Report,
+    StreamReport,
     TieReport,
 )
 from onnx_condense.rewriting.sizes import count_macs
@@ -115,6 +116,7 @@ def report_of(run: Run, ended: Ended) -> Report:
         ended.planned.target,
         head_reports(run.opened),
         tie_reports(run.opened.before.ties),
+        stream_reports(run.opened),
     )
 
 
@@ -182,6 +184,12 @@ def head_reports(opened: Opened) -> tuple[HeadReport, ...]:
 def tie_reports(ties: Sequence[Tie]) -> tuple[TieReport, ...]:
     """One row per table that is held once."""
     return tuple(TieReport(t.table, t.copies, None if t.basis is None else t.basis.shape[1]) for t in ties)
+
+
+def stream_reports(opened: Opened) -> tuple[StreamReport, ...]:
+    """One row per stream that lies in fewer directions."""
+    streams = opened.before.short.streams if opened.before.short else ()
+    return tuple(StreamReport(stream.layers, *stream.basis.shape) for stream in streams)
 
 
 def pair_reports(trace: Trace, twin: Twin) -> tuple[PairReport, ...]:

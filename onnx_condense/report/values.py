@@ -120,6 +120,19 @@ class TieReport:
 
 
 @dataclass(frozen=True)
+class StreamReport:
+    """A stream that normalizations read: its channels, and how many directions are left of it, or are filled.
+
+    layers: those that write to it. reason: why it stays as wide as it is, None where it need not.
+    """
+
+    layers: tuple[str, ...]
+    width: int
+    rank: int
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
 class RefusalReport:
     """Layers that stay as they are for one reason, and the parameters of their weights."""
 
@@ -146,7 +159,7 @@ class Report:
     alternatives: what a stated threshold or budget would do, where none was.
     operators: the model by types of operators, before and after. target: of a budget of latency.
     heads: attention that lost whole heads; widths of its groups are those of the heads that are left.
-    ties: tables of embeddings that are held once.
+    ties: tables of embeddings that are held once. streams: those that lie in fewer directions than before.
     """
 
     input: ModelFacts
@@ -167,11 +180,13 @@ class Report:
     target: TargetReport | None = None
     heads: tuple[HeadReport, ...] = ()
     ties: tuple[TieReport, ...] = ()
+    streams: tuple[StreamReport, ...] = ()
 
     @property
     def changed(self) -> bool:
         """Whether anything was condensed."""
-        return bool(self.pairs or self.heads or self.ties) or any(g.width_after < g.width_before for g in self.groups)
+        once = self.pairs or self.heads or self.ties or self.streams
+        return bool(once) or any(g.width_after < g.width_before for g in self.groups)
 
     def share_of(self, goal: Goal | None) -> float:
         """What is left of the model, as a share counts it."""
@@ -295,6 +310,7 @@ class Analysis:
     pairs: weights that may become pairs of factors. with_pairs: as `share`, with those among the parameters.
     whole: weights that may not, and why.
     heads: attention that may lose whole heads, and how many are left without loss. ties: tables that may be held once.
+    streams: those that normalizations read, and how many directions are filled.
     """
 
     model: ModelFacts
@@ -307,6 +323,7 @@ class Analysis:
     whole: tuple[RefusalReport, ...] = ()
     heads: tuple[HeadReport, ...] = ()
     ties: tuple[TieReport, ...] = ()
+    streams: tuple[StreamReport, ...] = ()
 
     def __repr__(self) -> str:
         """One line."""

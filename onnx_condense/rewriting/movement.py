@@ -36,11 +36,18 @@ def _moving(restated: Restating) -> Restating:
     def rule(shapes: Shapes, index: int, action: Move) -> list[Edit]:
         node = shapes.facts.nodes[index]
         if all(t.name not in shapes.smaller for t in (*node.inputs, *node.outputs)):
-            return []
+            return restated(shapes, index, action) if _is_told_otherwise(shapes, index) else []
         _check_order(shapes, index, action)
         return restated(shapes, index, action)
 
     return rule
+
+
+def _is_told_otherwise(shapes: Shapes, index: int) -> bool:
+    """Whether the size of a tensor elsewhere that became smaller says how this one is moved."""
+    facts = shapes.facts
+    found = [(facts.value(t), shapes.derived[t.name]) for t in facts.nodes[index].inputs[1:] if t.name in facts.derived]
+    return any(before is None or not np.array_equal(before, now) for before, now in found)
 
 
 def _check_order(shapes: Shapes, index: int, action: Move) -> None:

@@ -91,7 +91,7 @@ def _numbers(shapes: Shapes, index: int, action: Action, replaced: Collection[in
     """A number that was computed from a shape (such as sqrt(d)) must not follow the slicing: it is written down."""
     facts, found = shapes.facts, list[Edit]()
     for position, tensor in enumerate(facts.nodes[index].inputs):
-        if tensor.name in facts.derived and position not in replaced:
+        if tensor.name in facts.derived and position not in replaced and tensor.name not in shapes.trace.followed:
             keep = KEEPERS.get(type(action), _written_down)
             found += keep(shapes, index, position, action)
     return found

@@ -17,7 +17,7 @@ from onnx_condense.operators.tables import whole_table
 from onnx_condense.operators.view import INTEGER_TYPES
 from onnx_condense.tracing.labels import aligned, atoms_of, pack, signals_of, varying
 from onnx_condense.tracing.outcomes import Carried, Declined, Outcome, Stay
-from onnx_condense.tracing.parameters import MOST_OCCURRENCES, affine, carry, per_position
+from onnx_condense.tracing.parameters import MOST_OCCURRENCES, affine, carry, carry_rows, per_position
 from onnx_condense.tracing.walk import Place, Walk, unknown
 
 
@@ -107,6 +107,8 @@ def _joined(join: Join, left: Side, right: Side) -> Labels | None:
     value = other.value if other.value is not None else _settled(join, labels, other)
     if value is not None:
         return _with_constant(join, labels, other, value, swapped=other is left)
+    if other.position >= 0 and carry_rows(join.walk, join.place.inputs[other.position].name, labels):
+        return join.walk.mapped(labels, Modulated)
     table = _table(join, labels, other)
     if table is not None:
         return _with_table(join, labels, other, table)

@@ -14,7 +14,7 @@ from onnx_condense.operators.moves import Concat, DepthToSpace, Move, SpaceToDep
 from onnx_condense.operators.reasons import Reason
 from onnx_condense.tracing.labels import varying
 from onnx_condense.tracing.outcomes import Carried, Declined, Outcome, Stay
-from onnx_condense.tracing.parameters import affine, carry, constant_channels, per_position
+from onnx_condense.tracing.parameters import affine, carry, carry_rows, constant_channels, per_position
 from onnx_condense.tracing.regrouping import regrouped_otherwise
 from onnx_condense.tracing.trace import Slot
 from onnx_condense.tracing.uniting import uniform
@@ -147,6 +147,8 @@ def _extended(walk: Walk, place: Place, axis: int, labelled: list[Labels], const
     labels, *others = labelled
     if others or labels.shape[axis] > 1:
         return None
+    if all(carry_rows(walk, part.tensor.name, labels) for part in constants):
+        return labels
     known = _known(walk, labels, axis, constants)
     if known is None:
         return None

@@ -10,6 +10,7 @@ from onnx_condense.algebra.signals import Affine, Shared, Signal, Stated
 from onnx_condense.arrays import Array, Floats, Ints, Labels
 from onnx_condense.operators.answers import Role
 from onnx_condense.operators.reasons import Reason
+from onnx_condense.operators.tables import rows_of
 from onnx_condense.tracing.labels import atoms_of, occurrence, pack, signals_of, varying
 from onnx_condense.tracing.outcomes import Stay
 from onnx_condense.tracing.trace import Slot
@@ -94,6 +95,17 @@ def constant_channels(walk: Walk, values: Floats) -> Labels:
     if (values == flat).all():
         return pack(atoms, walk.signal(Affine(Shared(), atoms, nothing[:, :1], flat, np.abs(flat))))
     return pack(atoms, walk.signal(Affine(Shared(), atoms, values, nothing, nothing)))
+
+
+def carry_rows(walk: Walk, name: str, labels: Labels) -> bool:
+    """Holds a constant whose rows, as many as inputs say, meet channels, in labels of any shape; False of another."""
+    index = rows_of(walk.facts, name) if walk.through_norms and varying(labels) == (labels.ndim - 1,) else None
+    table = None if index is None else walk.facts.value(walk.facts.nodes[index].inputs[0])
+    if index is None or table is None or table.shape[-1] != labels.size:
+        return False
+    walk.hold(Slot(index, 0, Role.CARRIED, labels.reshape((1,) * (table.ndim - 1) + (-1,))))
+    walk.followed.add(name)
+    return True
 
 
 def carry(walk: Walk, place: Place, position: int, labels: Labels, value: Array) -> None:

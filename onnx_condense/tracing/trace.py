@@ -104,6 +104,7 @@ class Trace:
     pairs: slots of partners in products of data, which lie in `slots` too, as what they are there. pairings: those.
     heads: [k] atoms of whole heads, where these are channels (see tracing/heads.py); None where they are not.
     has_heads: whether there are channels along a batch axis of products of data.
+    followed: names of tensors that follow from shapes and from a constant that is a slot, whose channels they lose.
     untraced: parameters of linear maps in bodies that are no part of it. leave: from a model that was written in the
     form that was traced, and as it was traced, to the model as it came. plain: whether both hold the same weights, and
     compute the same from them.
@@ -122,6 +123,7 @@ class Trace:
     pairings: tuple[Pairing, ...] = ()
     heads: Ints | None = None
     has_heads: bool = False
+    followed: frozenset[str] = frozenset()
     untraced: int = 0
     leave: Leave = lambda written, traced: written
     plain: bool = True

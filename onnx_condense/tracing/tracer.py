@@ -70,9 +70,13 @@ RULES: Mapping[type[Action], LabelRule] = {
 }
 
 
-def trace(facts: Facts, whole_heads: bool = False) -> Trace:
-    """Finds the dependency groups of a graph. whole_heads: heads of attention are channels (see tracing/heads.py)."""
-    walk, fixed = Walk(facts, _tied(facts), whole_heads), facts.static | facts.derived
+def trace(facts: Facts, whole_heads: bool = False, through_norms: bool = False) -> Trace:
+    """Finds the dependency groups of a graph.
+
+    whole_heads: heads of attention are channels (see tracing/heads.py). through_norms: channels go on behind what
+    normalizes them together, as if that changed none (see factoring/residual.py).
+    """
+    walk, fixed = Walk(facts, _tied(facts), whole_heads, through_norms), facts.static | facts.derived
     for index, node in enumerate(facts.nodes):
         if not all(t.name in fixed for t in node.outputs if t.name):
             _step(walk, Place(index, node))
@@ -175,6 +179,7 @@ def _result(walk: Walk) -> Trace:
         tuple(walk.pairings),
         heads=np.concatenate([np.zeros(0, dtype=np.int64), *walk.heads]) if walk.whole_heads else None,
         has_heads=walk.has_heads,
+        followed=frozenset(walk.followed),
     )
     refusals = [*walk.refused, *(Refusal(names[n], because, traced.size(n)) for n, because in refused)]
     return replace(traced, refusals=tuple(refusals))

@@ -69,11 +69,14 @@ class Walk:
     pairings: of channels that products of data add up.
     whole_heads: whether lines of a batch that products of data share are channels, instead of what they add up.
     heads: atoms of those. has_heads: whether there are such lines.
+    through_norms: whether channels go on behind what normalizes them together (see factoring/residual.py).
+    followed: names of tensors computed from shapes and a constant that holds channels, with which they lose them.
     """
 
     facts: Facts
     tied: frozenset[str] = frozenset()
     whole_heads: bool = False
+    through_norms: bool = False
     sets: UnionFind = field(default_factory=UnionFind)
     labels: dict[str, Labels] = field(default_factory=dict)
     intervals: dict[str, Interval] = field(default_factory=dict)
@@ -90,6 +93,7 @@ class Walk:
     pairings: list[Pairing] = field(default_factory=list)
     heads: list[Ints] = field(default_factory=list)
     has_heads: bool = False
+    followed: set[str] = field(default_factory=set)
     _pinned: set[int] = field(default_factory=set)
 
     # ---- what a rule asks

@@ -7,13 +7,14 @@ from math import prod
 
 import numpy as np
 
-from onnx_condense.algebra.signals import Activated, Pooled, Signal
+from onnx_condense.algebra.signals import Activated, Modulated, Pooled, Signal
 from onnx_condense.arrays import Floats, Ints, Labels
 from onnx_condense.operators.actions import Activation, Padding, Window
 from onnx_condense.operators.answers import Kind
+from onnx_condense.operators.queries import normalizes
 from onnx_condense.operators.reasons import Reason
 from onnx_condense.tracing.labels import varying
-from onnx_condense.tracing.outcomes import Carried, Outcome, Pinned
+from onnx_condense.tracing.outcomes import Carried, Contracted, Outcome, Pinned
 from onnx_condense.tracing.parameters import carry, constant_channels, per_position, split_signals
 from onnx_condense.tracing.uniting import uniform
 from onnx_condense.tracing.walk import Place, Walk, unknown
@@ -26,6 +27,8 @@ def activation(walk: Walk, place: Place, action: Activation) -> Outcome:
         return Carried()
     mixed = [axis for axis in varying(labels) if axis in action.uniform_axes]
     if mixed and len(mixed) == len(varying(labels)):
+        if walk.through_norms and normalizes(action):
+            return _normalized(walk, place, action, labels)
         return Pinned(labels, place.because(Reason.READ, action.across))
     labels = uniform(walk, place, labels, mixed)
     if action.slope is not None:
@@ -34,6 +37,16 @@ def activation(walk: Walk, place: Place, action: Activation) -> Outcome:
         function = walk.function(place)
         labels = walk.mapped(labels, lambda child: Activated(child, action, function))
     return Carried({place.output: labels})
+
+
+def _normalized(walk: Walk, place: Place, action: Activation, labels: Labels) -> Outcome:
+    """All channels of a place together, as if that changed none."""
+    assert action.affine is not None
+    for position in action.affine[1:]:
+        value = None if position is None else walk.facts.value(place.inputs[position])
+        if position is not None and value is not None:
+            carry(walk, place, position, labels, value)
+    return Carried({place.output: walk.mapped(labels, Modulated)})
 
 
 def _with_slopes(walk: Walk, place: Place, action: Activation, position: int, labels: Labels) -> Outcome:
@@ -58,6 +71,8 @@ def window(walk: Walk, place: Place, action: Window) -> Outcome:
     if labels is None:
         return Carried()
     if action.across is not None and set(action.axes) >= set(varying(labels)):
+        if walk.through_norms and normalizes(action):
+            return Contracted()
         return Pinned(labels, place.because(Reason.READ, action.across))
     made = _windowed(walk, place, action, labels)
     if action.dropped:

@@ -36,7 +36,7 @@ def network(nodes: str, inputs: str, outputs: str, **constants: Array) -> onnx.M
 
 NETWORKS = {
     "table": network(
-        "e = Gather(w, x) h = LayerNormalization<axis = -1>(e, s) y = MatMul(h, v)",
+        "e = Gather(w, x) t = Tanh(e) h = LayerNormalization<axis = -1>(t, s) y = MatMul(h, v)",
         "int64[N, 5] x",
         "float[N, 5, 3] y",
         w=low(90, 24, rank=4),

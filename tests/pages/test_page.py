@@ -15,6 +15,7 @@ import pytest
 from support import builders
 from support.attention import WIDTH, Attention
 from support.cli import Cli, Save
+from support.streams import Stream
 
 from onnx_condense import Options, condense, extras
 from onnx_condense.errors import UsageError
@@ -168,6 +169,14 @@ def test_tables_that_are_held_once(cli: Cli, save: Save) -> None:
     save(tied(5), "m.onnx")
     read, content = both(cli, "m.onnx", "--lossless", "--force")
     check(read, content, "/ties/0/rank")
+
+
+def test_streams_in_fewer_directions(cli: Cli, save: Save) -> None:
+    save(Stream("layer").model())
+    for arguments in (("inspect", "m.onnx"), ("m.onnx", "--lossless", "--force")):
+        read, content = both(cli, *arguments)
+        check(read, content, "/streams/0/width", "/streams/0/rank")
+        assert read.numbers["/streams/0/rank"][1] == "6"
 
 
 def test_a_search(cli: Cli, save: Save) -> None:
