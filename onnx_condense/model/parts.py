@@ -46,8 +46,9 @@ def prefix(model: onnx.ModelProto, names: Sequence[str], known: Collection[str] 
 
 
 def _without_unread(part: onnx.ModelProto) -> onnx.ModelProto:
-    """A part without inputs that nothing in it reads: onnxruntime asks for all of them."""
+    """A part without inputs that nothing in it reads: onnxruntime asks for all of them that have no default."""
     read = read_by(part.graph.node) | {value.name for value in part.graph.output}
+    read |= {tensor.name for tensor in part.graph.initializer}
     inputs = [value for value in part.graph.input if value.name in read]
     del part.graph.input[:]
     part.graph.input.extend(inputs)

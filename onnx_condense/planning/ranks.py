@@ -23,8 +23,6 @@ from onnx_condense.planning.stand import Basis, Stand
 from onnx_condense.planning.thresholds import Planner
 from onnx_condense.refitting.consumer import Consumer, consumer_of
 from onnx_condense.refitting.estimate import Estimate
-from onnx_condense.refitting.layout import Layout
-from onnx_condense.refitting.moments import Moments
 from onnx_condense.refitting.samples import Calibration
 
 
@@ -205,18 +203,10 @@ def _moments(
             result.append(Ranked(weight, counted[weight.place], told))
             continue
         known = moments.get(weight.place)
-        second = None if known is None else _seconds(known, asked[weight.place].layout, weight.inputs)
+        second = None if known is None else asked[weight.place].seconds(known)
         source = estimate.evidence(asked[weight.place]) if known is not None else Evidence.WEIGHTS
         result.append(Ranked(weight, second, source))
     return result
-
-
-def _seconds(known: Moments, layout: Layout, inputs: int) -> Floats:
-    """[n, n] second moments of what a weight reads; where its channels lie in lines, of each place alone [n]."""
-    if layout.lines == (1, 1):
-        return known.xx + np.outer(known.x, known.x)
-    each = known.xx.diagonal() + known.x**2
-    return np.asarray(each[layout.channel_of(np.arange(inputs))])
 
 
 def _each_once(readers: Mapping[tuple[int, int], Consumer]) -> dict[tuple[int, int], Consumer]:

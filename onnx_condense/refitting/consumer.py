@@ -17,6 +17,7 @@ from onnx_condense.merging.weights import TwinWeights
 from onnx_condense.operators.actions import Contraction
 from onnx_condense.operators.answers import Role
 from onnx_condense.refitting.layout import Layout
+from onnx_condense.refitting.moments import Moments
 from onnx_condense.refitting.rows import Channels, FeatureRows
 from onnx_condense.refitting.windows import Windows
 from onnx_condense.tracing.labels import atoms_of
@@ -62,6 +63,13 @@ class Consumer:
     def key(self) -> Key:
         """What its moments are known by."""
         return self.slot.node, self.slot.input, 0
+
+    def seconds(self, known: Moments) -> Floats:
+        """[n, n] second moments of what it reads; where channels lie in lines, of each number alone [n]."""
+        if self.layout.lines == (1, 1):
+            return known.xx + np.outer(known.x, known.x)
+        each = known.xx.diagonal() + known.x**2
+        return np.asarray(each[self.layout.channel_of(np.arange(self.layout.shape[self.layout.contracted]))])
 
     def rows(self, data: Array) -> FeatureRows:
         """The rows of features of what it reads, [samples, ...] with channels on their axis."""
