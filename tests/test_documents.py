@@ -41,7 +41,7 @@ def test_the_report_and_the_analysis(cli: Cli, save: Save) -> None:
     assert begins(read("r.json"), "report")
     cli.ok("inspect", "m.onnx", "--report", "i.json")
     assert begins(read("i.json"), "analysis")
-    told = ["model", "groups", "refusals", "share", "axes", "pairs", "with_pairs", "whole", "heads", "ties"]
+    told = ["model", "groups", "refusals", "share", "axes", "pairs", "with_pairs", "whole", "heads", "ties", "streams"]
     assert list(read("i.json"))[4:] == told
 
 

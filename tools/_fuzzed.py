@@ -20,7 +20,7 @@ from support.wider_graphs import SIZES, feed
 
 from onnx_condense.merging.plan import Plan
 from onnx_condense.options import Options
-from onnx_condense.planning.heads import again
+from onnx_condense.planning.again import again
 from onnx_condense.planning.replay import replayed as own_twin
 from onnx_condense.prepare import Clock, open_model
 from onnx_condense.rewriting.writer import write

@@ -120,12 +120,12 @@ class Run:
     @cached_property
     def summing_all(self) -> Summing:
         """The same of all calibration inputs."""
-        judging, rest = self.judges
+        rest = self.judges[1]
         calibration, trace, seed = self.opened.calibration, self.opened.trace, self.options.seed
         if not rest.samples:
             return measured(trace, calibration, seed)
         share = (calibration.samples - rest.samples) / rest.samples
-        return both(self.summing, measured(trace, calibration.of(judging), seed, share=share))
+        return both(self.summing, measured(trace, calibration.taken(rest), seed, share=share))
 
     def calibrate(self, twin: Twin) -> None:
         """Refits a twin on the calibration inputs, where there are any; where their error is bounded, on enough."""

@@ -96,7 +96,8 @@ class Shard:
             feeds = read_feeds(self.specs, self.source)
             kept = held_back(feeds, divisible(self.specs), self.first)[0] if self.holds_back else feeds
             self.memory.keep(kept)
-        return pieces(cut(kept, divisible(self.specs), self.skipped)[1], divisible(self.specs))
+        mine = cut(cut(kept, divisible(self.specs), self.skipped)[1], divisible(self.specs), self.kept)[0]
+        return pieces(mine, divisible(self.specs))
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,12 +134,10 @@ class Calibration:
             rest.append(replace(shard, skipped=taken, kept=shard.kept - taken))
         return found, replace(self, shards=tuple(rest))
 
-    def of(self, feeds: Sequence[Feed]) -> Calibration:
-        """Some of them that are at hand, read by the same."""
-        specs, counts = self.shards[0].specs, list(map(_samples, feeds))
-        firsts = np.cumsum([0, *counts]).tolist()
-        parts = zip(feeds, firsts, counts, strict=False)
-        return Calibration(tuple(Shard(feed, specs, first, n, False) for feed, first, n in parts), self.executor)
+    def taken(self, rest: Calibration) -> Calibration:
+        """What a split took that left these others."""
+        shards = (replace(one, kept=other.skipped) for one, other in zip(self.shards, rest.shards, strict=True))
+        return replace(self, shards=tuple(shard for shard in shards if shard.kept))
 
     def each(self, job: Callable[[Shard], T]) -> Iterator[T]:
         """What a job makes of every shard, in their order. Raises WorkerError where workers die.

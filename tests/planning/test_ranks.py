@@ -39,9 +39,9 @@ def decaying(*shape: int, seed: int = 0, fall: float = 0.8) -> Array:
 
 
 def encoder() -> onnx.ModelProto:
-    """A table of embeddings, LayerNormalization, and a head: no group of channels can shrink."""
+    """A table of embeddings, LayerNormalization of what is no linear map of it, and a head: no channels can go."""
     text = """g (int64[N, 6] x) => (float[N, 6, 8] y) {
-        e = Gather(w, x) h = LayerNormalization<axis = -1>(e, s, o) y = MatMul(h, v)
+        e = Gather(w, x) t = Tanh(e) h = LayerNormalization<axis = -1>(t, s, o) y = MatMul(h, v)
     }"""
     made = {"w": decaying(TOKENS, 32, fall=0.95), "s": np.ones(32, np.float32), "o": np.zeros(32, np.float32)}
     return builders.build(text, made | {"v": builders.random(32, 8, seed=1)})

@@ -47,6 +47,8 @@ def test_a_budget_finds_the_rank_of_a_side(heads: dict[str, int], side: str, cal
     found = condense(model, Options(budget=("params", share), align=1, calibration=given, exclude=("v", "o")))
     assert widths(found.model)["q"] == heads["q"] * RANK
     assert error(model, found.model) < 5e-3
+    if calibrated and found.plan.rotations:  # both sides lie in the basis of their product then
+        return
     (mix,) = found.plan.mixes
     assert mix.source in (("weights", "calibration") if calibrated else ("weights",))
 

@@ -283,6 +283,10 @@ def test_the_first_samples_and_the_others(batch: int | str, tmp_path: Path) -> N
     everything = np.concatenate([feed["x"] for shard in given for feed in shard.feeds()])
     for samples in (0, 1, 32, 41, 45, 46, 1000):
         first, rest = Calibration(given).split(samples)
+        again = Calibration(given).taken(rest)
+        assert again.samples == sum(len(feed["x"]) for feed in first)
+        both = zip(first, (feed for shard in again.shards for feed in shard.feeds()), strict=True)
+        assert all(np.array_equal(one["x"], other["x"]) for one, other in both)
         others = [feed for shard in rest.shards for feed in shard.feeds()]
         taken = sum(len(feed["x"]) for feed in first)
         assert taken == min(95, samples if batch == "batch" else -(-samples // 5) * 5)
