@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -146,8 +146,8 @@ def condense_in(
         found = _in_bases(held_once(narrow, clock), clock, finish)
         if dry_run or not may_plan_again(opened):
             return found
-        found = _planned_again(narrow, clock, finish, found, _shorter_streams) if has_norms(opened) else found
-        return _planned_again(opened, clock, finish, found, _fewer_heads) if opened.trace.has_heads else found
+        ways = [(narrow, _shorter_streams)] * has_norms(opened) + [(opened, _fewer_heads)] * opened.trace.has_heads
+        return _planned_again(opened, clock, finish, found, ways) if ways else found
 
 
 def _in_bases(opened: Opened, clock: Clock, finish: Finish) -> Result:
@@ -175,21 +175,27 @@ def _shorter_streams(opened: Opened, clock: Clock, kept: float, loss: float, los
     return shorter_streams(opened, clock, kept, loss, lost)
 
 
-def _planned_again(opened: Opened, clock: Clock, finish: Finish, found: Result, smaller: Smaller) -> Result:
-    """The same run on a model that is smaller in another way, where there is a cheap one and the outputs lose less."""
+def _planned_again(
+    opened: Opened, clock: Clock, finish: Finish, found: Result, ways: Sequence[tuple[Opened, Smaller]]
+) -> Result:
+    """The run on the model, made smaller in one of these ways before, whose outputs lose least."""
     from onnx_condense.planning.fewer_heads import losses  # few runs have budgets
 
-    lost, kept = losses(opened), found.report.share_of(opened.options.goal)
+    lost = losses(opened)
     loss = lost(found.outline)
-    other = smaller(opened, clock, kept, loss, lost)
-    if other is None:
-        return found
-    try:
-        again = _in_bases(held_once(other, clock), clock, finish)
-    except VerificationError as error:  # the model as it was may do
-        _log.warning("the model that was planned first is taken: %s", error)
-        return found
-    return again if lost(again.outline) < loss else found
+    for start, smaller in ways:
+        other = smaller(start, clock, found.report.share_of(opened.options.goal), loss, lost)
+        if other is None:
+            continue
+        try:
+            again = _in_bases(held_once(other, clock), clock, finish)
+        except VerificationError as error:  # the model as it was may do
+            _log.warning("the model that was planned first is taken: %s", error)
+            continue
+        after = lost(again.outline)
+        if after < loss:
+            found, loss = again, after
+    return found
 
 
 def _condense(

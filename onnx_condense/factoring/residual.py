@@ -14,6 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_condense.arrays import Ints
+from onnx_condense.errors import unforeseen
 from onnx_condense.factoring.weights import is_wide
 from onnx_condense.operators.actions import Activation, Window
 from onnx_condense.operators.answers import Action, Role
@@ -106,6 +107,8 @@ def residuals(trace: Trace, groups: tuple[Group, ...]) -> Iterator[tuple[Group, 
                 yield group, _Walk(trace, group, nodes[group.index]).residual()
             except Bound as bound:
                 yield group, bound.because
+            except Exception as error:  # of ours, whatever it is: the stream stays as it is
+                unforeseen(error, group.layers[0])
 
 
 def _touched(trace: Trace) -> tuple[dict[int, list[int]], set[int]]:

@@ -12,10 +12,8 @@ import onnx
 from onnx_condense.arrays import Ints
 from onnx_condense.errors import VerificationError
 from onnx_condense.goals import Share
-from onnx_condense.model.inputs import Feed
 from onnx_condense.planning.heads import cut, traced_by_heads
 from onnx_condense.planning.readers import Orders
-from onnx_condense.planning.run import JUDGES
 from onnx_condense.planning.selection import chosen_groups
 from onnx_condense.planning.stand import Stand
 from onnx_condense.planning.thresholds import Planner
@@ -25,7 +23,6 @@ from onnx_condense.proving.compare import results
 from onnx_condense.proving.losses import lost, scores_in
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.refit import refit_by
-from onnx_condense.refitting.samples import Calibration
 from onnx_condense.refitting.summing import measured
 from onnx_condense.rewriting.kept import Disagreement
 from onnx_condense.tracing.trace import Group
@@ -110,7 +107,7 @@ def _known(opened: Opened) -> Sparing | None:
     goal = options.goal
     if whole is None or not groups or not isinstance(goal, Share):
         return None
-    judging, rest = _judging(opened)
+    judging, rest = opened.calibration.judges()
     planner = Planner(whole, replace(options, align=1), 1, groups).with_exact()
     prior = Estimate(whole, opened.feeds[0], options.seed, span=opened.span)
     real = measured(whole, rest, options.seed)
@@ -121,12 +118,7 @@ def _known(opened: Opened) -> Sparing | None:
 
 def losses(opened: Opened) -> Callable[[onnx.ModelProto], float]:
     """What tells what the outputs of a smaller model lose on the calibration inputs that judge."""
-    judging, _ = _judging(opened)
+    judging, _ = opened.calibration.judges()
     expected = results(opened.source.proto, judging)
     scores = scores_in(opened.trace.facts.model, expected)
     return lambda model: lost(expected, results(model, judging), scores)
-
-
-def _judging(opened: Opened) -> tuple[list[Feed], Calibration]:
-    """The calibration inputs that judge, and the others."""
-    return opened.calibration.split(min(JUDGES, opened.calibration.samples // 2))

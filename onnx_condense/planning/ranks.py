@@ -142,11 +142,11 @@ class Ranks:
     def curves(self, stand: Stand, real: bool, note: Callable[[str], None]) -> list[Curves]:
         """What the outputs lose on a stand, in the two readings that groups have."""
         found: list[Curves] = [{}, {}]
+        together = self.narrowed(stand) if real else []
         for number, (key, ranked) in enumerate(self.ranked.items(), 1):
             note(f"plan pair {number}/{len(self.ranked)}: {ranked.weight.layer}")
             try:
-                again = real and not ranked.weight.lookup  # where it is narrowed together with groups
-                known = self._known(key) if again else ranked.spectrum(self.planner.original)
+                known = self._known(key) if key in together else ranked.spectrum(self.planner.original)
                 curves = self._curves(ranked, known, stand, real)
             except Exception as problem:  # the same
                 unforeseen(problem, ranked.weight.layer)

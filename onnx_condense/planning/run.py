@@ -25,9 +25,6 @@ from onnx_condense.refitting.summing import Summing, both, measured, readers_of
 from onnx_condense.rewriting.sizes import parameters_of
 from onnx_condense.rewriting.writer import write
 
-JUDGES = 64
-"""Most calibration inputs that judge what a budget takes, and at most half of them all."""
-
 
 @dataclass(frozen=True, eq=False)
 class Run:
@@ -108,7 +105,7 @@ class Run:
     @cached_property
     def judges(self) -> tuple[list[Feed], Calibration]:
         """The calibration inputs that judge what a budget takes, and the others."""
-        return self.opened.calibration.split(min(JUDGES, self.opened.calibration.samples // 2))
+        return self.opened.calibration.judges()
 
     @cached_property
     def summing(self) -> Summing:

@@ -55,13 +55,10 @@ def traced_through_norms(opened: Opened) -> Trace | None:
 
 
 def streams_of(whole: Trace, opened: Opened) -> Iterator[tuple[Group, Residual | Because, Twin]]:
-    """The streams that normalizations read, and why some of them stay; where an error of ours happens, none."""
+    """The streams that normalizations read, and why some of them stay."""
     twin = Twin(whole)
-    try:
-        for group, stream in residuals(whole, chosen_groups(whole, opened.options)):
-            yield group, stream, twin
-    except Exception as error:  # of ours, whatever it is: the streams stay as they are
-        unforeseen(error, "streams that normalizations read")
+    for group, stream in residuals(whole, chosen_groups(whole, opened.options)):
+        yield group, stream, twin
 
 
 def in_fewer_directions(opened: Opened, clock: Clock, hardware: Hardware) -> Opened:

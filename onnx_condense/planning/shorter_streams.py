@@ -97,10 +97,13 @@ def _first(stream: Residual, directions: Floats, step: int) -> Floats:
 
 
 def _directions(opened: Opened, whole: Trace, streams: Sequence[Residual]) -> dict[Residual, Floats]:
-    """[width, width] of each stream, those first in which what its readers see of it is largest; all count alike."""
+    """[width, width] of each stream, those first in which what its readers see of it is largest; all count alike.
+
+    By the calibration inputs that do not judge.
+    """
     readers = {stream: [(consumer_of(whole, slot), state) for slot, state in stream.readers] for stream in streams}
     asked = [one for found in readers.values() for one, _ in found if one is not None]
-    sums = measured(whole, opened.calibration, opened.options.seed)(asked) if asked else []
+    sums = measured(whole, opened.calibration.judges()[1], opened.options.seed)(asked) if asked else []
     known = dict(zip([one.key for one in asked], sums, strict=True))
     result, twin = dict[Residual, Floats](), Twin(whole)
     for stream, found in readers.items():

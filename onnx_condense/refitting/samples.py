@@ -39,6 +39,9 @@ REMEMBERED = 2**28
 CHOOSING = 32
 """Samples from which on they choose which channels, bases and heads a budget takes."""
 
+JUDGES = 64
+"""Most samples that judge what a budget takes, and at most half of them all."""
+
 HELD_BACK = 5
 """One in so many calibration samples verifies, where there are no inputs for that."""
 
@@ -133,6 +136,10 @@ class Calibration:
             found += first
             rest.append(replace(shard, skipped=taken, kept=shard.kept - taken))
         return found, replace(self, shards=tuple(rest))
+
+    def judges(self) -> tuple[list[Feed], Calibration]:
+        """The samples that judge what a budget takes, and the others."""
+        return self.split(min(JUDGES, self.samples // 2))
 
     def taken(self, rest: Calibration) -> Calibration:
         """What a split took that left these others."""
