@@ -13,7 +13,7 @@ from support.planted.net import run
 from support.streams import FORMS, HIDDEN, PLACES, WIDTH, WORDS, Stream, answers, sizes
 
 from onnx_condense import Options, PlanError, analyze, condense, rewrite
-from onnx_condense.factoring.residual import _Walk
+from onnx_condense.factoring import residual
 from onnx_condense.merging.plan import Plan
 from onnx_condense.merging.streams import ShortStream
 
@@ -179,11 +179,11 @@ def test_an_error_of_ours_costs_the_stream_alone(monkeypatch: pytest.MonkeyPatch
     model, seen = Stream("rms").model(), list[bool]()
     assert condense(model, LOSSLESS).plan.streams
 
-    def fails(_: object) -> None:
+    def fails(*_: object) -> None:
         seen.append(True)
         raise RuntimeError
 
-    monkeypatch.setattr(_Walk, "residual", fails)
+    monkeypatch.setattr(residual, "Residual", fails)
     result = condense(model, LOSSLESS)
     assert seen
     assert not result.plan.streams
