@@ -235,7 +235,7 @@ def _condense(
         small, expanded = write(planned.twin, provenance), write(planned.twin, provenance, expanded=True)
     with clock("verify"):
         feeds, others, told = opened.feeds, opened.others, run.measure.told
-        case = Case(opened.source.proto, run.expected, feeds, others, told, opened.unoptimized)
+        case = Case(opened.source.proto, run.expected, feeds, others, told, opened.unoptimized, run.elsewhere)
         proof = prove(case, opened.trace, small, expanded, options).beside(opened.before.proof)
         error = proof.approximation_error
         measured = Measured(error if math.isfinite(error) else None, digest(opened.feeds[:1]))

@@ -13,6 +13,10 @@ from onnx_condense.model.inputs import Feed
 from onnx_condense.model.protos import read_by
 from onnx_condense.model.runtime import packs, run, session, to_bytes
 
+MANY = 500
+"""Outputs of a part above which onnxruntime runs it as it stands: at each node that it would rewrite, it looks through
+all of them."""
+
 
 def needed(model: onnx.ModelProto, names: Iterable[str], known: Collection[str] = ()) -> list[onnx.NodeProto]:
     """The nodes that compute some tensors of a model from those that are known."""
@@ -87,6 +91,7 @@ class Probe:
         inputs = {value.name for value in model.graph.input}
         inner = [name for name in dict.fromkeys(names) if name not in inputs]
         part = to_bytes(_without_unread(prefix(model, inner))) if inner else b""
+        optimize &= len(inner) <= MANY
         return Probe(tuple(dict.fromkeys(names)), frozenset(inputs), part, optimize, packs(model))
 
     def __call__(self, feeds: Iterable[Feed]) -> Iterator[Mapping[str, Array]]:

@@ -32,7 +32,7 @@ class Run:
 
     Attributes:
         opened: the model, its options and its inputs.
-        expected: what it gives on the verification inputs.
+        expected: what it gives on the verification inputs. elsewhere: at other sizes.
         measure: the approximation error of a model.
         estimate: moments of what its consumers read, without data.
         planner: makes the twins, refitted by those moments where the method asks for it.
@@ -41,6 +41,7 @@ class Run:
 
     opened: Opened
     expected: Results
+    elsewhere: Results
     measure: ApproximationError
     estimate: Estimate
     planner: Planner
@@ -53,9 +54,10 @@ class Run:
         chosen_groups(trace, options)  # before the model is run
         estimate = Estimate(trace, trace.facts.feed, options.seed, span=opened.span)
         with clock("verify"):
-            expected = results(opened.source.proto, opened.feeds)
+            found = results(opened.source.proto, [*opened.feeds, *opened.others])
+        expected, elsewhere = found[: len(opened.feeds)], found[len(opened.feeds) :]
         measure = ApproximationError(expected, opened.feeds, is_told(opened.told, expected, opened.feeds))
-        return Run(opened, expected, measure, estimate, _planner(opened, measure, estimate, align), clock)
+        return Run(opened, expected, elsewhere, measure, estimate, _planner(opened, measure, estimate, align), clock)
 
     def asking(self, options: Options) -> Run:
         """The same model, with other options."""

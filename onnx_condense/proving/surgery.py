@@ -104,6 +104,7 @@ class Case:
         others: feeds with other sizes on symbolic axes, on which the surgery error is taken too.
         told: whether the outputs on the feeds say anything (see `is_told`).
         unoptimized: its outputs on feeds and others without optimizations, as far as they are known.
+        elsewhere: its outputs on the others, where they are known.
     """
 
     original: onnx.ModelProto
@@ -112,6 +113,13 @@ class Case:
     others: Sequence[Feed]
     told: bool = True
     unoptimized: Sequence[Outputs | None] = ()
+    elsewhere: Results | None = None
+
+    def there(self) -> Results:
+        """What the original makes of the others. Raises InputError."""
+        if self.elsewhere is not None or not self.others:
+            return self.elsewhere or []
+        return results(self.original, self.others)
 
     def plain(self) -> Sided:
         """What the original makes of the feeds, and of the others, without optimizations. Raises InputError."""
@@ -197,11 +205,11 @@ def prove(
 
 def _found(case: Case, small: Written, twin: Written) -> _Found:
     """Every comparison of outputs. Raises VerificationError where what was written does not run."""
-    original, expected, others = case.original, case.expected, case.others
+    original, expected = case.original, case.expected
     try:
         expanded, condensed = (case.outputs(w.model) for w in (twin, small))
         approximation = promised = compare(expected, condensed[0]).of_classes(class_outputs(original))
-        there = results(original, others) if others else []
+        there = case.there()
         surgery = _between(expanded, condensed, (expected, there))
         for one, other in zip(there, condensed[1], strict=True):
             promised = worse(promised, compare([one], [other]))

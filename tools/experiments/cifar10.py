@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -46,7 +46,7 @@ from _stages import HERE, Facts, Work, raced
 
 from onnx_condense import Options, condense
 from onnx_condense.errors import UsageError, VerificationError
-from onnx_condense.finetune import Settings
+from onnx_condense.finetune import Settings, State
 from onnx_condense.finetune import run as reduce
 from onnx_condense.operators.queries import count_parameters
 from onnx_condense.torch import load_state_dict, shrink
@@ -68,9 +68,11 @@ class Plan:
         tuned: of `shares`, those that are trained after.
         until: the share at which the automatic reductions end.
         rounds: at most, of them.
-        limits: steps after a layer, after the last of a round, and before a round; the first two are the paper's.
+        limits: steps after a layer (half as many more after each failure, as in the paper), after the last of a round,
+            and before a round.
         batches: in a step of theirs.
         between: steps between two tests before a round.
+        steps: after which a reduction ends at the next layer that meets its criterion.
     """
 
     shape: Shape = field(default_factory=Shape)
@@ -84,9 +86,10 @@ class Plan:
     tuned: tuple[float, ...] = (0.115, 0.05)
     until: float = 0.115
     rounds: int = 6
-    limits: tuple[int, int, int] = (20, 200, 200)
-    batches: int = 5
-    between: int = 5
+    limits: tuple[int, int, int] = (4, 40, 40)
+    batches: int = 25
+    between: int = 2
+    steps: int = 120
 
     def toy(self) -> Plan:
         """The same, to be done in seconds."""
@@ -104,6 +107,10 @@ class Plan:
             limits=(1, 1, 1),
             batches=1,
         )
+
+
+class SpentError(Exception):
+    """A reduction has had its steps."""
 
 
 class Experiment:
@@ -216,15 +223,33 @@ class Experiment:
             rounds=self.plan.rounds,
             until=self.plan.until,
             step_limit=layer,
+            step_limit_growth=layer // 2,
             last_step_limit=last,
             main_step_limit=main,
             main_test_every=self.plan.between,
         )
         trainer = Loop(self.data, self.plan.batches, self.plan.tuning.batch)
-        state = reduce(self.work.model("start"), trainer, self.work.path(name), settings, options)
-        kept = self.work.path(name) / "result.onnx"
+        folder = self.work.path(name)
+        states: list[State] = []
+
+        def watch(state: State, event: Mapping[str, Any]) -> None:
+            states.append(state)
+            if event["event"] == "accepted" and state.total_steps >= self.plan.steps:
+                raise SpentError
+
+        try:
+            reduce(self.work.model("start"), trainer, folder, settings, options, watch=watch)
+            kept = folder / "result.onnx"
+        except SpentError:
+            kept = folder / "models" / f"{states[-1].now.model}.onnx"
         onnx.save(onnx.load(kept if kept.exists() else self.work.model("start")), self.work.model(name))
-        return self._described(name) | {"steps": trainer.steps, "batches": self.plan.batches, "end": str(state.phase)}
+        end = states[-1]
+        rounds = [
+            {key: value for key, value in asdict(row).items() if key in ("parameters", "score", "steps")}
+            for row in end.rows
+        ]
+        done = {"steps": end.total_steps, "batches": self.plan.batches, "rounds": rounds, "end": str(end.phase)}
+        return self._described(name) | done
 
     def paper(self) -> Facts:
         return self._reduced("paper", Options(depthwise="kernel", merge="ratio", include=MODULES, align=1))

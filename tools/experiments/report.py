@@ -213,6 +213,22 @@ def trainings() -> Lines:
     return lines_of(("network", "parameters", "epochs (steps)", "accuracy, %, that validate", "test"), rows)
 
 
+def rounds() -> Lines:
+    """Where each round of an automatic reduction led, and where it ended."""
+    stages = content("cifar10")["stages"]
+    whole = stages["start"]["parameters"]
+    rows = []
+    for name in ("paper", "auto"):
+        facts = stages.get(name, {"rounds": []})
+        for number, found in enumerate(facts["rounds"], 1):
+            rows.append(
+                (WAYS[name], number, f"{found['parameters'] / whole:.1%}", found["steps"], _percent(found, "score"))
+            )
+        if facts.get("end") not in (None, "done"):
+            rows.append((WAYS[name], "not whole", f"{facts['share']:.1%}", facts["steps"], _percent(facts, "held")))
+    return lines_of(("reduction", "round", "parameters", "steps", "accuracy, %, that validate"), rows)
+
+
 def races(name: str) -> Lines:
     """Latencies against the original's."""
     stages = content(name)["stages"]
@@ -241,6 +257,7 @@ TABLES: dict[str, Callable[[], Lines]] = {
     "cifar10-merges": merges,
     "cifar10-others": others,
     "cifar10-trainings": trainings,
+    "cifar10-rounds": rounds,
     "cifar10-races": lambda: races("cifar10"),
 }
 
