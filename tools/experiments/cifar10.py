@@ -89,7 +89,7 @@ class Plan:
     limits: tuple[int, int, int] = (4, 40, 40)
     batches: int = 25
     between: int = 2
-    steps: int = 120
+    steps: int = 80
 
     def toy(self) -> Plan:
         """The same, to be done in seconds."""
