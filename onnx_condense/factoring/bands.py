@@ -7,67 +7,37 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_condense.arrays import Array, Floats, Ints
-from onnx_condense.factoring.spectrum import PANEL, Spectrum, floored
+from onnx_condense.factoring.spectrum import PANEL, Spectrum, spectrum
 from onnx_condense.merging.factors import Bands
 
-PRIOR = 1.0
-"""Weight of what a law says of how often rows are read, against reads that were counted."""
+FLATTER = 0.5
+"""Power of how often a row is read that it counts by here: a rare word says more, and what frequent ones have in common
+is kept by them alone."""
 
 GROUPS = 128
-"""Rows that are read about as often count together, in so many groups."""
+"""Rows that are read about as often are taken together, in so many groups."""
 
 TRIED = 40
 """How many numbers rows may keep: so many choices are tried."""
 
-CLEAR = 0.9
-"""Share of what is lost where all rows keep as many numbers, above which they do: it takes fewer nodes."""
-
-
-@dataclass(frozen=True, eq=False)
-class Reads:
-    """How often the rows of a table are read.
-
-    counts: [n] reads that were counted. law: [n] shares of a law, for what was not counted.
-    """
-
-    counts: Floats
-    law: Floats
-
-    @property
-    def counted(self) -> bool:
-        """Whether any were."""
-        return bool(self.counts.any())
-
-    @property
-    def shares(self) -> Floats:
-        """[n] of all reads, as counts and the law say."""
-        return self._shares(self.counts) if self.counted else self.law
-
-    @property
-    def otherwise(self) -> Floats:
-        """[n] the same share of each row where one read of it had not been counted: what a next one finds."""
-        return self._shares(self.counts - 1)
-
-    def _shares(self, counts: Floats) -> Floats:
-        total = self.counts.sum()
-        return np.asarray((counts + PRIOR * total * self.law) / ((1 + PRIOR) * max(1.0, total)))
-
 
 @dataclass(frozen=True, eq=False)
 class Divided:
-    """A table at the sizes of pairs of each rank: what is lost, and how many numbers its rows keep.
+    """A weight at the sizes of pairs of each rank: what is lost, and how many numbers rows of a table keep.
 
-    order: [n] rows, the most frequent first. vectors: [m, k] orthonormal columns.
+    plain: [m, k] orthonormal columns, those of a pair. vectors: [m, k] the same where rows keep different numbers.
     lost: [k + 1] the share of the variance that is lost, falling. Where rows differ, the less the larger the rank: what
     is lost between two ranks that are worth it is said to lie between.
     kept: [k + 1, 3] numbers that frequent rows keep, numbers that the others keep, and how many rows are frequent: 0
     where all keep as many.
+    order: [n] rows, the most frequent first.
     """
 
-    order: Ints
+    plain: Floats
     vectors: Floats
     lost: Floats
     kept: Ints
+    order: Ints
 
     @property
     def differ(self) -> bool:
@@ -77,45 +47,37 @@ class Divided:
     def at(self, rank: int) -> tuple[Floats, Bands | None]:
         """The basis [m, r], and what rows keep in it, of a pair as large as one of this rank."""
         high, rare, frequent = self.kept[rank].tolist()
-        return self.vectors[:, :high], Bands(np.sort(self.order[:frequent]), rare) if frequent else None
+        if not frequent:
+            return self.plain[:, :rank], None
+        return self.vectors[:, :high], Bands(np.sort(self.order[:frequent]), rare)
 
 
 def alike(found: Spectrum) -> Divided:
     """A weight all of whose rows keep as many numbers."""
     ranks = np.arange(len(found.lost))
-    return Divided(np.zeros(0, np.int64), found.vectors, found.lost, np.stack([ranks, ranks, 0 * ranks], axis=1))
+    kept = np.stack([ranks, ranks, 0 * ranks], axis=1)
+    return Divided(found.vectors, found.vectors, found.lost, kept, np.zeros(0, dtype=np.int64))
 
 
-def divided(matrix: Array, reads: Reads, found: Spectrum, most: int, beside: int) -> Divided:
+def divided(matrix: Array, shares: Floats, found: Spectrum, most: int, beside: int) -> Divided:
     """The best ways to spend the size of a pair on a table.
 
-    Rows differ where that loses less by the frequencies, and also of the reads that were counted, each as if the others
-    alone told which rows are frequent: a table whose rows are read alike keeps them alike.
-
-    matrix: [m, n] whose columns are the table's rows. most: the highest rank of a pair. beside: numbers that further
-    nodes take.
+    matrix: [m, n] whose columns are the table's rows. shares: [n] how often each is read. found: what pairs lose.
+    most: the highest rank of a pair. beside: numbers that further nodes take.
     """
-    shares, seen = reads.shares, np.flatnonzero(reads.counts)
-    order = np.argsort(-shares, kind="stable")
+    weights = shares**FLATTER
+    own, order = spectrum(matrix, weights), np.argsort(-shares, kind="stable")
     ends = np.unique(np.geomspace(1, len(order), GROUPS).astype(np.int64))
-    place, again = np.argsort(order), np.searchsorted(-shares[order], -reads.otherwise[seen])
-    energy = _energy(matrix, found.vectors, floored(shares), np.searchsorted(ends, place, "right"), len(ends))
-    other = _energy(
-        matrix[:, seen], found.vectors, reads.counts[seen], np.searchsorted(ends, again, "right"), len(ends)
-    )
-    both = [_Kept(one, np.concatenate([[0], ends])) for one in (energy, other)]
-    plain = alike(found)
-    lost, kept = plain.lost.copy(), plain.kept.copy()
+    groups = np.searchsorted(ends, np.argsort(order), "right")
+    energy = _energy(matrix, own.vectors, weights, np.minimum(groups, len(ends) - 1))
+    lost, kept = own.lost.copy(), alike(own).kept
     for rank in range(1, most + 1):
-        choices = _choices(rank, matrix.shape, len(found.lost) - 1, beside)
-        if not len(choices):
-            continue
-        best = choices[np.argmin(both[0].lost(choices))][None]
-        if all(one.lost(best)[0] < CLEAR * one.lost(kept[rank][None])[0] for one in both):
-            lost[rank], kept[rank] = both[0].lost(best)[0], best[0]
-    if kept[:, 2].any():
-        lost[1 : most + 1] = _convex(lost[1 : most + 1])
-    return Divided(order, found.vectors, lost, kept)
+        choices = _choices(rank, matrix.shape, len(lost) - 1, beside)
+        losses = _lost(energy, np.concatenate([[0], ends]), choices)
+        if len(losses) and losses.min() < lost[rank]:
+            lost[rank], kept[rank] = losses.min(), choices[losses.argmin()]
+    lost[1 : most + 1] = _convex(lost[1 : most + 1])
+    return Divided(found.vectors, own.vectors, lost, kept, order)
 
 
 def _convex(values: Floats) -> Floats:
@@ -131,45 +93,21 @@ def _convex(values: Floats) -> Floats:
     return np.asarray(np.interp(np.arange(len(values)), corners, values[corners]))
 
 
-def _energy(matrix: Array, vectors: Floats, weights: Floats, groups: Ints, count: int) -> Floats:
-    """[count + 1, k + 1] what the first groups of rows hold in the first directions, of all that rows hold.
+def _energy(matrix: Array, vectors: Floats, weights: Floats, groups: Ints) -> Floats:
+    """[groups + 1, k + 1] what the first groups of columns hold in the first directions, of all that they hold.
 
-    matrix: [m, n] whose columns are rows, weights: [n] of them, groups: [n] to which they belong.
+    matrix: [m, n]. weights: [n] of its columns, groups: [n] to which they belong.
     """
-    (m, n), total = matrix.shape, np.zeros((count + 1, vectors.shape[1] + 1))
-    turned, step = vectors.T.astype(np.result_type(matrix.dtype, np.float32)), max(1, PANEL // m)
+    (m, n), count = matrix.shape, int(groups.max()) + 1
+    total, step = np.zeros((count + 1, vectors.shape[1] + 1)), max(1, PANEL // m)
+    turned = vectors.T.astype(np.result_type(matrix.dtype, np.float32))
     for start in range(0, n, step):
-        numbers = turned @ matrix[:, start : start + step]
-        here = groups[start : start + step]
+        numbers, here = turned @ matrix[:, start : start + step], groups[start : start + step]
         spread = np.zeros((count + 1, len(here)), numbers.dtype)
-        spread[np.minimum(here, count - 1) + 1, np.arange(len(here))] = weights[start : start + step]
+        spread[here + 1, np.arange(len(here))] = weights[start : start + step]
         total[:, 1:] += spread @ (numbers * numbers).T
     found = total.cumsum(0).cumsum(1)
     return np.asarray(found / max(found[-1, -1], np.finfo(float).tiny))
-
-
-@dataclass(frozen=True, eq=False)
-class _Kept:
-    """What rows keep of a basis.
-
-    energy: as of `_energy`. ends: [groups + 1] how many rows these groups hold.
-    """
-
-    energy: Floats
-    ends: Ints
-
-    def lost(self, kept: Ints) -> Floats:
-        """[c] the share that is lost where rows keep so much [c, 3] (see `Divided.kept`)."""
-        high, rare, frequent = kept.T
-        left = self.energy[-1, rare] + self._of(frequent, high) - self._of(frequent, rare)
-        return np.asarray(np.maximum(0.0, 1.0 - left))
-
-    def _of(self, rows: Ints, directions: Ints) -> Floats:
-        """[c] what so many of the most frequent rows [c] hold in so many directions [c]."""
-        above = np.maximum(1, np.searchsorted(self.ends, rows))
-        low, high = self.energy[above - 1, directions], self.energy[above, directions]
-        part = (rows - self.ends[above - 1]) / (self.ends[above] - self.ends[above - 1])
-        return np.asarray(low + part * (high - low))
 
 
 def _choices(rank: int, shape: tuple[int, ...], full: int, beside: int) -> Ints:
@@ -185,3 +123,19 @@ def _choices(rank: int, shape: tuple[int, ...], full: int, beside: int) -> Ints:
     frequent = (rank * (m + n) - n - beside - high * m - rare * n) // np.maximum(1, high - rare) - 1
     fits = (frequent > 0) & (frequent < n)
     return np.asarray(np.stack([high, rare, frequent], axis=1)[fits])
+
+
+def _lost(energy: Floats, ends: Ints, kept: Ints) -> Floats:
+    """[c] the share that is lost where rows keep so much [c, 3] (see `Divided.kept`).
+
+    energy: as of `_energy`. ends: [groups + 1] how many rows its groups hold.
+    """
+    high, rare, frequent = kept.T
+    above = np.maximum(1, np.searchsorted(ends, frequent))
+    part = (frequent - ends[above - 1]) / (ends[above] - ends[above - 1])
+
+    def held(directions: Ints) -> Floats:
+        low = energy[above - 1, directions]
+        return np.asarray(low + part * (energy[above, directions] - low))
+
+    return np.asarray(np.maximum(0.0, 1.0 - energy[-1, rare] - held(high) + held(rare)))

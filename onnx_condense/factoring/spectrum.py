@@ -49,7 +49,7 @@ def spectrum(matrix: Floats, moments: Floats | None, read: Callable[[], object] 
     return Spectrum(vectors[:, ::-1], tails / tails[0] if tails[0] > 0 else np.zeros(len(tails)))
 
 
-def floored(moments: Floats) -> Floats:
+def _floored(moments: Floats) -> Floats:
     """Second moments [n, n], or [n], that no direction is without."""
     if moments.ndim == 1:
         return np.asarray(moments + FLOOR * moments.mean())
@@ -61,8 +61,8 @@ def _spread(wide: Floats, moments: Floats | None) -> Floats:
     """[m, n] whose rows have as products the second moments of W x."""
     if moments is None:
         return wide
-    varied = floored(moments)
-    return np.asarray(wide * np.sqrt(varied) if moments.ndim == 1 else wide @ np.linalg.cholesky(varied))
+    floored = _floored(moments)
+    return np.asarray(wide * np.sqrt(floored) if moments.ndim == 1 else wide @ np.linalg.cholesky(floored))
 
 
 def _gram(matrix: Floats, moments: Floats | None) -> Floats:
@@ -70,8 +70,8 @@ def _gram(matrix: Floats, moments: Floats | None) -> Floats:
     m, n = matrix.shape
     if moments is not None and moments.ndim == 2:
         wide = np.ascontiguousarray(matrix, dtype=np.float64)
-        return np.asarray(wide @ floored(moments) @ wide.T)
-    weights = None if moments is None else floored(moments)
+        return np.asarray(wide @ _floored(moments) @ wide.T)
+    weights = None if moments is None else _floored(moments)
     result, step = np.zeros((m, m)), max(1, PANEL // m)
     for start in range(0, n, step):
         part = np.ascontiguousarray(matrix[:, start : start + step], dtype=np.float64)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_condense.arrays import Floats, Ints
-from onnx_condense.factoring.bands import Reads
 from onnx_condense.factoring.weights import Factorable
 from onnx_condense.model.inputs import Feed
 from onnx_condense.model.parts import Probe
@@ -17,6 +16,9 @@ from onnx_condense.tracing.trace import Trace
 
 OFFSET = 2.7
 """Of Zipf's law, as Mandelbrot put it: the frequency of the k-th most frequent token is about 1 / (k + OFFSET)."""
+
+PRIOR = 1.0
+"""Weight of what Zipf's law says, against tokens that were counted, in tokens per token."""
 
 
 @dataclass(frozen=True)
@@ -36,22 +38,22 @@ class _Counting:
         return found
 
 
-def frequencies(trace: Trace, tables: Sequence[Factorable], calibration: Calibration) -> list[Reads]:
-    """How often each row of each table is read. As calibration inputs say, smoothed; else as Zipf's law does.
+def frequencies(trace: Trace, tables: Sequence[Factorable], calibration: Calibration) -> list[Floats]:
+    """[rows] for each table: how often each row is read. As calibration inputs say, smoothed; else as Zipf's law does.
 
     Rows stand for tokens in the order of how frequent they are, as most vocabularies are sorted.
     """
     if not tables:
         return []
     laws = [zipf(table.inputs) for table in tables]
-    total: list[Floats] = [np.zeros(table.inputs) for table in tables]
     if not calibration.samples:
-        return [Reads(counts, law) for counts, law in zip(total, laws, strict=True)]
+        return laws
     names = tuple(_tokens(trace, table) for table in tables)
     counting = _Counting(Probe.of(trace.facts.model, names), names, tuple(table.inputs for table in tables))
+    total: list[Floats] = [np.zeros(table.inputs) for table in tables]
     for part in calibration.each(counting):
         total = [one + other for one, other in zip(total, part, strict=True)]
-    return [Reads(counts, law) for counts, law in zip(total, laws, strict=True)]
+    return [smoothed(counts, law) for counts, law in zip(total, laws, strict=True)]
 
 
 def rows_read(trace: Trace, table: Factorable, feeds: Sequence[Feed]) -> Ints:
@@ -70,3 +72,8 @@ def zipf(rows: int) -> Floats:
     """[rows] shares that fall with the number of the row."""
     falling = 1 / (np.arange(rows) + OFFSET)
     return np.asarray(falling / falling.sum())
+
+
+def smoothed(counts: Floats, law: Floats) -> Floats:
+    """[rows] shares from counts, and from a law for what was not counted."""
+    return np.asarray((counts + PRIOR * counts.sum() * law) / ((1 + PRIOR) * max(1.0, counts.sum())))

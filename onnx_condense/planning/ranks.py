@@ -9,7 +9,7 @@ import numpy as np
 
 from onnx_condense.arrays import Floats, Ints
 from onnx_condense.errors import unforeseen
-from onnx_condense.factoring.bands import Divided, Reads, alike, divided
+from onnx_condense.factoring.bands import Divided, alike, divided
 from onnx_condense.factoring.spectrum import spectrum
 from onnx_condense.factoring.tokens import frequencies
 from onnx_condense.factoring.weights import OVERHEAD, Factorable
@@ -26,24 +26,30 @@ from onnx_condense.refitting.consumer import Consumer, consumer_of
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.samples import Calibration
 
+PARTS = (1 / 3, 2 / 3)
+"""Of the highest rank of a pair, at which it is tried whether frequent rows should keep more numbers than others."""
+
+CLEAR = 0.9
+"""Share of what the outputs lose otherwise that is clearly less: fewer nodes are as good."""
+
 
 @dataclass(frozen=True, eq=False)
 class Ranked:
     """A weight that may become a pair, and how what it reads varies.
 
     moments: second moments [n, n] of what it reads, or of each number alone [n], or how often [n] the rows of a table
-    are read; None of nothing. reads: of a table, from which that follows.
+    are read; None of nothing. differ: whether frequent rows of a table keep more numbers than the others.
     """
 
     weight: Factorable
     moments: Floats | None
     source: Evidence
-    reads: Reads | None = None
+    differ: bool = False
 
     def spectrum(self, twin: Twin) -> Divided:
         """What it loses at each rank in a twin, of what is still there of it.
 
-        A table at the sizes of pairs of these ranks: its frequent rows may keep more than the others.
+        A table whose rows differ at the sizes of pairs of these ranks.
         """
         rows, columns = self.weight.alive(twin)
         matrix, moments = self.weight.matrix(twin), self.moments
@@ -52,12 +58,12 @@ class Ranked:
         if moments is not None:
             moments = moments[columns] if moments.ndim == 1 else moments[np.ix_(columns, columns)]
         found = spectrum(matrix, moments, let_go)
-        vectors = np.zeros((len(rows), found.vectors.shape[1]))
-        vectors[rows] = found.vectors
         spent = alike(found)
-        if self.reads is not None and self.reads.counted:
-            spent = divided(matrix, self.reads, found, self.weight.pays(twin), OVERHEAD // matrix.dtype.itemsize)
-        return replace(spent, vectors=vectors)
+        if self.differ and moments is not None:
+            spent = divided(matrix, moments, found, self.weight.pays(twin), OVERHEAD // matrix.dtype.itemsize)
+        plain, vectors = (np.zeros((len(rows), found.vectors.shape[1])) for _ in range(2))
+        plain[rows], vectors[rows] = spent.plain, spent.vectors
+        return replace(spent, plain=plain, vectors=vectors)
 
     def steps(self, twin: Twin, known: Divided) -> Ints:
         """[k] ranks fewer than the full one: the corners of the convex hull of what is lost over what is spared.
@@ -112,9 +118,25 @@ class Ranks:
         """The same, where rows of tables count as often as these inputs ask for them."""
         tables = {key: ranked for key, ranked in self.ranked.items() if ranked.weight.lookup}
         found = frequencies(self.planner.trace, [ranked.weight for ranked in tables.values()], calibration)
-        pairs = zip(tables.items(), found, strict=True)
-        again = {key: replace(one, moments=reads.shares, reads=reads) for (key, one), reads in pairs}
+        again = {key: replace(one, moments=counts) for (key, one), counts in zip(tables.items(), found, strict=True)}
         return Ranks(self.planner, {**self.ranked, **again})
+
+    def spent(self, stand: Stand) -> Ranks:
+        """The same, where frequent rows of tables keep more than the others, of those that lose clearly less so."""
+        found = dict(self.ranked)
+        for key, one in self.ranked.items():
+            other = replace(one, differ=True)
+            if one.weight.lookup and stand.takes(one.weight):
+                alike, differing = (self._tried(ranked, stand) for ranked in (one, other))
+                if differing < CLEAR * alike:
+                    found[key] = other
+        return Ranks(self.planner, found)
+
+    def _tried(self, ranked: Ranked, stand: Stand) -> float:
+        """What the outputs lose at some sizes where nothing but one weight is a pair."""
+        known, most = ranked.spectrum(self.planner.original), ranked.weight.pays(self.planner.original)
+        ranks = sorted({max(1, round(most * part)) for part in PARTS})
+        return sum(stand.lost({}, [Basis(ranked.weight, *known.at(rank))]) for rank in ranks)
 
     def layers(self) -> list[int]:
         """The keys of those that are no tables."""
@@ -222,8 +244,7 @@ def _moments(
     result = []
     for weight in weights:
         if weight.lookup:
-            reads = counted[weight.place]
-            result.append(Ranked(weight, reads.shares, told, reads))
+            result.append(Ranked(weight, counted[weight.place], told))
             continue
         known = moments.get(weight.place)
         second = None if known is None else asked[weight.place].seconds(known)

@@ -86,7 +86,7 @@ def test_rows_count_by_inputs_that_do_not_judge_and_in_the_end_by_all() -> None:
     run = Run.of(open_model(MODEL, replace(TABLE, calibration=sentences(128))), 1, Clock(None))
     calibration, (table,) = run.opened.calibration, [w for w in factorable(run.opened.trace) if w.lookup]
     _, rest = calibration.split(calibration.samples // 2)
-    fewer, every = (frequencies(run.opened.trace, [table], part)[0].shares for part in (rest, calibration))
+    fewer, every = (frequencies(run.opened.trace, [table], part)[0] for part in (rest, calibration))
     ways = ways_of(run, Units(Unit.PARAMS), 0.5)
     assert len(ways.readings) > 2
     assert all(np.array_equal(reading.ranks.ranked[0].moments, fewer) for reading in ways.readings)
