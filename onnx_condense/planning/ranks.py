@@ -133,10 +133,11 @@ class Ranks:
         return Ranks(self.planner, found)
 
     def _tried(self, ranked: Ranked, stand: Stand) -> float:
-        """What the outputs lose at some sizes where nothing but one weight is a pair."""
+        """What the outputs lose where nothing but one weight is a pair: the geometric mean of some sizes."""
         known, most = ranked.spectrum(self.planner.original), ranked.weight.pays(self.planner.original)
         ranks = sorted({max(1, round(most * part)) for part in PARTS})
-        return sum(stand.lost({}, [Basis(ranked.weight, *known.at(rank))]) for rank in ranks)
+        losses = [stand.lost({}, [Basis(ranked.weight, *known.at(rank))]) for rank in ranks]
+        return float(np.exp(np.mean(np.log(np.maximum(losses, np.finfo(float).tiny)))))
 
     def layers(self) -> list[int]:
         """The keys of those that are no tables."""
