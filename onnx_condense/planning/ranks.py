@@ -123,20 +123,20 @@ class Ranks:
 
     def spent(self, stand: Stand) -> Ranks:
         """The same, where frequent rows of tables keep more than the others, of those that lose clearly less so."""
-        found = dict(self.ranked)
+        found, spectra = dict(self.ranked), dict(self._spectra)
         for key, one in self.ranked.items():
-            other = replace(one, differ=True)
             if one.weight.lookup and stand.takes(one.weight):
-                alike, differing = (self._tried(ranked, stand) for ranked in (one, other))
-                if differing < CLEAR * alike:
-                    found[key] = other
-        return Ranks(self.planner, found)
+                tried = [replace(one, differ=differ) for differ in (False, True)]
+                known = [ranked.spectrum(self.planner.original) for ranked in tried]
+                alike, differing = (self._tried(one.weight, each, stand) for each in known)
+                found[key], spectra[key] = tried[differing < CLEAR * alike], known[differing < CLEAR * alike]
+        return Ranks(self.planner, found, spectra)
 
-    def _tried(self, ranked: Ranked, stand: Stand) -> float:
+    def _tried(self, weight: Factorable, known: Divided, stand: Stand) -> float:
         """What the outputs lose where nothing but one weight is a pair: the geometric mean of some sizes."""
-        known, most = ranked.spectrum(self.planner.original), ranked.weight.pays(self.planner.original)
+        most = weight.pays(self.planner.original)
         ranks = sorted({max(1, round(most * part)) for part in PARTS})
-        losses = [stand.lost({}, [Basis(ranked.weight, *known.at(rank))]) for rank in ranks]
+        losses = [stand.lost({}, [Basis(weight, *known.at(rank))]) for rank in ranks]
         return float(np.exp(np.mean(np.log(np.maximum(losses, np.finfo(float).tiny)))))
 
     def layers(self) -> list[int]:
