@@ -11,8 +11,8 @@ from onnx_condense.factoring.spectrum import PANEL, Spectrum, spectrum
 from onnx_condense.merging.factors import Bands
 
 FLATTER = 0.5
-"""Power of how often a row is read that it counts by here: a rare word says more, and what frequent ones have in common
-is kept by them alone."""
+"""Power of how often a row is read by which it counts here. By how often itself, the basis would follow frequent rows,
+which keep nearly all their numbers anyway, and rare words, each of which says more, would lose most."""
 
 GROUPS = 128
 """Rows that are read about as often are taken together, in so many groups."""

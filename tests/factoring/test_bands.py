@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from support import builders
+from support.fused_bert import TOKENS, FusedBert
 
 import onnx_condense as oc
 from onnx_condense import Options
@@ -125,6 +126,17 @@ def test_the_small_model_is_the_twin(form: str, opset: int) -> None:
     onnx.checker.check_model(small, full_check=True)
     assert compare(results(whole, [{"x": ids}]), results(small, [{"x": ids}])).error < ROUNDING
     assert compare(results(model, [{"x": ids}]), results(small, [{"x": ids}])).error > 0.1
+
+
+def test_fused_blocks_stay_but_for_the_table() -> None:
+    opened = open_model(FusedBert().model(), Options())
+    words = next(one for one in factorable(opened.trace) if one.inputs == TOKENS)
+    twin = Twin(opened.trace)
+    basis = np.linalg.qr(builders.random(words.outputs, 9))[0]
+    twin.factor(words.factor(twin, basis, None, Bands(np.array([1, 5, 30]), 4)))
+    small, whole = (write(twin, {}, expanded).model for expanded in (False, True))
+    assert compare(results(whole, opened.feeds), results(small, opened.feeds)).error < ROUNDING
+    assert {node.op_type for node in small.graph.node} >= {"Attention", "SkipLayerNormalization"}
 
 
 def test_a_plan_replays(tmp_path: Path) -> None:
