@@ -210,7 +210,10 @@ def _pairs(console: Console, pairs: tuple[PairReport, ...]) -> None:
     table = Table("layer", "weight", "rank", "method", title="Pairs of factors", title_justify="left")
     for pair in pairs:
         method = "exact" if pair.source is None else f"by {pair.source}"
-        table.add_row(pair.layer, f"{pair.outputs:,} x {pair.inputs:,}", f"{pair.full} → {pair.rank}", method)
+        rank = f"{pair.full} → {pair.rank}"
+        if pair.frequent:
+            rank += f" of {pair.frequent:,} rows, {pair.rare} of the others"
+        table.add_row(pair.layer, f"{pair.outputs:,} x {pair.inputs:,}", rank, method)
     console.print(table)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnx_condense.arrays import Array, Bools, Floats, Ints
 from onnx_condense.merging.evidence import Evidence
-from onnx_condense.merging.factors import Factor
+from onnx_condense.merging.factors import Bands, Factor
 from onnx_condense.merging.twin import Twin
 from onnx_condense.operators.actions import Contraction
 from onnx_condense.operators.answers import Role
@@ -68,18 +68,20 @@ class Factorable:
         moved = np.moveaxis(twin.weight(*self.place), self.produced, 0)
         return moved.reshape(len(moved), -1)
 
-    def within(self, basis: Floats, value: Array, rows: Ints | None = None) -> Array:
-        """What is left of the weight, whatever it holds, where its outputs lie in a basis [m, r].
-
-        rows: [k] of a table that alone are asked for; the others stay as they are.
-        """
-        if rows is not None:
-            found = value.copy()
-            found[rows] = self.within(basis, value[rows])
-            return found
+    def within(self, basis: Floats, value: Array) -> Array:
+        """What is left of the weight, whatever it holds, where its outputs lie in a basis [m, r]."""
         moved = np.moveaxis(value, self.produced, 0)
         inside = basis @ (basis.T @ moved.reshape(len(moved), -1))
         return np.asarray(np.moveaxis(inside.reshape(moved.shape), 0, self.produced).astype(value.dtype))
+
+    def rows_within(self, basis: Floats, bands: Bands | None, value: Array, rows: Ints) -> Array:
+        """As `within`, of rows [k] of a table that alone are asked for; the others stay as they are."""
+        found = value.copy()
+        numbers = basis.T @ value[rows].T
+        if bands is not None:
+            bands.cut(numbers, rows)
+        found[rows] = (basis @ numbers).T
+        return found
 
     def alive(self, twin: Twin) -> tuple[Bools, Bools]:
         """[m] and [n] which of its outputs and of what it reads are still there in a twin."""
@@ -91,10 +93,10 @@ class Factorable:
                 (rows if slot.role is Role.PRODUCED else columns)[:] = found
         return rows, columns
 
-    def factor(self, twin: Twin, basis: Floats, source: Evidence | None) -> Factor:
+    def factor(self, twin: Twin, basis: Floats, source: Evidence | None, bands: Bands | None = None) -> Factor:
         """The pair with a basis [m, r], in the type of its numbers."""
         kind = np.result_type(twin.weight(*self.place).dtype, np.float32)
-        return Factor(self.node, self.input, self.layer, source, basis.astype(kind))
+        return Factor(self.node, self.input, self.layer, source, basis.astype(kind), bands)
 
     def pays(self, twin: Twin) -> int:
         """The highest rank at which a pair makes the file smaller, of what is still there in a twin; 0 of none.

@@ -28,8 +28,9 @@ from onnx_condense.merging.ties import tie_from_json, tie_to_json
 from onnx_condense.options import Method
 
 FORMAT = "onnx-condense-plan"
-PLAIN, BASES, VERSION = 2, 3, 4
-"""Of what is written: 3 with pairs of factors or bases of streams, 4 with whole heads, short streams and ties.
+PLAIN, BASES, BEFORE, VERSION = 2, 3, 4, 5
+"""Of what is written: 3 with pairs of factors or bases of streams, 4 with whole heads, short streams and ties, 5 with
+tables whose frequent rows keep more.
 
 Plans of format 1, with long arrays in a file beside them, are read too."""
 
@@ -280,9 +281,10 @@ class Plan:
         """The plan as a JSON object; long arrays stand in it as they are (see `packed`)."""
         factors = {"factors": [factor.to_json() for factor in self.factors]} if self.factors else {}
         rotations = {"rotations": [rotation_to_json(r) for r in self.rotations]} if self.rotations else {}
+        earlier = BEFORE if self.done_before else BASES if factors or rotations else PLAIN
         return {
             "format": FORMAT,
-            "version": VERSION if self.done_before else BASES if factors or rotations else PLAIN,
+            "version": VERSION if any(factor.bands for factor in self.factors) else earlier,
             "model_sha256": self.model_sha256,
             "method": self.method,
             "options": dict(self.options),

@@ -154,9 +154,9 @@ class Twin:
         return tuple((index, len(plan.keep)) for index, plan in sorted(self.plans.items()))
 
     @property
-    def ranks(self) -> tuple[tuple[int, int, int], ...]:
-        """(node, input, rank) of every weight that became a pair of factors."""
-        return tuple((*place, factor.rank) for place, factor in sorted(self.factors.items()))
+    def ranks(self) -> tuple[tuple[int, ...], ...]:
+        """(node, input, ranks) of every weight that became a pair of factors."""
+        return tuple((*place, *factor.ranks) for place, factor in sorted(self.factors.items()))
 
     @property
     def changed(self) -> bool:
@@ -258,6 +258,8 @@ class Twin:
         weight, axis = self.weight(factor.node, factor.input), self.produced_axis(factor.node)
         if len(factor.basis) != weight.shape[axis]:
             raise ValueError(f"the basis of {factor.layer} has another length")
+        if factor.bands is not None and not (action.lookup and factor.bands.fit(factor.rank, len(weight))):
+            raise ValueError(f"the frequent rows of {factor.layer} are none of a table")
         self.folded[factor.node, factor.input] = factor.product(weight, axis)
         self.factors[factor.node, factor.input] = factor
 

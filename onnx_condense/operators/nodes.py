@@ -57,6 +57,11 @@ def gathered(data: str, places: str, axis: int, output: str) -> onnx.NodeProto:
     return _node("Gather", [data, places], output, axis=axis)
 
 
+def joined(parts: Sequence[str], axis: int, output: str) -> onnx.NodeProto:
+    """Tensors one behind the other along an axis."""
+    return _node("Concat", list(parts), output, axis=axis)
+
+
 def added(left: str, right: str, output: str, name: str) -> onnx.NodeProto:
     """The sum of two tensors."""
     return _node("Add", [left, right], output, name)

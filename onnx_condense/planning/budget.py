@@ -104,6 +104,7 @@ class Pruner:
         fed = together or wire.size(planner.trace.facts.model) <= DIVIDED
         tried = [ranks.ranked[key].weight for key in (ranks.ranked if together else ranks.layers())] if fed else []
         stand = Stand(planner, known.estimate, known.feeds, tried)
+        ranks = ranks.spent(stand) if together else ranks
         plain, found, aside = curves_of(planner, stand, known.estimate, progress)
         curves, readings = counts.stepped(plain), [counts.stepped(reading) for reading in found]
         weights = counts.weights(planner, {key: one.weight for key, one in ranks.ranked.items()})

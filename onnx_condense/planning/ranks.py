@@ -9,9 +9,10 @@ import numpy as np
 
 from onnx_condense.arrays import Floats, Ints
 from onnx_condense.errors import unforeseen
-from onnx_condense.factoring.spectrum import Spectrum, spectrum
+from onnx_condense.factoring.bands import Divided, alike, divided
+from onnx_condense.factoring.spectrum import spectrum
 from onnx_condense.factoring.tokens import frequencies
-from onnx_condense.factoring.weights import Factorable
+from onnx_condense.factoring.weights import OVERHEAD, Factorable
 from onnx_condense.goals import Unit
 from onnx_condense.merging.evidence import Evidence
 from onnx_condense.merging.twin import Twin
@@ -25,21 +26,31 @@ from onnx_condense.refitting.consumer import Consumer, consumer_of
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.samples import Calibration
 
+PARTS = (1 / 3, 2 / 3)
+"""Of the highest rank of a pair, at which it is tried whether frequent rows should keep more numbers than others."""
+
+CLEAR = 0.9
+"""Share of what the outputs lose otherwise that is clearly less: fewer nodes are as good."""
+
 
 @dataclass(frozen=True, eq=False)
 class Ranked:
     """A weight that may become a pair, and how what it reads varies.
 
     moments: second moments [n, n] of what it reads, or of each number alone [n], or how often [n] the rows of a table
-    are read; None of nothing.
+    are read; None of nothing. differ: whether frequent rows of a table keep more numbers than the others.
     """
 
     weight: Factorable
     moments: Floats | None
     source: Evidence
+    differ: bool = False
 
-    def spectrum(self, twin: Twin) -> Spectrum:
-        """What it loses at each rank in a twin, of what is still there of it."""
+    def spectrum(self, twin: Twin) -> Divided:
+        """What it loses at each rank in a twin, of what is still there of it.
+
+        A table whose rows differ at the sizes of pairs of these ranks.
+        """
         rows, columns = self.weight.alive(twin)
         matrix, moments = self.weight.matrix(twin), self.moments
         if not (rows.all() and columns.all()):
@@ -47,21 +58,28 @@ class Ranked:
         if moments is not None:
             moments = moments[columns] if moments.ndim == 1 else moments[np.ix_(columns, columns)]
         found = spectrum(matrix, moments, let_go)
-        vectors = np.zeros((len(rows), found.vectors.shape[1]))
-        vectors[rows] = found.vectors
-        return Spectrum(vectors, found.lost)
+        spent = alike(found)
+        if self.differ and moments is not None:
+            spent = divided(matrix, moments, found, self.weight.pays(twin), OVERHEAD // matrix.dtype.itemsize)
+        plain, vectors = (np.zeros((len(rows), found.vectors.shape[1])) for _ in range(2))
+        plain[rows], vectors[rows] = spent.plain, spent.vectors
+        return replace(spent, plain=plain, vectors=vectors)
 
-    def steps(self, twin: Twin, lost: Floats) -> Ints:
-        """[k] ranks fewer than the full one: the corners of the convex hull of what is lost over what is spared."""
+    def steps(self, twin: Twin, known: Divided) -> Ints:
+        """[k] ranks fewer than the full one: the corners of the convex hull of what is lost over what is spared.
+
+        Of a table whose rows differ, the ranks between them, too.
+        """
         m, n = self.weight.outputs, self.weight.inputs
         ranks = np.arange(self.weight.pays(twin), 0, -1)
         corners = [(0.0, 0.0, 0)]
         for rank, spared in zip(ranks.tolist(), (m * n - ranks * (m + n)).tolist(), strict=True):
-            point = (float(spared), float(lost[rank]), self.weight.full - rank)
+            point = (float(spared), float(known.lost[rank]), self.weight.full - rank)
             while len(corners) > 1 and not _turns(corners[-2], corners[-1], point):
                 corners.pop()
             corners.append(point)
-        return np.array([gone for _, _, gone in corners[1:]], dtype=np.int64)
+        found = np.array([gone for _, _, gone in corners[1:]], dtype=np.int64)
+        return np.arange(found[0], found[-1] + 1) if known.differ and len(found) else found
 
 
 def _turns(one: tuple[float, float, int], two: tuple[float, float, int], three: tuple[float, float, int]) -> bool:
@@ -80,7 +98,7 @@ class Ranks:
 
     planner: Planner
     ranked: Mapping[int, Ranked]
-    _spectra: dict[int, Spectrum] = field(default_factory=dict)
+    _spectra: dict[int, Divided] = field(default_factory=dict)
 
     @staticmethod
     def of(planner: Planner, unit: Unit | None, estimate: Estimate, calibration: Calibration) -> Ranks:
@@ -103,6 +121,24 @@ class Ranks:
         again = {key: replace(one, moments=counts) for (key, one), counts in zip(tables.items(), found, strict=True)}
         return Ranks(self.planner, {**self.ranked, **again})
 
+    def spent(self, stand: Stand) -> Ranks:
+        """The same, where frequent rows of tables keep more than the others, of those that lose clearly less so."""
+        found, spectra = dict(self.ranked), dict(self._spectra)
+        for key, one in self.ranked.items():
+            if one.weight.lookup and stand.takes(one.weight):
+                tried = [replace(one, differ=differ) for differ in (False, True)]
+                known = [ranked.spectrum(self.planner.original) for ranked in tried]
+                alike, differing = (self._tried(one.weight, each, stand) for each in known)
+                found[key], spectra[key] = tried[differing < CLEAR * alike], known[differing < CLEAR * alike]
+        return Ranks(self.planner, found, spectra)
+
+    def _tried(self, weight: Factorable, known: Divided, stand: Stand) -> float:
+        """What the outputs lose where nothing but one weight is a pair: the geometric mean of some sizes."""
+        most = weight.pays(self.planner.original)
+        ranks = sorted({max(1, round(most * part)) for part in PARTS})
+        losses = [stand.lost({}, [Basis(weight, *known.at(rank))]) for rank in ranks]
+        return float(np.exp(np.mean(np.log(np.maximum(losses, np.finfo(float).tiny)))))
+
     def layers(self) -> list[int]:
         """The keys of those that are no tables."""
         return [key for key, ranked in self.ranked.items() if not ranked.weight.lookup]
@@ -114,9 +150,9 @@ class Ranks:
     def basis(self, key: int, gone: int) -> Basis:
         """That of a weight with so many ranks fewer."""
         ranked = self.ranked[key]
-        return Basis(ranked.weight, self._known(key).vectors[:, : ranked.weight.full - gone])
+        return Basis(ranked.weight, *self._known(key).at(ranked.weight.full - gone))
 
-    def _known(self, key: int) -> Spectrum:
+    def _known(self, key: int) -> Divided:
         """That of a weight of the original, which is remembered."""
         if key not in self._spectra:
             self._spectra[key] = self.ranked[key].spectrum(self.planner.original)
@@ -130,14 +166,22 @@ class Ranks:
         for key, ranked in self.ranked.items():
             if removed.get(key, 0):
                 try:
-                    self._factor(twin, ranked, ranked.weight.full - removed[key], counted)
+                    self._factor(twin, key, ranked.weight.full - removed[key], counted)
                 except Exception as error:  # of ours, whatever it is: the weight stays as it is
                     unforeseen(error, ranked.weight.layer)
 
-    def _factor(self, twin: Twin, ranked: Ranked, rank: int, counted: bool) -> None:
+    def _factor(self, twin: Twin, key: int, rank: int, counted: bool) -> None:
+        ranked = self.ranked[key]
         if rank <= ranked.weight.pays(twin):
-            basis = np.eye(ranked.weight.outputs, rank) if counted else ranked.spectrum(twin).vectors[:, :rank]
-            twin.factor(ranked.weight.factor(twin, basis, ranked.source))
+            spent = (np.eye(ranked.weight.outputs, rank), None) if counted else self._of(twin, key).at(rank)
+            twin.factor(Basis(ranked.weight, *spent).factor(twin, ranked.source))
+
+    def _of(self, twin: Twin, key: int) -> Divided:
+        """What a weight of a twin loses: a table from which nothing has gone loses what it did."""
+        weight = self.ranked[key].weight
+        other = weight.place in twin.folded or twin.is_turned(weight.place)
+        same = weight.lookup and not other and all(part.all() for part in weight.alive(twin))
+        return self._known(key) if same else self.ranked[key].spectrum(twin)
 
     def curves(self, stand: Stand, real: bool, note: Callable[[str], None]) -> list[Curves]:
         """What the outputs lose on a stand, in the two readings that groups have."""
@@ -146,7 +190,8 @@ class Ranks:
         for number, (key, ranked) in enumerate(self.ranked.items(), 1):
             note(f"plan pair {number}/{len(self.ranked)}: {ranked.weight.layer}")
             try:
-                known = self._known(key) if key in together else ranked.spectrum(self.planner.original)
+                again = key in together or ranked.weight.lookup
+                known = self._known(key) if again else ranked.spectrum(self.planner.original)
                 curves = self._curves(ranked, known, stand, real)
             except Exception as problem:  # the same
                 unforeseen(problem, ranked.weight.layer)
@@ -155,8 +200,8 @@ class Ranks:
                 reading[key] = curve
         return found
 
-    def _curves(self, ranked: Ranked, known: Spectrum, stand: Stand, real: bool) -> list[Curve]:
-        steps, full = ranked.steps(self.planner.original, known.lost), ranked.weight.full
+    def _curves(self, ranked: Ranked, known: Divided, stand: Stand, real: bool) -> list[Curve]:
+        steps, full = ranked.steps(self.planner.original, known), ranked.weight.full
         if not len(steps):
             return []
         lost = known.lost[full - np.arange(1, full)] if full > 1 else np.zeros(0)
@@ -165,22 +210,22 @@ class Ranks:
         readings = (lost * slope, lost * slope**TRUST * left)
         return [Curve(np.arange(full - 1), np.maximum.accumulate(losses), steps) for losses in readings]
 
-    def _slope(self, ranked: Ranked, known: Spectrum, steps: Ints, stand: Stand) -> float:
+    def _slope(self, ranked: Ranked, known: Divided, steps: Ints, stand: Stand) -> float:
         """Squared relative error of the outputs per share that is lost, where that is felt."""
         for gone in steps[[len(steps) // 2, -1]].tolist():
             rank = ranked.weight.full - gone
             if known.lost[rank] > 0:
-                found = self._error(ranked, known.vectors[:, :rank], stand)
+                found = self._error(Basis(ranked.weight, *known.at(rank)), ranked.source, stand)
                 if found > FELT:
                     return float(found**2 / known.lost[rank])
         return 0.0
 
-    def _error(self, ranked: Ranked, basis: Floats, stand: Stand) -> float:
-        """The relative error of the outputs where nothing but one weight is a pair, of a basis [m, r]."""
-        if stand.takes(ranked.weight):
-            return stand.error({}, [Basis(ranked.weight, basis)])
+    def _error(self, basis: Basis, source: Evidence, stand: Stand) -> float:
+        """The relative error of the outputs where nothing but one weight is a pair."""
+        if stand.takes(basis.weight):
+            return stand.error({}, [basis])
         twin = Twin(self.planner.trace)
-        twin.factor(ranked.weight.factor(twin, basis, ranked.source))
+        twin.factor(basis.factor(twin, source))
         let_go()
         return stand.error_of(twin)
 

@@ -12,6 +12,8 @@ from onnx_condense.arrays import Array, Floats, Ints
 from onnx_condense.errors import InputError
 from onnx_condense.factoring.tokens import rows_read
 from onnx_condense.factoring.weights import Factorable
+from onnx_condense.merging.evidence import Evidence
+from onnx_condense.merging.factors import Bands, Factor, ranks_of
 from onnx_condense.merging.mixing import Blend
 from onnx_condense.merging.paths import paths
 from onnx_condense.merging.twin import Turn, Twin
@@ -45,10 +47,26 @@ NOTHING_GONE = Choice({}, {})
 
 @dataclass(frozen=True, eq=False)
 class Basis:
-    """A weight whose outputs [m] lie in a basis [m, r]."""
+    """A weight whose outputs [m] lie in a basis [m, r]; of a table perhaps only frequent rows in all of it."""
 
     weight: Factorable
     vectors: Floats
+    bands: Bands | None = None
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """What tells bases of one weight apart."""
+        return ranks_of(self.vectors, self.bands)
+
+    def within(self, value: Array, rows: Ints | None) -> Array:
+        """What is left of a value of the weight; of a table, of rows [k] that alone are asked for."""
+        if rows is None:
+            return self.weight.within(self.vectors, value)
+        return self.weight.rows_within(self.vectors, self.bands, value, rows)
+
+    def factor(self, twin: Twin, source: Evidence | None) -> Factor:
+        """The pair of factors that it is in a twin."""
+        return self.weight.factor(twin, self.vectors, source, self.bands)
 
 
 class Stand:
@@ -131,7 +149,7 @@ class Stand:
         if self._fed is None:
             twin = self._refitted(gone)
             for basis in bases:
-                twin.factor(basis.weight.factor(twin, basis.vectors, None))
+                twin.factor(basis.factor(twin, None))
             return self._outputs(twin)
         felt = {g: channels for g, channels in gone.items() if g not in self._planner.quantized}
         parts: dict[Hashable, Choice] = {(g, len(channels)): self._choice(g, channels) for g, channels in felt.items()}
@@ -148,8 +166,8 @@ class Stand:
         for basis in bases:
             place = basis.weight.place
             whole = folded[place] if place in folded else self._planner.original.weight(*place)
-            folded[place] = basis.weight.within(basis.vectors, whole, self._read(basis.weight))
-            parts[place, basis.vectors.shape[1]] = Choice({place: folded[place]}, {})
+            folded[place] = basis.within(whole, self._read(basis.weight))
+            parts[place, basis.ranks] = Choice({place: folded[place]}, {})
         return self._fed.model(self._turned(Choice(folded, shift, turning)), parts, self._feeds)
 
     def _read(self, weight: Factorable) -> Ints | None:

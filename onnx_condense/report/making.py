@@ -15,6 +15,7 @@ from onnx_condense.factoring.spectrum import spectrum
 from onnx_condense.factoring.weights import Factorable, factorable
 from onnx_condense.forms.tied import Tie
 from onnx_condense.goals import ScoreDrop
+from onnx_condense.merging.factors import Factor
 from onnx_condense.merging.judging import Judgement
 from onnx_condense.merging.plan import GroupPlan
 from onnx_condense.merging.twin import Twin
@@ -196,7 +197,13 @@ def pair_reports(trace: Trace, twin: Twin) -> tuple[PairReport, ...]:
     """One row per weight that became a pair of factors."""
     weights = {weight.place: weight for weight in factorable(trace)} if twin.factors else {}
     rows = ((weights[place], factor) for place, factor in sorted(twin.factors.items()))
-    return tuple(PairReport(w.layer, w.outputs, w.inputs, w.full, f.rank, f.source) for w, f in rows)
+    return tuple(_pair_report(weight, factor) for weight, factor in rows)
+
+
+def _pair_report(weight: Factorable, factor: Factor) -> PairReport:
+    bands = (0, None) if factor.bands is None else (len(factor.bands.frequent), factor.bands.rare)
+    sizes = weight.outputs, weight.inputs, weight.full, factor.rank
+    return PairReport(weight.layer, *sizes, factor.source, *bands)
 
 
 def pair_analysis(twin: Twin, weight: Factorable, shares: Sequence[float]) -> PairAnalysis:

@@ -84,7 +84,8 @@ class PairReport:
     """A weight that became a pair of factors: of [outputs, rank] and [rank, inputs].
 
     full: the highest rank that it could have had. source: where the moments of what it reads come from, None where it
-    was exactly of that rank.
+    was exactly of that rank. frequent: how many rows of a table have this rank where the others have another, `rare`;
+    0 and None where all have it.
     """
 
     layer: str
@@ -93,6 +94,8 @@ class PairReport:
     full: int
     rank: int
     source: str | None
+    frequent: int = 0
+    rare: int | None = None
 
 
 @dataclass(frozen=True)

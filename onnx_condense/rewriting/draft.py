@@ -14,7 +14,7 @@ from onnx_condense.model.names import Names
 from onnx_condense.model.rebuilt import Content, Rebuilt
 from onnx_condense.operators import nodes
 from onnx_condense.operators.facts import Facts
-from onnx_condense.rewriting.edits import Attribute, Edit, Followed, Input, Number, Picked, Shift
+from onnx_condense.rewriting.edits import Attribute, Edit, Followed, Further, Input, Number, Picked, Shift
 
 KINDS = onnx.AttributeProto
 PLAIN = (KINDS.INT, KINDS.FLOAT, KINDS.INTS, KINDS.FLOATS)
@@ -125,13 +125,24 @@ class Draft:
         node.output[0] = inner
         if nodes.needs_bias(node, self._facts.opset):
             self.connect(edit.node, 2, self.constant(f"{inner}_bias", np.zeros(1, edit.matrix.dtype)))
+        between = list[onnx.NodeProto]()
+        if edit.further is not None:
+            inner, between = self._beside(inner, output, self.reads(edit.node, edit.further.asked), edit.further)
         matrix = self.constant(f"{output}_basis", edit.matrix)
         name = f"{node.name or output}_basis"
         if edit.convolves:
             made = nodes.convolved(inner, matrix, output, bias=bias, name=name)
         else:
             made = nodes.multiplied(*((matrix, inner) if edit.left else (inner, matrix)), output, name, bias, beta)
-        self._behind.setdefault(edit.node, []).insert(0, made)
+        self._behind.setdefault(edit.node, [])[:0] = [*between, made]
+
+    def _beside(self, inner: str, output: str, asked: str, further: Further) -> tuple[str, list[onnx.NodeProto]]:
+        """The tensor of what a table makes and, behind it, what frequent rows hold beyond, and what makes it."""
+        rows = self.constant(f"{output}_frequent", further.rows)
+        places = self.constant(f"{output}_places", further.places)
+        place, more, whole = (self._names.fresh(f"{output}_{part}") for part in ("place", "further", "whole"))
+        made = [nodes.gathered(places, asked, 0, place), nodes.gathered(rows, place, 0, more)]
+        return whole, [*made, nodes.joined([inner, more], further.axis, whole)]
 
     def fill(self, stem: str, shape: Content, number: Array) -> str:
         """The name of a new constant of one number [1] and a shape [rank], which is described rather than held."""

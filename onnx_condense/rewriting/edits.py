@@ -59,16 +59,32 @@ class Shift:
 
 
 @dataclass(frozen=True, eq=False)
+class Further:
+    """What some rows of a table hold beyond it, and which of these rows belongs to each of the table's.
+
+    rows: [1 + k, n], the first of zeros. places: [rows of the table]. asked: the node's input that names rows.
+    axis: of the node's output along which these numbers follow.
+    """
+
+    rows: Array
+    places: Array
+    asked: int
+    axis: int
+
+
+@dataclass(frozen=True, eq=False)
 class Followed:
     """A linear map behind a linear map, which takes over its bias.
 
     matrix: [r, outputs], [outputs, r] where it stands on the left, of the rank of a kernel where it convolves.
+    further: what it reads behind what a table makes.
     """
 
     node: int
     matrix: Array
     convolves: bool
     left: bool
+    further: Further | None = None
 
 
 Edit = Attribute | Input | Number | Picked | Shift | Followed

@@ -10,7 +10,7 @@ from onnx_condense.merging.factors import Factor
 from onnx_condense.merging.twin import Twin
 from onnx_condense.operators.actions import Contraction
 from onnx_condense.operators.answers import Role
-from onnx_condense.rewriting.edits import Followed
+from onnx_condense.rewriting.edits import Followed, Further
 from onnx_condense.rewriting.shapes import Shapes
 from onnx_condense.rewriting.values import NodeInput, Sliced
 
@@ -19,13 +19,15 @@ from onnx_condense.rewriting.values import NodeInput, Sliced
 class Pair:
     """A pair of factors as the small model holds it.
 
-    first: the layer's weight. second: [outputs that are there, rank] what multiplies what it makes.
+    first: the layer's weight. second: [outputs that are there, rank] what multiplies what it makes. further: what
+    frequent rows of a table hold beyond it.
     """
 
     action: Contraction
     node: int
     first: Sliced
     second: Array
+    further: Further | None
 
     def edit(self) -> Followed:
         """The linear map behind the layer."""
@@ -33,7 +35,8 @@ class Pair:
         behind = len(self.action.output_axes) - 1 - self.action.output_axis
         if convolves:
             matrix = matrix.reshape(*matrix.shape, *[1] * (len(self.action.weight_axes) - 2))
-        return Followed(self.node, matrix if convolves or behind else matrix.T, convolves, left=behind > 0)
+        matrix = matrix if convolves or behind else matrix.T
+        return Followed(self.node, matrix, convolves, left=behind > 0, further=self.further)
 
 
 def pair_of(twin: Twin, shapes: Shapes, factor: Factor, sliced: Sliced | None) -> Pair:
@@ -49,7 +52,9 @@ def pair_of(twin: Twin, shapes: Shapes, factor: Factor, sliced: Sliced | None) -
     if kept is not None:
         assert kept.line is not None
         basis = basis[kept.line]
-    return Pair(action, factor.node, first, basis)
+    more = factor.further(weight)
+    further = None if more is None else Further(*more, action.data, action.output_axis)
+    return Pair(action, factor.node, first, basis, further)
 
 
 def pairs_of(twin: Twin, shapes: Shapes, values: Mapping[NodeInput, Sliced]) -> dict[NodeInput, Pair]:

@@ -128,7 +128,7 @@ def test_a_plan_whose_ratios_were_altered_is_not_written(cli: Cli, save: Save, f
     assert cli.ok("m.onnx", "--replay", "p.json", "-o", "dry.onnx").written == {"dry.onnx"}
 
 
-@pytest.mark.parametrize("version", [0, 5, 99, "2", None, 2.5, True])
+@pytest.mark.parametrize("version", [0, 6, 99, "2", None, 2.5, True])
 def test_plans_of_other_versions_say_which(cli: Cli, save: Save, content: dict[str, Any], version: Any) -> None:
     save(MODEL)
     Path("p.json").write_text(json.dumps(content | {"version": version}))

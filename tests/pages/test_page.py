@@ -127,6 +127,8 @@ def test_pairs_of_factors(cli: Cli, save: Save) -> None:
     save(builders.build(text, {"w": low, "v": builders.random(40, 3)}))
     read, content = both(cli, "m.onnx", "--lossless")
     check(read, content, "/pairs/0/rank", "/pairs/0/full")
+    content["pairs"][0] |= {"frequent": 7, "rare": 1}
+    check(Read(page(content)), content, "/pairs/0/frequent", "/pairs/0/rare")
     read, content = both(cli, "inspect", "m.onnx", "--force")
     check(read, content, "/pairs/0/pays", "/pairs/0/ranks/0.95", "/with_pairs", "/whole/0/parameters")
     assert content["whole"][0]["reason"] in read.text

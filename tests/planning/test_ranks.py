@@ -138,7 +138,7 @@ def test_sizes_ask_for_no_basis(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(ranks, "spectrum", lambda *given: asked.append(len(given)) or spectrum(*given))
     oc.condense(MODEL, TABLE)
-    assert len(asked) == 4, "of the table as it was, of the twin of either reading, and of the last one"
+    assert len(asked) == 1, "of the table, for its curve and for all twins"
 
 
 def test_never_slower_makes_no_pairs() -> None:
