@@ -16,7 +16,6 @@ from onnx_condense.refitting.elimination import Reader, eliminate
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.pairs import Bilinear, bilinears, sides
 from onnx_condense.refitting.reading import Source, reading_of
-from onnx_condense.refitting.refit import STRENGTH
 from onnx_condense.tracing.trace import Group
 
 BLOCK = 1024
@@ -94,7 +93,8 @@ class Orders:
             mine = np.ix_(part.mine, part.mine)
             readers.append(_as_much(readers, (product.covariance[mine], product.gram[mine])))
         n = len(part.mine)
-        order, losses = eliminate(readers or [(np.eye(n), np.zeros((n, n)))], STRENGTH)
+        strength = self.estimate.strength(source for _, source in part.sources if source is not None)
+        order, losses = eliminate(readers or [(np.eye(n), np.zeros((n, n)))], strength)
         return part.mine[order], losses
 
     def _covariance(self, path: Path, source: Source | None, mine: Ints) -> Floats:

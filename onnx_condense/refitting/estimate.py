@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -18,6 +18,15 @@ from onnx_condense.refitting.summing import Summing
 from onnx_condense.refitting.synthetic import Span
 from onnx_condense.tracing.labels import atoms_of
 from onnx_condense.tracing.trace import Trace
+
+STRENGTH = 1e-3
+"""Ridge strength, as a share of the mean variance, where nothing is in doubt."""
+
+STRONGEST = 1.0
+"""The same, where as much as can be is."""
+
+DOUBT = 0.25
+"""Ridge strength on real inputs for each channel, as a share of what rows of one sample being alike costs."""
 
 
 class Estimate:
@@ -42,6 +51,7 @@ class Estimate:
         self._prior = prior
         self._known: dict[Key, Moments | None] = {}
         self._crossed: dict[Key, Floats] = {}
+        self._doubts: dict[Key, float] = {}
 
     def evidence(self, consumer: Source) -> Evidence:
         """What the moments of what a consumer reads follow from."""
@@ -71,6 +81,13 @@ class Estimate:
             self._known.update(self._measured(wanted))
         return [self._known[c.key] for c in consumers]
 
+    def strength(self, consumers: Iterable[Source]) -> float:
+        """How strong a ridge is, as a share of the mean variance: that of the consumer of which least is known.
+
+        What few samples hold seldom looks idle, and what varies little looks like a sum of others.
+        """
+        return min(STRONGEST, max([STRENGTH, *(self._doubts.get(consumer.key, 0.0) for consumer in consumers)]))
+
     def crossed(self, consumer: Consumer, weight: Floats) -> Floats:
         """[u, features] the weight [u, features] of a consumer times its covariances; it is asked once."""
         if consumer.key not in self._crossed:
@@ -90,4 +107,11 @@ class Estimate:
     def _known_from(self, consumer: Source, sums: Sums, other: Moments | None) -> Moments:
         known = sums.moments(self.evidence(consumer) is not Evidence.WEIGHTS)
         channels = len(self._units(consumer)) or consumer.features
+        if self.real is not None:
+            self._doubts[consumer.key] = DOUBT * channels * _alike(sums)
         return known if other is None else known.shrunk(other, channels / (channels + sums.count))
+
+
+def _alike(sums: Sums) -> float:
+    """How much less rows tell because those of one sample are alike: as if only their root were others."""
+    return float((sums.count * sums.samples) ** -0.5 - 1 / sums.count) if 0 < sums.samples < sums.count else 0.0

@@ -14,12 +14,16 @@ STRENGTHS = (1.0, 0.1, 1e-2, 1e-3, 1e-4)
 
 
 class Sums:
-    """Streaming sums of features x [rows, f] and targets y [rows, t]; nothing else of the samples is kept."""
+    """Streaming sums of features x [rows, f] and targets y [rows, t]; nothing else of the samples is kept.
+
+    Attributes:
+        count: rows. samples: of which they are, where that is asked.
+    """
 
     def __init__(self, features: int, targets: int, crossed: bool = True) -> None:
         """`crossed`: whether targets are multiplied with each other; else their squares alone are summed."""
         self.features = features
-        self.count = 0
+        self.count = self.samples = 0
         self.total = np.zeros(features + targets)
         self.xx = np.zeros((features, features))
         self.yx = np.zeros((targets, features))
@@ -46,6 +50,7 @@ class Sums:
         whole = Sums(first.features, len(first.yx), first.yy.ndim == 2)
         for part in parts:
             whole.count += part.count
+            whole.samples += part.samples
             for name in ("total", "xx", "yx", "yy"):
                 setattr(whole, name, getattr(whole, name) + getattr(part, name))
         return whole

@@ -14,9 +14,6 @@ from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.moments import Moments
 from onnx_condense.refitting.pairs import refit_pairs
 
-STRENGTH = 1e-3
-"""Ridge strength without data, as a share of the mean variance."""
-
 EXACT = 1e-9
 """A consumer that loses at most this share of the variance of its output is left alone."""
 
@@ -71,7 +68,7 @@ def _refit(consumer: TwinConsumer, known: Moments, estimate: Estimate) -> bool:
     prior = priors[int(np.argmin(losses))]
     if min(losses) <= EXACT * float(np.trace(moments.yy)):
         return False
-    matrix, evidence = moments.ridge(prior, STRENGTH), estimate.evidence(consumer.fixed)
+    matrix, evidence = moments.ridge(prior, estimate.strength([consumer.fixed])), estimate.evidence(consumer.fixed)
     stated = evidence is not Evidence.WEIGHTS and consumer.fixed.layout.produced is not None
     consumer.refit(matrix, moments.constant(matrix) + shift if stated else None, evidence)
     return True

@@ -44,7 +44,9 @@ def sums_of(
             if name not in known or not np.isfinite(known[name]).all():
                 result[number] = None
             elif sums is not None:
-                for rows in _chunks(consumer.rows(known[name]), most, generators[number]):
+                found = consumer.rows(known[name])
+                sums.samples += found.samples
+                for rows in _chunks(found, most, generators[number]):
                     sums.add(rows, rows[:, :0])
     return result
 
