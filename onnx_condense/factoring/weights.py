@@ -12,6 +12,7 @@ from onnx_condense.arrays import Array, Bools, Floats, Ints
 from onnx_condense.merging.evidence import Evidence
 from onnx_condense.merging.factors import Factor
 from onnx_condense.merging.twin import Twin
+from onnx_condense.model.held import by_rows
 from onnx_condense.operators.actions import Contraction
 from onnx_condense.operators.answers import Role
 from onnx_condense.operators.reasons import Because, Reason
@@ -74,7 +75,7 @@ class Factorable:
         rows: [k] of a table that alone are asked for; the others stay as they are.
         """
         if rows is not None:
-            found = value.copy()
+            found = by_rows(value, np.copy)
             found[rows] = self.within(basis, value[rows])
             return found
         moved = np.moveaxis(value, self.produced, 0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from onnx_condense.arrays import Floats, Ints
+from onnx_condense.arrays import Bools, Floats, Ints
 from onnx_condense.errors import unforeseen
 from onnx_condense.factoring.spectrum import Spectrum, spectrum
 from onnx_condense.factoring.tokens import frequencies
@@ -37,10 +37,18 @@ class Ranked:
     weight: Factorable
     moments: Floats | None
     source: Evidence
+    _whole: list[Spectrum] = field(default_factory=list, init=False)
 
     def spectrum(self, twin: Twin) -> Spectrum:
-        """What it loses at each rank in a twin, of what is still there of it."""
+        """What it loses at each rank in a twin, of what is still there of it; that of a whole table is remembered."""
         rows, columns = self.weight.alive(twin)
+        if not (self.weight.lookup and self.weight.place not in twin.changed_places and rows.all() and columns.all()):
+            return self._spectrum(twin, rows, columns)
+        if not self._whole:
+            self._whole.append(self._spectrum(twin, rows, columns))
+        return self._whole[0]
+
+    def _spectrum(self, twin: Twin, rows: Bools, columns: Bools) -> Spectrum:
         matrix, moments = self.weight.matrix(twin), self.moments
         if not (rows.all() and columns.all()):
             matrix = matrix[np.ix_(rows, columns)]
@@ -137,7 +145,7 @@ class Ranks:
     def _factor(self, twin: Twin, ranked: Ranked, rank: int, counted: bool) -> None:
         if rank <= ranked.weight.pays(twin):
             basis = np.eye(ranked.weight.outputs, rank) if counted else ranked.spectrum(twin).vectors[:, :rank]
-            twin.factor(ranked.weight.factor(twin, basis, ranked.source))
+            twin.factor(ranked.weight.factor(twin, basis, ranked.source), counted)
 
     def curves(self, stand: Stand, real: bool, note: Callable[[str], None]) -> list[Curves]:
         """What the outputs lose on a stand, in the two readings that groups have."""
@@ -180,7 +188,10 @@ class Ranks:
         if stand.takes(ranked.weight):
             return stand.error({}, [Basis(ranked.weight, basis)])
         twin = Twin(self.planner.trace)
-        twin.factor(ranked.weight.factor(twin, basis, ranked.source))
+        if ranked.weight.lookup:  # of a table, rows that are read are enough
+            twin.folded[ranked.weight.place] = stand.rows_in(Basis(ranked.weight, basis))
+        else:
+            twin.factor(ranked.weight.factor(twin, basis, ranked.source))
         let_go()
         return stand.error_of(twin)
 

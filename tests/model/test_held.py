@@ -100,6 +100,27 @@ def test_no_room_for_temporary_files_is_a_line(large: None, cli: Cli, monkeypatc
     assert "TMPDIR" in cli.fails(2, "m.onnx", "-o", "out.onnx")
 
 
+def test_an_array_to_be_filled_lies_in_a_file_where_it_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    value = builders.random(40, 5, 3)
+    monkeypatch.setattr(held, "ROOM_FROM", 1000)
+    monkeypatch.setattr(held, "AT_ONCE", 500)
+    taken = held.by_rows(value, lambda rows: 2 * rows)
+    held.let_go()
+    np.testing.assert_array_equal(taken, 2 * value)
+    taken[0] = 0
+    assert not taken[0].any()
+    assert b"".join(held.parted([bytes(3), b"", bytes(range(256)) * 9])) == bytes(3) + bytes(range(256)) * 9
+
+
+def test_no_room_for_an_array_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full, raising=False)
+    with pytest.raises(InputError, match=r"No space left on device.*TMPDIR"):
+        held.room((2**10, 2**18), np.dtype(np.float32))
+
+
 def test_no_message_holds_a_large_weight(large: None, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     saved("external", Path("m.onnx"))
     held_back: list[int] = []
