@@ -259,3 +259,10 @@ def test_few_calibration_inputs_that_move_no_output_say_nothing_and_fit_nothing(
     assert verification is not None
     assert np.isnan(verification.approximation_error)
     assert not any(refit.source == Evidence.CALIBRATION for refit in result.plan.refits)
+
+
+def test_places_of_an_image_are_no_samples() -> None:
+    """Six images, the same ones, of six by six places."""
+    model = builders.separable(8, 4, size=6)
+    assert not oc.verify(model, model, {"x": np.full((6, 4, 6, 6), 1e-30, np.float32)}).told
+    assert oc.verify(model, model, {"x": builders.random(6, 4, 6, 6)}).told
