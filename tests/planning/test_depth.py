@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-import pytest
 from support.deep import network
 from support.planted.net import traced
 
@@ -42,11 +41,10 @@ def narrowed(planner: Planner, estimate: Estimate, gone: dict[int, Ints]) -> Non
     shapes_of(twin)
 
 
-@pytest.mark.parametrize("kind", ["residual", "separable"])
-def test_a_group_is_narrowed_in_as_many_steps_however_deep_the_network_is(kind: str) -> None:
+def test_a_group_is_narrowed_in_as_many_steps_however_deep_the_network_is() -> None:
     counts = []
     for blocks in (3, 12):
-        trace = traced(network(kind, blocks))
+        trace = traced(network("residual", blocks))
         planner = Planner(trace, Options(budget=("params", 0.8)), 1, trace.groups).with_exact()
         inner = min(planner.groups, key=lambda group: len(trace.slots_of(group)))
         gone = {inner.index: np.arange(len(inner.units) // 2 + 1)}
