@@ -1,12 +1,12 @@
 """CPU seconds of a whole run over the depth of a network, for networks of many kinds: they are to be linear.
 
-    python tools/benchmark_depth.py [--kinds relu_chain ...] [--blocks 500 1000 2000] [--json FILE]
+    python tools/benchmark_depth.py [--kinds relu_chain ...] [--blocks 500 1000 2000] [--by budget] [--json FILE]
 
 Each network is a row of equal blocks between two linear maps; half of the channels of every weight are copies of the
 others, so that every group shrinks, and at a threshold that only copies reach. Weights are such that numbers keep their
 size over thousands of blocks: else outputs overflow, and what costs time is drawing other inputs. A run is
-`onnx-condense` with --threshold 0.9999 --align 1, in a process of its own; its CPU seconds are of all threads, start-up
-included. The ratio is of twice as many blocks.
+`onnx-condense` with --threshold 0.9999 --align 1 (--by budget: with --budget params=0.8 --align 1), in a process of its
+own; its CPU seconds are of all threads, start-up included. The ratio is of twice as many blocks.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ SIZE = 3
 BRANCH = 0.02
 """What a residual branch adds, of what it is given."""
 
-OPTIONS = ("--threshold", "0.9999", "--align", "1", "--force")
+WAYS = {"threshold": ("--threshold", "0.9999"), "budget": ("--budget", "params=0.8")}
+"""What decides how much goes."""
 
 
 class Network:
@@ -187,11 +188,12 @@ def network(kind: str, blocks: int) -> onnx.ModelProto:
     return net.model()
 
 
-def measured(kind: str, blocks: int, folder: Path) -> dict[str, Any]:
+def measured(kind: str, blocks: int, by: str, folder: Path) -> dict[str, Any]:
     """What a run takes and leaves."""
     source, target = folder / "deep.onnx", folder / "small.onnx"
     onnx.save(network(kind, blocks), source)
-    command = [sys.executable, "-m", "onnx_condense", str(source), "-o", str(target), *OPTIONS]
+    given = (str(source), "-o", str(target), *WAYS[by], "--align", "1", "--force")
+    command = [sys.executable, "-m", "onnx_condense", *given]
     with open(folder / "said", "w+") as said:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
         _, status, used = os.wait4(process.pid, 0)
@@ -217,13 +219,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="CPU seconds over depth")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--blocks", nargs="+", type=int, default=[500, 1000, 2000])
+    parser.add_argument("--by", choices=WAYS, default="threshold", help="what decides how much goes")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for kind in given.kinds:
             for blocks in sorted(given.blocks):
-                rows.append(measured(kind, blocks, Path(folder)))
+                rows.append(measured(kind, blocks, given.by, Path(folder)))
                 print(rows[-1], flush=True)
     for kind, found in ratios(rows).items():
         print(kind, *found)

@@ -12,6 +12,7 @@ from onnx_condense.arrays import Array, Bools, Floats, Ints
 from onnx_condense.merging.evidence import Evidence
 from onnx_condense.merging.factors import Bands, Factor
 from onnx_condense.merging.twin import Twin
+from onnx_condense.model.held import by_rows
 from onnx_condense.operators.actions import Contraction
 from onnx_condense.operators.answers import Role
 from onnx_condense.operators.reasons import Because, Reason
@@ -76,7 +77,7 @@ class Factorable:
 
     def rows_within(self, basis: Floats, bands: Bands | None, value: Array, rows: Ints) -> Array:
         """As `within`, of rows [k] of a table that alone are asked for; the others stay as they are."""
-        found = value.copy()
+        found = by_rows(value, np.copy)
         numbers = basis.T @ value[rows].T
         if bands is not None:
             bands.cut(numbers, rows)

@@ -19,6 +19,7 @@ from onnx_condense.arrays import Array, Floats, Ints
 from onnx_condense.merging.entries import whole, word
 from onnx_condense.merging.evidence import Evidence
 from onnx_condense.merging.long_arrays import AnyArray, put, row, take
+from onnx_condense.model.held import ROOM_FROM, let_go, room
 
 PANEL = 1 << 24
 """Numbers of a weight that are multiplied at once."""
@@ -95,9 +96,9 @@ class Factor:
     def product(self, weight: Array, axis: int) -> Array:
         """A weight of any shape as the pair multiplies, its produced axis given; of its type.
 
-        Made in panels, so that of a large table there is no more than the result.
+        Made in panels; that of a large table lies in a file.
         """
-        result = np.empty_like(weight)
+        result = room(weight.shape, weight.dtype)
         read, made = np.moveaxis(weight, axis, 0), np.moveaxis(result, axis, 0)
         step = max(1, PANEL * read.shape[1] // max(1, weight.size))
         for start in range(0, read.shape[1], step):
@@ -106,11 +107,13 @@ class Factor:
             if self.bands is not None:
                 self.bands.cut(numbers, np.arange(start, start + numbers.shape[1]))
             made[:, panel] = rotated(self.basis, numbers, 0)
+            if weight.nbytes >= ROOM_FROM:
+                let_go()
         return result
 
     def first(self, weight: Array, axis: int) -> Array:
         """A weight of any shape as its layer holds it, which makes `first_rank` numbers; its produced axis given."""
-        return rotated(self.basis[:, : self.first_rank].T, weight, axis).astype(weight.dtype, copy=False)
+        return paneled(self.basis[:, : self.first_rank].T, weight, axis)
 
     def further(self, table: Array) -> tuple[Array, Array] | None:
         """What frequent rows of a table [n, produced] keep beyond that, [1 + k, further numbers], the first row zeros.
@@ -161,6 +164,19 @@ def orthonormal(basis: AnyArray) -> AnyArray:
     if not np.abs(gram - np.eye(len(gram))).max() <= ORTHONORMAL:
         raise ValueError("the columns of a basis are not orthonormal")
     return basis
+
+
+def paneled(matrix: AnyArray, weight: Array, axis: int) -> Array:
+    """A matrix [k, m] times a weight of any shape along its axis of size m, of its type; of a large one in panels."""
+    if weight.nbytes < ROOM_FROM:
+        return rotated(matrix, weight, axis).astype(weight.dtype, copy=False)
+    result = room([len(matrix) if a == axis else n for a, n in enumerate(weight.shape)], weight.dtype)
+    read, made = np.moveaxis(weight, axis, 0), np.moveaxis(result, axis, 0)
+    step = max(1, PANEL * read.shape[1] // weight.size)
+    for start in range(0, read.shape[1], step):
+        made[:, start : start + step] = rotated(matrix, read[:, start : start + step], 0)
+        let_go()
+    return result
 
 
 def rotated(matrix: AnyArray, weight: Array, axis: int) -> Floats:

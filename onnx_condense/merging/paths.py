@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -45,8 +46,40 @@ class Path:
         return not len(cell) or bool((self.units == cell[0]).any())
 
 
-def paths(trace: Trace, group: Group) -> Iterator[Path]:
+def paths(trace: Trace, group: Group) -> Sequence[Path]:
     """Every path by which a consumer reads a group, then those of partners."""
+    return _known(trace, group).paths
+
+
+def paths_at(trace: Trace, group: Group, places: Iterable[tuple[int, int]]) -> Iterator[Path]:
+    """Those of them that lie at some (node, input), in the same order."""
+    known = _known(trace, group)
+    for number in sorted(number for place in set(places) for number in known.at.get(place, ())):
+        yield known.paths[number]
+
+
+@dataclass(frozen=True, eq=False)
+class _Paths:
+    """The paths of a group, and the numbers of those at each (node, input)."""
+
+    paths: tuple[Path, ...]
+    at: Mapping[tuple[int, int], Sequence[int]]
+
+
+_KNOWN: WeakKeyDictionary[Trace, dict[int, _Paths]] = WeakKeyDictionary()
+
+
+def _known(trace: Trace, group: Group) -> _Paths:
+    mine = _KNOWN.setdefault(trace, {})
+    if group.index not in mine:
+        found, at = tuple(_paths(trace, group)), dict[tuple[int, int], list[int]]()
+        for number, path in enumerate(found):
+            at.setdefault((path.slot.node, path.slot.input), []).append(number)
+        mine[group.index] = _Paths(found, at)
+    return mine[group.index]
+
+
+def _paths(trace: Trace, group: Group) -> Iterator[Path]:
     contracted = (slot for slot in trace.slots_of(group) if slot.role is Role.CONTRACTED)
     for slot in (*contracted, *trace.pairs_of(group)):
         row = slot.labels.reshape(-1)

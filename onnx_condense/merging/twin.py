@@ -13,8 +13,8 @@ import numpy as np
 from onnx_condense.arrays import Array, Bools, Floats, Ints
 from onnx_condense.merging.factors import Factor
 from onnx_condense.merging.mixing import Blend, Mix, Mixed, lines_of, mixed
-from onnx_condense.merging.paths import Path, by_channel, from_channels, paths
-from onnx_condense.merging.plan import GroupPlan, Refit
+from onnx_condense.merging.paths import Path, by_channel, from_channels, paths, paths_at
+from onnx_condense.merging.plan import GroupPlan, Read, Refit
 from onnx_condense.model.storage import Narrowed, Quantized
 from onnx_condense.operators.actions import Contraction
 from onnx_condense.operators.answers import Role
@@ -79,6 +79,7 @@ class Twin:
         self.factors: dict[tuple[int, int], Factor] = {}
         self.mixes: dict[int, Mixed] = {}
         self.exact: list[tuple[Group, GroupPlan]] = []
+        self._exact_at: dict[tuple[int, int], list[tuple[Group, GroupPlan]]] = {}
 
     # ---- what there is
 
@@ -118,8 +119,13 @@ class Twin:
     @property
     def rewritten(self) -> dict[tuple[int, int], Array]:
         """(node, input) -> the weights in their original shapes that are others than the model's."""
+        return {place: self.weight(*place) for place in self.changed_places}
+
+    @property
+    def changed_places(self) -> tuple[tuple[int, int], ...]:
+        """(node, input) of those."""
         blended = (place for mix in self.mixes.values() for place in mix.blends)
-        return {place: self.weight(*place) for place in dict.fromkeys((*self.folded, *self.turns, *blended))}
+        return tuple(dict.fromkeys((*self.folded, *self.turns, *blended)))
 
     def stored(self, node: int, position: int) -> Quantized | Narrowed | None:
         """How a weight input is stored, None where it is stored as it is used."""
@@ -166,10 +172,8 @@ class Twin:
     def exactly(self, node: int, position: int) -> Twin:
         """The twin of the exact merges alone, as far as one weight reads their channels."""
         twin = Twin(self.trace)
-        for group, plan in self.exact:
-            reads = tuple(read for read in plan.reads if (read.node, read.input) == (node, position))
-            if reads:
-                twin.apply(group, replace(plan, reads=reads))
+        for group, plan in self._exact_at.get((node, position), ()):
+            twin.apply(group, plan)
         return twin
 
     def folds(self) -> Folds:
@@ -187,7 +191,7 @@ class Twin:
         main = np.array(plan.main)
         gone = (main != np.arange(len(main))) & self.alive[group.units]
         reads = {(r.node, r.input, r.path): r for r in plan.reads}
-        for path in paths(self.trace, group):
+        for path in paths_at(self.trace, group, (place[:2] for place in reads)):
             read = reads.get((path.slot.node, path.slot.input, path.number))
             leaving = np.flatnonzero(gone[path.units])
             if read is None or not len(leaving):
@@ -201,6 +205,11 @@ class Twin:
         """As `apply`, of merges that lose nothing: refits make up for others."""
         self.apply(group, plan)
         self.exact.append((group, plan))
+        reads: dict[tuple[int, int], list[Read]] = {}
+        for read in plan.reads:
+            reads.setdefault((read.node, read.input), []).append(read)
+        for place, mine in reads.items():
+            self._exact_at.setdefault(place, []).append((group, replace(plan, reads=tuple(mine))))
 
     def refit(self, refit: Refit) -> None:
         """Gives a consumer explicit weights. Raises ValueError where they do not fit it."""
@@ -247,10 +256,11 @@ class Twin:
         self.folded[refit.node, refit.input] = value
         self.refits[refit.node, refit.input] = refit
 
-    def factor(self, factor: Factor) -> None:
+    def factor(self, factor: Factor, counted: bool = False) -> None:
         """Makes a weight a pair of factors. Raises ValueError where they do not fit it.
 
-        Merges of what it reads and refits come before or after, as a basis of what it makes does not mind.
+        Merges of what it reads and refits come before or after, as a basis of what it makes does not mind. counted:
+        nothing but sizes is asked of this twin.
         """
         action = self.trace.linear_map(factor.node)
         if action is None or action.weight != factor.input or action.groups > 1:
@@ -260,7 +270,8 @@ class Twin:
             raise ValueError(f"the basis of {factor.layer} has another length")
         if factor.bands is not None and not (action.lookup and factor.bands.fit(factor.rank, len(weight))):
             raise ValueError(f"the frequent rows of {factor.layer} are none of a table")
-        self.folded[factor.node, factor.input] = factor.product(weight, axis)
+        if not counted:
+            self.folded[factor.node, factor.input] = factor.product(weight, axis)
         self.factors[factor.node, factor.input] = factor
 
     def produced_axis(self, node: int) -> int:

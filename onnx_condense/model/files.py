@@ -23,7 +23,7 @@ from onnx_condense.errors import InputError
 from onnx_condense.expected import shown
 from onnx_condense.model import data_files, wire
 from onnx_condense.model.checking import checked, loops
-from onnx_condense.model.held import HELD_FROM, Spill, byte_count, can_hold, refer
+from onnx_condense.model.held import HELD_FROM, Spill, byte_count, can_hold, parted, refer
 from onnx_condense.model.protos import PROTOBUF_LIMIT, serialize
 from onnx_condense.trust import takes_in
 
@@ -182,7 +182,7 @@ def _take(read: _Read, path: Path, digest: data_files.Digest, spill: Spill | Non
 
 
 def _hashed(chunks: Iterable[Bytes], digest: data_files.Digest) -> Iterator[Bytes]:
-    for chunk in chunks:
+    for chunk in parted(chunks):
         digest.update(chunk)
         yield chunk
 
@@ -190,7 +190,7 @@ def _hashed(chunks: Iterable[Bytes], digest: data_files.Digest) -> Iterator[Byte
 def digest_of(model: onnx.ModelProto) -> str:
     """The sha256 of a model's bytes."""
     digest = hashlib.sha256()
-    for piece in wire.pieces(model):
+    for piece in parted(wire.pieces(model)):
         digest.update(piece)
     return digest.hexdigest()
 
@@ -246,11 +246,11 @@ def save(
             with written(path, _hashed(wire.pieces(model), digest)) as size:
                 return Stored(digest.hexdigest(), size)
         offsets, digest = data_files.layout(moved, step), hashlib.sha256()
-        for chunk in data_files.stream(moved, offsets):
+        for chunk in parted(data_files.stream(moved, offsets)):
             digest.update(chunk)
         location = f"{path.name}.{digest.hexdigest()[:DIGITS]}.data"
         data = path.with_name(location)
-        with written(data, data_files.stream(moved, offsets), like=path) as size:
+        with written(data, parted(data_files.stream(moved, offsets)), like=path) as size:
             data_files.move_out(moved, offsets, location)
             message, digest = serialize(apart), hashlib.sha256()
             size += write_atomically(path, message)

@@ -11,12 +11,12 @@ import os
 import sys
 import tempfile
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from math import prod
 from pathlib import Path, PurePath
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import onnx
@@ -35,6 +35,12 @@ LEAST = 2**16
 
 STEP = 4096
 """Where weights begin in a file of ours: at multiples of this, so that it can be mapped anywhere."""
+
+ROOM_FROM = 2**28
+"""Bytes of an array to be filled from which it lies in a file."""
+
+AT_ONCE = 2**26
+"""Bytes that are looked at before their memory is given back."""
 
 ROOT = Path(tempfile.gettempdir()).anchor
 """The folder that places are stated from: the one that holds everything, on Windows the drive of temporary files."""
@@ -124,6 +130,55 @@ def let_go() -> None:
             found.madvise(mmap.MADV_DONTNEED)
 
 
+def parted(chunks: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    """The same bytes in pieces; behind large ones, the memory that was looked at is given back."""
+    for chunk in chunks:
+        view = memoryview(chunk)
+        for start in range(0, len(view), AT_ONCE):
+            yield view[start : start + AT_ONCE]
+            if len(view) >= AT_ONCE:
+                let_go()
+
+
+def parts_of(value: Array) -> Iterator[Array]:
+    """An array of any shape; a large one in parts, behind which the memory that was looked at is given back."""
+    if value.nbytes < AT_ONCE:
+        yield value
+        return
+    for part in np.array_split(value, 1 + value.nbytes // AT_ONCE):
+        yield part
+        let_go()
+
+
+def room(shape: Sequence[int], kind: np.dtype[Any]) -> Array:
+    """An array of this shape to be filled. A large one lies in a file without a name, so `let_go` frees its memory."""
+    size = prod(shape) * kind.itemsize
+    if size < ROOM_FROM or not hasattr(os, "posix_fallocate"):
+        return np.empty(shape, kind)
+    try:
+        with tempfile.TemporaryFile() as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+            found = mmap.mmap(file.fileno(), size)
+    except OSError:  # there is no room for such a file, or none of its kind: memory has to do
+        return np.empty(shape, kind)
+    _MAPS.add(found)
+    return np.frombuffer(found, dtype=kind).reshape(shape)
+
+
+def by_rows(value: Array, change: Callable[[Array], Array]) -> Array:
+    """What becomes of an array of any shape whose rows are changed, their sizes and type are not.
+
+    A large one is changed some rows at a time, as `room` says.
+    """
+    if value.nbytes < ROOM_FROM:
+        return change(value)
+    result, step = room(value.shape, value.dtype), max(1, AT_ONCE * len(value) // value.nbytes)
+    for start in range(0, len(value), step):
+        result[start : start + step] = change(value[start : start + step])
+        let_go()
+    return result
+
+
 def numbers(tensor: onnx.TensorProto) -> Array:
     """The numbers of a tensor, of its shape; of a held one they are read when they are looked at, and not written."""
     if not is_held(tensor):
@@ -197,7 +252,7 @@ class Spill:
         )
         if not can_hold(tensor, self.path):
             return None
-        refer(tensor, self.path, self.add([np.ascontiguousarray(value).reshape(-1).view(np.uint8).data]))
+        refer(tensor, self.path, self.add(parted([np.ascontiguousarray(value).reshape(-1).view(np.uint8).data])))
         return tensor
 
 

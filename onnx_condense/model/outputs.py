@@ -86,6 +86,7 @@ def finite(found: Outputs) -> bool:
 
 def _tells(value: Array, samples: int, alone: bool) -> bool:
     axes = [axis for axis, size in enumerate(value.shape) if size == samples > 1]
+    axes = axes[:1] if axes[:1] == [0] else axes  # others are as long by chance
     moved = (np.moveaxis(value, axis, 0) for axis in axes)
     return any(_told(one[1:], one[:-1]) for one in moved) if axes else alone and bool(_finite(value).any())
 

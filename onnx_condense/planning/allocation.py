@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from heapq import heapify, heappop, heappush
 from math import prod
 from typing import Protocol
 
@@ -119,6 +120,16 @@ def cost(weights: Sequence[Priced], removed: Mapping[int, int]) -> float:
     return total
 
 
+def by_key(weights: Sequence[Priced], keys: Collection[int]) -> dict[int, list[Priced]]:
+    """The weights that each of some keys makes cheaper, in their order."""
+    found: dict[int, list[Priced]] = {key: [] for key in keys}
+    for weight in weights:
+        for key in weight.keys:
+            if key in found:
+                found[key].append(weight)
+    return found
+
+
 def allocate(
     curves: Mapping[int, Curve], weights: Sequence[Priced], limit: float, slack: float = np.inf
 ) -> dict[int, int]:
@@ -133,11 +144,11 @@ def allocate(
         dear = descent.dear()
         if not dear:
             break
-        capped = {key: curve for key, curve in capped.items() if key not in dear}
-        again = _Descent(capped, weights, limit)
+        fewer = {key: curve for key, curve in capped.items() if key not in dear}
+        again = _Descent(fewer, weights, limit)
         if again.total > limit or again.lost() > descent.lost():
             break
-        descent = again
+        capped, descent = fewer, again
     best, last, least = descent.removed, descent.last, descent.lost()
     total = cost(weights, best)
     for _ in range(EXCHANGES):
@@ -175,8 +186,8 @@ class _Descent:
         pairs = [weight.pair for weight in weights if isinstance(weight, PricedWeight)]
         self._pairs = [pair.key for pair in pairs if pair is not None]
         self._curves, self._limit = curves, limit
-        self._mine = {g: [w for w in weights if g in w.keys] for g in curves}
-        self._near = dict[int, set[int]]()
+        self._mine = by_key(weights, curves)
+        self._near = dict[int, tuple[set[int], set[int]]]()
         self.total = cost(weights, self.removed)
         self._descend()
         while found := [back for group in curves if (back := self._returned(group)) is not None]:
@@ -185,19 +196,29 @@ class _Descent:
             self.total += needed
 
     def _descend(self) -> None:
+        """Takes steps. An offer that others made dearer since is made again when it comes up."""
         offers = {group: self._offer(group) for group in self._curves}
-        while self.total > self._limit:
-            made = [(offer[0], group) for group, offer in offers.items() if offer is not None]
-            if not made:
-                break
-            group = min(made)[1]
+        waiting = [(offer[0], group) for group, offer in offers.items() if offer is not None]
+        heapify(waiting)
+        stale: set[int] = set()
+        while self.total > self._limit and waiting:
+            price, group = heappop(waiting)
             taken = offers[group]
-            assert taken is not None
-            self.removed[group] = taken[1]
-            self.last, self._price = (group, taken[1]), max(self._price, taken[0])
-            self.total -= taken[2]
-            for other in self._neighbours(group):
-                offers[other] = self._offer(other)
+            if taken is None or taken[0] != price:  # another one was made
+                continue
+            again = {group}
+            if group not in stale:
+                self.removed[group] = taken[1]
+                self.last, self._price = (group, taken[1]), max(self._price, taken[0])
+                self.total -= taken[2]
+                dearer, others = self._neighbours(group)
+                stale |= dearer
+                again |= others
+            for one in again:
+                offers[one] = offer = self._offer(one)
+                stale.discard(one)
+                if offer is not None:
+                    heappush(waiting, (offer[0], one))
 
     def lost(self) -> float:
         """What is lost in all."""
@@ -212,10 +233,14 @@ class _Descent:
                 found.add(key)
         return found
 
-    def _neighbours(self, group: int) -> set[int]:
-        """The groups whose steps save something else by now, itself included."""
+    def _neighbours(self, group: int) -> tuple[set[int], set[int]]:
+        """The other groups whose steps save less by now, and those whose steps may save more: of pairs of factors."""
         if group not in self._near:
-            self._near[group] = {key for weight in self._mine[group] for key in weight.keys} & set(self._curves)
+            dearer, others = set[int](), set[int]()
+            for weight in self._mine[group]:
+                plain = isinstance(weight, PricedWeight) and weight.pair is None
+                (dearer if plain else others).update(key for key in weight.keys if key in self._curves)
+            self._near[group] = dearer - others - {group}, others - {group}
         return self._near[group]
 
     def _cost(self, group: int, gone: int) -> float:

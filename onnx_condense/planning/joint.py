@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from heapq import heappop, heappush
 
 import numpy as np
 
 from onnx_condense.arrays import Floats
-from onnx_condense.planning.allocation import Curve, Priced, cost
+from onnx_condense.planning.allocation import Curve, Priced, by_key, cost
 
 CHUNK = 0.015
 """Share of all that a step saves at least, as far as half of what is left of its group allows."""
@@ -59,6 +60,11 @@ class _Together:
     taken: list[Step] = field(default_factory=list)
     open: list[Step] = field(default_factory=list)
 
+    @cached_property
+    def _mine(self) -> Mapping[int, Sequence[Priced]]:
+        """The weights that each group makes cheaper."""
+        return by_key(self.weights, self.curves)
+
     def go(self, limit: float) -> None:
         """As far as this cost, or as the outputs still say something."""
         self.gone = {group: _free(curve) for group, curve in self.curves.items()}
@@ -75,7 +81,7 @@ class _Together:
 
     def _offer(self, group: int) -> None:
         curve, start, width = self.curves[group], self.gone[group], self.widths[group]
-        mine = [weight for weight in self.weights if group in weight.keys]
+        mine = self._mine[group]
         before, left = cost(mine, self.gone), width - start
         ends = curve.steps[curve.steps > start]
         large = ends[(ends - start) * FINEST >= width]

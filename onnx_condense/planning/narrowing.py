@@ -202,7 +202,8 @@ def calibrated_where_better(run: Run, twin: Twin) -> float | None:
     """
     calibration = run.opened.calibration
     if not (calibration.samples and run.measure.told):
-        run.calibrate(twin)
+        if run.options.data is not None:  # else calibration inputs move no output, and fit nothing
+            run.calibrate(twin)
         return None
     if not calibration.holds_back and run.options.data is None:
         return None

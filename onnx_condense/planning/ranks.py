@@ -174,14 +174,14 @@ class Ranks:
         ranked = self.ranked[key]
         if rank <= ranked.weight.pays(twin):
             spent = (np.eye(ranked.weight.outputs, rank), None) if counted else self._of(twin, key).at(rank)
-            twin.factor(Basis(ranked.weight, *spent).factor(twin, ranked.source))
+            twin.factor(Basis(ranked.weight, *spent).factor(twin, ranked.source), counted)
 
     def _of(self, twin: Twin, key: int) -> Divided:
         """What a weight of a twin loses: a table from which nothing has gone loses what it did."""
         weight = self.ranked[key].weight
-        other = weight.place in twin.folded or twin.is_turned(weight.place)
-        same = weight.lookup and not other and all(part.all() for part in weight.alive(twin))
-        return self._known(key) if same else self.ranked[key].spectrum(twin)
+        same = weight.lookup and weight.place not in twin.changed_places
+        whole = same and all(part.all() for part in weight.alive(twin))
+        return self._known(key) if whole else self.ranked[key].spectrum(twin)
 
     def curves(self, stand: Stand, real: bool, note: Callable[[str], None]) -> list[Curves]:
         """What the outputs lose on a stand, in the two readings that groups have."""
@@ -225,7 +225,10 @@ class Ranks:
         if stand.takes(basis.weight):
             return stand.error({}, [basis])
         twin = Twin(self.planner.trace)
-        twin.factor(basis.factor(twin, source))
+        if basis.weight.lookup:  # of a table, rows that are read are enough
+            twin.folded[basis.weight.place] = stand.rows_in(basis)
+        else:
+            twin.factor(basis.factor(twin, source))
         let_go()
         return stand.error_of(twin)
 

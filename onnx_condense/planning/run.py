@@ -15,7 +15,7 @@ from onnx_condense.planning.candidates import Candidate
 from onnx_condense.planning.selection import chosen_groups, chosen_weights
 from onnx_condense.planning.thresholds import Planner, untouched
 from onnx_condense.prepare import Clock, Opened
-from onnx_condense.proving.compare import Results, is_told, results
+from onnx_condense.proving.compare import Results, is_told, results, samples_in
 from onnx_condense.proving.losses import lost, scores_in
 from onnx_condense.proving.scorers import ApproximationError
 from onnx_condense.refitting.estimate import Estimate
@@ -56,7 +56,7 @@ class Run:
         with clock("verify"):
             found = results(opened.source.proto, [*opened.feeds, *opened.others])
         expected, elsewhere = found[: len(opened.feeds)], found[len(opened.feeds) :]
-        measure = ApproximationError(expected, opened.feeds, is_told(opened.told, expected, opened.feeds))
+        measure = ApproximationError(expected, opened.feeds, _is_told(opened, expected))
         return Run(opened, expected, elsewhere, measure, estimate, _planner(opened, measure, estimate, align), clock)
 
     def asking(self, options: Options) -> Run:
@@ -140,6 +140,16 @@ class Run:
         self.calibrate(twin)
         written = write(twin, files.provenance(self.opened.source, self.stated))
         return Candidate(written.model, parameters_of(twin), written.macs // self.opened.batch, written)
+
+
+def _is_told(opened: Opened, expected: Results) -> bool:
+    """Whether the outputs on the feeds say anything; one sample is compared with one to estimate from."""
+    feeds = opened.feeds
+    told = is_told(opened.told, expected, feeds)
+    if not told or opened.told is not None or not opened.calibration.samples or sum(map(samples_in, feeds)) > 1:
+        return told
+    others, _ = opened.calibration.split(1)
+    return is_told(None, [*expected, *results(opened.source.proto, others)], [*feeds, *others])
 
 
 def _planner(opened: Opened, measure: ApproximationError, estimate: Estimate, align: int) -> Planner:

@@ -170,6 +170,11 @@ class Stand:
             parts[place, basis.ranks] = Choice({place: folded[place]}, {})
         return self._fed.model(self._turned(Choice(folded, shift, turning)), parts, self._feeds)
 
+    def rows_in(self, basis: Basis) -> Array:
+        """A table in a basis, of its shape, as far as the inputs ask for its rows."""
+        whole = self._planner.original.weight(*basis.weight.place)
+        return basis.within(whole, self._read(basis.weight))
+
     def _read(self, weight: Factorable) -> Ints | None:
         """[k] the rows of a table that the inputs ask for; None of another weight."""
         if weight.place not in self._rows:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from math import prod
 
@@ -71,6 +72,14 @@ class Fed:
     weights: Mapping[Place, tuple[str, Array]]
     shifts: Mapping[int, tuple[str, Array]]
 
+    @cached_property
+    def inputs(self) -> Mapping[int, Sequence[tuple[int, str]]]:
+        """Node -> the inputs whose weights it is fed, and their names."""
+        found: dict[int, list[tuple[int, str]]] = {}
+        for (node, position), (name, _) in self.weights.items():
+            found.setdefault(node, []).append((position, name))
+        return found
+
     def among(self, nodes: range) -> Fed:
         """That of some nodes."""
         weights = {place: found for place, found in self.weights.items() if place[0] in nodes}
@@ -78,8 +87,8 @@ class Fed:
 
     def changes(self, choice: Choice) -> bool:
         """Whether a choice changes any of it."""
-        weights = choice.folded.keys() | choice.turning.keys()
-        return not (weights.isdisjoint(self.weights) and choice.shift.keys().isdisjoint(self.shifts))
+        weights = any(place in self.weights for place in (*choice.folded, *choice.turning))
+        return weights or any(node in self.shifts for node in choice.shift)
 
     def values(self, choice: Choice) -> Feed:
         """What is fed for a choice."""
@@ -141,9 +150,8 @@ class Stretch:
         for index in self.nodes:
             node = onnx.NodeProto()
             node.CopyFrom(self.model.graph.node[index])
-            for (owner, position), (name, _) in self.fed.weights.items():
-                if owner == index:
-                    node.input[position] = name
+            for position, name in self.fed.inputs.get(index, ()):
+                node.input[position] = name
             if index in self.fed.shifts:
                 name, whole = self.fed.shifts[index][0], node.output[0]
                 node.output[0] = f"{name}r"

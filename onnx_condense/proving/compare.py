@@ -221,11 +221,11 @@ def results(model: onnx.ModelProto, feeds: Iterable[Feed], optimize: bool = True
 
 def is_told(told: bool | None, expected: Results, feeds: Sequence[Feed]) -> bool:
     """Whether the outputs on some feeds say anything. told: what is known of generated ones (see `Drawn`)."""
-    return told if told is not None else tells(expected, [_samples(feed) for feed in feeds])
+    return told if told is not None else tells(expected, [samples_in(feed) for feed in feeds])
 
 
-def _samples(feed: Outputs) -> int:
-    """The first axis of the first array that has one."""
+def samples_in(feed: Outputs) -> int:
+    """How many samples a feed has: the first axis of the first array that has one."""
     return next((len(value) for value in feed.values() if value.ndim), 1)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
 from onnx_condense.arrays import FLOATS, Array
-from onnx_condense.model.held import Spill, holds, numbers
+from onnx_condense.model.held import Spill, by_rows, holds, numbers
 from onnx_condense.model.protos import FLOAT_TYPES, tensors
 
 DRAWS = 3
@@ -27,7 +28,7 @@ def shaken(model: onnx.ModelProto) -> Iterator[onnx.ModelProto]:
         result.CopyFrom(model)
         for tensor in tensors(result):
             if tensor.data_type in FLOAT_TYPES and len(tensor.dims) > 1:
-                value = _moved(numbers(tensor), generator)
+                value = by_rows(numbers(tensor), partial(_moved, generator=generator))
                 held = None if spill is None else spill.keep(tensor.name, value)
                 tensor.CopyFrom(numpy_helper.from_array(value, tensor.name) if held is None else held)
         yield result

@@ -202,9 +202,10 @@ def relinked(known: Segment, producer: TwinConsumer, consumer: Consumer) -> Segm
     twin, place, made = producer.twin, (producer.node, producer.fixed.slot.input), producer.fixed.makes
     assert made is not None
     model = onnx.ModelProto.FromString(known.model)
-    weight = next(node.input[place[1]] for node in model.graph.node if made.tensor in node.output)
-    held = next((tensor for tensor in model.graph.initializer if tensor.name == weight), None)
-    if held is None or place in twin.factors:
+    maker = next(node for node in model.graph.node if made.tensor in node.output)
+    own, weight = maker.op_type == twin.trace.facts.nodes[place[0]].op, maker.input[place[1]]
+    held = next((tensor for tensor in model.graph.initializer if own and tensor.name == weight), None)
+    if held is None or place in twin.factors:  # a bias that came is added behind, by another node
         return link(traced(twin), producer.fixed, consumer)
     rows = numpy_helper.from_array(alive_weight(twin, *place), weight)
     rows.doc_string = held.doc_string

@@ -280,7 +280,7 @@ def _has_windows(trace: Trace, index: int, action: Contraction, taps: int) -> bo
 
 def reading_fewer(twin: Twin) -> list[TwinConsumer]:
     """The consumers that lost channels, in graph order; recurrent nodes are others (see `recurrent`)."""
-    slots = [s for s in twin.trace.slots if s.role is Role.CONTRACTED and not twin.reads(s).all()]
+    slots = [s for s in twin.trace.slots_with(np.flatnonzero(~twin.alive)) if s.role is Role.CONTRACTED]
     slots = [s for s in slots if twin.trace.actions[s.node].recurrent is None]
     found = (consumer_of(twin.trace, slot) for slot in sorted(slots, key=lambda s: (s.node, s.input)))
     return [TwinConsumer(consumer, twin) for consumer in found if consumer is not None]

@@ -25,19 +25,20 @@ def check_shapes(twin: Twin) -> None:
 
 def check_tied(twin: Twin) -> None:
     """Raises Disagreement where the uses of one weight want different columns after merging."""
-    first: dict[str, Array] = {}
-    for slot in twin.trace.slots:
+    trace, first = twin.trace, dict[str, Array]()
+    changed = (trace.facts.nodes[node].inputs[position].name for node, position in twin.changed_places)
+    for slot in trace.slots_named(changed):
         if slot.role is not Role.CONTRACTED:
             continue
-        name = name_of(twin.trace, slot)
+        name = name_of(trace, slot)
         value = twin.weight(slot.node, slot.input)
         if not np.array_equal(first.setdefault(name, value), value):
-            raise Disagreement(twin.trace.units_in(slot.labels), name)
+            raise Disagreement(trace.units_in(slot.labels), name)
 
 
 def check_scales(shapes: Shapes) -> None:
     """Raises Disagreement where integers of one scale would lose different channels."""
-    for slot in shapes.trace.slots:
+    for slot in shapes.trace.slots_with(np.flatnonzero(~shapes.alive)):
         name = name_of(shapes.trace, slot)
         stored = shapes.facts.stored(name)
         if not isinstance(stored, Quantized) or stored.axis is None:
@@ -51,7 +52,7 @@ def check_scales(shapes: Shapes) -> None:
 def check_size(twin: Twin) -> None:
     """Raises Enlarged where weights that the file only describes (ConstantOfShape) would make it larger."""
     facts = twin.trace.facts
-    described = [s for s in twin.trace.slots if facts.is_generated(name_of(twin.trace, s))]
+    described = twin.trace.generated
     if not described:
         return
     draft = drafted(twin, shapes_of(twin))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from onnx_condense.arrays import Array
+import numpy as np
+
+from onnx_condense.arrays import Array, Shape
 from onnx_condense.merging.factors import Factor
 from onnx_condense.merging.twin import Twin
 from onnx_condense.operators.actions import Contraction
@@ -13,6 +16,30 @@ from onnx_condense.operators.answers import Role
 from onnx_condense.rewriting.edits import Followed, Further
 from onnx_condense.rewriting.shapes import Shapes
 from onnx_condense.rewriting.values import NodeInput, Sliced
+
+
+@dataclass(frozen=True, eq=False)
+class First:
+    """What a layer of a pair holds of a weight, whose produced axis is given; made when its numbers are asked for."""
+
+    factor: Factor
+    weight: Array
+    axis: int
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of its numbers."""
+        return self.weight.dtype
+
+    @property
+    def shape(self) -> Shape:
+        """Sizes of its axes."""
+        return tuple(
+            self.factor.first_rank if axis == self.axis else size for axis, size in enumerate(self.weight.shape)
+        )
+
+    def __array__(self, dtype: np.dtype[Any] | None = None, copy: bool | None = None) -> Array:
+        return self.factor.first(self.weight, self.axis)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +72,7 @@ def pair_of(twin: Twin, shapes: Shapes, factor: Factor, sliced: Sliced | None) -
     assert action is not None
     weight = twin.weight(factor.node, factor.input)
     cuts = () if sliced is None else tuple(cut for cut in sliced.cuts if cut[0].role is not Role.PRODUCED)
-    first = Sliced(factor.first(weight, action.axis(Role.PRODUCED)), cuts)
+    first = Sliced(First(factor, weight, action.axis(Role.PRODUCED)), cuts)
     made = twin.trace.made.get((factor.node, factor.input))
     kept = None if made is None else shapes.of_slot(made)
     basis = factor.basis.astype(weight.dtype)

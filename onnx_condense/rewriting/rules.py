@@ -23,7 +23,7 @@ from onnx_condense.rewriting.edits import Attribute, Edit, Input, Number, Picked
 from onnx_condense.rewriting.kept import Disagreement, Failed, Kept
 from onnx_condense.rewriting.movement import MOVES
 from onnx_condense.rewriting.shapes import Shapes
-from onnx_condense.tracing.trace import layer_name
+from onnx_condense.tracing.trace import Trace, layer_name
 
 EditRule = Callable[[Shapes, int, Any], list[Edit]]
 """From shapes, the index of a node and its action to edits."""
@@ -33,18 +33,34 @@ def edits_of(shapes: Shapes) -> tuple[Edit, ...]:
     """What shapes ask for, in the order of the nodes. Raises Disagreement where they cannot be stated."""
     known = _KNOWN.get(shapes)
     if known is None:
-        found: list[Edit] = []
-        for index, action in shapes.trace.actions.items():
-            try:
-                found += _edits_at(shapes, index, action)
-            except Disagreement:
-                raise
-            except Exception as error:  # of ours: it costs what the node touches
-                if _is_touched(shapes, index):
-                    raise _failed(shapes, index, error) from error
-                unforeseen(error, layer_name(shapes.facts.nodes[index], index))
-        known = _KNOWN[shapes] = tuple(found)
+        known = _KNOWN[shapes] = tuple(edit for index in _concerned(shapes) for edit in _edits_or_error(shapes, index))
     return known
+
+
+def _concerned(shapes: Shapes) -> list[int]:
+    """The nodes that may ask for something: what a node asks for follows from its own tensors alone."""
+    trace, facts = shapes.trace, shapes.facts
+    asking = _ASKING.get(trace)
+    if asking is None:
+        whole = Shapes(trace, np.ones_like(shapes.alive), facts.shapes, {})
+        following = {index for name in facts.derived for index, _ in facts.consumers(name)}
+        asking = _ASKING[trace] = following | {index for index in trace.actions if _edits_or_error(whole, index)}
+    uses = {index for name in shapes.kept for index, _ in facts.consumers(name)}
+    makers = {maker for name in shapes.kept if (maker := facts.maker(name)) is not None}
+    return sorted((asking | uses | makers) & trace.actions.keys())
+
+
+def _edits_or_error(shapes: Shapes, index: int) -> list[Edit]:
+    """What a node asks for; nothing where an error of ours happens at one that sees what it saw before."""
+    try:
+        return _edits_at(shapes, index, shapes.trace.actions[index])
+    except Disagreement:
+        raise
+    except Exception as error:  # of ours: it costs what the node touches
+        if _is_touched(shapes, index):
+            raise _failed(shapes, index, error) from error
+        unforeseen(error, layer_name(shapes.facts.nodes[index], index))
+        return []
 
 
 def _edits_at(shapes: Shapes, index: int, action: Action) -> list[Edit]:
@@ -73,6 +89,9 @@ def _failed(shapes: Shapes, index: int, error: Exception) -> Failed:
 
 
 _KNOWN: WeakKeyDictionary[Shapes, tuple[Edit, ...]] = WeakKeyDictionary()
+
+_ASKING: WeakKeyDictionary[Trace, set[int]] = WeakKeyDictionary()
+"""Nodes that ask for something whatever shrinks, and those that read what follows from shapes."""
 
 
 # ------------------------------------------------------------------------------------------- numbers from shapes

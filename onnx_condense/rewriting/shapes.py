@@ -43,7 +43,7 @@ class Shapes:
     @cached_property
     def smaller(self) -> Mapping[str, Shape]:
         """The tensors whose shape is another."""
-        return {name: shape for name, shape in self.sizes.items() if shape != self.facts.shapes[name]}
+        return {name: self.sizes[name] for name in self.kept if self.sizes[name] != self.facts.shapes[name]}
 
     @cached_property
     def derived(self) -> Mapping[str, Array]:
@@ -123,12 +123,14 @@ def name_of(trace: Trace, slot: Slot) -> str:
 
 
 def _shapes(trace: Trace, alive: Bools) -> Shapes:
-    for part in trace.balance.partitions:
+    gone = np.flatnonzero(~alive)
+    for part in trace.lines_with(gone):
         lines = np.bincount(part.lines, alive[part.units] | (part.units < 0))
         if np.ptp(lines):
             raise Disagreement(np.unique(part.units[part.units >= 0]), "groups or heads")
     sizes, kept = dict(trace.facts.shapes), {}
-    for name, (units, axis) in trace.cuts.items():
+    for name in trace.tensors_with(gone):
+        units, axis = trace.cuts[name]
         found = _kept(units, axis, alive, name)
         if found is not None:
             shape = list(sizes[name])

@@ -34,7 +34,7 @@ class Sliced:
     cuts: what is alive along each axis on which channels lie.
     """
 
-    whole: Array
+    whole: Content
     cuts: tuple[tuple[Slot, Kept], ...] = ()
 
     @property
@@ -58,7 +58,7 @@ class Sliced:
     @property
     def array(self) -> Array:
         """Its numbers, of `shape`."""
-        value = self.whole
+        value = np.asarray(self.whole)
         for slot, kept in self.cuts:
             value = _alive_of(value, slot, kept)
         return np.ascontiguousarray(value).reshape(value.shape)

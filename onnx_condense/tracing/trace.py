@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,6 +19,7 @@ from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.reasons import Because
 from onnx_condense.tracing.balance import Balance, Partition
 from onnx_condense.tracing.labels import atoms_of, varying
+from onnx_condense.tracing.unit_index import UnitIndex
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +148,51 @@ class Trace:
     @cached_property
     def _slot_cuts(self) -> Mapping[Slot, tuple[Ints, int]]:
         return {slot: self.balance.cut(slot.labels) for slot in self.slots}
+
+    def _indexed(self, arrays: Iterable[Ints]) -> UnitIndex:
+        return UnitIndex.of(arrays, len(self.unit_of))
+
+    @cached_property
+    def _tensors_with(self) -> tuple[list[str], UnitIndex]:
+        return list(self.cuts), self._indexed(units for units, _ in self.cuts.values())
+
+    @cached_property
+    def _slots_with(self) -> UnitIndex:
+        return self._indexed(self.cut_of(slot)[0] for slot in self.slots)
+
+    @cached_property
+    def _lines_with(self) -> UnitIndex:
+        return self._indexed(part.units for part in self.balance.partitions)
+
+    def tensors_with(self, units: Ints) -> list[str]:
+        """The tensors that hold any of some units [k], in the order of `cuts`."""
+        names, index = self._tensors_with
+        return [names[number] for number in index.with_any(units)]
+
+    def slots_with(self, units: Ints) -> list[Slot]:
+        """The weights that hold any of some units [k], in the order of `slots`."""
+        return [self.slots[number] for number in self._slots_with.with_any(units)]
+
+    def lines_with(self, units: Ints) -> list[Partition]:
+        """The partitions of the balance that hold any of some units [k], in their order."""
+        return [self.balance.partitions[number] for number in self._lines_with.with_any(units)]
+
+    @cached_property
+    def _named(self) -> Mapping[str, Sequence[int]]:
+        found: dict[str, list[int]] = {}
+        for number, slot in enumerate(self.slots):
+            found.setdefault(self.facts.nodes[slot.node].inputs[slot.input].name, []).append(number)
+        return found
+
+    def slots_named(self, names: Iterable[str]) -> list[Slot]:
+        """The weights of these names, in the order of `slots`."""
+        return [self.slots[number] for number in sorted(n for name in set(names) for n in self._named.get(name, ()))]
+
+    @cached_property
+    def generated(self) -> tuple[Slot, ...]:
+        """The weights that the file only describes (ConstantOfShape)."""
+        inputs = [self.facts.nodes[slot.node].inputs[slot.input].name for slot in self.slots]
+        return tuple(s for s, name in zip(self.slots, inputs, strict=True) if self.facts.is_generated(name))
 
     def units_in(self, labels: Labels) -> Ints:
         """[k] the units that stand in a tensor with labels of any shape, each once."""

@@ -15,6 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_condense.errors import unforeseen
+from onnx_condense.model.held import parts_of
 from onnx_condense.operators.actions import (
     Activation,
     Contraction,
@@ -139,7 +140,8 @@ def _constant_interval(walk: Walk, tensor: gs.Tensor) -> Interval:
     value = walk.constant(tensor)
     if value is None or value.dtype.kind not in "fiu" or not value.size:
         return ANYTHING
-    return float(value.min()), float(value.max())
+    ends = [(float(part.min()), float(part.max())) for part in parts_of(value) if part.size]
+    return float(np.min(ends)), float(np.max(ends))
 
 
 def _pin_ends(walk: Walk) -> None:

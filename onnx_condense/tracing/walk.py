@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_condense.algebra.signals import Signal
 from onnx_condense.arrays import Array, Floats, Ints, Labels, Shape
+from onnx_condense.model.held import parts_of
 from onnx_condense.operators.answers import Action, Interval
 from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.moves import compress
@@ -230,4 +231,5 @@ def along(row: Labels, rank: int, axis: int) -> Labels:
 
 def _all_finite(value: Array) -> bool:
     """Whether all elements of an array of any shape are; in parts: a mask is a quarter of what it is made from."""
-    return all(np.isfinite(part).all() for part in np.array_split(np.atleast_1d(value), 1 + value.size // MASKED))
+    masked = (np.array_split(np.atleast_1d(part), 1 + part.size // MASKED) for part in parts_of(value))
+    return all(np.isfinite(part).all() for parts in masked for part in parts)

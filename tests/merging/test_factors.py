@@ -9,6 +9,7 @@ import pytest
 
 import onnx_condense.merging.factors
 from onnx_condense.merging.factors import Factor
+from onnx_condense.model import held
 
 ROUNDING = 1e-6
 """Of products of six numbers near one in float32."""
@@ -40,3 +41,21 @@ def test_a_product_takes_little_more_than_itself(monkeypatch: pytest.MonkeyPatch
         assert tracemalloc.get_traced_memory()[1] < 1.2 * made.nbytes
     finally:
         tracemalloc.stop()
+
+
+def test_large_weights_are_multiplied_in_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    table, factor = np.random.default_rng(0).standard_normal((20_000, 8)).astype(np.float32), pair(8, 7)
+    expected = [factor.product(table, 1), factor.first(table, 1)]
+    for module in (held, onnx_condense.merging.factors):
+        monkeypatch.setattr(module, "ROOM_FROM", 1000)
+    monkeypatch.setattr(onnx_condense.merging.factors, "PANEL", 1000)
+    tracemalloc.start()
+    try:
+        found = [factor.product(table, 1), factor.first(table, 1)]
+        assert tracemalloc.get_traced_memory()[1] < 0.2 * table.nbytes
+    finally:
+        tracemalloc.stop()
+    held.let_go()
+    for made, whole in zip(found, expected, strict=True):
+        assert made.flags.c_contiguous
+        np.testing.assert_allclose(made, whole, rtol=0, atol=ROUNDING)

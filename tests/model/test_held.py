@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,6 +99,27 @@ def test_no_room_for_temporary_files_is_a_line(large: None, cli: Cli, monkeypatc
 
     monkeypatch.setattr("tempfile.mkstemp", full)
     assert "TMPDIR" in cli.fails(2, "m.onnx", "-o", "out.onnx")
+
+
+def test_an_array_to_be_filled_lies_in_a_file_where_it_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    value = builders.random(40, 5, 3)
+    monkeypatch.setattr(held, "ROOM_FROM", 1000)
+    monkeypatch.setattr(held, "AT_ONCE", 500)
+    taken = held.by_rows(value, lambda rows: 2 * rows)
+    held.let_go()
+    np.testing.assert_array_equal(taken, 2 * value)
+    taken[0] = 0
+    assert not taken[0].any()
+    assert b"".join(held.parted([bytes(3), b"", bytes(range(256)) * 9])) == bytes(3) + bytes(range(256)) * 9
+
+
+def test_an_array_lies_in_memory_where_there_is_no_room_for_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(held, "ROOM_FROM", 1000)
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    assert held.room((400, 5), np.dtype(np.float32)).flags.owndata
 
 
 def test_no_message_holds_a_large_weight(large: None, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

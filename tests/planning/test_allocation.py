@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_condense.planning.allocation import Curve, PricedWeight, allocate, cost
+from onnx_condense.planning.allocation import Curve, PricedPair, PricedWeight, allocate, cost
 
 
 def test_allocation_takes_the_cheapest_saving() -> None:
@@ -49,3 +49,31 @@ def test_a_last_step_that_saves_too_much_is_replaced() -> None:
     assert allocate({0: free, 1: dear}, parts, 145.0, slack=2.0) == {0: 1, 1: 0}
     ruinous = Curve(dear.order, 3 * dear.losses, dear.steps)
     assert allocate({0: cheap, 1: ruinous}, parts, 145.0, slack=2.0) == {0: 1, 1: 0}, "15 times as much would be lost"
+
+
+def test_a_pair_without_which_the_limit_is_missed_stays_among_what_may_go() -> None:
+    """The last step is a pair's only one, which by rounding loses more per unit than itself."""
+    pair = PricedWeight(4.0, (9, 6), (), PricedPair(1, 6, -2, 1.0))
+    parts = [pair, PricedWeight(1.0, (7, 38), ((0, 0, 1),))]
+    free, paired = (Curve(np.arange(1), np.array([lost]), np.array([1])) for lost in (0.0, 0.05061568201816080))
+    assert allocate({0: free, 1: paired}, parts, 408.0, slack=14.0) == {0: 1, 1: 1}
+
+
+def test_steps_are_those_that_lose_least_per_unit_by_then() -> None:
+    """A stream that five groups read saves less with each of their steps; what is saved too much goes back."""
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        parts = [PricedWeight(1.0, (6, 5), ((0, 0, 1), (1, group, 1))) for group in range(1, 6)]
+        sizes = {0: 6, **dict.fromkeys(range(1, 6), 5)}
+        curves = {g: Curve(np.arange(n), np.cumsum(generator.random(n)), np.arange(1, n)) for g, n in sizes.items()}
+        gone = dict.fromkeys(curves, 0)
+        while (now := cost(parts, gone)) > 75:
+            steps = [(g, n) for g in gone for n in curves[g].steps[gone[g] : gone[g] + 2].tolist()]
+            prices = [
+                (curves[g].lost(n) - curves[g].lost(gone[g])) / (now - cost(parts, gone | {g: n})) for g, n in steps
+            ]
+            gone |= [steps[int(np.argmin(prices))]]
+        found = allocate(curves, parts, 75.0)
+        assert cost(parts, found) <= 75
+        assert all(found[g] <= gone[g] for g in gone)
+        assert sum(found[g] < gone[g] for g in gone) <= 2

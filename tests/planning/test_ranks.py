@@ -12,12 +12,15 @@ from support import builders
 from support.models import weights
 
 import onnx_condense as oc
+import onnx_condense.merging.factors
 from onnx_condense import Options
 from onnx_condense.arrays import Array
 from onnx_condense.factoring.spectrum import spectrum
 from onnx_condense.factoring.tokens import frequencies
 from onnx_condense.factoring.weights import factorable
 from onnx_condense.goals import Unit
+from onnx_condense.merging.factors import Factor
+from onnx_condense.model import held
 from onnx_condense.model.protos import serialize
 from onnx_condense.planning import ranks
 from onnx_condense.planning.allocation import Curve, PricedPair, PricedWeight, allocate
@@ -134,11 +137,24 @@ def test_a_dense_layer_becomes_a_pair_where_slicing_loses_more(unit: str) -> Non
     assert verification.approximation_error < 0.2
 
 
-def test_sizes_ask_for_no_basis(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+def test_sizes_ask_for_no_basis_and_no_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, made, product = [], [], Factor.product
     monkeypatch.setattr(ranks, "spectrum", lambda *given: asked.append(len(given)) or spectrum(*given))
+    monkeypatch.setattr(Factor, "product", lambda *given: made.append(len(given)) or product(*given))
     oc.condense(MODEL, TABLE)
-    assert len(asked) == 1, "of the table, for its curve and for all twins"
+    assert len(asked) == 1, "of the table as it was: no twin has another"
+    assert len(made) == 3, "for the twin of either reading, and for the last one"
+
+
+def test_large_tables_lie_in_files_while_pairs_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = serialize(oc.condense(MODEL, TABLE).model)
+    for module in (held, onnx_condense.merging.factors):
+        monkeypatch.setattr(module, "ROOM_FROM", 1000)
+    given, room = [], held.room
+    for module in (held, onnx_condense.merging.factors):
+        monkeypatch.setattr(module, "room", lambda shape, kind: given.append(tuple(shape)) or room(shape, kind))
+    assert serialize(oc.condense(MODEL, TABLE).model) == expected
+    assert given.count((TOKENS, 32)) >= 4, "rows of one that is tried, and the products of three twins"
 
 
 def test_never_slower_makes_no_pairs() -> None:

@@ -11,6 +11,7 @@ from support import builders, vacuous
 from support.cli import Cli, Save, read
 
 import onnx_condense as oc
+from onnx_condense.merging.evidence import Evidence
 from onnx_condense.model.inputs import draw_feeds, input_specs
 from onnx_condense.proving.compare import compare
 
@@ -247,3 +248,21 @@ def test_what_the_error_is_stands_beside_it(cli: Cli, save: Save) -> None:
     printed = cli.ok("m.onnx", "--threshold", "0.7", "--align", "1", "--report", "r.json", "-o", "o.onnx").out
     assert "share of y that changed" in printed
     assert read("r.json")["verification"]["integer_outputs_changed"] == ["y"]
+
+
+def test_few_calibration_inputs_that_move_no_output_say_nothing_and_fit_nothing() -> None:
+    """Of five, one is held back, which says something where it differs from the others."""
+    inputs = {"x": np.full((5, 4, 6, 6), 1e-30, np.float32)}
+    given = oc.Options(budget=("params", 0.7), align=1, calibration=inputs)
+    result = oc.condense(builders.separable(8, 4), given)
+    verification = result.report.verification
+    assert verification is not None
+    assert np.isnan(verification.approximation_error)
+    assert not any(refit.source == Evidence.CALIBRATION for refit in result.plan.refits)
+
+
+def test_places_of_an_image_are_no_samples() -> None:
+    """Six images, the same ones, of six by six places."""
+    model = builders.separable(8, 4, size=6)
+    assert not oc.verify(model, model, {"x": np.full((6, 4, 6, 6), 1e-30, np.float32)}).told
+    assert oc.verify(model, model, {"x": builders.random(6, 4, 6, 6)}).told

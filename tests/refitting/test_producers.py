@@ -207,6 +207,23 @@ def test_behind_other_rows_is_what_would_be_written(kind: str) -> None:
     assert known.model != after.model == link(traced(twin), producer.fixed, consumer.fixed).model
 
 
+def test_behind_other_rows_a_bias_that_came_stays() -> None:
+    """A MatMul has none: another node adds it."""
+    net = Net(seed=21)
+    rows = np.concatenate([mains := net.normal(6, 3), mains + 0.5 * net.normal(6, 3)])
+    hidden = net.node("Relu", net.matmul("first", net.input("batch", 5, 3), rows))
+    model, options = net.build(net.matmul("second", hidden, net.normal(4, 12))), oc.Options(threshold=0.8, align=1)
+    twin, _ = merged(model, oc.condense(model, options).plan, options)
+    (consumer,) = reading_fewer(twin)
+    producer = producer_of(consumer)
+    assert producer is not None
+    twin.shift[producer.node] = np.ones(12)
+    known = link(traced(twin), producer.fixed, consumer.fixed)
+    producer.refit(2 * producer.matrix(), None, Evidence.CALIBRATION)
+    assert known.model != relinked(known, producer, consumer.fixed).model
+    assert relinked(known, producer, consumer.fixed).model == link(traced(twin), producer.fixed, consumer.fixed).model
+
+
 def test_the_producer_of_a_consumer() -> None:
     found = {}
     for kind in ("relu", "silu", "pooled", "softmax", "gated", "twice"):
