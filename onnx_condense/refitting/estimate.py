@@ -26,7 +26,7 @@ STRONGEST = 1.0
 """The same, where as much as can be is."""
 
 DOUBT = 0.25
-"""Ridge strength on real inputs for each channel, as a share of what rows of one sample being alike costs."""
+"""Ridge strength on real images for each channel, as a share of what rows of one image being alike costs."""
 
 
 class Estimate:
@@ -113,5 +113,5 @@ class Estimate:
 
 
 def _alike(sums: Sums) -> float:
-    """How much less rows tell because those of one sample are alike: as if only their root were others."""
+    """How much less rows tell because those of one image are alike: as if only their root were others."""
     return float((sums.count * sums.samples) ** -0.5 - 1 / sums.count) if 0 < sums.samples < sums.count else 0.0

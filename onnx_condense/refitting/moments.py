@@ -17,7 +17,7 @@ class Sums:
     """Streaming sums of features x [rows, f] and targets y [rows, t]; nothing else of the samples is kept.
 
     Attributes:
-        count: rows. samples: of which they are, where that is asked.
+        count: rows. samples: images that they are of; 0 where they are of none, or that is not asked.
     """
 
     def __init__(self, features: int, targets: int, crossed: bool = True) -> None:

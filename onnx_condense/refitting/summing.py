@@ -45,10 +45,15 @@ def sums_of(
                 result[number] = None
             elif sums is not None:
                 found = consumer.rows(known[name])
-                sums.samples += found.samples
+                sums.samples += found.samples if _of_images(consumer, known[name]) else 0
                 for rows in _chunks(found, most, generators[number]):
                     sums.add(rows, rows[:, :0])
     return result
+
+
+def _of_images(consumer: Source, data: Array) -> bool:
+    """Whether rows are places of images, which look alike in each."""
+    return data.ndim > 3 and consumer.reads.axis == 1
 
 
 def _chunks(rows: FeatureRows, most: int, generator: Generator) -> Iterator[Floats]:
