@@ -66,7 +66,11 @@ def packs(model: onnx.ModelProto) -> bool:
 
 
 def session(
-    model: onnx.ModelProto | bytes | Path, optimize: bool = True, save_to: str = "", packed: bool = True
+    model: onnx.ModelProto | bytes | Path,
+    optimize: bool = True,
+    save_to: str = "",
+    packed: bool = True,
+    pooled: bool = True,
 ) -> Session:
     """A session that is run a few times, for what it gives. Raises InputError when onnxruntime refuses the model.
 
@@ -75,8 +79,10 @@ def session(
         optimize: all graph optimizations, or none.
         save_to: where onnxruntime writes the graph that it optimized; "" for nowhere.
         packed: as `packs` says; it is asked where the model is no bytes.
+        pooled: whether memory of one run is kept for the next.
     """
     options = _options(optimize)
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = pooled
     options.optimized_model_filepath = save_to
     if not packed or (isinstance(model, onnx.ModelProto) and not packs(model)):
         options.add_session_config_entry(UNPACKED, "1")

@@ -14,7 +14,7 @@ from math import prod
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from onnx_condense.arrays import Array, Floats
 from onnx_condense.merging.mixing import Blend
@@ -48,6 +48,15 @@ DIVIDED = 2**27
 KEPT = 2**27
 """Bytes of what is known between stretches that are remembered at most."""
 
+
+FIXED = 2**25
+"""Bytes of a model whose stretches hold weights that they are fed over and over: what is constant runs faster."""
+
+ASKED = 16
+"""Choices of which a stretch knows that it was fed them."""
+
+HELD = 1
+"""Choices of which a stretch holds the weights."""
 
 UNKNOWN = 2.0**60
 """Numbers of a tensor of which nobody knows how many they are."""
@@ -104,7 +113,7 @@ class Stretch:
     """Nodes that follow each other.
 
     nodes: their indices. constants: nodes before them that make constants which they read. fed: what they may be fed.
-    reads, makes: tensors. leaves: what is known behind it.
+    reads, makes: tensors. leaves: what is known behind it. held: whether it may hold what it is fed.
     """
 
     model: onnx.ModelProto
@@ -114,33 +123,65 @@ class Stretch:
     reads: tuple[str, ...]
     makes: tuple[str, ...]
     leaves: tuple[str, ...]
+    held: bool
     _sessions: dict[bool, Session] = field(default_factory=dict)
+    _asked: OrderedDict[Hashable, int] = field(default_factory=OrderedDict)
+    _fixed: OrderedDict[Hashable, Session] = field(default_factory=OrderedDict)
 
-    def run(self, known: Known, choice: Choice) -> Known:
-        """What is known behind it. Raises InputError."""
-        fed = self.fed.changes(choice)
-        if fed not in self._sessions:
-            self._sessions[fed] = session(self._part(known, fed))
-        read = {name: known[name] for name in self.reads} | (self.fed.values(choice) if fed else {})
-        made = run(self._sessions[fed], self.makes, read) if self.makes else []
+    def run(self, known: Known, choice: Choice, key: Hashable = None) -> Known:
+        """What is known behind it; key: tells what the choice changes here, None of one that does not come again.
+
+        Raises InputError.
+        """
+        read, values = {name: known[name] for name in self.reads}, dict[str, Array]()
+        if not self.makes:
+            made = list[Array]()
+        else:
+            values = self.fed.values(choice) if self.fed.changes(choice) else {}
+            fixed = self._holding(read, values, key) if values and key is not None and self.held else None
+            active = self._opened(read, values) if fixed is None else fixed
+            made = run(active, self.makes, read | (values if fixed is None else {}))
         found = dict(zip(self.makes, made, strict=True))
         return {name: found[name] if name in found else known[name] for name in self.leaves}
 
-    def _part(self, known: Known, fed: bool) -> onnx.ModelProto:
-        """The model of these nodes, fed or not; tensors have the types of known ones, and any shape."""
-        given = {name: known[name] for name in self.reads}
-        mine = self._fed_nodes() if fed else self.model.graph.node[self.nodes.start : self.nodes.stop]
+    def _opened(self, read: Known, values: Known) -> Session:
+        """What runs these nodes, with what they are fed as inputs."""
+        fed = bool(values)
+        if fed not in self._sessions:
+            self._sessions[fed] = session(self._part(read, values, fixed=False))
+        return self._sessions[fed]
+
+    def ask(self, key: Hashable) -> None:
+        """Notes that a choice is coming, for whatever feeds."""
+        self._asked[key] = self._asked.get(key, 0) + 1
+        self._asked.move_to_end(key)
+        if len(self._asked) > ASKED:
+            self._asked.popitem(last=False)
+
+    def _holding(self, read: Known, values: Known, key: Hashable) -> Session | None:
+        """What runs these nodes and holds what they are fed; None where a choice did not come before."""
+        if key in self._fixed:
+            self._fixed.move_to_end(key)
+        elif self._asked.get(key, 0) > 1:
+            self._fixed[key] = session(self._part(read, values, fixed=True), pooled=False)
+            if len(self._fixed) > HELD:
+                self._fixed.popitem(last=False)
+        return self._fixed.get(key)
+
+    def _part(self, read: Known, values: Known, fixed: bool) -> onnx.ModelProto:
+        """The model of these nodes, fed values or holding them; tensors have the types of known ones, and any shape."""
+        mine = self._fed_nodes() if values else self.model.graph.node[self.nodes.start : self.nodes.stop]
         nodes = [*self.constants, *mine]
-        if fed:
-            given |= dict([*self.fed.weights.values(), *self.fed.shifts.values()])
-        read, graph = read_by(nodes) | set(self.makes), self.model.graph
+        given = dict(read) if fixed else {**read, **values}
+        held = [numpy_helper.from_array(np.ascontiguousarray(v), n) for n, v in values.items()] if fixed else []
+        asked, graph = read_by(nodes) | set(self.makes), self.model.graph
         part = onnx.GraphProto(
             name=graph.name,
             node=nodes,
             input=[_info(name, value, name in self.reads) for name, value in given.items()],
             output=[onnx.ValueInfoProto(name=name) for name in self.makes],
-            initializer=[tensor for tensor in graph.initializer if tensor.name in read - given.keys()],
-            sparse_initializer=[t for t in graph.sparse_initializer if t.values.name in read],
+            initializer=[*(tensor for tensor in graph.initializer if tensor.name in asked - given.keys()), *held],
+            sparse_initializer=[t for t in graph.sparse_initializer if t.values.name in asked],
         )
         opsets, functions = self.model.opset_import, self.model.functions
         return onnx.ModelProto(ir_version=self.model.ir_version, opset_import=opsets, functions=functions, graph=part)
@@ -181,24 +222,24 @@ class Stretches:
 
         parts: what it is made of, by what tells them apart; of None nothing is remembered.
         """
-        before: list[frozenset[Hashable]] = []
-        touching: frozenset[Hashable] = frozenset()
-        for stretch in self._stretches[:-1] if parts is not None else ():
+        own: list[frozenset[Hashable]] = []
+        for stretch in self._stretches if parts is not None else ():
             assert parts is not None
-            touching |= {name for name, part in parts.items() if stretch.fed.changes(part)}
-            before.append(touching)
-        return [self._run(choice, before, feed) for feed in feeds]
+            own.append(frozenset(name for name, part in parts.items() if stretch.fed.changes(part)))
+            stretch.ask(own[-1])
+        return [self._run(choice, own, feed) for feed in feeds]
 
-    def _run(self, choice: Choice, before: Sequence[Hashable], feed: Feed) -> dict[str, Array]:
-        """The outputs for a feed; before: which parts of the choice have changed something as far as each stretch."""
+    def _run(self, choice: Choice, own: Sequence[frozenset[Hashable]], feed: Feed) -> dict[str, Array]:
+        """The outputs for a feed; own: which parts of the choice change something in each stretch."""
         known: Known = feed
+        before = [frozenset[Hashable]().union(*own[:end]) for end in range(1, len(own))]
         keys = [(number, key, id(feed)) for number, key in enumerate(before)]
         start = next((number + 1 for number, *_ in reversed(keys) if keys[number] in self._remembered), 0)
         if start:
             self._remembered.move_to_end(keys[start - 1])
             known = self._remembered[keys[start - 1]][1]
         for number, stretch in enumerate(self._stretches[start:], start):
-            known = stretch.run(known, choice)
+            known = stretch.run(known, choice, own[number] if own else None)
             if number < len(keys):
                 self._remember(keys[number], feed, known)
         return arrays(self._outputs, [known[name] for name in self._outputs])
@@ -231,7 +272,7 @@ def divided(trace: Trace, model: onnx.ModelProto, fed: Fed, samples: int, most: 
     static = trace.facts.static | {tensor.name for tensor in model.graph.initializer}
     static |= {tensor.values.name for tensor in model.graph.sparse_initializer}
     known = {value.name for value in model.graph.input} - static
-    stretches = []
+    stretches, held = [], wire.size(model) <= FIXED
     for start, end in pairwise(ends):
         mine = model.graph.node[start:end]
         read, later = read_by(mine), read_by(model.graph.node[end:]) | set(outputs)
@@ -243,7 +284,8 @@ def divided(trace: Trace, model: onnx.ModelProto, fed: Fed, samples: int, most: 
         reads, makes = tuple(sorted(known & read)), tuple(sorted(made & later))
         known = (known | made) & later
         among, fixed = range(start, end), needed(model, before)
-        stretches.append(Stretch(model, among, fixed, fed.among(among), reads, makes, tuple(sorted(known))))
+        leaves = tuple(sorted(known))
+        stretches.append(Stretch(model, among, fixed, fed.among(among), reads, makes, leaves, held))
     return Stretches(stretches, outputs)
 
 

@@ -22,12 +22,13 @@ from onnx_condense.refitting.producers import Descent, Slope, Summed, producer_o
 from onnx_condense.refitting.ranked import Pair
 from onnx_condense.refitting.recurrent import TwinCell, narrowed, refit_states
 from onnx_condense.refitting.refit import EXACT
+from onnx_condense.refitting.rows import rows_for
 from onnx_condense.refitting.samples import Calibration
 from onnx_condense.refitting.staged import MEMORY
 from onnx_condense.refitting.summing import measured
 
 ROWS = 2**16
-"""Most rows that are summed per consumer; positions are drawn beyond it."""
+"""Most rows that are summed per consumer, of however many features; positions are drawn beyond it."""
 
 WORK = 3 * 2**31
 """Most multiplications for the sums by which a producer's step is judged; positions are drawn beyond it."""
@@ -89,7 +90,7 @@ def _calibrate_one(consumer: TwinConsumer, sides: SideBySide, totals: Totals, de
     Whether it loses nothing as it is.
     """
     calibration, producer = totals.calibration, producer_of(consumer) if consumer.is_own else None
-    most = few = max(1, ROWS // calibration.samples)
+    most = few = max(1, rows_for(len(consumer.kept), ROWS) // calibration.samples)
     if producer is not None:
         few = max(1, WORK // len(consumer.kept) ** 2 // calibration.samples)
     first = totals.of(sides.comparison(consumer, producer, min(few, most)))

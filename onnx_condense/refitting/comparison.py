@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import onnx
@@ -148,8 +149,14 @@ class Comparison:
         """[samples, positions taken]: drawn for each sample by its number, whatever the shards are."""
         if positions <= self.most:
             return np.broadcast_to(np.arange(positions), (len(numbers), positions))
-        draws = (np.random.default_rng([self.seed, n]).choice(positions, self.most, replace=False) for n in numbers)
-        return np.sort(list(draws), axis=1)
+        return _drawn(self.seed, tuple(numbers.tolist()), positions, self.most)
+
+
+@lru_cache(maxsize=64)
+def _drawn(seed: int, numbers: tuple[int, ...], positions: int, most: int) -> Ints:
+    """[samples, most] of so many positions, drawn for each sample by its number; a consumer asks several times."""
+    draws = (np.random.default_rng([seed, n]).choice(positions, most, replace=False) for n in numbers)
+    return np.sort(list(draws), axis=1)
 
 
 class SideBySide:

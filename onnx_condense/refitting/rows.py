@@ -11,6 +11,18 @@ from onnx_condense.arrays import Array, Floats, Ints
 CHUNK = 2**22
 """Numbers of one consumer's features that are taken at a time."""
 
+EACH = 64
+"""Rows for each feature that tell how features vary together: what is fitted to so many loses about 1 / 64 more than
+what is fitted to all; rows of one sample are alike, and say less than that."""
+
+FEWEST = 2**12
+"""But not fewer rows in all."""
+
+
+def rows_for(features: int, most: int) -> int:
+    """How many rows of so many features are summed, `most` at most."""
+    return min(most, max(FEWEST, EACH * features))
+
 
 @dataclass(frozen=True)
 class Channels:

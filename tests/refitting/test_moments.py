@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_condense.refitting.moments import STRENGTHS, Sums, least_squares
+from onnx_condense.refitting.moments import STRENGTHS, Sums, least_squares, solved
+from onnx_condense.refitting.rows import EACH, FEWEST, rows_for
 
 RNG = np.random.default_rng
 
@@ -32,8 +33,8 @@ def test_the_loss_is_the_mean_square_and_the_ridge_its_minimum() -> None:
     weight = moments.ridge(np.zeros((3, 5)), 1e-12)
     rest = y - x @ weight.T - moments.constant(weight)
     assert moments.loss(weight) == pytest.approx(float((rest**2).sum(1).mean()), rel=1e-6)
-    solved = np.linalg.lstsq(np.c_[x, np.ones(500)], y, rcond=None)[0]
-    np.testing.assert_allclose(weight, solved[:5].T, rtol=1e-6)
+    wanted = np.linalg.lstsq(np.c_[x, np.ones(500)], y, rcond=None)[0]
+    np.testing.assert_allclose(weight, wanted[:5].T, rtol=1e-6)
 
 
 def test_an_exact_prior_stays_and_dead_features_keep_their_column() -> None:
@@ -47,6 +48,16 @@ def test_an_exact_prior_stays_and_dead_features_keep_their_column() -> None:
     found = least_squares(summed(x, x @ prior.T + 5), prior, np.full(3, 5.0), True, exact=1e-9)
     assert found.weight is prior
     assert found.strength == np.inf
+
+
+def test_a_system_that_is_not_positive_or_has_no_sides_is_solved() -> None:
+    np.testing.assert_allclose(solved(np.diag([1.0, -2.0]), np.ones((2, 1))), [[1], [-0.5]])
+    assert solved(np.eye(2), np.zeros((2, 0))).shape == (2, 0)
+
+
+@pytest.mark.parametrize(("features", "rows"), [(9, FEWEST), (200, 200 * EACH), (9000, 2**16)])
+def test_wide_layers_ask_for_more_rows(features: int, rows: int) -> None:
+    assert rows_for(features, 2**16) == rows
 
 
 @pytest.mark.parametrize(("samples", "strengths"), [(8, {np.inf, 1.0}), (4000, {1e-3, 1e-4})])
