@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _log = logging.getLogger(__name__)
 
@@ -81,3 +83,12 @@ def unforeseen(error: Exception, place: str) -> str:
         raise error
     _log.debug("an error at %s, which stays as it is:", place, exc_info=error)
     return f"{type(error).__name__}: {first_line(error)}"
+
+
+@contextmanager
+def left_alone(place: str) -> Iterator[None]:
+    """What runs inside may fail by an error of ours: then its place stays as it is. Raises what `unforeseen` does."""
+    try:
+        yield
+    except Exception as error:  # of ours, whatever it is: what is meant to be raised goes on
+        unforeseen(error, place)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from onnx_condense.arrays import FLOAT32, FLOATS, Floats, Ints
-from onnx_condense.errors import unforeseen
+from onnx_condense.errors import left_alone
 from onnx_condense.factoring.spectrum import spectrum
 from onnx_condense.factoring.weights import Factorable
 from onnx_condense.merging.factors import Factor
@@ -24,11 +24,9 @@ numbers is above 1e4 now and then, and all of a weight would be looked at for no
 def factor_exactly(twin: Twin, weights: Iterable[Factorable]) -> None:
     """Makes pairs of those weights of a twin that lose nothing by it and become smaller."""
     for weight in weights:
-        try:
+        found = None
+        with left_alone(weight.layer):
             found = exact_factor(twin, weight)
-        except Exception as error:  # of ours, whatever it is: the weight stays as it is
-            unforeseen(error, weight.layer)
-            continue
         if found is not None:
             twin.factor(found)
 

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_condense.arrays import Ints
-from onnx_condense.errors import unforeseen
+from onnx_condense.errors import left_alone
 from onnx_condense.factoring.weights import is_wide
 from onnx_condense.operators.actions import Activation, Window
 from onnx_condense.operators.answers import Action, Role
@@ -103,12 +103,14 @@ def residuals(trace: Trace, groups: tuple[Group, ...]) -> Iterator[tuple[Group, 
     nodes, normalized = _touched(trace)
     for group in groups:
         if group.index in normalized and not group.partitions:
-            try:
-                yield group, _Walk(trace, group, nodes[group.index]).residual()
-            except Bound as bound:
-                yield group, bound.because
-            except Exception as error:  # of ours, whatever it is: the stream stays as it is
-                unforeseen(error, group.layers[0])
+            stream: Residual | Because | None = None
+            with left_alone(group.layers[0]):
+                try:
+                    stream = _Walk(trace, group, nodes[group.index]).residual()
+                except Bound as bound:
+                    stream = bound.because
+            if stream is not None:
+                yield group, stream
 
 
 def _touched(trace: Trace) -> tuple[dict[int, list[int]], set[int]]:

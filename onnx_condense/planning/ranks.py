@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from onnx_condense.arrays import Floats, Ints
-from onnx_condense.errors import unforeseen
+from onnx_condense.errors import left_alone
 from onnx_condense.factoring.bands import Divided, alike, divided
-from onnx_condense.factoring.spectrum import spectrum
+from onnx_condense.factoring.spectrum import Spectrum, spectrum
 from onnx_condense.factoring.tokens import frequencies
 from onnx_condense.factoring.weights import OVERHEAD, Factorable
 from onnx_condense.goals import Unit
@@ -46,10 +46,10 @@ class Ranked:
     source: Evidence
     differ: bool = False
 
-    def spectrum(self, twin: Twin) -> Divided:
+    def spectrum(self, twin: Twin, known: Divided | None = None) -> Divided:
         """What it loses at each rank in a twin, of what is still there of it.
 
-        A table whose rows differ at the sizes of pairs of these ranks.
+        A table whose rows differ at the sizes of pairs of these ranks. known: the same of rows that do not.
         """
         rows, columns = self.weight.alive(twin)
         matrix, moments = self.weight.matrix(twin), self.moments
@@ -57,7 +57,7 @@ class Ranked:
             matrix = matrix[np.ix_(rows, columns)]
         if moments is not None:
             moments = moments[columns] if moments.ndim == 1 else moments[np.ix_(columns, columns)]
-        found = spectrum(matrix, moments, let_go)
+        found = spectrum(matrix, moments, let_go) if known is None else Spectrum(known.plain[rows], known.lost)
         spent = alike(found)
         if self.differ and moments is not None:
             spent = divided(matrix, moments, found, self.weight.pays(twin), OVERHEAD // matrix.dtype.itemsize)
@@ -126,10 +126,10 @@ class Ranks:
         found, spectra = dict(self.ranked), dict(self._spectra)
         for key, one in self.ranked.items():
             if one.weight.lookup and stand.takes(one.weight):
-                tried = [replace(one, differ=differ) for differ in (False, True)]
-                known = [ranked.spectrum(self.planner.original) for ranked in tried]
-                alike, differing = (self._tried(one.weight, each, stand) for each in known)
-                found[key], spectra[key] = tried[differing < CLEAR * alike], known[differing < CLEAR * alike]
+                other, alike = replace(one, differ=True), one.spectrum(self.planner.original)
+                differing = other.spectrum(self.planner.original, alike)
+                lost, less = (self._tried(one.weight, known, stand) for known in (alike, differing))
+                found[key], spectra[key] = (other, differing) if less < CLEAR * lost else (one, alike)
         return Ranks(self.planner, found, spectra)
 
     def _tried(self, weight: Factorable, known: Divided, stand: Stand) -> float:
@@ -165,10 +165,8 @@ class Ranks:
         """
         for key, ranked in self.ranked.items():
             if removed.get(key, 0):
-                try:
+                with left_alone(ranked.weight.layer):
                     self._factor(twin, key, ranked.weight.full - removed[key], counted)
-                except Exception as error:  # of ours, whatever it is: the weight stays as it is
-                    unforeseen(error, ranked.weight.layer)
 
     def _factor(self, twin: Twin, key: int, rank: int, counted: bool) -> None:
         ranked = self.ranked[key]
@@ -189,15 +187,11 @@ class Ranks:
         together = self.narrowed(stand) if real else []
         for number, (key, ranked) in enumerate(self.ranked.items(), 1):
             note(f"plan pair {number}/{len(self.ranked)}: {ranked.weight.layer}")
-            try:
+            with left_alone(ranked.weight.layer):
                 again = key in together or ranked.weight.lookup
                 known = self._known(key) if again else ranked.spectrum(self.planner.original)
-                curves = self._curves(ranked, known, stand, real)
-            except Exception as problem:  # the same
-                unforeseen(problem, ranked.weight.layer)
-                continue
-            for reading, curve in zip(found, curves, strict=False):
-                reading[key] = curve
+                for reading, curve in zip(found, self._curves(ranked, known, stand, real), strict=False):
+                    reading[key] = curve
         return found
 
     def _curves(self, ranked: Ranked, known: Divided, stand: Stand, real: bool) -> list[Curve]:

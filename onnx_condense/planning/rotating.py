@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from onnx_condense.errors import unforeseen
+from onnx_condense.errors import left_alone
 from onnx_condense.factoring.products import Product, apart, products
 from onnx_condense.factoring.rotation import balanced, deficient
 from onnx_condense.factoring.streams import Stream, streams
@@ -87,8 +87,6 @@ def _needed(opened: Opened, chosen: Mapping[Stream, Rotation]) -> Iterator[Rotat
 
 def _chosen(group: Group, choose: Callable[[], Sequence[Rotation]]) -> Sequence[Rotation]:
     """What is chosen for a group; nothing where that fails."""
-    try:
+    with left_alone(group.layers[0]):
         return choose()
-    except Exception as error:  # of ours, whatever it is: the channels stay in their basis
-        unforeseen(error, group.layers[0])
-        return []
+    return []

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnx_condense.arrays import Floats
-from onnx_condense.errors import PlanError, VerificationError, unforeseen
+from onnx_condense.errors import PlanError, VerificationError, left_alone
 from onnx_condense.factoring.residual import Residual, residuals
 from onnx_condense.factoring.shorter import basis_of, exact_basis, keeps_mean, projected, shorten
 from onnx_condense.forms.tied import tied
@@ -68,15 +68,14 @@ def in_fewer_directions(opened: Opened, clock: Clock, hardware: Hardware) -> Ope
     if whole is None:
         return opened
     try:
-        with clock("plan"):
-            found = [s for _, s, _ in streams_of(whole, opened) if isinstance(s, Residual)]
-            short = _that_fit(whole, [(s, b) for s in found if (b := _exact(s, opened, hardware)) is not None])
-        other = opened_so(opened, whole, short, clock) if short else opened
-        return other if short and _held_once(other) < _held_once(opened) else opened
+        with left_alone("streams that normalizations read"):
+            with clock("plan"):
+                found = [s for _, s, _ in streams_of(whole, opened) if isinstance(s, Residual)]
+                short = _that_fit(whole, [(s, b) for s in found if (b := _exact(s, opened, hardware)) is not None])
+            other = opened_so(opened, whole, short, clock) if short else opened
+            return other if short and _held_once(other) < _held_once(opened) else opened
     except VerificationError as error:
         _log.warning("streams that normalizations read are left alone: %s", error)
-    except Exception as error:  # of ours, whatever it is: the streams stay as they are
-        unforeseen(error, "streams that normalizations read")
     return opened
 
 

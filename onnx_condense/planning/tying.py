@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnx_condense.arrays import Floats
-from onnx_condense.errors import unforeseen
+from onnx_condense.errors import left_alone
 from onnx_condense.factoring.exact import low_rank
 from onnx_condense.factoring.weights import OVERHEAD, is_wide
 from onnx_condense.forms.tied import Tie, may_be_pair, ties_in
@@ -56,8 +56,6 @@ def _basis(trace: Trace, tie: Tie) -> Floats | None:
         return None
     rows, width = value.shape
     most = min(width, (rows * width - OVERHEAD // value.itemsize) // (rows + width))
-    try:
+    with left_alone(tie.table):
         return low_rank(value.T, (np.arange(width), np.arange(rows)), most) if most > 0 else None
-    except Exception as error:  # of ours, whatever it is: the table stays as it is
-        unforeseen(error, tie.table)
-        return None
+    return None

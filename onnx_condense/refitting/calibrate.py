@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from onnx_condense.errors import unforeseen
+from onnx_condense.errors import left_alone
 from onnx_condense.merging.evidence import Evidence
 from onnx_condense.merging.twin import Twin
 from onnx_condense.progress import Step
@@ -66,7 +66,7 @@ def calibrate(
         for number, reader in enumerate(readers, 1):
             stage = Step("calibrate", number, len(readers), reader.fixed.layer)
             progress(stage)
-            try:
+            with left_alone(reader.fixed.layer):
                 if isinstance(reader, TwinCell):
                     refit_states(reader, sides, calibration, seed)
                 elif not ((isinstance(reader, TwinConsumer) and reader.is_own) or changed.reads(reader.node)):
@@ -76,8 +76,6 @@ def calibrate(
                 else:
                     totals = Totals(calibration, progress, stage)
                     changed.found(reader.node, _calibrate_one(reader, sides, totals, effort.descent))
-            except Exception as error:  # it keeps the solution without data
-                unforeseen(error, reader.fixed.layer)
     if any(group.index in twin.plans and twin.trace.pairs_of(group) for group in twin.trace.groups):
         progress(Step("calibrate", len(readers), len(readers), "products of data"))
         real = measured(twin.trace, calibration, seed)

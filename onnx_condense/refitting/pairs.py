@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_condense.arrays import Floats, Ints
-from onnx_condense.errors import unforeseen
+from onnx_condense.errors import left_alone
 from onnx_condense.merging.deciding import CANDIDATE
 from onnx_condense.merging.evidence import Evidence
 from onnx_condense.merging.mixing import Mix, lines_of
@@ -135,10 +135,8 @@ def refit_pairs(twin: Twin, estimate: Estimate, chosen: Callable[[Evidence], boo
     estimate.moments([one for group in groups for one in sides(twin.trace, group)])
     refitted = 0
     for group in groups:
-        try:
+        with left_alone(group.layers[0]):
             refitted += _refit(twin, group, estimate)
-        except Exception as error:  # it keeps what the merges gave it
-            unforeseen(error, group.layers[0])
     return refitted
 
 

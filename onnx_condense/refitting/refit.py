@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from onnx_condense.errors import unforeseen
+from onnx_condense.errors import left_alone
 from onnx_condense.merging.evidence import Evidence
 from onnx_condense.merging.twin import Twin
 from onnx_condense.refitting.consumer import TwinConsumer, reading_fewer
@@ -52,10 +52,8 @@ def _refit_all(consumers: Sequence[TwinConsumer], estimate: Estimate) -> int:
     """Refits consumers, and says how many."""
     refitted = 0
     for consumer, known in zip(consumers, estimate.moments([c.fixed for c in consumers]), strict=True):
-        try:
+        with left_alone(consumer.fixed.layer):
             refitted += known is not None and _refit(consumer, known, estimate)
-        except Exception as error:  # it keeps what the merges gave it
-            unforeseen(error, consumer.fixed.layer)
     return refitted
 
 

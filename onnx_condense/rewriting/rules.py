@@ -56,7 +56,7 @@ def _edits_or_error(shapes: Shapes, index: int) -> list[Edit]:
         return _edits_at(shapes, index, shapes.trace.actions[index])
     except Disagreement:
         raise
-    except Exception as error:  # of ours: it costs what the node touches
+    except Exception as error:  # of ours, whatever it is: it costs what the node touches, and nothing that stays
         if _is_touched(shapes, index):
             raise _failed(shapes, index, error) from error
         unforeseen(error, layer_name(shapes.facts.nodes[index], index))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_condense.arrays import Ints, Labels, Shape
-from onnx_condense.errors import unforeseen
+from onnx_condense.errors import left_alone
 from onnx_condense.forms.shuffles import INDEX, Pick, Shuffle, replace_shuffles
 from onnx_condense.model import wire
 from onnx_condense.model.surgeon import import_graph
@@ -35,11 +35,9 @@ Link = tuple[int, int]
 def trace_unshuffled(facts: Facts) -> Trace:
     """The trace of a graph, its shuffles replaced, unless their indices would make a small file much larger."""
     traced = trace(facts)
-    try:
+    with left_alone("channel shuffles"):
         return _unshuffled(traced)
-    except Exception as error:  # of ours: the trace stays as it was
-        unforeseen(error, "channel shuffles")
-        return traced
+    return traced
 
 
 def _unshuffled(traced: Trace) -> Trace:
