@@ -23,6 +23,9 @@ from onnx_condense.rewriting.writer import write
 
 FEEDS = [{"x": images(count, count)} for count in (4, 3)]
 
+HELD_ROUNDS = 1e-6
+"""What a loss changes by, of itself, where weights are held and not fed."""
+
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
@@ -49,6 +52,7 @@ def test_a_choice_loses_what_its_model_loses(run: Run) -> None:
 
 
 def test_only_what_follows_a_change_is_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stretches, "FIXED", 0)  # weights that are held round differently
     tried, runs = Stand(run.planner, run.estimate, FEEDS), list[Stretch]()
     once = Stretch.run
 
@@ -65,7 +69,7 @@ def test_only_what_follows_a_change_is_run(run: Run, monkeypatch: pytest.MonkeyP
     tried.lost({group.index: np.arange(0, len(group.units), 3) for group in run.planner.groups})
     assert few < len(runs) - few, "what comes before it is known"
     runs.clear()
-    assert tried.lost(gone) == pytest.approx(one, rel=1e-3)
+    assert tried.lost(gone) == one
     assert len(runs) == len(FEEDS), "the last stretch alone"
 
 
@@ -82,10 +86,10 @@ def test_weights_that_are_fed_again_are_held(
     gone = [{group.index: np.arange(0, len(group.units), 3)} for group in run.planner.groups]
     fed = [tried.lost(one) for one in gone]
     assert not opened
-    assert [tried.lost(gone[0]) for _ in range(3)] == pytest.approx([fed[0]] * 3, rel=1e-3)
+    assert [tried.lost(gone[0]) for _ in range(3)] == pytest.approx([fed[0]] * 3, rel=HELD_ROUNDS * held)
     assert len(opened) == held
-    assert tried.lost(gone[1]) == pytest.approx(fed[1], rel=1e-3)
-    assert tried.lost(gone[0]) == pytest.approx(fed[0], rel=1e-3)
+    assert tried.lost(gone[1]) == pytest.approx(fed[1], rel=HELD_ROUNDS * held)
+    assert tried.lost(gone[0]) == pytest.approx(fed[0], rel=HELD_ROUNDS * held)
 
 
 def test_constants_that_nodes_make_are_made_where_they_are_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
