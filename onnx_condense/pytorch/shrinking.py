@@ -6,18 +6,20 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import onnx
 
 from onnx_condense.arrays import Array
 from onnx_condense.errors import InputError, VerificationError, first_line
 from onnx_condense.model.files import Model, load
 from onnx_condense.model.inputs import draw_feeds, input_specs
 from onnx_condense.model.runtime import run, session
-from onnx_condense.pytorch.names import SHRUNKEN, STATISTICS, state_of
+from onnx_condense.pytorch.names import SHRUNKEN, STATISTICS, State, state_of
 from onnx_condense.pytorch.need import torch
 
 EQUAL = 1e-5
 """How far the outputs of a module and of its file may lie apart, relative to their size."""
 
+PRODUCTS = ("Conv", "Gemm", "MatMul")
 nn = torch.nn
 
 
@@ -37,15 +39,35 @@ def shrink(
         check: whether the module is run beside the file, in evaluation mode, on generated inputs.
 
     Raises:
-        InputError: a tensor has no counterpart, or a layer is of a kind that is not known.
+        InputError: a tensor has no counterpart, a layer is of a kind that is not known, or two layers in the file.
         VerificationError: the module cannot be run with the new widths, or gives something else than the file.
     """
     state = state_of(condensed, module, original)
+    factored = _factored(load(condensed, hold=False).proto, state)
+    if factored is not None:
+        raise InputError(f"{factored} is a pair of factors in the file, two layers: condense with --widths-only")
     _resize(module, state.arrays, state.groups, "the condensed file")
     SHRUNKEN[module] = state
     if check:
         _check(module, condensed)
     return module
+
+
+def _factored(condensed: onnx.ModelProto, state: State) -> str | None:
+    """The layer whose weight is a pair of factors in a file: a weight that is nobody's follows it."""
+    names = {initializer: name for name, initializer in state.initializers.items()}
+    paths = {
+        output: names[node.input[1]].removesuffix(".weight")
+        for node in condensed.graph.node
+        if len(node.input) > 1 and names.get(node.input[1], "").endswith(".weight")
+        for output in node.output
+    }
+    for node in condensed.graph.node:
+        held = [names[source] for source in node.input[:2] if source in names]
+        made = [paths[source] for source in node.input[:2] if source in paths]
+        if node.op_type in PRODUCTS and held and made and not held[0].endswith(".weight"):
+            return made[0]
+    return None
 
 
 def load_state_dict(module: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> torch.nn.Module:

@@ -206,6 +206,23 @@ def test_a_layer_of_an_unknown_kind_is_refused() -> None:
         shrink(module, small_file, original=original)
 
 
+def test_a_layer_that_is_two_in_the_file_is_named() -> None:
+    """Weights that are exactly of a low rank become a pair of factors, which no width of a module expresses."""
+    generator = torch.Generator().manual_seed(0)
+    module = nn.Sequential(nn.Linear(24, 32), nn.Tanh(), nn.Linear(32, 3)).eval()
+    with torch.no_grad():
+        rows, columns = torch.rand(32, 2, generator=generator) - 0.5, torch.rand(2, 24, generator=generator) - 0.5
+        module[0].weight[:] = rows @ columns
+    original = export(module, torch.rand(2, 24))
+    made = {
+        only: oc.condense(original, oc.Options(lossless=True, align=1, widths_only=only)).model
+        for only in (False, True)
+    }
+    with pytest.raises(InputError, match=r"^0 is a pair of factors in the file, two layers: .* --widths-only"):
+        shrink(copy.deepcopy(module), made[False])
+    assert shrink(copy.deepcopy(module), made[True])[0].out_features == 32
+
+
 def test_batchnorm_folded_by_the_exporter_is_said(tmp_path: Path) -> None:
     module = condensing(Network())
     file = tmp_path / "m.onnx"

@@ -11,7 +11,8 @@ DATA is an .npz with train_x, train_y, test_x, test_y, or a folder with a load.p
 * aligned-SHARE: the same with 1,024 images, of widths that run fast on this host;
 * other-SHARE: the same of --other with 256 images;
 * tuned-SHARE and taught-SHARE: merged with 1,024 images, then trained on with labels, or by distillation;
-* scratch-SHARE: a network of the same widths from small weights, for as many epochs as both trainings together;
+* scratch-SHARE: a network of as many parameters, of the widths that merging finds where nothing but widths changes,
+  from small weights, for as many epochs as both trainings together;
 * torch-pruning-SHARE, onnxsim-SHARE, and the same with -tuned: the peers, trained on as ours;
 * paper and auto: the automatic reduction in the paper's way (`--depthwise kernel --merge ratio`, the last layer at
   0.4), and with calibrated merging;
@@ -161,8 +162,16 @@ class Experiment:
             return {"refused": str(error)}
         return self._described(name)
 
-    def _condensed(self, source: Path, name: str, images: int, share: float, align: Literal["auto", 1] = 1) -> None:
-        options = Options(budget=("params", share), align=align)
+    def _condensed(
+        self,
+        source: Path,
+        name: str,
+        images: int,
+        share: float,
+        align: Literal["auto", 1] = 1,
+        widths_only: bool = False,
+    ) -> None:
+        options = Options(budget=("params", share), align=align, widths_only=widths_only)
         if images:
             model = onnx.load(source, load_external_data=False)
             seen = {model.graph.input[0].name: self.data.unlabelled(images, self.plan.seed)}
@@ -190,9 +199,11 @@ class Experiment:
         return f"merged-{self.plan.images[-1]}-{share}"
 
     def scratch(self, share: float) -> Facts:
-        """The same widths from small weights."""
+        """Widths of as many parameters, from small weights."""
         torch.manual_seed(self.plan.seed)
-        network = small(shrink(MobileNetV2(self.plan.shape), self.work.model(self.ours(share))))
+        widths = f"widths-{share}"
+        self._condensed(self.work.model("start"), widths, self.plan.images[-1], share, widths_only=True)
+        network = small(shrink(MobileNetV2(self.plan.shape), self.work.model(widths)))
         recipe = replace(self.plan.recipe, again=(*self.plan.recipe.again, self.plan.tuning.epochs))
         name = f"scratch-{share}"
         log = first_training(network, self.data, recipe, self.work.path(f"{name}.pt"))
