@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -37,6 +38,13 @@ def save(tmp_path: Path) -> Save:
         return path
 
     return saved
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays to the end: garbage is not looked for there, and less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import onnx
@@ -15,9 +16,7 @@ from onnx_condense.operators import actions, between, moves
 from onnx_condense.operators.answers import Action
 
 ROOT = Path(__file__).parents[1] / "onnx_condense"
-ROOMS = {path.relative_to(ROOT): ast.parse(path.read_text()) for path in sorted(ROOT.rglob("*.py"))}
 FLOORS = sorted(path.parent.name for path in ROOT.glob("*/__init__.py"))
-FACES = {floor: set(ast.literal_eval(ROOMS[Path(floor, "__init__.py")].body[-1].value)) for floor in FLOORS}  # type: ignore[attr-defined]
 
 OPERATORS = {schema.name for schema in onnx.defs.get_all_schemas()} | {"FusedConv", "FusedGemm", "BiasGelu"}
 ACTIONS = {
@@ -35,6 +34,19 @@ LINES = 400
 FUNCTION_LINES = 60
 
 
+@cache
+def rooms() -> dict[Path, ast.Module]:
+    """Every file of the package, parsed."""
+    return {path.relative_to(ROOT): ast.parse(path.read_text()) for path in sorted(ROOT.rglob("*.py"))}
+
+
+def face(floor: str) -> set[str]:
+    """The rooms that a floor names."""
+    named = rooms()[Path(floor, "__init__.py")].body[-1]
+    assert isinstance(named, ast.Assign)
+    return set(ast.literal_eval(named.value))
+
+
 def entered(room: Path, tree: ast.AST) -> Iterator[tuple[str, str]]:
     """(floor, room) of every room of another floor that a room imports from."""
     for node in ast.walk(tree):
@@ -47,16 +59,16 @@ def entered(room: Path, tree: ast.AST) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("floor", FLOORS)
 def test_a_face_names_rooms_that_there_are(floor: str) -> None:
-    assert {path.stem for path in (ROOT / floor).glob("*.py")} > FACES[floor]
+    assert {path.stem for path in (ROOT / floor).glob("*.py")} > face(floor)
 
 
 def test_a_floor_is_entered_through_the_rooms_that_its_face_names() -> None:
     found = {floor: set[str]() for floor in FLOORS}
-    for room, tree in ROOMS.items():
+    for room, tree in rooms().items():
         for floor, name in entered(room, tree):
             found[floor].add(name)
     for floor, names in found.items():
-        assert names <= FACES[floor], floor
+        assert names <= face(floor), floor
 
 
 def asked(tree: ast.AST) -> Iterator[str]:
@@ -71,13 +83,13 @@ def asked(tree: ast.AST) -> Iterator[str]:
 
 
 def test_operators_are_asked_not_named() -> None:
-    for room, tree in ROOMS.items():
+    for room, tree in rooms().items():
         if room.parts[0] not in ("operators", "forms", "pytorch"):
             assert not list(asked(tree)), room
 
 
 def test_rooms_and_functions_are_small() -> None:
-    for room, tree in ROOMS.items():
+    for room, tree in rooms().items():
         assert len((ROOT / room).read_text().splitlines()) <= LINES, room
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
@@ -95,7 +107,7 @@ def public(body: list[ast.stmt]) -> Iterator[ast.FunctionDef]:
 
 def described() -> Iterator[tuple[Path, ast.FunctionDef, str]]:
     """Public functions with what they say of themselves; rows and answers are described where they are asked for."""
-    for room, tree in ROOMS.items():
+    for room, tree in rooms().items():
         for function in public(tree.body):
             text = ast.get_docstring(function)
             if text is not None or room.parts[0] != "operators":

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
-TREES = {str(path.relative_to(TESTS)): ast.parse(path.read_text()) for path in sorted(TESTS.rglob("test_*.py"))}
 
 BESIDE = {"support", "golden", "docs", "tools"}
 """Folders of tests that mirror no package."""
 
 PRIVATE = re.compile(r"_[a-z][a-z_]*$|_[A-Z]\w*$")
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """Every file of tests, parsed."""
+    return {str(path.relative_to(TESTS)): ast.parse(path.read_text()) for path in sorted(TESTS.rglob("test_*.py"))}
 
 
 def test_folders_are_packages() -> None:
@@ -36,11 +42,11 @@ def private(tree: ast.AST) -> set[str]:
 
 
 def test_no_private_names() -> None:
-    assert not {name for name, tree in TREES.items() if private(tree)}
+    assert not {name for name, tree in trees().items() if private(tree)}
 
 
 def test_no_test_imports_a_test() -> None:
-    for name, tree in TREES.items():
+    for name, tree in trees().items():
         parts = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
         modules = {f"{node.module or ''}.{alias.name}" for node in parts for alias in node.names}
         modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
