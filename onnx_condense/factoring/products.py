@@ -5,12 +5,13 @@ A product adds up q · k over the channels of a line. With any invertible A, (A 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnx_condense.arrays import Floats, Ints
+from onnx_condense.factoring.rotation import span
 from onnx_condense.factoring.streams import Bound, name_of
 from onnx_condense.forms.bases import Along, Rotation
 from onnx_condense.merging.mixing import lines_of
@@ -46,6 +47,17 @@ class Held:
         for line, places in self.blocks:
             result[np.ix_(places, places)] = bases[line]
         return result
+
+    def behind(self, filled: Mapping[int, int]) -> tuple[int, ...]:
+        """The places of a line's channels behind so many first ones."""
+        return tuple(sorted(int(p) for line, places in self.blocks for p in places[filled.get(line, len(places)) :]))
+
+    def written(self, trace: Trace, line: int) -> list[Floats]:
+        """[k, p] of each block of a line: the directions of its channels in which this constant writes."""
+        value = trace.facts.value_by_name(self.along.name)
+        assert value is not None
+        rows = np.moveaxis(value, self.along.axis, 0).reshape(self.size, -1).astype(np.float64)
+        return [rows[places] for other, places in self.blocks if other == line]
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +134,30 @@ def apart(trace: Trace, product: Product, estimate: Estimate) -> list[Rotation]:
     return _rotations(product, bases)
 
 
+def filled(trace: Trace, product: Product, width: Callable[[Group], int]) -> list[Rotation]:
+    """Orthogonal bases whose idle channels one side never writes to; nothing where `width` channels are no more.
+
+    What one side of a line writes spans U, of which the other side sees V: the product takes place in V.
+    """
+    bases, idle = dict[int, Floats](), dict[int, int]()
+    for line in np.unique(product.lines).tolist():
+        one, other = (
+            [p for held in product.held if held.side == side for p in held.written(trace, line)] for side in (0, 1)
+        )
+        inside = _seen(one, other)
+        bases[line] = np.linalg.qr(np.hstack([inside, np.eye(len(inside))]))[0].T
+        idle[line] = inside.shape[1]
+    left = max(idle.values()) * len(bases)
+    return _rotations(product, {0: bases, 1: bases}, idle) if 0 < left < width(product.group) else []
+
+
+def _seen(one: Sequence[Floats], other: Sequence[Floats]) -> Floats:
+    """[k, r] an orthonormal basis of what one side [k, p] writes and the other one is not at right angles to."""
+    first = span(one)
+    second = None if first is None else span([first.T @ part for part in other])
+    return np.zeros((len(one[0]), 0)) if first is None or second is None else first @ second
+
+
 def _basis(one: Floats, other: Floats) -> tuple[Floats, Floats]:
     """A [k, k] and its inverse, so that A C Aᵀ and A⁻ᵀ D A⁻¹ are the same diagonal, falling, of moments [k, k]."""
     values, vectors = np.linalg.eigh(one)
@@ -133,22 +169,28 @@ def _basis(one: Floats, other: Floats) -> tuple[Floats, Floats]:
     return scale[:, None] * (turn.T @ inverse), (root @ turn) / scale
 
 
-def _rotations(product: Product, bases: Mapping[int, Mapping[int, Floats]]) -> list[Rotation]:
-    """One for all constants that are multiplied with the same matrix, or with its inverse from the other side."""
-    found: list[tuple[Floats, Floats, list[Along], list[Along]]] = []
+def _rotations(
+    product: Product, bases: Mapping[int, Mapping[int, Floats]], filled: Mapping[int, int] | None = None
+) -> list[Rotation]:
+    """One for all constants that are multiplied with the same matrix, or with its inverse from the other side.
+
+    filled: how many channels of a line are no idle ones, the first of them; all where nothing is said.
+    """
+    found: list[tuple[Floats, Floats, list[Along], list[Along], tuple[int, ...]]] = []
     for held in product.held:
         into = held.matrix(bases[held.side])
-        for first, other, added, readers in found:
-            if np.array_equal(into, first):
+        idle = held.behind(filled or {})
+        for first, other, added, readers, same in found:
+            if same == idle and np.array_equal(into, first):
                 added.append(held.along)
                 break
-            if np.array_equal(into, other):
+            if same == idle and np.array_equal(into, other):
                 readers.append(held.along)
                 break
         else:
-            found.append((into, held.matrix(bases[1 - held.side]), [held.along], []))
+            found.append((into, held.matrix(bases[1 - held.side]), [held.along], [], idle))
     layer = product.group.layers[0]
     return [
-        Rotation(layer, (), tuple(readers), tuple(added), into, other.T, len(into))
-        for into, other, added, readers in found
+        Rotation(layer, (), tuple(readers), tuple(added), into, other.T, len(into), idle)
+        for into, other, added, readers, idle in found
     ]

@@ -63,6 +63,7 @@ class Rotation:
         writers, readers: all layers that do. added: constants that are.
         into, back: [n, n] A and its inverse.
         rank: channels of z that are left; the others are never written to, or never read.
+        idle: of those that are left, places of which the same is true.
     """
 
     layer: str
@@ -72,6 +73,7 @@ class Rotation:
     into: Floats = field(repr=False)
     back: Floats = field(repr=False)
     rank: int
+    idle: tuple[int, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -88,7 +90,8 @@ class Rotation:
         """The new numbers of those constants, of their shapes. Raises ValueError where they do not fit."""
         result: dict[str, Floats] = {}
         first, back = self.into.copy(), self.back.copy()
-        first[self.rank :], back[:, self.rank :] = 0, 0
+        gone = [*self.idle, *range(self.rank, len(first))]
+        first[gone], back[:, gone] = 0, 0
         for writer in self.writers:
             into = first
             if writer.normalized is not None:

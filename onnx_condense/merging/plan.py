@@ -30,8 +30,7 @@ from onnx_condense.options import Method
 FORMAT = "onnx-condense-plan"
 PLAIN, BASES, BEFORE, VERSION = 2, 3, 4, 5
 """Of what is written: 3 with pairs of factors or bases of streams, 4 with whole heads, short streams and ties, 5 with
-tables whose frequent rows keep more.
-
+tables whose frequent rows keep more, or products of data that heads do not fill.
 Plans of format 1, with long arrays in a file beside them, are read too."""
 
 
@@ -281,10 +280,11 @@ class Plan:
         """The plan as a JSON object; long arrays stand in it as they are (see `packed`)."""
         factors = {"factors": [factor.to_json() for factor in self.factors]} if self.factors else {}
         rotations = {"rotations": [rotation_to_json(r) for r in self.rotations]} if self.rotations else {}
-        earlier = BEFORE if self.done_before else BASES if factors or rotations else PLAIN
+        version = BEFORE if self.done_before else BASES if factors or rotations else PLAIN
+        newest = any(f.bands for f in self.factors) or any(r.idle for r in self.rotations)
         return {
             "format": FORMAT,
-            "version": VERSION if any(factor.bands for factor in self.factors) else earlier,
+            "version": VERSION if newest else version,
             "model_sha256": self.model_sha256,
             "method": self.method,
             "options": dict(self.options),

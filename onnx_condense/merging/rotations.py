@@ -28,6 +28,7 @@ def rotation_to_json(rotation: Rotation) -> dict[str, Any]:
         "into": put(rotation.into),
         "back": put(rotation.back),
         "rank": rotation.rank,
+        **({"idle": list(rotation.idle)} if rotation.idle else {}),
     }
 
 
@@ -38,9 +39,12 @@ def rotation_from_json(content: Mapping[str, Any]) -> Rotation:
         raise ValueError("a basis has another inverse")
     if type(rank) is not int or not 0 < rank <= len(into):
         raise ValueError("the rank of a basis is out of range")
+    idle = content.get("idle", [])
+    if any(type(place) is not int for place in idle) or not set(idle) <= set(range(rank)):
+        raise ValueError("an idle channel of a basis is out of range")
     writers = tuple(_writer(writer) for writer in content["writers"])
     readers, added = (tuple(map(_along, content[name])) for name in ("readers", "added"))
-    return Rotation(word(content["layer"]), writers, readers, added, into, back, rank)
+    return Rotation(word(content["layer"]), writers, readers, added, into, back, rank, tuple(idle))
 
 
 def _writer(content: Mapping[str, Any]) -> Writer:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 from onnx_condense.errors import left_alone
-from onnx_condense.factoring.products import Product, apart, products
+from onnx_condense.factoring.products import Product, apart, filled, products
 from onnx_condense.factoring.rotation import balanced, deficient
 from onnx_condense.factoring.streams import Stream, streams
 from onnx_condense.forms.bases import Rotation
 from onnx_condense.goals import Share
 from onnx_condense.merging.methods import MANNERS
+from onnx_condense.merging.plan import GroupPlan
 from onnx_condense.merging.twin import Twin
 from onnx_condense.options import Options
 from onnx_condense.planning.selection import chosen_groups
@@ -44,12 +45,22 @@ def rotations_of(opened: Opened) -> tuple[Rotation, ...]:
     if options.widths_only or not (options.lossless or (isinstance(goal, Share) and calibrates)):
         return ()
     groups = chosen_groups(trace, options)
-    found, twin = list(streams(trace, groups)), Twin(trace)
+    found, pairs = list(streams(trace, groups)), list(products(trace, groups))
     if isinstance(goal, Share) and calibrates:
-        kept = tuple(_balanced(opened, found, list(products(trace, groups))))
+        kept = tuple(_balanced(opened, found, pairs))
         return () if not kept or _is_reached(opened, goal) else kept
-    chosen = {one: rotation for one in found for rotation in _chosen(one.group, partial(deficient, one, twin))}
-    return tuple(_needed(opened, chosen)) if chosen else ()
+    return tuple(_exact(opened, found, pairs))
+
+
+def _exact(opened: Opened, found: Sequence[Stream], pairs: Sequence[Product]) -> Iterator[Rotation]:
+    """The bases in which fewer channels are left than channels merge into as they are, without loss."""
+    trace, twin, merged = opened.trace, Twin(opened.trace), _Merged(opened)
+    for stream in found:
+        for rotation in _chosen(stream.group, partial(deficient, stream, twin)):
+            if rotation.rank < merged.width(stream.group):
+                yield rotation
+    for product in pairs:
+        yield from _chosen(product.group, partial(filled, trace, product, merged.width))
 
 
 def _balanced(opened: Opened, found: Sequence[Stream], pairs: Sequence[Product]) -> Iterator[Rotation]:
@@ -75,14 +86,23 @@ def _is_reached(opened: Opened, goal: Share) -> bool:
     return size(Planner(opened.trace, exact, 1, groups).build().twin) <= goal.share * size(Twin(opened.whole))
 
 
-def _needed(opened: Opened, chosen: Mapping[Stream, Rotation]) -> Iterator[Rotation]:
-    """Those bases in which fewer channels are left than channels merge into as they are."""
-    planner = Planner(opened.trace, opened.options, 1, chosen_groups(opened.trace, opened.options))
-    plans = planner.build().twin.plans
-    for stream, rotation in chosen.items():
-        plan = plans.get(stream.group.index)
-        if rotation.rank < (stream.width if plan is None else len(plan.keep)):
-            yield rotation
+@dataclass(frozen=True)
+class _Merged:
+    """How many channels merges leave of a model as it is."""
+
+    opened: Opened
+
+    @cached_property
+    def plans(self) -> Mapping[int, GroupPlan]:
+        """Of its groups, by index."""
+        opened = self.opened
+        groups = chosen_groups(opened.trace, opened.options)
+        return Planner(opened.trace, opened.options, 1, groups).build().twin.plans
+
+    def width(self, group: Group) -> int:
+        """Channels of a group."""
+        plan = self.plans.get(group.index)
+        return len(group.units) if plan is None else len(plan.keep)
 
 
 def _chosen(group: Group, choose: Callable[[], Sequence[Rotation]]) -> Sequence[Rotation]:

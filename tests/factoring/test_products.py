@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from support.attention import INPUTS, PLACES, WIDTH, Attention
+from support.attention import INPUTS, PLACES, WIDTH, Attention, head_by_head
 from support.attention_forms import ALIKE, FAST, fused, repeated, separate, with_rotations
 
 import onnx_condense as oc
@@ -80,3 +81,63 @@ def test_what_multiplies_channels_binds_them() -> None:
     queries = attention.by_head(net.node("Mul", attention.made("q"), net.constant(scale)), 2)
     model = attention.build(attention.attended(attention.scores(queries, attention.split("k")), attention.split("v")))
     assert not oc.condense(model, options(model)).plan.rotations
+
+
+EXACT = Options(lossless=True, align=1)
+GROUPED = {"q": 4, "k": 2, "v": 2}
+
+
+def low(side: str, ranks: tuple[int, ...], heads: dict[str, int] | None = None) -> Attention:
+    """Queries or keys whose heads write in so many directions, which no channel lies on."""
+    found, generator = Attention(**({"heads": heads} if heads else {})), np.random.default_rng(3)
+    for head, rank in enumerate(ranks):
+        directions, mine = generator.standard_normal((WIDTH, rank)), slice(head * WIDTH, (head + 1) * WIDTH)
+        onto = directions @ np.linalg.pinv(directions)
+        for values in (found.rows[side], found.bias[side]):
+            values[mine] = onto @ values[mine]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("form", "attention", "left"),
+    [
+        (separate, low("q", (4, 4)), 8),
+        (separate, low("k", (2, 5)), 10),
+        (fused, low("k", (4, 3)), 8),
+        (head_by_head, low("q", (3, 3)), 6),
+        (repeated, low("k", (4, 4), GROUPED), 8),
+    ],
+    ids=["queries", "uneven", "fused", "head by head", "shared keys"],
+)
+def test_directions_that_one_side_never_writes_to_go(
+    form: Callable[[Attention], onnx.ModelProto], attention: Attention, left: int, tmp_path: Path
+) -> None:
+    model = form(attention)
+    result = oc.condense(model, EXACT)
+    assert sum(len(group.keep) for group in result.plan.groups) == left
+    assert error(model, result.model) < 1e-5
+    result.plan.save(tmp_path / "p.json")
+    assert serialize(oc.rewrite(model, oc.Plan.load(tmp_path / "p.json"))) == serialize(result.model)
+
+
+def test_what_both_sides_fill_stays() -> None:
+    assert not oc.condense(separate(low("q", (6, 4))), EXACT).changed, "heads lose equally many"
+    assert not oc.condense(separate(low("q", (4, 4))), replace(EXACT, widths_only=True)).changed
+    assert not oc.condense(with_rotations(low("q", (4, 4)), "halves", FAST), EXACT).changed
+
+
+def test_copies_need_no_basis() -> None:
+    result = oc.condense(separate(Attention().copy("q")), EXACT)
+    assert result.changed
+    assert not result.plan.rotations
+
+
+@pytest.mark.parametrize("idle", [[12], [-1], [0.5], ["a"]])
+def test_idle_channels_of_a_damaged_plan_are_noticed(idle: list[object], tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    oc.condense(separate(low("q", (4, 4))), EXACT).plan.save(path)
+    content = json.loads(path.read_text())
+    content["rotations"][0]["idle"] = idle
+    path.write_text(json.dumps(content))
+    with pytest.raises(oc.PlanError, match="damaged"):
+        oc.Plan.load(path)

@@ -13,8 +13,8 @@ DATA is an .npz with train_x, train_y, test_x, test_y, or a folder with a load.p
 * tuned-SHARE and taught-SHARE: merged with 1,024 images, then trained on with labels, or by distillation;
 * scratch-SHARE: a network of as many parameters, of the widths that merging finds where nothing but widths changes,
   from small weights, for as many epochs as both trainings together;
-* torch-pruning-SHARE, onnxsim-SHARE, and the same with -tuned and -gentle: the peers, trained on for as long as ours, at
-  the recipe's rate and at ours, a tenth of it;
+* torch-pruning-SHARE, onnxsim-SHARE, and the same with -tuned and -gentle: the peers, trained on for as long as ours,
+  at the recipe's rate and at ours, a tenth of it;
 * paper and auto: the automatic reduction in the paper's way (`--depthwise kernel --merge ratio`, the last layer at
   0.4), and with calibrated merging;
 * raced-SHARE: latencies against the start's, with `--align 1` and `--align auto`;
