@@ -21,6 +21,7 @@ METHODS = {
     "folding": "k-means folding, repaired",
     "onnxsim": "onnxsim 0.8, L2",
     "torch-pruning": "Torch-Pruning, L2",
+    "svd": "truncated SVD",
     "ratio": "ours, ratio (the paper)",
     "moments": "ours, moments",
     "wanda": f"onnxsim 0.8, Wanda, {WANDA} images",

@@ -20,6 +20,7 @@ COLOURS = (
     "#87891f",
     "#1f949c",
     "#4a5fd0",
+    "#6b7f9e",
 )
 """Of methods, in their order: each can be told from white and from black."""
 

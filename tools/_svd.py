@@ -9,6 +9,9 @@ from onnx import helper, numpy_helper
 
 Array = NDArray[np.floating]
 
+NOTHING = "no bias of a first factor"
+"""An initializer: below operator set 11 a Gemm must have a bias."""
+
 
 def truncated(model: onnx.ModelProto, kept: float) -> onnx.ModelProto:
     """The model with two factors for every weight of a Gemm or MatMul and every 1x1 Conv of one group.
@@ -36,6 +39,8 @@ def truncated(model: onnx.ModelProto, kept: float) -> onnx.ModelProto:
         for end, factor in (("a", left), ("b", right)):
             graph.initializer.append(numpy_helper.from_array(factor.reshape(*factor.shape, *ends), tensor.name + end))
         nodes += _pair(node, tensor.name)
+    if any(NOTHING in node.input for node in nodes):
+        graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.float32), NOTHING))
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
     return made
@@ -71,7 +76,7 @@ def _pair(node: onnx.NodeProto, weight: str) -> list[onnx.NodeProto]:
     names = (weight + "b", weight + "a") if turned else (weight + "a", weight + "b")
     if node.op_type == "Gemm":
         given = {name: stated.get(name, 0) for name in ("transA", "transB")}
-        first = helper.make_node("Gemm", [data, names[0]], [between], **given)
+        first = helper.make_node("Gemm", [data, names[0], NOTHING], [between], **given)
         kept = [a for a in second.attribute if a.name != "transA"]
         del second.attribute[:]
         second.attribute.extend(kept)

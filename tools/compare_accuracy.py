@@ -9,8 +9,9 @@ load.py whose load() returns them: images [n, height, width(, channels)] of 0 to
 (x / 255 - mean) / std. Calibration takes training images without their labels, one seed, the same for all.
 
 Data-free: `delete` (L1), `merging` (Kim et al. 2020), `folding` (Wang et al. 2025, with its data-free repair), all in
-_baselines.py; `onnxsim` (structured L2), `torch-pruning` (magnitude); ours with `ratio` and `moments`. Calibrated:
-`wanda` (onnxsim, 64 images), ours with `calibrated-64`, `-256`, `-1024`; these see so many images, no more.
+_baselines.py; `onnxsim` (structured L2), `torch-pruning` (magnitude), `svd` (every matrix, one share); ours with
+`ratio` and `moments`. Calibrated: `wanda` (onnxsim, 64 images), ours with `calibrated-64`, `-256`, `-1024`; these see
+so many images, no more.
 
 Every method gets every setting that it offers, and its row is the setting with the best accuracy on 500 training images
 that no method saw: the three of _baselines.py one share of the channels for all layers as in their papers, the same but
@@ -48,6 +49,7 @@ from _images import Images, load, outputs, prepared
 from _marks import ROOT, fill
 from _network import Method, Network, narrowed
 from _peers import by_onnxsim, by_torch_pruning, tightest
+from _svd import truncated
 
 from onnx_condense import CondenseError, Options, condense
 from onnx_condense.documents import write_atomically
@@ -154,6 +156,10 @@ class Comparison:
         elif method == "torch-pruning":
             inner = [name for group in self.network.inner for name in group.layers]
             yield from ((*made, {}) for made in by_torch_pruning(self.model, target, self.module, inner))
+        elif method == "svd":
+            made = tightest(lambda gone: truncated(self.model, 1 - gone), _parameters, target)
+            if made is not None:
+                yield "one share", made, {}
         elif method == "ratio":
             yield self._ours(Options(budget=("params", share), merge="ratio", align=1), "our budget")
             threshold = self._threshold(target)
@@ -195,6 +201,10 @@ class Comparison:
 
         share = tightest(lambda removed: removed, size, target)
         return None if share is None else 1 - (1 - 0.01) * share
+
+
+def _parameters(model: onnx.ModelProto) -> int:
+    return count_parameters(model.graph)[0]
 
 
 def _macs(model: onnx.ModelProto) -> int:

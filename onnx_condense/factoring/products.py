@@ -56,8 +56,9 @@ class Held:
         """[k, p] of each block of a line: the directions of its channels in which this constant writes."""
         value = trace.facts.value_by_name(self.along.name)
         assert value is not None
-        rows = np.moveaxis(value, self.along.axis, 0).reshape(self.size, -1).astype(np.float64)
-        return [rows[places] for other, places in self.blocks if other == line]
+        rows = np.moveaxis(value, self.along.axis, 0)
+        mine = [rows[places].astype(np.float64) for other, places in self.blocks if other == line]
+        return [part.reshape(len(part), -1) for part in mine]
 
 
 @dataclass(frozen=True, eq=False)

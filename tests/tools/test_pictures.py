@@ -33,4 +33,4 @@ def test_colours_become_others_where_it_is_dark(monkeypatch: pytest.MonkeyPatch)
     )
     assert re.search(r"svg\{--c0:#ffffff;\}@media \(prefers-color-scheme: dark\)\{svg\{--c0:#14171c;\}\}", found)
     assert '<path id="#a" fill="var(--c0)" stroke="#123456"/>' in found
-    assert len(set(_pictures.COLOURS)) == len(_pictures.COLOURS) == 11
+    assert len(set(_pictures.COLOURS)) == len(_pictures.COLOURS) == 12
