@@ -51,12 +51,15 @@ class Attending:
     # ---- weights and inputs
 
     def rows(self, outputs: int, inputs: int, heads: int = 1) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Rows and biases, of which in each head some are multiples of others, or zeros."""
+        """Rows and biases, in each head some multiples of others, or zeros, or all in few directions."""
         rows = self.net.normal(heads, outputs // heads, inputs + 1) * np.float32(0.5)
         size = outputs // heads
         for _ in range(self.number(1, max(1, size // 2)) if self.plants and size > 1 else 0):
             copy, main = self.number(0, size - 1), self.number(0, size - 1)
             rows[:, copy] = np.float32(self.pick([1.0, 1.7, -0.6, 0.0])) * rows[:, main]
+        if self.plants and size > 1 and self.number(0, 3) == 0:
+            directions = self.net.normal(heads, size, self.number(1, size - 1)).astype(np.float64)
+            rows = (directions @ np.linalg.pinv(directions) @ rows).astype(np.float32)
         rows = rows.reshape(outputs, inputs + 1)
         return rows[:, :-1], rows[:, -1]
 

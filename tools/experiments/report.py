@@ -49,7 +49,7 @@ WAYS = {
     "taught": "ours, distilled",
     "torch-pruning": "Torch-Pruning",
     "onnxsim": "onnxsim",
-    "scratch": "the same widths from scratch",
+    "scratch": "as many parameters from scratch",
     "paper": "the paper's automatic reduction",
     "auto": "`auto`, calibrated",
 }
@@ -207,7 +207,8 @@ def trainings() -> Lines:
         kind = next((kind for kind in WAYS if name == kind or name.startswith(f"{kind}-")), None)
         if kind is not None and "share" in facts:
             spent = len(facts.get("log", [])) or facts.get("steps", 0)
-            way = WAYS[kind] if spent or kind not in PEERS else f"{WAYS[kind]}, not trained"
+            untold = ", not trained" if kind in PEERS and not spent else ""
+            way = WAYS[kind] + (", gently" if name.endswith("-gentle") else untold)
             test = _percent(stages.get(f"tested-{name}"), "test")
             rows.append((way, f"{facts['share']:.1%}", spent, _percent(facts, "held"), test))
     return lines_of(("network", "parameters", "epochs (steps)", "accuracy, %, that validate", "test"), rows)
