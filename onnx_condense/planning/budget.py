@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -41,7 +41,7 @@ class Known:
 
     Attributes:
         estimate: moments of what consumers read.
-        feeds: inputs on which the sensitivity of the outputs is measured. few: some of them, for pairs of factors.
+        feeds: inputs on which the sensitivity of the outputs is measured. few: some, for choices that are tried alone.
         calibration: inputs that estimates are from, none where there are none.
     """
 
@@ -105,12 +105,13 @@ class Pruner:
         tried = [ranks.ranked[key].weight for key in (ranks.ranked if together else ranks.layers())] if fed else []
         stand = Stand(planner, known.estimate, known.feeds, tried)
         ranks = ranks.spent(stand) if together else ranks
-        plain, found, aside = curves_of(planner, stand, known.estimate, progress)
+        few = stand.on(known.few) if together or ranks.ranked else stand
+        alone = few if together else stand
+        plain, found, aside = curves_of(planner, alone, known.estimate, progress)
+        stand.aside = alone.aside
         curves, readings = counts.stepped(plain), [counts.stepped(reading) for reading in found]
         weights = counts.weights(planner, {key: one.weight for key, one in ranks.ranked.items()})
-        pairs = (
-            ranks.curves(stand.on(known.few), known.estimate.real is not None, progress) if ranks.ranked else [{}, {}]
-        )
+        pairs = ranks.curves(few, known.estimate.real is not None, progress) if ranks.ranked else [{}, {}]
         both = [{**reading, **more} for reading, more in zip(readings, pairs, strict=True)]
         if together:
             assert share is not None
@@ -128,6 +129,11 @@ class Pruner:
     def without_pairs(self) -> Pruner:
         """The same where no weight becomes a pair of factors."""
         return replace(self, curves={key: one for key, one in self.curves.items() if key not in self.ranks.ranked})
+
+    def otherwise(self, factored: Collection[tuple[int, int]]) -> Pruner | None:
+        """The same where frequent rows of tables at these places do what they do not do now; None where none can."""
+        keys = {key for key in self.ranks.undecided if self.ranks.ranked[key].weight.place in factored}
+        return replace(self, ranks=self.ranks.otherwise(keys)) if keys else None
 
     def counted(self, calibration: Calibration) -> Pruner:
         """The same ranks, of tables whose rows count as often as these inputs ask for them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +12,7 @@ import onnx
 from onnx_condense.arrays import Ints
 from onnx_condense.errors import VerificationError
 from onnx_condense.goals import Share
+from onnx_condense.model.inputs import Feed
 from onnx_condense.planning.heads import cut, traced_by_heads
 from onnx_condense.planning.readers import Orders
 from onnx_condense.planning.selection import chosen_groups
@@ -109,16 +110,16 @@ def _known(opened: Opened) -> Sparing | None:
         return None
     judging, rest = opened.calibration.judges()
     planner = Planner(whole, replace(options, align=1), 1, groups).with_exact()
-    prior = Estimate(whole, opened.feeds[0], options.seed, span=opened.span)
+    prior = Estimate.beside_real(whole, opened.feeds[0], options.seed, opened.span)
     real = measured(whole, rest, options.seed)
     estimate = Estimate(whole, opened.feeds[0], options.seed, real, prior)
     units = Units(goal.unit)
     return Sparing(planner, units, units.size(planner.original), Stand(planner, estimate, judging), estimate)
 
 
-def losses(opened: Opened) -> Callable[[onnx.ModelProto], float]:
-    """What tells what the outputs of a smaller model lose on the calibration inputs that judge."""
-    judging, _ = opened.calibration.judges()
+def losses(opened: Opened, judging: Sequence[Feed] = ()) -> Callable[[onnx.ModelProto], float]:
+    """What tells what the outputs of a smaller model lose, on the calibration inputs that judge or on some of them."""
+    judging = judging or opened.calibration.judges()[0]
     expected = results(opened.source.proto, judging)
     scores = scores_in(opened.trace.facts.model, expected)
     return lambda model: lost(expected, results(model, judging), scores)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,6 +15,7 @@ from onnx_condense.merging.twin import Twin
 from onnx_condense.model.inputs import Feed
 from onnx_condense.options import DEFAULT_THRESHOLD, DEFAULT_TRIALS, INSPECT_THRESHOLDS
 from onnx_condense.planning.budget import Counts, Known, Pruner, keep_share
+from onnx_condense.planning.fewer_heads import losses
 from onnx_condense.planning.planned import Multiples, Planned
 from onnx_condense.planning.run import Run
 from onnx_condense.planning.search import Criterion, Trials, search
@@ -27,9 +28,10 @@ from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.refit import refit_by
 from onnx_condense.refitting.samples import Calibration, cut, divisible
 from onnx_condense.refitting.synthetic import synthetic
+from onnx_condense.rewriting.writer import write
 
 FEW = 16
-"""How many of them judge pairs of factors, of which there may be many."""
+"""How many of them judge what is tried alone, of which there may be much."""
 
 SYNTHETIC = 8
 """Samples that judge in place of real ones which way to read the curves."""
@@ -230,7 +232,7 @@ def ways_of(run: Run, counts: Counts, share: float | None) -> Ways:
     """Ways to read what consumers lose, measured on calibration inputs where there are enough of them.
 
     What tells the best of them is what the model that keeps a share loses on inputs that judge; with real ones, the
-    readings without data are among them.
+    readings without data are among them, where they are few.
     """
     opened, options = run.opened, run.options
     feeds = list(opened.generated) or opened.feeds
@@ -250,29 +252,37 @@ def ways_of(run: Run, counts: Counts, share: float | None) -> Ways:
         known = Known(estimate, tried, opened.calibration.split(FEW)[0], rest)
         judging = cut(judging, divisible(opened.specs), sum(map(_samples, tried)))[1] or judging
         readings = Pruner.each(run.planner, counts, known, run.clock.note, share)
-        if share is not None:
+        if share is not None and not opened.calibration.suffices:
             readings += blind()
     every = opened.calibration if judged else None
     if share is None or len(readings) < 2:
         return Ways(readings, every=every)
-    stand = Stand(run.planner, run.estimate, judging)
-    return Ways(readings, refine, stand.error_of if refine is None else stand.lost_by, every)
+    if refine is None:
+        return Ways(readings, refine, Stand(run.planner, run.estimate, judging).error_of, every)
+    lost = losses(opened, judging)
+    return Ways(readings, refine, lambda twin: lost(write(twin, {}).model), every)
 
 
 def _least(readings: Sequence[Pruner], share: float, lost: Callable[[Twin], float]) -> Pruner:
-    """The reading whose model loses least; without pairs of factors, where that reaches the share and loses less."""
+    """The reading whose model loses least; without pairs of factors, where that reaches the share and loses less.
 
-    def judged(pruner: Pruner) -> tuple[float, bool, float]:
+    Of tables that are pairs, frequent rows keep as much as others, or more, whichever loses less in the end.
+    """
+
+    def judged(pruner: Pruner) -> tuple[float, Collection[tuple[int, int]], float]:
         planned, size = pruner.at(share, pruner.aside)
-        return lost(planned.twin), bool(planned.twin.factors), size
+        return lost(planned.twin), frozenset(planned.twin.factors), size
 
     found = [(judged(pruner), pruner) for pruner in readings]
     (least, paired, _), best = min(found, key=lambda one: one[0][0])
     if not paired:
         return best
-    plain = best.without_pairs()
-    less, _, size = judged(plain)
-    return plain if less < least and size <= share * plain.before else best
+    others = [best.without_pairs(), best.otherwise(paired)]
+    for other in (one for one in others if one is not None):
+        less, _, size = judged(other)
+        if less < least and size <= share * other.before:
+            least, best = less, other
+    return best
 
 
 def _few(run: Run, feeds: Sequence[Feed]) -> list[Feed]:

@@ -25,6 +25,9 @@ STRENGTH = 1e-3
 STRONGEST = 1.0
 """The same, where as much as can be is."""
 
+BESIDE = 0.125
+"""Share of the samples that tell how channels vary without data of which that is asked beside real inputs."""
+
 DOUBT = 0.25
 """Ridge strength on real images for each channel, as a share of what rows of one image being alike costs."""
 
@@ -52,6 +55,13 @@ class Estimate:
         self._known: dict[Key, Moments | None] = {}
         self._crossed: dict[Key, Floats] = {}
         self._doubts: dict[Key, float] = {}
+
+    @staticmethod
+    def beside_real(trace: Trace, feed: Feed, seed: int, span: Span | None = None) -> Estimate:
+        """Without data, of fewer samples: for covariances that take it in where real ones are of few rows."""
+        made = Estimate(trace, feed, seed, span=span)
+        made._noise = Noise(trace, feed, seed, span, BESIDE)
+        return made
 
     def evidence(self, consumer: Source) -> Evidence:
         """What the moments of what a consumer reads follow from."""

@@ -44,7 +44,9 @@ class Noise:
         unstated: the linear maps that no BatchNormalization follows, by node.
     """
 
-    def __init__(self, trace: Trace, feed: Feed, seed: int, span: Span | None = None) -> None:
+    def __init__(self, trace: Trace, feed: Feed, seed: int, span: Span | None = None, share: float = 1.0) -> None:
+        """share: of the samples that are enough where nothing else is known."""
+        self._share = share
         self._facts, self._actions = trace.facts, trace.actions
         self._feed, self._seed, self._span = feed, seed, span
         self._normalized = dict(self._normalizations())
@@ -88,7 +90,7 @@ class Noise:
         read = [int(np.prod(shapes[consumer.reads.tensor][1:])) for consumer in consumers]
         largest = max(self._per_sample(shape) for shape in shapes.values())
         places = min(size // consumer.channels for size, consumer in zip(read, consumers, strict=True))
-        enough = max(SAMPLES, ENOUGH // max(1, places))
+        enough = int(self._share * max(SAMPLES, ENOUGH // max(1, places)))
         count = max(2, min(enough, NUMBERS // max(1, 4 * largest, sum(read))))
         runs = min(RUNS, -(-enough // count)) if self._steps_first else 1
         return [synthetic(self._feed, count, self._seed + number, self._span) for number in range(runs)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_condense.refitting.moments import STRENGTHS, Sums, least_squares, solved
+from onnx_condense.refitting.moments import STRENGTHS, Care, Sums, least_squares, solved
 from onnx_condense.refitting.rows import EACH, FEWEST, rows_for
 
 RNG = np.random.default_rng
@@ -48,7 +48,7 @@ def test_an_exact_prior_stays_and_dead_features_keep_their_column() -> None:
     other = moments.ridge(prior + 1, 1e-9)
     np.testing.assert_allclose(other[:, [0, 1, 3]], prior[:, [0, 1, 3]], rtol=1e-4)
     np.testing.assert_array_equal(other[:, 2], prior[:, 2] + 1)
-    found = least_squares(summed(x, x @ prior.T + 5), prior, np.full(3, 5.0), True, exact=1e-9)
+    found = least_squares(summed(x, x @ prior.T + 5), prior, np.full(3, 5.0), True, care=Care(1e-9))
     assert found.weight is prior
     assert found.strength == np.inf
 
