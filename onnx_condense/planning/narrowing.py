@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+import onnx
 
 from onnx_condense.errors import VerificationError
 from onnx_condense.goals import ErrorBound, Goal, Latency, ScoreDrop, Share, Unit
@@ -259,8 +260,17 @@ def ways_of(run: Run, counts: Counts, share: float | None) -> Ways:
         return Ways(readings, every=every)
     if refine is None:
         return Ways(readings, refine, Stand(run.planner, run.estimate, judging).error_of, every)
-    lost = losses(opened, judging)
-    return Ways(readings, refine, lambda twin: lost(write(twin, {}).model), every)
+    return Ways(readings, refine, _losing(losses(opened, judging)), every)
+
+
+def _losing(lost: Callable[[onnx.ModelProto], float]) -> Callable[[Twin], float]:
+    """What tells what the outputs of a twin lose, from what tells that of a model."""
+
+    def losing(twin: Twin) -> float:
+        written = write(twin, {})  # its weights may lie in a file as long as it is there
+        return lost(written.model)
+
+    return losing
 
 
 def _least(readings: Sequence[Pruner], share: float, lost: Callable[[Twin], float]) -> Pruner:
