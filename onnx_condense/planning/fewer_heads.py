@@ -24,11 +24,16 @@ from onnx_condense.proving.compare import results
 from onnx_condense.proving.losses import lost, scores_in
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.refit import refit_by
+from onnx_condense.refitting.samples import cut as cut_feeds
+from onnx_condense.refitting.samples import divisible
 from onnx_condense.refitting.summing import measured
 from onnx_condense.rewriting.kept import Disagreement
 from onnx_condense.tracing.trace import Group
 
 _log = logging.getLogger(__name__)
+
+TRIED = 32
+"""Samples on which it is tried what outputs lose without heads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,8 +118,8 @@ def _known(opened: Opened) -> Sparing | None:
     prior = Estimate.beside_real(whole, opened.feeds[0], options.seed, opened.span)
     real = measured(whole, rest, options.seed)
     estimate = Estimate(whole, opened.feeds[0], options.seed, real, prior)
-    units = Units(goal.unit)
-    return Sparing(planner, units, units.size(planner.original), Stand(planner, estimate, judging), estimate)
+    units, some = Units(goal.unit), cut_feeds(judging, divisible(opened.specs), TRIED)[0]
+    return Sparing(planner, units, units.size(planner.original), Stand(planner, estimate, some), estimate)
 
 
 def losses(opened: Opened, judging: Sequence[Feed] = ()) -> Callable[[onnx.ModelProto], float]:

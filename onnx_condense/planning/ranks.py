@@ -22,11 +22,12 @@ from onnx_condense.planning.curves import FELT, LEAST, LEAST_REAL, TRUST, Curves
 from onnx_condense.planning.selection import chosen_weights
 from onnx_condense.planning.stand import Basis, Stand
 from onnx_condense.planning.thresholds import Planner
-from onnx_condense.refitting.consumer import Consumer, Key, consumer_of
+from onnx_condense.refitting.consumer import Consumer, consumer_of
 from onnx_condense.refitting.estimate import Estimate
+from onnx_condense.refitting.moments import Moments
 from onnx_condense.refitting.samples import Calibration
 
-PARTS = (1 / 3, 2 / 3)
+PARTS = (1 / 2, 2 / 3)
 """Of the highest rank of a pair, at which it is tried whether frequent rows should keep more numbers than others."""
 
 CLEAR = 0.9
@@ -37,14 +38,23 @@ CLEAR = 0.9
 class Ranked:
     """A weight that may become a pair, and how what it reads varies.
 
-    moments: second moments [n, n] of what it reads, or of each number alone [n], or how often [n] the rows of a table
-    are read; None of nothing. differ: whether frequent rows of a table keep more numbers than the others.
+    counts: how often [n] the rows of a table are read. seen: what tells how what another weight reads varies, None of
+    nothing. differ: whether frequent rows of a table keep more numbers than the others.
     """
 
     weight: Factorable
-    moments: Floats | None
+    counts: Floats | None
     source: Evidence
     differ: bool = False
+    seen: tuple[Consumer, Moments] | None = None
+
+    @property
+    def moments(self) -> Floats | None:
+        """Second moments [n, n] of what it reads, or of each number alone [n], or how often [n] rows are read.
+
+        None where nothing is known. They are made when they are asked for: all of them at once take much memory.
+        """
+        return self.counts if self.seen is None else self.seen[0].seconds(self.seen[1])
 
     def spectrum(self, twin: Twin, known: Divided | None = None) -> Divided:
         """What it loses at each rank in a twin, of what is still there of it.
@@ -121,7 +131,7 @@ class Ranks:
         """The same, where rows of tables count as often as these inputs ask for them."""
         tables = {key: ranked for key, ranked in self.ranked.items() if ranked.weight.lookup}
         found = frequencies(self.planner.trace, [ranked.weight for ranked in tables.values()], calibration)
-        again = {key: replace(one, moments=counts) for (key, one), counts in zip(tables.items(), found, strict=True)}
+        again = {key: replace(one, counts=counts) for (key, one), counts in zip(tables.items(), found, strict=True)}
         return Ranks(self.planner, {**self.ranked, **again})
 
     def spent(self, stand: Stand) -> Ranks:
@@ -254,18 +264,15 @@ def _moments(
     readers = {p: consumer_of(trace, slot) for p, slot in slots.items() if slot is not None}
     asked = _each_once({place: one for place, one in readers.items() if one is not None})
     moments = dict(zip(asked, estimate.moments(list(asked.values())), strict=True))
-    result, seconds = list[Ranked](), dict[Key, Floats]()
+    result = list[Ranked]()
     for weight in weights:
         if weight.lookup:
             result.append(Ranked(weight, counted[weight.place], told))
             continue
         known = moments.get(weight.place)
-        reader = asked.get(weight.place)
-        if known is not None and reader is not None and reader.key not in seconds:
-            seconds[reader.key] = reader.seconds(known)
-        second = None if known is None or reader is None else seconds[reader.key]
-        source = estimate.evidence(asked[weight.place]) if known is not None else Evidence.WEIGHTS
-        result.append(Ranked(weight, second, source))
+        seen = None if known is None else (asked[weight.place], known)
+        source = Evidence.WEIGHTS if seen is None else estimate.evidence(seen[0])
+        result.append(Ranked(weight, None, source, seen=seen))
     return result
 
 
