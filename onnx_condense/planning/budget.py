@@ -41,7 +41,7 @@ class Known:
 
     Attributes:
         estimate: moments of what consumers read.
-        feeds: inputs on which the sensitivity of the outputs is measured. few: some, for choices that are tried alone.
+        feeds: inputs on which the sensitivity of the outputs is measured. few: some of them, for pairs of factors.
         calibration: inputs that estimates are from, none where there are none.
     """
 
@@ -105,13 +105,12 @@ class Pruner:
         tried = [ranks.ranked[key].weight for key in (ranks.ranked if together else ranks.layers())] if fed else []
         stand = Stand(planner, known.estimate, known.feeds, tried)
         ranks = ranks.spent(stand) if together else ranks
-        few = stand.on(known.few) if together or ranks.ranked else stand
-        alone = few if together else stand
-        plain, found, aside = curves_of(planner, alone, known.estimate, progress)
-        stand.aside = alone.aside
+        plain, found, aside = curves_of(planner, stand, known.estimate, progress)
         curves, readings = counts.stepped(plain), [counts.stepped(reading) for reading in found]
         weights = counts.weights(planner, {key: one.weight for key, one in ranks.ranked.items()})
-        pairs = ranks.curves(few, known.estimate.real is not None, progress) if ranks.ranked else [{}, {}]
+        pairs = (
+            ranks.curves(stand.on(known.few), known.estimate.real is not None, progress) if ranks.ranked else [{}, {}]
+        )
         both = [{**reading, **more} for reading, more in zip(readings, pairs, strict=True)]
         if together:
             assert share is not None

@@ -32,7 +32,7 @@ from onnx_condense.refitting.synthetic import synthetic
 from onnx_condense.rewriting.writer import write
 
 FEW = 16
-"""How many of them judge what is tried alone, of which there may be much."""
+"""How many of them judge pairs of factors, of which there may be many."""
 
 SYNTHETIC = 8
 """Samples that judge in place of real ones which way to read the curves."""
@@ -253,7 +253,9 @@ def ways_of(run: Run, counts: Counts, share: float | None) -> Ways:
         known = Known(estimate, tried, opened.calibration.split(FEW)[0], rest)
         judging = cut(judging, divisible(opened.specs), sum(map(_samples, tried)))[1] or judging
         readings = Pruner.each(run.planner, counts, known, run.clock.note, share)
-        if share is not None and not opened.calibration.suffices:
+        if share is not None and opened.calibration.suffices:
+            del readings[1]  # what the first probe says of groups as narrowed together: others have measured that
+        elif share is not None:
             readings += blind()
     every = opened.calibration if judged else None
     if share is None or len(readings) < 2:

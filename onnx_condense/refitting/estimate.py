@@ -25,9 +25,6 @@ STRENGTH = 1e-3
 STRONGEST = 1.0
 """The same, where as much as can be is."""
 
-BESIDE = 0.125
-"""Share of the samples that tell how channels vary without data of which that is asked beside real inputs."""
-
 DOUBT = 0.25
 """Ridge strength on real images for each channel, as a share of what rows of one image being alike costs."""
 
@@ -59,9 +56,9 @@ class Estimate:
 
     @staticmethod
     def beside_real(trace: Trace, feed: Feed, seed: int, span: Span | None = None) -> Estimate:
-        """Without data, of fewer samples: for covariances that take it in where real ones are of few rows."""
+        """Without data, in less memory and time: for covariances that take it in where real ones are of few rows."""
         made = Estimate(trace, feed, seed, span=span)
-        made._noise, made._narrow = Noise(trace, feed, seed, span, BESIDE), True
+        made._noise, made._narrow = Noise(trace, feed, seed, span, repeats=False), True
         return made
 
     def evidence(self, consumer: Source) -> Evidence:
