@@ -46,6 +46,10 @@ CLEAR = 0.9
 FEWEST, MOST = 8, 32
 """But not fewer samples, nor more."""
 
+NEAR = 0.02
+"""What outputs may lose where refits by moments are good enough: going from layer to layer takes several times as long,
+and gains a small part of that."""
+
 BLOWN_UP = 1.0
 """Relative error of the outputs above which weights that were refitted without data are compared with the paper's."""
 
@@ -68,19 +72,28 @@ class ToShare:
 
     def twin(self) -> Planned:
         """Raises VerificationError where widths do not get that narrow."""
+        found = self._fitted()
+        if found is not None and found[1] <= NEAR:
+            return found[0]
         refitted = keep_share(self.pruner, self.share, self.finish)
-        if self.fitted is not None:
-            refine, loss = self.fitted
-            try:
-                fitted = keep_share(self.pruner.refined_by(refine), self.share, untouched)
-            except VerificationError:  # constants that these refits add leave no room
-                return refitted
-            before = loss(refitted.twin) if refitted.lost is None else refitted.lost
-            return fitted if loss(fitted.twin) < before else refitted
+        if found is not None and self.fitted is not None:
+            before = self.fitted[1](refitted.twin) if refitted.lost is None else refitted.lost
+            return found[0] if found[1] < before else refitted
         if self.error is None or not (lost := self.error(refitted.twin)) > BLOWN_UP:
             return refitted
         merged = keep_share(self.pruner.refined_by(untouched), self.share, self.finish)
         return merged if self.error(merged.twin) < lost else refitted
+
+    def _fitted(self) -> tuple[Planned, float] | None:
+        """The twin refitted by moments of all calibration inputs, and what it loses; None where that is no way."""
+        if self.fitted is None:
+            return None
+        refine, loss = self.fitted
+        try:
+            found = keep_share(self.pruner.refined_by(refine), self.share, untouched)
+        except VerificationError:  # constants that these refits add leave no room
+            return None
+        return found, loss(found.twin)
 
     def again(self, planned: Planned, multiples: Multiples) -> Planned:
         """The same channels go, as far as the multiples let them."""
