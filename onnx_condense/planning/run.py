@@ -132,7 +132,7 @@ class Run:
         if not rest.samples:
             return measured(trace, calibration, seed)
         share = (calibration.samples - rest.samples) / rest.samples
-        return both(self.summing, measured(trace, calibration.taken(rest), seed, share=share))
+        return both(self.summing, measured(trace, calibration.taken(rest), seed, share=share, remembers=False))
 
     def calibrate(self, twin: Twin) -> None:
         """Refits a twin on the calibration inputs, where there are any; where their error is bounded, on enough."""

@@ -26,6 +26,7 @@ from onnx_condense.merging.twin import Twin
 from onnx_condense.model.inputs import InputSpec, read_feeds
 from onnx_condense.model.protos import serialize
 from onnx_condense.options import Options
+from onnx_condense.planning import narrowing
 from onnx_condense.prepare import Clock, open_model
 from onnx_condense.refitting import staged, summing
 from onnx_condense.refitting.calibrate import Effort, calibrate
@@ -246,7 +247,10 @@ def test_dask(tmp_path: Path, cluster: Any, cli: Cli, save: Save) -> None:
     assert Path("m.condensed.onnx").read_bytes() == alone(30, 7, 40)
 
 
-def test_a_dask_worker_killed_midway_costs_time_not_the_result(tmp_path: Path, cluster: Any) -> None:
+def test_a_dask_worker_killed_midway_costs_time_not_the_result(
+    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(narrowing, "NEAR", 0.0)  # it is refitted layer after layer, whatever it loses
     given = files(tmp_path, 30, 7, 40)
     killed: list[int] = []
 
@@ -259,7 +263,7 @@ def test_a_dask_worker_killed_midway_costs_time_not_the_result(tmp_path: Path, c
         options = oc.Options(budget=("params", 0.7), align=1, calibration=given)
         result = oc.condense(residual(), options, executor=executor, progress=kill)
     assert killed
-    assert serialize(result.model) == alone(30, 7, 40)
+    assert serialize(result.model) == serialize(oc.condense(residual(), options).model)
 
 
 def test_dask_says_what_is_wrong(cli: Cli, save: Save, cluster: Any) -> None:
