@@ -24,16 +24,14 @@ from onnx_condense.proving.compare import results
 from onnx_condense.proving.losses import lost, scores_in
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.refit import refit_by
-from onnx_condense.refitting.samples import cut as cut_feeds
-from onnx_condense.refitting.samples import divisible
 from onnx_condense.refitting.summing import measured
 from onnx_condense.rewriting.kept import Disagreement
 from onnx_condense.tracing.trace import Group
 
 _log = logging.getLogger(__name__)
 
-TRIED = 32
-"""Samples on which it is tried what outputs lose without heads."""
+WORTH = 0.02
+"""Share of what goes that heads spare at least: a run is planned anew for them, and gains no more of its loss."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +56,7 @@ class Sparing:
             gone = self._of(group, orders.of(group)[0], price)
             if len(gone):
                 found[group.index] = gone
-        while found and self.stand.lost(found) > price * self._spared(found):
+        while found and self.stand.lost(found) > price * self.spared(found):
             del found[max(found, key=lambda index: self.stand.lost({index: found[index]}))]
         return found
 
@@ -67,12 +65,12 @@ class Sparing:
         kept, before = 0, 0.0
         for count in range(1, len(order)):
             after = self.stand.lost({group.index: order[:count]})
-            if not after - before <= price * self._spared({group.index: order[:1]}):
+            if not after - before <= price * self.spared({group.index: order[:1]}):
                 break
             kept, before = count, max(before, after)
         return order[:kept]
 
-    def _spared(self, gone: Mapping[int, Ints]) -> float:
+    def spared(self, gone: Mapping[int, Ints]) -> float:
         """The share of the model that goes with some heads; 0 where they cannot go."""
         try:
             return 1 - self.units.size(self.planner.without(gone)) / self.whole
@@ -91,6 +89,8 @@ def fewer_heads(opened: Opened, clock: Clock, kept: float, loss: float) -> Opene
     with clock("plan"):
         gone = known.cheaper(loss / (1 - kept))
         known.stand.close()
+        if known.spared(gone) < WORTH * (1 - kept):
+            return None
         if all(np.isin(heads, known.planner.freely(g)).all() for g, heads in _each(known.planner, gone)):
             return None
         twin = known.planner.without(gone)
@@ -118,8 +118,8 @@ def _known(opened: Opened) -> Sparing | None:
     prior = Estimate.beside_real(whole, opened.feeds[0], options.seed, opened.span)
     real = measured(whole, rest, options.seed)
     estimate = Estimate(whole, opened.feeds[0], options.seed, real, prior)
-    units, some = Units(goal.unit), cut_feeds(judging, divisible(opened.specs), TRIED)[0]
-    return Sparing(planner, units, units.size(planner.original), Stand(planner, estimate, some), estimate)
+    units = Units(goal.unit)
+    return Sparing(planner, units, units.size(planner.original), Stand(planner, estimate, judging), estimate)
 
 
 def losses(opened: Opened, judging: Sequence[Feed] = ()) -> Callable[[onnx.ModelProto], float]:
