@@ -71,7 +71,7 @@ class Sparing:
         return order[:kept]
 
     def spared(self, gone: Mapping[int, Ints]) -> float:
-        """The share of the model that goes with some heads; 0 where they cannot go."""
+        """The share of the model that goes with some heads (group index -> [k]); 0 where they cannot go."""
         try:
             return 1 - self.units.size(self.planner.without(gone)) / self.whole
         except Disagreement:
