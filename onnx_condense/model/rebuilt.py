@@ -14,7 +14,11 @@ from onnx import numpy_helper
 
 from onnx_condense.arrays import Array, Shape
 from onnx_condense.model.held import Spill
+from onnx_condense.model.parts import needed
 from onnx_condense.model.protos import names_read, read_by, still_read, unused
+
+Part = tuple[Collection[str], Collection[str]]
+"""Tensors that a part of a model computes, and those that are known before it."""
 
 
 class Content(Protocol):
@@ -113,12 +117,36 @@ class Rebuilt:
             _set_metadata(result, f"onnx_condense.{key}", text)
         return result
 
-    def _write_initializers(self, result: onnx.ModelProto, spill: Spill | None) -> None:
-        """Keeps the order and the bytes of what stays, replaces what changed, appends what is new."""
+    def parts(self, shapes: Mapping[str, Shape], wanted: Sequence[Part]) -> onnx.ModelProto:
+        """The model with all its nodes, of whose weights only those are there that some parts of it need."""
+        result = onnx.ModelProto(ir_version=self.original.ir_version)
+        result.opset_import.extend(self.original.opset_import)
+        result.functions.extend(self.original.functions)
+        graph, old = result.graph, self.original.graph
+        graph.name = old.name
+        graph.node.extend(self.nodes)
+        graph.input.extend(old.input)
+        graph.output.extend(old.output)
+        graph.value_info.extend(old.value_info)
+        nodes = [node for names, known in wanted for node in needed(result, names, known)]
+        asked = read_by(nodes).union(*(names for names, _ in wanted))
+        self._write_initializers(result, None, asked)
+        _update_value_info(graph, shapes)
+        return result
+
+    def _write_initializers(
+        self, result: onnx.ModelProto, spill: Spill | None, asked: Collection[str] | None = None
+    ) -> None:
+        """Keeps the order and the bytes of what stays, replaces what changed, appends what is new.
+
+        asked: names of those that are written alone; None for all.
+        """
         graph = result.graph
         del graph.initializer[:], graph.sparse_initializer[:]
         graph.sparse_initializer.extend(self._sparse)
         for tensor, content in self.tensors():
+            if asked is not None and tensor.name not in asked:
+                continue
             if content is None:
                 graph.initializer.append(tensor)
                 continue
@@ -127,6 +155,8 @@ class Rebuilt:
             graph.initializer.append(replaced)
         kept = {t.name for t in graph.initializer} | {t.values.name for t in self._sparse}
         for name, content in self.added():
+            if asked is not None and name not in asked:
+                continue
             tensor = _tensor(name, content, spill)
             graph.initializer.append(tensor)
             if result.ir_version < 4:  # every initializer had to be an input too

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from threading import Timer
 from typing import Any, TypeAlias
@@ -12,6 +13,7 @@ from weakref import WeakSet
 import numpy as np
 import onnx
 import onnxruntime as ort
+import psutil
 from google.protobuf.message import EncodeError
 
 from onnx_condense.arrays import Array
@@ -132,8 +134,18 @@ def _options(optimize: bool = True, spins: bool = False) -> ort.SessionOptions:
     options.add_session_config_entry("session.force_spinning_stop", "1")  # else idle sessions burn the others' cores
     if not spins:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.intra_op_num_threads = _cores()
     _bring(options)
     return options
+
+
+@lru_cache(maxsize=1)
+def _cores() -> int:
+    """As many threads as onnxruntime would take by itself, 0 where that is not known.
+
+    By itself it also ties each to a core of its own: where another program holds that one, all others wait busily.
+    """
+    return psutil.cpu_count(logical=False) or 0
 
 
 def _opened(model: onnx.ModelProto | bytes | Path, options: ort.SessionOptions, provider: str) -> Session:

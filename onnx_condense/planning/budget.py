@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -128,6 +128,11 @@ class Pruner:
     def without_pairs(self) -> Pruner:
         """The same where no weight becomes a pair of factors."""
         return replace(self, curves={key: one for key, one in self.curves.items() if key not in self.ranks.ranked})
+
+    def otherwise(self, factored: Collection[tuple[int, int]]) -> Pruner | None:
+        """The same where frequent rows of tables at these places do what they do not do now; None where none can."""
+        keys = {key for key in self.ranks.undecided if self.ranks.ranked[key].weight.place in factored}
+        return replace(self, ranks=self.ranks.otherwise(keys)) if keys else None
 
     def counted(self, calibration: Calibration) -> Pruner:
         """The same ranks, of tables whose rows count as often as these inputs ask for them."""

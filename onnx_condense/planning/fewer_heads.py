@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +12,7 @@ import onnx
 from onnx_condense.arrays import Ints
 from onnx_condense.errors import VerificationError
 from onnx_condense.goals import Share
+from onnx_condense.model.inputs import Feed
 from onnx_condense.planning.heads import cut, traced_by_heads
 from onnx_condense.planning.readers import Orders
 from onnx_condense.planning.selection import chosen_groups
@@ -28,6 +29,9 @@ from onnx_condense.rewriting.kept import Disagreement
 from onnx_condense.tracing.trace import Group
 
 _log = logging.getLogger(__name__)
+
+WORTH = 0.02
+"""Share of what goes that heads spare at least: a run is planned anew for them, and gains no more of its loss."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +56,7 @@ class Sparing:
             gone = self._of(group, orders.of(group)[0], price)
             if len(gone):
                 found[group.index] = gone
-        while found and self.stand.lost(found) > price * self._spared(found):
+        while found and self.stand.lost(found) > price * self.spared(found):
             del found[max(found, key=lambda index: self.stand.lost({index: found[index]}))]
         return found
 
@@ -61,13 +65,13 @@ class Sparing:
         kept, before = 0, 0.0
         for count in range(1, len(order)):
             after = self.stand.lost({group.index: order[:count]})
-            if not after - before <= price * self._spared({group.index: order[:1]}):
+            if not after - before <= price * self.spared({group.index: order[:1]}):
                 break
             kept, before = count, max(before, after)
         return order[:kept]
 
-    def _spared(self, gone: Mapping[int, Ints]) -> float:
-        """The share of the model that goes with some heads; 0 where they cannot go."""
+    def spared(self, gone: Mapping[int, Ints]) -> float:
+        """The share of the model that goes with some heads (group index -> [k]); 0 where they cannot go."""
         try:
             return 1 - self.units.size(self.planner.without(gone)) / self.whole
         except Disagreement:
@@ -85,6 +89,8 @@ def fewer_heads(opened: Opened, clock: Clock, kept: float, loss: float) -> Opene
     with clock("plan"):
         gone = known.cheaper(loss / (1 - kept))
         known.stand.close()
+        if known.spared(gone) < WORTH * (1 - kept):
+            return None
         if all(np.isin(heads, known.planner.freely(g)).all() for g, heads in _each(known.planner, gone)):
             return None
         twin = known.planner.without(gone)
@@ -109,16 +115,16 @@ def _known(opened: Opened) -> Sparing | None:
         return None
     judging, rest = opened.calibration.judges()
     planner = Planner(whole, replace(options, align=1), 1, groups).with_exact()
-    prior = Estimate(whole, opened.feeds[0], options.seed, span=opened.span)
+    prior = Estimate.beside_real(whole, opened.feeds[0], options.seed, opened.span)
     real = measured(whole, rest, options.seed)
     estimate = Estimate(whole, opened.feeds[0], options.seed, real, prior)
     units = Units(goal.unit)
     return Sparing(planner, units, units.size(planner.original), Stand(planner, estimate, judging), estimate)
 
 
-def losses(opened: Opened) -> Callable[[onnx.ModelProto], float]:
-    """What tells what the outputs of a smaller model lose on the calibration inputs that judge."""
-    judging, _ = opened.calibration.judges()
+def losses(opened: Opened, judging: Sequence[Feed] = ()) -> Callable[[onnx.ModelProto], float]:
+    """What tells what the outputs of a smaller model lose, on the calibration inputs that judge or on some of them."""
+    judging = judging or opened.calibration.judges()[0]
     expected = results(opened.source.proto, judging)
     scores = scores_in(opened.trace.facts.model, expected)
     return lambda model: lost(expected, results(model, judging), scores)

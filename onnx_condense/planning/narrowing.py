@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+import onnx
 
 from onnx_condense.errors import VerificationError
 from onnx_condense.goals import ErrorBound, Goal, Latency, ScoreDrop, Share, Unit
@@ -15,6 +16,7 @@ from onnx_condense.merging.twin import Twin
 from onnx_condense.model.inputs import Feed
 from onnx_condense.options import DEFAULT_THRESHOLD, DEFAULT_TRIALS, INSPECT_THRESHOLDS
 from onnx_condense.planning.budget import Counts, Known, Pruner, keep_share
+from onnx_condense.planning.fewer_heads import losses
 from onnx_condense.planning.planned import Multiples, Planned
 from onnx_condense.planning.run import Run
 from onnx_condense.planning.search import Criterion, Trials, search
@@ -27,6 +29,7 @@ from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.refit import refit_by
 from onnx_condense.refitting.samples import Calibration, cut, divisible
 from onnx_condense.refitting.synthetic import synthetic
+from onnx_condense.rewriting.writer import write
 
 FEW = 16
 """How many of them judge pairs of factors, of which there may be many."""
@@ -43,6 +46,10 @@ CLEAR = 0.9
 FEWEST, MOST = 8, 32
 """But not fewer samples, nor more."""
 
+NEAR = 0.02
+"""What the outputs of networks that read tokens may lose where refits by moments are good enough: going from layer to
+layer takes as long as all else, and gains nothing there; of images it gains a fifth."""
+
 BLOWN_UP = 1.0
 """Relative error of the outputs above which weights that were refitted without data are compared with the paper's."""
 
@@ -53,7 +60,7 @@ class ToShare:
 
     finish: completes a twin before it is measured, and says what it loses then, where that was asked.
     error: of a twin's outputs, where it is known and refits are not trusted. fitted: refits by moments of calibration
-    inputs, another way than `finish`, and what a twin's outputs lose.
+    inputs, another way than `finish`, and what a twin's outputs lose; the one way where that is `near` at most.
     """
 
     planner: Planner
@@ -62,22 +69,32 @@ class ToShare:
     finish: Callable[[Twin], float | None]
     error: Callable[[Twin], float] | None = None
     fitted: tuple[Refine, Callable[[Twin], float]] | None = None
+    near: float = 0.0
 
     def twin(self) -> Planned:
         """Raises VerificationError where widths do not get that narrow."""
+        found = self._fitted()
+        if found is not None and found[1] <= self.near:
+            return found[0]
         refitted = keep_share(self.pruner, self.share, self.finish)
-        if self.fitted is not None:
-            refine, loss = self.fitted
-            try:
-                fitted = keep_share(self.pruner.refined_by(refine), self.share, untouched)
-            except VerificationError:  # constants that these refits add leave no room
-                return refitted
-            before = loss(refitted.twin) if refitted.lost is None else refitted.lost
-            return fitted if loss(fitted.twin) < before else refitted
+        if found is not None and self.fitted is not None:
+            before = self.fitted[1](refitted.twin) if refitted.lost is None else refitted.lost
+            return found[0] if found[1] < before else refitted
         if self.error is None or not (lost := self.error(refitted.twin)) > BLOWN_UP:
             return refitted
         merged = keep_share(self.pruner.refined_by(untouched), self.share, self.finish)
         return merged if self.error(merged.twin) < lost else refitted
+
+    def _fitted(self) -> tuple[Planned, float] | None:
+        """The twin refitted by moments of all calibration inputs, and what it loses; None where that is no way."""
+        if self.fitted is None:
+            return None
+        refine, loss = self.fitted
+        try:
+            found = keep_share(self.pruner.refined_by(refine), self.share, untouched)
+        except VerificationError:  # constants that these refits add leave no room
+            return None
+        return found, loss(found.twin)
 
     def again(self, planned: Planned, multiples: Multiples) -> Planned:
         """The same channels go, as far as the multiples let them."""
@@ -185,7 +202,8 @@ def to_share(run: Run, pruner: Pruner, share: float) -> ToShare:
     """The strategy for a share."""
     blind = MANNERS[run.options.method].cautious and not run.opened.calibration.chooses
     error = run.error if blind and run.measure.told else None
-    return ToShare(run.planner, pruner, share, partial(calibrated_where_better, run), error, _fitted(run))
+    near = NEAR if all(value.dtype.kind in "iu" for value in run.opened.feeds[0].values()) else 0.0
+    return ToShare(run.planner, pruner, share, partial(calibrated_where_better, run), error, _fitted(run), near)
 
 
 def _searched(run: Run, criterion: Criterion) -> Searched:
@@ -230,7 +248,7 @@ def ways_of(run: Run, counts: Counts, share: float | None) -> Ways:
     """Ways to read what consumers lose, measured on calibration inputs where there are enough of them.
 
     What tells the best of them is what the model that keeps a share loses on inputs that judge; with real ones, the
-    readings without data are among them.
+    readings without data are among them, where they are few.
     """
     opened, options = run.opened, run.options
     feeds = list(opened.generated) or opened.feeds
@@ -250,29 +268,48 @@ def ways_of(run: Run, counts: Counts, share: float | None) -> Ways:
         known = Known(estimate, tried, opened.calibration.split(FEW)[0], rest)
         judging = cut(judging, divisible(opened.specs), sum(map(_samples, tried)))[1] or judging
         readings = Pruner.each(run.planner, counts, known, run.clock.note, share)
-        if share is not None:
+        if share is not None and opened.calibration.suffices:
+            del readings[1]  # what the first probe says of groups as narrowed together: others have measured that
+        elif share is not None:
             readings += blind()
     every = opened.calibration if judged else None
     if share is None or len(readings) < 2:
         return Ways(readings, every=every)
-    stand = Stand(run.planner, run.estimate, judging)
-    return Ways(readings, refine, stand.error_of if refine is None else stand.lost_by, every)
+    if refine is None:
+        return Ways(readings, refine, Stand(run.planner, run.estimate, judging).error_of, every)
+    return Ways(readings, refine, _losing(losses(opened, judging)), every)
+
+
+def _losing(lost: Callable[[onnx.ModelProto], float]) -> Callable[[Twin], float]:
+    """What tells what the outputs of a twin lose, from what tells that of a model."""
+
+    def losing(twin: Twin) -> float:
+        written = write(twin, {})  # its weights may lie in a file as long as it is there
+        return lost(written.model)
+
+    return losing
 
 
 def _least(readings: Sequence[Pruner], share: float, lost: Callable[[Twin], float]) -> Pruner:
-    """The reading whose model loses least; without pairs of factors, where that reaches the share and loses less."""
+    """The reading whose model loses least; without pairs of factors, where that reaches the share and loses less.
 
-    def judged(pruner: Pruner) -> tuple[float, bool, float]:
+    Of tables that are pairs, frequent rows keep as much as others, or more, whichever loses less in the end.
+    """
+
+    def judged(pruner: Pruner) -> tuple[float, Collection[tuple[int, int]], float]:
         planned, size = pruner.at(share, pruner.aside)
-        return lost(planned.twin), bool(planned.twin.factors), size
+        return lost(planned.twin), frozenset(planned.twin.factors), size
 
     found = [(judged(pruner), pruner) for pruner in readings]
     (least, paired, _), best = min(found, key=lambda one: one[0][0])
     if not paired:
         return best
-    plain = best.without_pairs()
-    less, _, size = judged(plain)
-    return plain if less < least and size <= share * plain.before else best
+    others = [best.without_pairs(), best.otherwise(paired)]
+    for other in (one for one in others if one is not None):
+        less, _, size = judged(other)
+        if less < least and size <= share * other.before:
+            least, best = less, other
+    return best
 
 
 def _few(run: Run, feeds: Sequence[Feed]) -> list[Feed]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -24,9 +24,10 @@ from onnx_condense.planning.stand import Basis, Stand
 from onnx_condense.planning.thresholds import Planner
 from onnx_condense.refitting.consumer import Consumer, consumer_of
 from onnx_condense.refitting.estimate import Estimate
+from onnx_condense.refitting.moments import Moments
 from onnx_condense.refitting.samples import Calibration
 
-PARTS = (1 / 3, 2 / 3)
+PARTS = (1 / 2, 2 / 3)
 """Of the highest rank of a pair, at which it is tried whether frequent rows should keep more numbers than others."""
 
 CLEAR = 0.9
@@ -37,14 +38,23 @@ CLEAR = 0.9
 class Ranked:
     """A weight that may become a pair, and how what it reads varies.
 
-    moments: second moments [n, n] of what it reads, or of each number alone [n], or how often [n] the rows of a table
-    are read; None of nothing. differ: whether frequent rows of a table keep more numbers than the others.
+    counts: how often [n] the rows of a table are read. seen: what tells how what another weight reads varies, None of
+    nothing. differ: whether frequent rows of a table keep more numbers than the others.
     """
 
     weight: Factorable
-    moments: Floats | None
+    counts: Floats | None
     source: Evidence
     differ: bool = False
+    seen: tuple[Consumer, Moments] | None = None
+
+    @property
+    def moments(self) -> Floats | None:
+        """Second moments [n, n] of what it reads, or of each number alone [n], or how often [n] rows are read.
+
+        None where nothing is known. They are made when they are asked for: all of them at once take much memory.
+        """
+        return self.counts if self.seen is None else self.seen[0].seconds(self.seen[1])
 
     def spectrum(self, twin: Twin, known: Divided | None = None) -> Divided:
         """What it loses at each rank in a twin, of what is still there of it.
@@ -55,12 +65,14 @@ class Ranked:
         matrix, moments = self.weight.matrix(twin), self.moments
         if not (rows.all() and columns.all()):
             matrix = matrix[np.ix_(rows, columns)]
-        if moments is not None:
+        if moments is not None and not columns.all():
             moments = moments[columns] if moments.ndim == 1 else moments[np.ix_(columns, columns)]
         found = spectrum(matrix, moments, let_go) if known is None else Spectrum(known.plain[rows], known.lost)
         spent = alike(found)
         if self.differ and moments is not None:
             spent = divided(matrix, moments, found, self.weight.pays(twin), OVERHEAD // matrix.dtype.itemsize)
+        if rows.all():
+            return spent
         plain, vectors = (np.zeros((len(rows), found.vectors.shape[1])) for _ in range(2))
         plain[rows], vectors[rows] = spent.plain, spent.vectors
         return replace(spent, plain=plain, vectors=vectors)
@@ -99,6 +111,7 @@ class Ranks:
     planner: Planner
     ranked: Mapping[int, Ranked]
     _spectra: dict[int, Divided] = field(default_factory=dict)
+    _others: Mapping[int, tuple[Ranked, Divided]] = field(default_factory=dict)
 
     @staticmethod
     def of(planner: Planner, unit: Unit | None, estimate: Estimate, calibration: Calibration) -> Ranks:
@@ -118,19 +131,31 @@ class Ranks:
         """The same, where rows of tables count as often as these inputs ask for them."""
         tables = {key: ranked for key, ranked in self.ranked.items() if ranked.weight.lookup}
         found = frequencies(self.planner.trace, [ranked.weight for ranked in tables.values()], calibration)
-        again = {key: replace(one, moments=counts) for (key, one), counts in zip(tables.items(), found, strict=True)}
+        again = {key: replace(one, counts=counts) for (key, one), counts in zip(tables.items(), found, strict=True)}
         return Ranks(self.planner, {**self.ranked, **again})
 
     def spent(self, stand: Stand) -> Ranks:
         """The same, where frequent rows of tables keep more than the others, of those that lose clearly less so."""
-        found, spectra = dict(self.ranked), dict(self._spectra)
+        found, spectra, others = dict(self.ranked), dict(self._spectra), dict(self._others)
         for key, one in self.ranked.items():
             if one.weight.lookup and stand.takes(one.weight):
                 other, alike = replace(one, differ=True), one.spectrum(self.planner.original)
                 differing = other.spectrum(self.planner.original, alike)
                 lost, less = (self._tried(one.weight, known, stand) for known in (alike, differing))
-                found[key], spectra[key] = (other, differing) if less < CLEAR * lost else (one, alike)
-        return Ranks(self.planner, found, spectra)
+                ways = (other, differing), (one, alike)
+                (found[key], spectra[key]), others[key] = ways if less < CLEAR * lost else ways[::-1]
+        return Ranks(self.planner, found, spectra, others)
+
+    @property
+    def undecided(self) -> frozenset[int]:
+        """The keys of tables whose frequent rows may keep as much as the others, or more, whatever they do now."""
+        return frozenset(self._others)
+
+    def otherwise(self, keys: Collection[int]) -> Ranks:
+        """The same where frequent rows of some tables that are undecided do what they do not do now."""
+        ranked = {key: self._others[key][0] if key in keys else one for key, one in self.ranked.items()}
+        known = {key: self._spectra[key] for key in self._spectra.keys() - keys}
+        return Ranks(self.planner, ranked, known | {key: self._others[key][1] for key in keys})
 
     def _tried(self, weight: Factorable, known: Divided, stand: Stand) -> float:
         """What the outputs lose where nothing but one weight is a pair: the geometric mean of some sizes."""
@@ -239,15 +264,15 @@ def _moments(
     readers = {p: consumer_of(trace, slot) for p, slot in slots.items() if slot is not None}
     asked = _each_once({place: one for place, one in readers.items() if one is not None})
     moments = dict(zip(asked, estimate.moments(list(asked.values())), strict=True))
-    result = []
+    result = list[Ranked]()
     for weight in weights:
         if weight.lookup:
             result.append(Ranked(weight, counted[weight.place], told))
             continue
         known = moments.get(weight.place)
-        second = None if known is None else asked[weight.place].seconds(known)
-        source = estimate.evidence(asked[weight.place]) if known is not None else Evidence.WEIGHTS
-        result.append(Ranked(weight, second, source))
+        seen = None if known is None else (asked[weight.place], known)
+        source = Evidence.WEIGHTS if seen is None else estimate.evidence(seen[0])
+        result.append(Ranked(weight, None, source, seen=seen))
     return result
 
 

@@ -71,8 +71,10 @@ def _balanced(opened: Opened, found: Sequence[Stream], pairs: Sequence[Product])
     readers = [consumer_of(trace, slot) for stream in found for slot in stream.slots]
     ahead: list[Source] = [reader for reader in readers if reader is not None]
     ahead += [side for product in pairs for side in sides(trace, product.group)]
-    real, prior = measured(trace, opened.calibration, seed, ahead), Estimate(trace, opened.feeds[0], seed)
+    real, prior = measured(trace, opened.calibration, seed, ahead), Estimate.beside_real(trace, opened.feeds[0], seed)
     estimate, twin = Estimate(trace, opened.feeds[0], seed, real, prior), Twin(trace)
+    with left_alone("streams in other bases"):
+        estimate.moments(ahead)
     for stream in found:
         yield from _chosen(stream.group, partial(balanced, stream, twin, estimate))
     for product in pairs:

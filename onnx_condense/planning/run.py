@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
+from onnx_condense.goals import Share
 from onnx_condense.merging.methods import MANNERS
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model import files
@@ -19,11 +20,15 @@ from onnx_condense.proving.compare import Results, is_told, results, samples_in
 from onnx_condense.proving.losses import lost, scores_in
 from onnx_condense.proving.scorers import ApproximationError
 from onnx_condense.refitting.estimate import Estimate
-from onnx_condense.refitting.refit import refit_where_better
+from onnx_condense.refitting.moments import Care
+from onnx_condense.refitting.refit import EXACT, refit_where_better
 from onnx_condense.refitting.samples import Calibration
 from onnx_condense.refitting.summing import Summing, both, measured, readers_of
 from onnx_condense.rewriting.sizes import parameters_of
 from onnx_condense.rewriting.writer import write
+
+MIXES = 64
+"""Mixes of targets that choose how strong a refit's ridge is where a goal decides the widths."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +57,10 @@ class Run:
         """Raises UsageError for a glob that matches nothing, InputError where the model does not run."""
         options, trace = opened.options, opened.trace
         chosen_groups(trace, options)  # before the model is run
-        estimate = Estimate(trace, trace.facts.feed, options.seed, span=opened.span)
+        if opened.calibration.suffices and isinstance(options.goal, Share):
+            estimate = Estimate.beside_real(trace, trace.facts.feed, options.seed, opened.span)
+        else:
+            estimate = Estimate(trace, trace.facts.feed, options.seed, span=opened.span)
         with clock("verify"):
             found = results(opened.source.proto, [*opened.feeds, *opened.others])
         expected, elsewhere = found[: len(opened.feeds)], found[len(opened.feeds) :]
@@ -124,16 +132,17 @@ class Run:
         if not rest.samples:
             return measured(trace, calibration, seed)
         share = (calibration.samples - rest.samples) / rest.samples
-        return both(self.summing, measured(trace, calibration.taken(rest), seed, share=share))
+        return both(self.summing, measured(trace, calibration.taken(rest), seed, share=share, remembers=False))
 
     def calibrate(self, twin: Twin) -> None:
         """Refits a twin on the calibration inputs, where there are any; where their error is bounded, on enough."""
         calibrates = MANNERS[self.options.method].calibrates and not (self.options.bounded and self.judges_itself)
         if self.opened.calibration.samples and calibrates and twin.changed:
-            from onnx_condense.refitting.calibrate import calibrate  # few runs have inputs to estimate from
+            from onnx_condense.refitting.calibrate import Effort, calibrate  # few runs have inputs to estimate from
 
+            effort = Effort() if self.options.goal is None else Effort(care=Care(EXACT, MIXES))
             with self.clock("calibrate"):
-                calibrate(twin, self.opened.calibration, self.options.seed, self.clock.note)
+                calibrate(twin, self.opened.calibration, self.options.seed, self.clock.note, effort)
 
     def candidate(self, twin: Twin) -> Candidate:
         """The very model that would be written for a twin."""

@@ -84,6 +84,7 @@ class Stand:
         """`estimate`: by its moments consumers are refitted. pairs: weights that may become pairs of factors."""
         self._planner, self._estimate, self._feeds = planner, estimate, feeds
         self._known: dict[int, dict[int, Choice]] = {}
+        self._fits = set[int]()  # groups of which some width has shapes, and will be checked again if it is taken
         self._rows: dict[Place, Ints | None] = {}
         self._seen: dict[frozenset[tuple[int, bytes]], Results] = {}
         self._by_index = {group.index: group for group in planner.groups}
@@ -217,7 +218,9 @@ class Stand:
         return mine[len(channels)]
 
     def _refitted(self, gone: Mapping[int, Ints]) -> Twin:
-        twin = self._planner.without(gone)
+        known = self._estimate.real is not None and gone.keys() <= self._fits
+        twin = self._planner.without(gone, checked=not known)
+        self._fits.update(gone)
         if any(self._planner.manner(g).refits for g in self._planner.groups if g.index in gone):
             refit_by(twin, self._estimate)
         return twin

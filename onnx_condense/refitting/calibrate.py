@@ -16,7 +16,7 @@ from onnx_condense.refitting.comparison import Comparison, SideBySide, importanc
 from onnx_condense.refitting.consumer import TwinConsumer, others, reading_fewer
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.filters import TwinFilter, filters, refit_filter
-from onnx_condense.refitting.moments import Solution, Sums, least_squares
+from onnx_condense.refitting.moments import Care, Solution, Sums, least_squares
 from onnx_condense.refitting.pairs import refit_pairs
 from onnx_condense.refitting.producers import Descent, Slope, Summed, producer_of, refine
 from onnx_condense.refitting.ranked import Pair
@@ -33,13 +33,20 @@ ROWS = 2**16
 WORK = 3 * 2**31
 """Most multiplications for the sums by which a producer's step is judged; positions are drawn beyond it."""
 
+CLOSELY = Care(EXACT)
+"""How a consumer's least squares is looked at where nothing else is said."""
+
 
 @dataclass(frozen=True)
 class Effort:
-    """What a calibration may take. descent: of producers. memory: bytes of tensors that a process keeps meanwhile."""
+    """What a calibration may take.
+
+    descent: of producers. memory: bytes of tensors that a process keeps meanwhile. care: of least squares.
+    """
 
     descent: Descent = field(default_factory=Descent)
     memory: int = MEMORY
+    care: Care = CLOSELY
 
 
 def calibrate(
@@ -75,14 +82,14 @@ def calibrate(
                     changed.found(reader.node, refit_filter(reader, sides, calibration, seed, EXACT))
                 else:
                     totals = Totals(calibration, progress, stage)
-                    changed.found(reader.node, _calibrate_one(reader, sides, totals, effort.descent))
+                    changed.found(reader.node, _calibrate_one(reader, sides, totals, effort))
     if any(group.index in twin.plans and twin.trace.pairs_of(group) for group in twin.trace.groups):
         progress(Step("calibrate", len(readers), len(readers), "products of data"))
         real = measured(twin.trace, calibration, seed)
         refit_pairs(twin, Estimate(twin.trace, twin.trace.facts.feed, seed, real))
 
 
-def _calibrate_one(consumer: TwinConsumer, sides: SideBySide, totals: Totals, descent: Descent) -> bool:
+def _calibrate_one(consumer: TwinConsumer, sides: SideBySide, totals: Totals, effort: Effort) -> bool:
     """Sums, least squares, better rows for its producer, and least squares again, on more positions if there are.
 
     Whether it loses nothing as it is.
@@ -94,16 +101,16 @@ def _calibrate_one(consumer: TwinConsumer, sides: SideBySide, totals: Totals, de
     first = totals.of(sides.comparison(consumer, producer, min(few, most)))
     if first is None:
         return False
-    found = _solved(consumer, first.parts)
+    found = _solved(consumer, first.parts, effort.care)
     refined = first
     if producer is not None and np.isfinite(found.strength):
-        refined = refine(Slope(consumer, producer, calibration), first, found.strength, totals, descent)
+        refined = refine(Slope(consumer, producer, calibration), first, found.strength, totals, effort.descent)
     last: Summed | None = refined
     if few < most and sum(part.count for part in first.parts) >= few * calibration.samples:
         last = totals.of(replace(refined.job, most=most))  # there are more positions
     if last is None:
         return False
-    found = found if last is first else _solved(consumer, last.parts)
+    found = found if last is first else _solved(consumer, last.parts, effort.care)
     if not found.prior:
         _give(consumer, found)
     return found.exact
@@ -124,17 +131,18 @@ def _give(consumer: TwinConsumer, found: Solution) -> None:
     consumer.refit(matrix, added, Evidence.CALIBRATION)
 
 
-def _solved(consumer: TwinConsumer, parts: Sequence[Sums]) -> Solution:
+def _solved(consumer: TwinConsumer, parts: Sequence[Sums], care: Care) -> Solution:
     """The weights that held-back parts of the samples choose for a consumer."""
     centred = consumer.fixed.layout.produced is not None
     if consumer.fixed.makes is None:
-        return least_squares(parts, consumer.matrix(), consumer.constants(), centred, consumer.original(), EXACT)
+        current, constant, original = consumer.matrix(), consumer.constants(), consumer.original()
+        return least_squares(parts, current, constant, centred, original, care)
     alive, factor = consumer.alive, consumer.factor
     current, constant = consumer.matrix()[alive], consumer.constants()[alive]
     if factor is None:
-        return least_squares(parts, current, constant, centred, None, EXACT)
+        return least_squares(parts, current, constant, centred, care=care)
     pair = Pair(current, consumer.unfactored()[alive], factor.rank, importance(consumer)[alive])
-    return pair.solved(parts, constant, centred, EXACT)
+    return pair.solved(parts, constant, centred, care)
 
 
 @dataclass(frozen=True, eq=False)

@@ -178,15 +178,19 @@ class SideBySide:
         target = fixed.makes or fixed.reads
         others = [] if other is None else [other.channels.tensor]
         before = self._original.reach(self._twin.trace.facts.model, [target.tensor, *others])
-        model = traced(self._twin)
-        after = self._condensed.reach(model, [(producer or consumer).fixed.reads.tensor, *others])
+        ends = [(producer or consumer).fixed.reads.tensor, *others]
+        parts = [self._condensed.part(ends)]
+        if producer is not None:
+            parts.append(((fixed.reads.tensor,), {producer.fixed.reads.tensor}))
+        model = traced(self._twin, *parts)
+        after = self._condensed.reach(model, ends)
         between_them = None if producer is None else link(model, producer.fixed, fixed)
         return Comparison(fixed, before, after, between_them, target, other, consumer.targets, most, self._seed)
 
     def reach(self, before: Sequence[str], after: Sequence[str]) -> tuple[Chain, Chain]:
         """The original model as far as some tensors, and the condensed one as far as others."""
         original = self._original.reach(self._twin.trace.facts.model, before)
-        return original, self._condensed.reach(traced(self._twin), after)
+        return original, self._condensed.reach(traced(self._twin, self._condensed.part(after)), after)
 
     def __enter__(self) -> SideBySide:
         """Itself."""

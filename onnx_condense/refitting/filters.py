@@ -234,7 +234,8 @@ def refit_filter(filter_: TwinFilter, sides: SideBySide, calibration: Calibratio
     before, after = sides.reach([fixed.makes.tensor], [fixed.data])
     link = None
     if fixed.windows is None:  # the node itself changes
-        link = between(traced(filter_.twin), fixed.data, (fixed.reads.tensor,))
+        model = traced(filter_.twin, ((fixed.reads.tensor,), {fixed.data}))
+        link = between(model, fixed.data, (fixed.reads.tensor,))
     most = max(1, ROWS // calibration.samples)
     total: list[Each] = []
     for parts in calibration.each(Summing(fixed, before, after, link, alive, most, seed)):

@@ -97,9 +97,17 @@ class Moments:
         scale = float(np.trace(self.xx)) / size if size > 0 else 0.0
         return replace(self, xx=(1 - share) * self.xx + share * scale * other.xx)
 
+    def narrow(self) -> Moments:
+        """The same with covariances of features in 32 bits, which take half the memory."""
+        return replace(self, xx=self.xx.astype(np.float32))
+
     def through(self, weight: Floats) -> Moments:
         """The moments with targets weight · y, for a weight [u, t]."""
         return Moments(self.x, weight @ self.y, self.xx, weight @ self.yx, weight @ self.yy @ weight.T)
+
+    def mixed(self, mix: Floats) -> Moments:
+        """The same of a mix [k, t] of the targets, whose own variance is left out: losses are less by that."""
+        return Moments(self.x, mix @ self.y, self.xx, mix @ self.yx, np.zeros((1, 1)))
 
     def loss(self, weight: Floats) -> float:
         """E|y - weight · x - b|² of a weight [t, f] for the best constant b."""
@@ -151,13 +159,37 @@ class Solution:
     exact: bool = False
 
 
+@dataclass(frozen=True)
+class Care:
+    """How closely a least squares is looked at.
+
+    exact: a prior that loses at most this share of the variance of the targets is the result. mixes: how many mixes of
+    the targets, drawn at random, choose the strength in their place where they are more, since what they lose is about
+    the same, on every other part of the samples; 0 for the targets themselves, on all.
+    """
+
+    exact: float = 0.0
+    mixes: int = 0
+
+    def mixed(self, targets: int) -> Floats | None:
+        """[mixes, targets] by which they are mixed; None where they are taken as they are."""
+        if not 0 < self.mixes < targets:
+            return None
+        drawn = np.random.default_rng(0).standard_normal((self.mixes, targets))
+        return np.asarray(drawn / self.mixes**0.5)
+
+    def held(self, parts: Sequence[Sums]) -> Sequence[Sums]:
+        """The parts that are held back in turn."""
+        return parts[::2] if self.mixes else parts
+
+
 def least_squares(
     parts: Sequence[Sums],
     prior: Floats,
     constant: Floats,
     centred: bool,
     through: Floats | None = None,
-    exact: float = 0.0,
+    care: Care | None = None,
 ) -> Solution:
     """The least squares whose strength does best on held-back samples: each part in turn.
 
@@ -170,22 +202,40 @@ def least_squares(
         constant: [t] the constant that goes with it.
         centred: whether a constant may be fitted.
         through: [t, u] targets are this times what was summed.
-        exact: a prior that loses at most this share of the variance of the targets is the result.
+        care: how closely it is looked at.
     """
 
     def moments(sums: Sums) -> Moments:
         found = sums.moments(centred)
         return found if through is None else found.through(through)
 
-    filled = [part for part in parts if part.count]
+    def mixed(sums: Sums) -> Moments:
+        return moments(sums) if mix is None else sums.moments(centred).mixed(mix if through is None else mix @ through)
+
+    care = care or Care()
+    filled, mix = [part for part in parts if part.count], care.mixed(len(prior))
     untouched = Solution(prior, constant, np.inf, prior=True)
     if len(filled) < 2:
         return untouched
     whole = moments(Sums.joined(filled))
     offset = whole.constant(prior) - constant if centred else np.zeros(1)
-    if whole.loss(prior) + float(offset @ offset) <= exact * float(np.trace(whole.yy)):
+    if whole.loss(prior) + float(offset @ offset) <= care.exact * float(np.trace(whole.yy)):
         return replace(untouched, exact=True)
-    folds = [Fold(moments(Sums.joined([p for p in filled if p is not h])), moments(h), h.count) for h in filled]
+    held = care.held(filled)
+    folds = [Fold(mixed(Sums.joined([p for p in filled if p is not h])), mixed(h), h.count) for h in held]
+    few, added = (prior, constant) if mix is None else (mix @ prior, mix @ constant)
+    strength = _chosen(folds, few, added, centred)
+    if strength is None:
+        return untouched
+    weight = prior if np.isinf(strength) else whole.ridge(prior, strength)
+    return Solution(weight, whole.constant(weight), strength)
+
+
+def _chosen(folds: Sequence[Fold], prior: Floats, constant: Floats, centred: bool) -> float | None:
+    """The strength that does best on held-back samples: infinity for the prior with a new constant, None with its own.
+
+    prior: [t, f] the weight without samples. constant: [t] that goes with it. centred: whether one may be fitted.
+    """
     losses = [
         sum(fold.lost(prior, constant, centred) for fold in folds),
         sum(fold.lost(prior, fold.known.constant(prior), centred) for fold in folds),
@@ -195,9 +245,4 @@ def least_squares(
         losses.append(sum(fold.lost(weight, fold.known.constant(weight), centred) for fold, weight in found))
         if not losses[-1] <= losses[-2]:
             break
-    best = int(np.argmin(losses))
-    if best == 0:
-        return untouched
-    strength = np.inf if best == 1 else STRENGTHS[best - 2]
-    weight = prior if best == 1 else whole.ridge(prior, strength)
-    return Solution(weight, whole.constant(weight), strength)
+    return (None, np.inf, *STRENGTHS)[int(np.argmin(losses))]

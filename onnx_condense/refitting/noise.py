@@ -44,7 +44,10 @@ class Noise:
         unstated: the linear maps that no BatchNormalization follows, by node.
     """
 
-    def __init__(self, trace: Trace, feed: Feed, seed: int, span: Span | None = None) -> None:
+    def __init__(self, trace: Trace, feed: Feed, seed: int, span: Span | None = None, repeats: bool = True) -> None:
+        """repeats: whether inputs of integers alone, of which none are made up, are run again and again."""
+        made_up = any(value.dtype.kind == "f" for value in feed.values())
+        self._most = None if repeats or made_up else max([2, *(len(v) for v in feed.values() if v.ndim)])
         self._facts, self._actions = trace.facts, trace.actions
         self._feed, self._seed, self._span = feed, seed, span
         self._normalized = dict(self._normalizations())
@@ -89,6 +92,7 @@ class Noise:
         largest = max(self._per_sample(shape) for shape in shapes.values())
         places = min(size // consumer.channels for size, consumer in zip(read, consumers, strict=True))
         enough = max(SAMPLES, ENOUGH // max(1, places))
+        enough = enough if self._most is None else min(enough, self._most)
         count = max(2, min(enough, NUMBERS // max(1, 4 * largest, sum(read))))
         runs = min(RUNS, -(-enough // count)) if self._steps_first else 1
         return [synthetic(self._feed, count, self._seed + number, self._span) for number in range(runs)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnx_condense.arrays import Floats
-from onnx_condense.refitting.moments import Moments, Solution, Sums, least_squares
+from onnx_condense.refitting.moments import Care, Moments, Solution, Sums, least_squares
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,21 +38,21 @@ class Pair:
         basis = np.linalg.eigh(made.T @ made)[1][:, -self.rank :]
         return np.asarray(np.linalg.solve(root.T, basis @ (basis.T @ made.T)).T / self.metric[:, None])
 
-    def solved(self, parts: Sequence[Sums], constant: Floats, centred: bool, exact: float) -> Solution:
+    def solved(self, parts: Sequence[Sums], constant: Floats, centred: bool, care: Care) -> Solution:
         """As `least_squares`, of the pair's rank; what it holds now stays where held-back samples prefer that.
 
-        parts: sums over disjoint samples. constant: [t] that it adds now. exact: see there.
+        parts: sums over disjoint samples. constant: [t] that it adds now. care: see there.
         """
         filled = [part for part in parts if part.count]
         untouched = Solution(self.current, constant, np.inf, prior=True)
         if len(filled) < 2:
             return untouched
         whole = Sums.joined(filled).moments(centred)
-        if self._lost(whole, self.current, constant, centred) <= exact * float(np.trace(whole.yy)):
+        if self._lost(whole, self.current, constant, centred) <= care.exact * float(np.trace(whole.yy)):
             return replace(untouched, exact=True)
-        free = least_squares(filled, self.whole, constant, centred)
+        free = least_squares(filled, self.whole, constant, centred, care=replace(care, exact=0.0))
         losses = np.zeros(2)
-        for held in filled:
+        for held in care.held(filled):
             known, other = (s.moments(centred) for s in (Sums.joined([p for p in filled if p is not held]), held))
             for number, weight in enumerate((self.current, self._fitted(known, free.strength))):
                 shift = known.constant(weight) if number and centred else constant

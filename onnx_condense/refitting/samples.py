@@ -121,6 +121,11 @@ class Calibration:
         return self.samples >= CHOOSING
 
     @property
+    def suffices(self) -> bool:
+        """Whether there are enough to choose by nothing else: beside those that judge, as many at least."""
+        return self.samples >= 2 * JUDGES
+
+    @property
     def holds_back(self) -> bool:
         """Whether some verify that nothing is estimated from."""
         return any(shard.holds_back for shard in self.shards)

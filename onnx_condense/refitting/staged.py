@@ -18,6 +18,7 @@ from onnx_condense.arrays import Array
 from onnx_condense.model.inputs import Feed
 from onnx_condense.model.parts import needed, prefix, with_inputs
 from onnx_condense.model.protos import read_by
+from onnx_condense.model.rebuilt import Part
 from onnx_condense.model.runtime import run, session, to_bytes
 
 MEMORY = 2**29
@@ -95,6 +96,10 @@ class Cutter:
         self._known = {value.name for value in model.graph.input} - {tensor.name for tensor in model.graph.initializer}
         self._done: set[str] = set()
         self.chain = Chain(uuid4().hex, (), memory)
+
+    def part(self, names: Collection[str]) -> Part:
+        """The part of a model that `reach` asks for."""
+        return names, frozenset(self._known)
 
     def reach(self, model: onnx.ModelProto, names: Collection[str]) -> Chain:
         """The chain up to these tensors. Raises InputError where a segment is larger than protobuf allows."""

@@ -66,17 +66,25 @@ def _chunks(rows: FeatureRows, most: int, generator: Generator) -> Iterator[Floa
 
 
 def measured(
-    trace: Trace, calibration: Calibration, seed: int, ahead: Sequence[Source] = (), share: float = 1.0
+    trace: Trace,
+    calibration: Calibration,
+    seed: int,
+    ahead: Sequence[Source] = (),
+    share: float = 1.0,
+    remembers: bool = True,
 ) -> Summing:
     """What sums the original model's own tensors on calibration inputs.
 
     ahead: what is summed the first time that it is asked, besides: all inputs are run each time. share: of `ENOUGH`
-    rows of each consumer that are summed.
+    rows of each consumer that are summed. remembers: whether what was summed is kept, in case it is asked again.
     """
     known: dict[Key, Sums | None] = {}
 
     def measure(consumers: Sequence[Source]) -> list[Sums | None]:
         wanted = {one.key: one for one in (*consumers, *(() if known else ahead)) if one.key not in known}
+        if wanted and not remembers:
+            summed = _summed(trace, calibration, wanted, seed, share)
+            return [summed[consumer.key] for consumer in consumers]
         if wanted:
             known.update(_summed(trace, calibration, wanted, seed, share))
         return [known[consumer.key] for consumer in consumers]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import onnx
 from onnx_condense.arrays import Shape
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model.held import Spill
-from onnx_condense.model.rebuilt import Content, Rebuilt
+from onnx_condense.model.rebuilt import Content, Part, Rebuilt
 from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.nodes import FILLED_SINCE, is_filled
 from onnx_condense.rewriting.draft import Draft
@@ -37,6 +37,10 @@ class Drafted:
     def message(self, provenance: Mapping[str, Any], spill: Spill | None = None) -> onnx.ModelProto:
         """The model in the form that was traced. spill: takes large weights that are new."""
         return self.rebuilt.message(self.sizes, provenance, spill)
+
+    def parts(self, wanted: Sequence[Part]) -> onnx.ModelProto:
+        """The same with the weights alone that some parts of it need."""
+        return self.rebuilt.parts(self.sizes, wanted)
 
 
 def drafted(twin: Twin, shapes: Shapes, factored: bool = True) -> Drafted:

@@ -15,6 +15,7 @@ import onnx
 from onnx_condense.arrays import Array
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model.held import Spill, holds
+from onnx_condense.model.rebuilt import Part
 from onnx_condense.rewriting.drafting import drafted
 from onnx_condense.rewriting.kept import Kept
 from onnx_condense.rewriting.shapes import shapes_of
@@ -42,9 +43,13 @@ class Written:
     factored: frozenset[int] = frozenset()
 
 
-def traced(twin: Twin) -> onnx.ModelProto:
-    """The model that a twin describes, in the form that was traced; new weights are in it. Raises Disagreement."""
-    return drafted(twin, shapes_of(twin)).message({})
+def traced(twin: Twin, *parts: Part) -> onnx.ModelProto:
+    """The model that a twin describes, in the form that was traced; new weights are in it. Raises Disagreement.
+
+    parts: that alone are asked for, of all nodes; weights of others are left out.
+    """
+    draft = drafted(twin, shapes_of(twin))
+    return draft.parts(parts) if parts else draft.message({})
 
 
 def alive_weight(twin: Twin, node: int, position: int) -> Array:

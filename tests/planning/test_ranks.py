@@ -41,12 +41,12 @@ def decaying(*shape: int, seed: int = 0, fall: float = 0.8) -> Array:
     return (4 * left * fall ** np.arange(min(shape)) @ right.T).astype(np.float32)
 
 
-def encoder() -> onnx.ModelProto:
+def encoder(tokens: int = TOKENS) -> onnx.ModelProto:
     """A table of embeddings, LayerNormalization of what is no linear map of it, and a head: no channels can go."""
     text = """g (int64[N, 6] x) => (float[N, 6, 8] y) {
         e = Gather(w, x) t = Tanh(e) h = LayerNormalization<axis = -1>(t, s, o) y = MatMul(h, v)
     }"""
-    made = {"w": decaying(TOKENS, 32, fall=0.95), "s": np.ones(32, np.float32), "o": np.zeros(32, np.float32)}
+    made = {"w": decaying(tokens, 32, fall=0.95), "s": np.ones(32, np.float32), "o": np.zeros(32, np.float32)}
     return builders.build(text, made | {"v": builders.random(32, 8, seed=1)})
 
 
@@ -95,6 +95,16 @@ def test_rows_count_by_inputs_that_do_not_judge_and_in_the_end_by_all() -> None:
     assert all(np.array_equal(reading.ranks.ranked[0].moments, fewer) for reading in ways.readings)
     assert np.array_equal(ways.least(0.5).ranks.ranked[0].moments, every)
     assert not np.array_equal(fewer, every)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_whether_frequent_rows_keep_more_is_decided_by_what_is_lost_in_the_end(wanted: bool) -> None:
+    run = Run.of(open_model(encoder(10 * TOKENS), replace(TABLE, calibration=sentences(200))), 1, Clock(None))
+    ways = ways_of(run, Units(Unit.PARAMS), 0.5)
+    assert len(ways.readings) == 2  # as many samples as these choose by themselves
+    (key,) = ways.readings[0].ranks.undecided
+    judged = replace(ways, lost=lambda twin: [f.bands is not None for f in twin.factors.values()] != [wanted])
+    assert judged.least(0.5).ranks.ranked[key].differ is wanted
 
 
 def test_replayed_it_is_the_same(tmp_path: Path) -> None:

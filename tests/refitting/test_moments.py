@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_condense.refitting.moments import STRENGTHS, Sums, least_squares, solved
+from onnx_condense.refitting.moments import STRENGTHS, Care, Sums, least_squares, solved
 from onnx_condense.refitting.rows import EACH, FEWEST, rows_for
 
 RNG = np.random.default_rng
@@ -48,7 +48,7 @@ def test_an_exact_prior_stays_and_dead_features_keep_their_column() -> None:
     other = moments.ridge(prior + 1, 1e-9)
     np.testing.assert_allclose(other[:, [0, 1, 3]], prior[:, [0, 1, 3]], rtol=1e-4)
     np.testing.assert_array_equal(other[:, 2], prior[:, 2] + 1)
-    found = least_squares(summed(x, x @ prior.T + 5), prior, np.full(3, 5.0), True, exact=1e-9)
+    found = least_squares(summed(x, x @ prior.T + 5), prior, np.full(3, 5.0), True, care=Care(1e-9))
     assert found.weight is prior
     assert found.strength == np.inf
 
@@ -103,3 +103,15 @@ def test_covariances_take_in_others_at_their_own_size() -> None:
     nothing = Sums(5, 0)
     nothing.add(np.zeros((3, 5)), np.zeros((3, 0)))
     np.testing.assert_allclose(few.shrunk(nothing.moments(), 0.5).xx, few.xx / 2)
+
+
+def test_mixes_of_many_targets_choose_the_strength_that_these_choose() -> None:
+    x, weight = RNG(0).standard_normal((120, 20)), RNG(1).standard_normal((150, 20))
+    parts = summed(x, x @ weight.T + 3 * RNG(2).standard_normal((120, 150)))
+    prior, constant = np.zeros((150, 20)), np.zeros(150)
+    whole = least_squares(parts, prior, constant, True)
+    mixed = least_squares(parts, prior, constant, True, care=Care(mixes=64))
+    assert STRENGTHS[0] > whole.strength == mixed.strength
+    np.testing.assert_array_equal(mixed.weight, whole.weight)
+    through = least_squares(summed(x, x), prior, constant, True, through=weight, care=Care(mixes=64))
+    np.testing.assert_allclose(through.weight, weight, atol=1e-2)

@@ -17,6 +17,7 @@ from support.proofs import merged
 import onnx_condense as oc
 from onnx_condense.merging.evidence import Evidence
 from onnx_condense.merging.twin import Twin
+from onnx_condense.model.parts import prefix
 from onnx_condense.model.protos import serialize
 from onnx_condense.prepare import open_model
 from onnx_condense.refitting.calibrate import Effort, Totals, calibrate
@@ -205,6 +206,17 @@ def test_behind_other_rows_is_what_would_be_written(kind: str) -> None:
     producer.refit(2 * producer.matrix(), None, Evidence.CALIBRATION)
     after = relinked(known, producer, consumer.fixed)
     assert known.model != after.model == link(traced(twin), producer.fixed, consumer.fixed).model
+
+
+def test_of_a_part_weights_that_it_does_not_need_are_left_out() -> None:
+    twin, _ = merged(between("gemm"), condensed(between("gemm")).plan, OPTIONS)
+    (consumer,) = reading_fewer(twin)
+    reads, made = consumer.fixed.reads.tensor, twin.trace.facts.nodes[consumer.node].outputs[0].name
+    whole, part = traced(twin), traced(twin, ((reads,), set()))
+    assert prefix(part, [reads]) == prefix(whole, [reads])
+    assert {t.name for t in whole.graph.initializer} > {t.name for t in part.graph.initializer} != set()
+    last = traced(twin, ((made,), {reads}))
+    assert prefix(last, [made], {reads}) == prefix(whole, [made], {reads})
 
 
 def test_behind_other_rows_a_bias_that_came_stays() -> None:

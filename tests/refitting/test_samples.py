@@ -259,7 +259,7 @@ def test_a_dask_worker_killed_midway_costs_time_not_the_result(tmp_path: Path, c
         options = oc.Options(budget=("params", 0.7), align=1, calibration=given)
         result = oc.condense(residual(), options, executor=executor, progress=kill)
     assert killed
-    assert serialize(result.model) == alone(30, 7, 40)
+    assert serialize(result.model) == serialize(oc.condense(residual(), options).model)
 
 
 def test_dask_says_what_is_wrong(cli: Cli, save: Save, cluster: Any) -> None:
