@@ -227,9 +227,9 @@ def _dies(shard: Shard) -> None:
 # ---------------------------------------------------------------------------------------------------- Dask
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cluster() -> Iterator[Any]:
-    """A local cluster of two workers, in processes of their own, which come again when they die."""
+    """A local cluster of two workers, in processes of their own."""
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=None) as local:
         yield local
