@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 from onnx_condense.errors import left_alone
+from onnx_condense.factoring.exact import exact_factor
 from onnx_condense.factoring.products import Product, apart, filled, products
 from onnx_condense.factoring.rotation import balanced, deficient
 from onnx_condense.factoring.streams import Stream, streams
@@ -16,7 +17,7 @@ from onnx_condense.merging.methods import MANNERS
 from onnx_condense.merging.plan import GroupPlan
 from onnx_condense.merging.twin import Twin
 from onnx_condense.options import Options
-from onnx_condense.planning.selection import chosen_groups
+from onnx_condense.planning.selection import chosen_groups, chosen_weights
 from onnx_condense.planning.thresholds import Planner
 from onnx_condense.planning.units import Units
 from onnx_condense.prepare import Clock, Opened, reopened_where_it_fits
@@ -59,8 +60,12 @@ def _exact(opened: Opened, found: Sequence[Stream], pairs: Sequence[Product]) ->
         for rotation in _chosen(stream.group, partial(deficient, stream, twin)):
             if rotation.rank < merged.width(stream.group):
                 yield rotation
+    weights = {weight.place: weight for weight in chosen_weights(trace, opened.options)}
     for product in pairs:
-        yield from _chosen(product.group, partial(filled, trace, product, merged.width))
+        bases = _chosen(product.group, partial(filled, trace, product, merged.width))
+        held = {(slot.node, slot.input) for slot in trace.pairs_of(product.group)}
+        if bases and all(exact_factor(twin, weights[place]) is None for place in held & weights.keys()):
+            yield from bases  # else a pair of factors holds a weight in less
 
 
 def _balanced(opened: Opened, found: Sequence[Stream], pairs: Sequence[Product]) -> Iterator[Rotation]:

@@ -28,8 +28,8 @@ Save = Callable[..., Path]
 
 
 def snapshot(folder: Path) -> dict[str, str]:
-    """sha256 of every file below a folder, hidden ones too."""
-    files = (path for path in folder.rglob("*") if path.is_file())
+    """sha256 of every file below a folder, hidden ones too, but for what Python keeps of modules."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.parent.name != "__pycache__")
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

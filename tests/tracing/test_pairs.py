@@ -193,11 +193,14 @@ def test_thresholds(merge: str) -> None:
     assert found["q"] == found["k"] < 2 * WIDTH
 
 
-def test_a_product_in_space() -> None:
-    """Channels of a Conv, added up over pairs of places."""
+@pytest.mark.parametrize(("inputs", "left"), [(7, 5), (3, 3)], ids=["copies", "few inputs"])
+def test_a_product_in_space(inputs: int, left: int) -> None:
+    """Channels of a Conv, added up over pairs of places; they lie in no more directions than it has inputs."""
     net = Net()
-    rows = {name: net.normal(6, 3, 1, 1) for name in "qk"}
+    rows = {name: net.normal(6, inputs, 1, 1) for name in "qk"}
     rows["k"][4] = 0.7 * rows["k"][1]
-    q, k = (net.node("Reshape", net.conv(n, net.input(2, 3, 4, 4, name=n), rows[n]), net.ints(2, 6, 16)) for n in "qk")
+    q, k = (
+        net.node("Reshape", net.conv(n, net.input(2, inputs, 4, 4, name=n), rows[n]), net.ints(2, 6, 16)) for n in "qk"
+    )
     scores = net.node("MatMul", net.node("Transpose", q, perm=[0, 2, 1]), k)
-    condensed(net.build(net.node("Softmax", scores)), {"q": 5, "k": 5})
+    condensed(net.build(net.node("Softmax", scores)), {"q": left, "k": left})
