@@ -38,3 +38,21 @@ def test_the_experiment_runs(tmp_path: Path) -> None:
     assert sorted(found) == sorted(stages)
     assert all(found[name]["share"] <= 0.6 for name in ("merged-0-0.6", "tuned-0.6", "scratch-0.6"))
     assert found["tested-tuned-0.6"]["images"] == 24
+
+
+def test_the_quick_start_runs(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    arrays = {"x": generator.integers(0, 255, (64, 32, 32, 3)).astype(np.uint8), "y": np.arange(64) % 4}
+    np.savez(
+        tmp_path / "i.npz", **{f"{part}_{name}": value for part in ("train", "test") for name, value in arrays.items()}
+    )
+    script = [sys.executable, str(ROOT / "tools" / "experiments" / "quickstart.py"), "--data", "i.npz"]
+    done = subprocess.run(
+        [*script, "--steps", "2", "--tuning", "2", "--held", "16"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    assert done.stdout.splitlines()[0].startswith("$ onnx-condense network.onnx --budget")
+    assert [line.split(".")[0] for line in done.stdout.splitlines()[-3:]] == ["network", "small", "tuned"]
