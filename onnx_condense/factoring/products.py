@@ -140,16 +140,16 @@ def filled(trace: Trace, product: Product, width: Callable[[Group], int]) -> lis
 
     What one side of a line writes spans U, of which the other side sees V: the product takes place in V.
     """
-    bases, idle = dict[int, Floats](), dict[int, int]()
+    bases, counts = dict[int, Floats](), dict[int, int]()
     for line in np.unique(product.lines).tolist():
         one, other = (
             [p for held in product.held if held.side == side for p in held.written(trace, line)] for side in (0, 1)
         )
         inside = _seen(one, other)
         bases[line] = np.linalg.qr(np.hstack([inside, np.eye(len(inside))]))[0].T
-        idle[line] = inside.shape[1]
-    left = max(idle.values()) * len(bases)
-    return _rotations(product, {0: bases, 1: bases}, idle) if 0 < left < width(product.group) else []
+        counts[line] = inside.shape[1]
+    left = max(counts.values()) * len(bases)
+    return _rotations(product, {0: bases, 1: bases}, counts) if 0 < left < width(product.group) else []
 
 
 def _seen(one: Sequence[Floats], other: Sequence[Floats]) -> Floats:

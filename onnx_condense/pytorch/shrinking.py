@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,9 @@ from onnx_condense.pytorch.need import torch
 EQUAL = 1e-5
 """How far the outputs of a module and of its file may lie apart, relative to their size."""
 
-PRODUCTS = ("Conv", "Gemm", "MatMul")
+PRODUCTS, BASIS = ("Conv", "Gemm", "MatMul"), "_basis"
+"""What multiplies with the second of two factors, and what stands in its name."""
+
 nn = torch.nn
 
 
@@ -43,7 +45,7 @@ def shrink(
         VerificationError: the module cannot be run with the new widths, or gives something else than the file.
     """
     state = state_of(condensed, module, original)
-    factored = _factored(load(condensed, hold=False).proto, state)
+    factored = _factored(load(condensed, hold=False).proto, state, set(module.state_dict()))
     if factored is not None:
         raise InputError(f"{factored} is a pair of factors in the file, two layers: condense with --widths-only")
     _resize(module, state.arrays, state.groups, "the condensed file")
@@ -53,8 +55,8 @@ def shrink(
     return module
 
 
-def _factored(condensed: onnx.ModelProto, state: State) -> str | None:
-    """The layer whose weight is a pair of factors in a file: a weight that is nobody's follows it."""
+def _factored(condensed: onnx.ModelProto, state: State, own: Collection[str]) -> str | None:
+    """The layer whose weight is a pair of factors in a file: a basis follows that is none of a module's own tensors."""
     names = {initializer: name for name, initializer in state.initializers.items()}
     paths = {
         output: names[node.input[1]].removesuffix(".weight")
@@ -65,7 +67,7 @@ def _factored(condensed: onnx.ModelProto, state: State) -> str | None:
     for node in condensed.graph.node:
         held = [names[source] for source in node.input[:2] if source in names]
         made = [paths[source] for source in node.input[:2] if source in paths]
-        if node.op_type in PRODUCTS and held and made and not held[0].endswith(".weight"):
+        if node.op_type in PRODUCTS and held and made and BASIS in held[0] and held[0] not in own:
             return made[0]
     return None
 

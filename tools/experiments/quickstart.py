@@ -1,6 +1,6 @@
 """The quick start of docs/pytorch.md, from a network trained here to the tuned file: its transcript.
 
-    pip install '.[torch]' && python tools/experiments/quickstart.py --data DATA [--steps 1500] [--tuning 2000]
+    pip install '.[torch]' && python tools/experiments/quickstart.py --data DATA [--steps 300] [--tuning 400]
         [--held 2000] [--fill]
 
 DATA is an .npz with train_x, train_y, test_x, test_y, or a folder with a load.py whose load() returns them. A network
@@ -80,8 +80,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add: Any = parser.add_argument
     add("--data", type=Path, required=True, metavar="DATA")
-    add("--steps", type=int, default=1500)
-    add("--tuning", type=int, default=2000)
+    add("--steps", type=int, default=300)
+    add("--tuning", type=int, default=400)
     add("--held", type=int, default=2000, help="training images that judge")
     add("--fill", action="store_true")
     given = parser.parse_args()
