@@ -46,7 +46,7 @@ def test_lossless_keeps_the_function() -> None:
     removed: list[int] = []
 
     @given(models())
-    @examples(60)
+    @examples(120)
     def check(model: onnx.ModelProto) -> None:
         small = condense(model, LOSSLESS).model
         assert distance(model, small) <= 2e-5
@@ -69,7 +69,7 @@ def test_surgery_holds_at_any_threshold() -> None:
         st.sampled_from(kinds),
         st.booleans(),
     )
-    @examples(45)
+    @examples(90)
     def check(model: onnx.ModelProto, threshold: float, merge: Merge, depthwise: Depthwise, sequential: bool) -> None:
         options = Options(threshold=threshold, merge=merge, depthwise=depthwise, sequential=sequential, align=1)
         small = condense(model, options).model
@@ -85,7 +85,7 @@ def test_random_deletion() -> None:
     removed: list[int] = []
 
     @given(models(), st.integers(0, 2**16))
-    @examples(45)
+    @examples(90)
     def check(model: onnx.ModelProto, seed: int) -> None:
         rng = np.random.default_rng(seed)
         trace = traced(model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from threading import Timer
 from typing import Any, TypeAlias
@@ -139,7 +139,7 @@ def _options(optimize: bool = True, spins: bool = False) -> ort.SessionOptions:
     return options
 
 
-@lru_cache(maxsize=1)
+@cache
 def _cores() -> int:
     """As many threads as onnxruntime would take by itself, 0 where that is not known.
 

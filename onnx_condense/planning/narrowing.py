@@ -28,7 +28,7 @@ from onnx_condense.proving.scorers import Scorer
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.refit import refit_by
 from onnx_condense.refitting.samples import Calibration, cut, divisible
-from onnx_condense.refitting.synthetic import synthetic
+from onnx_condense.refitting.synthetic import has_floats, synthetic
 from onnx_condense.rewriting.writer import write
 
 FEW = 16
@@ -73,7 +73,7 @@ class ToShare:
 
     def twin(self) -> Planned:
         """Raises VerificationError where widths do not get that narrow."""
-        found = self._fitted()
+        found = self._by_moments()
         if found is not None and found[1] <= self.near:
             return found[0]
         refitted = keep_share(self.pruner, self.share, self.finish)
@@ -85,7 +85,7 @@ class ToShare:
         merged = keep_share(self.pruner.refined_by(untouched), self.share, self.finish)
         return merged if self.error(merged.twin) < lost else refitted
 
-    def _fitted(self) -> tuple[Planned, float] | None:
+    def _by_moments(self) -> tuple[Planned, float] | None:
         """The twin refitted by moments of all calibration inputs, and what it loses; None where that is no way."""
         if self.fitted is None:
             return None
@@ -202,7 +202,7 @@ def to_share(run: Run, pruner: Pruner, share: float) -> ToShare:
     """The strategy for a share."""
     blind = MANNERS[run.options.method].cautious and not run.opened.calibration.chooses
     error = run.error if blind and run.measure.told else None
-    near = NEAR if all(value.dtype.kind in "iu" for value in run.opened.feeds[0].values()) else 0.0
+    near = 0.0 if has_floats(run.opened.feeds[0]) else NEAR
     return ToShare(run.planner, pruner, share, partial(calibrated_where_better, run), error, _fitted(run), near)
 
 
@@ -277,10 +277,10 @@ def ways_of(run: Run, counts: Counts, share: float | None) -> Ways:
         return Ways(readings, every=every)
     if refine is None:
         return Ways(readings, refine, Stand(run.planner, run.estimate, judging).error_of, every)
-    return Ways(readings, refine, _losing(losses(opened, judging)), every)
+    return Ways(readings, refine, losing(losses(opened, judging)), every)
 
 
-def _losing(lost: Callable[[onnx.ModelProto], float]) -> Callable[[Twin], float]:
+def losing(lost: Callable[[onnx.ModelProto], float]) -> Callable[[Twin], float]:
     """What tells what the outputs of a twin lose, from what tells that of a model."""
 
     def losing(twin: Twin) -> float:

@@ -11,6 +11,7 @@ from onnx_condense.factoring.exact import exact_factor
 from onnx_condense.factoring.products import Product, apart, filled, products
 from onnx_condense.factoring.rotation import balanced, deficient
 from onnx_condense.factoring.streams import Stream, streams
+from onnx_condense.factoring.weights import Factorable
 from onnx_condense.forms.bases import Rotation
 from onnx_condense.goals import Share
 from onnx_condense.merging.methods import MANNERS
@@ -46,7 +47,9 @@ def rotations_of(opened: Opened) -> tuple[Rotation, ...]:
     if options.widths_only or not (options.lossless or (isinstance(goal, Share) and calibrates)):
         return ()
     groups = chosen_groups(trace, options)
-    found, pairs = list(streams(trace, groups)), list(products(trace, groups))
+    found, pairs = list(streams(trace, groups)), list[Product]()
+    with left_alone("products of data"):
+        pairs = list(products(trace, groups))
     if isinstance(goal, Share) and calibrates:
         kept = tuple(_balanced(opened, found, pairs))
         return () if not kept or _is_reached(opened, goal) else kept
@@ -62,10 +65,16 @@ def _exact(opened: Opened, found: Sequence[Stream], pairs: Sequence[Product]) ->
                 yield rotation
     weights = {weight.place: weight for weight in chosen_weights(trace, opened.options)}
     for product in pairs:
-        bases = _chosen(product.group, partial(filled, trace, product, merged.width))
-        held = {(slot.node, slot.input) for slot in trace.pairs_of(product.group)}
-        if bases and all(exact_factor(twin, weights[place]) is None for place in held & weights.keys()):
-            yield from bases  # else a pair of factors holds a weight in less
+        held = [
+            weights[place] for slot in trace.pairs_of(product.group) if (place := (slot.node, slot.input)) in weights
+        ]
+        yield from _chosen(product.group, partial(_filled, product, twin, held, merged))
+
+
+def _filled(product: Product, twin: Twin, held: Sequence[Factorable], merged: _Merged) -> Sequence[Rotation]:
+    """The bases of a product of data; nothing where a pair of factors holds a weight in less."""
+    bases = filled(twin.trace, product, merged.width)
+    return bases if bases and all(exact_factor(twin, weight) is None for weight in held) else []
 
 
 def _balanced(opened: Opened, found: Sequence[Stream], pairs: Sequence[Product]) -> Iterator[Rotation]:

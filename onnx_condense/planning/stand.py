@@ -120,10 +120,6 @@ class Stand:
         except Disagreement:
             return np.inf
 
-    def lost_by(self, twin: Twin) -> float:
-        """What the outputs of a twin lose."""
-        return lost(self._expected, self._outputs(twin), self._scores)
-
     def error(self, gone: Mapping[int, Ints], bases: Sequence[Basis] = ()) -> float:
         """The relative error of the outputs without these channels of groups (index -> [k]) and with these bases.
 
@@ -132,7 +128,7 @@ class Stand:
         return compare(self._expected, self._without(gone, bases)).error
 
     def error_of(self, twin: Twin) -> float:
-        """The same of a twin."""
+        """The relative error of the outputs of a twin."""
         return compare(self._expected, self._outputs(twin)).error
 
     def _without(self, gone: Mapping[int, Ints], bases: Sequence[Basis] = ()) -> Results:

@@ -44,14 +44,15 @@ def shrink(
         InputError: a tensor has no counterpart, a layer is of a kind that is not known, or two layers in the file.
         VerificationError: the module cannot be run with the new widths, or gives something else than the file.
     """
-    state = state_of(condensed, module, original)
-    factored = _factored(load(condensed, hold=False).proto, state, set(module.state_dict()))
+    proto = load(condensed, hold=False).proto
+    state = state_of(proto, module, original)
+    factored = _factored(proto, state, set(module.state_dict()))
     if factored is not None:
         raise InputError(f"{factored} is a pair of factors in the file, two layers: condense with --widths-only")
     _resize(module, state.arrays, state.groups, "the condensed file")
     SHRUNKEN[module] = state
     if check:
-        _check(module, condensed)
+        _check(module, proto)
     return module
 
 
@@ -182,9 +183,8 @@ RULES: Mapping[type | tuple[type, ...], Callable[[Any, Sizes, int | None], None]
 """Kind of layer -> what puts its numbers right for the shapes of its tensors, by their names in the layer."""
 
 
-def _check(module: torch.nn.Module, condensed: Model) -> None:
+def _check(module: torch.nn.Module, proto: onnx.ModelProto) -> None:
     """Runs both on generated inputs. Raises VerificationError."""
-    proto = load(condensed, hold=False).proto
     feed = draw_feeds(proto, input_specs(proto), None, {}, 0).feeds[0]
     wanted = run(session(proto), None, feed)
     was_training, last = module.training, _Last(module)

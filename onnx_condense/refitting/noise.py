@@ -16,7 +16,7 @@ from onnx_condense.model.parts import observe
 from onnx_condense.refitting.moments import Sums
 from onnx_condense.refitting.reading import Source
 from onnx_condense.refitting.summing import ENOUGH, sums_of
-from onnx_condense.refitting.synthetic import BatchStatistics, Span, standardized, synthetic, unbatched
+from onnx_condense.refitting.synthetic import BatchStatistics, Span, has_floats, standardized, synthetic, unbatched
 from onnx_condense.tracing.trace import Trace
 
 SAMPLES = 128
@@ -46,8 +46,7 @@ class Noise:
 
     def __init__(self, trace: Trace, feed: Feed, seed: int, span: Span | None = None, repeats: bool = True) -> None:
         """repeats: whether inputs of integers alone, of which none are made up, are run again and again."""
-        made_up = any(value.dtype.kind == "f" for value in feed.values())
-        self._most = None if repeats or made_up else max([2, *(len(v) for v in feed.values() if v.ndim)])
+        self._most = None if repeats or has_floats(feed) else max([2, *(len(v) for v in feed.values() if v.ndim)])
         self._facts, self._actions = trace.facts, trace.actions
         self._feed, self._seed, self._span = feed, seed, span
         self._normalized = dict(self._normalizations())

@@ -129,6 +129,11 @@ def synthetic(feed: Feed, samples: int | None, seed: int, span: Span | None = No
     return made
 
 
+def has_floats(feed: Feed) -> bool:
+    """Whether some inputs are made up: integers alone, as of tokens, are the feed's."""
+    return any(value.dtype.kind == "f" for value in feed.values())
+
+
 def _within(values: Array, span: Span | None) -> Array:
     """Values [...] of unit variance, moved into a span: two deviations from its middle to its ends."""
     if span is None:

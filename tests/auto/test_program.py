@@ -103,7 +103,7 @@ def test_the_digits_lose_most_parameters_and_little_accuracy(tmp_path: Path, mon
     assert trainer.evaluate(written)["score"] == state.result.score
 
 
-@pytest.mark.parametrize(("kills", "options"), [(2, ()), (1, ("--calibrated",))])
+@pytest.mark.parametrize(("kills", "options"), [(3, ()), (2, ("--calibrated",))])
 def test_killed_runs_end_like_undisturbed_ones(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kills: int, options: tuple[str, ...]
 ) -> None:

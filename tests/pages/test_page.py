@@ -285,7 +285,7 @@ def test_a_page_of_a_large_model_is_small(cli: Cli, save: Save) -> None:
     save(builders.mlp((4, 8, 8, 3), clusters=(5, 4)))
     _, content = both(cli, "m.onnx")
     name = "/encoder/layer_17/attention/self/" * 8
-    group, refusal = content["groups"][0] | {"layers": [name] * 5}, content["refusals"][0] | {"layers": [name] * 3000}
+    group, refusal = content["groups"][0] | {"layers": [name] * 5}, content["refusals"][0] | {"layers": [name] * 9000}
     content |= {"groups": [group] * 1500, "refusals": [refusal] * 40, "warnings": [name * 100] * 50}
     data = page(content)
     assert len(data) < LARGEST

@@ -14,9 +14,10 @@ from support.networks import half_redundant
 import onnx_condense as oc
 from onnx_condense.factoring.weights import factorable
 from onnx_condense.options import Options
-from onnx_condense.planning import stand, stretches
+from onnx_condense.planning import fewer_heads, stand, stretches
 from onnx_condense.planning.allocation import Curve, PricedWeight, allocate
 from onnx_condense.planning.joint import narrowed_together
+from onnx_condense.planning.narrowing import losing
 from onnx_condense.planning.run import Run
 from onnx_condense.planning.stand import Stand
 from onnx_condense.prepare import Clock, open_model
@@ -112,7 +113,7 @@ def test_queries_and_keys_lose_what_their_model_loses() -> None:
         wanted = losses.lost(expected, results(write(twin, {}).model, run.opened.feeds))
         assert wanted > 0.01
         assert tried.lost(gone) == pytest.approx(wanted, rel=1e-3)
-        assert tried.lost_by(twin) == pytest.approx(wanted, rel=1e-3)
+        assert losing(fewer_heads.losses(run.opened, run.opened.feeds))(twin) == pytest.approx(wanted, rel=1e-3)
 
 
 def test_weights_in_a_basis_lose_what_their_pair_loses(run: Run) -> None:
@@ -124,7 +125,7 @@ def test_weights_in_a_basis_lose_what_their_pair_loses(run: Run) -> None:
     for basis in bases:
         twin.factor(basis.weight.factor(twin, basis.vectors, None))
     tried = Stand(run.planner, run.estimate, run.opened.feeds, weights)
-    wanted = tried.lost_by(twin)
+    wanted = run.lost(twin)
     assert wanted > 2 * tried.lost(gone)
     assert tried.lost(gone, bases) == pytest.approx(wanted, rel=1e-3)
 

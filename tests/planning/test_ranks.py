@@ -24,7 +24,8 @@ from onnx_condense.model import held
 from onnx_condense.model.protos import serialize
 from onnx_condense.planning import ranks
 from onnx_condense.planning.allocation import Curve, PricedPair, PricedWeight, allocate
-from onnx_condense.planning.narrowing import ways_of
+from onnx_condense.planning.fewer_heads import losses
+from onnx_condense.planning.narrowing import losing, ways_of
 from onnx_condense.planning.run import Run
 from onnx_condense.planning.stand import Basis, Stand
 from onnx_condense.planning.units import Units
@@ -122,9 +123,9 @@ def test_a_table_in_a_basis_loses_what_its_pair_loses() -> None:
     twin.factor(table.factor(twin, bases[0].vectors, None))
     tried = Stand(run.planner, run.estimate, feeds, [table])
     assert tried.takes(table)
-    assert tried.lost({}, bases) == pytest.approx(tried.lost_by(twin), rel=1e-3) != 0
+    assert tried.lost({}, bases) == pytest.approx(losing(losses(run.opened, feeds))(twin), rel=1e-3) != 0
     other = tried.on(feeds[:1])
-    assert other.lost({}, bases) == pytest.approx(Stand(run.planner, run.estimate, feeds[:1]).lost_by(twin), rel=1e-3)
+    assert other.lost({}, bases) == pytest.approx(losing(losses(run.opened, feeds[:1]))(twin), rel=1e-3)
 
 
 def test_looking_up_costs_no_macs() -> None:

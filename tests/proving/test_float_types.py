@@ -208,7 +208,7 @@ def test_random_graphs_in_float16_and_float64() -> None:
     changed: list[int] = []
 
     @given(models())
-    @examples(10)
+    @examples(15)
     def check(model: onnx.ModelProto) -> None:
         for kind in ("float16", "float64"):
             for options in (LOSSLESS, NEAR):

@@ -113,5 +113,8 @@ def test_mixes_of_many_targets_choose_the_strength_that_these_choose() -> None:
     mixed = least_squares(parts, prior, constant, True, care=Care(mixes=64))
     assert STRENGTHS[0] > whole.strength == mixed.strength
     np.testing.assert_array_equal(mixed.weight, whole.weight)
-    through = least_squares(summed(x, x), prior, constant, True, through=weight, care=Care(mixes=64))
-    np.testing.assert_allclose(through.weight, weight, atol=1e-2)
+    through, plain = (
+        least_squares(summed(x, x), prior, constant, True, through=weight, care=care) for care in (Care(mixes=64), None)
+    )
+    np.testing.assert_array_equal(through.weight, plain.weight)
+    np.testing.assert_allclose(through.weight, weight, atol=6e-4)  # what the weakest ridge of all leaves
