@@ -58,7 +58,7 @@ class Estimate:
     def beside_real(trace: Trace, feed: Feed, seed: int, span: Span | None = None) -> Estimate:
         """Without data, in less memory and time: for covariances that take it in where real ones are of few rows."""
         made = Estimate(trace, feed, seed, span=span)
-        made._noise, made._narrow = Noise(trace, feed, seed, span, repeats=False), True
+        made._noise.repeats, made._narrow = False, True
         return made
 
     def evidence(self, consumer: Source) -> Evidence:

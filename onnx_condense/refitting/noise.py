@@ -42,11 +42,11 @@ class Noise:
 
     Attributes:
         unstated: the linear maps that no BatchNormalization follows, by node.
+        repeats: whether inputs of integers alone, of which none are made up, are run again and again.
     """
 
-    def __init__(self, trace: Trace, feed: Feed, seed: int, span: Span | None = None, repeats: bool = True) -> None:
-        """repeats: whether inputs of integers alone, of which none are made up, are run again and again."""
-        self._most = None if repeats or has_floats(feed) else max([2, *(len(v) for v in feed.values() if v.ndim)])
+    def __init__(self, trace: Trace, feed: Feed, seed: int, span: Span | None = None) -> None:
+        self.repeats = True
         self._facts, self._actions = trace.facts, trace.actions
         self._feed, self._seed, self._span = feed, seed, span
         self._normalized = dict(self._normalizations())
@@ -91,7 +91,8 @@ class Noise:
         largest = max(self._per_sample(shape) for shape in shapes.values())
         places = min(size // consumer.channels for size, consumer in zip(read, consumers, strict=True))
         enough = max(SAMPLES, ENOUGH // max(1, places))
-        enough = enough if self._most is None else min(enough, self._most)
+        if not (self.repeats or has_floats(self._feed)):
+            enough = min(enough, max([2, *(len(value) for value in self._feed.values() if value.ndim)]))
         count = max(2, min(enough, NUMBERS // max(1, 4 * largest, sum(read))))
         runs = min(RUNS, -(-enough // count)) if self._steps_first else 1
         return [synthetic(self._feed, count, self._seed + number, self._span) for number in range(runs)]

@@ -206,7 +206,8 @@ class Experiment:
         """Widths of as many parameters, from small weights."""
         torch.manual_seed(self.plan.seed)
         widths = f"widths-{share}"
-        self._condensed(self.work.model("start"), widths, self.plan.images[-1], share, widths_only=True)
+        if not self.work.model(widths).exists():  # else a training goes on
+            self._condensed(self.work.model("start"), widths, self.plan.images[-1], share, widths_only=True)
         network = small(shrink(MobileNetV2(self.plan.shape), self.work.model(widths)))
         again = (*self.plan.recipe.again, self.plan.tuning.epochs)
         recipe = replace(self.plan.recipe, again=again, mixed=MIXED)
