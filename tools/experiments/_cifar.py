@@ -145,20 +145,34 @@ def first_training(network: nn.Module, data: Data, recipe: Recipe, checkpoint: P
     given: Any = network.parameters
     sgd = torch.optim.SGD(given(), recipe.rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
     adam = torch.optim.AdamW(given(), 1e-3, weight_decay=1e-4)
+    def run(epoch: int) -> float:
+        nonlocal sgd
+        if epoch in recipe.restarts:
+            sgd = parts["sgd"] = torch.optim.SGD(given(), recipe.rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
+        return _epoch(network, data, recipe, sgd if recipe.descends(epoch) else adam, epoch)
+
+    parts: dict[str, Any] = {"net": network, "sgd": sgd, "adam": adam}
+    return continued(parts, checkpoint, data, recipe.epochs, run)
+
+
+def continued(
+    parts: dict[str, Any], checkpoint: Path, data: Data, epochs: int, run: Callable[[int], float]
+) -> list[Facts]:
+    """Runs the epochs that are left, each of which returns its mean loss. A row for each epoch.
+
+    parts: what has a state; `net` is scored after every epoch. checkpoint: where all of it is kept.
+    """
     log: list[Facts] = []
     if checkpoint.exists():
         held = torch.load(checkpoint, weights_only=False)
-        for part, name in ((network, "net"), (sgd, "sgd"), (adam, "adam")):
+        for name, part in parts.items():
             part.load_state_dict(held[name])
         log = held["log"]
-    for epoch in range(len(log), recipe.epochs):
+    for epoch in range(len(log), epochs):
         wall, cpu = time.time(), time.process_time()
-        if epoch in recipe.restarts:
-            sgd = torch.optim.SGD(given(), recipe.rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
-        loss = _epoch(network, data, recipe, sgd if recipe.descends(epoch) else adam, epoch)
-        log.append(_row(epoch, loss, _right(network, data), wall, cpu))
-        states = {"net": network.state_dict(), "sgd": sgd.state_dict(), "adam": adam.state_dict(), "log": log}
-        _replace(checkpoint, states)
+        loss = run(epoch)
+        log.append(_row(epoch, loss, _right(parts["net"], data), wall, cpu))
+        _replace(checkpoint, {name: part.state_dict() for name, part in parts.items()} | {"log": log})
         print(_line(log[-1]), flush=True)
     return log
 
