@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnx_condense.arrays import Floats, Ints
+from onnx_condense.model.blas import limited
 
 STRENGTHS = (1.0, 0.1, 1e-2, 1e-3, 1e-4)
 """Ridge strengths tried on held-back samples, as shares of the mean variance of the features: until they lose more."""
@@ -67,10 +68,11 @@ class Sums:
 
 def solved(system: Floats, sides: Floats) -> Floats:
     """[n, k] the solution of a positive definite system [n, n] for sides [n, k]; how well it is posed is not asked."""
-    from scipy.linalg.lapack import dposv  # slow to import, and runs that refit nothing start without it
+    from scipy.linalg import lapack  # slow to import, and runs that refit nothing start without it
 
-    found, failed = dposv(system, sides)[1:] if sides.size else (sides, 0)
-    return np.asarray(np.linalg.solve(system, sides) if failed else found)
+    with limited(1):  # SciPy has a BLAS of its own, which a limit from before this import does not know
+        found, failed = lapack.dposv(system, sides)[1:] if sides.size else (sides, 0)
+        return np.asarray(np.linalg.solve(system, sides) if failed else found)
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ def with_weight(*dims: int) -> onnx.ModelProto:
     return onnx.ModelProto(graph=onnx.GraphProto(initializer=[weight]))
 
 
-@pytest.mark.parametrize(("dims", "taken"), [((1023, 4096), 1), ((1024, 64, 4, 4), 2), ((4096,), 1), ((), 1)])
+@pytest.mark.parametrize(("dims", "taken"), [((4095, 8192), 1), ((4096, 64, 8, 8), 2), ((4096,), 1), ((), 1)])
 def test_only_large_matrices_are_worth_a_second_thread(dims: tuple[int, ...], taken: int) -> None:
     with threadpool_limits(2, "blas"):
         with threads_for(with_weight(*dims)):

@@ -145,6 +145,7 @@ def first_training(network: nn.Module, data: Data, recipe: Recipe, checkpoint: P
     given: Any = network.parameters
     sgd = torch.optim.SGD(given(), recipe.rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
     adam = torch.optim.AdamW(given(), 1e-3, weight_decay=1e-4)
+
     def run(epoch: int) -> float:
         nonlocal sgd
         if epoch in recipe.restarts:

@@ -127,7 +127,9 @@ class Experiment:
     def torch_pruning(self, share: float) -> Facts:
         network = self._network()
         network.load_state_dict(torch.load(self.work.path("start.pt"), weights_only=False)["net"])
-        return self._best(pruned(network, self.work.model(f"torch-pruning-{share}"), share, self.plan.shape.side), share)
+        return self._best(
+            pruned(network, self.work.model(f"torch-pruning-{share}"), share, self.plan.shape.side), share
+        )
 
     def onnxsim(self, share: float) -> Facts:
         target = self.work.model(f"onnxsim-{share}")
