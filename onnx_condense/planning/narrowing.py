@@ -18,7 +18,7 @@ from onnx_condense.options import DEFAULT_THRESHOLD, DEFAULT_TRIALS, INSPECT_THR
 from onnx_condense.planning.budget import Counts, Known, Pruner, keep_share
 from onnx_condense.planning.fewer_heads import losses
 from onnx_condense.planning.planned import Multiples, Planned
-from onnx_condense.planning.run import Run
+from onnx_condense.planning.run import Run, judged
 from onnx_condense.planning.search import Criterion, Trials, search
 from onnx_condense.planning.stand import Stand
 from onnx_condense.planning.thresholds import Planner, Refine, untouched
@@ -29,7 +29,6 @@ from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.refit import refit_by
 from onnx_condense.refitting.samples import Calibration, cut, divisible
 from onnx_condense.refitting.synthetic import has_floats, synthetic
-from onnx_condense.rewriting.writer import write
 
 FEW = 16
 """How many of them judge pairs of factors, of which there may be many."""
@@ -284,7 +283,7 @@ def losing(lost: Callable[[onnx.ModelProto], float]) -> Callable[[Twin], float]:
     """What tells what the outputs of a twin lose, from what tells that of a model."""
 
     def losing(twin: Twin) -> float:
-        written = write(twin, {})  # its weights may lie in a file as long as it is there
+        written = judged(twin)  # its weights may lie in a file as long as it is there
         return lost(written.model)
 
     return losing

@@ -5,17 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 from support import builders
 from support.cli import Cli, Save
+from support.networks import residual
 from support.planted.net import Net
 
 from onnx_condense import Options
 from onnx_condense.merging.twin import Twin
 from onnx_condense.planning.narrowing import ToShare
-from onnx_condense.planning.run import Run
+from onnx_condense.planning.run import Run, judged
 from onnx_condense.planning.strategies import strategy_of
 from onnx_condense.prepare import Clock, open_model
+from onnx_condense.proving.compare import compare, results
+from onnx_condense.rewriting.writer import write
 
 
 def to_share(merge: str = "auto") -> ToShare:
@@ -45,6 +49,18 @@ def test_other_multiples_keep_the_choice() -> None:
     strategy = replace(to_share(), error=lambda twin: 5.0 if twin.refits else 0.1)
     planned = strategy.twin()
     assert not strategy.again(planned, {0: 4}).twin.refits
+
+
+@pytest.mark.parametrize(("model", "whole"), [(residual(), True), (builders.mlp((8, 24, 24, 3), clusters=6), False)])
+def test_convolutions_are_judged_in_the_original_shapes(model: onnx.ModelProto, whole: bool) -> None:
+    opened = open_model(model, Options(budget=("params", 0.5), align=1))
+    run = Run.of(opened, 1, Clock(None))
+    group = run.planner.groups[0]
+    twin = run.planner.without({group.index: np.arange(3)})
+    tried, written = judged(twin).model, write(twin, {}).model
+    sizes = [[tuple(tensor.dims) for tensor in one.graph.initializer] for one in (opened.source.proto, tried, written)]
+    assert sizes[1] == sizes[0 if whole else 2] != sizes[2 if whole else 0]
+    assert compare(results(written, opened.feeds), results(tried, opened.feeds)).error < 1e-6
 
 
 @pytest.mark.parametrize("second", [("batch", "batch"), ("batch + 1", 12), (1, 12)])

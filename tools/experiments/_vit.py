@@ -23,7 +23,7 @@ class Shape:
 
 
 class Attention(nn.Module):
-    """One layer makes queries, keys and values; their channels are counted where they are used, as heads may lose some."""
+    """One layer makes queries, keys and values, counted where they are used: a pruner may take some."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()

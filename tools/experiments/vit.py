@@ -48,6 +48,8 @@ from onnx_condense import Options, condense
 from onnx_condense.errors import UsageError
 from onnx_condense.operators.queries import count_parameters
 
+REFUSED = "nothing so small can be made"
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -127,19 +129,17 @@ class Experiment:
     def torch_pruning(self, share: float) -> Facts:
         network = self._network()
         network.load_state_dict(torch.load(self.work.path("start.pt"), weights_only=False)["net"])
-        return self._best(
-            pruned(network, self.work.model(f"torch-pruning-{share}"), share, self.plan.shape.side), share
-        )
+        target = self.work.model(f"torch-pruning-{share}")
+        return self._best(pruned(network, target, share, self.plan.shape.side), target)
 
     def onnxsim(self, share: float) -> Facts:
         target = self.work.model(f"onnxsim-{share}")
-        return self._best(simplified(self.work.model("start"), target, share * self._whole), share)
+        return self._best(simplified(self.work.model("start"), target, share * self._whole), target)
 
-    def _best(self, offers: Iterator[tuple[str, Path]], share: float) -> Facts:
+    def _best(self, offers: Iterator[tuple[str, Path]], target: Path) -> Facts:
         made = list(offers)
         if not made:
-            return {"refused": "nothing so small can be made"}
-        target = made[0][1].with_name(made[0][1].name.split(".of.")[0] + ".onnx")
+            return {"refused": REFUSED}
         setting = best(iter(made), target, lambda model: accuracy(model, self.data.chosen))
         return self._described(target.stem) | {"setting": setting}
 
@@ -149,7 +149,7 @@ class Experiment:
             lambda gone: truncated(model, 1 - gone), lambda one: count_parameters(one.graph)[0], share * self._whole
         )
         if found is None:
-            return {"refused": "nothing so small can be made"}
+            return {"refused": REFUSED}
         onnx.save(found, self.work.model(f"svd-{share}"))
         return self._described(f"svd-{share}")
 
@@ -238,7 +238,7 @@ def pruned(network: nn.Module, target: Path, share: float, size: int) -> Iterato
                 parameters,
             )
             if found is not None:
-                path = target.with_name(f"{target.stem}.of.{int(everywhere)}{int(heads)}.onnx")
+                path = target.with_suffix(f".{int(everywhere)}{int(heads)}.onnx")
                 exported(found, path, size)
                 yield setting, path
 
