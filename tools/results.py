@@ -46,6 +46,43 @@ def labelled() -> list[str]:
     return lines_of(("parameters", "networks", "points lost by onnxsim", "points lost by ours"), rows)
 
 
+def real() -> list[str]:
+    """What methods keep of real networks, in the measure of each; a dash where one cannot take it, or not so far."""
+    rows = [row for name in REAL for row in content(name)["rows"]]
+    places = list(dict.fromkeys((row["net"], row["kept"]) for row in rows if row["method"] != "original"))
+    found = {(row["method"], row["net"], row["kept"]): row for row in rows}
+    originals = [_kept(found["original", net, 1.0]) for net, _ in places]
+    lines: list[Sequence[object]] = [("original", *originals)]
+    for method, name in METHODS.items():
+        known = [found.get((method, *place)) for place in places]
+        lines.append((name, *("" if row is None else _kept(row) for row in known)))
+    return lines_of(("", *(f"`{net}`, {kept:.0%}" for net, kept in places)), lines)
+
+
+def _kept(row: Mapping[str, Any]) -> str:
+    """The measure of a network; of sentences the cosine to the original's vectors, too."""
+    if "skipped" in row:
+        return "–"
+    value = next(f"{row[name]:.{digits}f}" for name, digits in MEASURES.items() if name in row)
+    return f"{value} ({row['cosine']:.3f})" if "spearman" in row and "cosine" in row else value
+
+
+REAL = ("compare_real", "compare_real_magika")
+
+METHODS = {
+    "ours": "ours, no data",
+    "ours-calibrated": "ours, 256 inputs",
+    "ratio": "the paper's merge, no data",
+    "onnxsim": "onnxsim 0.8, L2, no data",
+    "wanda": "onnxsim 0.8, Wanda, 64 inputs",
+    "torch-pruning": "Torch-Pruning, L2, no data",
+    "svd": "truncated SVD, no data",
+}
+
+MEASURES = {"accuracy": 1, "equal_error_rate": 2, "spearman": 2, "perplexity": 1, "agreement": 1}
+"""What a network is measured in, the first of them that it has, and how many digits are told."""
+
+
 def races() -> list[str]:
     """How many condensed models are faster, and how many slower, than their originals."""
     names = {
@@ -191,6 +228,7 @@ def graphs() -> list[str]:
 TABLES: Mapping[str, Callable[[], list[str]]] = {
     "accuracy": lambda: accuracy(stored()),
     "labelled": labelled,
+    "real": real,
     "races": races,
     "targets": targets,
     "trials": trials,

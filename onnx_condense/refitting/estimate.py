@@ -33,7 +33,8 @@ class Estimate:
     """Moments of what consumers read: of noise through a model whose statistics are kept (see `Noise`).
 
     `real`: what sums the model's own tensors on real inputs instead (see `measured`). Covariances of few rows take in
-    those of `prior` as if it had seen as many rows as there are channels.
+    those of `prior` as if it had seen as many rows as there are channels; where it has seen fewer, as behind pooled
+    large images, these vary apart, too: the few directions that it fills say nothing of real inputs.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Estimate:
         self._known: dict[Key, Moments | None] = {}
         self._crossed: dict[Key, Floats] = {}
         self._doubts: dict[Key, float] = {}
+        self._unseen: dict[Key, float] = {}
 
     @staticmethod
     def beside_real(trace: Trace, feed: Feed, seed: int, span: Span | None = None) -> Estimate:
@@ -117,8 +119,11 @@ class Estimate:
         channels = len(self._units(consumer)) or consumer.features
         if self.real is not None:
             self._doubts[consumer.key] = DOUBT * channels * _alike(sums)
+        self._unseen[consumer.key] = max(0.0, 1 - sums.count / channels)
         known = known.narrow() if self._narrow else known
-        return known if other is None else known.shrunk(other, channels / (channels + sums.count))
+        if other is None or self._prior is None:
+            return known
+        return known.shrunk(other.apart(self._prior._unseen[consumer.key]), channels / (channels + sums.count))
 
 
 def _alike(sums: Sums) -> float:

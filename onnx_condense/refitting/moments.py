@@ -99,6 +99,14 @@ class Moments:
         scale = float(np.trace(self.xx)) / size if size > 0 else 0.0
         return replace(self, xx=(1 - share) * self.xx + share * scale * other.xx)
 
+    def apart(self, share: float) -> Moments:
+        """With this share of the variance in features that vary apart, those that vary at all alike; for no targets."""
+        if not share:
+            return self
+        varying = np.diag(self.xx) > 0
+        mean = float(np.trace(self.xx)) / max(1, int(varying.sum()))
+        return replace(self, xx=(1 - share) * self.xx + share * mean * np.diag(varying.astype(self.xx.dtype)))
+
     def narrow(self) -> Moments:
         """The same with covariances of features in 32 bits, which take half the memory."""
         return replace(self, xx=self.xx.astype(np.float32))

@@ -30,7 +30,7 @@ TOO_LITTLE = ", perhaps of too little memory: start fewer of them, or cut the in
 CONNECT = 10
 """Seconds to wait for a Dask scheduler."""
 
-NUMBERS = 2**21
+NUMBERS = 2**19
 """Numbers of inputs that are run at once at most; what layers make of them is many times as much."""
 
 REMEMBERED = 2**28

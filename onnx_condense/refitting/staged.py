@@ -21,7 +21,7 @@ from onnx_condense.model.protos import read_by
 from onnx_condense.model.rebuilt import Part
 from onnx_condense.model.runtime import run, session, to_bytes
 
-MEMORY = 2**29
+MEMORY = 2**28
 """Bytes of tensors that one process keeps for chains to go on from."""
 
 

@@ -60,3 +60,24 @@ def test_without_data_nothing_is_in_doubt(opened: Opened) -> None:
     estimate = Estimate(opened.trace, opened.feeds[0], 0)
     estimate.moments([second(opened)])
     assert estimate.strength([second(opened)]) == STRENGTH
+
+
+def test_a_prior_of_few_rows_says_nothing_of_directions_that_it_does_not_fill() -> None:
+    """Behind the pooling of large images few are made up; a classifier would be cut down to what they fill."""
+    net = Net(seed=1)
+    hidden = net.node("Relu", net.conv("first", net.input("batch", 3, 256, 256), net.normal(CHANNELS, 3, 1, 1)))
+    pooled = net.node("Flatten", net.node("GlobalAveragePool", hidden))
+    opened = open_model(net.build(net.dense("second", pooled, net.normal(5, CHANNELS))), Options(threshold=0.9))
+
+    def real(asked: Sequence[Source]) -> list[Sums | None]:
+        sums = Sums(CHANNELS, 0)
+        sums.add(np.random.default_rng(0).standard_normal((6, CHANNELS)), np.zeros((6, 0)))
+        return [sums for _ in asked]
+
+    prior = Estimate(opened.trace, opened.feeds[0], 0)
+    (alone,), (known,) = (e.moments([second(opened)]) for e in (prior, Estimate(opened.trace, {}, 0, real, prior)))
+    assert alone is not None
+    assert known is not None
+    filled, rest = (np.linalg.eigvalsh(one.xx)[0] / (np.trace(one.xx) / CHANNELS) for one in (alone, known))
+    assert filled < 1e-6
+    assert rest > 0.3

@@ -139,3 +139,15 @@ def test_mixes_of_many_targets_choose_the_strength_that_these_choose() -> None:
     )
     np.testing.assert_array_equal(through.weight, plain.weight)
     np.testing.assert_allclose(through.weight, weight, atol=6e-4)  # what the weakest ridge of all leaves
+
+
+def test_a_share_of_the_variance_may_be_apart() -> None:
+    x = RNG(0).standard_normal((12, 4)) * np.array([3, 2, 1, 0])
+    sums = Sums(4, 0)
+    sums.add(x, x[:, :0])
+    known = sums.moments()
+    assert known.apart(0) is known
+    apart = known.apart(1).xx
+    assert np.trace(apart) == pytest.approx(np.trace(known.xx))
+    np.testing.assert_allclose(np.diag(apart), np.trace(known.xx) / 3 * np.array([1, 1, 1, 0]))
+    assert (apart == np.diag(np.diag(apart))).all()
