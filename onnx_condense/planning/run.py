@@ -187,6 +187,5 @@ def judged(twin: Twin) -> Written:
     In the original shapes where convolutions may have lost whole blocks of channels, without which they take
     onnxruntime two to four times as long.
     """
-    facts = twin.trace.facts
-    blocks = any(node.op == "Conv" for node in facts.nodes) and wire.size(facts.model) <= SMALL
-    return write(twin, {}, expanded=blocks)
+    blocks = any(action.convolves for action in twin.trace.actions.values())
+    return write(twin, {}, expanded=blocks and wire.size(twin.trace.facts.model) <= SMALL)

@@ -55,6 +55,18 @@ WAYS = {
 }
 """Of CIFAR-10: the same."""
 
+TRANSFORMERS = {
+    "merged-256": "ours, 256 images",
+    "merged-64": "ours, 64 images",
+    "merged-0": "ours, no data",
+    "channels-256": "ours, 256 images, `--widths-only`",
+    "channels-0": "ours, no data, `--widths-only`",
+    "torch-pruning": "Torch-Pruning",
+    "onnxsim": "onnxsim",
+    "svd": "truncated SVD of every matrix",
+}
+"""Of the vision transformer: the same."""
+
 PEERS = ("torch-pruning", "onnxsim")
 
 
@@ -165,9 +177,9 @@ def stepping() -> Lines:
 # ---------------------------------------------------------------------------------------------------- CIFAR-10
 
 
-def epochs() -> Lines:
+def epochs(name: str) -> Lines:
     """The start's training."""
-    log = content("cifar10")["stages"].get("start", {}).get("log", [])
+    log = content(name)["stages"].get("start", {}).get("log", [])
     rows = [(row["epoch"], row["loss"], f"{100 * row['held']:.1f}", row["cpu"], row["wall"]) for row in log]
     return lines_of(("epoch", "loss", "accuracy, % (2,000 that validate)", "CPU s", "s"), rows)
 
@@ -214,6 +226,22 @@ def trainings() -> Lines:
     return lines_of(("network", "parameters", "epochs (steps)", "accuracy, %, that validate", "test"), rows)
 
 
+def transformers() -> Lines:
+    """What each method keeps of the vision transformer: images that validate, and test images."""
+    stages = content("vit")["stages"]
+    shares = sorted({name.rpartition("-")[2] for name in stages if name.startswith("merged-")}, key=float, reverse=True)
+    rows = [("the start", *[_both(stages, "start")] * len(shares))] if shares else []
+    for kind, way in TRANSFORMERS.items():
+        if any(f"{kind}-{share}" in stages for share in shares):
+            rows.append((way, *(_both(stages, f"{kind}-{share}") for share in shares)))
+    return lines_of(("method", *(f"{float(share):.0%} of the parameters" for share in shares)), rows)
+
+
+def _both(stages: Facts, name: str) -> str:
+    found = [_percent(stages.get(stage), key) for stage, key in ((name, "held"), (f"tested-{name}", "test"))]
+    return ", ".join(found) if found[0] else "–"
+
+
 def rounds() -> Lines:
     """Where each round of an automatic reduction led, and where it ended."""
     stages = content("cifar10")["stages"]
@@ -254,12 +282,16 @@ TABLES: dict[str, Callable[[], Lines]] = {
     "combustion-stepping": stepping,
     "combustion-races": lambda: races("combustion"),
     "cifar10-machine": lambda: machine("cifar10"),
-    "cifar10-start": epochs,
+    "cifar10-start": lambda: epochs("cifar10"),
     "cifar10-merges": merges,
     "cifar10-others": others,
     "cifar10-trainings": trainings,
     "cifar10-rounds": rounds,
     "cifar10-races": lambda: races("cifar10"),
+    "vit-machine": lambda: machine("vit"),
+    "vit-start": lambda: epochs("vit"),
+    "vit-smaller": transformers,
+    "vit-races": lambda: races("vit"),
 }
 
 
