@@ -239,7 +239,7 @@ def transformers() -> Lines:
 
 def _both(stages: Facts, name: str) -> str:
     found = [_percent(stages.get(stage), key) for stage, key in ((name, "held"), (f"tested-{name}", "test"))]
-    return ", ".join(found) if found[0] else "–"
+    return ", ".join(filter(None, found)) or "–"
 
 
 def rounds() -> Lines:

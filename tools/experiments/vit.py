@@ -5,7 +5,7 @@
 
 DATA is an .npz with train_x, train_y, test_x, test_y, or a folder with a load.py whose load() returns them. The stages:
 
-* start: 2,679,946 parameters in six blocks of 192 channels and six heads; AdamW along one cosine, random crops and
+* start: 2,693,194 parameters in six blocks of 192 channels and six heads; AdamW along one cosine, random crops and
   mirror images, products of bfloat16. 2,000 training images validate;
 * merged-IMAGES-SHARE: calibrated merging to a share with so many unlabelled images (0: without data);
 * channels-IMAGES-SHARE: the same where channels and heads go, and nothing is turned or factored (`--widths-only`);
