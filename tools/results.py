@@ -25,6 +25,23 @@ WIDE = 0.1
 
 SIZES = {"ours, no data": "what L2 keeps", "ours, 64": "what Wanda keeps", "ours, 256": "what Wanda keeps"}
 
+REAL = ("compare_real", "compare_real_magika")
+"""Files with rows of real networks."""
+
+METHODS = {
+    "ours": "ours, no data",
+    "ours-calibrated": "ours, 256 inputs",
+    "ratio": "the paper's merge, no data",
+    "onnxsim": "onnxsim 0.8, L2, no data",
+    "wanda": "onnxsim 0.8, Wanda, 64 inputs",
+    "torch-pruning": "Torch-Pruning, L2, no data",
+    "svd": "truncated SVD, no data",
+}
+"""Their methods, and what the table says."""
+
+MEASURES = {"accuracy": 1, "equal_error_rate": 2, "spearman": 2, "perplexity": 1, "agreement": 1}
+"""What a network is measured in, the first of them that it has, and how many digits are told."""
+
 
 def content(name: str) -> Any:
     """A file of tools/."""
@@ -65,22 +82,6 @@ def _kept(row: Mapping[str, Any]) -> str:
         return "–"
     value = next(f"{row[name]:.{digits}f}" for name, digits in MEASURES.items() if name in row)
     return f"{value} ({row['cosine']:.3f})" if "spearman" in row and "cosine" in row else value
-
-
-REAL = ("compare_real", "compare_real_magika")
-
-METHODS = {
-    "ours": "ours, no data",
-    "ours-calibrated": "ours, 256 inputs",
-    "ratio": "the paper's merge, no data",
-    "onnxsim": "onnxsim 0.8, L2, no data",
-    "wanda": "onnxsim 0.8, Wanda, 64 inputs",
-    "torch-pruning": "Torch-Pruning, L2, no data",
-    "svd": "truncated SVD, no data",
-}
-
-MEASURES = {"accuracy": 1, "equal_error_rate": 2, "spearman": 2, "perplexity": 1, "agreement": 1}
-"""What a network is measured in, the first of them that it has, and how many digits are told."""
 
 
 def races() -> list[str]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-import onnx
 
 from onnx_condense.errors import VerificationError
 from onnx_condense.goals import ErrorBound, Goal, Latency, ScoreDrop, Share, Unit
@@ -253,11 +252,11 @@ def ways_of(run: Run, counts: Counts, share: float | None) -> Ways:
     feeds = list(opened.generated) or opened.feeds
     refine: Refine | None = None
     judging, rest = run.judges
-    judged = opened.calibration.chooses and rest.samples
-    counted = rest if judged else opened.calibration  # not by inputs that judge
+    chosen = opened.calibration.chooses and rest.samples
+    counted = rest if chosen else opened.calibration  # not by inputs that judge
     without = Known(run.estimate, _few(run, feeds), feeds, counted)
     blind = partial(Pruner.each, run.planner, counts, without, run.clock.note)
-    if not judged:
+    if not chosen:
         readings = blind()
         judging = _synthetic(opened, feeds[0]) if options.data is None else feeds
     else:
@@ -271,22 +270,12 @@ def ways_of(run: Run, counts: Counts, share: float | None) -> Ways:
             del readings[1]  # what the first probe says of groups as narrowed together: others have measured that
         elif share is not None:
             readings += blind()
-    every = opened.calibration if judged else None
+    every = opened.calibration if chosen else None
     if share is None or len(readings) < 2:
         return Ways(readings, every=every)
     if refine is None:
         return Ways(readings, refine, Stand(run.planner, run.estimate, judging).error_of, every)
-    return Ways(readings, refine, losing(losses(opened, judging)), every)
-
-
-def losing(lost: Callable[[onnx.ModelProto], float]) -> Callable[[Twin], float]:
-    """What tells what the outputs of a twin lose, from what tells that of a model."""
-
-    def losing(twin: Twin) -> float:
-        written = judged(twin)  # its weights may lie in a file as long as it is there
-        return lost(written.model)
-
-    return losing
+    return Ways(readings, refine, partial(judged, measure=losses(opened, judging)), every)
 
 
 def _least(readings: Sequence[Pruner], share: float, lost: Callable[[Twin], float]) -> Pruner:

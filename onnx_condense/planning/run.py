@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
+
+import onnx
 
 from onnx_condense.goals import Share
 from onnx_condense.merging.methods import MANNERS
@@ -14,6 +17,7 @@ from onnx_condense.model.inputs import Feed
 from onnx_condense.options import DEFAULT_THRESHOLD, Options
 from onnx_condense.planning.candidates import Candidate
 from onnx_condense.planning.selection import chosen_groups, chosen_weights
+from onnx_condense.planning.stretches import DIVIDED
 from onnx_condense.planning.thresholds import Planner, untouched
 from onnx_condense.prepare import Clock, Opened
 from onnx_condense.proving.compare import Results, is_told, results, samples_in
@@ -25,13 +29,10 @@ from onnx_condense.refitting.refit import EXACT, refit_where_better
 from onnx_condense.refitting.samples import Calibration
 from onnx_condense.refitting.summing import Summing, both, measured, readers_of
 from onnx_condense.rewriting.sizes import parameters_of
-from onnx_condense.rewriting.writer import Written, write
+from onnx_condense.rewriting.writer import write
 
 MIXES = 64
 """Mixes of targets that choose how strong a refit's ridge is where a goal decides the widths."""
-
-SMALL = 2**27
-"""Bytes of a model that is judged in its own shapes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +103,7 @@ class Run:
 
     def lost(self, twin: Twin) -> float:
         """What the outputs of a twin lose on the verification inputs (see `proving.losses`)."""
-        written = judged(twin)
-        return lost(self.expected, results(written.model, self.opened.feeds), self._scores)
+        return judged(twin, lambda model: lost(self.expected, results(model, self.opened.feeds), self._scores))
 
     @cached_property
     def _scores(self) -> frozenset[str]:
@@ -175,17 +175,16 @@ def _planner(opened: Opened, measure: ApproximationError, estimate: Estimate, al
 
 
 def _error(measure: ApproximationError, twin: Twin) -> float:
-    if not twin.changed:
-        return 0.0
-    written = judged(twin)
-    return measure(written.model)
+    return judged(twin, measure) if twin.changed else 0.0
 
 
-def judged(twin: Twin) -> Written:
-    """A model that gives what a twin's gives, to be run a few times.
+def judged(twin: Twin, measure: Callable[[onnx.ModelProto], float]) -> float:
+    """What is measured of a model that gives what a twin's gives, and is run a few times.
 
     In the original shapes where convolutions may have lost whole blocks of channels, without which they take
     onnxruntime two to four times as long.
     """
     blocks = any(action.convolves for action in twin.trace.actions.values())
-    return write(twin, {}, expanded=blocks and wire.size(twin.trace.facts.model) <= SMALL)
+    whole = blocks and wire.size(twin.trace.facts.model) <= DIVIDED
+    written = write(twin, {}, expanded=whole)  # its weights may lie in a file as long as it is there
+    return measure(written.model)

@@ -17,8 +17,7 @@ from onnx_condense.options import Options
 from onnx_condense.planning import fewer_heads, stand, stretches
 from onnx_condense.planning.allocation import Curve, PricedWeight, allocate
 from onnx_condense.planning.joint import narrowed_together
-from onnx_condense.planning.narrowing import losing
-from onnx_condense.planning.run import Run
+from onnx_condense.planning.run import Run, judged
 from onnx_condense.planning.stand import Stand
 from onnx_condense.prepare import Clock, open_model
 from onnx_condense.proving import losses
@@ -113,7 +112,7 @@ def test_queries_and_keys_lose_what_their_model_loses() -> None:
         wanted = losses.lost(expected, results(write(twin, {}).model, run.opened.feeds))
         assert wanted > 0.01
         assert tried.lost(gone) == pytest.approx(wanted, rel=1e-3)
-        assert losing(fewer_heads.losses(run.opened, run.opened.feeds))(twin) == pytest.approx(wanted, rel=1e-3)
+        assert judged(twin, fewer_heads.losses(run.opened, run.opened.feeds)) == pytest.approx(wanted, rel=1e-3)
 
 
 def test_weights_in_a_basis_lose_what_their_pair_loses(run: Run) -> None:

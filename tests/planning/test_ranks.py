@@ -25,8 +25,8 @@ from onnx_condense.model.protos import serialize
 from onnx_condense.planning import ranks
 from onnx_condense.planning.allocation import Curve, PricedPair, PricedWeight, allocate
 from onnx_condense.planning.fewer_heads import losses
-from onnx_condense.planning.narrowing import losing, ways_of
-from onnx_condense.planning.run import Run
+from onnx_condense.planning.narrowing import ways_of
+from onnx_condense.planning.run import Run, judged
 from onnx_condense.planning.stand import Basis, Stand
 from onnx_condense.planning.units import Units
 from onnx_condense.prepare import Clock, open_model
@@ -104,8 +104,8 @@ def test_whether_frequent_rows_keep_more_is_decided_by_what_is_lost_in_the_end(w
     ways = ways_of(run, Units(Unit.PARAMS), 0.5)
     assert len(ways.readings) == 2  # as many samples as these choose by themselves
     (key,) = ways.readings[0].ranks.undecided
-    judged = replace(ways, lost=lambda twin: [f.bands is not None for f in twin.factors.values()] != [wanted])
-    assert judged.least(0.5).ranks.ranked[key].differ is wanted
+    ways = replace(ways, lost=lambda twin: [f.bands is not None for f in twin.factors.values()] != [wanted])
+    assert ways.least(0.5).ranks.ranked[key].differ is wanted
 
 
 def test_replayed_it_is_the_same(tmp_path: Path) -> None:
@@ -123,9 +123,9 @@ def test_a_table_in_a_basis_loses_what_its_pair_loses() -> None:
     twin.factor(table.factor(twin, bases[0].vectors, None))
     tried = Stand(run.planner, run.estimate, feeds, [table])
     assert tried.takes(table)
-    assert tried.lost({}, bases) == pytest.approx(losing(losses(run.opened, feeds))(twin), rel=1e-3) != 0
+    assert tried.lost({}, bases) == pytest.approx(judged(twin, losses(run.opened, feeds)), rel=1e-3) != 0
     other = tried.on(feeds[:1])
-    assert other.lost({}, bases) == pytest.approx(losing(losses(run.opened, feeds[:1]))(twin), rel=1e-3)
+    assert other.lost({}, bases) == pytest.approx(judged(twin, losses(run.opened, feeds[:1])), rel=1e-3)
 
 
 def test_looking_up_costs_no_macs() -> None:

@@ -13,8 +13,7 @@ from onnx_condense.errors import InputError
 from onnx_condense.options import Options
 from onnx_condense.planning import stand, stretches
 from onnx_condense.planning.fewer_heads import losses as losses_of
-from onnx_condense.planning.narrowing import losing
-from onnx_condense.planning.run import Run
+from onnx_condense.planning.run import Run, judged
 from onnx_condense.planning.stand import Stand
 from onnx_condense.planning.stretches import Stretch
 from onnx_condense.prepare import Clock, open_model
@@ -46,7 +45,7 @@ def test_a_choice_loses_what_its_model_loses(run: Run) -> None:
         wanted = losses.lost(expected, results(write(twin, {}).model, FEEDS))
         assert wanted > 0
         assert tried.lost(gone) == pytest.approx(wanted, rel=1e-3)
-        assert losing(losses_of(run.opened, FEEDS))(twin) == pytest.approx(wanted, rel=1e-3)
+        assert judged(twin, losses_of(run.opened, FEEDS)) == pytest.approx(wanted, rel=1e-3)
         other = tried.on(FEEDS[1:])
         assert other.lost(gone) == pytest.approx(
             losses.lost(expected[1:], results(write(twin, {}).model, FEEDS[1:])), rel=1e-3

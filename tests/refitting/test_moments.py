@@ -138,7 +138,10 @@ def test_mixes_of_many_targets_choose_the_strength_that_these_choose() -> None:
         least_squares(summed(x, x), prior, constant, True, through=weight, care=care) for care in (Care(mixes=64), None)
     )
     np.testing.assert_array_equal(through.weight, plain.weight)
-    np.testing.assert_allclose(through.weight, weight, atol=6e-4)  # what the weakest ridge of all leaves
+    varied = np.cov(x.T, bias=True)
+    ridge = varied + through.strength * np.trace(varied) / len(varied) * np.eye(len(varied))
+    assert through.strength == STRENGTHS[-1]
+    np.testing.assert_allclose(through.weight, weight @ varied @ np.linalg.inv(ridge), rtol=1e-9)
 
 
 def test_a_share_of_the_variance_may_be_apart() -> None:

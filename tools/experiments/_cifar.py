@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -26,6 +26,15 @@ Facts = dict[str, Any]
 MEAN, DEVIATION = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
 PADDING = 4
 TEMPERATURE = 4.0
+
+
+class Course(Protocol):
+    """How weights go: images of a step, and the learning rate."""
+
+    @property
+    def batch(self) -> int: ...
+
+    def learning_rate(self, epoch: int, part: float) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -190,20 +199,36 @@ def _line(row: Facts) -> str:
 
 def _epoch(network: nn.Module, data: Data, recipe: Recipe, optimizer: torch.optim.Optimizer, epoch: int) -> float:
     """The mean loss."""
+
+    def logits(x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=epoch >= recipe.mixed):
+            made: torch.Tensor = network(x)
+            return made
+
+    side = recipe.crop if epoch < recipe.small else data.images.shape[-1]
+    network.train()
+    return one_epoch(logits, data, recipe, side, optimizer, epoch)
+
+
+def one_epoch(
+    logits: Callable[[torch.Tensor], torch.Tensor],
+    data: Data,
+    course: Course,
+    side: int,
+    optimizer: torch.optim.Optimizer,
+    epoch: int,
+) -> float:
+    """Trains on every image that does not validate, on crops of so many pixels; the mean loss."""
     generator = np.random.default_rng(1000 + epoch)
     order = generator.permutation(data.rows)
-    steps, total = len(order) // recipe.batch, 0.0
-    network.train()
+    steps, total = len(order) // course.batch, 0.0
     for step in range(steps):
-        rows = order[step * recipe.batch : (step + 1) * recipe.batch]
-        x = data.crops(rows, generator, recipe.crop if epoch < recipe.small else data.images.shape[-1])
+        rows = order[step * course.batch : (step + 1) * course.batch]
         for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate(epoch, step / steps)
-        with torch.autocast("cpu", torch.bfloat16, enabled=epoch >= recipe.mixed):
-            logits = network(x)
-        loss = nn.functional.cross_entropy(logits.float(), data.labels[rows])
+            group["lr"] = course.learning_rate(epoch, step / steps)
+        loss = nn.functional.cross_entropy(logits(data.crops(rows, generator, side)).float(), data.labels[rows])
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         optimizer.step()
         total += loss.item()
     return total / steps

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -13,6 +14,21 @@ from _peers import by_onnxsim, tightest
 from torch import nn
 
 Score = Callable[[onnx.ModelProto], float]
+
+
+def offered(
+    settings: Mapping[str, Callable[[float], nn.Module]],
+    parameters: float,
+    target: Path,
+    export: Callable[[nn.Module, Path], None],
+) -> Iterator[tuple[str, Path]]:
+    """(setting, file) of what takes a share of a network's channels, at most so large: setting -> what takes it."""
+    for number, (setting, made) in enumerate(settings.items()):
+        found = tightest(made, lambda smaller: sum(p.numel() for p in smaller.parameters()), parameters)
+        if found is not None:
+            path = target.with_suffix(f".{number}.onnx")
+            export(found, path)
+            yield setting, path
 
 
 def by_torch_pruning(network: nn.Module, target: Path, parameters: float, size: int) -> Iterator[tuple[str, Path]]:
@@ -33,16 +49,8 @@ def by_torch_pruning(network: nn.Module, target: Path, parameters: float, size: 
         ).step()
         return smaller
 
-    for setting, everywhere in (("one share", False), ("one ranking", True)):
-        found = tightest(
-            lambda share, e=everywhere: made(share, e),  # type: ignore[misc]
-            lambda smaller: sum(p.numel() for p in smaller.parameters()),
-            parameters,
-        )
-        if found is not None:
-            path = target.with_suffix(f".{setting.split()[1]}.onnx")
-            exported(found, path, size)
-            yield setting, path
+    settings = {"one share": partial(made, everywhere=False), "one ranking": partial(made, everywhere=True)}
+    return offered(settings, parameters, target, partial(exported, size=size))
 
 
 def simplified(source: Path, target: Path, parameters: float) -> Iterator[tuple[str, Path]]:
@@ -53,9 +61,11 @@ def simplified(source: Path, target: Path, parameters: float) -> Iterator[tuple[
         yield setting, path
 
 
-def best(offers: Iterator[tuple[str, Path]], target: Path, score: Score) -> str:
-    """Writes the offer of the highest score, and names its setting."""
+def best(offers: Iterator[tuple[str, Path]], target: Path, score: Score) -> str | None:
+    """Writes the offer of the highest score, and names its setting; None of no offers."""
     scored = [(score(onnx.load(path)), setting, path) for setting, path in offers]
+    if not scored:
+        return None
     _, setting, path = max(scored, key=lambda offer: offer[0])
     onnx.save(onnx.load(path), target)
     return setting

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -54,6 +55,19 @@ def raced(original: Path, others: Mapping[str, Path], seconds: float) -> list[Fa
                 rows[-1] |= {key: round(getattr(one, key), 3) for key in ("ratio", "ratio_low", "ratio_high")}
                 rows[-1] |= {"stable": one.stable, "milliseconds": round(1e3 * one.median, 3)}
     return rows
+
+
+def arguments(description: str | None, threads: int, seconds: float) -> argparse.ArgumentParser:
+    """What every experiment is asked; threads, seconds: where nothing is said."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add: Any = parser.add_argument
+    add("--work", type=Path, required=True, metavar="DIR")
+    add("--threads", type=int, default=threads)
+    add("--seconds", type=float, default=seconds, help="that a race lasts at most")
+    add("--toy", action="store_true", help="in seconds, to see that it works")
+    add("--json", type=Path, metavar="OUT.json")
+    add("stages", nargs="*", metavar="STAGE")
+    return parser
 
 
 class Work:
@@ -109,6 +123,15 @@ class Work:
             self.stage(name, stages[name])
             if target is not None:
                 write_atomically(target, (json.dumps(self.collected(stages), indent=1) + "\n").encode())
+
+    def asked(self, parser: argparse.ArgumentParser, stages: Mapping[str, Callable[[], Facts]], name: str) -> None:
+        """Runs what the command line asks for; name: of the file that gets what is known, of a run that is no toy."""
+        given = parser.parse_args()
+        target = given.json or (None if given.toy else HERE / f"{name}.json")
+        try:
+            self.run(stages, given.stages, target)
+        except UsageError as error:
+            parser.error(str(error))
 
     def collected(self, names: Iterable[str]) -> Facts:
         """One document of what the stages left: settings and machine once, then each stage that has run."""

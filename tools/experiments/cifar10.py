@@ -30,24 +30,25 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import onnx
 import torch
-from _cifar import Data, Recipe, Tuning, accuracy, first_training, tuned
+from _cifar import Recipe, Tuning, accuracy, first_training, tuned
+from _classified import Classified
 from _loop import Loop
 from _mobilenet import MODULES, MobileNetV2, Shape, exported, small
-from _rivals import best, by_torch_pruning, simplified
-from _stages import HERE, Facts, Work, raced
+from _rivals import by_torch_pruning, simplified
+from _stages import Facts, Work, arguments, raced
 
-from onnx_condense import Options, condense
-from onnx_condense.errors import UsageError, VerificationError
+from onnx_condense import Options
+from onnx_condense.errors import VerificationError
 from onnx_condense.finetune import Settings, State
 from onnx_condense.finetune import run as reduce
 from onnx_condense.operators.queries import count_parameters
@@ -118,27 +119,16 @@ class SpentError(Exception):
     """A reduction has had its steps."""
 
 
-class Experiment:
-    """The stages of one run; `seconds` is what a race lasts at most."""
+class Experiment(Classified):
+    """The stages of one run."""
 
     def __init__(self, plan: Plan, work: Work, given: argparse.Namespace) -> None:
-        self.plan, self.work = plan, work
-        self.place, self.other, self.seconds = given.data, given.other, given.seconds
-
-    @cached_property
-    def data(self) -> Data:
-        return Data(self.place, self.plan.recipe.held)
+        super().__init__(work, given.data, given.seconds, plan.recipe.held, plan.seed)
+        self.plan, self.other = plan, given.other
 
     @property
     def side(self) -> int:
         return int(self.data.images.shape[-1])
-
-    def _described(self, name: str) -> Facts:
-        """Size, and the accuracy on the images that validate."""
-        model = onnx.load(self.work.model(name))
-        whole = count_parameters(onnx.load(self.work.model("start")).graph)[0]
-        parameters = count_parameters(model.graph)[0]
-        return {"parameters": parameters, "share": parameters / whole, "held": accuracy(model, self.data.chosen)}
 
     # ------------------------------------------------------------------------------------------------ networks
 
@@ -150,42 +140,26 @@ class Experiment:
         network = small(self._fresh())
         log = first_training(network, self.data, self.plan.recipe, self.work.path("start.pt"))
         exported(network, self.work.model("start"), self.side)
-        return self._described("start") | {"log": log}
+        return self.described("start") | {"log": log}
 
     def merged(self, images: int, share: float) -> Facts:
         """Merging to a share, with so many images or none."""
-        self._condensed(self.work.model("start"), f"merged-{images}-{share}", images, share)
-        return self._described(f"merged-{images}-{share}")
+        self.condense(self.work.model("start"), f"merged-{images}-{share}", images, share)
+        return self.described(f"merged-{images}-{share}")
 
     def aligned(self, share: float) -> Facts:
         """Merging with the most images to widths that run fast here."""
         name = f"aligned-{share}"
         try:
-            self._condensed(self.work.model("start"), name, self.plan.images[-1], share, "auto")
+            self.condense(self.work.model("start"), name, self.plan.images[-1], share, "auto")
         except VerificationError as error:  # so small a share cannot be met at the host's multiples
             return {"refused": str(error)}
-        return self._described(name)
-
-    def _condensed(
-        self,
-        source: Path,
-        name: str,
-        images: int,
-        share: float,
-        align: Literal["auto", 1] = 1,
-        widths_only: bool = False,
-    ) -> None:
-        options = Options(budget=("params", share), align=align, widths_only=widths_only)
-        if images:
-            model = onnx.load(source, load_external_data=False)
-            seen = {model.graph.input[0].name: self.data.unlabelled(images, self.plan.seed)}
-            options = replace(options, merge="calibrated", calibration=seen)
-        onnx.save(condense(source, options).model, self.work.model(name))
+        return self.described(name)
 
     def from_other(self, share: float) -> Facts:
         """The other start; its size is relative to itself."""
         assert self.other is not None
-        self._condensed(self.other, f"other-{share}", 256, share)
+        self.condense(self.other, f"other-{share}", 256, share)
         before, after = onnx.load(self.other), onnx.load(self.work.model(f"other-{share}"))
         whole, parameters = (count_parameters(model.graph)[0] for model in (before, after))
         facts = {"parameters": parameters, "share": parameters / whole}
@@ -196,7 +170,7 @@ class Experiment:
         taught_by = None if teacher is None else self.work.model(teacher)
         tuning = replace(self.plan.tuning, rate=self.plan.gentle) if gentle else self.plan.tuning
         log = tuned(self.work.model(source), self.work.model(target), self.data, tuning, taught_by)
-        return self._described(target) | {"log": log}
+        return self.described(target) | {"log": log}
 
     def ours(self, share: float) -> str:
         """What is trained on: merged with the most images."""
@@ -207,29 +181,25 @@ class Experiment:
         torch.manual_seed(self.plan.seed)
         widths = f"widths-{share}"
         if not self.work.model(widths).exists():  # else a training goes on
-            self._condensed(self.work.model("start"), widths, self.plan.images[-1], share, widths_only=True)
+            self.condense(self.work.model("start"), widths, self.plan.images[-1], share, widths_only=True)
         network = small(shrink(MobileNetV2(self.plan.shape), self.work.model(widths)))
         again = (*self.plan.recipe.again, self.plan.tuning.epochs)
         recipe = replace(self.plan.recipe, again=again, mixed=MIXED)
         name = f"scratch-{share}"
         log = first_training(network, self.data, recipe, self.work.path(f"{name}.pt"))
         exported(network, self.work.model(name), self.side)
-        return self._described(name) | {"log": log}
+        return self.described(name) | {"log": log}
 
     def torch_pruning(self, share: float) -> Facts:
         network = load_state_dict(self._fresh(), torch.load(self.work.path("start.pt"), weights_only=False)["net"])
         name = f"torch-pruning-{share}"
-        size = share * self._described("start")["parameters"]
-        return self._best(by_torch_pruning(network, self.work.model(name), size, self.side), name)
+        size = share * self.whole
+        return self.best_of(by_torch_pruning(network, self.work.model(name), size, self.side), name)
 
     def onnxsim(self, share: float) -> Facts:
         name = f"onnxsim-{share}"
-        size = share * self._described("start")["parameters"]
-        return self._best(simplified(self.work.model("start"), self.work.model(name), size), name)
-
-    def _best(self, offers: Iterator[tuple[str, Path]], name: str) -> Facts:
-        setting = best(offers, self.work.model(name), lambda model: accuracy(model, self.data.chosen))
-        return self._described(name) | {"setting": setting}
+        size = share * self.whole
+        return self.best_of(simplified(self.work.model("start"), self.work.model(name), size), name)
 
     # ------------------------------------------------------------------------------------------------ auto
 
@@ -266,7 +236,7 @@ class Experiment:
             for row in end.rows
         ]
         done = {"steps": end.total_steps, "batches": self.plan.batches, "rounds": rounds, "end": str(end.phase)}
-        return self._described(name) | done
+        return self.described(name) | done
 
     def paper(self) -> Facts:
         return self._reduced("paper", Options(depthwise="kernel", merge="ratio", include=MODULES, align=1))
@@ -280,12 +250,6 @@ class Experiment:
         smaller = {"--align 1": self.ours(share), "--align auto": f"aligned-{share}"}
         made = {name: self.work.model(model) for name, model in smaller.items() if self.work.model(model).exists()}
         return {"rows": raced(self.work.model("start"), made, self.seconds)}
-
-    def tested(self, name: str) -> Facts:
-        """The test images; nothing of a network that could not be made."""
-        if not self.work.model(name).exists():
-            return {}
-        return {"test": accuracy(onnx.load(self.work.model(name)), self.data.test), "images": len(self.data.test.y)}
 
     # ------------------------------------------------------------------------------------------------ order
 
@@ -314,26 +278,15 @@ class Experiment:
 
 def main() -> None:
     """Runs the stages that are asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, threads=2, seconds=10.0)
     add: Any = parser.add_argument
-    add("--work", type=Path, required=True, metavar="DIR")
     add("--data", type=Path, required=True, metavar="DATA")
     add("--other", type=Path, metavar="MODEL.onnx")
-    add("--threads", type=int, default=2)
-    add("--seconds", type=float, default=10.0, help="that a race lasts at most")
-    add("--toy", action="store_true", help="in seconds, to see that it works")
-    add("--json", type=Path, metavar="OUT.json")
-    add("stages", nargs="*", metavar="STAGE")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     plan = Plan().toy() if given.toy else Plan()
     work = Work(given.work, asdict(plan))
-    stages = Experiment(plan, work, given).stages()
-    target = given.json or (None if given.toy else HERE / "cifar10.json")
-    try:
-        work.run(stages, given.stages, target)
-    except UsageError as error:
-        parser.error(str(error))
+    work.asked(parser, Experiment(plan, work, given).stages(), "cifar10")
 
 
 if __name__ == "__main__":

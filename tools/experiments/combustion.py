@@ -23,7 +23,6 @@ each stage, --json gets all of them (default for a run that is no toy: tools/exp
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -36,12 +35,11 @@ import numpy as np
 import onnx
 import torch
 from _chemistry import Array, Kinetics, Sampling, features, sample
-from _stages import HERE, ROOT, Facts, Work, raced
+from _stages import ROOT, Facts, Work, arguments, raced
 from _surrogate import Grid, Scaling, absolute, annealed, exported, factored, fit, layered, loss_of, told, tuned
 from onnx import numpy_helper
 
 from onnx_condense import Options, condense
-from onnx_condense.errors import UsageError
 from onnx_condense.operators.queries import count_parameters
 from onnx_condense.torch import Samples
 
@@ -308,17 +306,11 @@ def thinned(losses: list[float], points: int = 60) -> list[float]:
 
 def main() -> None:
     """Runs the stages that are asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, threads=1, seconds=5.0)
     add: Any = parser.add_argument
-    add("--work", type=Path, required=True, metavar="DIR")
     add("--mechanism", default="gri30.yaml", metavar="FILE.yaml")
     add("--fuel", default="CH4")
-    add("--threads", type=int, default=1)
-    add("--seconds", type=float, default=5.0, help="that a race lasts at most")
-    add("--toy", action="store_true", help="in seconds, to see that it works")
-    add("--json", type=Path, metavar="OUT.json")
     add("--deliver", metavar="NAME", help=f"a network that is there, to {DELIVERED.relative_to(ROOT)}; no stage runs")
-    add("stages", nargs="*", metavar="STAGE")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     plan = Plan(Sampling(given.mechanism, given.fuel))
@@ -329,12 +321,7 @@ def main() -> None:
     if given.deliver:
         experiment.delivered(given.deliver, DELIVERED)
         return
-    stages = experiment.stages()
-    target = given.json or (None if given.toy else HERE / "combustion.json")
-    try:
-        work.run(stages, given.stages, target)
-    except UsageError as error:
-        parser.error(str(error))
+    work.asked(parser, experiment.stages(), "combustion")
 
 
 if __name__ == "__main__":

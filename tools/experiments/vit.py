@@ -27,28 +27,23 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
 import onnx
 import torch
-from _cifar import Data, accuracy, continued
+from _cifar import Data, continued, one_epoch
+from _classified import REFUSED, Classified
 from _peers import tightest
-from _rivals import best, simplified
-from _stages import HERE, Facts, Work, raced
+from _rivals import offered, simplified
+from _stages import Facts, Work, arguments, raced
 from _svd import truncated
 from _vit import Attention, Shape, VisionTransformer, exported
 from torch import nn
 
-from onnx_condense import Options, condense
-from onnx_condense.errors import UsageError
 from onnx_condense.operators.queries import count_parameters
-
-REFUSED = "nothing so small can be made"
 
 
 @dataclass(frozen=True)
@@ -62,8 +57,9 @@ class Recipe:
     start: float = 1.0
     held: int = 2000
 
-    def learning_rate(self, at: float) -> float:
-        """After so many epochs."""
+    def learning_rate(self, epoch: int, part: float) -> float:
+        """At so much of an epoch."""
+        at = epoch + part
         return self.rate * min(1.0, at / self.start) * 0.5 * (1 + math.cos(math.pi * at / self.epochs))
 
 
@@ -84,26 +80,12 @@ class Plan:
         return replace(self, shape=Shape(8, 4, 16, 2, 1), recipe=recipe, images=(0, 32), channels=(32,), shares=(0.7,))
 
 
-class Experiment:
-    """The stages of one run; `seconds` is what a race lasts at most."""
+class Experiment(Classified):
+    """The stages of one run."""
 
     def __init__(self, plan: Plan, work: Work, given: argparse.Namespace) -> None:
-        self.plan, self.work = plan, work
-        self.place, self.seconds = given.data, given.seconds
-
-    @cached_property
-    def data(self) -> Data:
-        return Data(self.place, self.plan.recipe.held)
-
-    def _described(self, name: str) -> Facts:
-        """Size, and the accuracy on the images that validate."""
-        model = onnx.load(self.work.model(name))
-        parameters = count_parameters(model.graph)[0]
-        return {"parameters": parameters, "share": parameters / self._whole, "held": accuracy(model, self.data.chosen)}
-
-    @cached_property
-    def _whole(self) -> int:
-        return count_parameters(onnx.load(self.work.model("start")).graph)[0]
+        super().__init__(work, given.data, given.seconds, plan.recipe.held, plan.seed)
+        self.plan = plan
 
     def _network(self) -> VisionTransformer:
         torch.manual_seed(self.plan.seed)
@@ -115,54 +97,36 @@ class Experiment:
         run = partial(_epoch, network, self.data, recipe, adam)
         log = continued({"net": network, "adam": adam}, self.work.path("start.pt"), self.data, recipe.epochs, run)
         exported(network, self.work.model("start"), self.plan.shape.side)
-        return self._described("start") | {"log": log}
+        return self.described("start") | {"log": log}
 
     def merged(self, name: str, images: int, share: float, widths_only: bool) -> Facts:
         """Merging to a share, with so many images or none."""
-        options = Options(budget=("params", share), align=1, widths_only=widths_only)
-        if images:
-            seen = {"image": self.data.unlabelled(images, self.plan.seed)}
-            options = replace(options, merge="calibrated", calibration=seen)
-        onnx.save(condense(self.work.model("start"), options).model, self.work.model(name))
-        return self._described(name)
+        self.condense(self.work.model("start"), name, images, share, widths_only=widths_only)
+        return self.described(name)
 
     def torch_pruning(self, share: float) -> Facts:
-        network = self._network()
+        network, name = self._network(), f"torch-pruning-{share}"
         network.load_state_dict(torch.load(self.work.path("start.pt"), weights_only=False)["net"])
-        target = self.work.model(f"torch-pruning-{share}")
-        return self._best(pruned(network, target, share, self.plan.shape.side), target)
+        return self.best_of(pruned(network, self.work.model(name), share * self.whole, self.plan.shape.side), name)
 
     def onnxsim(self, share: float) -> Facts:
-        target = self.work.model(f"onnxsim-{share}")
-        return self._best(simplified(self.work.model("start"), target, share * self._whole), target)
-
-    def _best(self, offers: Iterator[tuple[str, Path]], target: Path) -> Facts:
-        made = list(offers)
-        if not made:
-            return {"refused": REFUSED}
-        setting = best(iter(made), target, lambda model: accuracy(model, self.data.chosen))
-        return self._described(target.stem) | {"setting": setting}
+        name = f"onnxsim-{share}"
+        return self.best_of(simplified(self.work.model("start"), self.work.model(name), share * self.whole), name)
 
     def svd(self, share: float) -> Facts:
-        model = onnx.load(self.work.model("start"))
+        name, model = f"svd-{share}", onnx.load(self.work.model("start"))
         found = tightest(
-            lambda gone: truncated(model, 1 - gone), lambda one: count_parameters(one.graph)[0], share * self._whole
+            lambda gone: truncated(model, 1 - gone), lambda one: count_parameters(one.graph)[0], share * self.whole
         )
         if found is None:
             return {"refused": REFUSED}
-        onnx.save(found, self.work.model(f"svd-{share}"))
-        return self._described(f"svd-{share}")
+        onnx.save(found, self.work.model(name))
+        return self.described(name)
 
     def raced(self, share: float) -> Facts:
         """Latencies against the start's, of what was merged with the most images."""
         name = f"merged-{self.plan.images[-1]}-{share}"
         return {"rows": raced(self.work.model("start"), {name: self.work.model(name)}, self.seconds)}
-
-    def tested(self, name: str) -> Facts:
-        """The test images; nothing of a network that could not be made."""
-        if not self.work.model(name).exists():
-            return {}
-        return {"test": accuracy(onnx.load(self.work.model(name)), self.data.test), "images": len(self.data.test.y)}
 
     def stages(self) -> dict[str, Callable[[], Facts]]:
         """Every stage, in order."""
@@ -181,25 +145,18 @@ class Experiment:
 
 def _epoch(network: nn.Module, data: Data, recipe: Recipe, adam: torch.optim.Optimizer, epoch: int) -> float:
     """The mean loss."""
-    generator = np.random.default_rng(1000 + epoch)
-    order = generator.permutation(data.rows)
-    steps, total = len(order) // recipe.batch, 0.0
-    network.train()
-    for step in range(steps):
-        rows = order[step * recipe.batch : (step + 1) * recipe.batch]
-        x = data.crops(rows, generator, data.images.shape[-1]).bfloat16()
-        for group in adam.param_groups:
-            group["lr"] = recipe.learning_rate(epoch + step / steps)
+    side = data.images.shape[-1]
+
+    def logits(x: torch.Tensor) -> torch.Tensor:
         rounded = {name: value.bfloat16() for name, value in network.named_parameters()}
-        loss = nn.functional.cross_entropy(torch.func.functional_call(network, rounded, x).float(), data.labels[rows])
-        adam.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        adam.step()
-        total += loss.item()
-    return total / steps
+        made: torch.Tensor = torch.func.functional_call(network, rounded, x.bfloat16())
+        return made
+
+    network.train()
+    return one_epoch(logits, data, recipe, side, adam, epoch)
 
 
-def pruned(network: nn.Module, target: Path, share: float, size: int) -> Iterator[tuple[str, Path]]:
+def pruned(network: nn.Module, target: Path, parameters: float, size: int) -> Iterator[tuple[str, Path]]:
     """(setting, file) of Torch-Pruning's magnitude pruner (L2), which is told where heads are.
 
     One share for all layers, or one ranking over all; whole heads too, or channels of heads alone.
@@ -207,7 +164,6 @@ def pruned(network: nn.Module, target: Path, share: float, size: int) -> Iterato
     import torch_pruning
 
     example = torch.zeros(1, 3, size, size)
-    parameters = share * sum(p.numel() for p in network.parameters())
 
     def made(gone: float, everywhere: bool, heads: bool) -> nn.Module:
         smaller = copy.deepcopy(network).eval()
@@ -229,41 +185,23 @@ def pruned(network: nn.Module, target: Path, share: float, size: int) -> Iterato
             attention.heads = pruner.num_heads[attention.qkv]
         return smaller
 
-    for everywhere in (False, True):
-        for heads in (False, True):
-            setting = f"{'one ranking' if everywhere else 'one share'}, {'heads' if heads else 'channels of heads'}"
-            found = tightest(
-                lambda gone, e=everywhere, h=heads: made(gone, e, h),  # type: ignore[misc]
-                lambda smaller: sum(p.numel() for p in smaller.parameters()),
-                parameters,
-            )
-            if found is not None:
-                path = target.with_suffix(f".{int(everywhere)}{int(heads)}.onnx")
-                exported(found, path, size)
-                yield setting, path
+    settings = {
+        f"{ranking}, {taken}": partial(made, everywhere=everywhere, heads=heads)
+        for ranking, everywhere in (("one share", False), ("one ranking", True))
+        for taken, heads in (("channels of heads", False), ("heads", True))
+    }
+    return offered(settings, parameters, target, partial(exported, size=size))
 
 
 def main() -> None:
     """Runs the stages that are asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add: Any = parser.add_argument
-    add("--work", type=Path, required=True, metavar="DIR")
-    add("--data", type=Path, required=True, metavar="DATA")
-    add("--threads", type=int, default=2)
-    add("--seconds", type=float, default=10.0, help="that a race lasts at most")
-    add("--toy", action="store_true", help="in seconds, to see that it works")
-    add("--json", type=Path, metavar="OUT.json")
-    add("stages", nargs="*", metavar="STAGE")
+    parser = arguments(__doc__, threads=2, seconds=10.0)
+    parser.add_argument("--data", type=Path, required=True, metavar="DATA")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     plan = Plan().toy() if given.toy else Plan()
     work = Work(given.work, asdict(plan))
-    stages = Experiment(plan, work, given).stages()
-    target = given.json or (None if given.toy else HERE / "vit.json")
-    try:
-        work.run(stages, given.stages, target)
-    except UsageError as error:
-        parser.error(str(error))
+    work.asked(parser, Experiment(plan, work, given).stages(), "vit")
 
 
 if __name__ == "__main__":
