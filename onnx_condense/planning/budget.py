@@ -131,8 +131,14 @@ class Pruner:
 
     def otherwise(self, factored: Collection[tuple[int, int]]) -> Pruner | None:
         """The same where frequent rows of tables at these places do what they do not do now; None where none can."""
-        keys = {key for key in self.ranks.undecided if self.ranks.ranked[key].weight.place in factored}
+        keys = {key for key in self.ranks.undecided if self.ranks.place(key) in factored}
         return replace(self, ranks=self.ranks.otherwise(keys)) if keys else None
+
+    def sparing_tables(self, factored: Collection[tuple[int, int]], dearer: float) -> Pruner | None:
+        """The same where what tables at these places lose counts so many times; None where there is nothing else."""
+        tables = {key for key in self.ranks.tables() & self.curves.keys() if self.ranks.place(key) in factored}
+        curves = {key: replace(self.curves[key], losses=dearer * self.curves[key].losses) for key in tables}
+        return replace(self, curves={**self.curves, **curves}) if tables and tables != self.curves.keys() else None
 
     def counted(self, calibration: Calibration) -> Pruner:
         """The same ranks, of tables whose rows count as often as these inputs ask for them."""
@@ -242,7 +248,7 @@ def _together(
         return stand.lost(gone, [ranks.basis(key, removed[key]) for key in pairs if removed.get(key, 0)])
 
     tried = {key: curve for key, curve in curves.items() if key in widths}
-    return narrowed_together(tried, widths, weights, lose, limit)
+    return narrowed_together(tried, widths, weights, lose, limit, ranks.tables())
 
 
 class Narrows(Protocol):

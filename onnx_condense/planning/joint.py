@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 import numpy as np
 
@@ -20,6 +20,9 @@ STEPS = 20
 
 FINEST = 16
 """A step takes at least one in so many of a group's channels."""
+
+FURTHER = 0.04
+"""Share of all that groups which save time are narrowed by beyond what is asked, where others save none."""
 
 LOST = 1.0
 """What outputs lose where no step says anything any more."""
@@ -65,13 +68,23 @@ class _Together:
         """The weights that each group makes cheaper."""
         return by_key(self.weights, self.curves)
 
-    def go(self, limit: float) -> None:
-        """As far as this cost, or as the outputs still say something."""
+    def go(self, limit: float, timeless: Collection[int]) -> None:
+        """As far as this cost, or as the outputs still say something; and somewhat further where that saves time."""
         self.gone = {group: _free(curve) for group, curve in self.curves.items()}
         whole = cost(self.weights, {})
         self.least = min(CHUNK * whole, (whole - limit) / STEPS)
         for group in self.curves:
             self._offer(group)
+        self._down(limit)
+        resting = [step for step in self.open if step.group in timeless]
+        if resting:
+            self.open = [step for step in self.open if step.group not in timeless]
+            heapify(self.open)
+            self._down(limit - FURTHER * whole)
+            self.open += resting
+
+    def _down(self, limit: float) -> None:
+        """Steps are taken until all weights cost at most `limit`."""
         while self.open and cost(self.weights, self.gone) > limit and self.now < LOST:
             step = heappop(self.open)
             if step.age == len(self.taken):
@@ -109,14 +122,16 @@ def narrowed_together(
     weights: Sequence[Priced],
     lose: Lose,
     limit: float,
+    timeless: Collection[int] = (),
 ) -> dict[int, Curve]:
     """The curves of groups (index -> what its consumers lose) as the outputs mind them where all are narrowed.
 
     Steps are taken one after the other, each by the group whose step costs the outputs least per unit that it saves,
     until all weights cost at most `limit`. Between and beyond the ends of steps, what consumers lose tells the way.
+    timeless: what saves no time; the others are narrowed further, so that they can be taken in its place.
     """
     together = _Together(curves, widths, weights, lose)
-    together.go(limit)
+    together.go(limit, timeless)
     dearest, steps = 0.0, dict[int, list[tuple[int, float]]]()
     for step in (*together.taken, *sorted(together.open)):
         dearest = max(dearest, step.price)

@@ -168,6 +168,14 @@ class Ranks:
         """The keys of those that are no tables."""
         return [key for key, ranked in self.ranked.items() if not ranked.weight.lookup]
 
+    def tables(self) -> set[int]:
+        """The keys of the others, whose ranks save parameters and no time."""
+        return self.ranked.keys() - set(self.layers())
+
+    def place(self, key: int) -> tuple[int, int]:
+        """Where the weight of a key is."""
+        return self.ranked[key].weight.place
+
     def narrowed(self, stand: Stand) -> list[int]:
         """The keys of those that are narrowed together with groups: tables are too large to be written that often."""
         return [key for key, one in self.ranked.items() if not one.weight.lookup or stand.takes(one.weight)]

@@ -33,7 +33,7 @@ class Estimate:
     """Moments of what consumers read: of noise through a model whose statistics are kept (see `Noise`).
 
     `real`: what sums the model's own tensors on real inputs instead (see `measured`). Covariances of few rows take in
-    those of `prior` as if it had seen as many rows as there are channels; where it has seen fewer, as behind pooled
+    those of `prior` as if it had seen as many rows as there are channels; where both have seen fewer, as behind pooled
     large images, these vary apart, too: the few directions that it fills say nothing of real inputs.
     """
 
@@ -91,11 +91,6 @@ class Estimate:
             self._known.update(self._measured(wanted))
         return [self._known[c.key] for c in consumers]
 
-    def beside(self, consumers: Sequence[Source]) -> list[Moments | None]:
-        """The moments as real ones of few rows take them in: apart, as far as there are fewer rows than channels."""
-        pairs = zip(consumers, self.moments(consumers), strict=True)
-        return [None if known is None else known.apart(self._unseen[consumer.key]) for consumer, known in pairs]
-
     def strength(self, consumers: Iterable[Source]) -> float:
         """How strong a ridge is, as a share of the mean variance: that of the consumer of which least is known.
 
@@ -113,7 +108,7 @@ class Estimate:
 
     def _measured(self, consumers: Sequence[Source]) -> dict[Key, Moments | None]:
         summing = self._noise if self.real is None else self.real
-        others = [None] * len(consumers) if self._prior is None else self._prior.beside(consumers)
+        others = [None] * len(consumers) if self._prior is None else self._prior.moments(consumers)
         return {
             consumer.key: None if sums is None else self._known_from(consumer, sums, other)
             for consumer, sums, other in zip(consumers, summing(consumers), others, strict=True)
@@ -126,7 +121,11 @@ class Estimate:
             self._doubts[consumer.key] = DOUBT * channels * _alike(sums)
         self._unseen[consumer.key] = max(0.0, 1 - sums.count / channels)
         known = known.narrow() if self._narrow else known
-        return known if other is None else known.shrunk(other, channels / (channels + sums.count))
+        if other is None or self._prior is None:
+            return known
+        if sums.count < channels:
+            other = other.apart(self._prior._unseen[consumer.key])
+        return known.shrunk(other, channels / (channels + sums.count))
 
 
 def _alike(sums: Sums) -> float:

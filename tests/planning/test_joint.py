@@ -16,7 +16,7 @@ from onnx_condense.factoring.weights import factorable
 from onnx_condense.options import Options
 from onnx_condense.planning import fewer_heads, stand, stretches
 from onnx_condense.planning.allocation import Curve, PricedWeight, allocate
-from onnx_condense.planning.joint import narrowed_together
+from onnx_condense.planning.joint import FURTHER, narrowed_together
 from onnx_condense.planning.run import Run, judged
 from onnx_condense.planning.stand import Stand
 from onnx_condense.prepare import Clock, open_model
@@ -70,6 +70,21 @@ def test_a_dear_group_stays() -> None:
     removed = allocate(found, weights, 440.0)
     assert removed[0] > 4 * removed[1]
     assert all((np.diff(found[group].losses) >= 0).all() for group in found)
+
+
+def test_what_saves_time_is_narrowed_further_where_others_save_none() -> None:
+    curves, widths, weights = two()
+    most = dict[bool, int]()
+    for timeless in (False, True):
+        tried: list[int] = []
+
+        def lose(gone: Mapping[int, int], tried: list[int] = tried) -> float:
+            tried.append(gone[0])
+            return (2 * gone[0] + gone[1]) / 1000
+
+        narrowed_together(curves, widths, weights, lose, 400.0, {1} if timeless else ())
+        most[timeless] = max(tried)
+    assert most[True] >= most[False] + FURTHER * 640 / 10
 
 
 def test_what_cannot_be_narrowed_is_left_alone() -> None:

@@ -20,6 +20,7 @@ from onnx_condense.factoring.tokens import frequencies
 from onnx_condense.factoring.weights import factorable
 from onnx_condense.goals import Unit
 from onnx_condense.merging.factors import Factor
+from onnx_condense.merging.twin import Twin
 from onnx_condense.model import held
 from onnx_condense.model.protos import serialize
 from onnx_condense.planning import ranks
@@ -106,6 +107,28 @@ def test_whether_frequent_rows_keep_more_is_decided_by_what_is_lost_in_the_end(w
     (key,) = ways.readings[0].ranks.undecided
     ways = replace(ways, lost=lambda twin: [f.bands is not None for f in twin.factors.values()] != [wanted])
     assert ways.least(0.5).ranks.ranked[key].differ is wanted
+
+
+@pytest.mark.parametrize("little", [True, False])
+def test_tables_give_less_than_what_saves_time_where_little_is_lost(little: bool) -> None:
+    text = """g (int64[N, 6] x) => (float[N, 6, 8] y) {
+        e = Gather(w, x) t = Tanh(e) h = LayerNormalization<axis = -1>(t, s, o)
+        a = MatMul(h, u) r = Relu(a) y = MatMul(r, v)
+    }"""
+    made = {"w": decaying(TOKENS, 32, fall=0.95), "s": np.ones(32, np.float32), "o": np.zeros(32, np.float32)}
+    model = builders.build(text, made | {"u": builders.random(32, 64), "v": builders.random(64, 8, seed=1)})
+    options = replace(BUDGET, budget=("params", 0.5), calibration=sentences(200))
+    run = Run.of(open_model(model, options), 1, Clock(None))
+    ways = ways_of(run, Units(Unit.PARAMS), 0.5)
+    (key,) = ways.readings[0].ranks.tables()
+    place, unit = ways.readings[0].ranks.place(key), 1e-6 if little else 1.0
+
+    def rank(twin: Twin) -> int:
+        return twin.factors[place].rank if place in twin.factors else 32
+
+    found = replace(ways, readings=ways.readings[:1], lost=lambda twin: unit * rank(twin)).least(0.5)
+    first, chosen = (rank(one.at(0.5, one.aside)[0].twin) for one in (ways.readings[0], found))
+    assert chosen > first if little else chosen <= first < 32
 
 
 def test_replayed_it_is_the_same(tmp_path: Path) -> None:
