@@ -43,12 +43,14 @@ class Known:
         estimate: moments of what consumers read.
         feeds: inputs on which the sensitivity of the outputs is measured. few: some of them, for pairs of factors.
         calibration: inputs that estimates are from, none where there are none.
+        made_up: whether the feeds are made-up images.
     """
 
     estimate: Estimate
     feeds: Sequence[Feed]
     few: Sequence[Feed]
     calibration: Calibration
+    made_up: bool = False
 
 
 class Counts(Protocol):
@@ -103,7 +105,7 @@ class Pruner:
         ranks = Ranks.of(planner, counts.pairs, known.estimate, known.calibration)
         fed = together or wire.size(planner.trace.facts.model) <= DIVIDED
         tried = [ranks.ranked[key].weight for key in (ranks.ranked if together else ranks.layers())] if fed else []
-        stand = Stand(planner, known.estimate, known.feeds, tried)
+        stand = Stand(planner, known.estimate, known.feeds, tried, known.made_up)
         ranks = ranks.spent(stand) if together else ranks
         plain, found, aside = curves_of(planner, stand, known.estimate, progress)
         curves, readings = counts.stepped(plain), [counts.stepped(reading) for reading in found]

@@ -16,24 +16,25 @@ from onnx_condense.model.inputs import Feed
 from onnx_condense.options import DEFAULT_THRESHOLD, DEFAULT_TRIALS, INSPECT_THRESHOLDS
 from onnx_condense.planning.budget import Counts, Known, Pruner, keep_share
 from onnx_condense.planning.fewer_heads import losses
+from onnx_condense.planning.made_up import like
 from onnx_condense.planning.planned import Multiples, Planned
-from onnx_condense.planning.run import Run, judged
+from onnx_condense.planning.run import Run
 from onnx_condense.planning.search import Criterion, Trials, search
 from onnx_condense.planning.stand import Stand
 from onnx_condense.planning.thresholds import Planner, Refine, untouched
 from onnx_condense.planning.units import Units
-from onnx_condense.prepare import Opened
+from onnx_condense.planning.written import judged
 from onnx_condense.proving.scorers import Scorer
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.refit import refit_by
 from onnx_condense.refitting.samples import Calibration, cut, divisible
-from onnx_condense.refitting.synthetic import has_floats, synthetic
+from onnx_condense.refitting.synthetic import has_floats
 
 FEW = 16
 """How many of them judge pairs of factors, of which there may be many."""
 
 SYNTHETIC = 8
-"""Samples that judge in place of real ones which way to read the curves."""
+"""Samples that judge in place of real ones which way to read the curves, where there are no images."""
 
 NUMBERS = 2**23
 """Numbers of inputs on which every choice is tried, in about so many samples."""
@@ -48,7 +49,7 @@ NEAR = 0.02
 """What the outputs of networks that read tokens may lose where refits by moments are good enough: going from layer to
 layer takes as long as all else, and gains nothing there; of images it gains a fifth."""
 
-TIMELESS = 3.0
+TIMELESS = 2.0
 """How many times what a table loses counts, whose rows are only looked up, beside what saves time with parameters."""
 
 BLOWN_UP = 1.0
@@ -201,8 +202,8 @@ def _shrunk(run: Run, unit: Unit) -> float:
 
 def to_share(run: Run, pruner: Pruner, share: float) -> ToShare:
     """The strategy for a share."""
-    blind = MANNERS[run.options.method].cautious and not run.opened.calibration.chooses
-    error = run.error if blind and run.measure.told else None
+    blind = MANNERS[run.options.method].cautious and not run.opened.calibration.chooses and run.measure.told
+    error = (run.error if run.made_up is None else run.made_up.error) if blind else None
     near = 0.0 if has_floats(run.opened.feeds[0]) else NEAR
     return ToShare(run.planner, pruner, share, partial(calibrated_where_better, run), error, _fitted(run), near)
 
@@ -252,16 +253,13 @@ def ways_of(run: Run, counts: Counts, share: float | None) -> Ways:
     readings without data are among them, where they are few.
     """
     opened, options = run.opened, run.options
-    feeds = list(opened.generated) or opened.feeds
     refine: Refine | None = None
     judging, rest = run.judges
     chosen = opened.calibration.chooses and rest.samples
     counted = rest if chosen else opened.calibration  # not by inputs that judge
-    without = Known(run.estimate, _few(run, feeds), feeds, counted)
-    blind = partial(Pruner.each, run.planner, counts, without, run.clock.note)
+    blind = partial(_blind, run, counts, counted)
     if not chosen:
         readings = blind()
-        judging = _synthetic(opened, feeds[0]) if options.data is None else feeds
     else:
         tried = _few(run, judging)
         estimate = Estimate(opened.trace, opened.feeds[0], options.seed, run.summing, run.estimate)
@@ -277,8 +275,29 @@ def ways_of(run: Run, counts: Counts, share: float | None) -> Ways:
     if share is None or len(readings) < 2:
         return Ways(readings, every=every)
     if refine is None:
-        return Ways(readings, refine, Stand(run.planner, run.estimate, judging).error_of, every)
+        return Ways(readings, refine, _judging(run), every)
     return Ways(readings, refine, partial(judged, measure=losses(opened, judging)), every)
+
+
+def _blind(run: Run, counts: Counts, counted: Calibration) -> list[Pruner]:
+    """The readings without data. counted: inputs by which rows of tables count."""
+    images, feeds = run.made_up, _generated(run)
+    tries, few = (feeds, _few(run, feeds)) if images is None else (images.tries, images.tries)
+    known = Known(run.estimate, few, tries, counted, images is not None)
+    return Pruner.each(run.planner, counts, known, run.clock.note)
+
+
+def _judging(run: Run) -> Callable[[Twin], float]:
+    """The error of a twin on inputs that stand for real ones: made-up ones, or those that are given."""
+    if run.made_up is not None:
+        return run.made_up.error
+    feeds = _generated(run)
+    judging = like(run.opened, feeds[0], 1, SYNTHETIC) if run.options.data is None else feeds
+    return Stand(run.planner, run.estimate, judging).error_of
+
+
+def _generated(run: Run) -> list[Feed]:
+    return list(run.opened.generated) or run.opened.feeds
 
 
 def _least(readings: Sequence[Pruner], share: float, lost: Callable[[Twin], float]) -> Pruner:
@@ -317,10 +336,3 @@ def _few(run: Run, feeds: Sequence[Feed]) -> list[Feed]:
 
 def _samples(feed: Feed) -> int:
     return max([1, *(len(value) for value in feed.values() if value.ndim)])
-
-
-def _synthetic(opened: Opened, feed: Feed) -> list[Feed]:
-    """Feeds like one, of about `SYNTHETIC` samples in all: images with the spectrum of natural ones."""
-    seed = opened.options.seed + 1
-    made = [synthetic(feed, None, seed + n, opened.span) for n in range(-(-SYNTHETIC // _samples(feed)))]
-    return [{name: found if feed[name].ndim else feed[name] for name, found in one.items()} for one in made]

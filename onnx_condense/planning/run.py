@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
-import onnx
-
 from onnx_condense.goals import Share
 from onnx_condense.merging.methods import MANNERS
 from onnx_condense.merging.twin import Twin
-from onnx_condense.model import files, wire
+from onnx_condense.model import files
 from onnx_condense.model.inputs import Feed
 from onnx_condense.options import DEFAULT_THRESHOLD, Options
 from onnx_condense.planning.candidates import Candidate
+from onnx_condense.planning.made_up import MadeUp
 from onnx_condense.planning.selection import chosen_groups, chosen_weights
-from onnx_condense.planning.stretches import DIVIDED
 from onnx_condense.planning.thresholds import Planner, untouched
+from onnx_condense.planning.written import judged
 from onnx_condense.prepare import Clock, Opened
 from onnx_condense.proving.compare import Results, is_told, results, samples_in
 from onnx_condense.proving.losses import lost, scores_in
@@ -109,6 +107,11 @@ class Run:
     def _scores(self) -> frozenset[str]:
         return scores_in(self.opened.trace.facts.model, self.expected)
 
+    @cached_property
+    def made_up(self) -> MadeUp | None:
+        """Images on which choices are tried without data, where there may be some."""
+        return MadeUp.of(self.opened)
+
     @property
     def judges_itself(self) -> bool:
         """Whether calibration inputs are too few to hold some back: what was fitted to them is verified on them."""
@@ -176,15 +179,3 @@ def _planner(opened: Opened, measure: ApproximationError, estimate: Estimate, al
 
 def _error(measure: ApproximationError, twin: Twin) -> float:
     return judged(twin, measure) if twin.changed else 0.0
-
-
-def judged(twin: Twin, measure: Callable[[onnx.ModelProto], float]) -> float:
-    """What is measured of a model that gives what a twin's gives, and is run a few times.
-
-    In the original shapes where convolutions may have lost whole blocks of channels, without which they take
-    onnxruntime two to four times as long.
-    """
-    blocks = any(action.convolves for action in twin.trace.actions.values())
-    whole = blocks and wire.size(twin.trace.facts.model) <= DIVIDED
-    written = write(twin, {}, expanded=whole)  # its weights may lie in a file as long as it is there
-    return measure(written.model)

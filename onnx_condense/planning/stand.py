@@ -24,7 +24,7 @@ from onnx_condense.model.names import Names
 from onnx_condense.planning.planned import NOTHING
 from onnx_condense.planning.stretches import STRETCHES, Choice, Fed, Place, Stretches, divided
 from onnx_condense.planning.thresholds import Planner, costing
-from onnx_condense.proving.compare import Results, compare, results
+from onnx_condense.proving.compare import Results, compare, results, varying
 from onnx_condense.proving.losses import lost, scores_in
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.refit import refit_by
@@ -79,10 +79,18 @@ class Stand:
     """
 
     def __init__(
-        self, planner: Planner, estimate: Estimate, feeds: Sequence[Feed], pairs: Sequence[Factorable] = ()
+        self,
+        planner: Planner,
+        estimate: Estimate,
+        feeds: Sequence[Feed],
+        pairs: Sequence[Factorable] = (),
+        made_up: bool = False,
     ) -> None:
-        """`estimate`: by its moments consumers are refitted. pairs: weights that may become pairs of factors."""
-        self._planner, self._estimate, self._feeds = planner, estimate, feeds
+        """`estimate`: by its moments consumers are refitted. pairs: weights that may become pairs of factors.
+
+        made_up: whether errors are of what differs between samples alone: made-up ones look alike to a network.
+        """
+        self._planner, self._estimate, self._feeds, self._made_up = planner, estimate, feeds, made_up
         self._known: dict[int, dict[int, Choice]] = {}
         self._fits = set[int]()  # groups of which some width has shapes, and will be checked again if it is taken
         self._rows: dict[Place, Ints | None] = {}
@@ -125,11 +133,15 @@ class Stand:
 
         Raises Disagreement.
         """
-        return compare(self._expected, self._without(gone, bases)).error
+        return self._error(self._without(gone, bases))
 
     def error_of(self, twin: Twin) -> float:
         """The relative error of the outputs of a twin."""
-        return compare(self._expected, self._outputs(twin)).error
+        return self._error(self._outputs(twin))
+
+    def _error(self, found: Results) -> float:
+        pair = (varying(self._expected), varying(found)) if self._made_up else (self._expected, found)
+        return compare(*pair).error
 
     def _without(self, gone: Mapping[int, Ints], bases: Sequence[Basis] = ()) -> Results:
         if bases:

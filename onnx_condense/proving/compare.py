@@ -202,6 +202,19 @@ def compare(a: Results, b: Results, reference: Results | None = None) -> Verific
     return Verification(tuple(tally.comparison(name) for name, tally in tallies.items()), samples)
 
 
+def varying(outputs: Results) -> Results:
+    """Floats without what all samples have in common; arrays that are not of samples stay as they are."""
+    names = [name for name in outputs[0] if _are_of_samples([feed[name] for feed in outputs])] if outputs else []
+    means = {n: np.concatenate([feed[n] for feed in outputs]).mean(axis=0, dtype=np.float64) for n in names}
+    return [{**feed, **{name: feed[name] - mean for name, mean in means.items()}} for feed in outputs]
+
+
+def _are_of_samples(values: Sequence[Array]) -> bool:
+    first = values[0]
+    alike = all(value.ndim and value.shape[1:] == first.shape[1:] for value in values)
+    return first.dtype.kind == "f" and alike and sum(map(len, values)) > 1
+
+
 def worse(a: Verification, b: Verification) -> Verification:
     """Of each output the one with the larger error; a NaN is larger than anything."""
     others = {o.name: o for o in b.outputs}

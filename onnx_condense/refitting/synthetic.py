@@ -21,15 +21,10 @@ from onnx_condense.operators.nodes import (
     standardized_by_line,
     transposed,
 )
-
-PINK = 1.0
-"""Exponent of the amplitude spectrum 1 / frequency of synthetic images, as natural images have it."""
+from onnx_condense.refitting.images import Images, pink
 
 Span = tuple[float, float]
 """Between which numbers inputs lie."""
-
-GREY = 0.9
-"""Share of a synthetic image's variance that its colours have in common."""
 
 
 @dataclass(frozen=True)
@@ -110,11 +105,11 @@ def unbatched(model: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
-def synthetic(feed: Feed, samples: int | None, seed: int, span: Span | None = None) -> Feed:
+def synthetic(feed: Feed, samples: int | None, seed: int, span: Span | None = None, images: Images = pink) -> Feed:
     """Inputs like a feed, with so many samples or as many as each has.
 
-    Pink noise stands for images (rank 4, at least 8x8), normal numbers for other floats. Integers and what else is no
-    float are the feed's, repeated. span: between which numbers floats lie.
+    Made-up `images` stand for images (rank 4, at least 8x8), normal numbers for other floats. Integers and what else
+    is no float are the feed's, repeated. span: between which numbers floats lie.
     """
     generator = np.random.default_rng(seed)
     made: Feed = {}
@@ -122,11 +117,20 @@ def synthetic(feed: Feed, samples: int | None, seed: int, span: Span | None = No
         shape = value.shape if samples is None or not value.ndim else (samples, *value.shape[1:])
         if value.dtype.kind != "f":
             made[name] = np.resize(value, shape)
-        elif value.ndim == 4 and min(value.shape[2:]) >= 8:
-            made[name] = _within(_pink(generator, shape), span).astype(value.dtype)
+        elif _is_image(value):
+            made[name] = _within(images(generator, shape), span).astype(value.dtype)
         else:
             made[name] = _within(generator.standard_normal(shape), span).astype(value.dtype)
     return made
+
+
+def has_images(feed: Feed) -> bool:
+    """Whether images are made up for it."""
+    return any(_is_image(value) for value in feed.values())
+
+
+def _is_image(value: Array) -> bool:
+    return value.dtype.kind == "f" and value.ndim == 4 and min(value.shape[2:]) >= 8
 
 
 def has_floats(feed: Feed) -> bool:
@@ -140,14 +144,3 @@ def _within(values: Array, span: Span | None) -> Array:
         return values
     low, high = span
     return np.clip((low + high) / 2 + (high - low) / 4 * values, low, high)
-
-
-def _pink(generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """[n, c, h, w] images of unit variance whose amplitudes fall with frequency."""
-    n, c, h, w = shape
-    frequency = np.sqrt(np.fft.fftfreq(h)[:, None] ** 2 + np.fft.rfftfreq(w)[None] ** 2)
-    frequency[0, 0] = 1 / max(h, w)
-    white = GREY**0.5 * generator.standard_normal((n, 1, h, w))
-    white = white + (1 - GREY) ** 0.5 * generator.standard_normal((n, c, h, w))
-    images = np.fft.irfft2(np.fft.rfft2(white) / frequency**PINK, s=(h, w))
-    return np.asarray(images / images.std())

@@ -17,8 +17,9 @@ from onnx_condense.options import Options
 from onnx_condense.planning import fewer_heads, stand, stretches
 from onnx_condense.planning.allocation import Curve, PricedWeight, allocate
 from onnx_condense.planning.joint import FURTHER, narrowed_together
-from onnx_condense.planning.run import Run, judged
+from onnx_condense.planning.run import Run
 from onnx_condense.planning.stand import Stand
+from onnx_condense.planning.written import judged
 from onnx_condense.prepare import Clock, open_model
 from onnx_condense.proving import losses
 from onnx_condense.proving.compare import results

@@ -15,8 +15,9 @@ from support.planted.net import Net
 from onnx_condense import Options
 from onnx_condense.merging.twin import Twin
 from onnx_condense.planning.narrowing import ToShare
-from onnx_condense.planning.run import Run, judged
+from onnx_condense.planning.run import Run
 from onnx_condense.planning.strategies import strategy_of
+from onnx_condense.planning.written import judged
 from onnx_condense.prepare import Clock, open_model
 from onnx_condense.proving.compare import compare, results
 from onnx_condense.rewriting.writer import write

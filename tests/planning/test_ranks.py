@@ -27,9 +27,10 @@ from onnx_condense.planning import ranks
 from onnx_condense.planning.allocation import Curve, PricedPair, PricedWeight, allocate
 from onnx_condense.planning.fewer_heads import losses
 from onnx_condense.planning.narrowing import ways_of
-from onnx_condense.planning.run import Run, judged
+from onnx_condense.planning.run import Run
 from onnx_condense.planning.stand import Basis, Stand
 from onnx_condense.planning.units import Units
+from onnx_condense.planning.written import judged
 from onnx_condense.prepare import Clock, open_model
 
 TOKENS = 300

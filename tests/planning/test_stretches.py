@@ -13,9 +13,10 @@ from onnx_condense.errors import InputError
 from onnx_condense.options import Options
 from onnx_condense.planning import stand, stretches
 from onnx_condense.planning.fewer_heads import losses as losses_of
-from onnx_condense.planning.run import Run, judged
+from onnx_condense.planning.run import Run
 from onnx_condense.planning.stand import Stand
 from onnx_condense.planning.stretches import Stretch
+from onnx_condense.planning.written import judged
 from onnx_condense.prepare import Clock, open_model
 from onnx_condense.proving import losses
 from onnx_condense.proving.compare import results

@@ -1,0 +1,64 @@
+"""Made-up images on which choices are tried without data, of another kind than those that weights are fitted to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from onnx_condense.merging.twin import Twin
+from onnx_condense.model.inputs import Feed
+from onnx_condense.planning.written import judged
+from onnx_condense.prepare import Opened
+from onnx_condense.proving.compare import Results, compare, is_told, results, samples_in, varying
+from onnx_condense.refitting.images import Images, dead_leaves, pink
+from onnx_condense.refitting.synthetic import has_images, synthetic
+
+NUMBERS = 2**19
+"""Numbers of made-up images on which every choice is tried, in about so many images; twice as many judge."""
+
+FEWEST, MOST = 4, 32
+"""But not fewer of these images, nor more."""
+
+APART = 1000
+"""Between the seeds of images that are tried and of those that judge."""
+
+
+@dataclass(frozen=True, eq=False)
+class MadeUp:
+    """Images that networks were not fitted to. tries: what every choice is tried on. judging: what judges in the end.
+
+    expected: what the original makes of the latter.
+    """
+
+    tries: Sequence[Feed]
+    judging: Sequence[Feed]
+    expected: Results
+
+    @staticmethod
+    def of(opened: Opened) -> MadeUp | None:
+        """None where inputs are given, there are no images among them, or such images do not move the outputs."""
+        feed = (list(opened.generated) or opened.feeds)[0]
+        if opened.options.data is not None or not has_images(feed):
+            return None
+        size = max(value[0].size for value in feed.values() if value.ndim)
+        count = int(np.clip(NUMBERS // size, FEWEST, MOST))
+        tries, judging = (like(opened, feed, APART * n, n * count, dead_leaves) for n in (1, 2))
+        expected = results(opened.source.proto, judging)
+        return MadeUp(tries, judging, expected) if is_told(None, expected, judging) else None
+
+    def error(self, twin: Twin) -> float:
+        """The relative error of a twin's outputs, of what differs between images."""
+        return judged(twin, self._error)
+
+    def _error(self, model: onnx.ModelProto) -> float:
+        return compare(varying(self.expected), varying(results(model, self.judging))).error
+
+
+def like(opened: Opened, feed: Feed, seed: int, samples: int, images: Images = pink) -> list[Feed]:
+    """Made-up feeds like one, of about so many samples in all; seed: beside that of the run."""
+    first = opened.options.seed + seed
+    made = [synthetic(feed, None, first + n, opened.span, images) for n in range(-(-samples // samples_in(feed)))]
+    return [{name: found if feed[name].ndim else feed[name] for name, found in one.items()} for one in made]
