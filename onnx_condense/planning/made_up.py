@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
+from onnx_condense.errors import InputError
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model.inputs import Feed
 from onnx_condense.planning.written import judged
 from onnx_condense.prepare import Opened
-from onnx_condense.proving.compare import Results, compare, is_told, results, samples_in, varying
+from onnx_condense.proving.compare import Results, compare_varying, is_told, results, samples_in
 from onnx_condense.refitting.images import Images, dead_leaves, pink
 from onnx_condense.refitting.synthetic import has_images, synthetic
 
@@ -24,6 +26,8 @@ FEWEST, MOST = 4, 32
 
 APART = 1000
 """Between the seeds of images that are tried and of those that judge."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,14 +43,19 @@ class MadeUp:
 
     @staticmethod
     def of(opened: Opened) -> MadeUp | None:
-        """None where inputs are given, there are no images among them, or such images do not move the outputs."""
+        """None where inputs are given, there are no images among them, or such images do not run or move no output."""
         feed = (list(opened.generated) or opened.feeds)[0]
         if opened.options.data is not None or not has_images(feed):
             return None
         size = max(value[0].size for value in feed.values() if value.ndim)
         count = int(np.clip(NUMBERS // size, FEWEST, MOST))
         tries, judging = (like(opened, feed, APART * n, n * count, dead_leaves) for n in (1, 2))
-        expected = results(opened.source.proto, judging)
+        try:
+            found = results(opened.source.proto, [*tries, *judging])
+        except InputError as error:
+            _log.info("nothing is tried on made-up images: %s", error)
+            return None
+        expected = found[len(tries) :]
         return MadeUp(tries, judging, expected) if is_told(None, expected, judging) else None
 
     def error(self, twin: Twin) -> float:
@@ -54,7 +63,7 @@ class MadeUp:
         return judged(twin, self._error)
 
     def _error(self, model: onnx.ModelProto) -> float:
-        return compare(varying(self.expected), varying(results(model, self.judging))).error
+        return compare_varying(self.expected, results(model, self.judging)).error
 
 
 def like(opened: Opened, feed: Feed, seed: int, samples: int, images: Images = pink) -> list[Feed]:

@@ -24,7 +24,7 @@ from onnx_condense.model.names import Names
 from onnx_condense.planning.planned import NOTHING
 from onnx_condense.planning.stretches import STRETCHES, Choice, Fed, Place, Stretches, divided
 from onnx_condense.planning.thresholds import Planner, costing
-from onnx_condense.proving.compare import Results, compare, results, varying
+from onnx_condense.proving.compare import Results, compare, compare_varying, results
 from onnx_condense.proving.losses import lost, scores_in
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.refit import refit_by
@@ -140,8 +140,7 @@ class Stand:
         return self._error(self._outputs(twin))
 
     def _error(self, found: Results) -> float:
-        pair = (varying(self._expected), varying(found)) if self._made_up else (self._expected, found)
-        return compare(*pair).error
+        return (compare_varying if self._made_up else compare)(self._expected, found).error
 
     def _without(self, gone: Mapping[int, Ints], bases: Sequence[Basis] = ()) -> Results:
         if bases:

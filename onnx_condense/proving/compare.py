@@ -202,6 +202,11 @@ def compare(a: Results, b: Results, reference: Results | None = None) -> Verific
     return Verification(tuple(tally.comparison(name) for name, tally in tallies.items()), samples)
 
 
+def compare_varying(a: Results, b: Results) -> Verification:
+    """The same of what differs between samples; where next to nothing does, against the size of what there is."""
+    return compare(varying(a), varying(b), a)
+
+
 def varying(outputs: Results) -> Results:
     """Floats without what all samples have in common; arrays that are not of samples stay as they are."""
     names = [name for name in outputs[0] if _are_of_samples([feed[name] for feed in outputs])] if outputs else []
