@@ -21,8 +21,9 @@ def test_two_models_side_by_side(cli: Cli, save: Save) -> None:
     )
     outcome = cli.ok("bench", "m.onnx", "large.onnx", *QUICK)
     assert not outcome.written
-    for text in ("median", "p90", "p99", "samples/s", "load", "memory", "m.onnx", "large.onnx", "1 thread", "slower"):
+    for text in ("median", "p90", "p99", "samples/s", "load", "memory", "m.onnx", "large.onnx", "1 thread"):
         assert text in outcome.out, text
+    assert "slower" in outcome.out or "too unstable" in outcome.out  # where other programs hold the cores
 
 
 def test_profiles_side_by_side(cli: Cli, save: Save) -> None:
