@@ -178,6 +178,11 @@ class Opened:
     span: Span | None = None
 
     @property
+    def without_data(self) -> Sequence[Feed]:
+        """The feeds that there would be without data."""
+        return self.generated or self.feeds
+
+    @property
     def whole(self) -> Trace:
         """The trace of the model as it came."""
         return self.before.whole or self.trace

@@ -14,7 +14,7 @@ from onnx_condense.merging.twin import Twin
 from onnx_condense.model.inputs import Feed
 from onnx_condense.planning.written import judged
 from onnx_condense.prepare import Opened
-from onnx_condense.proving.compare import Results, compare_varying, is_told, results, samples_in
+from onnx_condense.proving.compare import Varying, is_told, results, samples_in
 from onnx_condense.refitting.images import Images, dead_leaves, pink
 from onnx_condense.refitting.synthetic import has_images, synthetic
 
@@ -39,12 +39,12 @@ class MadeUp:
 
     tries: Sequence[Feed]
     judging: Sequence[Feed]
-    expected: Results
+    expected: Varying
 
     @staticmethod
     def of(opened: Opened) -> MadeUp | None:
         """None where inputs are given, there are no images among them, or such images do not run or move no output."""
-        feed = (list(opened.generated) or opened.feeds)[0]
+        feed = opened.without_data[0]
         if opened.options.data is not None or not has_images(feed):
             return None
         size = max(value[0].size for value in feed.values() if value.ndim)
@@ -56,14 +56,14 @@ class MadeUp:
             _log.info("nothing is tried on made-up images: %s", error)
             return None
         expected = found[len(tries) :]
-        return MadeUp(tries, judging, expected) if is_told(None, expected, judging) else None
+        return MadeUp(tries, judging, Varying(expected)) if is_told(None, expected, judging) else None
 
     def error(self, twin: Twin) -> float:
         """The relative error of a twin's outputs, of what differs between images."""
         return judged(twin, self._error)
 
     def _error(self, model: onnx.ModelProto) -> float:
-        return compare_varying(self.expected, results(model, self.judging)).error
+        return self.expected.compare(results(model, self.judging)).error
 
 
 def like(opened: Opened, feed: Feed, seed: int, samples: int, images: Images = pink) -> list[Feed]:

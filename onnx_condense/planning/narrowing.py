@@ -281,9 +281,9 @@ def ways_of(run: Run, counts: Counts, share: float | None) -> Ways:
 
 def _blind(run: Run, counts: Counts, counted: Calibration) -> list[Pruner]:
     """The readings without data. counted: inputs by which rows of tables count."""
-    images, feeds = run.made_up, _generated(run)
-    tries, few = (feeds, _few(run, feeds)) if images is None else (images.tries, images.tries)
-    known = Known(run.estimate, few, tries, counted, images is not None)
+    images, feeds = run.made_up, run.opened.without_data
+    tried, few = (_few(run, feeds), feeds) if images is None else (images.tries, images.tries)
+    known = Known(run.estimate, tried, few, counted, images is not None)
     return Pruner.each(run.planner, counts, known, run.clock.note)
 
 
@@ -291,13 +291,9 @@ def _judging(run: Run) -> Callable[[Twin], float]:
     """The error of a twin on inputs that stand for real ones: made-up ones, or those that are given."""
     if run.made_up is not None:
         return run.made_up.error
-    feeds = _generated(run)
+    feeds = run.opened.without_data
     judging = like(run.opened, feeds[0], 1, SYNTHETIC) if run.options.data is None else feeds
     return Stand(run.planner, run.estimate, judging).error_of
-
-
-def _generated(run: Run) -> list[Feed]:
-    return list(run.opened.generated) or run.opened.feeds
 
 
 def _least(readings: Sequence[Pruner], share: float, lost: Callable[[Twin], float]) -> Pruner:
@@ -307,22 +303,22 @@ def _least(readings: Sequence[Pruner], share: float, lost: Callable[[Twin], floa
     nearly nothing is lost, tables give less than what saves time.
     """
 
-    def judged(pruner: Pruner) -> tuple[float, Collection[tuple[int, int]], float]:
+    def tried(pruner: Pruner) -> tuple[float, Collection[tuple[int, int]], float]:
         planned, size = pruner.at(share, pruner.aside)
         return lost(planned.twin), frozenset(planned.twin.factors), size
 
-    found = [(judged(pruner), pruner) for pruner in readings]
+    found = [(tried(pruner), pruner) for pruner in readings]
     (least, paired, _), best = min(found, key=lambda one: one[0][0])
     if not paired:
         return best
     others = [best.without_pairs(), best.otherwise(paired)]
     for other in (one for one in others if one is not None):
-        less, _, size = judged(other)
+        less, _, size = tried(other)
         if less < least and size <= share * other.before:
             least, best = less, other
     spared = best.sparing_tables(paired, TIMELESS)
     if spared is not None:
-        less, _, size = judged(spared)
+        less, _, size = tried(spared)
         if less <= max(least, NEAR) and size <= share * spared.before:
             return spared
     return best

@@ -24,7 +24,7 @@ from onnx_condense.model.names import Names
 from onnx_condense.planning.planned import NOTHING
 from onnx_condense.planning.stretches import STRETCHES, Choice, Fed, Place, Stretches, divided
 from onnx_condense.planning.thresholds import Planner, costing
-from onnx_condense.proving.compare import Results, compare, compare_varying, results
+from onnx_condense.proving.compare import Results, Varying, compare, results
 from onnx_condense.proving.losses import lost, scores_in
 from onnx_condense.refitting.estimate import Estimate
 from onnx_condense.refitting.refit import refit_by
@@ -90,7 +90,7 @@ class Stand:
 
         made_up: whether errors are of what differs between samples alone: made-up ones look alike to a network.
         """
-        self._planner, self._estimate, self._feeds, self._made_up = planner, estimate, feeds, made_up
+        self._planner, self._estimate, self._feeds = planner, estimate, feeds
         self._known: dict[int, dict[int, Choice]] = {}
         self._fits = set[int]()  # groups of which some width has shapes, and will be checked again if it is taken
         self._rows: dict[Place, Ints | None] = {}
@@ -99,6 +99,7 @@ class Stand:
         self.aside = NOTHING
         self._fed = _fed(planner, feeds, pairs)
         self._expected = self._outputs(planner.original)
+        self._varying = Varying(self._expected) if made_up else None
         self._scores = scores_in(planner.trace.facts.model, self._expected)
 
     def on(self, feeds: Sequence[Feed]) -> Stand:
@@ -106,6 +107,7 @@ class Stand:
         other = copy(self)
         other._feeds, other._rows, other._seen = feeds, {}, {}
         other._expected = other._outputs(self._planner.original)
+        other._varying = None if self._varying is None else Varying(other._expected)
         other._scores = scores_in(self._planner.trace.facts.model, other._expected)
         return other
 
@@ -140,7 +142,8 @@ class Stand:
         return self._error(self._outputs(twin))
 
     def _error(self, found: Results) -> float:
-        return (compare_varying if self._made_up else compare)(self._expected, found).error
+        known = self._varying
+        return (compare(self._expected, found) if known is None else known.compare(found)).error
 
     def _without(self, gone: Mapping[int, Ints], bases: Sequence[Basis] = ()) -> Results:
         if bases:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -202,9 +203,19 @@ def compare(a: Results, b: Results, reference: Results | None = None) -> Verific
     return Verification(tuple(tally.comparison(name) for name, tally in tallies.items()), samples)
 
 
-def compare_varying(a: Results, b: Results) -> Verification:
-    """The same of what differs between samples; where next to nothing does, against the size of what there is."""
-    return compare(varying(a), varying(b), a)
+@dataclass(frozen=True, eq=False)
+class Varying:
+    """What differs between the samples of a model's outputs."""
+
+    outputs: Results
+
+    @cached_property
+    def _own(self) -> Results:
+        return varying(self.outputs)
+
+    def compare(self, found: Results) -> Verification:
+        """With that of another model; where next to nothing differs, against the size of what there is."""
+        return compare(self._own, varying(found), self.outputs)
 
 
 def varying(outputs: Results) -> Results:

@@ -59,11 +59,10 @@ def _image(generator: np.random.Generator, texture: Floats) -> Floats:
     image = np.broadcast_to(colours[-1][:, None, None], texture.shape).copy()
     least, most = max(1.5, SMALLEST * max(sides)), LARGEST * max(sides)
     radii = (least**-2 - generator.random(LEAVES) * (least**-2 - most**-2)) ** -0.5
-    for radius, colour in zip(radii, colours, strict=False):
+    for radius, colour in zip(radii, colours[:-1], strict=True):
         place, inside = _leaf(generator, radius, sides)
         contrast = TEXTURE * generator.random()
-        part, found = image[:, *place], colour[:, None] + contrast * texture[:, *place][:, inside]
-        part[:, inside] = found
+        image[:, *place][:, inside] = colour[:, None] + contrast * texture[:, *place][:, inside]
     return image
 
 
@@ -77,6 +76,6 @@ def _leaf(generator: np.random.Generator, radius: float, sides: list[int]) -> tu
     angle, flatness = np.pi * generator.random(), FLATTEST + (1 - FLATTEST) * generator.random()
     along = np.cos(angle) * x + np.sin(angle) * y
     across = (np.cos(angle) * y - np.sin(angle) * x) / flatness
-    round_ = generator.random() < 0.5
-    inside = np.hypot(along, across) < radius if round_ else np.maximum(abs(along), abs(across)) < radius
+    is_round = generator.random() < 0.5
+    inside = np.hypot(along, across) < radius if is_round else np.maximum(abs(along), abs(across)) < radius
     return (rows, columns), np.asarray(inside)

@@ -11,6 +11,7 @@ from support.cli import Cli, Save
 
 LARGE = {"u": builders.random(8, 40000), "v": builders.random(40000, 3)}
 QUICK = ("--seconds", "0.2", "--threads", "1")
+RACES = 4
 
 
 def test_two_models_side_by_side(cli: Cli, save: Save) -> None:
@@ -19,11 +20,13 @@ def test_two_models_side_by_side(cli: Cli, save: Save) -> None:
         builders.build("g (float[N, 8] x) => (float[N, 3] y) { h = MatMul(x, u) y = MatMul(h, v) }", LARGE),
         "large.onnx",
     )
-    outcome = cli.ok("bench", "m.onnx", "large.onnx", *QUICK)
+    for _ in range(RACES):  # where others hold the cores, a race may be no result
+        outcome = cli.ok("bench", "m.onnx", "large.onnx", *QUICK)
+        if "too unstable" not in outcome.out:
+            break
     assert not outcome.written
-    for text in ("median", "p90", "p99", "samples/s", "load", "memory", "m.onnx", "large.onnx", "1 thread"):
+    for text in ("median", "p90", "p99", "samples/s", "load", "memory", "m.onnx", "large.onnx", "1 thread", "slower"):
         assert text in outcome.out, text
-    assert "slower" in outcome.out or "too unstable" in outcome.out  # where other programs hold the cores
 
 
 def test_profiles_side_by_side(cli: Cli, save: Save) -> None:

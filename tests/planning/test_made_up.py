@@ -19,7 +19,7 @@ from onnx_condense.planning.run import Run
 from onnx_condense.planning.stand import Stand
 from onnx_condense.planning.strategies import strategy_of
 from onnx_condense.prepare import Clock, open_model
-from onnx_condense.proving.compare import compare_varying, results, varying
+from onnx_condense.proving.compare import Varying, results, varying
 from onnx_condense.rewriting.writer import write
 
 BUDGET = Options(budget=("params", 0.6), align=1)
@@ -67,7 +67,7 @@ def test_what_all_samples_have_in_common_is_left_out() -> None:
 def test_where_next_to_nothing_differs_rounding_says_nothing() -> None:
     prior = np.tile(100 * np.arange(1, 4, dtype=np.float32), (2, 1))
     moved = prior + np.array([[0], [1e-3]], dtype=np.float32)
-    error = compare_varying([{"boxes": prior}], [{"boxes": moved}]).error
+    error = Varying([{"boxes": prior}]).compare([{"boxes": moved}]).error
     assert error < 1e-3
 
 
@@ -85,7 +85,7 @@ def test_images_that_do_not_run_are_none(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_errors_of_made_up_images_do_not_depend_on_a_constant(made_up: bool) -> None:
     errors, made = [], run_of(residual()).made_up
     assert made is not None
-    size = 20 * float(np.std([feed[name] for feed in made.expected for name in feed]))
+    size = 20 * float(np.std([feed[name] for feed in made.expected.outputs for name in feed]))
     for model in (residual(), offset(residual(), size)):
         run = run_of(model)
         assert run.made_up is not None
@@ -108,5 +108,5 @@ def test_a_twin_is_judged_by_images_and_so_is_whether_refits_blow_up() -> None:
     small = found.twin().twin
 
     outputs = results(write(small, {}).model, made.judging)
-    assert made.error(small) == pytest.approx(compare_varying(made.expected, outputs).error, rel=1e-3)
+    assert made.error(small) == pytest.approx(made.expected.compare(outputs).error, rel=1e-3)
     assert made.error(Twin(run.opened.trace)) < 1e-5
