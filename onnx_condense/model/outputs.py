@@ -20,6 +20,16 @@ KINDS = "fV" + LABELS
 """Kinds of arrays that can be compared; V: short floats that numpy does not know."""
 
 
+def samples_in(values: Outputs) -> int:
+    """How many samples inputs or outputs have: the length of the first axis found, 1 where none has one."""
+    return next((len(value) for value in values.values() if value.ndim), 1)
+
+
+def batch_in(values: Outputs) -> int:
+    """The length of the longest first axis, 1 where there is none: what shapes are divided by for those of a sample."""
+    return max([1, *(len(value) for value in values.values() if value.ndim)])
+
+
 def arrays(names: Iterable[str], values: Iterable[Any]) -> dict[str, Array]:
     """Outputs of onnxruntime as arrays.
 

@@ -12,9 +12,10 @@ import onnx
 from onnx_condense.errors import InputError
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model.inputs import Feed
+from onnx_condense.model.outputs import samples_in
 from onnx_condense.planning.written import judged
 from onnx_condense.prepare import Opened
-from onnx_condense.proving.compare import Varying, is_told, results, samples_in
+from onnx_condense.proving.compare import Varying, is_told, results
 from onnx_condense.refitting.images import Images, dead_leaves, pink
 from onnx_condense.refitting.synthetic import has_images, synthetic
 

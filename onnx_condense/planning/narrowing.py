@@ -13,6 +13,7 @@ from onnx_condense.goals import ErrorBound, Goal, Latency, ScoreDrop, Share, Uni
 from onnx_condense.merging.methods import MANNERS
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model.inputs import Feed
+from onnx_condense.model.outputs import samples_in
 from onnx_condense.options import DEFAULT_THRESHOLD, DEFAULT_TRIALS, INSPECT_THRESHOLDS
 from onnx_condense.planning.budget import Counts, Known, Pruner, keep_share
 from onnx_condense.planning.fewer_heads import losses
@@ -265,7 +266,7 @@ def ways_of(run: Run, counts: Counts, share: float | None) -> Ways:
         estimate = Estimate(opened.trace, opened.feeds[0], options.seed, run.summing, run.estimate)
         refine = partial(refit_by, estimate=estimate)
         known = Known(estimate, tried, opened.calibration.split(FEW)[0], rest)
-        judging = cut(judging, divisible(opened.specs), sum(map(_samples, tried)))[1] or judging
+        judging = cut(judging, divisible(opened.specs), sum(map(samples_in, tried)))[1] or judging
         readings = Pruner.each(run.planner, counts, known, run.clock.note, share)
         if share is not None and opened.calibration.suffices:
             del readings[1]  # what the first probe says of groups as narrowed together: others have measured that
@@ -328,7 +329,3 @@ def _few(run: Run, feeds: Sequence[Feed]) -> list[Feed]:
     """The first samples of feeds, as many as every choice is tried on."""
     size = max([1, *(value[0].size for value in feeds[0].values() if value.ndim)])
     return cut(feeds, divisible(run.opened.specs), int(np.clip(NUMBERS // size, FEWEST, MOST)))[0]
-
-
-def _samples(feed: Feed) -> int:
-    return max([1, *(len(value) for value in feed.values() if value.ndim)])

@@ -11,6 +11,7 @@ from onnx_condense.merging.methods import MANNERS
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model import files
 from onnx_condense.model.inputs import Feed
+from onnx_condense.model.outputs import samples_in
 from onnx_condense.options import DEFAULT_THRESHOLD, Options
 from onnx_condense.planning.candidates import Candidate
 from onnx_condense.planning.made_up import MadeUp
@@ -18,7 +19,7 @@ from onnx_condense.planning.selection import chosen_groups, chosen_weights
 from onnx_condense.planning.thresholds import Planner, untouched
 from onnx_condense.planning.written import judged
 from onnx_condense.prepare import Clock, Opened
-from onnx_condense.proving.compare import Results, is_told, results, samples_in
+from onnx_condense.proving.compare import Results, is_told, results
 from onnx_condense.proving.losses import lost, scores_in
 from onnx_condense.proving.scorers import ApproximationError
 from onnx_condense.refitting.estimate import Estimate

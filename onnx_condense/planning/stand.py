@@ -21,6 +21,7 @@ from onnx_condense.model import wire
 from onnx_condense.model.apart import APART_FROM
 from onnx_condense.model.inputs import Feed
 from onnx_condense.model.names import Names
+from onnx_condense.model.outputs import batch_in
 from onnx_condense.planning.planned import NOTHING
 from onnx_condense.planning.stretches import STRETCHES, Choice, Fed, Place, Stretches, divided
 from onnx_condense.planning.thresholds import Planner, costing
@@ -277,7 +278,7 @@ def _fed(planner: Planner, feeds: Sequence[Feed], pairs: Sequence[Factorable]) -
             shifts[place[0]] = f"{stem}s{place[0]}", np.zeros(sizes, weights[place][1].dtype)
     for place in (pair.place for pair in pairs if pair.place not in weights):
         weights[place] = f"{stem}w{len(weights)}", planner.original.weight(*place)
-    fed, samples = Fed(weights, shifts), sum(max(len(v) if v.ndim else 1 for v in feed.values()) for feed in feeds)
+    fed, samples = Fed(weights, shifts), sum(map(batch_in, feeds))
     everywhere = Choice({place: value for place, (_, value) in weights.items()}, {})
     for most in (STRETCHES, 1):
         found = divided(trace, model, fed, samples, most)

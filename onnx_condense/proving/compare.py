@@ -18,7 +18,7 @@ from onnx_condense.model import apart
 from onnx_condense.model.blame import blamed
 from onnx_condense.model.files import Model, load
 from onnx_condense.model.inputs import Feed, draw_feeds
-from onnx_condense.model.outputs import LABELS, Outputs, arrays, tells
+from onnx_condense.model.outputs import LABELS, Outputs, arrays, samples_in, tells
 from onnx_condense.model.surgeon import import_graph
 from onnx_condense.operators.classes import class_outputs
 from onnx_condense.operators.specs import model_specs
@@ -251,11 +251,6 @@ def results(model: onnx.ModelProto, feeds: Iterable[Feed], optimize: bool = True
 def is_told(told: bool | None, expected: Results, feeds: Sequence[Feed]) -> bool:
     """Whether the outputs on some feeds say anything. told: what is known of generated ones (see `Drawn`)."""
     return told if told is not None else tells(expected, [samples_in(feed) for feed in feeds])
-
-
-def samples_in(feed: Outputs) -> int:
-    """How many samples a feed has: the first axis of the first array that has one."""
-    return next((len(value) for value in feed.values() if value.ndim), 1)
 
 
 def surgery_limits(noise: Verification) -> dict[str, float]:

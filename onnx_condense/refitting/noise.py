@@ -12,6 +12,7 @@ import onnx
 from onnx_condense.arrays import Array, Shape
 from onnx_condense.errors import InputError
 from onnx_condense.model.inputs import Feed
+from onnx_condense.model.outputs import batch_in
 from onnx_condense.model.parts import observe
 from onnx_condense.refitting.moments import Sums
 from onnx_condense.refitting.reading import Source
@@ -92,7 +93,7 @@ class Noise:
         places = min(size // consumer.channels for size, consumer in zip(read, consumers, strict=True))
         enough = max(SAMPLES, ENOUGH // max(1, places))
         if not (self.repeats or has_floats(self._feed)):
-            enough = min(enough, max([2, *(len(value) for value in self._feed.values() if value.ndim)]))
+            enough = min(enough, max(2, batch_in(self._feed)))
         count = max(2, min(enough, NUMBERS // max(1, 4 * largest, sum(read))))
         runs = min(RUNS, -(-enough // count)) if self._steps_first else 1
         return [synthetic(self._feed, count, self._seed + number, self._span) for number in range(runs)]
@@ -104,7 +105,7 @@ class Noise:
 
     def _per_sample(self, shape: Shape) -> int:
         """How many numbers of a tensor a sample has; those of sequences may have their steps first."""
-        batch = max([1, *(len(value) for value in self._feed.values() if value.ndim)])
+        batch = batch_in(self._feed)
         return int(np.prod(shape)) // batch if self._steps_first else int(np.prod(shape[1:]))
 
     def _normalizations(self) -> Iterator[tuple[int, BatchStatistics]]:

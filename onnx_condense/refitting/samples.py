@@ -21,6 +21,7 @@ from onnx_condense.errors import UsageError, WorkerError
 from onnx_condense.extras import need
 from onnx_condense.model.blas import limited
 from onnx_condense.model.inputs import Feed, Inputs, InputSpec, read_feeds, tied
+from onnx_condense.model.outputs import samples_in
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -135,9 +136,9 @@ class Calibration:
         found: list[Feed] = []
         rest: list[Shard] = []
         for shard in self.shards:
-            missing = samples - sum(map(_samples, found))
+            missing = samples - sum(map(samples_in, found))
             first = cut(shard.feeds(), divisible(shard.specs), missing)[0] if missing > 0 and shard.kept else []
-            taken = sum(map(_samples, first))
+            taken = sum(map(samples_in, first))
             found += first
             rest.append(replace(shard, skipped=taken, kept=shard.kept - taken))
         return found, replace(self, shards=tuple(rest))
@@ -215,7 +216,7 @@ def opened(
     for part in (part for one in several for part in parts(specs, one, not sent)):
         feeds = read_feeds(specs, part)
         rest, out = held_back(feeds, divisible(specs), first) if holds_back else (feeds, [])
-        shards.append(Shard(absolute(part), tuple(specs), first, sum(map(_samples, rest)), holds_back))
+        shards.append(Shard(absolute(part), tuple(specs), first, sum(map(samples_in, rest)), holds_back))
         held += pieces(out, divisible(specs))
         first += sum(_parts(feed, divisible(specs)) for feed in feeds)
     if holds_back and not held:
@@ -234,7 +235,7 @@ def cut(feeds: Sequence[Feed], divisible: bool, samples: int) -> tuple[list[Feed
     first: list[Feed] = []
     rest: list[Feed] = []
     for feed in feeds:
-        size = _samples(feed)
+        size = samples_in(feed)
         wanted = min(size, samples) if _parts(feed, divisible) == size else size * (samples > 0)
         samples -= wanted
         for start, end, into in ((0, wanted, first), (wanted, size, rest)):
@@ -252,7 +253,7 @@ def pieces(feeds: Sequence[Feed], divisible: bool, largest: int | None = None) -
     """
     found: list[Feed] = []
     for feed in feeds:
-        samples = _samples(feed)
+        samples = samples_in(feed)
         most = max(1, NUMBERS * samples // max(1, sum(value.size for value in feed.values())))
         most = most if largest is None else min(most, largest)
         if _parts(feed, divisible) < samples or samples <= most:
@@ -286,9 +287,4 @@ def held_back(feeds: Sequence[Feed], divisible: bool, first: int = 0) -> tuple[l
 def _parts(feed: Feed, divisible: bool) -> int:
     """How many parts a feed may be cut into: as many as samples, where all inputs have as many, else one."""
     even = len({len(value) for value in feed.values() if value.ndim}) < 2
-    return _samples(feed) if divisible and even else 1
-
-
-def _samples(feed: Feed) -> int:
-    value = next(iter(feed.values()), None)
-    return len(value) if value is not None and value.ndim else 1
+    return samples_in(feed) if divisible and even else 1

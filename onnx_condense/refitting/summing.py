@@ -10,6 +10,7 @@ import numpy as np
 from numpy.random import Generator
 
 from onnx_condense.arrays import Array, Floats
+from onnx_condense.model.outputs import batch_in
 from onnx_condense.model.parts import Probe, needed
 from onnx_condense.model.protos import read_by
 from onnx_condense.operators.answers import Role
@@ -150,7 +151,7 @@ def _what(source: Source) -> object:
 
 def _per_sample(trace: Trace, probe: Probe) -> int:
     """How many numbers of all that is read belong to a sample."""
-    shapes, batch = trace.facts.shapes, max([1, *(len(v) for v in trace.facts.feed.values() if v.ndim)])
+    shapes, batch = trace.facts.shapes, batch_in(trace.facts.feed)
     return max(1, sum(prod(shapes[name]) for name in probe.names if name in shapes) // batch)
 
 

@@ -14,6 +14,7 @@ from support import builders
 
 import onnx_condense as oc
 from onnx_condense.model.inputs import Feed, input_specs, make_feeds
+from onnx_condense.model.outputs import batch_in, samples_in
 from onnx_condense.refitting.samples import divisible
 
 
@@ -289,3 +290,15 @@ def test_where_no_size_is_to_be_found_none_is_asked_for(inputs: str, said: str) 
     text = f"g ({inputs}) => (float[N, 3] y) {{ g = Gather(w, far) y = Add(g, {'x' if inputs else 'w'}) }}"
     with pytest.raises(oc.InputError, match=said):
         feeds(builders.build(text, {"w": builders.random(2, 3), "far": np.array([104])}, check=False))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "samples", "batch"),
+    [([], 1, 1), ([()], 1, 1), ([(4, 2), (9,)], 4, 9), ([(), (3, 2)], 3, 3), ([(1, 7), (5, 7)], 1, 5)],
+)
+def test_samples_are_those_of_the_first_input_with_an_axis(
+    shapes: list[tuple[int, ...]], samples: int, batch: int
+) -> None:
+    """A table that all samples share may be longer."""
+    feed = {str(number): np.zeros(shape) for number, shape in enumerate(shapes)}
+    assert (samples_in(feed), batch_in(feed)) == (samples, batch)

@@ -366,3 +366,10 @@ def test_elimination_counts_what_is_lost() -> None:
             rest = c - c[:, kept] @ np.linalg.solve(c[np.ix_(kept, kept)], c[kept])
             lost += float(np.trace(gram @ rest))
         assert losses[gone - 1] == pytest.approx(lost, rel=1e-5)
+
+
+def test_a_model_without_inputs_cannot_be_narrower() -> None:
+    net = Net(seed=4)
+    hidden = net.node("Relu", net.dense("first", net.constant(net.normal(2, 4)), net.normal(6, 4)))
+    with pytest.raises(oc.VerificationError, match="no layer can be narrower"):
+        oc.condense(net.build(net.dense("second", hidden, net.normal(3, 6))), oc.Options(budget=("params", 0.5)))
