@@ -199,7 +199,7 @@ def compare(a: Results, b: Results, reference: Results | None = None) -> Verific
         for name in (name for name in tallies if name in left or name in right):
             original = reference[index].get(name) if reference else None
             tallies[name].add(left.get(name, NONE), right.get(name, NONE), original)
-    samples = sum(next((len(v) if v.ndim else 1 for v in feed.values()), 1) for feed in a)
+    samples = sum(map(samples_in, a))
     return Verification(tuple(tally.comparison(name) for name, tally in tallies.items()), samples)
 
 
