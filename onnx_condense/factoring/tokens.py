@@ -17,8 +17,11 @@ from onnx_condense.tracing.trace import Trace
 OFFSET = 2.7
 """Of Zipf's law, as Mandelbrot put it: the frequency of the k-th most frequent token is about 1 / (k + OFFSET)."""
 
-PRIOR = 1.0
-"""Weight of what Zipf's law says, against tokens that were counted, in tokens per token."""
+NEAR = 2.0
+"""Rows whose numbers differ by less than this factor are asked for about as often, where a vocabulary is sorted."""
+
+PRIOR = 0.3
+"""Weight of what Zipf's law says of rows that were not counted, against what rows near them say."""
 
 
 @dataclass(frozen=True)
@@ -75,5 +78,12 @@ def zipf(rows: int) -> Floats:
 
 
 def smoothed(counts: Floats, law: Floats) -> Floats:
-    """[rows] shares from counts, and from a law for what was not counted."""
-    return np.asarray((counts + PRIOR * counts.sum() * law) / ((1 + PRIOR) * max(1.0, counts.sum())))
+    """[rows] shares from counts [rows], and for rows that were not counted from a law and from rows near them.
+
+    Rows that are not among these tokens are among others about as often as those that are there once (Good, 1953).
+    """
+    rows, singles = np.arange(len(counts)), np.concatenate([[0.0], np.cumsum(counts == 1)])
+    first, last = (rows / NEAR).astype(np.int64), np.minimum(len(rows), np.ceil((rows + 1) * NEAR).astype(np.int64))
+    near = (singles[last] - singles[first]) / (last - first)
+    found = counts + near + PRIOR * max(1.0, singles[-1]) * law
+    return np.asarray(found / found.sum())

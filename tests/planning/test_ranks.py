@@ -124,11 +124,16 @@ def test_tables_give_less_than_what_saves_time_where_little_is_lost(little: bool
     (key,) = ways.readings[0].ranks.tables()
     place, unit = ways.readings[0].ranks.place(key), 1e-6 if little else 1.0
 
-    def rank(twin: Twin) -> int:
-        return twin.factors[place].rank if place in twin.factors else 32
+    def numbers(twin: Twin) -> float:
+        """How many a row of the table keeps in the mean."""
+        factor = twin.factors.get(place)
+        if factor is None or factor.bands is None:
+            return 32 if factor is None else factor.rank
+        frequent = len(factor.bands.frequent) / TOKENS
+        return frequent * factor.rank + (1 - frequent) * factor.bands.rare
 
-    found = replace(ways, readings=ways.readings[:1], lost=lambda twin: unit * rank(twin)).least(0.5)
-    first, chosen = (rank(one.at(0.5, one.aside)[0].twin) for one in (ways.readings[0], found))
+    found = replace(ways, readings=ways.readings[:1], lost=lambda twin: unit * numbers(twin)).least(0.5)
+    first, chosen = (numbers(one.at(0.5, one.aside)[0].twin) for one in (ways.readings[0], found))
     assert chosen > first if little else chosen <= first < 32
 
 
