@@ -15,7 +15,7 @@ from onnx_condense.algebra.stages import Stage
 from onnx_condense.arrays import Floats, Ints
 from onnx_condense.merging.similarity import BLOCK, Compared, Confirm, condensation_groups, precise, similarity
 
-SPARSE_FROM = 2**11
+SPARSE_FROM = 2**10
 """Channels from which only pairs are kept that are alike."""
 
 FLOOR = 0.5
