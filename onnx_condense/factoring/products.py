@@ -149,7 +149,8 @@ def filled(trace: Trace, product: Product, width: Callable[[Group], int]) -> lis
         bases[line] = np.linalg.qr(np.hstack([inside, np.eye(len(inside))]))[0].T
         counts[line] = inside.shape[1]
     left = max(counts.values()) * len(bases)
-    return _rotations(product, {0: bases, 1: bases}, counts) if 0 < left < width(product.group) else []
+    idle = 0 < left < len(product.group.units) and left < width(product.group)  # who asks for widths judges all groups
+    return _rotations(product, {0: bases, 1: bases}, counts) if idle else []
 
 
 def _seen(one: Sequence[Floats], other: Sequence[Floats]) -> Floats:

@@ -16,8 +16,13 @@ from support.attention_forms import ALIKE, FAST, fused, repeated, separate, with
 import onnx_condense as oc
 from onnx_condense import Options
 from onnx_condense.arrays import Array
+from onnx_condense.merging.judging import Judgement, judge
+from onnx_condense.merging.methods import Manner
+from onnx_condense.merging.twin import Twin
 from onnx_condense.model.protos import serialize
+from onnx_condense.planning import thresholds
 from onnx_condense.proving.compare import compare, results
+from onnx_condense.tracing.trace import Group
 
 
 def planted(**heads: int) -> Attention:
@@ -124,6 +129,18 @@ def test_what_both_sides_fill_stays() -> None:
     assert not oc.condense(separate(low("q", (6, 4))), EXACT).changed, "heads lose equally many"
     assert not oc.condense(separate(low("q", (4, 4))), replace(EXACT, widths_only=True)).changed
     assert not oc.condense(with_rotations(low("q", (4, 4)), "halves", FAST), EXACT).changed
+
+
+def test_what_both_sides_fill_is_judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, ...]] = []
+
+    def watched(twin: Twin, group: Group, manner: Manner) -> Judgement:
+        seen.append(group.layers)
+        return judge(twin, group, manner)
+
+    monkeypatch.setattr(thresholds, "judge", watched)
+    oc.condense(separate(Attention()), EXACT)
+    assert len(seen) == len(set(seen)) > 1
 
 
 def test_copies_need_no_basis() -> None:
