@@ -80,10 +80,13 @@ def zipf(rows: int) -> Floats:
 def smoothed(counts: Floats, law: Floats) -> Floats:
     """[rows] shares from counts [rows], and for rows that were not counted from a law and from rows near them.
 
-    Rows that are not among these tokens are among others about as often as those that are there once (Good, 1953).
+    Rows that are not among these tokens are among others about as often as those that are there once (Good, 1953), or
+    least often: inputs may be there twice.
     """
-    rows, singles = np.arange(len(counts)), np.concatenate([[0.0], np.cumsum(counts == 1)])
+    asked = counts[counts > 0]
+    least = float(asked.min()) if len(asked) else 1.0
+    rows, rare = np.arange(len(counts)), np.concatenate([[0], np.cumsum(counts == least)])
     first, last = (rows / NEAR).astype(np.int64), np.minimum(len(rows), np.ceil((rows + 1) * NEAR).astype(np.int64))
-    near = (singles[last] - singles[first]) / (last - first)
-    found = counts + near + PRIOR * max(1.0, singles[-1]) * law
+    near = (rare[last] - rare[first]) / (last - first)
+    found = counts + least * (near + PRIOR * max(1, rare[-1]) * law)
     return np.asarray(found / found.sum())

@@ -60,11 +60,19 @@ def test_shares_keep_the_order_of_counts_and_leave_no_row_out() -> None:
     assert shares[counts > 5].min() > shares[counts == 1].max()
 
 
-@pytest.mark.parametrize("times", [0.0, 3.0])
-def test_where_no_row_was_counted_once_the_law_says_a_little(times: float) -> None:
-    counts = np.array([times, times, 0.0, 0.0])
-    shares = smoothed(counts, zipf(4))
-    assert_allclose(shares, (counts + PRIOR * zipf(4)) / (counts.sum() + PRIOR))
+def test_inputs_that_are_there_twice_say_no_more() -> None:
+    counts, law = counted(0), zipf(ROWS)
+    assert_allclose(smoothed(2 * counts, law), smoothed(counts, law))
+
+
+def test_where_nothing_was_counted_the_law_says_it() -> None:
+    assert_allclose(smoothed(np.zeros(4), zipf(4)), zipf(4))
+
+
+def test_rows_far_from_those_that_were_counted_have_what_the_law_says() -> None:
+    counts = np.array([5.0, 3.0, *np.zeros(8)])
+    near = 1 / 2 + 1 / 4 + 1 / 5 + 1 / 7  # of rows 0 to 3, in whose neighbourhoods row 1 is
+    assert_allclose(smoothed(counts, zipf(10))[4:], 3 * PRIOR * zipf(10)[4:] / (8 + 3 * (near + PRIOR)))
 
 
 def test_a_table_of_one_row() -> None:
