@@ -30,6 +30,11 @@ def batch_in(values: Outputs) -> int:
     return max([1, *(len(value) for value in values.values() if value.ndim)])
 
 
+def sample_size(values: Outputs) -> int:
+    """How many numbers a sample of the largest input or output has, 1 where none has an axis for samples."""
+    return max([1, *(value.size // max(1, len(value)) for value in values.values() if value.ndim)])
+
+
 def arrays(names: Iterable[str], values: Iterable[Any]) -> dict[str, Array]:
     """Outputs of onnxruntime as arrays.
 

@@ -12,7 +12,7 @@ import onnx
 from onnx_condense.errors import InputError
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model.inputs import Feed
-from onnx_condense.model.outputs import samples_in
+from onnx_condense.model.outputs import sample_size, samples_in
 from onnx_condense.planning.written import judged
 from onnx_condense.prepare import Opened
 from onnx_condense.proving.compare import Varying, is_told, results
@@ -48,8 +48,7 @@ class MadeUp:
         feed = opened.without_data[0]
         if opened.options.data is not None or not has_images(feed):
             return None
-        size = max(value[0].size for value in feed.values() if value.ndim)
-        count = int(np.clip(NUMBERS // size, FEWEST, MOST))
+        count = int(np.clip(NUMBERS // sample_size(feed), FEWEST, MOST))
         tries, judging = (like(opened, feed, APART * n, n * count, dead_leaves) for n in (1, 2))
         try:
             found = results(opened.source.proto, [*tries, *judging])

@@ -13,7 +13,7 @@ from onnx_condense.goals import ErrorBound, Goal, Latency, ScoreDrop, Share, Uni
 from onnx_condense.merging.methods import MANNERS
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model.inputs import Feed
-from onnx_condense.model.outputs import samples_in
+from onnx_condense.model.outputs import sample_size, samples_in
 from onnx_condense.options import DEFAULT_THRESHOLD, DEFAULT_TRIALS, INSPECT_THRESHOLDS
 from onnx_condense.planning.budget import Counts, Known, Pruner, keep_share
 from onnx_condense.planning.fewer_heads import losses
@@ -327,5 +327,5 @@ def _least(readings: Sequence[Pruner], share: float, lost: Callable[[Twin], floa
 
 def _few(run: Run, feeds: Sequence[Feed]) -> list[Feed]:
     """The first samples of feeds, as many as every choice is tried on."""
-    size = max([1, *(value[0].size for value in feeds[0].values() if value.ndim)])
-    return cut(feeds, divisible(run.opened.specs), int(np.clip(NUMBERS // size, FEWEST, MOST)))[0]
+    count = int(np.clip(NUMBERS // sample_size(feeds[0]), FEWEST, MOST))
+    return cut(feeds, divisible(run.opened.specs), count)[0]

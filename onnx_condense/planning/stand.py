@@ -91,26 +91,28 @@ class Stand:
 
         made_up: whether errors are of what differs between samples alone: made-up ones look alike to a network.
         """
-        self._planner, self._estimate, self._feeds = planner, estimate, feeds
+        self._planner, self._estimate, self._made_up = planner, estimate, made_up
         self._known: dict[int, dict[int, Choice]] = {}
         self._fits = set[int]()  # groups of which some width has shapes, and will be checked again if it is taken
-        self._rows: dict[Place, Ints | None] = {}
-        self._seen: dict[frozenset[tuple[int, bytes]], Results] = {}
         self._by_index = {group.index: group for group in planner.groups}
         self.aside = NOTHING
         self._fed = _fed(planner, feeds, pairs)
-        self._expected = self._outputs(planner.original)
-        self._varying = Varying(self._expected) if made_up else None
-        self._scores = scores_in(planner.trace.facts.model, self._expected)
+        self._expect(feeds)
 
     def on(self, feeds: Sequence[Feed]) -> Stand:
         """The same on other inputs."""
         other = copy(self)
-        other._feeds, other._rows, other._seen = feeds, {}, {}
-        other._expected = other._outputs(self._planner.original)
-        other._varying = None if self._varying is None else Varying(other._expected)
-        other._scores = scores_in(self._planner.trace.facts.model, other._expected)
+        other._expect(feeds)
         return other
+
+    def _expect(self, feeds: Sequence[Feed]) -> None:
+        """Notes what the original makes of these inputs."""
+        self._feeds = feeds
+        self._rows: dict[Place, Ints | None] = {}
+        self._seen: dict[frozenset[tuple[int, bytes]], Results] = {}
+        self._expected = self._outputs(self._planner.original)
+        self._varying = Varying(self._expected) if self._made_up else None
+        self._scores = scores_in(self._planner.trace.facts.model, self._expected)
 
     def takes(self, weight: Factorable) -> bool:
         """Whether nothing need be written where this weight lies in a basis."""

@@ -14,7 +14,7 @@ from support import builders
 
 import onnx_condense as oc
 from onnx_condense.model.inputs import Feed, input_specs, make_feeds
-from onnx_condense.model.outputs import batch_in, samples_in
+from onnx_condense.model.outputs import batch_in, sample_size, samples_in
 from onnx_condense.refitting.samples import divisible
 
 
@@ -293,12 +293,12 @@ def test_where_no_size_is_to_be_found_none_is_asked_for(inputs: str, said: str) 
 
 
 @pytest.mark.parametrize(
-    ("shapes", "samples", "batch"),
-    [([], 1, 1), ([()], 1, 1), ([(4, 2), (9,)], 4, 9), ([(), (3, 2)], 3, 3), ([(1, 7), (5, 7)], 1, 5)],
+    ("shapes", "samples", "batch", "size"),
+    [([], 1, 1, 1), ([()], 1, 1, 1), ([(4, 2), (9,)], 4, 9, 2), ([(), (3, 2)], 3, 3, 2), ([(1, 7), (5, 7)], 1, 5, 7)],
 )
 def test_samples_are_those_of_the_first_input_with_an_axis(
-    shapes: list[tuple[int, ...]], samples: int, batch: int
+    shapes: list[tuple[int, ...]], samples: int, batch: int, size: int
 ) -> None:
     """A table that all samples share may be longer."""
     feed = {str(number): np.zeros(shape) for number, shape in enumerate(shapes)}
-    assert (samples_in(feed), batch_in(feed)) == (samples, batch)
+    assert (samples_in(feed), batch_in(feed), sample_size(feed)) == (samples, batch, size)

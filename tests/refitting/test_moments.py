@@ -142,8 +142,10 @@ def test_mixes_of_many_targets_choose_the_strength_that_these_choose() -> None:
     ridge = varied + through.strength * np.trace(varied) / len(varied) * np.eye(len(varied))
     assert through.strength == STRENGTHS[-1]
     wanted = np.linalg.solve(ridge, varied @ weight.T).T  # the formula of `Moments.ridge`, of rows and not of sums
-    np.testing.assert_allclose(through.weight, wanted, rtol=1e-10)  # rounding alone: the system's condition is 5
-    np.testing.assert_allclose(through.weight, weight, atol=6e-4)  # the truth: a ridge of 1e-4 takes 1e-4 off, and more
+    rounding = len(x) * np.finfo(float).eps * np.linalg.cond(ridge)
+    assert rounding < 1.5e-13
+    np.testing.assert_allclose(through.weight, wanted, rtol=0, atol=rounding)
+    assert np.abs(through.weight - weight).max() < 5.3e-4  # no more than this ridge takes off the truth
 
 
 def test_a_share_of_the_variance_may_be_apart() -> None:
