@@ -19,7 +19,8 @@ from onnx_condense.progress import Step
 from onnx_condense.rewriting.kept import Disagreement
 from onnx_condense.timing.costs import Costs, LayerCosts, Point, WholeCost
 from onnx_condense.timing.kept import Kept, machine
-from onnx_condense.timing.kernels import Small, Taken, together
+from onnx_condense.timing.kernels import Small, Taken, may_be_open
+from onnx_condense.timing.yardstick import yardstick
 from onnx_condense.tracing.trace import Group, Trace
 
 MOST = 16
@@ -198,17 +199,16 @@ class _Made:
                 continue
             small = at.small(piece)
             key = digest(small)
+            if key not in self.known and key not in self.waiting:
+                if not may_be_open([yardstick(), *self.waiting.values(), small]):
+                    self._answer()
+                self.waiting[key] = small
             size = sum(value.size for value in small.feed.values())
             self.places.append((number, widths, key, size))
             self.points[number][widths] = np.inf
-            if key not in self.known and key not in self.waiting:
-                self.waiting[key] = small
-        if len(list(together(list(self.waiting.values())))) > 1:
-            self._answer()
 
     def _answer(self) -> None:
-        found = self.timer.kernel_seconds(list(self.waiting.values()), self.threads) if self.waiting else []
-        new = {key: _numbers(taken) for key, taken in zip(self.waiting, found, strict=True)}
+        new = self._timed()
         self.known |= new
         self.kept.add(new)
         for number, widths, key, size in self.places:
@@ -217,6 +217,20 @@ class _Made:
             self.points[number][widths] = _rounded(_in_place(taken, first, size / max(1, whole)))
         self.waiting.clear()
         self.places.clear()
+
+    def _timed(self) -> dict[str, Row]:
+        """What is waiting, timed beside the yardstick: seconds of this machine as it was when that was timed first.
+
+        Others that run on it may slow it down to a half, for as long as many small models take.
+        """
+        if not self.waiting:
+            return {}
+        found = self.timer.kernel_seconds([yardstick(), *self.waiting.values()], self.threads)
+        now, *rows = map(_numbers, found)
+        key = digest(yardstick())
+        first = self.known.get(key, now)
+        faster = first[0] / now[0] if now[0] else 1.0
+        return {key: first} | {one: _scaled(row, faster) for one, row in zip(self.waiting, rows, strict=True)}
 
     def _widths(self, number: int, plan: Widths) -> tuple[int, ...]:
         return tuple(plan.get(g, int(self.grid[g][0])) for g in self.pieces[number].groups)
@@ -274,6 +288,12 @@ def _numbers(taken: Taken) -> Row:
     """What is kept of a measurement."""
     numbers = (taken.seconds, taken.into.count, taken.into.seconds, taken.back.count, taken.back.seconds)
     return tuple(_rounded(number) for number in numbers)
+
+
+def _scaled(row: Row, factor: float) -> Row:
+    """A measurement, the seconds of which are others."""
+    seconds, into, into_seconds, back, back_seconds = row
+    return tuple(map(_rounded, (factor * seconds, into, factor * into_seconds, back, factor * back_seconds)))
 
 
 def _in_place(now: Row, first: Row, share: float) -> float:

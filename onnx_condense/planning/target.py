@@ -38,6 +38,9 @@ NEAR = 0.04
 SAME = 1e-3
 """Relative difference of corrections that is none."""
 
+STRIDE = 2.0
+"""Times what was asked for that a correction asks for at most: what a race says of one table holds near it."""
+
 LEAST_GAIN = 0.2
 """What a correction may make of what a table says is saved, at least; and at most one over this."""
 
@@ -240,7 +243,7 @@ class ToLatency:
                 return _gain(wanted, said)
             low = said, max(saved, low[1])
         said, saved = known[-1]
-        return _gain(saved, said)
+        return max(_gain(saved, said), _gain(wanted, STRIDE * said))
 
     def _unreachable(self, gain: float) -> VerificationError:
         pruner = self.rivals[0].pruner

@@ -21,7 +21,7 @@ from onnx_condense.expected import is_number
 
 _log = logging.getLogger(__name__)
 
-VERSION = 3
+VERSION = 4
 """Part of the name: what was measured in another way is not read."""
 
 NUMBERS = 5

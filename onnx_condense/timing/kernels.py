@@ -7,7 +7,7 @@ import logging
 import random
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,11 +72,6 @@ class Taken:
 NOTHING = Taken(0.0, Moves(0, 0.0), Moves(0, 0.0))
 
 
-def kernel_seconds(models: Sequence[Small], threads: int) -> list[Taken]:
-    """Seconds per run in the kernels of each model; nothing of one that does not run by itself."""
-    return [seconds for some in together(models) for seconds in _measured(some, threads)]
-
-
 def run_seconds(models: Sequence[Small], threads: int, limit: float) -> list[float]:
     """Seconds per run of each model, all of which take the first one's inputs, by a race of at most `limit` seconds.
 
@@ -89,21 +84,13 @@ def run_seconds(models: Sequence[Small], threads: int, limit: float) -> list[flo
     return [first * raced.ratio(number).value for number in range(len(models))]
 
 
-def together(models: Sequence[Small]) -> Iterator[Sequence[Small]]:
-    """As many models as are open at once."""
-    some: list[Small] = []
-    size = 0
-    for model in models:
-        if some and (len(some) == TOGETHER or size + len(model.model) > BYTES):
-            yield some
-            some, size = [], 0
-        some.append(model)
-        size += len(model.model)
-    if some:
-        yield some
+def may_be_open(models: Sequence[Small]) -> bool:
+    """Whether so many models may be timed together."""
+    return len(models) <= TOGETHER and sum(len(model.model) for model in models) <= BYTES
 
 
-def _measured(models: Sequence[Small], threads: int) -> list[Taken]:
+def kernel_seconds(models: Sequence[Small], threads: int) -> list[Taken]:
+    """Seconds per run in the kernels of each model, measured in turn; nothing of one that does not run by itself."""
     with tempfile.TemporaryDirectory() as folder:
         found = [_entered(model, threads, f"{folder}/{number}") for number, model in enumerate(models)]
         entered = [one for one in found if one is not None]

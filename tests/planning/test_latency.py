@@ -75,6 +75,20 @@ class Ruled(ThisMachine):
 
 
 @dataclasses.dataclass(frozen=True)
+class Disturbed(Ruled):
+    """The same, slowed down by others in turn, while some small models are timed; 1 ms for what is no dense layer."""
+
+    slower: tuple[float, ...] = (2.0, 3.0, 1.0)
+    asked: list[int] = dataclasses.field(default_factory=list)
+
+    def kernel_seconds(self, models: Sequence[Small], threads: int) -> list[Taken]:
+        self.asked.append(len(models))
+        slower = self.slower[len(self.asked) % len(self.slower)]
+        found = [self._of(onnx.ModelProto.FromString(one.model)) or 1e-3 for one in models]
+        return [Taken(slower * seconds, Moves(1, slower * 1e-6), NOTHING) for seconds in found]
+
+
+@dataclasses.dataclass(frozen=True)
 class Silent(ThisMachine):
     """A machine that must not be asked."""
 
@@ -140,6 +154,21 @@ def test_the_table_is_corrected_by_what_was_measured(saves: float) -> None:
     assert abs(target.measured.ratio / 0.7 - 1) < 0.1
     assert target.races > 1
     assert target.gain == pytest.approx(saves, abs=0.05)
+
+
+def test_what_a_table_hardly_knows_is_asked_for_step_by_step() -> None:
+    """A fifth of what is asked for comes: five times as much at once would be more than there is."""
+    target = target_of(condensed(Ruled(saves=0.2), budget=("latency", 0.9)))
+    assert target.measured is not None
+    assert abs(target.measured.ratio / 0.9 - 1) < 0.04
+    assert target.races > 2
+
+
+def test_a_machine_that_others_slow_down_gives_the_same_table() -> None:
+    machine = Disturbed()
+    found, steady = condensed(machine).costs, condensed(Disturbed(slower=(3.0,))).costs
+    assert len(machine.asked) > len(machine.slower)
+    assert found == steady
 
 
 def test_a_result_that_stays_far_from_the_target_says_why() -> None:
