@@ -6,7 +6,9 @@ the small model is its slice. Removed columns are zero in it, removed rows stay 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,6 +22,9 @@ from onnx_condense.operators.actions import Contraction
 from onnx_condense.operators.answers import Role
 from onnx_condense.tracing.labels import atoms_of
 from onnx_condense.tracing.trace import Group, Slot, Trace
+
+Key = TypeVar("Key")
+T = TypeVar("T")
 
 Folds = tuple[
     dict[tuple[int, int], Array],
@@ -169,6 +174,10 @@ class Twin:
         """Whether it is another than the original."""
         return bool(self.plans or self.factors)
 
+    def kept_as(self, other: Twin) -> bool:
+        """Whether the same channels stay in both, and as many directions of pairs of factors."""
+        return bool((self.alive == other.alive).all()) and self.ranks == other.ranks
+
     def exactly(self, node: int, position: int) -> Twin:
         """The twin of the exact merges alone, as far as one weight reads their channels."""
         twin = Twin(self.trace)
@@ -185,6 +194,17 @@ class Twin:
     def refold(self, folds: Folds) -> None:
         """Goes back to what `folds` gave."""
         self.folded, self.shift, self.refits, self.mixes, self.factors = folds
+
+    def fold_as(self, other: Twin, until: int) -> None:
+        """Nodes before one get what another twin, which kept the same, has folded into them; so do products of data."""
+
+        def early(place: tuple[int, int]) -> bool:
+            return place[0] < until
+
+        folded = _joined(other.folded, self.folded, early)
+        shift = _joined(other.shift, self.shift, lambda node: node < until)
+        refits, factors = _joined(other.refits, self.refits, early), _joined(other.factors, self.factors, early)
+        self.refold((folded, shift, refits, dict(other.mixes), factors))
 
     def apply(self, group: Group, plan: GroupPlan) -> None:
         """Folds a group's merges into its consumers."""
@@ -330,6 +350,11 @@ class Twin:
         if action is not None:
             shift = shift_of(slot, action, columns, places, constant)
             self.shift[slot.node] = self.shift.get(slot.node, 0.0) + shift
+
+
+def _joined(some: Mapping[Key, T], rest: Mapping[Key, T], taken: Callable[[Key], bool]) -> dict[Key, T]:
+    """What is taken of some, beside what is not of the rest."""
+    return {key: one for key, one in some.items() if taken(key)} | {k: one for k, one in rest.items() if not taken(k)}
 
 
 def _moved(columns: Array, places: Ints, targets: Ints, sources: Ints, ratio: Floats) -> Array:

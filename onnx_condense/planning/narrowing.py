@@ -61,7 +61,8 @@ BLOWN_UP = 1.0
 class ToShare:
     """A share of the original's size.
 
-    finish: completes a twin before it is measured, and says what it loses then, where that was asked.
+    finish: completes a twin before it is measured, and says what it loses then, where that was asked; the other twin is
+    one that was refitted by moments of calibration inputs, where there is one.
     error: of a twin's outputs, where it is known and refits are not trusted. fitted: refits by moments of calibration
     inputs, another way than `finish`, and what a twin's outputs lose; the one way where that is `near` at most.
     """
@@ -69,7 +70,7 @@ class ToShare:
     planner: Planner
     pruner: Pruner
     share: float
-    finish: Callable[[Twin], float | None]
+    finish: Callable[[Twin, Twin | None], float | None]
     error: Callable[[Twin], float] | None = None
     fitted: tuple[Refine, Callable[[Twin], float]] | None = None
     near: float = 0.0
@@ -79,13 +80,14 @@ class ToShare:
         found = self._by_moments()
         if found is not None and found[1] <= self.near:
             return found[0]
-        refitted = keep_share(self.pruner, self.share, self.finish)
+        fitted = None if found is None else found[0].twin
+        refitted = keep_share(self.pruner, self.share, lambda twin: self.finish(twin, fitted))
         if found is not None and self.fitted is not None:
             before = self.fitted[1](refitted.twin) if refitted.lost is None else refitted.lost
             return found[0] if found[1] < before else refitted
         if self.error is None or not (lost := self.error(refitted.twin)) > BLOWN_UP:
             return refitted
-        merged = keep_share(self.pruner.refined_by(untouched), self.share, self.finish)
+        merged = keep_share(self.pruner.refined_by(untouched), self.share, lambda twin: self.finish(twin, None))
         return merged if self.error(merged.twin) < lost else refitted
 
     def _by_moments(self) -> tuple[Planned, float] | None:
@@ -215,22 +217,22 @@ def _searched(run: Run, criterion: Criterion) -> Searched:
     return Searched(run.planner, ways_of(run, Units(Unit.PARAMS), None).least(None), trials)
 
 
-def calibrated_where_better(run: Run, twin: Twin) -> float | None:
+def calibrated_where_better(run: Run, twin: Twin, fitted: Twin | None = None) -> float | None:
     """Refits a twin on calibration inputs; it stays as it was without them where that fits held-back ones better.
 
     Where they are few, it stays unless that is far better; where none are held back, in any case. What its outputs
-    lose then (see `Run.lost`), where that was asked.
+    lose then (see `Run.lost`), where that was asked. fitted: see `Run.calibrate`.
     """
     calibration = run.opened.calibration
     if not (calibration.samples and run.measure.told):
         if run.options.data is not None:  # else calibration inputs move no output, and fit nothing
-            run.calibrate(twin)
+            run.calibrate(twin, fitted)
         return None
     if not calibration.holds_back and run.options.data is None:
         return None
     lost, most = (run.lost, 1.0) if calibration.chooses else (run.error, CLEAR)
     saved, before = twin.folds(), lost(twin)
-    run.calibrate(twin)
+    run.calibrate(twin, fitted)
     found = lost(twin)
     if not found <= before * most:
         twin.refold(saved)

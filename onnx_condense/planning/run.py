@@ -141,13 +141,18 @@ class Run:
         share = (calibration.samples - rest.samples) / rest.samples
         return both(self.summing, measured(trace, calibration.taken(rest), seed, share=share, remembers=False))
 
-    def calibrate(self, twin: Twin) -> None:
-        """Refits a twin on the calibration inputs, where there are any; where their error is bounded, on enough."""
+    def calibrate(self, twin: Twin, fitted: Twin | None = None) -> None:
+        """Refits a twin on the calibration inputs, where there are any; where their error is bounded, on enough.
+
+        fitted: one that was refitted by moments of these inputs.
+        """
         calibrates = MANNERS[self.options.method].calibrates and not (self.options.bounded and self.judges_itself)
         if self.opened.calibration.samples and calibrates and twin.changed:
             from onnx_condense.refitting.calibrate import Effort, calibrate  # few runs have inputs to estimate from
 
-            effort = Effort() if self.options.goal is None else Effort(care=Care(EXACT, MIXES))
+            alike = fitted if fitted is not None and fitted.kept_as(twin) else None
+            care = Care(EXACT) if self.options.goal is None else Care(EXACT, MIXES)
+            effort = Effort(care=care, fitted=alike)
             with self.clock("calibrate"):
                 calibrate(twin, self.opened.calibration, self.options.seed, self.clock.note, effort)
 

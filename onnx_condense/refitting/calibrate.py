@@ -33,8 +33,17 @@ ROWS = 2**16
 WORK = 3 * 2**31
 """Most multiplications for the sums by which a producer's step is judged; positions are drawn beyond it."""
 
+EARLY = 2 / 3
+"""Share of the readers, the first ones, that keep refits by moments of the same inputs: outputs lose no more."""
+
+LATE = 16
+"""But at least so many, the last ones, are refitted in turn: they make up for most of what all before them lost."""
+
 CLOSELY = Care(EXACT)
 """How a consumer's least squares is looked at where nothing else is said."""
+
+Reader = TwinConsumer | TwinCell | TwinFilter
+"""What is refitted."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +51,13 @@ class Effort:
     """What a calibration may take.
 
     descent: of producers. memory: bytes of tensors that a process keeps meanwhile. care: of least squares.
+    fitted: a twin that kept the same, refitted by moments of these inputs: what the first readers keep.
     """
 
     descent: Descent = field(default_factory=Descent)
     memory: int = MEMORY
     care: Care = CLOSELY
+    fitted: Twin | None = None
 
 
 def calibrate(
@@ -58,19 +69,18 @@ def calibrate(
 
     Inputs come from the condensed prefix, targets from the original model: the whole kernel and bias, drawn toward
     what the twin holds (the solution without data), as strongly as held-back samples ask for. Where the output is
-    added to another tensor (a residual connection), what that tensor has lost is part of the target.
+    added to another tensor (a residual connection), what that tensor has lost is part of the target. Of a deep network
+    the first readers keep what another twin found for them, where the effort names one.
     """
     effort = effort or Effort()
-    readers: list[TwinConsumer | TwinCell | TwinFilter] = [
-        *reading_fewer(twin),
-        *others(twin),
-        *narrowed(twin),
-        *filters(twin),
-    ]
+    readers: list[Reader] = [*reading_fewer(twin), *others(twin), *narrowed(twin), *filters(twin)]
     readers.sort(key=lambda reader: reader.node)
+    early = 0 if effort.fitted is None else _early(readers)
+    if effort.fitted is not None and early:
+        twin.fold_as(effort.fitted, readers[early].node)
     changed = Changed(twin)
     with SideBySide(twin, seed, effort.memory) as sides:
-        for number, reader in enumerate(readers, 1):
+        for number, reader in enumerate(readers[early:], early + 1):
             stage = Step("calibrate", number, len(readers), reader.fixed.layer)
             progress(stage)
             with left_alone(reader.fixed.layer):
@@ -87,6 +97,15 @@ def calibrate(
         progress(Step("calibrate", len(readers), len(readers), "products of data"))
         real = measured(twin.trace, calibration, seed)
         refit_pairs(twin, Estimate(twin.trace, twin.trace.facts.feed, seed, real))
+
+
+def _early(readers: Sequence[Reader]) -> int:
+    """How many of the readers keep what they have: those of one node together; none behind a recurrent one."""
+    cell = next((number for number, one in enumerate(readers) if isinstance(one, TwinCell)), len(readers))
+    early = max(0, min(int(EARLY * len(readers)), len(readers) - LATE, cell))
+    while early and readers[early - 1].node == readers[early].node:
+        early -= 1
+    return early
 
 
 def _calibrate_one(consumer: TwinConsumer, sides: SideBySide, totals: Totals, effort: Effort) -> bool:

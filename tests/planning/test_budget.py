@@ -211,7 +211,7 @@ def test_calibration_that_fits_held_back_samples_worse_is_undone(samples: int, a
     opened = SimpleNamespace(calibration=Calibration((Shard({}, (), 0, samples, True),)))
     run: Any = SimpleNamespace(opened=opened, measure=SimpleNamespace(told=True), options=SimpleNamespace(data=None))
     run.error = run.lost = lambda twin: next(errors)
-    run.calibrate = lambda twin: None
+    run.calibrate = lambda twin, fitted: None
     narrowing.calibrated_where_better(run, twin)
     assert done == ["before"] * undone
 
