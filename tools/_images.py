@@ -16,6 +16,13 @@ from onnx_condense.model.runtime import run, session
 
 BATCH = 100
 
+MEAN = [0.4914, 0.4822, 0.4465]
+DEVIATIONS = {
+    "mobilenetv2_cifar10.onnx": [0.2470, 0.2435, 0.2616],
+    "resnet56_cifar10.onnx": [0.2023, 0.1994, 0.2010],
+}
+"""By which CIFAR-10 images were normalized that these networks were trained on."""
+
 
 @dataclass(frozen=True)
 class Images:
@@ -71,3 +78,11 @@ def outputs(model: onnx.ModelProto, x: np.ndarray[Any, Any]) -> np.ndarray[Any, 
     parts = [x[start : start + batch] for start in range(0, len(x), batch)]
     whole = [run(active, None, {given.name: np.resize(part, (batch, *part.shape[1:]))})[0] for part in parts]
     return np.concatenate(whole).reshape(len(parts) * batch, -1)[: len(x)].astype(np.float64)
+
+
+def cifar(data: Path | None, name: str) -> Images | None:
+    """The test images, as one of these networks wants them; None of others, and without any. Raises InputError."""
+    if data is None or name not in DEVIATIONS:
+        return None
+    arrays = load(data, 0)
+    return Images(prepared(arrays["test_x"], MEAN, DEVIATIONS[name], [0, 3, 32, 32]), arrays["test_y"])

@@ -1,14 +1,14 @@
-"""Latency after pruning at equal parameters: onnxsim, Torch-Pruning, and ours, in one race per model and amount.
+"""Latency after pruning: onnxsim, Torch-Pruning, and ours as small and as fast, in one race per model and amount.
 
-    pip install . --group peers && python tools/compare_latency.py FOLDER [--only GLOB ...] [--amounts 0.1,0.3]
-        [--threads 1] [--batch 1] [--seconds 60] [--json OUT] [--fill]
+    pip install '.[images]' --group peers && python tools/compare_latency.py FOLDER [--only GLOB ...]
+        [--amounts 0.1,0.3] [--threads 1] [--batch 1] [--seconds 60] [--data DATA] [--json OUT] [--fill]
 
 FOLDER holds MODELS; a VGG-like network (tools/never_slower.py) is made here. Peers remove the given share of the
 channels, ranked by the L2 norm of their weights: onnxsim 0.8 (`apply_structured_pruning` after `simplify`), and
 Torch-Pruning (`MagnitudePruner`, as it comes and with `round_to=16`) on the same network with the same weights as a
-torch module. Ours is condensed with `--align auto --depthwise kernel` at the threshold whose result has the most
-parameters that are not more than the peer's. Only latency is compared here, not accuracy. --fill fills the table of
-docs/results.md.
+torch module. Ours is condensed with `--budget params=F` to as many parameters as each peer has, and with `--budget
+latency=F` to the latency of those that became faster, as a race of theirs says; no inputs are given. With --data, the
+accuracy of MODELS on its test images stands beside. --fill fills the table of docs/results.md.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -29,16 +29,18 @@ import onnxruntime
 import onnxsim
 import torch
 import torch_pruning
+from _images import cifar, outputs
 from _marks import fill
 from never_slower import vgg
 from onnx import numpy_helper
 
 from onnx_condense import Options, benchmark, condense
 from onnx_condense.operators.queries import count_parameters
+from onnx_condense.timing.benchmark import ModelLatency
 
 MODELS = ("mobilenetv2_cifar10.onnx", "resnet56_cifar10.onnx")
-STEPS = 10
-"""Bisections of our threshold."""
+FASTER = 0.95
+"""Ratio below which a peer's model is so fast that ours is to be as fast."""
 
 
 # ---------------------------------------------------------------------------------------------------- peers
@@ -147,28 +149,22 @@ def check_conversion(model: onnx.ModelProto) -> None:
         raise ValueError("the torch module is not the ONNX model")
 
 
-# ---------------------------------------------------------------------------------------------------- ours
-
-
-def ours(model: onnx.ModelProto, parameters: int) -> onnx.ModelProto:
-    """Condensed to at most so many parameters, as near as the threshold allows."""
-    low, high = 0.0, 1.0
-    best = None
-    for _ in range(STEPS):
-        threshold = (low + high) / 2
-        result = condense(model, Options(threshold=threshold, depthwise="kernel"))
-        if count_parameters(result.model.graph)[0] <= parameters:
-            low, best = threshold, result.model
-        else:
-            high = threshold
-    return best or result.model
-
-
 # ---------------------------------------------------------------------------------------------------- the table
 
 
+def as_fast(model: onnx.ModelProto, share: float, given: argparse.Namespace) -> onnx.ModelProto:
+    """Condensed to a share of the latency."""
+    return condense(model, Options(budget=("latency", share), threads=given.threads, batch=given.batch)).model
+
+
+def raced(models: Sequence[onnx.ModelProto], given: argparse.Namespace) -> Sequence[ModelLatency]:
+    """What a race of models says, the first of which is the original."""
+    found = benchmark(*models, threads=given.threads, batches=(given.batch,), seconds=given.seconds)
+    return found.batches[0].models
+
+
 def compare(name: str, path: Path, amount: float, given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    """One race: the original, every peer, and ours at each peer's parameters."""
+    """One race: the original, every peer, and ours at each peer's parameters, and at its latency where that is less."""
     model = onnx.load(path)
     check_conversion(model)
     exported = folder / "exported.onnx"
@@ -177,21 +173,27 @@ def compare(name: str, path: Path, amount: float, given: argparse.Namespace, fol
         ("Torch-Pruning", by_torch_pruning(model, amount, None, exported)),
         ("Torch-Pruning, round_to 16", by_torch_pruning(model, amount, 16, exported)),
     ]
-    counts = {label: count_parameters(pruned.graph)[0] for label, pruned in entries}
-    for label, count in counts.items():
-        entries.append((f"onnx-condense as small as {label}", ours(model, count)))
-    found = benchmark(
-        model,
-        *(pruned for _, pruned in entries),
-        threads=given.threads,
-        batches=(given.batch,),
-        seconds=given.seconds,
-    )
     before = count_parameters(model.graph)[0]
+    kept = {label: count_parameters(pruned.graph)[0] / before for label, pruned in entries}
+    latencies = raced([model, *(pruned for _, pruned in entries)], given)[1:]
+    ratios = {label: row.ratio for (label, _), row in zip(entries, latencies, strict=True)}
+    entries += [
+        (f"onnx-condense as small as {label}", condense(model, Options(budget=("params", share))).model)
+        for label, share in kept.items()
+    ]
+    entries += [
+        (f"onnx-condense as fast as {label}", as_fast(model, ratio, given))
+        for label, ratio in ratios.items()
+        if ratio < FASTER
+    ]
+    test = cifar(given.data, path.name)
     rows = []
-    for (label, pruned), row in zip([("original", model), *entries], found.batches[0].models, strict=True):
-        kept = count_parameters(pruned.graph)[0] / before
-        rows.append({"network": name, "amount": amount, "method": label, "parameters": kept} | vars(row))
+    models = [("original", model), *entries]
+    for (label, pruned), row in zip(models, raced([one for _, one in models], given), strict=True):
+        kept_now = count_parameters(pruned.graph)[0] / before
+        accuracy = None if test is None else float(np.mean(outputs(pruned, test.x).argmax(1) == test.y))
+        found = {"network": name, "amount": amount, "method": label, "parameters": kept_now, "accuracy": accuracy}
+        rows.append(found | vars(row))
         print(line(rows[-1]), flush=True)
     return rows
 
@@ -207,13 +209,15 @@ def line(row: dict[str, Any]) -> str:
         row["method"],
         f"{row['parameters']:.1%}",
         f"{1e3 * row['median']:.3g}",
+        f"{interval}{'' if row['stable'] else ', unstable'}",
+        "" if row["accuracy"] is None else f"{100 * row['accuracy']:.1f}",
     )
-    return f"| {' | '.join(cells)} | {interval}{'' if row['stable'] else ', unstable'} |"
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
     """Races everything and prints the table."""
-    parser = argparse.ArgumentParser(description="latency after pruning at equal parameters")
+    parser = argparse.ArgumentParser(description="latency after pruning, beside peers")
     add = parser.add_argument
     add("folder", type=Path)
     add("--only", action="append", metavar="GLOB")
@@ -221,11 +225,13 @@ def main() -> None:
     add("--threads", type=int, default=1)
     add("--batch", type=int, default=1)
     add("--seconds", type=float, default=60.0)
+    add("--data", type=Path)
     add("--json", type=Path)
     add("--fill", action="store_true")
     given = parser.parse_args()
     host = f"{platform.machine()}, {os.cpu_count()} cores, onnxruntime {onnxruntime.__version__}"
-    head = ["| network | channels removed by peers | method | parameters kept | ms | ratio (95 %) |", "|" + "---|" * 6]
+    columns = "network | channels removed by peers | method | parameters kept | ms | ratio (95 %) | accuracy, %"
+    head = [f"| {columns} |", "|" + "---|" * 7]
     print(f"{host}, {given.threads} threads, batch {given.batch}\n", *head, sep="\n")
     rows = []
     with tempfile.TemporaryDirectory() as text:

@@ -31,7 +31,7 @@ import onnx
 
 sys.path.insert(0, str(Path(__file__).parent))  # runpy does not
 
-from _images import Images, load, outputs, prepared
+from _images import Images, cifar, outputs
 from _networks import mlp, vit
 from never_slower import vgg
 
@@ -39,9 +39,6 @@ from onnx_condense import Options, condense
 from onnx_condense.timing.benchmark import Pace, clock_of, compare_latency, latency_feeds
 from onnx_condense.timing.kept import machine
 from onnx_condense.timing.race import interval
-
-MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]
-"""Of the trained networks' images."""
 
 
 @dataclass(frozen=True)
@@ -157,14 +154,6 @@ def at_equal(rows: Sequence[Mapping[str, Any]], unit: str) -> float | None:
     return float(np.interp(wanted, [row["ratio"] for row in known], [row["accuracy"] for row in known]))
 
 
-def test_images(given: argparse.Namespace) -> Images | None:
-    """Those of --data, as the trained networks want them."""
-    if given.data is None:
-        return None
-    arrays = load(given.data, 0)
-    return Images(prepared(arrays["test_x"], MEAN, STD, [0, 3, 32, 32]), arrays["test_y"])
-
-
 def main() -> None:
     """Command line entry point."""
     parser = argparse.ArgumentParser(description="budgets of latency, measured")
@@ -179,13 +168,11 @@ def main() -> None:
     parser.add_argument("--rivals", action="store_true")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    test = test_images(given)
     known = json.loads(given.json.read_text())["networks"] if given.json and given.json.exists() else []
     for name, network in NETWORKS.items():
         if not any(fnmatch(name, glob) for glob in given.only.split(";")):
             continue
-        images = test if network.trained else None
-        bench = Bench(given.threads, given.batch, given.repeats, given.seconds, images)
+        bench = Bench(given.threads, given.batch, given.repeats, given.seconds, cifar(given.data, network.trained))
         found = measured(name, network, given, bench)
         same = ("model", "threads", "batch", "calibration")
         known = [one for one in known if any(one.get(key, False) != found[key] for key in same)] + [found]
