@@ -70,6 +70,9 @@ def measured_costs(
 ) -> Costs:
     """The cost table of a traced model.
 
+    Layers on several threads may wait longer for one another than they compute. Where they say nothing of what narrower
+    models take, one thread tells how they compare.
+
     Args:
         trace: of the model, with inputs of the batch size.
         name: of the model.
@@ -86,10 +89,21 @@ def measured_costs(
             "latency cannot be planned for operators on integers, or for layers in bodies of If, Loop or Scan: "
             "take --budget macs=F"
         )
-    made = _Made(trace, threads, timer, progress)
+    costs = _costs(trace, name, (threads, threads), batch, timer, progress)
+    if threads == 1 or costs.explains:
+        return costs
+    alone = _costs(trace, name, (1, threads), batch, timer, progress)
+    return alone if alone.explains else costs
+
+
+def _costs(
+    trace: Trace, name: str, threads: tuple[int, int], batch: int, timer: Timer, progress: Callable[[str], None]
+) -> Costs:
+    """The same, of layers and of whole models on so many threads."""
+    made = _Made(trace, threads[0], timer, progress)
     made.scan()
     made.pair()
-    return made.costs(name, batch)
+    return made.costs(name, threads[1], batch)
 
 
 @dataclass(eq=False)
@@ -147,8 +161,8 @@ class _Made:
                 plans.append({g: good[g][at[c]] for g, c in self.colours.items() if c in at and good[g]})
         self._measure(plans)
 
-    def costs(self, name: str, batch: int) -> Costs:
-        """The table."""
+    def costs(self, name: str, threads: int, batch: int) -> Costs:
+        """The table; threads: of whole models."""
         names, progress = group_names(self.trace), self.progress
         progress("costs: whole models")
         good = {index: self._some(index) for index in self.grid}
@@ -160,14 +174,14 @@ class _Made:
             self._answer()
             wholes.append(at.whole)
             sums.append(sum(self._taken(number, plan) for number in range(len(self.pieces))))
-        seconds = self.timer.run_seconds(wholes, self.threads)
+        seconds = self.timer.run_seconds(wholes, threads)
         rows = [WholeCost(_rounded(s), _rounded(w)) for s, w in zip(sums, seconds, strict=True)]
         layers = []
         for piece, points in zip(self.pieces, self.points, strict=True):
             found: list[Point] = list(points.items())
             layers.append(LayerCosts(piece.layer, tuple(names[g] for g in piece.groups), tuple(found)))
         grid = {names[index]: tuple(widths.tolist()) for index, widths in self.grid.items()}
-        return Costs(name, machine(), self.threads, batch, grid, tuple(layers), tuple(rows))
+        return Costs(name, machine(), threads, batch, grid, tuple(layers), tuple(rows))
 
     # ---- measuring
 

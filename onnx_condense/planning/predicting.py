@@ -17,11 +17,8 @@ from onnx_condense.merging.twin import Twin
 from onnx_condense.planning.allocation import Curve, Priced, cost
 from onnx_condense.planning.costing import group_names, worthwhile
 from onnx_condense.planning.thresholds import Planner
-from onnx_condense.timing.costs import Costs, LayerCosts, WholeCost
+from onnx_condense.timing.costs import TINY, Costs, LayerCosts
 from onnx_condense.tracing.trace import Trace
-
-TINY = 1e-9
-"""Seconds that anything takes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +109,7 @@ class Seconds:
                     f"the cost table is of another model ({costs.model}): {name} has {widths[index]} channels, "
                     f"{costs.groups[name][0]} there; {again}"
                 )
-        slope, rest = _fitted(costs.wholes)
+        slope, rest = costs.line
         known = [one for one in costs.layers if all(name in indices for name in one.groups)]
         layers = [_priced(one, slope, [indices[name] for name in one.groups]) for one in known]
         grid = {index: costs.groups[name] for name, index in indices.items()}
@@ -152,19 +149,6 @@ class Seconds:
             if len(steps) > 1:
                 found[index] = replace(curve, steps=np.array(steps[1:], dtype=np.int64))
         return found
-
-
-def _fitted(wholes: Sequence[WholeCost]) -> tuple[float, float]:
-    """Seconds of a model for each second in its layers, and what it takes beside them: through the original's."""
-    first = wholes[0]
-    x = np.array([first.layers - one.layers for one in wholes[1:]])
-    y = np.array([first.seconds - one.seconds for one in wholes[1:]])
-    weight = np.array([max(one.seconds, TINY) for one in wholes[1:]]) ** -2.0 if len(wholes) > 1 else np.zeros(0)
-    down = float((weight * x * x).sum())
-    slope = float((weight * x * y).sum()) / down if down > 0 else 0.0
-    if slope <= 0:
-        slope = first.seconds / max(first.layers, TINY)
-    return slope, first.seconds - slope * first.layers
 
 
 def _priced(layer: LayerCosts, slope: float, groups: Sequence[int]) -> PricedLayer:

@@ -18,6 +18,12 @@ VERSION = 1
 LONGEST = 1e9
 """Seconds: some 30 years."""
 
+TINY = 1e-9
+"""Seconds that anything takes."""
+
+STEEPEST = 2.0
+"""Seconds that narrower models save for each second that their layers save, beyond which these tell nothing."""
+
 MAKE = "make one with onnx-condense bench --costs FILE MODEL"
 
 Point = tuple[tuple[int, ...], float]
@@ -67,6 +73,29 @@ class Costs:
     layers: tuple[LayerCosts, ...]
     wholes: tuple[WholeCost, ...]
     gain: float = 1.0
+
+    @property
+    def line(self) -> tuple[float, float]:
+        """Seconds of a model for each second in its layers, and what it takes beside them: through the original's."""
+        first, slope = self.wholes[0], self._slope
+        if slope <= 0:
+            slope = first.seconds / max(first.layers, TINY)
+        return slope, first.seconds - slope * first.layers
+
+    @property
+    def explains(self) -> bool:
+        """Whether its layers, timed one by one, tell what whole models take; not where threads wait for one another."""
+        return len(self.wholes) < 2 or 0 < self._slope <= STEEPEST
+
+    @property
+    def _slope(self) -> float:
+        """Seconds that narrower models save for each that their layers save: least squares of shares of their time."""
+        first, down, across = self.wholes[0], 0.0, 0.0
+        for one in self.wholes[1:]:
+            layers, seconds, weight = first.layers - one.layers, first.seconds - one.seconds, max(one.seconds, TINY)
+            across += layers * seconds / weight**2
+            down += layers * layers / weight**2
+        return across / down if down > 0 else 0.0
 
     def to_json(self) -> dict[str, Any]:
         """The table as a JSON object."""

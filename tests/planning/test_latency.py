@@ -89,6 +89,15 @@ class Disturbed(Ruled):
 
 
 @dataclasses.dataclass(frozen=True)
+class Waiting(Ruled):
+    """The same, several threads of which wait a millisecond in every layer, and compute it in a tenth of the time."""
+
+    def kernel_seconds(self, models: Sequence[Small], threads: int) -> list[Taken]:
+        found = super().kernel_seconds(models, threads)
+        return found if threads == 1 else [Taken(1e-3 + 0.1 * one.seconds, NOTHING, NOTHING) for one in found]
+
+
+@dataclasses.dataclass(frozen=True)
 class Silent(ThisMachine):
     """A machine that must not be asked."""
 
@@ -169,6 +178,27 @@ def test_a_machine_that_others_slow_down_gives_the_same_table() -> None:
     found, steady = condensed(machine).costs, condensed(Disturbed(slower=(3.0,))).costs
     assert len(machine.asked) > len(machine.slower)
     assert found == steady
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_layers_whose_threads_wait_are_timed_on_one(threads: int) -> None:
+    result, alone = condensed(Waiting(), threads=threads), condensed(Waiting(), threads=1)
+    assert result.costs is not None
+    assert alone.costs is not None
+    assert result.costs == dataclasses.replace(alone.costs, threads=threads)
+    assert target_of(result).races == 1
+
+
+def test_a_table_tells_whether_its_layers_explain_whole_models() -> None:
+    costs = condensed(Ruled()).costs
+    assert costs is not None
+    assert costs.explains
+    first, *others = costs.wholes
+    steep = [dataclasses.replace(one, layers=first.layers - (first.layers - one.layers) / 3) for one in others]
+    assert not dataclasses.replace(costs, wholes=(first, *steep)).explains
+    longer = [dataclasses.replace(one, layers=2 * first.layers - one.layers) for one in others]
+    assert not dataclasses.replace(costs, wholes=(first, *longer)).explains
+    assert dataclasses.replace(costs, wholes=(first,)).explains
 
 
 def test_a_result_that_stays_far_from_the_target_says_why() -> None:
