@@ -86,6 +86,18 @@ def convolved(
     return _node("Conv", [data, weight, *([bias] if bias else [])], output, name, **attributes)
 
 
+def convolution(channels: int, filters: int, pixels: int) -> onnx.ModelProto:
+    """A model of one convolution of 3x3 on an image [1, channels, pixels, pixels], to ask onnxruntime with."""
+    weight = numpy_helper.from_array(np.ones((filters, channels, 3, 3), np.float32), "w")
+    sizes = {"x": channels, "y": filters}
+    x, y = (
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (1, size, pixels, pixels))
+        for name, size in sizes.items()
+    )
+    graph = helper.make_graph([convolved("x", "w", "y", pads=[1, 1, 1, 1])], "probe", [x], [y], [weight])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+
 def multiplied(left: str, right: str, output: str, name: str, bias: str = "", beta: float = 1.0) -> onnx.NodeProto:
     """The product of two matrices; plus beta times a bias, where there is one."""
     if not bias:

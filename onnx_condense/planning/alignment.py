@@ -7,14 +7,12 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
 
 from onnx_condense.errors import InputError
 from onnx_condense.goals import Latency
 from onnx_condense.model.runtime import session
-from onnx_condense.operators.nodes import convolved
+from onnx_condense.operators.nodes import convolution
 from onnx_condense.options import Options
 
 ALIGNMENTS = {"avx2": 8, "avx512": 16, "arm64": 4}
@@ -37,16 +35,7 @@ def probed_width(optimize: Callable[..., object]) -> int:
 
     `optimize(model, save_to=path)` writes the optimized model, as `runtime.session` does.
     """
-    weight = numpy_helper.from_array(np.ones((PROBE_FILTERS, 16, 3, 3), dtype=np.float32), "w")
-    shape = [1, 16, 8, 8]
-    graph = helper.make_graph(
-        [convolved("x", "w", "y", pads=[1, 1, 1, 1])],
-        "probe",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, PROBE_FILTERS, 8, 8])],
-        [weight],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    model = convolution(16, PROBE_FILTERS, 8)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
         try:

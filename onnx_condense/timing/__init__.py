@@ -1,3 +1,3 @@
 """Timing: latency, memory and profiles of models in onnxruntime."""
 
-__all__ = ["benchmark", "costs", "fusions", "kept", "kernels", "profile", "race", "setup"]
+__all__ = ["benchmark", "costs", "fusions", "kept", "kernels", "profile", "race", "setup", "yardstick"]
