@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import IO
 
 from onnx_condense import trust
 from onnx_condense.errors import CondenseError, UsageError
@@ -68,27 +69,18 @@ def run(
     """
     with ExitStack() as files:
         output = files.enter_context(open(log, "wb"))
+        stderr = subprocess.STDOUT if errors is None else files.enter_context(open(errors, "wb"))
+        process = None
         try:
-            process = subprocess.Popen(
-                list(program.command),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT if errors is None else files.enter_context(open(errors, "wb")),
-                start_new_session=True,
-                env=os.environ | dict(more or {}),
-            )
-        except OSError as error:
-            raise UsageError(
-                f"{program.option} {program.command[0]} cannot be started ({error.strerror}): check it"
-            ) from error
-        try:
+            with _in_peace():
+                process = _start(program, output, stderr, more or {})
             if record is not None:
                 record.write_text(f"{process.pid} {_started(process.pid)}")
             code = process.wait(timeout)
         except subprocess.TimeoutExpired as error:
             raise program.failed(f"took more than {timeout:g} s: see {program.option}-timeout") from error
         finally:
-            if process.poll() is None:
+            if process is not None and process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
             if record is not None:
@@ -97,6 +89,25 @@ def run(
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
         words = last_line(errors or log) or last_line(log)
         raise program.failed(f'{how} ("{words[:LONGEST]}")' if words else how)
+
+
+def _start(
+    program: Program, output: IO[bytes], errors: IO[bytes] | int, more: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """The program in a process group of its own. Raises UsageError."""
+    try:
+        return subprocess.Popen(
+            list(program.command),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=errors,
+            start_new_session=True,
+            env=os.environ | dict(more),
+        )
+    except OSError as error:
+        raise UsageError(
+            f"{program.option} {program.command[0]} cannot be started ({error.strerror}): check it"
+        ) from error
 
 
 def end_orphan(record: Path) -> None:
@@ -136,20 +147,39 @@ def terminated_like_interrupted() -> Iterator[None]:
     """
     last = -math.inf
 
-    def interrupt(*_: Any) -> None:
+    def interrupt(*_: object) -> None:
         nonlocal last
         trust.hears()
         before, last = last, time.monotonic()
         if last - before > SAME:
             raise KeyboardInterrupt
 
+    with _heard_by(interrupt):
+        yield
+
+
+@contextmanager
+def _in_peace() -> Iterator[None]:
+    """Signals that ask for the end come when this is over: a program that just starts is known by then, and ends."""
+    waiting: list[int] = []
+    try:
+        with _heard_by(lambda number, frame: waiting.append(number)):
+            yield
+    finally:
+        for number in waiting:
+            signal.raise_signal(number)
+
+
+@contextmanager
+def _heard_by(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Signals that ask for the end are a handler's, but those that are ignored, as under nohup; of the main thread."""
     main = threading.current_thread() is threading.main_thread()
     numbers = [n for name in ("SIGINT", "SIGTERM", "SIGHUP") if main and (n := getattr(signal, name, None)) is not None]
-    before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}  # as under nohup
+    before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
     for number in before:
-        signal.signal(number, interrupt)
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, known in before.items():
+            signal.signal(number, known)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +21,7 @@ from support.cli import gone
 from onnx_condense import InputError, TrainerError, UsageError
 from onnx_condense.auto.trainer import Checked, check_weights_only, further, score_of
 from onnx_condense.finetune import CommandTrainer
-from onnx_condense.processes import end_orphan
+from onnx_condense.processes import end_orphan, terminated_like_interrupted
 
 MODEL = builders.mlp((4, 6, 3))
 HEAD = """
@@ -96,6 +98,25 @@ def test_what_goes_wrong_is_one_clear_line(make: Make, body: str, words: str) ->
     with pytest.raises(TrainerError, match=words) as caught:
         Checked(make(body), retries=0).train(MODEL, 1, 0.1, 0)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_an_interruption_while_the_program_starts_ends_it(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+    start = subprocess.Popen
+
+    def interrupted(*given: Any, **options: Any) -> Any:
+        process = start(*given, **options)
+        started.append(process.pid)
+        signal.raise_signal(signal.SIGINT)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    with terminated_like_interrupted(), pytest.raises(KeyboardInterrupt):
+        make("time.sleep(600)").evaluate(MODEL)
+    assert len(started) == 1
+    assert gone(started[0])
 
 
 def test_a_hang_ends_with_its_whole_process_group(make: Make, tmp_path: Path) -> None:
