@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx.compose
+import pytest
 from support.planted.net import Net
 from support.proofs import merged
 
@@ -49,19 +51,12 @@ def twins(model: onnx.ModelProto) -> tuple[Twin, Twin, Calibration]:
     """Two that lost the same channels, the second refitted by moments."""
     plan = oc.condense(model, OPTIONS).plan
     twin, calibration = merged(model, plan, OPTIONS)
-    fitted = merged(model, plan, OPTIONS)[0]
-    fitted = _on(twin, fitted)
+    fitted = Twin(twin.trace)
+    for group in plan.groups:
+        fitted.apply(twin.trace.groups[group.index], group)
     trace = twin.trace
     refit_by(fitted, Estimate(trace, trace.facts.feed, 0, measured(trace, calibration, 0)))
     return twin, fitted, calibration
-
-
-def _on(twin: Twin, other: Twin) -> Twin:
-    """The other's merges on the same trace."""
-    found = Twin(twin.trace)
-    for index, plan in other.plans.items():
-        found.apply(twin.trace.groups[index], plan)
-    return found
 
 
 def quiet(stage: str) -> None:
@@ -149,3 +144,19 @@ def recurrent(model: onnx.ModelProto) -> onnx.ModelProto:
     first = net.build(net.dense("first", last, net.normal(WIDTH, 2 * WIDTH), net.normal(WIDTH)))
     joint = first.graph.output[0].name, f"behind.{model.graph.input[0].name}"
     return onnx.compose.merge_models(first, onnx.compose.add_prefix(model, "behind."), io_map=[joint])
+
+
+def test_budgets_name_the_twin_that_moments_refitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thresholds have none."""
+    efforts: list[Effort] = []
+
+    def noted(*given: Any) -> None:
+        efforts.append(given[-1])
+        calibrate(*given)
+
+    monkeypatch.setattr(calibrating, "calibrate", noted)
+    oc.condense(deep(12), replace(OPTIONS, threshold=None, budget=("params", 0.7)))
+    assert efforts[-1].fitted is not None  # those before may have been of other widths, before biases came
+    efforts.clear()
+    oc.condense(deep(12), OPTIONS)
+    assert [effort.fitted for effort in efforts] == [None]
