@@ -16,12 +16,14 @@ from onnx_condense.model.runtime import run, session
 
 BATCH = 100
 
-MEAN = [0.4914, 0.4822, 0.4465]
+MEAN, DEVIATION = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
+"""Of the colours of CIFAR-10."""
+
 DEVIATIONS = {
-    "mobilenetv2_cifar10.onnx": [0.2470, 0.2435, 0.2616],
+    "mobilenetv2_cifar10.onnx": DEVIATION,
     "resnet56_cifar10.onnx": [0.2023, 0.1994, 0.2010],
 }
-"""By which CIFAR-10 images were normalized that these networks were trained on."""
+"""By which its images were normalized that these networks were trained on."""
 
 
 @dataclass(frozen=True)

@@ -89,21 +89,12 @@ def measured_costs(
             "latency cannot be planned for operators on integers, or for layers in bodies of If, Loop or Scan: "
             "take --budget macs=F"
         )
-    costs = _costs(trace, name, (threads, threads), batch, timer, progress)
+    made = _Made(trace, timer, progress)
+    costs = made.costs(name, threads, batch, threads)
     if threads == 1 or costs.explains:
         return costs
-    alone = _costs(trace, name, (1, threads), batch, timer, progress)
+    alone = made.costs(name, threads, batch, 1)
     return alone if alone.explains else costs
-
-
-def _costs(
-    trace: Trace, name: str, threads: tuple[int, int], batch: int, timer: Timer, progress: Callable[[str], None]
-) -> Costs:
-    """The same, of layers and of whole models on so many threads."""
-    made = _Made(trace, threads[0], timer, progress)
-    made.scan()
-    made.pair()
-    return made.costs(name, threads[1], batch)
 
 
 @dataclass(eq=False)
@@ -113,18 +104,20 @@ class _Made:
     Attributes:
         grid: group index -> widths that are measured, the original's first.
         orders: group index -> channels in the order in which they go.
+        threads: of layers. known: what was measured of them with so many, by digests.
         points: by piece, what it takes at the widths of its groups.
         whole: by piece, what was measured of it as it is, and how many numbers it reads.
         waiting: small models that are to be timed, by their digests; places: which points they are.
     """
 
     trace: Trace
-    threads: int
     timer: Timer
     progress: Callable[[str], None]
     pieces: Sequence[Piece] = ()
     grid: dict[int, Ints] = field(default_factory=dict)
     orders: dict[int, Ints] = field(default_factory=dict)
+    threads: int = 0
+    known: dict[str, Row] = field(default_factory=dict)
     points: list[dict[tuple[int, ...], float]] = field(default_factory=list)
     whole: dict[int, tuple[Row, int]] = field(default_factory=dict)
     waiting: dict[str, Small] = field(default_factory=dict)
@@ -132,17 +125,28 @@ class _Made:
 
     def __post_init__(self) -> None:
         self.pieces = pieces_of(self.trace)
-        self.points = [{} for _ in self.pieces]
         self.bench = Workbench(self.trace, self.pieces)
-        self.kept = Kept.of(self.threads)
-        self.known = self.kept.read()
         for group in self.trace.groups:
             order = removable(group)
             self.orders[group.index] = order
             self.grid[group.index] = _grid(self.trace, group, len(order))
         self.colours = _coloured(self.pieces, [g.index for g in self.trace.groups])
 
-    def scan(self) -> None:
+    def costs(self, name: str, threads: int, batch: int, threads_of_layers: int) -> Costs:
+        """The table; threads: of whole models."""
+        self.threads = threads_of_layers
+        self.known, self.whole = self.kept.read(), {}
+        self.points = [{} for _ in self.pieces]
+        self._scan()
+        self._pair()
+        return self._table(name, threads, batch)
+
+    @property
+    def kept(self) -> Kept:
+        """Where measurements of layers with so many threads are kept."""
+        return Kept.of(self.threads)
+
+    def _scan(self) -> None:
         """Each group alone, at each of its widths."""
         plans: list[dict[int, int]] = [{}]
         for colour in sorted(set(self.colours.values())):
@@ -151,7 +155,7 @@ class _Made:
                 plans.append({index: int(self.grid[index][at]) for index in mine if at < len(self.grid[index])})
         self._measure(plans)
 
-    def pair(self) -> None:
+    def _pair(self) -> None:
         """Two groups of a piece together."""
         good = {index: self._some(index) for index in self.grid}
         plans = []
@@ -161,8 +165,8 @@ class _Made:
                 plans.append({g: good[g][at[c]] for g, c in self.colours.items() if c in at and good[g]})
         self._measure(plans)
 
-    def costs(self, name: str, threads: int, batch: int) -> Costs:
-        """The table; threads: of whole models."""
+    def _table(self, name: str, threads: int, batch: int) -> Costs:
+        """The table, when layers are known."""
         names, progress = group_names(self.trace), self.progress
         progress("costs: whole models")
         good = {index: self._some(index) for index in self.grid}

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import onnx
 import torch
-from _images import Images, load, outputs, prepared
+from _images import DEVIATION, MEAN, Images, load, outputs, prepared
 from torch import nn
 
 from onnx_condense.torch import Samples as Batches
@@ -23,7 +23,6 @@ from onnx_condense.torch import Strategy, cross_entropy, distillation, fit, to_m
 Array = np.ndarray[Any, Any]
 Facts = dict[str, Any]
 
-MEAN, DEVIATION = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
 PADDING = 4
 TEMPERATURE = 4.0
 
