@@ -17,7 +17,6 @@ import numpy as np
 from onnx_condense.arrays import Array, Floats, Ints
 from onnx_condense.refitting.comparison import FOLDS, Comparison
 from onnx_condense.refitting.consumer import Consumer
-from onnx_condense.refitting.moments import solved
 from onnx_condense.refitting.rows import CHUNK, Channels, FeatureRows
 from onnx_condense.refitting.samples import Shard
 from onnx_condense.refitting.staged import Segment
@@ -75,7 +74,7 @@ def gauss_newton(weight: Floats, factors: Factors, length: Length) -> Floats | N
     if not (np.trace(coupled) > 0 and np.trace(factors.inputs) > 0):
         return None
     outer, inner = _damped(coupled, COUPLING), _damped(factors.inputs, DAMPING)
-    direction = solved(inner, solved(outer, factors.gradient).T).T
+    direction = np.linalg.solve(inner, np.linalg.solve(outer, factors.gradient).T).T
     size = length(direction)
     along = float(np.sum(factors.gradient * direction))
     return direction * (along / size) if size > 0 and np.isfinite(along / size) else None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from onnx_condense.arrays import Array, Bools, Floats
+from onnx_condense.arrays import Array, Floats, Ints
 
 Images = Callable[[np.random.Generator, tuple[int, ...]], Array]
 """[n, c, h, w] images of unit variance, of this shape."""
@@ -56,26 +56,33 @@ def _image(generator: np.random.Generator, texture: Floats) -> Floats:
     channels, *sides = texture.shape
     colours = GREY**0.5 * generator.standard_normal((LEAVES + 1, 1))
     colours = colours + (1 - GREY) ** 0.5 * generator.standard_normal((LEAVES + 1, channels))
-    image = np.broadcast_to(colours[-1][:, None, None], texture.shape).copy()
     least, most = max(1.5, SMALLEST * max(sides)), LARGEST * max(sides)
     radii = (least**-2 - generator.random(LEAVES) * (least**-2 - most**-2)) ** -0.5
-    for radius, colour in zip(radii, colours[:-1], strict=True):
-        place, inside = _leaf(generator, radius, sides)
-        contrast = TEXTURE * generator.random()
-        image[:, *place][:, inside] = colour[:, None] + contrast * texture[:, *place][:, inside]
-    return image
+    *where, contrasts = generator.random((LEAVES, 6)).T
+    seen = _seen(radii, np.stack(where), sides)
+    contrast = np.append(TEXTURE * contrasts, 0.0)
+    return np.asarray(np.moveaxis(colours[seen], 2, 0) + contrast[seen] * texture)
 
 
-def _leaf(generator: np.random.Generator, radius: float, sides: list[int]) -> tuple[tuple[slice, slice], Bools]:
-    """Where in an image of these sides a thing is, and which pixels there are in it."""
-    middle = generator.random(2) * sides
-    first, last = middle - 1.5 * radius, middle + 1.5 * radius + 1
-    rows, columns = (slice(max(0, int(a)), min(side, int(b))) for a, b, side in zip(first, last, sides, strict=True))
-    y, x = np.ogrid[rows, columns]
-    y, x = y - middle[0], x - middle[1]
-    angle, flatness = np.pi * generator.random(), FLATTEST + (1 - FLATTEST) * generator.random()
-    along = np.cos(angle) * x + np.sin(angle) * y
-    across = (np.cos(angle) * y - np.sin(angle) * x) / flatness
-    is_round = generator.random() < 0.5
-    inside = np.hypot(along, across) < radius if is_round else np.maximum(abs(along), abs(across)) < radius
-    return (rows, columns), np.asarray(inside)
+def _seen(radii: Floats, where: Floats, sides: list[int]) -> Ints:
+    """[h, w] which thing is seen in each pixel of an image of these sides: the last that is there; -1 for none.
+
+    radii: [m]. where: [5, m] from 0 to 1: middles, down and to the right, angles, flatness, and which are round.
+    """
+    down, right = where[:2] * np.array(sides)[:, None]
+    cosines, sines = np.cos(np.pi * where[2]), np.sin(np.pi * where[2])
+    flatness = FLATTEST + (1 - FLATTEST) * where[3]
+    rows, columns = np.arange(sides[0])[:, None], np.arange(sides[1])
+    seen = np.full(sides, -1)
+    for n, radius in enumerate(radii):
+        window = _around(down[n], radius, sides[0]), _around(right[n], radius, sides[1])
+        y, x = rows[window[0]] - down[n], columns[window[1]] - right[n]
+        along, across = cosines[n] * x + sines[n] * y, (cosines[n] * y - sines[n] * x) / flatness[n]
+        size = np.hypot(along, across) if where[4, n] < 0.5 else np.maximum(abs(along), abs(across))
+        seen[window][size < radius] = n
+    return seen
+
+
+def _around(middle: float, radius: float, side: int) -> slice:
+    """The pixels of a side that a thing may be in."""
+    return slice(max(0, int(middle - 1.5 * radius)), min(side, int(middle + 1.5 * radius + 1)))

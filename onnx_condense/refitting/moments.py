@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnx_condense.arrays import Floats, Ints
-from onnx_condense.model.blas import limited
 
 STRENGTHS = (1.0, 0.1, 1e-2, 1e-3, 1e-4)
 """Ridge strengths tried on held-back samples, as shares of the mean variance of the features: until they lose more."""
@@ -64,15 +63,6 @@ class Sums:
         yy = self.yy / count - (np.outer(y, y) if self.yy.ndim == 2 else y**2)
         seconds = self.xx / count - np.outer(x, x), self.yx / count - np.outer(y, x)
         return Moments(x, y, *seconds, yy if yy.ndim == 2 else np.diag(yy))
-
-
-def solved(system: Floats, sides: Floats) -> Floats:
-    """[n, k] the solution of a positive definite system [n, n] for sides [n, k]; how well it is posed is not asked."""
-    from scipy.linalg import lapack  # slow to import, and runs that refit nothing start without it
-
-    with limited(1):  # SciPy has a BLAS of its own, which a limit from before this import does not know
-        found, failed = lapack.dposv(system, sides)[1:] if sides.size else (sides, 0)
-        return np.asarray(np.linalg.solve(system, sides) if failed else found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +124,7 @@ class Moments:
         if scale <= 0:
             return prior
         system = self.xx + strength * scale * np.eye(len(self.xx))
-        return np.asarray(prior + solved(system, (self.yx - prior @ self.xx).T).T)
+        return np.asarray(prior + np.linalg.solve(system, (self.yx - prior @ self.xx).T).T)
 
     def constant(self, weight: Floats) -> Floats:
         """[t] the constant b that goes with a weight [t, f]: E[y] - weight · E[x]."""

@@ -109,7 +109,7 @@ def test_an_interruption_while_the_program_starts_ends_it(
     def interrupted(*given: Any, **options: Any) -> Any:
         process = start(*given, **options)
         started.append(process.pid)
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
         return process
 
     monkeypatch.setattr(subprocess, "Popen", interrupted)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -250,6 +251,15 @@ SLOW = ("numpy", "onnx", "onnxruntime", "onnx_graphsurgeon", "scipy", "psutil", 
 )
 def test_nothing_slow_is_imported_before_it_is_needed(program: str) -> None:
     check = f"import sys; found = [name for name in {SLOW} if name in sys.modules]; assert not found, found"
+    done = subprocess.run([sys.executable, "-c", f"{program}\n{check}"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_run_that_measures_nothing_imports_no_statistics(tmp_path: Path) -> None:
+    model = Path(__file__).parent.parent.parent / "models" / "digits_conv_bn.onnx"
+    arguments = [str(model), "--threshold", "0.9", "--quiet", "-o", str(tmp_path / "small.onnx")]
+    program = f"from onnx_condense.cli.main import main; assert main({arguments}) == 0"
+    check = "import sys; assert not {'scipy', 'matplotlib', 'jinja2'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", f"{program}\n{check}"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -40,7 +40,7 @@ class Read(HTMLParser):
         self.open: list[str] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.numbers: dict[str, tuple[str, str]] = {}
-        self.text = ""
+        self.said: list[str] = []
         self.feed(data.decode())
         self.close()
         assert not self.open
@@ -57,10 +57,14 @@ class Read(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        self.said.append(data)
         tag, given = self.tags[-1] if self.tags else ("", {})
         if tag == "data" and self.open[-1] == "data":
             self.numbers[str(given["data-at"])] = (str(given["value"]), data)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.said)
 
     def of(self, tag: str) -> list[dict[str, str | None]]:
         return [given for name, given in self.tags if name == tag]

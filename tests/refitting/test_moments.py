@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info, threadpool_limits
 
-from onnx_condense.refitting.moments import STRENGTHS, Care, Sums, least_squares, solved
+from onnx_condense.refitting.moments import STRENGTHS, Care, Sums, least_squares
 from onnx_condense.refitting.rows import EACH, FEWEST, rows_for
 
 RNG = np.random.default_rng
@@ -54,29 +51,6 @@ def test_an_exact_prior_stays_and_dead_features_keep_their_column() -> None:
     found = least_squares(summed(x, x @ prior.T + 5), prior, np.full(3, 5.0), True, care=Care(1e-9))
     assert found.weight is prior
     assert found.strength == np.inf
-
-
-def test_a_system_that_is_not_positive_or_has_no_sides_is_solved() -> None:
-    np.testing.assert_allclose(solved(np.diag([1.0, -2.0]), np.ones((2, 1))), [[1], [-0.5]])
-    assert solved(np.eye(2), np.zeros((2, 0))).shape == (2, 0)
-
-
-def test_solutions_take_one_thread_also_where_scipy_came_after_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    from scipy.linalg import lapack
-
-    def threads() -> set[int]:
-        return {int(pool["num_threads"]) for pool in threadpool_info() if pool["user_api"] == "blas"}
-
-    def watched(*given: np.ndarray, own: Callable[..., object] = lapack.dposv) -> object:
-        seen.append(threads())
-        return own(*given)
-
-    seen: list[set[int]] = []
-    monkeypatch.setattr(lapack, "dposv", watched)
-    with threadpool_limits(2, "blas"):
-        solved(np.eye(3), np.ones((3, 1)))
-        assert threads() == {2}
-    assert seen == [{1}]
 
 
 @pytest.mark.parametrize(("features", "rows"), [(9, FEWEST), (200, 200 * EACH), (9000, 2**16)])
