@@ -148,7 +148,7 @@ class Stretch:
         """What runs these nodes, with what they are fed as inputs."""
         fed = bool(values)
         if fed not in self._sessions:
-            self._sessions[fed] = session(self._part(read, values, fixed=False))
+            self._sessions[fed] = session(self._part(read, values, fixed=False), pooled=False)
         return self._sessions[fed]
 
     def ask(self, key: Hashable) -> None:

@@ -222,10 +222,11 @@ def _slice(call: Call) -> Tensor:
     axes, steps = call.ints("axes", 3) or list(range(len(starts))), call.ints("steps", 4) or [1] * len(starts)
     x = call[0]
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        if step < 1:
-            raise call.refuse("a negative step")
-        parts: list[slice] = [slice(None)] * x.ndim
+        parts: list[slice | Tensor] = [slice(None)] * x.ndim
         parts[axis % x.ndim] = slice(start, end, step)
+        if step < 0:  # torch has no such views
+            taken = range(*slice(start, end, step).indices(x.shape[axis]))
+            parts[axis % x.ndim] = torch.tensor(taken, dtype=torch.int64, device=x.device)
         x = x[tuple(parts)]
     return x
 
@@ -275,6 +276,20 @@ def _expand(call: Call) -> Tensor:
     return call[0] * torch.ones([int(v) for v in call[1]], dtype=call[0].dtype)
 
 
+def _depth_to_space(call: Call) -> Tensor:
+    (n, c, h, w), size = call[0].shape, call.attribute("blocksize")
+    inner = c // size**2
+    if call.attribute("mode", "DCR") == "CRD":
+        blocks = call[0].reshape(n, inner, size, size, h, w)
+    else:
+        blocks = call[0].reshape(n, size, size, inner, h, w).permute(0, 3, 1, 2, 4, 5)
+    return blocks.permute(0, 1, 4, 2, 5, 3).reshape(n, inner, h * size, w * size)
+
+
+def _instance_normalization(call: Call) -> Tensor:
+    return F.instance_norm(call[0], weight=call[1], bias=call[2], eps=call.attribute("epsilon", 1e-5))
+
+
 def _one(run: Callable[[Tensor], Tensor]) -> Operator:
     return lambda call: run(call[0])
 
@@ -296,6 +311,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "Cos": _one(torch.cos),
+    "DepthToSpace": _depth_to_space,
     "Div": _two(lambda a, b: torch.div(a, b, rounding_mode=None if a.is_floating_point() else "trunc")),
     "Dropout": _dropout,
     "Elu": lambda call: F.elu(call[0], call.attribute("alpha", 1.0)),
@@ -309,17 +325,21 @@ OPERATORS: Mapping[str, Operator] = {
     "Gemm": _gemm,
     "GlobalAveragePool": _one(lambda x: x.mean(tuple(range(2, x.ndim)), keepdim=True)),
     "GlobalMaxPool": _one(lambda x: x.amax(tuple(range(2, x.ndim)), keepdim=True)),
+    "Greater": _two(torch.gt),
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": _one(F.hardswish),
     "Identity": _one(lambda x: x),
+    "InstanceNormalization": _instance_normalization,
     "LayerNormalization": _layer_normalization,
     "LeakyRelu": lambda call: F.leaky_relu(call[0], call.attribute("alpha", 0.01)),
+    "Less": _two(torch.lt),
     "Log": _one(torch.log),
     "LogSoftmax": _softmax,
     "MatMul": _two(torch.matmul),
     "MaxPool": _max_pool,
     "Mul": _two(torch.mul),
     "Neg": _one(torch.neg),
+    "Not": _one(torch.logical_not),
     "PRelu": _prelu,
     "Pad": _pad,
     "Pow": _two(torch.pow),
@@ -343,6 +363,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Sub": _two(torch.sub),
     "Sum": lambda call: torch.stack(torch.broadcast_tensors(*call.inputs)).sum(0),
     "Tanh": _one(torch.tanh),
+    "Tile": lambda call: call[0].repeat([int(v) for v in call[1]]),
     "Transpose": lambda call: call[0].permute(call.attribute("perm") or list(reversed(range(call[0].ndim)))),
     "Unsqueeze": _unsqueeze,
     "Where": lambda call: torch.where(call[0], call[1], call[2]),

@@ -39,7 +39,9 @@ class Segment:
 
     def open(self, known: Mapping[str, Array]) -> Any:
         """A session for tensors of these types and of any shape. Raises InputError."""
-        return session(with_inputs(self.model, {name: known[name] for name in self.reads})) if self.model else None
+        if not self.model:
+            return None
+        return session(with_inputs(self.model, {name: known[name] for name in self.reads}), pooled=False)
 
     def run(self, active: Any, known: Mapping[str, Array]) -> Mapping[str, Array]:
         """What is known after it, tensors of any shape: no inputs of copies of bodies, which nobody gives.

@@ -65,8 +65,11 @@ WINDOWS = {
     "mean with padding": ("AveragePool", [], {"kernel_shape": [2, 3], "pads": [0, 1, 1, 1], "count_include_pad": 1}),
     "mean rounded up": ("AveragePool", [], {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}),
     "part": ("Slice", [np.array([1, -4]), np.array([3, 2**40]), np.array([1, -1]), np.array([1, 2])], {}),
+    "turned": ("Slice", [np.array([-2, 2**40]), np.array([-(2**40), 1]), np.array([1, -1]), np.array([-1, -2])], {}),
     "picked": ("Gather", [np.array([[2, -3], [0, 1]])], {"axis": 1}),
     "padded": ("Pad", [np.array([0, 1, 0, 2, 0, 0, 3, 1])], {}),
+    "tiled": ("Tile", [np.array([2, 1, 1, 3])], {}),
+    "each image": ("InstanceNormalization", [KERNEL[:3, 0, 0, 0], KERNEL[:3, 0, 1, 0]], {"epsilon": 1e-3}),
     "expanded": ("Expand", [np.array([2, 1, 1, 1, 1])], {}),
     "unsqueezed": ("Unsqueeze", [np.array([-1, 1])], {}),
     "flat": ("Flatten", [], {"axis": 2}),
@@ -84,6 +87,22 @@ def test_operators_are_those_of_onnx(name: str) -> None:
         got = to_module(model)(torch.from_numpy(x)).numpy()
     assert got.shape == wanted.shape
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["Less", "Greater"])
+def test_comparisons(kind: str) -> None:
+    x = np.array([[-1, 0, 0.5]], np.float32)
+    model = single(kind, x.shape, [np.zeros(1, np.float32)])
+    model.graph.node.append(helper.make_node("Not", ["y"], ["z"]))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("z", onnx.TensorProto.BOOL, x.shape))
+    np.testing.assert_array_equal(to_module(model)(torch.from_numpy(x)), run(session(model), None, {"x": x})[0])
+
+
+@pytest.mark.parametrize("mode", ["DCR", "CRD"])
+def test_channels_that_become_space(mode: str) -> None:
+    x = RNG.standard_normal((2, 12, 3, 5)).astype(np.float32)
+    model = single("DepthToSpace", x.shape, [], blocksize=2, mode=mode)
+    np.testing.assert_array_equal(to_module(model)(torch.from_numpy(x)), run(session(model), None, {"x": x})[0])
 
 
 def test_what_is_not_known_is_refused() -> None:
