@@ -15,7 +15,7 @@ import onnx
 
 from onnx_condense.forms import attention, normalized
 from onnx_condense.forms.pieces import Pieces
-from onnx_condense.forms.splitting import DOMAIN, Around, Splitter, labels_in
+from onnx_condense.forms.splitting import DOMAIN, Around, Splitter
 from onnx_condense.forms.stack import Entered
 from onnx_condense.model.inference import symbolic_shapes
 from onnx_condense.model.names import Names
@@ -66,7 +66,7 @@ def _around(model: onnx.ModelProto) -> Around:
     batch = batches.pop() if len(batches) == 1 else None
     makers = {name: node.op_type for node in model.graph.node for name in node.output}
     read = names_read(model.graph)
-    names = Names.of(model.graph), labels_in(model.graph)
+    names = Names.of(model.graph), Names.of_nodes(model.graph)
     return Around(opset_of(model.opset_import), *names, weights, shapes, batch, makers, read)
 
 
@@ -101,7 +101,7 @@ def _leave(taken: Sequence[onnx.NodeProto], written: onnx.ModelProto, traced: on
 
 def _name_apart(graph: onnx.GraphProto, blocks: set[str]) -> None:
     """Parts that are left beside their block have a name of their own, too."""
-    labels = labels_in(graph)
+    labels = Names.of_nodes(graph)
     named = Counter(node.name for node in graph.node)
     for node in graph.node:
         if node.name in blocks and named[node.name] > 1 and not _is_block(node):

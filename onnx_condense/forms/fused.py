@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_condense.forms.splitting import DOMAIN, Around, Splitter, labels_in
+from onnx_condense.forms.splitting import DOMAIN, Around, Splitter
 from onnx_condense.forms.stack import for_good
 from onnx_condense.model.names import Names
 from onnx_condense.model.protos import opset_of
@@ -46,7 +46,7 @@ def unfuse(model: onnx.ModelProto) -> onnx.ModelProto:
     result = onnx.ModelProto()
     result.CopyFrom(model)
     opset = opset_of(model.opset_import)
-    around = Around(opset, Names.of(model.graph), labels_in(model.graph))
+    around = Around(opset, Names.of(model.graph), Names.of_nodes(model.graph))
     del result.graph.node[:]
     for node in model.graph.node:
         result.graph.node.extend(PARTS[node.op_type](Splitter(node, around)) if _is_fused(node) else [node])

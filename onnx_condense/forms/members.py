@@ -64,7 +64,8 @@ class _Maker:
 
     def __init__(self, model: onnx.ModelProto, weights: Mapping[str, onnx.TensorProto]) -> None:
         self._graph, self._weights = model.graph, weights
-        self._names, self._opset = Names.of(model.graph), opset_of(model.opset_import)
+        self._names, self._labels = Names.of(model.graph), Names.of_nodes(model.graph)
+        self._opset = opset_of(model.opset_import)
 
     def open(self, how: Stacked) -> Opened:
         """A product for each member, beside each other."""
@@ -77,7 +78,8 @@ class _Maker:
                 places = self._constant(f"{own}_place", np.array([number], dtype=np.int64))
                 self._graph.node.append(nodes.gathered(data, places, how.apart, own))
             parts.append(self._names.fresh(f"{output}_{number}"))
-            self._graph.node.append(how.member(own, weight, parts[-1], f"{how.node.name or output}_{number}"))
+            label = self._labels.fresh(f"{how.node.name or output}_{number}")
+            self._graph.node.append(how.member(own, weight, parts[-1], label))
         self._graph.node.append(helper.make_node("Concat", parts, [output], axis=how.joined))
         return Opened(how, tuple(parts))
 
@@ -120,7 +122,7 @@ class _Closer:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.gone: set[str] = set()
-        self._graph, self._names = model.graph, Names.of(model.graph)
+        self._graph, self._names, self._labels = model.graph, Names.of(model.graph), Names.of_nodes(model.graph)
         self._makers = {name: node for node in [*model.graph.node] for name in node.output}
         self._values = {t.name: t for t in model.graph.initializer}
 
@@ -155,7 +157,8 @@ class _Closer:
         shape[how.joined], shape[how.made[1]] = bias.shape
         bias = (bias if how.joined < how.made[1] else bias.T).reshape(shape)
         name = self._constant(f"{one.output}_bias", bias)
-        return [made, nodes.added(made.output[0], name, one.output, f"{how.node.name or one.output}_bias")]
+        label = self._labels.fresh(f"{how.node.name or one.output}_bias")
+        return [made, nodes.added(made.output[0], name, one.output, label)]
 
     def _product(self, one: Opened, part: str) -> onnx.NodeProto | None:
         """The node of a member, which the writer may have added a bias to."""

@@ -37,11 +37,6 @@ class Around:
     read: Collection[str] = ()
 
 
-def labels_in(graph: onnx.GraphProto) -> Names:
-    """The names of nodes that are taken."""
-    return Names(node.name for node in graph.node)
-
-
 class Splitter:
     """Makes the parts of one fused node, in order; the last one has its output."""
 

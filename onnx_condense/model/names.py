@@ -1,4 +1,4 @@
-"""Names of tensors: the one authority for fresh ones."""
+"""Names of tensors and of nodes: the one authority for fresh ones."""
 
 from __future__ import annotations
 
@@ -21,8 +21,13 @@ class Names:
         """The names of every tensor of a graph, of those in its bodies too."""
         return Names(names_in(graph))
 
+    @staticmethod
+    def of_nodes(graph: onnx.GraphProto) -> Names:
+        """The names of its nodes, which onnxruntime wants apart."""
+        return Names(node.name for node in graph.node)
+
     def fresh(self, stem: str) -> str:
-        """The stem, or with a number, as a name that no tensor has."""
+        """The stem, or with a number, as a name that is free."""
         candidates = chain([stem], (f"{stem}_{i}" for i in count(1)))
         name = next(name for name in candidates if name not in self._taken)
         self._taken.add(name)

@@ -17,6 +17,9 @@ from onnx_condense.model.held import Spill
 from onnx_condense.model.parts import needed
 from onnx_condense.model.protos import names_read, read_by, still_read, unused
 
+Sizes = tuple[int | None, ...]
+"""Sizes of axes, None of those that stay what they are. No axes at all: the shape is not known any more."""
+
 Part = tuple[Collection[str], Collection[str]]
 """Tensors that a part of a model computes, and those that are known before it."""
 
@@ -96,12 +99,12 @@ class Rebuilt:
             yield sparse.values.name, tuple(sparse.values.dims), sparse.values.data_type
 
     def message(
-        self, shapes: Mapping[str, Shape], provenance: Mapping[str, Any], spill: Spill | None = None
+        self, shapes: Mapping[str, Sizes], provenance: Mapping[str, Any], spill: Spill | None = None
     ) -> onnx.ModelProto:
         """The model.
 
         Args:
-            shapes: the concrete shapes of the tensors that became smaller, for value_info.
+            shapes: of the tensors that became smaller, for value_info.
             provenance: what goes into metadata_props.
             spill: takes large weights that are new; without one they are in the message.
         """
@@ -117,7 +120,7 @@ class Rebuilt:
             _set_metadata(result, f"onnx_condense.{key}", text)
         return result
 
-    def parts(self, shapes: Mapping[str, Shape], wanted: Sequence[Part]) -> onnx.ModelProto:
+    def parts(self, shapes: Mapping[str, Sizes], wanted: Sequence[Part]) -> onnx.ModelProto:
         """The model with all its nodes, of whose weights only those are there that some parts of it need."""
         result = onnx.ModelProto(ir_version=self.original.ir_version)
         result.opset_import.extend(self.original.opset_import)
@@ -184,7 +187,7 @@ def _update_inputs(graph: onnx.GraphProto, stale: Collection[str]) -> None:
             _set_dims(value, sizes[value.name])
 
 
-def _update_value_info(graph: onnx.GraphProto, shapes: Mapping[str, Shape]) -> None:
+def _update_value_info(graph: onnx.GraphProto, shapes: Mapping[str, Sizes]) -> None:
     produced = {name for node in graph.node for name in node.output}
     kept = [value for value in graph.value_info if value.name in produced]
     initializers = {t.name: tuple(t.dims) for t in graph.initializer}
@@ -198,8 +201,8 @@ def _update_value_info(graph: onnx.GraphProto, shapes: Mapping[str, Shape]) -> N
     graph.value_info.extend(copies)
 
 
-def _set_dims(value: onnx.ValueInfoProto, shape: Shape) -> None:
-    """Corrects the stated sizes; symbolic ones stay, and a wrong rank is dropped rather than repeated."""
+def _set_dims(value: onnx.ValueInfoProto, shape: Sizes) -> None:
+    """Corrects the stated sizes of axes that change; symbolic ones stay, a wrong rank is dropped, not repeated."""
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return
@@ -207,7 +210,7 @@ def _set_dims(value: onnx.ValueInfoProto, shape: Shape) -> None:
         tensor.ClearField("shape")
         return
     for dim, size in zip(tensor.shape.dim, shape, strict=True):
-        if dim.HasField("dim_value"):
+        if size is not None and dim.HasField("dim_value"):
             dim.dim_value = size
 
 

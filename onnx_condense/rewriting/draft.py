@@ -30,7 +30,7 @@ class Draft:
     def __init__(self, facts: Facts) -> None:
         self.constants: dict[str, Content] = {}
         self._facts = facts
-        self._names = Names.of(facts.model.graph)
+        self._names, self._labels = Names.of(facts.model.graph), Names.of_nodes(facts.model.graph)
         self._original = facts.model.graph.node
         self._touched: dict[int, onnx.NodeProto] = {}
         self._first: list[onnx.NodeProto] = []
@@ -114,7 +114,7 @@ class Draft:
         inner = self._names.fresh(f"{output}_unbiased")
         node.output[:] = [inner]
         bias = self.constant(f"{output}_bias", edit.value)
-        added = nodes.added(inner, bias, output, f"{node.name or output}_bias")
+        added = nodes.added(inner, bias, output, self._labels.fresh(f"{node.name or output}_bias"))
         self._behind.setdefault(edit.node, []).append(added)
 
     def follow(self, edit: Followed) -> None:
@@ -129,7 +129,7 @@ class Draft:
         if edit.further is not None:
             inner, between = self._beside(inner, output, self.reads(edit.node, edit.further.asked), edit.further)
         matrix = self.constant(f"{output}_basis", edit.matrix)
-        name = f"{node.name or output}_basis"
+        name = self._labels.fresh(f"{node.name or output}_basis")
         if edit.convolves:
             made = nodes.convolved(inner, matrix, output, bias=bias, name=name)
         else:

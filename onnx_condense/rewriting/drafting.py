@@ -12,7 +12,7 @@ import onnx
 from onnx_condense.arrays import Shape
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model.held import Spill
-from onnx_condense.model.rebuilt import Content, Part, Rebuilt
+from onnx_condense.model.rebuilt import Content, Part, Rebuilt, Sizes
 from onnx_condense.operators.facts import Facts
 from onnx_condense.operators.nodes import FILLED_SINCE, is_filled
 from onnx_condense.rewriting.draft import Draft
@@ -27,12 +27,13 @@ from onnx_condense.rewriting.values import NodeInput, Sliced, stored, values_of
 class Drafted:
     """The small model before it is a message.
 
-    values: the weights that changed. sizes: the shapes of what became smaller, for value_info.
+    values: the weights that changed. sizes: of the axes that became smaller, for value_info, which others may state in
+        another way: of a dynamic axis, an exporter may have left the size that it saw.
     """
 
     rebuilt: Rebuilt
     values: Mapping[NodeInput, Sliced]
-    sizes: Mapping[str, Shape]
+    sizes: Mapping[str, Sizes]
 
     def message(self, provenance: Mapping[str, Any], spill: Spill | None = None) -> onnx.ModelProto:
         """The model in the form that was traced. spill: takes large weights that are new."""
@@ -58,7 +59,25 @@ def drafted(twin: Twin, shapes: Shapes, factored: bool = True) -> Drafted:
     followed = [pair.edit() for pair in pairs.values()]
     for edit in (*followed, *_written_down(twin, at), *edits_of(shapes)):
         draft.apply(edit)
-    return Drafted(draft.rebuilt(), at, {**shapes.smaller, **weights.described})
+    facts, rebuilt = twin.trace.facts, draft.rebuilt()
+    sizes = {name: _changes(shape, facts.shapes[name]) for name, shape in shapes.smaller.items()}
+    unknown = dict.fromkeys(_of_others(rebuilt, facts), ()) if shapes.smaller else {}
+    return Drafted(rebuilt, at, {**unknown, **sizes, **weights.described})
+
+
+def _of_others(rebuilt: Rebuilt, facts: Facts) -> Iterator[str]:
+    """The tensors among those that follow from shapes which are made of constants that are others now."""
+    changed = set(rebuilt.constants)
+    for node in rebuilt.nodes if facts.derived else ():
+        if not changed.isdisjoint(node.input):
+            made = facts.derived & set(node.output)
+            changed |= made
+            yield from made
+
+
+def _changes(shape: Shape, before: Shape) -> Sizes:
+    """The sizes of axes that are others than before."""
+    return tuple(None if size == old else size for size, old in zip(shape, before, strict=True))
 
 
 def is_uniform(value: Content) -> bool:

@@ -68,6 +68,18 @@ def test_members_are_condensed_each(data: str, relation: str, function: str) -> 
     assert [node.op_type for node in small.graph.node] == [*(node.op_type for node in model.graph.node), *extra]
 
 
+@pytest.mark.parametrize("options", [LOSSLESS, Options(budget=("params", 0.6), align=1)])
+def test_nodes_may_be_named_as_members_would_be(options: Options) -> None:
+    """As torch names products: /MatMul, /MatMul_1."""
+    model = experts()
+    for number, node in enumerate(model.graph.node):
+        node.name = f"/MatMul_{number}" if number else "/MatMul"
+    small = condense(model, options).model
+    names = [node.name for node in small.graph.node]
+    assert {node.name for node in model.graph.node} <= set(names)
+    assert len(names) == len(set(names))
+
+
 @pytest.mark.parametrize("opset", [11, 13])
 def test_older_operator_sets(opset: int) -> None:
     model = experts(data="shared", opset=opset)

@@ -63,6 +63,28 @@ def test_what_reads_the_stream_itself_stays_right(form: str) -> None:
     assert_same(model, result.model)
 
 
+class Counted(Stream):
+    """Places are counted from the shape of what is read."""
+
+    def embedded(self) -> str:
+        net = self.net
+        words = net.node("Gather", net.constant(self.within(WORDS).T, "words"), "ids")
+        length = net.node("Gather", net.node("Shape", "ids"), net.constant(np.int64(1)))
+        counted = net.node("Range", net.constant(np.int64(0)), length, net.constant(np.int64(1)))
+        return net.node("Add", words, net.node("Gather", net.constant(self.within(100).T, "places"), counted))
+
+
+def test_what_a_file_says_of_shapes_stays_true() -> None:
+    model = Counted("layer").model()
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "t"
+    places = model.graph.node[[node.op_type for node in model.graph.node].index("Range") + 1].output[0]
+    model.graph.value_info.append(onnx.helper.make_tensor_value_info(places, onnx.TensorProto.FLOAT, ["t", WIDTH]))
+    onnx.checker.check_model(model, full_check=True)
+    result = condense(model, LOSSLESS)
+    assert result.plan.streams
+    onnx.checker.check_model(result.model, full_check=True)
+
+
 def test_replayed_it_is_the_same(tmp_path: Path) -> None:
     model = Stream("layer").model()
     result = condense(model, LOSSLESS)

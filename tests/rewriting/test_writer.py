@@ -45,6 +45,13 @@ def test_a_matmul_without_bias_gets_an_add() -> None:
     assert [o.name for o in small.graph.output] == [o.name for o in model.graph.output]
 
 
+def test_nodes_that_come_have_names_of_their_own() -> None:
+    net = Net()
+    made = net.matmul("consumer", shifted(net), planted_columns(net, "shifted", 6))
+    small = condensed(net.build(net.node("Relu", made, name="consumer_bias")), {"producer": EXACT})
+    assert [node.name for node in small.graph.node] == ["producer", "consumer", "consumer_bias_1", "consumer_bias"]
+
+
 def test_a_matmul_uses_the_add_that_follows() -> None:
     net = Net()
     hidden = net.matmul("consumer", shifted(net), planted_columns(net, "shifted", 6), net.normal(6))
