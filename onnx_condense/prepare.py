@@ -12,7 +12,7 @@ from functools import partial
 
 import onnx_graphsurgeon as gs
 
-from onnx_condense.errors import PlanError
+from onnx_condense.errors import InputError, PlanError
 from onnx_condense.expected import shown
 from onnx_condense.forms import (
     bases,
@@ -39,6 +39,7 @@ from onnx_condense.model.files import Model, Source
 from onnx_condense.model.inputs import Drawn, Feed, InputSpec, draw_feeds, sized, with_draw
 from onnx_condense.model.outputs import Outputs
 from onnx_condense.model.surgeon import import_graph
+from onnx_condense.model.trial import Trial
 from onnx_condense.model.variation import Axis, other_feeds, symbolic_axes
 from onnx_condense.operators.facts import Facts, Tried, trial_of
 from onnx_condense.operators.ranges import range_stated
@@ -252,7 +253,7 @@ def _opened(
         )
         feeds, generated = drawn.feeds, tuple[Feed, ...]()
         if held and options.goal is not None:
-            generated = tuple(draw_feeds(trial, specs, None, options.input_shape, options.seed, draws).feeds)
+            generated = _beside(held, trial, specs, options, draws)
         others = other_feeds(trial, with_draw(specs, drawn.draw), feeds[0], options.seed)
         unoptimized = [trial.outputs(feed) if working is source.proto else None for feed in (*feeds, *others)]
         trial.close()
@@ -268,6 +269,17 @@ def _opened(
     batch, told, known = max([1, *batches]), drawn.told, (calibration, unoptimized)
     opened = Opened(source, options, traced, feeds, others, axes, told, batch, folded, *known, before, held)
     return replace(opened, specs=tuple(specs), generated=generated, span=span)
+
+
+def _beside(
+    held: Sequence[Feed], trial: Trial, specs: list[InputSpec], options: Options, draws: Sequence[Draw]
+) -> tuple[Feed, ...]:
+    """Generated feeds beside given ones; of the sizes of these where the model runs at no others."""
+    try:
+        return tuple(draw_feeds(trial, specs, None, options.input_shape, options.seed, draws).feeds)
+    except InputError:
+        sizes = {spec.name: held[0][spec.name].shape for spec in specs if spec.dims}
+        return tuple(draw_feeds(trial, specs, None, {**sizes, **options.input_shape}, options.seed, draws).feeds)
 
 
 def _entered(entered: Entered, before: Before) -> Entered:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -133,7 +133,19 @@ def _plan(
 
 def _reads(judgement: Judgement, main: Ints, side: Ints, becomes: Becomes) -> tuple[Read, ...]:
     merged = [_merged(cell, main, side) for cell in judgement.members]
-    return tuple(_read(judgement, position, main, merged, becomes) for position in range(len(judgement.paths)))
+    reads = [_read(judgement, position, main, merged, becomes) for position in range(len(judgement.paths))]
+    return tuple(_as_one(judgement, reads))
+
+
+def _as_one(judgement: Judgement, reads: Sequence[Read]) -> Iterator[Read]:
+    """The reads of one weight that several nodes hold with one ratio, where theirs differ by rounding alone."""
+    first: dict[tuple[str, bytes, bytes], Read] = {}
+    rounding = max((numbers.tolerance for numbers in judgement.numbers), default=0.0)
+    for path, read in zip(judgement.paths, reads, strict=True):
+        name = judgement.trace.facts.nodes[read.node].inputs[read.input].name
+        known = first.setdefault((name, path.units.tobytes(), path.places.tobytes()), read)
+        same = known is not read and np.allclose(read.ratio, known.ratio, rtol=rounding, atol=0)
+        yield replace(read, ratio=known.ratio) if same else read
 
 
 @dataclass(frozen=True, eq=False)

@@ -260,9 +260,10 @@ class Trace:
         """Whether a weight that makes, carries or reads the group's channels is stored as integers."""
         return bool(np.isin(group.units, self._quantized).any())
 
-    def size(self, node: int) -> int:
-        """Parameters of a linear map's weights; of a refused operator's."""
-        return sum(self._sizes(node).values())
+    def size(self, node: int, but: Collection[str] = ()) -> int:
+        """Parameters of a linear map's weights; of a refused operator's. but: tensors that do not count."""
+        inputs = self.facts.nodes[node].inputs
+        return sum(size for (_, i), size in self._sizes(node).items() if inputs[i].name not in but)
 
     def _sizes(self, node: int) -> dict[tuple[int, int], int]:
         """Parameters by (node, input)."""

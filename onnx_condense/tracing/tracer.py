@@ -183,5 +183,8 @@ def _result(walk: Walk) -> Trace:
         has_heads=walk.has_heads,
         followed=frozenset(walk.followed),
     )
-    refusals = [*walk.refused, *(Refusal(names[n], because, traced.size(n)) for n, because in refused)]
+    refusals, counted = list(walk.refused), set[str]()
+    for node, because in refused:
+        refusals.append(Refusal(names[node], because, traced.size(node, counted)))
+        counted.update(tensor.name for tensor in traced.facts.nodes[node].inputs)  # what layers share counts once
     return replace(traced, refusals=tuple(refusals))

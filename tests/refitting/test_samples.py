@@ -19,12 +19,14 @@ import pytest
 from support.apart import FORKS
 from support.cli import Cli, Save
 from support.networks import images, residual
+from support.planted.net import Net
 from support.proofs import merged
 
 import onnx_condense as oc
 from onnx_condense.merging.twin import Twin
 from onnx_condense.model.inputs import InputSpec, read_feeds
 from onnx_condense.model.protos import serialize
+from onnx_condense.operators.queries import count_parameters
 from onnx_condense.options import Options
 from onnx_condense.prepare import Clock, open_model
 from onnx_condense.refitting import staged, summing
@@ -332,6 +334,20 @@ def test_all_that_is_asked_ahead_is_summed_at_once_and_nobody_else_changes_it(mo
     assert last is not None
     assert alone is not None
     np.testing.assert_array_equal(last.xx, alone.xx)
+
+
+def test_samples_say_at_which_sizes_a_model_runs() -> None:
+    """As exports of attention do that hold the length that they saw, whatever they state."""
+    net = Net()
+    flat = net.node("Reshape", net.input("batch", "length", 4), net.ints(-1, 20))
+    hidden = net.node("Relu", net.dense("first", flat, net.normal(12, 20)))
+    model = net.build(net.dense("second", hidden, net.normal(3, 12)))
+    options = {"budget": ("params", 0.8), "align": 1}
+    with pytest.raises(oc.InputError, match="no generated inputs run"):
+        oc.condense(model, oc.Options(**options))
+    samples = np.random.default_rng(0).standard_normal((40, 5, 4)).astype(np.float32)
+    result = oc.condense(model, oc.Options(calibration={"x": samples}, **options))
+    assert count_parameters(result.model.graph)[0] <= 0.8 * count_parameters(model.graph)[0]
 
 
 def test_a_model_without_inputs_is_fed_nothing_once() -> None:

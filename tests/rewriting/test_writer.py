@@ -192,6 +192,25 @@ def test_tied_layers_shrink_together_and_stay_tied() -> None:
     assert_close(model, result.model, 1e-5)
 
 
+@pytest.mark.parametrize("scale", [0.1, 0.37, 1.9, 3.3])
+def test_copies_of_two_layers_that_one_reads_merge_alike(scale: float) -> None:
+    """As in heads over several levels: how large a copy is, is known of each to rounding."""
+    net, data = Net(), "x"
+    tied = net.constant(net.normal(12, 5), "tied")
+    net.input("batch", 6)
+    branches = []
+    for name in ("left", "right"):
+        rows, bias = net.normal(12, 6), net.normal(12)
+        rows[5], bias[5] = np.float32(scale) * rows[9], np.float32(scale) * bias[9]
+        hidden = net.node("Relu", net.dense(name, data, rows, bias))
+        branches.append(net.node("MatMul", hidden, tied, name=f"{name}_head"))
+    model = net.build(*branches)
+    result = condense(model, LOSSLESS)
+    assert widths(result.model)["left"] == widths(result.model)["right"] == 11
+    assert sum(len(t.dims) == 2 for t in result.model.graph.initializer) == 3
+    assert_close(model, result.model, 1e-5)
+
+
 def test_tied_layers_that_want_different_columns_stay() -> None:
     """Through Tanh the ratio is 1, through Relu it is that of the norms: one weight cannot hold both."""
     net, left, right = siamese("Tanh")

@@ -185,6 +185,13 @@ def test_grouped_convolutions_shrink_evenly() -> None:
     assert [p.lines.tolist() for g in trace.groups for p in g.partitions] == [[0] * 4 + [1] * 4, [0] * 3 + [1] * 3]
 
 
+def test_a_weight_that_layers_share_counts_once() -> None:
+    net = Net()
+    shared = net.constant(net.normal(6, 4), "shared")
+    outputs = [net.node("MatMul", net.input("batch", 6, name=name), shared) for name in ("left", "right")]
+    assert [refusal.parameters for refusal in traced(net.build(*outputs)).refusals] == [24, 0]
+
+
 def test_groups_of_one_channel_are_refused() -> None:
     net = Net()
     hidden = net.conv("first", net.input("batch", 3, 6, 6), net.normal(8, 3, 1, 1))
